@@ -1,0 +1,76 @@
+"""The typed description of a model. With the weights beside it, it rebuilds the network.
+
+Symbols used all over the project: B batch, T history items, L codes of a semantic ID, K codes a level,
+W beam width, d model width, d_c codebook width, d_s item-embedding width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A frozen group of settings: unknown keys are errors, defaults live here and nowhere else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TokenizerConfig(Section):
+    """Shape of the item tokenizer, an RQ-VAE (ETEGRec section 3.2)."""
+
+    embedding_dim: int = Field(256, ge=2, le=4096, description="d_s, width of the item embedding that is tokenised")
+    hidden_dims: tuple[int, ...] = Field(
+        (512, 256), description="hidden widths of the encoder MLP; the decoder mirrors it"
+    )
+    codebook_dim: int = Field(128, ge=2, le=1024, description="d_c, width of a codebook vector")
+    levels: int = Field(3, ge=1, le=6, description="number of residual codebooks")
+    codebook_size: int = Field(256, ge=2, le=4096, description="K, codes a level")
+
+
+class RecommenderConfig(Section):
+    """Shape of the T5-shaped encoder-decoder (ETEGRec section 3.3)."""
+
+    d_model: int = Field(128, ge=8, le=2048, description="d, model width")
+    d_ff: int = Field(512, ge=8, le=8192, description="width of the feed-forward block")
+    heads: int = Field(4, ge=1, le=64, description="attention heads")
+    head_dim: int = Field(64, ge=4, le=256, description="width of one head")
+    encoder_layers: int = Field(6, ge=1, le=48, description="encoder depth")
+    decoder_layers: int = Field(6, ge=1, le=48, description="decoder depth")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout rate while training")
+    max_history: int = Field(50, ge=1, le=1024, description="newest items of a history that the encoder reads")
+    history_tokens: Literal["code", "item"] = Field(
+        "code", description="encoder tokens: one per code as in the paper, or one per item (sum of its code embeddings)"
+    )
+    encoder_attention: Literal["bidirectional", "causal"] = Field(
+        "bidirectional", description="causal lets training share one encoder pass among all prefixes of a user"
+    )
+    position_buckets: int = Field(32, ge=4, le=256, description="buckets of the relative position bias")
+    max_distance: int = Field(128, ge=8, le=4096, description="distance from which on positions share the last bucket")
+    recency_bias: bool = Field(
+        True, description="bias cross-attention by how long ago a history item was, beyond plain T5"
+    )
+
+
+class ModelConfig(Section):
+    """Everything needed to rebuild the network of a bundle."""
+
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    recommender: RecommenderConfig = RecommenderConfig()
+    collisions: Literal["reassign", "token"] = Field(
+        "reassign", description="reassign: nearest free code tuple; token: a further code tells collided items apart"
+    )
+    beam_width: int = Field(20, ge=1, le=1000, description="W, beams of the exported search")
+
+    @property
+    def code_length(self) -> int:
+        """L: codes of one semantic ID, the collision code included."""
+        return self.tokenizer.levels + (self.collisions == "token")
+
+    @model_validator(mode="after")
+    def _distances_fit(self) -> Self:
+        buckets = self.recommender.position_buckets
+        if self.recommender.max_distance <= buckets:
+            raise ValueError(f"recommender.max_distance must exceed position_buckets ({buckets})")
+        return self

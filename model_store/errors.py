@@ -1,0 +1,100 @@
+"""Every error that this project raises on purpose, drawn as one tree.
+
+Each class carries the exit code that the commands end with, so that scripts can tell causes apart;
+``hint`` says what to do about it.
+
+    EtegrecError
+    ├── ConfigError          a setting or preset is wrong                      exit 3
+    ├── DataError            input data cannot be used                         exit 4
+    │   └── DownloadError    a data set could not be fetched                   exit 4
+    ├── StoreError           the model store                                   exit 5
+    │   ├── VersionNotFound  no such version, or nothing is live               exit 6
+    │   ├── BundleRefused    a bundle fails its seal, format or self-check     exit 5
+    │   └── StoreBusy        another process holds the lock                    exit 7
+    ├── CatalogueError       items or codes contradict each other              exit 4
+    ├── CheckpointError      a run folder cannot be resumed                    exit 5
+    └── LiveError            Redis or the embedded live store                  exit 8
+        ├── LiveUnavailable  it cannot be reached or answers too late          exit 8
+        └── LiveCorrupt      it holds a value that does not decode             exit 8
+"""
+
+from __future__ import annotations
+
+
+class EtegrecError(Exception):
+    """Root of all expected errors.
+
+    Args:
+        message: The cause, in one sentence that names the field or file.
+        hint: What the reader can do about it; empty if nothing useful can be said.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(EtegrecError):
+    """A setting, preset or command-line value is wrong."""
+
+    exit_code = 3
+
+
+class DataError(EtegrecError):
+    """Input data cannot be used as it is."""
+
+    exit_code = 4
+
+
+class DownloadError(DataError):
+    """A data set could not be fetched, or what came has the wrong checksum."""
+
+
+class CatalogueError(EtegrecError):
+    """Items and semantic IDs contradict each other."""
+
+    exit_code = 4
+
+
+class StoreError(EtegrecError):
+    """The model store cannot do what was asked."""
+
+    exit_code = 5
+
+
+class BundleRefused(StoreError):
+    """A bundle fails its seal, its format or its self-check, and is not loaded."""
+
+
+class VersionNotFound(StoreError):
+    """The store has no such version, or no version is live."""
+
+    exit_code = 6
+
+
+class StoreBusy(StoreError):
+    """Another process holds the lock that this work needs."""
+
+    exit_code = 7
+
+
+class CheckpointError(EtegrecError):
+    """A run folder cannot be resumed."""
+
+    exit_code = 5
+
+
+class LiveError(EtegrecError):
+    """The live store (Redis or embedded) failed."""
+
+    exit_code = 8
+
+
+class LiveUnavailable(LiveError):
+    """The live store cannot be reached, refuses the write or answers too late."""
+
+
+class LiveCorrupt(LiveError):
+    """The live store holds a value that does not decode."""

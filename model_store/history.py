@@ -1,0 +1,41 @@
+"""How a user's history becomes network input. Training, evaluation and service all encode through here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class HistoryBatch(NamedTuple):
+    """Histories as the search reads them: oldest item first, padded with zeros on the right."""
+
+    codes: npt.NDArray[np.int64]  # [B, T, L]
+    lengths: npt.NDArray[np.int64]  # [B], in items
+
+
+def encode_histories(
+    histories: Sequence[npt.NDArray[np.integer]], codes: npt.NDArray[np.integer], max_history: int, pad_to: int = 0
+) -> HistoryBatch:
+    """Look up the codes of the newest ``max_history`` items of each history.
+
+    Args:
+        histories: Item indices into ``codes``, oldest first, one array per request; none may be empty.
+        codes: Semantic IDs of the catalogue, [items, L].
+        max_history: Items kept per history, the newest.
+        pad_to: Smallest T of the answer, for length buckets.
+
+    Raises:
+        ValueError: A history is empty.
+    """
+    kept = [np.asarray(history)[-max_history:] for history in histories]
+    lengths = np.array([len(history) for history in kept], dtype=np.int64)
+    if (lengths == 0).any():
+        raise ValueError(f"history {int(np.argmin(lengths))} is empty: the model needs at least one known item")
+    longest = max(int(lengths.max(initial=1)), pad_to)
+    out = np.zeros((len(kept), longest, codes.shape[1]), dtype=np.int64)
+    for row, history in enumerate(kept):
+        out[row, : len(history)] = codes[history]
+    return HistoryBatch(out, lengths)

@@ -1,0 +1,111 @@
+"""What the service asks of a search engine: three stages, so that preparing a batch can overlap computing another.
+
+The batcher calls them and never learns what a model is. Engines are used by one batch at a time per stage.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model_store.catalogue import Catalogue
+from model_store.history import encode_histories
+from model_store.search_interface import SearchInputs, SearchOutputs, search_inputs
+from model_store.trie import RuleMask
+
+HISTORY_BUCKETS = (8, 16, 24, 32, 50)
+"""History lengths that batches are padded to, up to the model's own ``max_history``."""
+
+BEAM_WIDTHS = (20, 50, 100)
+"""Beam widths a request can get; few, so that batches can be shared."""
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """One user's question to the engine, in catalogue rows.
+
+    Attributes:
+        history: Rows, oldest first, at least one.
+        k: Answers wanted, at most ``beam_width``.
+        beam_width: One of :data:`BEAM_WIDTHS`.
+        rule: Open nodes; requests with the same rule object share one mask in a batch.
+        excluded: Rows that must not be answered (seen, denied).
+        max_per_prefix: Beams that may share a first code; ``None``: any number.
+    """
+
+    history: npt.NDArray[np.int64]
+    k: int
+    beam_width: int
+    rule: RuleMask
+    excluded: npt.NDArray[np.int64]
+    max_per_prefix: int | None = None
+
+
+class Found(NamedTuple):
+    """Answers of one request, best first, at most k; fewer only where fewer items obey the rules."""
+
+    rows: npt.NDArray[np.int64]  # [n]
+    score: npt.NDArray[np.float32]  # [n], what the order follows
+    log_prob: npt.NDArray[np.float32]  # [n], of the semantic ID, natural logarithm
+
+
+class Engine(ABC):
+    """A loaded model that answers batches of :class:`SearchRequest`. Thread-safe across different stages."""
+
+    name: str
+    max_history: int
+
+    def bucket(self, request: SearchRequest) -> Hashable:
+        """Requests with equal buckets may share a batch; whichever they share it with, the answer is the same."""
+        return _bucketed(min(len(request.history), self.max_history), self.max_history), request.beam_width
+
+    def prepare(self, requests: Sequence[SearchRequest], catalogue: Catalogue) -> SearchInputs:
+        """Turn requests of one bucket into arrays. Cheap, no model involved; the result is valid for this catalogue."""
+        rules: dict[int, RuleMask] = {id(request.rule): request.rule for request in requests}
+        row_of_rule = {key: row for row, key in enumerate(rules)}
+        longest = max(min(len(request.history), self.max_history) for request in requests)
+        width = requests[0].beam_width
+        return search_inputs(
+            encode_histories(
+                [request.history for request in requests],
+                catalogue.codes,
+                self.max_history,
+                pad_to=_bucketed(longest, self.max_history),
+            ),
+            catalogue.trie,
+            width,
+            list(rules.values()),
+            [row_of_rule[id(request.rule)] for request in requests],
+            [request.excluded for request in requests],
+            [request.max_per_prefix or width for request in requests],
+        )
+
+    @abstractmethod
+    def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
+        """Run the search. Blocks its thread; called from one thread at a time.
+
+        Args:
+            inputs: What :meth:`prepare` made with the same catalogue.
+            catalogue: Holds the trie to search.
+        """
+
+    def finish(self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue) -> list[Found]:
+        """Map beams back to catalogue rows, one :class:`Found` a request."""
+        answers = []
+        for leaves, log_prob, request in zip(outputs.leaves, outputs.log_prob, requests, strict=True):
+            kept = np.flatnonzero(leaves >= 0)[: request.k]
+            rows = catalogue.trie.leaf_item[leaves[kept]].astype(np.int64)
+            answers.append(Found(rows, log_prob[kept], log_prob[kept]))
+        return answers
+
+    def close(self) -> None:
+        """Free what the engine holds; it is not used afterwards."""
+
+
+def _bucketed(length: int, max_history: int) -> int:
+    return min(next((size for size in HISTORY_BUCKETS if size >= length), max_history), max_history)

@@ -1,0 +1,208 @@
+"""Reading a bundle: nothing is handed out whose bytes were not checked against the seal.
+
+Opening checks the manifest and the list of files; each file is hashed when it is read, on the very bytes that the
+caller gets. Tensors come as safetensors, tables as Parquet, the rest as JSON or ONNX: nothing that can run code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from model_store.catalogue import Catalogue
+from model_store.config import ModelConfig
+from model_store.errors import BundleRefused, CatalogueError, VersionNotFound
+from model_store.golden import GOLDEN, Golden, goldens_from_json
+from model_store.manifest import MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
+from model_store.storage import Entry, Folder
+
+Tensors = dict[str, npt.NDArray[np.generic]]
+Read = Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One version, opened. Holds no file content: each call reads and verifies anew."""
+
+    manifest: Manifest
+    folder: Folder
+
+    @property
+    def version(self) -> str:
+        """Name of the version."""
+        return self.manifest.version
+
+    @property
+    def config(self) -> ModelConfig:
+        """The description that rebuilds the network."""
+        return self.manifest.config
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.manifest.files
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file, verified.
+
+        Raises:
+            BundleRefused: The bundle has no such file, or it is not what was sealed.
+        """
+        seal = self.manifest.files.get(name)
+        if seal is None:
+            raise _refused(self.version, f"{name}: this version has no such file")
+        data = self.folder.read(name, limit=seal.size)
+        if data is None:
+            raise _refused(self.version, f"{name}: missing")
+        check_seal(self.version, name, data, seal)
+        return data
+
+    def catalogue(self) -> Catalogue:
+        """Items and semantic IDs, one to one, checked against the config."""
+        return read_catalogue(self.read, self.config)
+
+    def weights(self) -> Tensors:
+        """Tensors of tokenizer, recommender and heads by parameter name."""
+        return read_tensors(self.read, "weights.safetensors")
+
+    def embeddings(self) -> Tensors:
+        """Tensors of ``embeddings.safetensors`` by name."""
+        return read_tensors(self.read, "embeddings.safetensors")
+
+    def goldens(self) -> tuple[Golden, ...]:
+        """Histories with expected answers, to replay before serving."""
+        return goldens_from_json(self.read(GOLDEN))
+
+    def verify(self) -> None:
+        """Read everything: every hash, every format, and that items, codes, goldens and config agree.
+
+        Raises:
+            BundleRefused: Names the first file that is wrong.
+        """
+        check_contents(self.read, self.manifest.files, self.config)
+
+
+def load_bundle(store: Folder | str, version: str) -> Bundle:
+    """Open a version of a store, given as folder or URL.
+
+    Raises:
+        VersionNotFound: The store has no sealed version of this name.
+        BundleRefused: The manifest is damaged, or files are missing, unexpected, links or of a wrong size.
+    """
+    root = Folder.at(store) if isinstance(store, str) else store
+    hint = "`etegrec-models list` shows the versions"
+    if not VERSION.fullmatch(version):
+        raise VersionNotFound(f"{version[:80]!r} is no version name", hint)
+    entry = next((one for one in root.entries() if one.name == version), None)
+    if entry is None:
+        raise VersionNotFound(f"the store has no version {version}", hint)
+    if entry.kind != "folder":
+        raise _refused(version, f"{version}: is no folder but a file or link")
+    folder = root.child(version)
+    found = {one.name: one for one in folder.files()}
+    if MANIFEST not in found:
+        raise VersionNotFound(f"version {version} has no {MANIFEST}: it was never sealed, or is being removed", hint)
+    _check_plain(version, found.values())
+    manifest = _read_manifest(folder, version)
+    _check_listing(manifest, found)
+    return Bundle(manifest, folder)
+
+
+def check_contents(read: Read, names: Iterable[str], config: ModelConfig) -> None:
+    """Check that files decode and agree with each other; also before they are published.
+
+    Args:
+        read: Gives the bytes of a file by name.
+        names: All files; those without a format of their own are only read.
+        config: The model that they belong to.
+
+    Raises:
+        BundleRefused: Names the first file that is wrong.
+    """
+    known = read_catalogue(read, config).row_of
+    goldens = goldens_from_json(read(GOLDEN))
+    for number, golden in enumerate(goldens):
+        if unknown := (set(golden.history) | set(golden.items)) - known.keys():
+            raise BundleRefused(
+                f"{GOLDEN}: golden {number} names {min(unknown)!r}, which the catalogue lacks", REFUSED_HINT
+            )
+    for name in sorted(set(names) - {"catalogue.parquet", GOLDEN}):
+        if name.endswith(".safetensors"):
+            read_tensors(read, name)
+        elif not read(name) and name.endswith(".onnx"):
+            raise BundleRefused(f"{name}: empty", REFUSED_HINT)
+
+
+def check_seal(version: str, name: str, data: bytes, seal: FileSeal) -> None:
+    """Raise :class:`BundleRefused` unless the bytes are the sealed ones."""
+    if len(data) != seal.size:
+        size = f"more than {seal.size}" if len(data) > seal.size else str(len(data))
+        raise _refused(version, f"{name}: holds {size} bytes instead of {seal.size}")
+    if FileSeal.of(data) != seal:
+        raise _refused(version, f"{name}: its SHA-256 is not the sealed one")
+
+
+def read_catalogue(read: Read, config: ModelConfig) -> Catalogue:
+    """The catalogue, with as many codes of the same range as the config says."""
+    name = "catalogue.parquet"
+    try:
+        catalogue = Catalogue.from_parquet(read(name))
+    except CatalogueError as cause:
+        raise BundleRefused(f"{name}: {cause}", REFUSED_HINT) from cause
+    if catalogue.codes.shape[1] != config.code_length:
+        raise BundleRefused(
+            f"{name}: items have {catalogue.codes.shape[1]} codes, the config says {config.code_length}", REFUSED_HINT
+        )
+    if catalogue.codebook_size != config.tokenizer.codebook_size:
+        raise BundleRefused(
+            f"{name}: codes range to {catalogue.codebook_size}, the config says {config.tokenizer.codebook_size}",
+            REFUSED_HINT,
+        )
+    return catalogue
+
+
+def read_tensors(read: Read, name: str) -> Tensors:
+    """A safetensors file as arrays; read-only views of the bytes."""
+    try:
+        tensors = safetensors.numpy.load(read(name))
+    except (SafetensorError, KeyError, TypeError, ValueError) as cause:
+        raise BundleRefused(f"{name}: does not decode: {cause}", REFUSED_HINT) from cause
+    if not tensors:
+        raise BundleRefused(f"{name}: holds no tensors", REFUSED_HINT)
+    return dict(tensors)
+
+
+def _read_manifest(folder: Folder, version: str) -> Manifest:
+    data = folder.read(MANIFEST, limit=MANIFEST_LIMIT)
+    if data is None:
+        raise VersionNotFound(f"version {version} was removed meanwhile", "`etegrec-models list` shows the versions")
+    try:
+        manifest = Manifest.from_bytes(data)
+    except BundleRefused as cause:
+        raise BundleRefused(f"version {version} refused: {cause}", cause.hint) from cause
+    if manifest.version != version:
+        raise _refused(version, f"{MANIFEST}: belongs to version {manifest.version}")
+    return manifest
+
+
+def _check_plain(version: str, found: Iterable[Entry]) -> None:
+    for entry in found:
+        if entry.kind != "file":
+            raise _refused(version, f"{entry.name}: is no plain file but a link or device")
+
+
+def _check_listing(manifest: Manifest, found: dict[str, Entry]) -> None:
+    for name, seal in sorted(manifest.files.items()):
+        if name not in found:
+            raise _refused(manifest.version, f"{name}: missing")
+        if found[name].size != seal.size:
+            raise _refused(manifest.version, f"{name}: holds {found[name].size} bytes instead of {seal.size}")
+    if added := found.keys() - manifest.files.keys() - {MANIFEST}:
+        raise _refused(manifest.version, f"{min(added)}: does not belong to the bundle")
+
+
+def _refused(version: str, problem: str) -> BundleRefused:
+    return BundleRefused(f"version {version} refused: {problem}", REFUSED_HINT)

@@ -1,0 +1,203 @@
+"""``etegrec-models``: look at the store, and say which version is served."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from model_store.bundle import Bundle
+from model_store.console import new_app, print_json, run, tables
+from model_store.errors import BundleRefused, ConfigError
+from model_store.registry import STORE_ENV, Store, default_store
+
+app = new_app("Look at the versions of a model store, check them, and say which one is served.")
+
+StoreOption = Annotated[
+    str,
+    typer.Option("--store", envvar=STORE_ENV, help="Path or fsspec URL of the store.", default_factory=default_store),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
+VersionArgument = Annotated[
+    str | None, typer.Argument(help="Version name, see `list`.", show_default="the live version")
+]
+
+
+@app.command("list")
+def list_versions(store: StoreOption, as_json: JsonOption = False) -> None:
+    """List the versions, oldest first, and mark the live one."""
+    opened = Store(store)
+    live, previous = opened.live(), opened.previous()
+    rows = [_row(opened, version, live, previous) for version in opened.versions()]
+    if as_json:
+        print_json({"store": store, "live": live, "previous": previous, "versions": rows})
+        return
+    if not rows:
+        tables().print(f"The store {store} holds no versions yet.", markup=False)
+        return
+    table = Table("version", "state", "created", "data", "size", "parent")
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in ("version", "state")), *_details(row))
+    tables().print(table)
+
+
+@app.command()
+def show(store: StoreOption, version: VersionArgument = None, as_json: JsonOption = False) -> None:
+    """Show what a version is: data, metrics, configuration, files."""
+    opened = Store(store)
+    bundle = opened.bundle(version)
+    manifest = bundle.manifest.model_dump(mode="json") | {"live": bundle.version == opened.live()}
+    if as_json:
+        print_json(manifest)
+        return
+    _print_bundle(bundle, manifest)
+
+
+@app.command()
+def verify(
+    store: StoreOption,
+    version: VersionArgument = None,
+    every: Annotated[bool, typer.Option("--all", help="Verify every version of the store.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read all of a version: every hash and format, and that items, codes and configuration agree."""
+    if every and version is not None:
+        raise ConfigError("a version and --all exclude each other", "name a version or say --all")
+    opened = Store(store)
+    chosen = opened.versions() if every else [opened.bundle(version).version]
+    problems: dict[str, BundleRefused] = {}
+    for name in chosen:
+        try:
+            opened.bundle(name).verify()
+        except BundleRefused as problem:
+            problems[name] = problem
+        if not as_json and name not in problems:
+            typer.echo(f"{name} is intact")
+    if as_json:
+        print_json({name: str(problems[name]) if name in problems else "intact" for name in chosen})
+    for problem in problems.values():
+        raise problem
+
+
+@app.command()
+def promote(
+    store: StoreOption,
+    version: Annotated[str, typer.Argument(help="Version name, see `list`.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a version and make it live. Services pick it up by themselves."""
+    before = Store(store).promote(version)
+    if as_json:
+        print_json({"live": version, "before": before})
+    elif before == version:
+        typer.echo(f"{version} is live already")
+    else:
+        typer.echo(f"{version} is live now" + (f", before it was {before}" if before else ""))
+
+
+@app.command()
+def rollback(store: StoreOption, as_json: JsonOption = False) -> None:
+    """Make the version live that was live before. Again goes further back."""
+    opened = Store(store)
+    before = opened.live()
+    live = opened.rollback()
+    if as_json:
+        print_json({"live": live, "before": before})
+    else:
+        typer.echo(f"{live} is live again, it was {before}")
+
+
+@app.command()
+def gc(
+    store: StoreOption,
+    keep: Annotated[int, typer.Option(min=0, help="How many of the newest versions stay in any case.")] = 5,
+    pin: Annotated[list[str] | None, typer.Option(help="Version to keep; may be given several times.")] = None,
+    leftovers_after_hours: Annotated[
+        float, typer.Option(min=0.0, help="Age from which on half-written leftovers are removed.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove old versions and leftovers of killed publishers. Never the live version or the one before it."""
+    done = Store(store).gc(keep, pin or (), leftovers_after_hours * 3600.0, dry_run)
+    if as_json:
+        print_json(
+            {"removed": done.removed, "leftovers": done.leftovers, "kept": done.kept, "dry_run": dry_run},
+        )
+        return
+    verb = "would remove" if dry_run else "removed"
+    for name in (*done.removed, *done.leftovers):
+        typer.echo(f"{verb} {name}")
+    typer.echo(
+        f"{len(done.removed)} versions and {len(done.leftovers)} leftovers {verb}, {len(done.kept)} versions kept"
+    )
+
+
+def main() -> None:
+    """Entry point of ``etegrec-models``."""
+    sys.exit(run(app, "etegrec-models"))
+
+
+def _row(store: Store, version: str, live: str | None, previous: str | None) -> dict[str, Any]:
+    state = "live" if version == live else "previous" if version == previous else ""
+    try:
+        manifest = store.bundle(version).manifest
+    except BundleRefused as problem:
+        return {"version": version, "state": f"{state} damaged".strip(), "problem": str(problem)}
+    return {
+        "version": version,
+        "state": state,
+        "created_at": manifest.created_at.isoformat(),
+        "data": manifest.data.name,
+        "bytes": sum(seal.size for seal in manifest.files.values()),
+        "parent": manifest.parent,
+        "metrics": manifest.metrics,
+    }
+
+
+def _details(row: dict[str, Any]) -> list[Text]:
+    if "problem" in row:
+        return [Text(""), Text(""), Text(""), Text("")]
+    return [
+        Text(row["created_at"][:16].replace("T", " ")),
+        Text(row["data"]),
+        Text(_megabytes(row["bytes"])),
+        Text(row["parent"] or ""),
+    ]
+
+
+def _print_bundle(bundle: Bundle, manifest: dict[str, Any]) -> None:
+    console, content = tables(), bundle.manifest
+    facts = Table("field", "value", title=bundle.version, title_justify="left")
+    facts.add_row("live", "yes" if manifest["live"] else "no")
+    for name in ("created_at", "embedding_source", "parent"):
+        facts.add_row(name, Text(str(manifest[name] or "")))
+    facts.add_row("data", Text(f"{content.data.name} ({content.data.fingerprint[:16]})"))
+    for name, count in content.data.counts.items():
+        facts.add_row(Text(f"  {name}"), f"{count:,}")
+    for section in ("config", "tokenizer"):
+        for name, value in _flat(manifest[section], section):
+            facts.add_row(Text(name), Text(str(value)))
+    console.print(facts)
+    metrics = Table("metrics", *(names := sorted({name for values in content.metrics.values() for name in values})))
+    for group, values in content.metrics.items():
+        metrics.add_row(Text(group), *(f"{values[name]:.4f}" if name in values else "" for name in names))
+    console.print(metrics)
+    files = Table("file", "size", "sha256")
+    for file, seal in sorted(content.files.items()):
+        files.add_row(Text(file), _megabytes(seal.size), seal.sha256)
+    console.print(files)
+
+
+def _flat(section: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in section.items():
+        found += _flat(value, f"{prefix}.{name}") if isinstance(value, dict) else [(f"{prefix}.{name}", value)]
+    return found
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.2f} MB"

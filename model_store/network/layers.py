@@ -1,0 +1,141 @@
+"""Building blocks of T5 (Raffel et al. 2020): RMS norm, attention with bucketed relative position bias, feed-forward.
+
+Shapes: B rows, Q queries, S keys, H heads, D head width, d model width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NEGATIVE = -1e9
+"""Added to masked scores: finite, so that a row without any key stays free of NaN."""
+
+
+class RmsNorm(nn.Module):
+    """Root-mean-square norm with a learned gain and no bias."""
+
+    def __init__(self, width: int, epsilon: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon) * self.weight
+
+
+class Attention(nn.Module):
+    """Multi-head attention without bias terms, split into projections so that keys and values can be kept."""
+
+    def __init__(self, d_model: int, heads: int, head_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, head_dim
+        inner = heads * head_dim
+        self.query = nn.Linear(d_model, inner, bias=False)
+        self.key = nn.Linear(d_model, inner, bias=False)
+        self.value = nn.Linear(d_model, inner, bias=False)
+        self.out = nn.Linear(inner, d_model, bias=False)
+        self.dropout = dropout
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Project ``[B, S, d]`` to keys and values ``[B, H, S, D]``."""
+        return self._split(self.key(x)), self._split(self.value(x))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Attend from ``[B, Q, d]``.
+
+        Args:
+            x: Queries before projection.
+            keys: ``[B, H, S, D]``.
+            values: ``[B, H, S, D]``.
+            bias: Added to the scores, broadcastable to ``[B, H, Q, S]``; holds positions and masks.
+        """
+        scores = self._split(self.query(x)) @ keys.transpose(-1, -2) / math.sqrt(self.head_dim)
+        weights = functional.dropout(torch.softmax(scores + bias, dim=-1), self.dropout, self.training)
+        mixed = (weights @ values).transpose(1, 2)
+        return self.out(mixed.reshape(x.shape[0], x.shape[1], self.heads * self.head_dim))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a ReLU between, no bias, no gate."""
+
+    def __init__(self, d_model: int, d_ff: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Linear(d_model, d_ff, bias=False)
+        self.contract = nn.Linear(d_ff, d_model, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[…, d]`` to ``[…, d]``."""
+        return self.contract(self.dropout(functional.relu(self.expand(x))))
+
+
+class RelativeBias(nn.Module):
+    """Learned bias per head and bucketed distance: half the buckets exact, the rest logarithmic up to a maximum."""
+
+    def __init__(self, buckets: int, max_distance: int, heads: int, bidirectional: bool) -> None:
+        super().__init__()
+        self.buckets, self.max_distance, self.bidirectional = buckets, max_distance, bidirectional
+        self.weight = nn.Parameter(torch.zeros(buckets, heads))
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Bias ``[…, H]`` for integer distances ``[…]`` (query position minus key position)."""
+        return self.weight[self.bucket(distance)]
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Bucket of each distance; when not bidirectional, distances below zero share bucket 0 with zero itself."""
+        count = self.buckets // 2 if self.bidirectional else self.buckets
+        sign = (distance < 0).long() * count if self.bidirectional else torch.zeros_like(distance)
+        size = distance.abs() if self.bidirectional else distance.clamp(min=0)
+        exact = count // 2
+        ratio = torch.log(size.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        far = (exact + (ratio * (count - exact)).long()).clamp(max=count - 1)
+        return sign + torch.where(size < exact, size, far)
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward."""
+
+    def __init__(self, d_model: int, d_ff: int, heads: int, head_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = RmsNorm(d_model)
+        self.attention = Attention(d_model, heads, head_dim, dropout)
+        self.feed_forward_norm = RmsNorm(d_model)
+        self.feed_forward = FeedForward(d_model, d_ff, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Map ``[B, S, d]`` to the same shape; ``bias`` broadcasts to ``[B, H, S, S]``."""
+        normed = self.attention_norm(x)
+        x = x + self.dropout(self.attention(normed, *self.attention.keys_values(normed), bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention, cross-attention and feed-forward; keys and values come from the caller."""
+
+    def __init__(self, d_model: int, d_ff: int, heads: int, head_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_norm = RmsNorm(d_model)
+        self.self_attention = Attention(d_model, heads, head_dim, dropout)
+        self.cross_norm = RmsNorm(d_model)
+        self.cross_attention = Attention(d_model, heads, head_dim, dropout)
+        self.feed_forward_norm = RmsNorm(d_model)
+        self.feed_forward = FeedForward(d_model, d_ff, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def attend_self(self, x: Tensor, normed: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Residual self-attention from ``[N, Q, d]`` over kept keys and values ``[N, H, S, D]``."""
+        return x + self.dropout(self.self_attention(normed, keys, values, bias))
+
+    def attend_history(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Residual cross-attention from ``[B, Q, d]``, then the feed-forward."""
+        x = x + self.dropout(self.cross_attention(self.cross_norm(x), keys, values, bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))

@@ -1,0 +1,182 @@
+"""The T5-shaped recommender: history codes in, the next item's codes out (ETEGRec section 3.3).
+
+One encoder pass can serve several targets of the same row: with causal encoder attention, all prefixes of a user share
+it; with bidirectional attention a row has one target, its whole history. The search decodes step by step with kept keys
+and values; training feeds all codes of the targets at once. Both run the same layers.
+
+Shapes: B rows, T history items, L codes of a semantic ID, S encoder tokens (T, or T·L with one token per code),
+P targets of a row, W beams, H heads, D head width, d model width, d_c and d_s widths of codebooks and item embeddings.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from model_store.config import ModelConfig
+from model_store.network.layers import NEGATIVE, DecoderLayer, EncoderLayer, RelativeBias, RmsNorm
+
+Cache = list[tuple[Tensor, Tensor]]
+"""Self-attention keys and values of the codes decoded so far, per decoder layer: [B·W, H, steps, D] each."""
+
+
+class Memory(NamedTuple):
+    """What the decoder needs of a history, computed once and shared by all beams and targets of the row."""
+
+    states: Tensor  # [B, S, d], encoder output
+    cross: list[tuple[Tensor, Tensor]]  # per decoder layer: keys and values [B, H, S, D]
+
+
+class TargetStates(NamedTuple):
+    """What training reads off one forward pass, per target."""
+
+    decoder: Tensor  # [B, P, L, d], state that predicts each code; position 0 has seen [BOS] only
+    sequence: Tensor  # [B, P, d_c], z_E: projected mean of the encoder states (SIA)
+    preference: Tensor  # [B, P, d_s], h_D: projected decoder state at [BOS] (PSA)
+
+
+def _adapter(width_in: int, width_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width_in, width_in), nn.ReLU(), nn.Linear(width_in, width_out))
+
+
+class Recommender(nn.Module):
+    """Encoder, decoder, one embedding table per code level (shared with its output head) and the alignment adapters."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        shape = config.recommender
+        self.shape, self.levels = shape, config.code_length
+        layer = (shape.d_model, shape.d_ff, shape.heads, shape.head_dim, shape.dropout)
+        tables = torch.empty(self.levels, config.tokenizer.codebook_size, shape.d_model)
+        self.code_embedding = nn.Parameter(nn.init.normal_(tables, std=shape.d_model**-0.5))
+        self.bos = nn.Parameter(nn.init.normal_(torch.empty(shape.d_model), std=shape.d_model**-0.5))
+        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(shape.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(shape.decoder_layers))
+        self.encoder_norm, self.decoder_norm = RmsNorm(shape.d_model), RmsNorm(shape.d_model)
+        bias = (shape.position_buckets, shape.max_distance, shape.heads)
+        self.encoder_bias = RelativeBias(*bias, bidirectional=shape.encoder_attention == "bidirectional")
+        self.decoder_bias = RelativeBias(*bias, bidirectional=False)
+        self.recency_bias = RelativeBias(*bias, bidirectional=False) if shape.recency_bias else None
+        self.sequence_adapter = _adapter(shape.d_model, config.tokenizer.codebook_dim)
+        self.preference_adapter = _adapter(shape.d_model, config.tokenizer.embedding_dim)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    @property
+    def tokens_per_item(self) -> int:
+        """Encoder tokens that one history item takes."""
+        return self.levels if self.shape.history_tokens == "code" else 1
+
+    @property
+    def _decoder_layers(self) -> list[DecoderLayer]:
+        return cast(list[DecoderLayer], list(self.decoder))
+
+    def encode(self, codes: Tensor, lengths: Tensor) -> Memory:
+        """Encode histories.
+
+        Args:
+            codes: ``[B, T, L]``, oldest item first, padded on the right.
+            lengths: ``[B]``, items of each row.
+        """
+        x = torch.stack([self.code_embedding[level][codes[:, :, level]] for level in range(self.levels)], dim=2)
+        x = x.flatten(1, 2) if self.shape.history_tokens == "code" else x.sum(dim=2)
+        x = self.dropout(x)
+        bias = self._encoder_bias(x.shape[1], lengths)
+        for layer in self.encoder:
+            x = layer(x, bias)
+        states = self.dropout(self.encoder_norm(x))
+        return Memory(states, [layer.cross_attention.keys_values(states) for layer in self._decoder_layers])
+
+    def history_bias(self, memory: Memory, lengths: Tensor) -> Tensor:
+        """Cross-attention bias of each target: masks what its history does not hold, weighs items by recency.
+
+        Args:
+            memory: Encoded rows.
+            lengths: ``[B, P]``, items of the row that each target may see.
+
+        Returns:
+            ``[B, H or 1, P, S]``.
+        """
+        tokens = memory.states.shape[1]
+        item = torch.arange(tokens, device=lengths.device) // self.tokens_per_item
+        age = lengths[:, :, None] - 1 - item
+        mask = ((age < 0) * NEGATIVE)[:, None]
+        if self.recency_bias is None:
+            return mask
+        return self.recency_bias(age).permute(0, 3, 1, 2) + mask
+
+    def forward(self, codes: Tensor, lengths: Tensor, targets: Tensor, prefix: Tensor) -> TargetStates:
+        """States for the targets of each row, all codes fed at once (teacher forcing).
+
+        Args:
+            codes: Histories, ``[B, T, L]``.
+            lengths: ``[B]``, items of each row.
+            targets: Codes of the next items, ``[B, P, L]``.
+            prefix: ``[B, P]``, how many history items precede each target, 1 … length. With bidirectional attention
+                it must equal the row's length: the encoder has seen all of it.
+        """
+        memory = self.encode(codes, lengths)
+        rows, count = prefix.shape
+        d_model = memory.states.shape[2]
+        bias = self.history_bias(memory, prefix).repeat_interleave(self.levels, dim=2)
+        fed = [self.code_embedding[level][targets[:, :, level]] for level in range(self.levels - 1)]
+        x = torch.stack([self.bos.expand(rows, count, d_model), *fed], dim=2)
+        x = self.dropout(x).reshape(rows * count, self.levels, d_model)
+        step = torch.arange(self.levels, device=codes.device)
+        distance = step[:, None] - step
+        self_bias = self.decoder_bias(distance).permute(2, 0, 1) + (distance < 0) * NEGATIVE
+        for layer, (keys, values) in zip(self._decoder_layers, memory.cross, strict=True):
+            normed = layer.self_norm(x)
+            x = layer.attend_self(x, normed, *layer.self_attention.keys_values(normed), self_bias)
+            x = layer.attend_history(x.view(rows, count * self.levels, d_model), keys, values, bias)
+            x = x.view(rows * count, self.levels, d_model)
+        x = self.dropout(self.decoder_norm(x)).view(rows, count, self.levels, d_model)
+        return TargetStates(x, self._sequence(memory, prefix), self.preference_adapter(x[:, :, 0]))
+
+    def step(self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor) -> tuple[Tensor, Cache]:
+        """Decode one more code of every beam.
+
+        Args:
+            x: ``[B, W, d]``, embedding of the code each beam chose last, or [BOS].
+            cache: Keys and values of the steps before; empty at [BOS].
+            memory: Encoded histories.
+            history_bias: ``[B, H or 1, 1, S]``, from :meth:`history_bias`.
+
+        Returns:
+            States ``[B, W, d]`` and the cache with this step appended.
+        """
+        batch, width, d_model = x.shape
+        age = torch.arange(cache[0][0].shape[2] if cache else 0, -1, -1, device=x.device)
+        self_bias = self.decoder_bias(age).t()[:, None]
+        longer: Cache = []
+        for index, layer in enumerate(self._decoder_layers):
+            x = x.reshape(batch * width, 1, d_model)
+            normed = layer.self_norm(x)
+            keys, values = layer.self_attention.keys_values(normed)
+            if cache:
+                keys = torch.cat([cache[index][0], keys], dim=2)
+                values = torch.cat([cache[index][1], values], dim=2)
+            longer.append((keys, values))
+            x = layer.attend_self(x, normed, keys, values, self_bias)
+            x = layer.attend_history(x.reshape(batch, width, d_model), *memory.cross[index], history_bias)
+        return self.decoder_norm(x), longer
+
+    def logits(self, states: Tensor, level: int) -> Tensor:
+        """Scores of all K codes of a level for ``[…, d]`` states: ``[…, K]``."""
+        return states @ self.code_embedding[level].t()
+
+    def _encoder_bias(self, tokens: int, lengths: Tensor) -> Tensor:
+        position = torch.arange(tokens, device=lengths.device)
+        distance = position[:, None] - position
+        mask = (position // self.tokens_per_item >= lengths[:, None])[:, None, None, :]
+        if self.shape.encoder_attention == "causal":
+            mask = mask | (distance < 0)
+        return self.encoder_bias(distance).permute(2, 0, 1) + mask * NEGATIVE
+
+    def _sequence(self, memory: Memory, prefix: Tensor) -> Tensor:
+        tokens = prefix * self.tokens_per_item
+        index = (tokens - 1).clamp(min=0)[:, :, None].expand(-1, -1, memory.states.shape[2])
+        total = memory.states.cumsum(dim=1).gather(1, index)
+        mean: Tensor = self.sequence_adapter(total / tokens.clamp(min=1)[:, :, None])
+        return mean

@@ -1,0 +1,97 @@
+"""The item tokenizer, an RQ-VAE: item embedding -> residual codes -> reconstruction (ETEGRec section 3.2).
+
+Shapes: N items, L residual levels, K codes a level, d_s embedding width, d_c codebook width. Input is standardised by
+statistics that travel with the weights, so that whoever holds the tokenizer feeds it raw embeddings.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model_store.config import TokenizerConfig
+
+
+class Quantised(NamedTuple):
+    """Residual quantisation of latents."""
+
+    codes: Tensor  # [N, L], nearest code of each level
+    residuals: Tensor  # [N, L, d_c], v_l: what level l quantises
+    vectors: Tensor  # [N, L, d_c], e^l of the chosen codes
+    distances: Tensor  # [N, L, K], squared distance of v_l to every code of level l
+
+
+def _mlp(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width_in, width_out in itertools.pairwise(widths):
+        layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Tokenizer(nn.Module):
+    """Encoder MLP, residual codebooks, decoder MLP."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        widths = (config.embedding_dim, *config.hidden_dims, config.codebook_dim)
+        self.encoder, self.decoder = _mlp(widths), _mlp(widths[::-1])
+        self.codebooks = nn.Parameter(torch.randn(config.levels, config.codebook_size, config.codebook_dim) * 0.1)
+        self.register_buffer("mean", torch.zeros(config.embedding_dim))
+        self.register_buffer("scale", torch.ones(config.embedding_dim))
+
+    def standardise(self, embeddings: Tensor) -> Tensor:
+        """Raw item embeddings ``[N, d_s]`` to zero mean and unit variance; RQ-VAE collapses without it."""
+        return (embeddings - self.mean) / self.scale
+
+    def latents(self, embeddings: Tensor) -> Tensor:
+        """r of the paper: ``[N, d_s]`` raw embeddings to ``[N, d_c]``."""
+        latent: Tensor = self.encoder(self.standardise(embeddings))
+        return latent
+
+    def quantise(self, latents: Tensor) -> Quantised:
+        """Residual quantisation, Eq. 6: the most likely code under softmax(-distance) is the nearest one."""
+        residual, codes, residuals, vectors, distances = latents, [], [], [], []
+        for codebook in self.codebooks:
+            distance = squared_distances(residual, codebook)
+            code = distance.argmin(dim=-1)
+            vector = codebook[code]
+            codes.append(code)
+            residuals.append(residual)
+            vectors.append(vector)
+            distances.append(distance)
+            residual = residual - vector
+        return Quantised(
+            torch.stack(codes, 1), torch.stack(residuals, 1), torch.stack(vectors, 1), torch.stack(distances, 1)
+        )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """z~: ``[N, d_c]`` quantised latents to standardised embeddings ``[N, d_s]``."""
+        decoded: Tensor = self.decoder(latents)
+        return decoded
+
+    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes in order of preference at every level, for the exported graph.
+
+        Args:
+            embeddings: Raw, ``[N, d_s]``.
+
+        Returns:
+            Codes by ascending distance ``[N, L, K]`` and those distances. Level l's order follows the nearest codes of
+            the levels above.
+        """
+        distances = self.quantise(self.latents(embeddings)).distances
+        ordered, codes = distances.topk(distances.shape[-1], dim=-1, largest=False)
+        return codes, ordered
+
+
+def squared_distances(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """``||v - e_k||^2`` for ``[N, d_c]`` vectors and ``[K, d_c]`` codes: ``[N, K]``, differentiable in both."""
+    cross = vectors @ codebook.t()
+    return vectors.square().sum(-1, keepdim=True) - 2 * cross + codebook.square().sum(-1)

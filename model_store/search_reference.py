@@ -1,0 +1,198 @@
+"""The search in plain NumPy: slow, one request at a time, written to be read. It judges every fast implementation.
+
+It shares no code with them: the network is spelled out from the weights, the trie is a dict of prefixes.
+
+Shapes: T history items, L codes of a semantic ID, K codes a level, S encoder tokens, H heads, D head width, d model
+width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model_store.config import ModelConfig
+
+Array = npt.NDArray[np.float64]
+Prefix = tuple[int, ...]
+
+
+class Beam(NamedTuple):
+    """A decoded prefix and the sum of its log-probabilities."""
+
+    prefix: Prefix
+    log_prob: float
+
+
+class ReferenceSearch:
+    """Recommender weights in NumPy. Names of weights are those of ``weights.safetensors``."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, npt.NDArray[np.floating]]) -> None:
+        self.shape, self.levels = config.recommender, config.code_length
+        self.weights = {name: value.astype(np.float64) for name, value in weights.items()}
+
+    def search(
+        self,
+        history: npt.NDArray[np.integer],
+        catalogue: npt.NDArray[np.integer],
+        beam_width: int,
+        is_open: npt.NDArray[np.bool_] | None = None,
+        max_per_prefix: int | None = None,
+    ) -> list[tuple[int, float]]:
+        """Decode one history.
+
+        Args:
+            history: Codes of the history items, oldest first, ``[T, L]``.
+            catalogue: Codes of all items, hidden ones included, ``[items, L]``.
+            beam_width: W.
+            is_open: Items that the rules allow, ``[items]``; default: all.
+            max_per_prefix: Beams that may share a first code.
+
+        Returns:
+            Catalogue rows and log-probabilities, best first; ties go to the smaller semantic ID.
+        """
+        children, row_of = _trie_of_dicts(catalogue)
+        open_rows = np.ones(len(catalogue), dtype=bool) if is_open is None else is_open
+        reachable = {
+            tuple(codes[:depth]) for codes in catalogue[open_rows].tolist() for depth in range(1, self.levels + 1)
+        }
+        encoded = self._encode(history)
+        beams = [Beam((), 0.0)]
+        for _ in range(self.levels):
+            grown = [
+                Beam((*beam.prefix, code), beam.log_prob + gain)
+                for beam in beams
+                for code, gain in self._gains(encoded, len(history), beam.prefix, children[beam.prefix]).items()
+                if (*beam.prefix, code) in reachable
+            ]
+            grown.sort(key=lambda beam: (-beam.log_prob, beam.prefix))
+            beams = _spread(grown, max_per_prefix)[:beam_width]
+        return [(row_of[beam.prefix], beam.log_prob) for beam in beams]
+
+    def score(self, history: npt.NDArray[np.integer], catalogue: npt.NDArray[np.integer], row: int) -> float:
+        """Log-probability of one item by definition, without any search."""
+        children, _ = _trie_of_dicts(catalogue)
+        encoded, codes = self._encode(history), tuple(catalogue[row].tolist())
+        prefixes = [codes[:depth] for depth in range(self.levels)]
+        return sum(
+            self._gains(encoded, len(history), prefix, children[prefix])[code]
+            for prefix, code in zip(prefixes, codes, strict=True)
+        )
+
+    def _gains(self, encoded: Array, items: int, prefix: Prefix, codes: list[int]) -> dict[int, float]:
+        """Log-softmax over the codes that the trie holds below a prefix."""
+        logits = self.weights["code_embedding"][len(prefix)][codes] @ self._decode(encoded, items, prefix)
+        shifted = logits - logits.max()
+        log_prob = shifted - math.log(np.exp(shifted).sum())
+        return dict(zip(codes, log_prob.tolist(), strict=True))
+
+    def _encode(self, history: npt.NDArray[np.integer]) -> Array:
+        """Encoder states ``[S, d]`` of codes ``[T, L]``."""
+        history = history[-self.shape.max_history :]
+        by_level = np.stack(
+            [self.weights["code_embedding"][level][history[:, level]] for level in range(self.levels)], 1
+        )
+        x = by_level.reshape(-1, self.shape.d_model) if self.shape.history_tokens == "code" else by_level.sum(1)
+        position = np.arange(len(x))
+        distance = position[:, None] - position
+        bidirectional = self.shape.encoder_attention == "bidirectional"
+        bias = self._bias("encoder_bias", distance, bidirectional)
+        if not bidirectional:
+            bias = np.where(distance < 0, -np.inf, bias)
+        for layer in range(self.shape.encoder_layers):
+            name = f"encoder.{layer}"
+            normed = self._norm(x, f"{name}.attention_norm")
+            x = x + self._attend(normed, normed, bias, f"{name}.attention")
+            x = x + self._feed_forward(x, name)
+        return self._norm(x, "encoder_norm")
+
+    def _decode(self, encoded: Array, items: int, prefix: Prefix) -> Array:
+        """Decoder state ``[d]`` after [BOS] and the codes of a prefix."""
+        fed = [self.weights["code_embedding"][level][code] for level, code in enumerate(prefix)]
+        x = np.stack([self.weights["bos"], *fed])
+        step = np.arange(len(x))
+        distance = step[:, None] - step
+        self_bias = np.where(distance < 0, -np.inf, self._bias("decoder_bias", distance, False))
+        items = min(items, self.shape.max_history)
+        item_of_token = np.arange(len(encoded)) // (len(encoded) // items)
+        age = np.broadcast_to(items - 1 - item_of_token, (len(x), len(encoded)))
+        cross_bias = self._bias("recency_bias", age, False) if self.shape.recency_bias else np.zeros((1, 1, 1))
+        for layer in range(self.shape.decoder_layers):
+            name = f"decoder.{layer}"
+            normed = self._norm(x, f"{name}.self_norm")
+            x = x + self._attend(normed, normed, self_bias, f"{name}.self_attention")
+            normed = self._norm(x, f"{name}.cross_norm")
+            x = x + self._attend(normed, encoded, cross_bias, f"{name}.cross_attention")
+            x = x + self._feed_forward(x, name)
+        last: Array = self._norm(x, "decoder_norm")[-1]
+        return last
+
+    def _norm(self, x: Array, name: str) -> Array:
+        normed: Array = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * self.weights[f"{name}.weight"]
+        return normed
+
+    def _feed_forward(self, x: Array, layer: str) -> Array:
+        normed = self._norm(x, f"{layer}.feed_forward_norm")
+        hidden = np.maximum(normed @ self.weights[f"{layer}.feed_forward.expand.weight"].T, 0)
+        return hidden @ self.weights[f"{layer}.feed_forward.contract.weight"].T
+
+    def _attend(self, x: Array, source: Array, bias: Array, name: str) -> Array:
+        def heads(values: Array, part: str) -> Array:
+            projected = values @ self.weights[f"{name}.{part}.weight"].T
+            return projected.reshape(len(values), self.shape.heads, self.shape.head_dim).swapaxes(0, 1)
+
+        query, key, value = heads(x, "query"), heads(source, "key"), heads(source, "value")
+        scores = query @ key.swapaxes(1, 2) / math.sqrt(self.shape.head_dim) + bias
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        mixed = (weights @ value).swapaxes(0, 1).reshape(len(x), -1)
+        projected: Array = mixed @ self.weights[f"{name}.out.weight"].T
+        return projected
+
+    def _bias(self, name: str, distance: npt.NDArray[np.integer], bidirectional: bool) -> Array:
+        """T5's bucketed relative bias ``[H, …]`` for distances ``[…]``."""
+        table = self.weights[f"{name}.weight"]
+        bucket = np.vectorize(lambda at: self._bucket(int(at), len(table), bidirectional))(distance)
+        return np.moveaxis(table[bucket], -1, 0)
+
+    def _bucket(self, distance: int, buckets: int, bidirectional: bool) -> int:
+        if bidirectional:
+            half = buckets // 2
+            return (half if distance < 0 else 0) + self._log_bucket(abs(distance), half)
+        return self._log_bucket(max(distance, 0), buckets)
+
+    def _log_bucket(self, distance: int, buckets: int) -> int:
+        exact = buckets // 2
+        if distance < exact:
+            return distance
+        ratio = math.log(distance / exact) / math.log(self.shape.max_distance / exact)
+        return min(exact + int(ratio * (buckets - exact)), buckets - 1)
+
+
+def _trie_of_dicts(catalogue: npt.NDArray[np.integer]) -> tuple[dict[Prefix, list[int]], dict[Prefix, int]]:
+    """Child codes of every prefix, ascending, and the row of every full semantic ID."""
+    children: dict[Prefix, list[int]] = {}
+    rows = {tuple(codes): row for row, codes in enumerate(catalogue.tolist())}
+    for codes in sorted(rows):
+        for depth, code in enumerate(codes):
+            known = children.setdefault(codes[:depth], [])
+            if not known or known[-1] != code:
+                known.append(code)
+    return children, rows
+
+
+def _spread(beams: list[Beam], max_per_prefix: int | None) -> list[Beam]:
+    """Drop beams beyond the allowed number per first code, in order."""
+    if max_per_prefix is None:
+        return beams
+    kept: list[Beam] = []
+    used: dict[int, int] = {}
+    for beam in beams:
+        used[beam.prefix[0]] = used.get(beam.prefix[0], 0) + 1
+        if used[beam.prefix[0]] <= max_per_prefix:
+            kept.append(beam)
+    return kept

@@ -1,0 +1,65 @@
+"""The exported graph against the torch module it came from, in ONNX Runtime, over changing shapes and catalogues."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from model_store.network.search import BeamSearch
+from model_store.network.tokenizer import Tokenizer
+from model_store.search_interface import graph_input_names
+from tests.search.worlds import random_recommender, random_requests, small_config
+from training.export import export_search, export_tokenizer
+
+CONFIGS = {
+    "code tokens, bidirectional": small_config(layers=1),
+    "item tokens, causal, collision token": small_config(
+        2, 5, "token", history_tokens="item", encoder_attention="causal", layers=1
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def exported(request: pytest.FixtureRequest) -> tuple[str, onnxruntime.InferenceSession]:
+    graph = export_search(random_recommender(CONFIGS[request.param], seed=11))
+    return request.param, onnxruntime.InferenceSession(graph)
+
+
+def test_one_graph_serves_every_batch_catalogue_rule_and_width(
+    exported: tuple[str, onnxruntime.InferenceSession],
+) -> None:
+    name, session = exported
+    config = CONFIGS[name]
+    search = BeamSearch(random_recommender(config, seed=11))
+    for seed in range(25):
+        requests = random_requests(np.random.default_rng(seed), config, batch=1 + seed % 7)
+        leaves, log_prob = session.run(None, requests.feed(graph_input_names(config.code_length)))
+        with torch.inference_mode():
+            expected = search(*requests.tensors())
+        np.testing.assert_array_equal(leaves, expected[0].numpy())
+        np.testing.assert_allclose(log_prob, expected[1].numpy(), atol=1e-4)
+
+
+def test_the_graph_names_its_inputs_as_the_interface_does(
+    exported: tuple[str, onnxruntime.InferenceSession],
+) -> None:
+    name, session = exported
+    assert [node.name for node in session.get_inputs()] == graph_input_names(CONFIGS[name].code_length)
+    assert [node.name for node in session.get_outputs()] == ["leaves", "log_prob"]
+
+
+def test_the_exported_tokenizer_ranks_codes_like_torch() -> None:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(small_config().tokenizer).eval()
+    tokenizer.mean.normal_()
+    tokenizer.scale.uniform_(0.5, 2.0)
+    session = onnxruntime.InferenceSession(export_tokenizer(tokenizer))
+    for items in (1, 5, 40):
+        embeddings = torch.randn(items, 6)
+        codes, distances = session.run(None, {"embeddings": embeddings.numpy()})
+        with torch.inference_mode():
+            quantised = tokenizer.quantise(tokenizer.latents(embeddings))
+        np.testing.assert_array_equal(codes[:, :, 0], quantised.codes.numpy())
+        picked = np.take_along_axis(quantised.distances.numpy(), codes, axis=2)
+        np.testing.assert_allclose(distances, picked, atol=1e-4)
+        assert (np.diff(distances, axis=2) >= 0).all()

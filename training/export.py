@@ -1,0 +1,88 @@
+"""Networks to ONNX: the whole search as one graph, and the tokenizer. Weights travel inside the graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import Dim
+
+from model_store.history import encode_histories
+from model_store.network.recommender import Recommender
+from model_store.network.search import BeamSearch
+from model_store.network.tokenizer import Tokenizer
+from model_store.search_interface import SearchInputs, SearchOutputs, graph_input_names, search_inputs
+from model_store.trie import Trie
+
+OPSET = 20
+
+DYNAMIC_AXES: Mapping[str, tuple[int, ...]] = {
+    "codes": (0, 1),
+    "lengths": (0,),
+    "rule_bits": (0, 1),
+    "rule_of": (0,),
+    "excluded": (0, 1),
+    "max_per_prefix": (0,),
+    "beam": (0,),
+}
+"""Axes of the graph's inputs that may change from call to call; trie arrays may change their only axis."""
+
+
+def export_search(recommender: Recommender) -> bytes:
+    """The search graph of :mod:`model_store.search_interface`, catalogue and rules left as inputs."""
+    codebook_size = recommender.code_embedding.shape[1]
+    inputs, trie = _example(recommender.levels, codebook_size)
+    levels = recommender.levels
+    dynamic = (*(dict.fromkeys(DYNAMIC_AXES[name], Dim.DYNAMIC) for name in SearchInputs._fields),)
+    return _export(
+        BeamSearch(recommender),
+        tuple(torch.from_numpy(array) for array in (*inputs, *trie.child_start, *trie.child_code)),
+        graph_input_names(levels),
+        list(SearchOutputs._fields),
+        (*dynamic, tuple({0: Dim.DYNAMIC} for _ in range(2 * levels))),
+    )
+
+
+def export_tokenizer(tokenizer: Tokenizer) -> bytes:
+    """``embeddings [N, d_s]`` (raw) to ``codes [N, L, K]`` by ascending ``distances [N, L, K]``."""
+    example = torch.zeros(2, len(tokenizer.mean))
+    return _export(tokenizer, (example,), ["embeddings"], ["codes", "distances"], ({0: Dim.DYNAMIC},))
+
+
+def _example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:
+    """A small batch in which no two sizes agree, so that the exporter ties none of them together."""
+    rows = np.arange(min(codebook_size**levels, 4 * codebook_size + 3))
+    codes = np.stack([rows // codebook_size ** (levels - 1 - level) % codebook_size for level in range(levels)], axis=1)
+    trie = Trie.build(codes, codebook_size)
+    history = encode_histories([rows[:5], rows[:2], rows[:4]], codes, max_history=5)
+    return search_inputs(history, trie, 7, [trie.everything] * 2, [0, 1, 0]), trie
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic: tuple[object, ...],
+) -> bytes:
+    device = next(module.parameters()).device
+    with torch.no_grad(), warnings.catch_warnings():
+        # The exporter deprecates parts of itself and mentions optional packages that we do not use.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(tensor.to(device) for tensor in example),
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("the ONNX exporter returned nothing")
+    return program.model_proto.SerializeToString()

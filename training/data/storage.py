@@ -1,0 +1,108 @@
+"""A prepared data set on disk: three Parquet tables and a small JSON file, written last, that seals them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from model_store.errors import DataError
+
+if TYPE_CHECKING:
+    from training.data.dataset import Dataset
+
+FORMAT = 1
+"""Version of the folder's layout."""
+
+_SEAL = "dataset.json"
+_HINT = "prepare the data again: etegrec-train prepare"
+
+
+def save_dataset(dataset: Dataset, folder: Path) -> None:
+    """Write ``interactions``, ``users`` and ``items`` as Parquet, then ``dataset.json`` with the fingerprint.
+
+    A folder whose writing was cut short has no ``dataset.json`` and does not load.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _SEAL).unlink(missing_ok=True)
+    owner = np.repeat(np.arange(dataset.users, dtype=np.int32), dataset.lengths)
+    tables = {
+        "interactions": pl.DataFrame({"user": owner, "item": dataset.items, "timestamp": dataset.timestamps}),
+        "users": pl.DataFrame({"user_id": dataset.user_ids}, schema={"user_id": pl.String}),
+        "items": pl.DataFrame(
+            {
+                "item_id": dataset.item_ids,
+                "title": dataset.titles,
+                "categories": [list(names) for names in dataset.categories],
+                "attributes": [json.dumps(value, sort_keys=True) for value in dataset.attributes],
+            },
+            schema={
+                "item_id": pl.String,
+                "title": pl.String,
+                "categories": pl.List(pl.String),
+                "attributes": pl.String,
+            },
+        ),
+    }
+    for name, table in tables.items():
+        table.write_parquet(folder / f"{name}.parquet")
+    seal = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "users": dataset.users,
+        "items": dataset.n_items,
+        "interactions": dataset.interactions,
+        "notes": list(dataset.notes),
+    }
+    unfinished = folder / f"{_SEAL}.part"
+    unfinished.write_text(json.dumps(seal, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / _SEAL)
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """Read what :func:`save_dataset` wrote.
+
+    Raises:
+        DataError: There is no complete data set, it does not decode, or it differs from its fingerprint.
+    """
+    if not (folder / _SEAL).is_file():
+        raise DataError(f"{folder} holds no prepared data set: {_SEAL} is missing", _HINT)
+    try:
+        seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        if seal["format"] != FORMAT:
+            raise DataError(f"{folder} has layout {seal['format']}, this version reads layout {FORMAT}", _HINT)
+        dataset = _decode(folder, seal)
+        fingerprint = seal["fingerprint"]
+    except (OSError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as cause:
+        raise DataError(f"the data set in {folder} does not decode: {type(cause).__name__}: {cause}", _HINT) from cause
+    dataset.check_integrity()
+    if dataset.fingerprint != fingerprint:
+        raise DataError(f"the data set in {folder} differs from its fingerprint", _HINT)
+    return dataset
+
+
+def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
+    from training.data.dataset import Dataset
+
+    table = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("interactions", "users", "items")}
+    owner = table["interactions"]["user"].to_numpy()
+    if (np.diff(owner) < 0).any():
+        raise ValueError("interactions are not grouped by user")
+    lengths = np.bincount(owner, minlength=len(table["users"]))
+    return Dataset(
+        name=str(seal["name"]),
+        user_ids=table["users"]["user_id"].to_list(),
+        item_ids=table["items"]["item_id"].to_list(),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        items=table["interactions"]["item"].to_numpy().astype(np.int32),
+        timestamps=table["interactions"]["timestamp"].to_numpy().astype(np.int64),
+        titles=table["items"]["title"].to_list(),
+        categories=[tuple(names) for names in table["items"]["categories"].to_list()],
+        attributes=[json.loads(text) for text in table["items"]["attributes"].to_list()],
+        notes=tuple(seal["notes"]),
+    )

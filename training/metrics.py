@@ -1,0 +1,134 @@
+"""Ranking metrics as pure functions of ranks, and how ranks come from scores.
+
+A *rank* is the place of the held-out target among the answers: 0 is best, -1 means that it was not answered at all
+(a beam search returns W items, not a full ranking). One target a user, so Recall@k is the hit rate.
+
+Two protocols: items of the history may be answers (no suffix), or they are taken out of the ranking
+(``_seen_excluded``). The target itself is never taken out, even if the user had it before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from training.data.dataset import Split
+
+Int64Array = npt.NDArray[np.int64]
+
+CUTOFFS = (5, 10)
+"""Cut-offs k that reports show."""
+
+SEEN_EXCLUDED = "_seen_excluded"
+"""Suffix of metrics under the second protocol."""
+
+
+class Ranks(NamedTuple):
+    """Ranks of the same n targets under both protocols."""
+
+    all_items: Int64Array  # [n], items of the history may be answers
+    seen_excluded: Int64Array  # [n]
+
+    def summary(self) -> dict[str, float]:
+        """All metrics of both protocols by name."""
+        return {**summary(self.all_items), **summary(self.seen_excluded, SEEN_EXCLUDED)}
+
+
+def recall(ranks: npt.NDArray[np.integer], k: int) -> float:
+    """Share of targets among the first k answers.
+
+    Args:
+        ranks: [n], 0 is best, -1 not found.
+        k: Cut-off, at least 1.
+
+    Raises:
+        ValueError: No ranks, or k below 1.
+    """
+    return float(_hits(ranks, k).mean())
+
+
+def ndcg(ranks: npt.NDArray[np.integer], k: int) -> float:
+    """Mean of 1 / log2(rank + 2) over targets among the first k answers, 0 for the others; arguments as in recall.
+
+    With one relevant item the ideal gain is 1, so this is normalised (Järvelin and Kekäläinen, 2002).
+    """
+    hits = _hits(ranks, k)
+    gains = 1.0 / np.log2(np.where(hits, ranks, 0) + 2.0)
+    return float((gains * hits).mean())
+
+
+def summary(ranks: npt.NDArray[np.integer], suffix: str = "") -> dict[str, float]:
+    """``recall@5``, ``recall@10``, ``ndcg@5`` and ``ndcg@10`` of ranks [n], ``suffix`` appended to each name."""
+    found = {f"recall@{k}{suffix}": recall(ranks, k) for k in CUTOFFS}
+    return found | {f"ndcg@{k}{suffix}": ndcg(ranks, k) for k in CUTOFFS}
+
+
+def rank_of_target(
+    scores: npt.NDArray[np.floating],
+    targets: npt.NDArray[np.integer],
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> Int64Array:
+    """Rank of each target in a full ranking.
+
+    Ties count against the target: every other item with the same score stands before it, so a model that scores all
+    items alike earns nothing.
+
+    Args:
+        scores: [B, N], higher is better.
+        targets: [B], columns of ``scores``.
+        mask: [B, N], items taken out of the ranking; the target stays in whatever the mask says.
+
+    Returns:
+        [B], 0 is best.
+
+    Raises:
+        ValueError: A score is NaN.
+    """
+    if np.isnan(scores).any():
+        raise ValueError("scores hold NaN: the ranking is undefined")
+    rows = np.arange(len(targets))
+    ahead = scores >= scores[rows, targets][:, None]
+    if mask is not None:
+        ahead &= ~mask
+    ahead[rows, targets] = False
+    return np.count_nonzero(ahead, axis=1).astype(np.int64)
+
+
+def history_mask(histories: Sequence[npt.NDArray[np.integer]], n_items: int) -> npt.NDArray[np.bool_]:
+    """The items of each history, [B, N]."""
+    mask = np.zeros((len(histories), n_items), dtype=np.bool_)
+    for row, history in zip(mask, histories, strict=True):
+        row[history] = True
+    return mask
+
+
+def both_protocols(scores: npt.NDArray[np.floating], split: Split) -> Ranks:
+    """Ranks of a split's n targets from scores [n, N] of all items."""
+    mask = history_mask(split.histories, scores.shape[1])
+    return Ranks(rank_of_target(scores, split.targets), rank_of_target(scores, split.targets, mask))
+
+
+def popularity_ranks(popularity: npt.NDArray[np.integer], split: Split) -> Ranks:
+    """The baseline that ranks all items by how often they occur in training, the same for everyone.
+
+    Args:
+        popularity: [N], training interactions.
+        split: The targets; histories matter only to the second protocol.
+    """
+    ascending = np.sort(popularity)
+    own = popularity[split.targets]
+    all_items = len(popularity) - np.searchsorted(ascending, own, side="left") - 1  # without the target itself
+    seen_ahead = [
+        int(((popularity[seen] >= own[row]) & (seen != split.targets[row])).sum())
+        for row, seen in enumerate(np.unique(history) for history in split.histories)
+    ]
+    return Ranks(all_items.astype(np.int64), (all_items - seen_ahead).astype(np.int64))
+
+
+def _hits(ranks: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.bool_]:
+    if not len(ranks) or k < 1:
+        raise ValueError(f"metrics need at least one rank and k of at least 1, got {len(ranks)} ranks and k = {k}")
+    return np.asarray((ranks >= 0) & (ranks < k))

@@ -1,0 +1,139 @@
+"""Progress of long steps: a bar on a terminal, sparse plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichBars
+
+PLAIN_EVERY_S = 10.0
+"""Least time between two plain lines of one step."""
+
+
+class Bar(Protocol):
+    """One running step."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count n more units as done; ``note`` (such as the validation metric) stays until replaced."""
+
+
+class Progress(Protocol):
+    """Where steps show how far they are."""
+
+    def track(self, description: str, total: int) -> AbstractContextManager[Bar]:
+        """Open a step of ``total`` units; it ends with the ``with`` block, done or not."""
+
+    def say(self, line: str) -> None:
+        """Print one line that stays."""
+
+
+class TerminalProgress:
+    """Bars with percentage, elapsed time and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def track(self, description: str, total: int) -> Iterator[Bar]:
+        """See :class:`Progress`."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with RichBars(*columns, console=self._console) as bars:
+            yield _TerminalBar(bars, description, total)
+
+    def say(self, line: str) -> None:
+        """See :class:`Progress`."""
+        self._console.print(line, markup=False, highlight=False)
+
+
+class _TerminalBar:
+    def __init__(self, bars: RichBars, description: str, total: int) -> None:
+        self._bars = bars
+        self._task = bars.add_task(description, total=total, note="")
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self._bars.advance(self._task, n)
+        if note:
+            self._bars.update(self._task, note=note)
+
+
+class PlainProgress:
+    """A line at the start, at most every :data:`PLAIN_EVERY_S` seconds, and at the end: for logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @contextmanager
+    def track(self, description: str, total: int) -> Iterator[Bar]:
+        """See :class:`Progress`."""
+        bar = _PlainBar(self._stream, description, total)
+        try:
+            yield bar
+        finally:
+            bar.show("ended")
+
+    def say(self, line: str) -> None:
+        """See :class:`Progress`."""
+        print(line, file=self._stream, flush=True)
+
+
+class _PlainBar:
+    def __init__(self, stream: TextIO, description: str, total: int) -> None:
+        self._stream, self._description, self._total = stream, description, total
+        self._done, self._note = 0, ""
+        self._started = self._shown = time.monotonic()
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self._done += n
+        self._note = note or self._note
+        if time.monotonic() - self._shown >= PLAIN_EVERY_S:
+            self.show(f"{self._seconds_left():.0f} s left")
+
+    def show(self, state: str) -> None:
+        self._shown = time.monotonic()
+        percent = 100 * self._done / max(self._total, 1)
+        elapsed = self._shown - self._started
+        parts = (f"{self._description}: {percent:.0f}%", f"{elapsed:.0f} s", state, self._note)
+        print(", ".join(part for part in parts if part), file=self._stream, flush=True)
+
+    def _seconds_left(self) -> float:
+        elapsed = time.monotonic() - self._started
+        return elapsed * max(self._total - self._done, 0) / max(self._done, 1)
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    @contextmanager
+    def track(self, description: str, total: int) -> Iterator[Bar]:
+        """See :class:`Progress`."""
+        yield _SilentBar()
+
+    def say(self, line: str) -> None:
+        """See :class:`Progress`."""
+
+
+class _SilentBar:
+    def advance(self, n: int = 1, note: str = "") -> None:
+        pass
+
+
+def progress_for(stream: TextIO | None = None, quiet: bool = False) -> Progress:
+    """Bars if the stream (default: standard error) is a terminal, plain lines if not, nothing if ``quiet``."""
+    if quiet:
+        return SilentProgress()
+    target = sys.stderr if stream is None else stream
+    return TerminalProgress(Console(file=target)) if target.isatty() else PlainProgress(target)

@@ -1,0 +1,269 @@
+"""SASRec: a causal transformer over a user's items, whose item embeddings the tokenizer reads.
+
+Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, trained with full cross-entropy over all items
+instead of one sampled negative, which is what makes it a strong baseline (Klenitskiy and Vasilev, RecSys 2023).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model_store.config import Section
+from training.data.dataset import Dataset, Split
+from training.metrics import Ranks, both_protocols, ndcg, summary
+from training.progress import Bar, Progress
+
+Int32Array = npt.NDArray[np.int32]
+
+EVALUATION_USERS = 256
+"""Users scored at once; scores take this times the number of items."""
+
+_IGNORED = -100
+"""Target of a padded position, left out of the loss."""
+
+
+class SasrecConfig(Section):
+    """Shape and training of SASRec."""
+
+    embedding_dim: int = Field(256, ge=2, le=4096, description="d_s, width of item embeddings and of the model")
+    layers: int = Field(2, ge=1, le=16, description="transformer blocks")
+    heads: int = Field(2, ge=1, le=64, description="attention heads; they divide embedding_dim")
+    dropout: float = Field(0.3, ge=0.0, lt=1.0, description="dropout rate while training")
+    max_history: int = Field(50, ge=1, le=1024, description="newest items of a history that the model reads")
+    learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="AdamW step size after warm-up")
+    weight_decay: float = Field(0.01, ge=0.0, le=10.0, description="AdamW weight decay")
+    warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises linearly")
+    batch_tokens: int = Field(4096, ge=2, description="positions a batch, padding included")
+    epochs: int = Field(200, ge=1, description="most epochs")
+    patience: int = Field(10, ge=1, description="epochs without a better validation NDCG@10 before training stops")
+
+
+class SasrecBlock(nn.Module):
+    """Causal self-attention and a feed-forward layer, normalised before each (pre-LN)."""
+
+    def __init__(self, config: SasrecConfig) -> None:
+        super().__init__()
+        width = config.embedding_dim
+        self.heads = config.heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, width)
+        )
+        self.residual_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[B, T, d_s]`` to the same shape; a position reads itself and older ones, so right padding is mute."""
+        batch, length, width = hidden.shape
+        projected = self.query_key_value(self.attention_norm(hidden))
+        query, key, value = projected.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
+        hidden = hidden + self.residual_dropout(mixed)
+        return hidden + self.residual_dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+
+
+class Sasrec(nn.Module):
+    """Histories to one hidden state a position; the scores of all items are its products with their embeddings."""
+
+    def __init__(self, config: SasrecConfig, n_items: int) -> None:
+        super().__init__()
+        if config.embedding_dim % config.heads:
+            raise ValueError(f"sasrec.heads ({config.heads}) must divide embedding_dim ({config.embedding_dim})")
+        self.config = config
+        self.item_embedding = nn.Embedding(n_items, config.embedding_dim)
+        self.position_embedding = nn.Embedding(config.max_history, config.embedding_dim)
+        self.input_dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(SasrecBlock(config) for _ in range(config.layers))
+        self.final_norm = nn.LayerNorm(config.embedding_dim)
+        self.apply(_initialise)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Item rows ``[B, T]``, oldest first, padded on the right with any row, to hidden states ``[B, T, d_s]``."""
+        positions = torch.arange(items.shape[1], device=items.device)
+        hidden = self.input_dropout(self.item_embedding(items) + self.position_embedding(positions))
+        for block in self.blocks:
+            hidden = block(hidden)
+        normed: Tensor = self.final_norm(hidden)
+        return normed
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Hidden states ``[..., d_s]`` to a score for every item ``[..., N]`` (tied weights)."""
+        return functional.linear(hidden, self.item_embedding.weight)
+
+
+class Batch(NamedTuple):
+    """Windows of similar length."""
+
+    inputs: Tensor  # [B, T] int64, padded with 0
+    targets: Tensor  # [B, T] int64, the item after each input; padded with -100
+
+
+@dataclass(frozen=True)
+class SasrecResult:
+    """A trained SASRec, at its best epoch."""
+
+    embeddings: npt.NDArray[np.float32]  # [items, d_s]
+    model: Sasrec
+    valid: dict[str, float]  # metrics of the best epoch, history items allowed
+    epochs: int  # that were run
+    best_epoch: int  # counted from 1
+    seconds: float
+
+
+def windows(sequences: Sequence[Int32Array], max_history: int, shift: int = 0) -> list[Int32Array]:
+    """Cut sequences into pieces of at most ``max_history + 1`` items.
+
+    Each piece's items but the first are targets of those before them; every item of a sequence but its first is a
+    target in exactly one piece.
+
+    Args:
+        sequences: Item rows, oldest first.
+        max_history: Most inputs of a piece.
+        shift: How much shorter the last piece is, below ``max_history``: varied by epoch, the cuts fall elsewhere, so
+            that no target is always left with the little context behind a cut.
+    """
+    pieces = []
+    for sequence in sequences:
+        length = len(sequence)
+        cuts = [length, *range(length - max_history + shift, 1, -max_history)]
+        starts = [*cuts[1:], 1]
+        pieces += [sequence[start - 1 : end] for start, end in zip(starts, cuts, strict=True) if end > start]
+    return pieces
+
+
+def length_batches(lengths: npt.NDArray[np.integer], batch_tokens: int, rng: np.random.Generator) -> list[list[int]]:
+    """Group windows of similar length into batches in random order.
+
+    Args:
+        lengths: [n], positions of each window.
+        batch_tokens: Most positions a batch with its padding; a longer window is a batch of its own.
+        rng: Decides which windows of one length meet, and the order of batches.
+    """
+    order = rng.permutation(len(lengths))
+    order = order[np.argsort(lengths[order], kind="stable")]
+    batches: list[list[int]] = [[]]
+    for window in order.tolist():
+        if batches[-1] and (len(batches[-1]) + 1) * int(lengths[window]) > batch_tokens:
+            batches.append([])
+        batches[-1].append(window)
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def training_batches(
+    sequences: Sequence[Int32Array], config: SasrecConfig, rng: np.random.Generator, device: torch.device
+) -> Iterator[Batch]:
+    """One epoch over all positions of all sequences."""
+    pieces = windows(sequences, config.max_history, int(rng.integers(config.max_history)))
+    lengths = np.array([len(piece) - 1 for piece in pieces])
+    for rows in length_batches(lengths, config.batch_tokens, rng):
+        inputs = _padded([pieces[row][:-1] for row in rows], 0)
+        targets = _padded([pieces[row][1:] for row in rows], _IGNORED)
+        yield Batch(inputs.to(device), targets.to(device))
+
+
+def sasrec_loss(model: Sasrec, batch: Batch) -> Tensor:
+    """Mean cross-entropy over all items and all real positions of a batch."""
+    real = batch.targets != _IGNORED
+    return functional.cross_entropy(model.scores(model(batch.inputs)[real]), batch.targets[real])
+
+
+def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
+    """Rank the targets of a split among all items, under both protocols; leaves the model in evaluation mode."""
+    model.eval()
+    device = model.item_embedding.weight.device
+    order = np.argsort([len(history) for history in split.histories], kind="stable")
+    all_items, seen_excluded = np.empty((2, len(order)), dtype=np.int64)
+    for start in range(0, len(order), EVALUATION_USERS):
+        rows = order[start : start + EVALUATION_USERS]
+        part = Split([split.histories[row] for row in rows], split.targets[rows], split.users[rows])
+        ranks = both_protocols(_score(model, part.histories, device), part)
+        all_items[rows], seen_excluded[rows] = ranks
+    return Ranks(all_items, seen_excluded)
+
+
+def train_sasrec(
+    dataset: Dataset, config: SasrecConfig, seed: int, progress: Progress, device: torch.device | str = "cpu"
+) -> SasrecResult:
+    """Train until validation NDCG@10 stops rising, and return the best epoch.
+
+    On the CPU the same seed gives the same result. The global random state is left as it was.
+
+    Raises:
+        ValueError: No sequence is long enough to train on, or no user to validate with.
+    """
+    split = dataset.validation()
+    sequences = [sequence for sequence in dataset.training_sequences() if len(sequence) > 1]
+    if not sequences or not len(split.targets):
+        raise ValueError("SASRec needs users with at least four interactions")
+    place = torch.device(device)
+    devices = [torch.cuda.current_device()] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), progress.track("SASRec", config.epochs) as bar:
+        torch.manual_seed(seed)
+        model = Sasrec(config, dataset.n_items).to(place)
+        return _fit(model, sequences, split, np.random.default_rng(seed), bar)
+
+
+def _fit(
+    model: Sasrec, sequences: Sequence[Int32Array], split: Split, rng: np.random.Generator, bar: Bar
+) -> SasrecResult:
+    config, started = model.config, time.monotonic()
+    device = model.item_embedding.weight.device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (config.warmup_steps + 1)))
+    best, best_epoch, epoch = -1.0, 0, 0
+    weights: dict[str, Tensor] = {}
+    valid: dict[str, float] = {}
+    while epoch < config.epochs and epoch - best_epoch < config.patience:
+        epoch += 1
+        model.train()
+        for batch in training_batches(sequences, config, rng, device):
+            optimizer.zero_grad()
+            sasrec_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            warmup.step()
+        ranks = evaluate_sasrec(model, split).all_items
+        if ndcg(ranks, 10) > best:
+            best, best_epoch, valid = ndcg(ranks, 10), epoch, summary(ranks)
+            weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        bar.advance(1, note=f"NDCG@10 {best:.4f}")
+    model.load_state_dict(weights)
+    model.eval()
+    embeddings = model.item_embedding.weight.detach().cpu().numpy().astype(np.float32)
+    return SasrecResult(embeddings, model, valid, epoch, best_epoch, time.monotonic() - started)
+
+
+@torch.no_grad()
+def _score(model: Sasrec, histories: Sequence[Int32Array], device: torch.device) -> npt.NDArray[np.float32]:
+    """Scores of all items after each history, [B, N]."""
+    kept = [history[-model.config.max_history :] for history in histories]
+    last = torch.tensor([len(history) - 1 for history in kept], device=device)
+    hidden = model(_padded(kept, 0).to(device))
+    scores: npt.NDArray[np.float32] = model.scores(hidden[torch.arange(len(kept)), last]).float().cpu().numpy()
+    return scores
+
+
+def _padded(rows: Sequence[Int32Array], value: int) -> Tensor:
+    out = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(out)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

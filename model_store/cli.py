@@ -12,13 +12,13 @@ from rich.text import Text
 from model_store.bundle import Bundle
 from model_store.console import new_app, print_json, run, tables
 from model_store.errors import BundleRefused, ConfigError
-from model_store.registry import STORE_ENV, Store, default_store
+from model_store.registry import DEFAULT_STORE, STORE_ENV, Store
 
 app = new_app("Look at the versions of a model store, check them, and say which one is served.")
 
 StoreOption = Annotated[
     str,
-    typer.Option("--store", envvar=STORE_ENV, help="Path or fsspec URL of the store.", default_factory=default_store),
+    typer.Option("--store", envvar=STORE_ENV, help="Path or fsspec URL of the store."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 VersionArgument = Annotated[
@@ -27,7 +27,7 @@ VersionArgument = Annotated[
 
 
 @app.command("list")
-def list_versions(store: StoreOption, as_json: JsonOption = False) -> None:
+def list_versions(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """List the versions, oldest first, and mark the live one."""
     opened = Store(store)
     live, previous = opened.live(), opened.previous()
@@ -45,7 +45,7 @@ def list_versions(store: StoreOption, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def show(store: StoreOption, version: VersionArgument = None, as_json: JsonOption = False) -> None:
+def show(store: StoreOption = DEFAULT_STORE, version: VersionArgument = None, as_json: JsonOption = False) -> None:
     """Show what a version is: data, metrics, configuration, files."""
     opened = Store(store)
     bundle = opened.bundle(version)
@@ -58,7 +58,7 @@ def show(store: StoreOption, version: VersionArgument = None, as_json: JsonOptio
 
 @app.command()
 def verify(
-    store: StoreOption,
+    store: StoreOption = DEFAULT_STORE,
     version: VersionArgument = None,
     every: Annotated[bool, typer.Option("--all", help="Verify every version of the store.")] = False,
     as_json: JsonOption = False,
@@ -68,24 +68,24 @@ def verify(
         raise ConfigError("a version and --all exclude each other", "name a version or say --all")
     opened = Store(store)
     chosen = opened.versions() if every else [opened.bundle(version).version]
-    problems: dict[str, BundleRefused] = {}
+    refused: dict[str, BundleRefused] = {}
     for name in chosen:
         try:
             opened.bundle(name).verify()
         except BundleRefused as problem:
-            problems[name] = problem
-        if not as_json and name not in problems:
-            typer.echo(f"{name} is intact")
+            refused[name] = problem
+        if not as_json:
+            typer.echo(f"{name} is {'damaged' if name in refused else 'intact'}")
     if as_json:
-        print_json({name: str(problems[name]) if name in problems else "intact" for name in chosen})
-    for problem in problems.values():
-        raise problem
+        print_json({name: str(refused[name]) if name in refused else "intact" for name in chosen})
+    if refused:
+        raise next(iter(refused.values()))
 
 
 @app.command()
 def promote(
-    store: StoreOption,
     version: Annotated[str, typer.Argument(help="Version name, see `list`.", show_default=False)],
+    store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
     """Verify a version and make it live. Services pick it up by themselves."""
@@ -99,7 +99,7 @@ def promote(
 
 
 @app.command()
-def rollback(store: StoreOption, as_json: JsonOption = False) -> None:
+def rollback(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Make the version live that was live before. Again goes further back."""
     opened = Store(store)
     before = opened.live()
@@ -112,17 +112,17 @@ def rollback(store: StoreOption, as_json: JsonOption = False) -> None:
 
 @app.command()
 def gc(
-    store: StoreOption,
+    store: StoreOption = DEFAULT_STORE,
     keep: Annotated[int, typer.Option(min=0, help="How many of the newest versions stay in any case.")] = 5,
     pin: Annotated[list[str] | None, typer.Option(help="Version to keep; may be given several times.")] = None,
-    leftovers_after_hours: Annotated[
-        float, typer.Option(min=0.0, help="Age from which on half-written leftovers are removed.")
+    leftover_hours: Annotated[
+        float, typer.Option("--leftover-hours", min=0.0, help="Age from which on half-written leftovers are removed.")
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Remove old versions and leftovers of killed publishers. Never the live version or the one before it."""
-    done = Store(store).gc(keep, pin or (), leftovers_after_hours * 3600.0, dry_run)
+    done = Store(store).gc(keep, pin or (), leftover_hours * 3600.0, dry_run)
     if as_json:
         print_json(
             {"removed": done.removed, "leftovers": done.leftovers, "kept": done.kept, "dry_run": dry_run},

@@ -80,8 +80,6 @@ class Publication:
             Manifest.from_bytes(manifest.to_bytes())
         except ValidationError as cause:
             raise StoreError(f"the bundle cannot be published: {first_problem(cause)}", _EXPORT_HINT) from cause
-        except ValueError as cause:
-            raise StoreError(f"the manifest cannot be written: {cause}", _EXPORT_HINT) from cause
         check_contents(lambda name: _content(name, files[name]), files, about.config)
         return cls(store, files, manifest)
 
@@ -115,7 +113,8 @@ class Publication:
             self.staging.remove_all()
 
     def _claim(self) -> None:
-        if any(entry.name == MANIFEST for entry in self.target.entries()):
+        found = next((entry for entry in self.store.root.entries() if entry.name == self.target.name), None)
+        if found and (found.kind != "folder" or any(entry.name == MANIFEST for entry in self.target.entries())):
             raise StoreError(
                 f"version {self.manifest.version} exists already; versions never change",
                 "nothing to do if this is the same model, else publish again: the version is named after the time",

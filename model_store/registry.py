@@ -206,7 +206,7 @@ class Store:
         if data is None:
             return []
         lines = data.decode("ascii", errors="replace").splitlines()
-        if not lines or not all(VERSION.fullmatch(line) for line in lines):
+        if len(data) > LIVE_LIMIT or not lines or not all(VERSION.fullmatch(line) for line in lines):
             raise StoreError(
                 f"{LIVE} in {self.url} is damaged: it must hold one version name a line",
                 f"delete {LIVE}, then `etegrec-models promote` the version to serve",

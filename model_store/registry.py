@@ -156,7 +156,7 @@ class Store:
             versions = self.versions()
             if unknown := set(pinned) - set(versions):
                 raise VersionNotFound(f"the pinned version {min(unknown)} is not in the store", _LIST_HINT)
-            kept = {self.live(), self.previous(), *pinned, *versions[len(versions) - keep :]}
+            kept = {self.live(), self.previous(), *pinned, *versions[max(0, len(versions) - keep) :]}
             removed = tuple(version for version in versions if version not in kept)
             leftovers = tuple(self._leftovers(leftovers_older_than_s))
             for name in () if dry_run else (*removed, *leftovers):

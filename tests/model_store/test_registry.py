@@ -127,6 +127,13 @@ def test_gc_refuses_pins_that_do_not_exist_and_negative_counts(store: Store) -> 
     assert store.versions() == [version]
 
 
+@pytest.mark.parametrize("keep", range(5))
+def test_gc_keeps_as_many_as_asked(store: Store, keep: int) -> None:
+    versions = [publish_small(store, seed) for seed in range(3)]
+    store.gc(keep=keep)
+    assert store.versions() == versions[max(0, 3 - keep) :]
+
+
 def test_gc_removes_old_leftovers_and_nothing_else(store: Store) -> None:
     version = publish_small(store)
     unsealed = "20260101t000000z-00000000"

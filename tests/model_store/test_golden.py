@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store.errors import BundleRefused
@@ -63,6 +63,7 @@ def test_every_golden_needs_its_answer() -> None:
         compare([SPREAD], [])
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), ties=st.booleans())
 def test_an_engine_with_small_errors_is_accepted_at_any_cutoff(seed: int, ties: bool) -> None:
     """Errors below half the margin reorder only near ties: the replay must never refuse them."""

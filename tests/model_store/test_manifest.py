@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -35,6 +35,7 @@ def test_what_is_written_is_read() -> None:
     assert Manifest.from_bytes(manifest().to_bytes()) == manifest()
 
 
+@settings(deadline=None)
 @given(
     metrics=st.dictionaries(
         st.text(), st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False))
@@ -44,6 +45,7 @@ def test_any_metrics_survive(metrics: dict[str, dict[str, float]]) -> None:
     assert Manifest.from_bytes(manifest(metrics=metrics).to_bytes()).metrics == metrics
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_byte_can_change(data: st.DataObject) -> None:
     original = manifest().to_bytes()
@@ -53,6 +55,7 @@ def test_no_byte_can_change(data: st.DataObject) -> None:
         Manifest.from_bytes(original[:at] + bytes([byte]) + original[at + 1 :])
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=200)
     | st.recursive(

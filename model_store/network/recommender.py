@@ -112,26 +112,27 @@ class Recommender(nn.Module):
         Args:
             codes: Histories, ``[B, T, L]``.
             lengths: ``[B]``, items of each row.
-            targets: Codes of the next items, ``[B, P, L]``.
+            targets: Codes of the next items, ``[B, P, L]``; with fewer than L columns only as many states are computed,
+                one column being [BOS] alone.
             prefix: ``[B, P]``, how many history items precede each target, 1 … length. With bidirectional attention
                 it must equal the row's length: the encoder has seen all of it.
         """
         memory = self.encode(codes, lengths)
-        rows, count = prefix.shape
+        rows, count, steps = targets.shape
         d_model = memory.states.shape[2]
-        bias = self.history_bias(memory, prefix).repeat_interleave(self.levels, dim=2)
-        fed = [self.code_embedding[level][targets[:, :, level]] for level in range(self.levels - 1)]
+        bias = self.history_bias(memory, prefix).repeat_interleave(steps, dim=2)
+        fed = [self.code_embedding[level][targets[:, :, level]] for level in range(steps - 1)]
         x = torch.stack([self.bos.expand(rows, count, d_model), *fed], dim=2)
-        x = self.dropout(x).reshape(rows * count, self.levels, d_model)
-        step = torch.arange(self.levels, device=codes.device)
+        x = self.dropout(x).reshape(rows * count, steps, d_model)
+        step = torch.arange(steps, device=codes.device)
         distance = step[:, None] - step
         self_bias = self.decoder_bias(distance).permute(2, 0, 1) + (distance < 0) * NEGATIVE
         for layer, (keys, values) in zip(self._decoder_layers, memory.cross, strict=True):
             normed = layer.self_norm(x)
             x = layer.attend_self(x, normed, *layer.self_attention.keys_values(normed), self_bias)
-            x = layer.attend_history(x.view(rows, count * self.levels, d_model), keys, values, bias)
-            x = x.view(rows * count, self.levels, d_model)
-        x = self.dropout(self.decoder_norm(x)).view(rows, count, self.levels, d_model)
+            x = layer.attend_history(x.view(rows, count * steps, d_model), keys, values, bias)
+            x = x.view(rows * count, steps, d_model)
+        x = self.dropout(self.decoder_norm(x)).view(rows, count, steps, d_model)
         return TargetStates(x, self._sequence(memory, prefix), self.preference_adapter(x[:, :, 0]))
 
     def step(self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor) -> tuple[Tensor, Cache]:

@@ -1,0 +1,194 @@
+"""Training the item tokenizer alone: statistics, k-means start, RQ-VAE epochs, revival of dead codes, health."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from model_store.config import Section, TokenizerConfig
+from model_store.network.tokenizer import Quantised, Tokenizer, squared_distances
+from training.collisions import Assignment
+from training.losses import quantisation_loss
+from training.progress import Progress
+
+
+class TokenizerTrainingConfig(Section):
+    """Pretraining of the RQ-VAE before the joint cycles."""
+
+    epochs: int = Field(300, ge=0, description="passes over all items")
+    batch_size: int = Field(1024, ge=1, description="items a step")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW step size, cosine to zero")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay; codebooks are exempt")
+    beta: float = Field(0.25, ge=0, description="weight of the commitment term")
+    kmeans_iterations: int = Field(25, ge=1, description="Lloyd iterations per level at the start")
+    revive_every: int = Field(10, ge=1, description="epochs between revivals of dead codes")
+
+
+@dataclass(frozen=True)
+class TokenizerHealth:
+    """How well the tokenizer uses its codes. Perplexity counts codes as if they were used evenly."""
+
+    codes_used: list[int]  # per level
+    perplexity: list[float]  # per level
+    collision_rate: float
+    largest_group: int
+    moved: int
+    reconstruction_error: float  # mean squared, standardised units: 1.0 is no better than the mean
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for reports."""
+        return asdict(self)
+
+
+def pretrain_tokenizer(
+    embeddings: Tensor, shape: TokenizerConfig, config: TokenizerTrainingConfig, seed: int, progress: Progress
+) -> Tokenizer:
+    """Train an RQ-VAE on raw item embeddings ``[items, d_s]``, from a k-means start."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    tokenizer = Tokenizer(shape).to(embeddings.device)
+    fit_standardisation(tokenizer, embeddings)
+    initialise_codebooks(tokenizer, embeddings, config.kmeans_iterations, generator)
+    optimizer = tokenizer_optimizer(tokenizer, config.learning_rate, config.weight_decay)
+    steps = max(1, config.epochs * -(-len(embeddings) // config.batch_size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    with progress.track("Tokenizer", config.epochs) as bar:
+        for epoch in range(config.epochs):
+            loss = torch.zeros(())
+            for rows in torch.randperm(len(embeddings), generator=generator).split(config.batch_size):
+                loss = _step(tokenizer, embeddings[rows], config.beta, optimizer)
+                schedule.step()
+            # Not in the last tenth: a revived code needs time to become a good one.
+            if epoch % config.revive_every == 0 and epoch < 0.9 * config.epochs:
+                revive_dead_codes(tokenizer, embeddings, generator)
+            bar.advance(1, note=f"loss {loss.item():.4f}")
+    return tokenizer.eval()
+
+
+def _step(tokenizer: Tokenizer, embeddings: Tensor, beta: float, optimizer: torch.optim.Optimizer) -> Tensor:
+    quantised, reconstruction = reconstruct(tokenizer, embeddings)
+    loss = quantisation_loss(tokenizer.standardise(embeddings), reconstruction, quantised, beta)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+    optimizer.step()
+    return loss.detach()
+
+
+def reconstruct(tokenizer: Tokenizer, embeddings: Tensor) -> tuple[Quantised, Tensor]:
+    """Quantise raw embeddings and decode them with a straight-through gradient.
+
+    Returns:
+        The quantisation and z~ ``[N, d_s]``, standardised.
+    """
+    latents = tokenizer.latents(embeddings)
+    quantised = tokenizer.quantise(latents)
+    straight_through = latents + (quantised.vectors.sum(dim=1) - latents).detach()
+    return quantised, tokenizer.decode(straight_through)
+
+
+def tokenizer_optimizer(tokenizer: Tokenizer, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices but neither biases nor codebooks, which would shrink away from their clusters."""
+    plain = [p for name, p in tokenizer.named_parameters() if name == "codebooks" or p.ndim < 2]
+    decayed = [p for name, p in tokenizer.named_parameters() if name != "codebooks" and p.ndim >= 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate)
+
+
+@torch.no_grad()
+def fit_standardisation(tokenizer: Tokenizer, embeddings: Tensor) -> None:
+    """Store mean and spread per dimension; dimensions that never vary keep scale 1."""
+    spread = embeddings.std(dim=0, correction=0)
+    tokenizer.mean.copy_(embeddings.mean(dim=0))
+    tokenizer.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
+
+
+@torch.no_grad()
+def initialise_codebooks(tokenizer: Tokenizer, embeddings: Tensor, iterations: int, generator: torch.Generator) -> None:
+    """Set every codebook to the k-means centres of the residuals that reach its level."""
+    residual = tokenizer.latents(embeddings)
+    for level in range(len(tokenizer.codebooks)):
+        centres = kmeans(residual, tokenizer.codebooks.shape[1], iterations, generator)
+        tokenizer.codebooks[level] = centres
+        residual = residual - centres[squared_distances(residual, centres).argmin(dim=1)]
+
+
+@torch.no_grad()
+def kmeans(points: Tensor, centres: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """Lloyd's algorithm from a k-means++ start.
+
+    Args:
+        points: ``[N, d]``. With fewer points than centres, the surplus centres are points with small noise added.
+        centres: K.
+        iterations: Refinements after the start.
+        generator: Source of all randomness.
+
+    Returns:
+        ``[K, d]``. A centre that loses all its points moves to the point farthest from any centre.
+    """
+    found = _spread_start(points, centres, generator)
+    for _ in range(iterations):
+        distance, owner = squared_distances(points, found).min(dim=1)
+        count = torch.bincount(owner, minlength=centres)
+        total = torch.zeros_like(found).index_add_(0, owner, points)
+        found = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], found)
+        empty = torch.nonzero(count == 0).flatten()[: len(points)]
+        found[empty] = points[distance.topk(len(empty)).indices]
+    return found
+
+
+def _spread_start(points: Tensor, centres: int, generator: torch.Generator) -> Tensor:
+    first = torch.randint(len(points), (1,), generator=generator)
+    chosen = [points[first[0]]]
+    distance = squared_distances(points, points[first]).flatten().clamp(min=0)
+    for _ in range(min(centres, len(points)) - 1):
+        weight = distance if distance.sum() > 0 else torch.ones_like(distance)
+        pick = torch.multinomial(weight, 1, generator=generator)
+        chosen.append(points[pick[0]])
+        distance = torch.minimum(distance, squared_distances(points, points[pick]).flatten().clamp(min=0))
+    surplus = centres - len(chosen)
+    if surplus:
+        extra = points[torch.randint(len(points), (surplus,), generator=generator)]
+        spread = points.std(correction=0) * 1e-2
+        chosen.extend(extra + spread * torch.randn(extra.shape, generator=generator))
+    return torch.stack(chosen)
+
+
+@torch.no_grad()
+def revive_dead_codes(tokenizer: Tokenizer, embeddings: Tensor, generator: torch.Generator) -> int:
+    """Move every code that no item uses onto a random item's residual of its level; returns how many moved."""
+    quantised = tokenizer.quantise(tokenizer.latents(embeddings))
+    revived = 0
+    for level, codebook in enumerate(tokenizer.codebooks):
+        used = torch.bincount(quantised.codes[:, level], minlength=len(codebook))
+        dead = torch.nonzero(used == 0).flatten()
+        rows = torch.randint(len(embeddings), (len(dead),), generator=generator)
+        codebook[dead] = quantised.residuals[rows, level]
+        revived += len(dead)
+    return revived
+
+
+@torch.no_grad()
+def tokenizer_health(tokenizer: Tokenizer, embeddings: Tensor, assignment: Assignment) -> TokenizerHealth:
+    """Measure code use on all items. Use and perplexity are of the final semantic IDs, without a collision code."""
+    levels, size, _ = tokenizer.codebooks.shape
+    use = [np.bincount(assignment.codes[:, level], minlength=size) for level in range(levels)]
+    _, reconstruction = reconstruct(tokenizer, embeddings)
+    error = torch.nn.functional.mse_loss(reconstruction, tokenizer.standardise(embeddings))
+    return TokenizerHealth(
+        codes_used=[int((counts > 0).sum()) for counts in use],
+        perplexity=[_perplexity(counts) for counts in use],
+        collision_rate=assignment.collision_rate,
+        largest_group=assignment.largest_group,
+        moved=assignment.moved,
+        reconstruction_error=float(error),
+    )
+
+
+def _perplexity(counts: np.ndarray) -> float:
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))

@@ -1,0 +1,131 @@
+"""From quantised latents to one semantic ID per item: what happens when items share all codes.
+
+``reassign`` gives every item the nearest free code tuple. ``token`` appends a code that tells collided items apart, at
+most K of them per tuple. Both are one procedure with a capacity per tuple: 1, or K. No two items are ever merged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model_store.errors import CatalogueError
+from model_store.network.tokenizer import squared_distances
+
+Codes = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Semantic IDs of all items and how far they had to move.
+
+    Attributes:
+        codes: ``[items, L]``, unique rows.
+        collision_rate: Share of items whose nearest tuple is also another item's.
+        largest_group: Items that share the most crowded nearest tuple.
+        moved: Items that did not get their nearest tuple.
+    """
+
+    codes: Codes
+    collision_rate: float
+    largest_group: int
+    moved: int
+
+
+def assign_codes(latents: Tensor, codebooks: Tensor, policy: Literal["reassign", "token"]) -> Assignment:
+    """Give every item its semantic ID.
+
+    Items closest to their tuple choose first; ties go by row, so the result depends on nothing else.
+
+    Args:
+        latents: r, ``[items, d_c]``.
+        codebooks: ``[levels, K, d_c]``.
+        policy: See the module.
+
+    Raises:
+        CatalogueError: More items than code tuples can hold.
+    """
+    levels, size, _ = codebooks.shape
+    capacity = 1 if policy == "reassign" else size
+    if len(latents) > size**levels * capacity:
+        raise CatalogueError(
+            f"{len(latents)} items do not fit into {levels} levels of {size} codes",
+            "raise model.tokenizer.codebook_size or model.tokenizer.levels",
+        )
+    nearest, error = nearest_tuples(latents, codebooks, 1)
+    natural = nearest[:, 0].numpy()
+    _, group, count = np.unique(natural, axis=0, return_inverse=True, return_counts=True)
+    placed = _place(latents, codebooks, error[:, 0], natural, capacity)
+    codes = placed if policy == "reassign" else np.column_stack([placed, _rank_in_group(placed)])
+    return Assignment(
+        codes.astype(np.int16),
+        float((count[group.ravel()] > 1).mean()),
+        int(count.max()),
+        int((placed != natural).any(axis=1).sum()),
+    )
+
+
+def nearest_tuples(latents: Tensor, codebooks: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The ``width`` best code tuples of each latent by residual beam search, nearest first.
+
+    With width 1 this is greedy residual quantisation, the tokenizer's own choice.
+
+    Returns:
+        Codes ``[items, width, levels]`` and squared distances between latent and sum of codes ``[items, width]``.
+        Fewer than ``width`` where fewer tuples exist.
+    """
+    residual, codes = latents[:, None], torch.empty(len(latents), 1, 0, dtype=torch.int64)
+    error = residual.new_zeros(len(latents), 1)
+    for codebook in codebooks:
+        items, beams, width_c = residual.shape
+        distance = squared_distances(residual.reshape(-1, width_c), codebook).view(items, beams * len(codebook))
+        error, pick = distance.topk(min(width, distance.shape[1]), dim=1, largest=False)
+        parent, code = pick // len(codebook), pick % len(codebook)
+        codes = torch.cat([codes.gather(1, parent[:, :, None].expand(-1, -1, codes.shape[2])), code[:, :, None]], 2)
+        residual = residual.gather(1, parent[:, :, None].expand(-1, -1, width_c)) - codebook[code]
+    return codes, error.clamp(min=0)
+
+
+def _place(latents: Tensor, codebooks: Tensor, error: Tensor, natural: Codes, capacity: int) -> Codes:
+    """Greedy placement: whoever finds a tuple full tries its next-nearest, with a beam that widens as needed."""
+    order = np.argsort(error.numpy(), kind="stable")
+    placed = natural.copy()
+    room: dict[bytes, int] = {}
+    waiting = [row for row in order.tolist() if not _take(room, natural[row], capacity)]
+    width = 32
+    while waiting:
+        candidates, _ = nearest_tuples(latents[waiting], codebooks, width)
+        homeless = []
+        for row, options in zip(waiting, candidates.numpy().astype(natural.dtype), strict=True):
+            found = next((option for option in options if _take(room, option, capacity)), None)
+            if found is None:
+                homeless.append(row)
+            else:
+                placed[row] = found
+        waiting, width = homeless, width * 4
+    return placed
+
+
+def _take(room: dict[bytes, int], codes: Codes, capacity: int) -> bool:
+    key = codes.tobytes()
+    used = room.get(key, 0)
+    if used >= capacity:
+        return False
+    room[key] = used + 1
+    return True
+
+
+def _rank_in_group(codes: Codes) -> Codes:
+    """0, 1, 2 … for rows with equal codes, in row order."""
+    order = np.lexsort(codes.T[::-1])
+    ranked = codes[order]
+    opens = np.append(True, (ranked[1:] != ranked[:-1]).any(axis=1))
+    first = np.maximum.accumulate(np.where(opens, np.arange(len(codes)), 0))
+    rank = np.empty(len(codes), dtype=np.int16)
+    rank[order] = np.arange(len(codes)) - first
+    return rank

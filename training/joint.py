@@ -1,0 +1,357 @@
+"""Joint training of tokenizer and recommender: the alternating loop of ETEGRec (section 3.5).
+
+A cycle of C epochs trains the tokenizer once, with the recommender frozen, and the recommender C - 1 times, with the
+tokenizer frozen. Codes are recomputed after each tokenizer epoch. Afterwards the tokenizer is frozen for good and the
+recommender is fine-tuned with L_REC alone, until validation stops improving.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from model_store.config import ModelConfig, Section
+from model_store.network.recommender import Recommender
+from model_store.network.tokenizer import Tokenizer
+from training.batches import PADDING, Batch, TrainingRows, batches, collate, training_rows
+from training.codebooks import reconstruct, tokenizer_optimizer
+from training.collisions import Assignment, assign_codes
+from training.data.dataset import Split
+from training.evaluate import generative_ranks, sample_split
+from training.losses import (
+    first_occurrences,
+    preference_semantic_loss,
+    quantisation_loss,
+    recommendation_loss,
+    sequence_item_loss,
+)
+from training.metrics import ndcg
+from training.progress import Bar, Progress
+
+Phase = Literal["tokenizer", "recommender"]
+
+
+class JointConfig(Section):
+    """Alternating optimisation."""
+
+    epochs: int = Field(40, ge=1, description="epochs of both phases together")
+    cycle: int = Field(2, ge=2, description="C: one tokenizer epoch, then C - 1 recommender epochs")
+    tokenizer: Literal["joint", "frozen"] = Field("joint", description="frozen: codes stay as pretrained (TIGER)")
+    sia_weight: float = Field(3e-4, ge=0, description="mu, weight of the sequence-item alignment loss")
+    psa_weight: float = Field(1e-4, ge=0, description="lambda, weight of the preference-semantic alignment loss")
+    alignment_from: int = Field(0, ge=0, description="first epoch with alignment losses; before it the tokenizer rests")
+    temperature: float = Field(0.07, gt=0, description="of the preference-semantic InfoNCE")
+    beta: float = Field(0.25, ge=0, description="weight of the tokenizer's commitment term")
+    targets_per_batch: int = Field(512, ge=2, description="target items a step")
+    recommender_rate: float = Field(1e-3, gt=0, description="AdamW step size of the recommender, cosine with warm-up")
+    tokenizer_rate: float = Field(1e-4, gt=0, description="AdamW step size of the tokenizer")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of a phase's steps spent warming up")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of both")
+    clip: float = Field(1.0, gt=0, description="largest norm of a gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code cross-entropy")
+    validate_every: int = Field(2, ge=1, description="epochs between validations")
+    validation_users: int = Field(2000, ge=1, description="most users in a validation during training")
+
+
+class FinetuneConfig(Section):
+    """The last stretch: tokenizer frozen for good, L_REC alone."""
+
+    epochs: int = Field(20, ge=0, description="most epochs")
+    recommender_rate: float = Field(5e-4, gt=0, description="AdamW step size, cosine to zero")
+    patience: int = Field(5, ge=1, description="validations without improvement before stopping")
+
+
+@dataclass
+class Learner:
+    """Both networks with the current codes. ``assignment`` is derived from the tokenizer; refresh it after changes.
+
+    Attributes:
+        embeddings: Raw item embeddings, ``[items, d_s]``.
+        history: One dict of mean losses and metrics per epoch, in order.
+    """
+
+    model: ModelConfig
+    tokenizer: Tokenizer
+    recommender: Recommender
+    embeddings: Tensor
+    assignment: Assignment
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def codes(self) -> Tensor:
+        """Semantic IDs on the device, ``[items, L]`` int64."""
+        return torch.from_numpy(self.assignment.codes.astype(np.int64)).to(self.embeddings.device)
+
+    def refresh_codes(self) -> int:
+        """Recompute semantic IDs from the tokenizer; returns how many items changed."""
+        before = self.assignment.codes
+        self.assignment = current_assignment(self.model, self.tokenizer, self.embeddings)
+        return int((before != self.assignment.codes).any(axis=1).sum())
+
+
+def current_assignment(model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor) -> Assignment:
+    """Semantic IDs that a tokenizer gives to raw embeddings, collisions resolved by the model's policy."""
+    with torch.no_grad():
+        latents = tokenizer.eval().latents(embeddings)
+        return assign_codes(latents.cpu(), tokenizer.codebooks.detach().cpu(), model.collisions)
+
+
+def new_learner(model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor, seed: int) -> Learner:
+    """A pretrained tokenizer with a fresh recommender."""
+    torch.manual_seed(seed)
+    recommender = Recommender(model).to(embeddings.device)
+    return Learner(model, tokenizer, recommender, embeddings, current_assignment(model, tokenizer, embeddings))
+
+
+def tokenizer_losses(learner: Learner, batch: Batch, codes: Tensor, config: JointConfig) -> dict[str, Tensor]:
+    """L_SQ, L_SIA and L_PSA of a batch, with gradients for the tokenizer only; the recommender gives constants."""
+    with torch.no_grad():
+        # [BOS] alone: the alignment losses need no decoded code.
+        states = learner.recommender.eval()(
+            codes[batch.history], batch.lengths, codes[batch.targets.clamp(min=0)][..., :1], batch.prefix
+        )
+    targets, sequence, preference = _distinct(batch.targets, states.sequence, states.preference)
+    embeddings = learner.embeddings[targets]
+    quantised, reconstruction = reconstruct(learner.tokenizer, embeddings)
+    standardised = learner.tokenizer.standardise(embeddings)
+    sequence_distances = learner.tokenizer.quantise(sequence).distances
+    return {
+        "sq": quantisation_loss(standardised, reconstruction, quantised, config.beta),
+        "sia": sequence_item_loss(quantised.distances, sequence_distances),
+        "psa": preference_semantic_loss(preference, reconstruction, config.temperature),
+    }
+
+
+def recommender_losses(
+    learner: Learner, batch: Batch, codes: Tensor, config: JointConfig, aligned: bool
+) -> dict[str, Tensor]:
+    """L_REC, and if ``aligned`` L_SIA and L_PSA, with gradients for the recommender only."""
+    states = learner.recommender.train()(
+        codes[batch.history], batch.lengths, codes[batch.targets.clamp(min=0)], batch.prefix
+    )
+    real = batch.targets != PADDING
+    decoded, expected = states.decoder[real], codes[batch.targets[real]]
+    logits = [learner.recommender.logits(decoded[:, level], level) for level in range(expected.shape[1])]
+    losses = {"rec": recommendation_loss(logits, expected, config.label_smoothing)}
+    if aligned:
+        targets, sequence, preference = _distinct(batch.targets, states.sequence, states.preference)
+        with torch.no_grad():
+            quantised, reconstruction = reconstruct(learner.tokenizer, learner.embeddings[targets])
+        # Codebooks are constants here, but the distances carry gradients to z_E.
+        sequence_distances = learner.tokenizer.quantise(sequence).distances
+        losses["sia"] = sequence_item_loss(quantised.distances, sequence_distances)
+        losses["psa"] = preference_semantic_loss(preference, reconstruction, config.temperature)
+    return losses
+
+
+def _distinct(targets: Tensor, *states: Tensor) -> list[Tensor]:
+    """Targets ``[N]`` that are real and no repetition, and their rows of ``[B, P, …]`` states."""
+    real = targets != PADDING
+    kept = first_occurrences(targets[real])
+    return [targets[real][kept], *(state[real][kept] for state in states)]
+
+
+class Optimiser:
+    """AdamW for one network over a known number of steps: warm-up, cosine, gradient clipping."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, warmup: float, clip: float) -> None:
+        self.optimizer, self.clip = optimizer, clip
+        self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
+        rising = max(1, round(steps * warmup))
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def step(self, loss: Tensor) -> None:
+        """Update this network's parameters, and no others, down the gradient of ``loss``."""
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def train_joint(
+    learner: Learner,
+    sequences: list[npt.NDArray[np.int32]],
+    valid: Split,
+    config: JointConfig,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Alternate between the phases for ``config.epochs`` epochs, changing ``learner`` in place.
+
+    Args:
+        learner: Its ``history`` gets one entry an epoch.
+        sequences: Training sequences, item rows, oldest first.
+        valid: Validation targets; a sample of them is ranked every few epochs.
+        config: See :class:`JointConfig`.
+        seed: Decides batches and dropout.
+        progress: Shows epochs and validation NDCG@10.
+    """
+    rows, rng = _rows(learner, sequences), np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    phases = [phase_of(epoch, config) for epoch in range(config.epochs)]
+    per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
+    recommender = Optimiser(
+        _recommender_adamw(learner.recommender, config.recommender_rate, config.weight_decay),
+        phases.count("recommender") * per_epoch,
+        config.warmup,
+        config.clip,
+    )
+    tokenizer = Optimiser(
+        tokenizer_optimizer(learner.tokenizer, config.tokenizer_rate, config.weight_decay),
+        phases.count("tokenizer") * per_epoch,
+        config.warmup,
+        config.clip,
+    )
+    sample = sample_split(valid, config.validation_users, seed)
+    with progress.track("Joint training", config.epochs * per_epoch) as bar:
+        for epoch, phase in enumerate(phases):
+            aligned = epoch >= config.alignment_from and config.tokenizer == "joint"
+            if phase == "tokenizer":
+                means = _tokenizer_epoch(learner, rows, config, tokenizer, rng, bar)
+                means["codes_changed"] = float(learner.refresh_codes())
+            else:
+                means = _recommender_epoch(learner, rows, config, recommender, rng, bar, aligned)
+            if (epoch + 1) % config.validate_every == 0:
+                means["valid_ndcg@10"] = _validate(learner, sample)
+                bar.advance(0, note=f"NDCG@10 {means['valid_ndcg@10']:.4f}")
+            learner.history.append({"epoch": epoch, "tokenizer_phase": float(phase == "tokenizer"), **means})
+
+
+def finetune(
+    learner: Learner,
+    sequences: list[npt.NDArray[np.int32]],
+    valid: Split,
+    config: JointConfig,
+    stretch: FinetuneConfig,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Train the recommender alone on fixed codes until validation NDCG@10 stops rising; keep its best weights."""
+    rows, rng = _rows(learner, sequences), np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
+    optimiser = Optimiser(
+        _recommender_adamw(learner.recommender, stretch.recommender_rate, config.weight_decay),
+        stretch.epochs * per_epoch,
+        config.warmup,
+        config.clip,
+    )
+    sample = sample_split(valid, config.validation_users, seed)
+    best, best_epoch, weights = _validate(learner, sample), -1, _copy(learner.recommender)
+    with progress.track("Fine-tuning", stretch.epochs * per_epoch) as bar:
+        for epoch in range(stretch.epochs):
+            means = _recommender_epoch(learner, rows, config, optimiser, rng, bar, aligned=False)
+            means["valid_ndcg@10"] = found = _validate(learner, sample)
+            learner.history.append({"epoch": float(len(learner.history)), "tokenizer_phase": 0.0, **means})
+            if found > best:
+                best, best_epoch, weights = found, epoch, _copy(learner.recommender)
+            bar.advance(0, note=f"NDCG@10 {best:.4f}")
+            if epoch - best_epoch >= stretch.patience:
+                break
+    learner.recommender.load_state_dict(weights)
+    learner.recommender.eval()
+
+
+def phase_of(epoch: int, config: JointConfig) -> Phase:
+    """Which network an epoch trains: the tokenizer in the first epoch of each cycle, once alignment has begun."""
+    since = epoch - config.alignment_from
+    rests = config.tokenizer == "frozen" or since < 0 or since % config.cycle
+    return "recommender" if rests else "tokenizer"
+
+
+def _rows(learner: Learner, sequences: list[npt.NDArray[np.int32]]) -> TrainingRows:
+    shape = learner.model.recommender
+    return training_rows(sequences, shape.max_history, packed=shape.encoder_attention == "causal")
+
+
+def _tokenizer_epoch(
+    learner: Learner, rows: TrainingRows, config: JointConfig, optimiser: Optimiser, rng: np.random.Generator, bar: Bar
+) -> dict[str, float]:
+    codes = learner.codes  # those from before this epoch, all through it
+    learner.tokenizer.train()
+
+    def losses(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        found = tokenizer_losses(learner, batch, codes, config)
+        return found["sq"] + config.sia_weight * found["sia"] + config.psa_weight * found["psa"], found
+
+    means = _epoch(learner, rows, config.targets_per_batch, optimiser, losses, rng, bar)
+    learner.tokenizer.eval()
+    return means
+
+
+def _recommender_epoch(
+    learner: Learner,
+    rows: TrainingRows,
+    config: JointConfig,
+    optimiser: Optimiser,
+    rng: np.random.Generator,
+    bar: Bar,
+    aligned: bool,
+) -> dict[str, float]:
+    codes = learner.codes
+
+    def losses(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        found = recommender_losses(learner, batch, codes, config, aligned)
+        total = found["rec"]
+        if aligned:
+            total = total + config.sia_weight * found["sia"] + config.psa_weight * found["psa"]
+        return total, found
+
+    return _epoch(learner, rows, config.targets_per_batch, optimiser, losses, rng, bar)
+
+
+def _epoch(
+    learner: Learner,
+    rows: TrainingRows,
+    targets_per_batch: int,
+    optimiser: Optimiser,
+    losses: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
+    rng: np.random.Generator,
+    bar: Bar,
+) -> dict[str, float]:
+    """One pass over all rows; returns the mean of each loss."""
+    device, totals, steps = learner.embeddings.device, dict[str, Tensor](), 0
+    for chosen in batches(rows, targets_per_batch, rng):
+        batch = Batch(*(tensor.to(device) for tensor in collate(rows, chosen)))
+        total, parts = losses(batch)
+        optimiser.step(total)
+        # Summed on the device: reading a value here would make the host wait for every step.
+        for name, value in parts.items():
+            totals[name] = totals.get(name, torch.zeros((), device=device)) + value.detach()
+        steps += 1
+        bar.advance(1)
+    return {name: value.item() / max(1, steps) for name, value in totals.items()}
+
+
+def _validate(learner: Learner, sample: Split) -> float:
+    width = learner.model.beam_width
+    ranks = generative_ranks(learner.recommender, learner.assignment.codes, sample, width, seen_excluded=False)
+    return ndcg(ranks.all_items, 10)
+
+
+def _recommender_adamw(recommender: Recommender, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    matrices = [p for p in recommender.parameters() if p.ndim >= 2]
+    gains = [p for p in recommender.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, fused=True)
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

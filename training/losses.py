@@ -1,0 +1,84 @@
+"""The losses of ETEGRec as pure functions. All are means: over dimensions, levels, rows.
+
+Shapes: N rows (targets of a batch), L levels, K codes a level, d_c codebook width, d_s item-embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model_store.network.tokenizer import Quantised
+
+
+def quantisation_loss(target: Tensor, reconstruction: Tensor, quantised: Quantised, beta: float) -> Tensor:
+    """L_SQ, Eq. 8-10: reconstruction plus codebook and commitment terms, averaged over levels.
+
+    Args:
+        target: Standardised item embeddings z, ``[N, d_s]``.
+        reconstruction: z~, ``[N, d_s]``.
+        quantised: Residuals v_l and chosen codes e^l of the same items.
+        beta: Weight of the commitment term (paper: 0.25).
+    """
+    codebook = functional.mse_loss(quantised.vectors, quantised.residuals.detach())
+    commitment = functional.mse_loss(quantised.residuals, quantised.vectors.detach())
+    return functional.mse_loss(reconstruction, target) + codebook + beta * commitment
+
+
+def sequence_item_loss(item_distances: Tensor, sequence_distances: Tensor) -> Tensor:
+    """L_SIA, Eq. 15 with its intended sign: symmetric KL between the code distributions of an item and its history.
+
+    Both distributions are softmax of *minus* the squared distance (Eq. 6).
+
+    Args:
+        item_distances: Distances of the target items' residuals to all codes, ``[N, L, K]``.
+        sequence_distances: The same for z_E, the projected histories.
+    """
+    item = torch.log_softmax(-item_distances, dim=-1).flatten(0, 1)
+    sequence = torch.log_softmax(-sequence_distances, dim=-1).flatten(0, 1)
+    forward = functional.kl_div(sequence, item, reduction="batchmean", log_target=True)
+    backward = functional.kl_div(item, sequence, reduction="batchmean", log_target=True)
+    return forward + backward
+
+
+def preference_semantic_loss(preference: Tensor, reconstruction: Tensor, temperature: float) -> Tensor:
+    """L_PSA, Eq. 17: InfoNCE both ways between user preference and the target's reconstruction, in-batch negatives.
+
+    Args:
+        preference: h_D, ``[N, d_s]``.
+        reconstruction: z~ of the targets, ``[N, d_s]``; targets must differ from row to row.
+        temperature: Divides the cosine similarities (authors' code: 0.07).
+    """
+    similarity = functional.normalize(preference, dim=-1) @ functional.normalize(reconstruction, dim=-1).t()
+    rows = torch.arange(len(similarity), device=similarity.device)
+    scaled = similarity / temperature
+    return functional.cross_entropy(scaled, rows) + functional.cross_entropy(scaled.t(), rows)
+
+
+def recommendation_loss(logits: Sequence[Tensor], codes: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """L_REC, Eq. 13: cross-entropy of the target's codes, averaged over rows and codes.
+
+    Args:
+        logits: Per level ``[N, K]``.
+        codes: ``[N, L]``.
+        label_smoothing: Probability mass spread evenly over all codes.
+    """
+    by_level = [
+        functional.cross_entropy(level_logits, codes[:, level], label_smoothing=label_smoothing)
+        for level, level_logits in enumerate(logits)
+    ]
+    return torch.stack(by_level).mean()
+
+
+def first_occurrences(targets: Tensor) -> Tensor:
+    """Indices of the rows ``[N]`` at which each target appears for the first time, ascending.
+
+    Rows that repeat a target drop out of SIA, PSA and L_SQ: as in-batch negatives they would contradict themselves.
+    """
+    _, inverse = torch.unique(targets, return_inverse=True)
+    position = torch.arange(len(targets), device=targets.device)
+    first = torch.full_like(position, len(targets)).scatter_reduce_(0, inverse, position, "amin")
+    return first[first < len(targets)].sort().values

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,6 +46,12 @@ class SasrecConfig(Section):
     batch_tokens: int = Field(4096, ge=2, description="positions a batch, padding included")
     epochs: int = Field(200, ge=1, description="most epochs")
     patience: int = Field(10, ge=1, description="epochs without a better validation NDCG@10 before training stops")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.embedding_dim % self.heads:
+            raise ValueError(f"sasrec.heads ({self.heads}) must divide embedding_dim ({self.embedding_dim})")
+        return self
 
 
 class SasrecBlock(nn.Module):
@@ -80,8 +86,6 @@ class Sasrec(nn.Module):
 
     def __init__(self, config: SasrecConfig, n_items: int) -> None:
         super().__init__()
-        if config.embedding_dim % config.heads:
-            raise ValueError(f"sasrec.heads ({config.heads}) must divide embedding_dim ({config.embedding_dim})")
         self.config = config
         self.item_embedding = nn.Embedding(n_items, config.embedding_dim)
         self.position_embedding = nn.Embedding(config.max_history, config.embedding_dim)
@@ -231,7 +235,7 @@ def _fit(
         model.train()
         for batch in training_batches(sequences, config, rng, device):
             optimizer.zero_grad()
-            sasrec_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            sasrec_loss(model, batch).backward()
             optimizer.step()
             warmup.step()
         ranks = evaluate_sasrec(model, split).all_items

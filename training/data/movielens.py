@@ -67,7 +67,7 @@ class MovieLensSource:
 
     url: str = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
     wheel: str = "recbole==1.2.1"  # a pip requirement
-    interactions_sha256: str = "06416e59f82b7342361e41163890c81036900f418ad91315590814211dca490"
+    interactions_sha256: str = "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"
 
 
 OFFICIAL = MovieLensSource()

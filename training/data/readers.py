@@ -117,8 +117,7 @@ def _read_table(path: Path, options: ReadOptions) -> RawData:
 
 
 def _read_amazon_ratings(path: Path, options: ReadOptions) -> RawData:
-    columns = Columns(user="column_1", item="column_2", timestamp="column_4")
-    return RawData(_stem(path), read_interactions(path, columns, header=False))
+    return RawData(_stem(path), read_interactions(path, Columns(), headerless=("user", "item", "rating", "timestamp")))
 
 
 def _read_recbole(path: Path, options: ReadOptions) -> RawData:
@@ -163,7 +162,11 @@ def _read_text(path: Path, options: ReadOptions) -> RawData:
     """``user item item …`` on each line, oldest first; a user on several lines is one sequence."""
     users: list[str] = []
     items: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as cause:
+        raise DataError(f"{path.name} is not UTF-8 text: {cause.reason} at byte {cause.start}") from cause
+    for number, line in enumerate(lines, start=1):
         user, *sequence = line.split() or [""]
         if user and not sequence:
             raise DataError(f"{path.name} line {number}: user {user[:40]!r} has no items", "remove the line")

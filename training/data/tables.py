@@ -27,7 +27,8 @@ _NAMES = {
 """Column names that are recognised without a mapping, the preferred first."""
 
 _UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
-"""Timestamps from the first number on are taken to count the second number a second (10**11 s is the year 5138)."""
+"""If the newest timestamp reaches the first number, all are taken to count the second number a second (10**11 s is the
+year 5138)."""
 
 
 class Columns(Section):
@@ -49,8 +50,12 @@ def format_suffix(path: Path) -> str:
     return Path(name).suffix
 
 
-def read_table(path: Path, header: bool = True) -> pl.LazyFrame:
+def read_table(path: Path, headerless: Sequence[str] = ()) -> pl.LazyFrame:
     """Open a table without reading all of it; CSV columns are text, so that ids keep leading zeros.
+
+    Args:
+        path: A file with one of :data:`TABLE_SUFFIXES`.
+        headerless: Names of the columns of a CSV file whose first line is data already.
 
     Raises:
         DataError: The suffix is unknown, or the file is missing or empty.
@@ -67,20 +72,26 @@ def read_table(path: Path, header: bool = True) -> pl.LazyFrame:
     if suffix in SEPARATORS:
         quote = '"' if suffix == ".csv" else None
         return pl.scan_csv(
-            path, separator=SEPARATORS[suffix], has_header=header, infer_schema=False, quote_char=quote, glob=False
+            path,
+            separator=SEPARATORS[suffix],
+            has_header=not headerless,
+            new_columns=headerless or None,
+            infer_schema=False,
+            quote_char=quote,
+            glob=False,
         )
     return pl.scan_ndjson(path, infer_schema_length=1000)
 
 
-def read_interactions(path: Path, columns: Columns, header: bool = True) -> pl.DataFrame:
+def read_interactions(path: Path, columns: Columns, headerless: Sequence[str] = ()) -> pl.DataFrame:
     """Read ``user``, ``item`` and ``timestamp``, sorted by time, ties in file order.
 
-    Without a timestamp column the file order counts and timestamps are 0.
+    Without a timestamp column the file order counts and timestamps are 0. ``headerless`` as in :func:`read_table`.
 
     Raises:
         DataError: A column is missing, a value is empty or a timestamp does not parse; the line is named.
     """
-    table = read_table(path, header)
+    table = read_table(path, headerless)
     try:
         found = table.collect_schema().names()
         names = {kind: find_column(path, found, kind, getattr(columns, kind)) for kind in ("user", "item")}
@@ -90,12 +101,13 @@ def read_interactions(path: Path, columns: Columns, header: bool = True) -> pl.D
         frame = table.select(wanted).collect()
     except (pl.exceptions.PolarsError, OSError, EOFError) as cause:
         raise DataError(f"{path.name} cannot be read: {cause}", "check that it is what its suffix says") from cause
-    first_line = 2 if header and format_suffix(path) in SEPARATORS else 1
+    first_line = 2 if not headerless and format_suffix(path) in SEPARATORS else 1
     for kind in ("user", "item"):
         _refuse_rows(path, frame[kind].is_null() | (frame[kind] == ""), frame[kind], f"{kind} id is empty", first_line)
     frame = frame.with_columns(_unix_time(path, frame["timestamp"], first_line))
     frame = frame.sort("timestamp", maintain_order=True)
-    per_second = next((unit for least, unit in _UNITS if frame.height and _largest(frame) >= least), 1)
+    newest = frame["timestamp"][-1] if frame.height else 0
+    per_second = next((unit for least, unit in _UNITS if newest >= least), 1)
     return frame.with_columns(pl.col("timestamp") // per_second)
 
 
@@ -179,7 +191,3 @@ def _refuse_rows(path: Path, bad: pl.Series, values: pl.Series, problem: str, fi
             f"{path.name} line {row + first_line}: {problem}: {str(values[row])[:40]!r}",
             f"{bad.sum()} of {len(bad)} lines have this problem: correct or remove them",
         )
-
-
-def _largest(frame: pl.DataFrame) -> int:
-    return int(frame["timestamp"].median() or 0)  # type: ignore[arg-type]

@@ -1,0 +1,170 @@
+"""SASRec: what it reads, what it is trained on, and that it learns a pattern with a known answer."""
+
+import io
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from pydantic import ValidationError
+
+from training.data.dataset import Dataset
+from training.metrics import both_protocols
+from training.progress import Bar, PlainProgress, SilentProgress, TerminalProgress, progress_for
+from training.sasrec import (
+    Batch,
+    Sasrec,
+    SasrecConfig,
+    SasrecResult,
+    evaluate_sasrec,
+    length_batches,
+    sasrec_loss,
+    train_sasrec,
+    training_batches,
+    windows,
+)
+
+ITEMS, USERS = 12, 48
+TINY = SasrecConfig(
+    embedding_dim=16, layers=1, heads=2, dropout=0.0, max_history=6, learning_rate=0.02, batch_tokens=256, epochs=25
+)
+
+
+def cyclic() -> Dataset:
+    """Item i is always followed by item i + 1, the last by the first; users start everywhere, lengths vary."""
+    rows = [(f"u{user}", f"i{(user + step) % ITEMS:02}", step) for user in range(USERS) for step in range(5 + user % 9)]
+    frame = pl.DataFrame(rows, schema={"user": pl.String, "item": pl.String, "timestamp": pl.Int64}, orient="row")
+    return Dataset.from_frame("cyclic", frame, {})
+
+
+@pytest.fixture(scope="module")
+def trained() -> SasrecResult:
+    return train_sasrec(cyclic(), TINY, seed=1, progress=SilentProgress())
+
+
+def test_a_cycle_is_learned_perfectly(trained: SasrecResult) -> None:
+    ranks = evaluate_sasrec(trained.model, cyclic().test())
+    assert ranks.all_items.tolist() == [0] * USERS
+    assert ranks.seen_excluded.tolist() == [0] * USERS
+    assert trained.valid["recall@5"] == trained.valid["ndcg@10"] == 1.0
+    assert trained.embeddings.shape == (ITEMS, TINY.embedding_dim)
+    assert trained.embeddings.dtype == np.float32
+
+
+def test_training_stops_early_at_the_best_epoch(trained: SasrecResult) -> None:
+    assert trained.best_epoch <= trained.epochs <= min(TINY.epochs, trained.best_epoch + TINY.patience)
+    again = evaluate_sasrec(trained.model, cyclic().validation()).all_items
+    assert trained.valid["ndcg@10"] == pytest.approx(np.mean(1 / np.log2(again + 2.0)))
+    tied = trained.model.item_embedding.weight.detach().numpy()
+    np.testing.assert_array_equal(trained.embeddings, tied)
+
+
+def test_same_seed_same_result_and_global_randomness_untouched() -> None:
+    config = TINY.model_copy(update={"epochs": 2, "dropout": 0.3})
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, second, other = (train_sasrec(cyclic(), config, seed, SilentProgress()) for seed in (3, 3, 4))
+    assert torch.equal(torch.rand(3), expected)
+    np.testing.assert_array_equal(first.embeddings, second.embeddings)
+    assert not np.array_equal(first.embeddings, other.embeddings)
+
+
+def test_positions_read_no_future_and_no_padding() -> None:
+    torch.manual_seed(0)
+    model = Sasrec(TINY, ITEMS).eval()
+    items = torch.randint(ITEMS, (3, 6))
+    changed = items.clone()
+    changed[:, 4:] = (changed[:, 4:] + 1) % ITEMS
+    with torch.no_grad():
+        torch.testing.assert_close(model(items)[:, :4], model(changed)[:, :4])
+        torch.testing.assert_close(model(items)[:, :4], model(items[:, :4]))
+        assert not torch.allclose(model(items)[:, 4:], model(changed)[:, 4:])
+
+
+def test_loss_is_the_mean_cross_entropy_over_real_positions() -> None:
+    torch.manual_seed(0)
+    model = Sasrec(TINY, ITEMS).eval()
+    batch = Batch(torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[2, 3, 4], [5, 6, -100]]))
+    with torch.no_grad():
+        scores = model.scores(model(batch.inputs)).double().numpy()
+        got = sasrec_loss(model, batch).item()
+    log_probability = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    real = [(0, 0, 2), (0, 1, 3), (0, 2, 4), (1, 0, 5), (1, 1, 6)]
+    assert got == pytest.approx(-np.mean([log_probability[place] for place in real]), rel=1e-5)
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_windows_have_every_target_exactly_once(shift: int) -> None:
+    sequences = [np.arange(100 * length, 100 * length + length, dtype=np.int32) for length in range(1, 15)]
+    pieces = windows(sequences, 4, shift)
+    targets = np.concatenate([piece[1:] for piece in pieces])
+    expected = np.concatenate([sequence[1:] for sequence in sequences])
+    np.testing.assert_array_equal(np.sort(targets), expected)
+    assert max(map(len, pieces)) == 5
+    for piece in pieces:
+        assert len(piece) >= 2
+        assert (np.diff(piece) == 1).all()
+
+
+def test_batches_group_similar_lengths_within_the_budget() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 40, size=500)
+    batches = length_batches(lengths, 128, rng)
+    assert sorted(row for rows in batches for row in rows) == list(range(500))
+    padded = [len(rows) * int(lengths[rows].max()) for rows in batches]
+    assert max(padded) <= 128
+    assert sum(padded) <= 1.1 * lengths.sum()
+    assert length_batches(np.array([500]), 128, rng) == [[0]]
+
+
+def test_an_epoch_trains_on_every_position_once() -> None:
+    sequences = cyclic().training_sequences()
+    batches = list(training_batches(sequences, TINY, np.random.default_rng(0), torch.device("cpu")))
+    trained_on = np.sort(np.concatenate([batch.targets[batch.targets >= 0].numpy() for batch in batches]))
+    np.testing.assert_array_equal(trained_on, np.sort(np.concatenate([sequence[1:] for sequence in sequences])))
+
+
+def test_evaluation_equals_scoring_one_user_at_a_time(trained: SasrecResult) -> None:
+    split = cyclic().test()
+    ranks = evaluate_sasrec(trained.model, split)
+    for row in range(0, USERS, 7):
+        history = torch.from_numpy(split.histories[row][-TINY.max_history :].astype(np.int64))
+        with torch.no_grad():
+            scores = trained.model.scores(trained.model(history[None])[0, -1:]).numpy()
+        alone = both_protocols(scores, split._replace(histories=[split.histories[row]], targets=split.targets[[row]]))
+        assert (ranks.all_items[row], ranks.seen_excluded[row]) == (alone.all_items[0], alone.seen_excluded[0])
+
+
+def test_unusable_settings_and_data_are_errors() -> None:
+    with pytest.raises(ValidationError, match="heads"):
+        SasrecConfig(embedding_dim=10, heads=3)
+    frame = pl.DataFrame({"user": ["u", "v"], "item": ["a", "b"], "timestamp": [1, 2]})
+    with pytest.raises(ValueError, match="at least four"):
+        train_sasrec(Dataset.from_frame("short", frame, {}), TINY, 0, SilentProgress())
+
+
+def test_progress_is_plain_off_a_terminal_and_shows_the_metric() -> None:
+    stream = io.StringIO()
+    progress = progress_for(stream)
+    assert isinstance(progress, PlainProgress)
+    with progress.track("SASRec", 4) as bar:
+        bar.advance(3, note="NDCG@10 0.0500")
+    progress.say("done")
+    assert stream.getvalue() == "SASRec: 75%, 0 s, ended, NDCG@10 0.0500\ndone\n"
+
+
+def test_progress_is_a_bar_on_a_terminal_and_silent_when_quiet() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    progress = progress_for(stream)
+    assert isinstance(progress, TerminalProgress)
+    with progress.track("SASRec", 2) as bar:
+        step: Bar = bar
+        step.advance(1, note="NDCG@10 0.0500")
+    assert "50%" in stream.getvalue()
+    assert "NDCG@10 0.0500" in stream.getvalue()
+    assert isinstance(progress_for(stream, quiet=True), SilentProgress)

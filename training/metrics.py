@@ -87,7 +87,7 @@ def rank_of_target(
     Raises:
         ValueError: A score is NaN.
     """
-    if np.isnan(scores).any():
+    if np.isnan(scores.max(initial=-np.inf)):
         raise ValueError("scores hold NaN: the ranking is undefined")
     rows = np.arange(len(targets))
     ahead = scores >= scores[rows, targets][:, None]
@@ -106,9 +106,13 @@ def history_mask(histories: Sequence[npt.NDArray[np.integer]], n_items: int) -> 
 
 
 def both_protocols(scores: npt.NDArray[np.floating], split: Split) -> Ranks:
-    """Ranks of a split's n targets from scores [n, N] of all items."""
-    mask = history_mask(split.histories, scores.shape[1])
-    return Ranks(rank_of_target(scores, split.targets), rank_of_target(scores, split.targets, mask))
+    """Ranks of a split's n targets from scores [n, N] of all items; equal to masking, without a dense mask."""
+    all_items = rank_of_target(scores, split.targets)
+    seen_ahead = [
+        _seen_ahead(row, history, int(target))
+        for row, history, target in zip(scores, split.histories, split.targets, strict=True)
+    ]
+    return Ranks(all_items, all_items - seen_ahead)
 
 
 def popularity_ranks(popularity: npt.NDArray[np.integer], split: Split) -> Ranks:
@@ -122,10 +126,16 @@ def popularity_ranks(popularity: npt.NDArray[np.integer], split: Split) -> Ranks
     own = popularity[split.targets]
     all_items = len(popularity) - np.searchsorted(ascending, own, side="left") - 1  # without the target itself
     seen_ahead = [
-        int(((popularity[seen] >= own[row]) & (seen != split.targets[row])).sum())
-        for row, seen in enumerate(np.unique(history) for history in split.histories)
+        _seen_ahead(popularity, history, int(target))
+        for history, target in zip(split.histories, split.targets, strict=True)
     ]
     return Ranks(all_items.astype(np.int64), (all_items - seen_ahead).astype(np.int64))
+
+
+def _seen_ahead(scores: npt.NDArray[np.number], history: npt.NDArray[np.integer], target: int) -> int:
+    """Distinct items of a history, the target left out, that stand before the target; scores [N]."""
+    seen = np.unique(history)
+    return int(np.count_nonzero((scores[seen] >= scores[target]) & (seen != target)))
 
 
 def _hits(ranks: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from model_store.config import Section
 from training.data.dataset import Dataset, Split
+from training.full_softmax import full_softmax_loss
 from training.metrics import Ranks, both_protocols, ndcg, summary
 from training.progress import Bar, Progress
 
@@ -181,7 +182,7 @@ def training_batches(
 def sasrec_loss(model: Sasrec, batch: Batch) -> Tensor:
     """Mean cross-entropy over all items and all real positions of a batch."""
     real = batch.targets != _IGNORED
-    return functional.cross_entropy(model.scores(model(batch.inputs)[real]), batch.targets[real])
+    return full_softmax_loss(model(batch.inputs)[real], model.item_embedding.weight, batch.targets[real])
 
 
 def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:

@@ -89,6 +89,8 @@ def test_ranks_equal_a_brute_force_ranking(seed: int) -> None:
     split = random_split(rng, users=30, n_items=17)
     scores = rng.integers(6, size=(30, 17)).astype(np.float32)  # few values: many ties
     ranks = both_protocols(scores, split)
+    masked = rank_of_target(scores, split.targets, history_mask(split.histories, 17))
+    np.testing.assert_array_equal(ranks.seen_excluded, masked)
     for row in range(30):
         target, seen = int(split.targets[row]), set(split.histories[row].tolist())
         assert ranks.all_items[row] == brute_force_rank(scores[row], target, set())

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from training.data.dataset import Dataset
+from training.full_softmax import full_softmax_loss
 from training.metrics import both_protocols
 from training.progress import Bar, PlainProgress, SilentProgress, TerminalProgress, progress_for
 from training.sasrec import (
@@ -92,6 +93,18 @@ def test_loss_is_the_mean_cross_entropy_over_real_positions() -> None:
     log_probability = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     real = [(0, 0, 2), (0, 1, 3), (0, 2, 4), (1, 0, 5), (1, 1, 6)]
     assert got == pytest.approx(-np.mean([log_probability[place] for place in real]), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 256, 700])
+def test_sliced_cross_entropy_has_the_value_and_gradients_of_the_plain_one(count: int) -> None:
+    torch.manual_seed(count)
+    hidden, weight = torch.randn(count, 8, requires_grad=True), torch.randn(ITEMS, 8, requires_grad=True)
+    targets = torch.randint(ITEMS, (count,))
+    plain = torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
+    expected = torch.autograd.grad(3 * plain, (hidden, weight))
+    sliced = full_softmax_loss(hidden, weight, targets)
+    torch.testing.assert_close(sliced, plain)
+    torch.testing.assert_close(torch.autograd.grad(3 * sliced, (hidden, weight)), expected)
 
 
 @pytest.mark.parametrize("shift", range(4))

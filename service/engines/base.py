@@ -59,6 +59,10 @@ class Engine(ABC):
 
     name: str
     max_history: int
+    checks_goldens = True
+    """Whether its answers must be those that the bundle's goldens expect; only an engine without the model says no."""
+    reduced_precision = False
+    """Whether goldens are compared by overlap instead of by score."""
 
     def bucket(self, request: SearchRequest) -> Hashable:
         """Requests with equal buckets may share a batch; whichever they share it with, the answer is the same."""

@@ -1,0 +1,112 @@
+"""Requests and answers of the HTTP interface: the fields, their meaning and their fixed bounds.
+
+Bounds that operators choose (``max_k``, ``max_history_ids`` …) are checked by :mod:`service.limits`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from model_store.catalogue import ID_BYTES
+from model_store.events import Event
+
+
+def _fits(value: str) -> str:
+    if not value.isascii() and len(value.encode()) > ID_BYTES:
+        raise ValueError(f"must be 1 to {ID_BYTES} bytes long in UTF-8")
+    return value
+
+
+ShortId = Annotated[str, Field(min_length=1, max_length=ID_BYTES), AfterValidator(_fits)]
+"""An item or user id, 1 to 128 bytes; the JSON parser has already refused lone surrogates."""
+
+
+class Body(BaseModel):
+    """A request body: strict types, unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Filter(Body):
+    """Restricts what may be answered; the parts apply together."""
+
+    categories: list[Annotated[str, Field(max_length=256)]] | None = Field(
+        None, description="only items of any of these categories"
+    )
+    allow: list[ShortId] | None = Field(None, description="only these items; ids that the catalogue lacks allow nothing")
+    deny: list[ShortId] | None = Field(None, description="none of these items")
+
+
+class RecommendRequest(Body):
+    """What `POST /recommend` takes."""
+
+    user_id: ShortId | None = Field(None, description="whose stored history to use, if `history` is absent")
+    history: list[ShortId] | None = Field(
+        None, description="item ids, oldest first; wins over the stored history of `user_id`"
+    )
+    k: int = Field(10, ge=1, description="answers wanted")
+    exclude_seen: bool = Field(True, description="leave out the items of the history")
+    filter: Filter | None = None
+    max_per_prefix: int | None = Field(
+        None, ge=1, le=1000, description="at most so many answers that share their first code"
+    )
+    budget_ms: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="time budget in milliseconds, at most the service's own"
+    )
+    explain: bool = Field(False, description="not supported yet")
+
+
+class RecommendedItem(BaseModel):
+    """One answer."""
+
+    item_id: str
+    score: float = Field(description="what the order follows; comparable inside one answer only")
+    log_prob: float = Field(description="natural logarithm of the item's probability, by the model or by popularity")
+    codes: list[int] = Field(description="the item's semantic ID")
+    title: str | None = None
+
+
+class RecommendResponse(BaseModel):
+    """What `POST /recommend` answers."""
+
+    request_id: str
+    model_version: str
+    served_by: Literal["model", "cache", "popular"]
+    degraded: bool = Field(description="true while the live store cannot be reached: histories may be missing")
+    took_ms: float
+    unknown_items: list[str] = Field(description="ids of the history that the catalogue lacks")
+    items: list[RecommendedItem] = Field(description="best first; fewer than k only if fewer obey the rules")
+
+
+Requests = TypeAdapter(list[RecommendRequest])
+"""What `POST /recommend/batch` takes."""
+
+Events = TypeAdapter(list[Event])
+"""What `POST /events` takes; a single event may come without the list around it."""
+
+
+class EventsResponse(BaseModel):
+    """What `POST /events` answers once the events are safe."""
+
+    accepted: int
+    duplicates: int = Field(description="events whose id was recorded before")
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """Every error (RFC 9457, application/problem+json)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[FieldProblem] | None = None

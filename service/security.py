@@ -1,0 +1,68 @@
+"""API keys: who may read and who may write."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+
+from model_store.errors import ConfigError
+from service.errors import KeyForbidden, KeyMissing
+from service.settings import Settings
+
+HEADER = "X-API-Key"
+
+MIN_KEY_LENGTH = 8
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The known keys. Without any, everything is open; as soon as there is one, each call needs one.
+
+    A write key may read as well. With read keys only, nobody may write.
+    """
+
+    read: tuple[bytes, ...] = ()
+    write: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Keys:
+        """Split the comma-separated settings.
+
+        Raises:
+            ConfigError: A key is too short to protect anything.
+        """
+        return cls(
+            _split("ETEGREC_READ_KEYS", settings.read_keys.get_secret_value()),
+            _split("ETEGREC_WRITE_KEYS", settings.write_keys.get_secret_value()),
+        )
+
+    def check(self, given: str | None, *, write: bool) -> None:
+        """Return if the key of a request allows it. Takes the same time for every wrong key.
+
+        Raises:
+            KeyMissing: None came, or an unknown one.
+            KeyForbidden: It only allows reading.
+        """
+        if not self.read and not self.write:
+            return
+        key = (given or "").encode(errors="replace")
+        may_write = _among(key, self.write)
+        may_read = _among(key, self.read)
+        if not may_write and not may_read:
+            raise KeyMissing
+        if write and not may_write:
+            raise KeyForbidden("this key may read only; use one of ETEGREC_WRITE_KEYS")
+
+
+def _split(name: str, value: str) -> tuple[bytes, ...]:
+    keys = tuple(key.strip().encode() for key in value.split(",") if key.strip())
+    if any(len(key) < MIN_KEY_LENGTH for key in keys):
+        raise ConfigError(f"{name} holds a key shorter than {MIN_KEY_LENGTH} bytes", "use long random keys")
+    return keys
+
+
+def _among(key: bytes, known: tuple[bytes, ...]) -> bool:
+    found = False
+    for each in known:  # no early end: the time taken must not tell which key came close
+        found |= hmac.compare_digest(key, each)
+    return found

@@ -1,0 +1,86 @@
+"""Everything that can be set about a running service, read from ``ETEGREC_*`` variables.
+
+Defaults live here and nowhere else: the command line reads its own off this class, and docs/OPERATIONS.md lists
+every field (a test compares them).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model_store.errors import ConfigError
+from service.engines.base import BEAM_WIDTHS
+
+EngineName = Literal["onnx", "torch", "fake"]
+
+ENV_PREFIX = "ETEGREC_"
+
+
+class Settings(BaseSettings):
+    """Frozen settings of one service process; units are part of the names."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    store: str = Field("./models", description="model store: a folder or an fsspec URL")
+    redis_url: SecretStr | None = Field(None, description="redis:// or rediss:// URL; unset: the embedded live store")
+    events_folder: str = Field("", description="event log of the embedded live store; empty: `events` in the store")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    read_keys: SecretStr = Field(SecretStr(""), description="API keys for reading, comma-separated")
+    write_keys: SecretStr = Field(SecretStr(""), description="API keys for writing and reading, comma-separated")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+
+    engine: EngineName = Field("onnx", description="onnx (CPU), torch (GPU) or fake (no weights, for trying the API)")
+    threads: int = Field(0, ge=0, le=256, description="threads of one search; 0: one per physical core")
+    max_batch: int = Field(32, ge=1, le=1024, description="requests computed together at most")
+    batch_wait_ms: float = Field(
+        1.0, ge=0, le=1000, description="how long an idle engine waits for company, in milliseconds"
+    )
+    queue_size: int = Field(256, ge=1, le=100_000, description="requests waiting at most; one more is answered 429")
+    deadline_ms: float = Field(
+        1000, gt=0, le=60_000, description="time budget of a request that brings no `budget_ms`; also its upper bound"
+    )
+    rule_cache_entries: int = Field(
+        64, ge=1, le=100_000, description="compiled filters kept per model; each takes about 6 bytes an item"
+    )
+    reload_s: float = Field(5.0, gt=0, le=3600, description="how often the store is asked for a newly promoted model")
+    live_check_s: float = Field(2.0, gt=0, le=3600, description="how often the live store is asked whether it answers")
+
+    max_k: int = Field(BEAM_WIDTHS[-1], ge=1, le=BEAM_WIDTHS[-1], description="largest `k` a request may ask for")
+    max_history_ids: int = Field(1000, ge=1, le=5000, description="item ids accepted in one `history`")
+    max_filter_ids: int = Field(1000, ge=1, le=5000, description="entries accepted in each list of a `filter`")
+    max_batch_requests: int = Field(32, ge=1, le=1000, description="requests accepted in one POST /recommend/batch")
+    max_events: int = Field(1000, ge=1, le=10_000, description="events accepted in one POST /events")
+    max_body_bytes: int = Field(1_048_576, ge=1024, le=67_108_864, description="largest request body, in bytes")
+    body_timeout_s: float = Field(10.0, gt=0, le=600, description="longest a client may take to send its body")
+    history_cap: int = Field(200, ge=1, le=5000, description="items of a user's stored history that are kept, newest")
+
+    shutdown_delay_s: float = Field(
+        1.0, ge=0, le=300, description="after SIGTERM: how long readiness says 503 before the port closes"
+    )
+    shutdown_grace_s: float = Field(
+        30.0, gt=0, le=600, description="after the port closed: how long accepted requests may take to finish"
+    )
+
+    @classmethod
+    def load(cls, **given: object) -> Self:
+        """Read the environment; ``given`` values (from the command line) win over it.
+
+        Raises:
+            ConfigError: A value is wrong; names the variable, never its content.
+        """
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as refused:
+            problem = refused.errors(include_input=False, include_url=False)[0]
+            name = ENV_PREFIX + str(problem["loc"][0]).upper()
+            hint = f"correct {name} or the option of the same name; `etegrec-serve --help` lists them"
+            raise ConfigError(f"{name}: {problem['msg']}", hint) from None
+
+    @property
+    def events_path(self) -> str:
+        """Folder of the embedded event log."""
+        return self.events_folder or f"{self.store.rstrip('/')}/events"

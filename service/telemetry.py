@@ -1,0 +1,107 @@
+"""What operators see: Prometheus metrics (one registry per app) and JSON logs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Telemetry:
+    """All metrics of one app. docs/OPERATIONS.md lists every one (a test compares them)."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "etegrec_request_seconds",
+            "Time from the first byte of a request to its answer, by endpoint and HTTP status.",
+            ("endpoint", "status"),
+            buckets=_LATENCY_S,
+            registry=registry,
+        )
+        self.answers = Counter(
+            "etegrec_answers_total", "Recommendations by what served them.", ("served_by",), registry=registry
+        )
+        self.degraded = Counter(
+            "etegrec_degraded_answers_total", "Recommendations given while the live store was away.", registry=registry
+        )
+        self.rejected = Counter(
+            "etegrec_rejected_total", "Requests refused, by the last part of the problem type.", ("slug",), registry=registry
+        )
+        self.queue_wait = Histogram(
+            "etegrec_queue_wait_seconds", "Time a request waited for its batch.", buckets=_STAGE_S, registry=registry
+        )
+        self.queue_length = Gauge("etegrec_queue_length", "Requests waiting for a batch now.", registry=registry)
+        self.batch_size = Histogram(
+            "etegrec_batch_size", "Requests computed together.", buckets=_BATCH, registry=registry
+        )
+        self.stage = Histogram(
+            "etegrec_stage_seconds",
+            "Time of one batch in each stage (prepare, compute, finish).",
+            ("stage",),
+            buckets=_STAGE_S,
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "etegrec_dropped_before_compute_total",
+            "Requests that left the queue because their time was up or their client gone.",
+            registry=registry,
+        )
+        self.model = Gauge(
+            "etegrec_model_info", "1 for the model version that answers.", ("version", "engine"), registry=registry
+        )
+        self.model_loads = Counter(
+            "etegrec_model_loads_total", "Models loaded, by result (ok, failed).", ("result",), registry=registry
+        )
+        self.store_failures = Counter(
+            "etegrec_store_check_failures_total", "Polls of the model store that failed.", registry=registry
+        )
+        self.live_up = Gauge("etegrec_live_up", "1 while the live store answers, else 0.", registry=registry)
+        self.snapshots = Counter(
+            "etegrec_snapshots_total",
+            "What became of the catalogue snapshot at a load (loaded, saved, kept, refused, unavailable).",
+            ("result",),
+            registry=registry,
+        )
+
+    def render(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def show_model(self, version: str, engine: str) -> None:
+        """Make this the one version with value 1."""
+        self.model.clear()
+        self.model.labels(version, engine).set(1)
+
+
+def set_up_logs(level: str) -> None:
+    """One JSON object a line on standard error, for our own and the server's messages."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.dict_tracebacks,
+    ]
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(level=number, handlers=[handler], force=True)

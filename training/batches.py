@@ -21,12 +21,12 @@ PADDING = -1
 
 
 class TrainingRows(NamedTuple):
-    """All rows of an epoch over one flat array of items. A row predicts what follows its last ``predicted`` prefixes."""
+    """All rows of an epoch over one flat array of items. A row predicts what follows its last prefixes."""
 
     items: Int64Array  # [interactions], all sequences one after the other
     start: Int64Array  # [rows], first history item
     length: Int64Array  # [rows], history items; the target of the longest prefix follows them
-    predicted: Int64Array  # [rows], targets
+    predicted: Int64Array  # [rows], number of prefixes, and so of targets
 
 
 class Batch(NamedTuple):

@@ -22,6 +22,11 @@ _SEAL = "dataset.json"
 _HINT = "prepare the data again: etegrec-train prepare"
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds a prepared data set."""
+    return (folder / _SEAL).is_file()
+
+
 def save_dataset(dataset: Dataset, folder: Path) -> None:
     """Write ``interactions``, ``users`` and ``items`` as Parquet, then ``dataset.json`` with the fingerprint.
 

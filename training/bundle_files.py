@@ -1,0 +1,139 @@
+"""From a finished run to the files of a bundle, and to the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime
+import torch
+from safetensors.torch import save
+
+from model_store.catalogue import Catalogue
+from model_store.golden import Answer, Golden, compare, goldens_to_json
+from model_store.history import encode_histories
+from model_store.manifest import REQUIRED_FILES, DataSummary, Description
+from model_store.network.search import BeamSearch
+from model_store.publish import publish
+from model_store.registry import Store
+from model_store.search_interface import SearchInputs, SearchOutputs, graph_input_names, search_inputs
+from training.export import export_search, export_tokenizer
+from training.joint import Learner
+from training.pipeline import EVALUATION, Pipeline
+
+BUNDLE = "bundle"
+"""Folder of the run that holds the files of its bundle."""
+
+GOLDENS = 24
+GOLDEN_ITEMS = 10
+
+
+def export_bundle(pipeline: Pipeline) -> None:
+    """Stage ``export``: write all files of the bundle into the run folder, unless they are there.
+
+    The exported search answers the goldens before anything is written.
+
+    Raises:
+        BundleRefused: ONNX Runtime and torch disagree on a golden.
+    """
+    run = pipeline.run
+    if all(run.has(f"{BUNDLE}/{name}") for name in REQUIRED_FILES):
+        return
+    pipeline.evaluate()
+    pipeline.progress.say("exporting the search and the tokenizer to ONNX")
+    with run.timed("export"):
+        files = _files(pipeline)
+    for name, data in files.items():
+        run.write_bytes(f"{BUNDLE}/{name}", data)
+
+
+def publish_run(pipeline: Pipeline, store: Store, parent: str | None = None) -> str:
+    """Stage ``publish``: seal the exported files as a new version of the store and return its name."""
+    export_bundle(pipeline)
+    evaluation = pipeline.evaluate()
+    folder = pipeline.run.path / BUNDLE
+    data = pipeline.dataset
+    about = Description(
+        config=pipeline.config.model,
+        data=DataSummary(
+            name=data.name,
+            fingerprint=data.fingerprint,
+            counts={"users": data.users, "items": data.n_items, "interactions": data.interactions},
+        ),
+        metrics=evaluation.test,
+        tokenizer=evaluation.tokenizer,
+        parent=parent,
+    )
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return publish(store, files, about)
+
+
+def _files(pipeline: Pipeline) -> dict[str, bytes]:
+    learner = pipeline.learner
+    catalogue = _catalogue(pipeline)
+    search = export_search(learner.recommender)
+    parts = {"tokenizer": learner.tokenizer, "recommender": learner.recommender}
+    weights = {f"{name}.{key}": value.cpu() for name, part in parts.items() for key, value in part.state_dict().items()}
+    return {
+        "weights.safetensors": save(weights),
+        "search.onnx": search,
+        "tokenizer.onnx": export_tokenizer(learner.tokenizer),
+        "embeddings.safetensors": save({"embeddings": learner.embeddings.cpu().contiguous()}),
+        "catalogue.parquet": catalogue.to_parquet(),
+        "golden.json": goldens_to_json(_goldens(pipeline, catalogue, search)),
+        f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
+    }
+
+
+def _catalogue(pipeline: Pipeline) -> Catalogue:
+    data = pipeline.dataset
+    return Catalogue(
+        codebook_size=pipeline.config.model.tokenizer.codebook_size,
+        item_ids=data.item_ids,
+        codes=pipeline.learner.assignment.codes,
+        titles=data.titles,
+        categories=data.categories,
+        attributes=data.attributes,
+        popularity=data.popularity("all"),
+    )
+
+
+def _goldens(pipeline: Pipeline, catalogue: Catalogue, search: bytes) -> list[Golden]:
+    """Histories of real users with torch's answers, which ONNX Runtime must give too."""
+    split, model = pipeline.dataset.test(), pipeline.config.model
+    chosen = np.random.default_rng(pipeline.config.seed).permutation(len(split.histories))[:GOLDENS]
+    histories = [split.histories[row][-model.recommender.max_history :] for row in chosen]
+    encoded = encode_histories(histories, catalogue.codes, model.recommender.max_history)
+    inputs = search_inputs(encoded, catalogue.trie, model.beam_width)
+    arrays = (*inputs, *catalogue.trie.child_start, *catalogue.trie.child_code)
+    session = onnxruntime.InferenceSession(search)
+    served = session.run(None, dict(zip(graph_input_names(catalogue.trie.levels), arrays, strict=True)))
+    expected = _answers(catalogue, _torch_answers(pipeline.learner, inputs, catalogue))
+    goldens = [
+        Golden(
+            history=tuple(catalogue.item_ids[row] for row in history),
+            items=tuple(answer.items),
+            log_prob=tuple(answer.log_prob),
+        )
+        for history, answer in zip(histories, expected, strict=True)
+    ]
+    compare(goldens, _answers(catalogue, SearchOutputs(*served)))
+    return goldens
+
+
+def _torch_answers(learner: Learner, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
+    trie = catalogue.trie
+    tensors = [torch.from_numpy(array) for array in (*inputs, *trie.child_start, *trie.child_code)]
+    device = learner.embeddings.device
+    with torch.inference_mode():
+        leaves, log_prob = BeamSearch(learner.recommender.eval())(*(tensor.to(device) for tensor in tensors))
+    return SearchOutputs(leaves.cpu().numpy(), log_prob.cpu().numpy())
+
+
+def _answers(catalogue: Catalogue, outputs: SearchOutputs) -> Sequence[Answer]:
+    answers = []
+    for leaves, log_prob in zip(outputs.leaves, outputs.log_prob, strict=True):
+        kept = np.flatnonzero(leaves >= 0)[:GOLDEN_ITEMS]
+        rows = catalogue.trie.leaf_item[leaves[kept]].tolist()
+        answers.append(Answer(tuple(catalogue.item_ids[row] for row in rows), tuple(log_prob[kept].tolist())))
+    return answers

@@ -1,0 +1,136 @@
+"""``etegrec-train``: from interactions to a published model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from model_store.console import new_app, print_json, run, say, tables
+from model_store.registry import Store
+from training.bundle_files import export_bundle, publish_run
+from training.config import PRESETS, load_config
+from training.data.prepare import prepare as prepare_data
+from training.pipeline import Evaluation, Pipeline
+from training.progress import progress_for
+from training.run_folder import RunFolder
+
+app = new_app("Train ETEGRec on your own interactions and publish the result as a sealed model version.")
+
+DataOption = Annotated[
+    str, typer.Option("--data", help="ml-100k (fetched), a file or folder of interactions, or a prepared folder.")
+]
+PresetOption = Annotated[str, typer.Option(help=f"Sizes and schedule: {', '.join(PRESETS)}.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")]
+StoreOption = Annotated[str | None, typer.Option(help="Model store: folder or URL. Default: ETEGREC_STORE, ./models.")]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, the --out of `etegrec-train run`.")]
+DeviceOption = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")]
+
+ROW_TITLES = {"popularity": "Popularity", "sasrec": "SASRec", "tiger": "TIGER", "generative": "ETEGRec"}
+
+
+@app.command()
+def prepare(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="Folder for the prepared data set.")],
+    preset: PresetOption = "cpu",
+    overrides: SetOption = [],  # noqa: B006  typer reads the default, nobody changes it
+    json: JsonOption = False,
+) -> None:
+    """Read, filter and number interactions; nothing is redone for equal input."""
+    dataset = prepare_data(data, out, load_config(preset, overrides).data, say)
+    counts = {"users": dataset.users, "items": dataset.n_items, "interactions": dataset.interactions}
+    if json:
+        print_json({"name": dataset.name, "fingerprint": dataset.fingerprint, **counts})
+    else:
+        typer.echo(f"{dataset.name}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
+
+
+@app.command("run")
+def run_all(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="Run folder. An unfinished run of the same configuration goes on.")],
+    preset: PresetOption = "cpu",
+    overrides: SetOption = [],  # noqa: B006
+    baseline: Annotated[list[str], typer.Option(help="Further rows: tiger.")] = [],  # noqa: B006
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+) -> None:
+    """Run all stages: prepare, embed, tokenizer, joint, fine-tune, evaluate, export."""
+    if unknown := set(baseline) - {"tiger"}:
+        raise typer.BadParameter(f"there is no baseline {min(unknown)!r}, only tiger", param_hint="--baseline")
+    folder = RunFolder.create_or_resume(out, load_config(preset, overrides), data)
+    pipeline = Pipeline(folder, progress_for(), device)
+    pipeline.evaluate(tiger="tiger" in baseline)
+    export_bundle(pipeline)
+    _report(pipeline.evaluate(), json)
+
+
+@app.command()
+def evaluate(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOption = False) -> None:
+    """Evaluate a run again, or print what it measured: all rows, both protocols, full ranking, item-level hits."""
+    _report(Pipeline(RunFolder.open(run_folder), progress_for(), device).evaluate(), json)
+
+
+@app.command()
+def export(run_folder: RunArgument, json: JsonOption = False) -> None:
+    """Write the files of the bundle into the run folder, checked against each other."""
+    export_bundle(Pipeline(RunFolder.open(run_folder), progress_for()))
+    if json:
+        print_json({"bundle": str(run_folder / "bundle")})
+    else:
+        typer.echo(f"exported to {run_folder / 'bundle'}")
+
+
+@app.command()
+def publish(
+    run_folder: RunArgument,
+    store: StoreOption = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Also make it the live version.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Seal a run's bundle as a new version of the store."""
+    target = Store(store)
+    version = publish_run(Pipeline(RunFolder.open(run_folder), progress_for()), target)
+    if promote:
+        target.promote(version)
+    if json:
+        print_json({"version": version, "live": promote})
+    else:
+        typer.echo(f"published {version}" + (", now live" if promote else ""))
+
+
+def _report(evaluation: Evaluation, json: bool) -> None:
+    if json:
+        print_json(evaluation.as_dict())
+        return
+    console = tables()
+    for suffix, title in (("", "history items may be answers"), ("_seen_excluded", "history items excluded")):
+        console.print(evaluation_table(evaluation, suffix, title))
+    console.print("seconds: " + ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items()))
+
+
+def evaluation_table(evaluation: Evaluation, suffix: str, title: str) -> Table:
+    """Test metrics of every row under one protocol."""
+    names = [name for name in evaluation.test["popularity"] if name.endswith("_seen_excluded") == bool(suffix)]
+    table = Table(title=f"Test users, leave-one-out, full ranking; {title}")
+    table.add_column("model")
+    for name in names:
+        table.add_column(name.removesuffix(suffix), justify="right")
+    for row, heading in ROW_TITLES.items():
+        if row in evaluation.test:
+            table.add_row(heading, *(f"{evaluation.test[row][name]:.4f}" for name in names))
+    return table
+
+
+def main() -> None:
+    """Entry point of the command."""
+    sys.exit(run(app, "etegrec-train"))
+
+
+if __name__ == "__main__":
+    main()

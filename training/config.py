@@ -1,0 +1,75 @@
+"""The whole training configuration: one frozen, typed object, read from a TOML preset plus overrides."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from model_store.config import ModelConfig, Section
+from model_store.errors import ConfigError
+from training.codebooks import TokenizerTrainingConfig
+from training.data.prepare import PrepareOptions
+from training.joint import FinetuneConfig, JointConfig
+from training.sasrec import SasrecConfig
+
+PRESETS = ("demo", "cpu", "paper")
+
+
+class TrainingConfig(Section):
+    """Everything that decides a training run. Equal configuration, data and machine give equal results."""
+
+    seed: int = Field(42, ge=0, description="source of all randomness")
+    data: PrepareOptions = PrepareOptions()
+    sasrec: SasrecConfig = SasrecConfig()
+    model: ModelConfig = ModelConfig()
+    tokenizer: TokenizerTrainingConfig = TokenizerTrainingConfig()
+    joint: JointConfig = JointConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+
+    @model_validator(mode="after")
+    def _widths_agree(self) -> Self:
+        embedding, expected = self.sasrec.embedding_dim, self.model.tokenizer.embedding_dim
+        if embedding != expected:
+            raise ValueError(
+                f"sasrec.embedding_dim ({embedding}) must equal model.tokenizer.embedding_dim ({expected})"
+            )
+        return self
+
+
+def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read a preset and apply ``section.key=value`` overrides, values in TOML syntax (bare words are text).
+
+    Raises:
+        ConfigError: No such preset, an unknown key, or a value that does not fit; names the key.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"there is no preset {preset!r}", f"choose one of {', '.join(PRESETS)}")
+    text = resources.files("training").joinpath("presets", f"{preset}.toml").read_text(encoding="utf-8")
+    values = tomllib.loads(text)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as cause:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in cause.errors())
+        raise ConfigError(f"the configuration is not valid: {problems}", "see training/config.py for keys") from cause
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override!r} is not of the form section.key=value")
+    *path, last = key.strip().split(".")
+    section = values
+    for name in path:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
+    try:
+        section[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        section[last] = text.strip()

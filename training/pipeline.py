@@ -1,0 +1,173 @@
+"""All stages of a run in order: prepare, embed, tokenizer, joint, fine-tune, evaluate. Each is done once per folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model_store.network.tokenizer import Tokenizer
+from training.codebooks import pretrain_tokenizer, tokenizer_health
+from training.config import TrainingConfig
+from training.data.dataset import Dataset
+from training.data.prepare import prepare
+from training.data.storage import is_prepared
+from training.evaluate import generative_ranks
+from training.joint import JointConfig, Learner, finetune, new_learner, train_joint
+from training.metrics import popularity_ranks
+from training.progress import Progress
+from training.run_folder import RunFolder
+from training.sasrec import Sasrec, evaluate_sasrec, train_sasrec
+
+EVALUATION = "evaluation.json"
+
+
+class Embedded(NamedTuple):
+    """The embedding stage: what the tokenizer reads, and the dense baseline."""
+
+    embeddings: Tensor  # [items, d_s], raw
+    model: Sasrec
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by model under both protocols, as ``etegrec-train run --json`` prints them."""
+
+    test: dict[str, dict[str, float]]
+    valid: dict[str, dict[str, float]]
+    tokenizer: dict[str, Any]
+    seconds: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """The inverse of :meth:`as_dict`."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+class Pipeline:
+    """One run. Stages are properties: each is loaded if its artefact exists, and computed and stored if not."""
+
+    def __init__(self, run: RunFolder, progress: Progress, device: torch.device | str = "cpu") -> None:
+        self.run, self.progress, self.device = run, progress, torch.device(device)
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The configuration of the run."""
+        return self.run.config
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Stage ``prepare``. A source that is a prepared data set already is read in place."""
+        if is_prepared(Path(self.run.source)):
+            return Dataset.load(Path(self.run.source))
+        with self.run.timed("prepare"):
+            return prepare(self.run.source, self.run.path / "data", self.config.data, self.progress.say)
+
+    @cached_property
+    def embedded(self) -> Embedded:
+        """Stage ``embed``: SASRec."""
+        artefact = "sasrec.safetensors"
+        if not self.run.has(artefact):
+            with self.run.timed("embed"):
+                result = train_sasrec(self.dataset, self.config.sasrec, self.config.seed, self.progress, self.device)
+            self.run.write_tensors(artefact, result.model.state_dict())
+        model = Sasrec(self.config.sasrec, self.dataset.n_items)
+        model.load_state_dict(self.run.read_tensors(artefact))
+        model.to(self.device).eval()
+        return Embedded(model.item_embedding.weight.detach(), model)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Stage ``tokenizer``: the RQ-VAE alone."""
+        artefact, shape = "tokenizer.safetensors", self.config.model.tokenizer
+        if not self.run.has(artefact):
+            embeddings = self.embedded.embeddings
+            with self.run.timed("tokenizer"):
+                trained = pretrain_tokenizer(embeddings, shape, self.config.tokenizer, self.config.seed, self.progress)
+            self.run.write_tensors(artefact, trained.state_dict())
+        tokenizer = Tokenizer(shape)
+        tokenizer.load_state_dict(self.run.read_tensors(artefact))
+        return tokenizer.to(self.device).eval()
+
+    @cached_property
+    def learner(self) -> Learner:
+        """Stages ``joint`` and ``finetune``: ETEGRec."""
+        return self._trained("", self.config.joint)
+
+    @cached_property
+    def tiger(self) -> Learner:
+        """The TIGER baseline: the same tokenizer frozen, no alignment, as many epochs."""
+        return self._trained("tiger_", self.config.joint.model_copy(update={"tokenizer": "frozen"}))
+
+    def evaluate(self, tiger: bool = False) -> Evaluation:
+        """Stage ``evaluate``: all rows on validation and test users, under both protocols."""
+        stored = self.run.read_json(EVALUATION) if self.run.has(EVALUATION) else None
+        if stored is None or (tiger and "tiger" not in stored["test"]):
+            learners = {"generative": self.learner} | ({"tiger": self.tiger} if tiger else {})
+            with self.run.timed("evaluate"):
+                stored = self._evaluate(learners)
+            self.run.write_json(EVALUATION, stored)
+        return Evaluation(**stored, seconds=self.run.seconds)
+
+    def _evaluate(self, learners: dict[str, Learner]) -> dict[str, Any]:
+        splits = {"test": self.dataset.test(), "valid": self.dataset.validation()}
+        popularity, sasrec = self.dataset.popularity(), self.embedded.model
+        found: dict[str, Any] = {}
+        with self.progress.track("Evaluating", len(splits) * (2 + len(learners))) as bar:
+            for name, split in splits.items():
+                rows = {"popularity": popularity_ranks(popularity, split)}
+                bar.advance(1)
+                rows["sasrec"] = evaluate_sasrec(sasrec, split)
+                bar.advance(1)
+                for row, learner in learners.items():
+                    width = self.config.model.beam_width
+                    rows[row] = generative_ranks(learner.recommender, learner.assignment.codes, split, width)
+                    bar.advance(1)
+                found[name] = {row: ranks.summary() for row, ranks in rows.items()}
+        learner = self.learner
+        health = tokenizer_health(learner.tokenizer, learner.embeddings, learner.assignment)
+        return found | {"tokenizer": health.as_dict()}
+
+    def _trained(self, prefix: str, config: JointConfig) -> Learner:
+        sequences, valid, seed = self.dataset.training_sequences(), self.dataset.validation(), self.config.seed
+        learner = new_learner(self.config.model, copy.deepcopy(self.tokenizer), self.embedded.embeddings, seed)
+        joint, final = f"{prefix}joint", f"{prefix}finetune"
+        if self._load_learner(learner, final):
+            return learner
+        if not self._load_learner(learner, joint):
+            with self.run.timed(joint):
+                train_joint(learner, sequences, valid, config, seed, self.progress)
+            self._save_learner(learner, joint)
+        with self.run.timed(final):
+            finetune(learner, sequences, valid, config, self.config.finetune, seed, self.progress)
+        self._save_learner(learner, final)
+        return learner
+
+    def _save_learner(self, learner: Learner, stage: str) -> None:
+        parts = {"tokenizer": learner.tokenizer, "recommender": learner.recommender}
+        tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+        self.run.write_json(f"{stage}.json", {"history": learner.history})
+        self.run.write_tensors(f"{stage}.safetensors", tensors)
+
+    def _load_learner(self, learner: Learner, stage: str) -> bool:
+        if not self.run.has(f"{stage}.safetensors"):
+            return False
+        tensors = self.run.read_tensors(f"{stage}.safetensors")
+        for name, part in (("tokenizer", learner.tokenizer), ("recommender", learner.recommender)):
+            part.load_state_dict(
+                {key.removeprefix(f"{name}."): tensors[key] for key in tensors if key.startswith(name)}
+            )
+            part.eval()
+        learner.refresh_codes()
+        learner.history = self.run.read_json(f"{stage}.json")["history"]
+        return True

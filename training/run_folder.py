@@ -1,0 +1,143 @@
+"""The folder of one training run: configuration, artefacts of the finished stages, seconds of each.
+
+A stage that finished leaves its artefact under a final name, so that a run killed at any moment continues after the
+last finished stage. Everything is JSON or safetensors; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from model_store.errors import CheckpointError
+from training.config import TrainingConfig
+
+CONFIG = "config.json"
+SECONDS = "seconds.json"
+
+
+class RunFolder:
+    """Artefacts by name. Writing replaces atomically; a half-written file never has a final name."""
+
+    def __init__(self, path: Path, config: TrainingConfig) -> None:
+        self.path, self.config = path, config
+
+    @classmethod
+    def create_or_resume(cls, path: Path, config: TrainingConfig, source: str) -> Self:
+        """Start a run, or go on with one of the same configuration and data source.
+
+        Raises:
+            CheckpointError: The folder holds another run.
+        """
+        run = cls(path, config)
+        wanted = {"source": source, "config": config.model_dump(mode="json")}
+        if run.has(CONFIG):
+            found = run.read_json(CONFIG)
+            if found != wanted:
+                changed = "data source" if found.get("config") == wanted["config"] else "configuration"
+                raise CheckpointError(
+                    f"{path} holds a run with another {changed}", "choose another --out, or remove that folder"
+                )
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            run.write_json(CONFIG, wanted)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open an existing run.
+
+        Raises:
+            CheckpointError: There is none, or its configuration does not fit this release.
+        """
+        if not (path / CONFIG).is_file():
+            raise CheckpointError(f"{path} is no run folder: it has no {CONFIG}", "give the --out of etegrec-train run")
+        run = cls(path, TrainingConfig())
+        try:
+            run.config = TrainingConfig.model_validate(run.read_json(CONFIG)["config"])
+        except (KeyError, ValueError) as cause:
+            raise CheckpointError(f"{path / CONFIG} does not fit this release: {cause}") from cause
+        return run
+
+    @property
+    def source(self) -> str:
+        """The data source that the run was started with."""
+        return str(self.read_json(CONFIG)["source"])
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds that each stage took, in order; a reused stage keeps what it took when it ran."""
+        found: dict[str, float] = self.read_json(SECONDS) if self.has(SECONDS) else {}
+        return found
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Record how long a stage took, if it ends well."""
+        started = time.monotonic()
+        yield
+        self.write_json(SECONDS, self.seconds | {stage: round(time.monotonic() - started, 1)})
+
+    def has(self, name: str) -> bool:
+        """Whether an artefact is there."""
+        return (self.path / name).is_file()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Store plain values."""
+        self.write_bytes(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        """Read what :meth:`write_json` stored.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        try:
+            return json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError) as cause:
+            raise self._damaged(name, cause) from cause
+
+    def write_tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Store tensors by name."""
+        part = self._part(name)
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, part)
+        self._finish(part, name)
+
+    def read_tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """Read what :meth:`write_tensors` stored.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        try:
+            tensors: dict[str, torch.Tensor] = load_file(self.path / name)
+        except (OSError, SafetensorError) as cause:
+            raise self._damaged(name, cause) from cause
+        return tensors
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Store bytes."""
+        part = self._part(name)
+        part.write_bytes(data)
+        self._finish(part, name)
+
+    def _part(self, name: str) -> Path:
+        part = self.path / f"{name}.part"
+        part.parent.mkdir(parents=True, exist_ok=True)
+        return part
+
+    def _finish(self, part: Path, name: str) -> None:
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(part, self.path / name)
+
+    def _damaged(self, name: str, cause: Exception) -> CheckpointError:
+        return CheckpointError(f"{self.path / name} cannot be read: {cause}", "remove that file to redo its stage")

@@ -72,7 +72,9 @@ class Rules:
         """Compile and keep a rule. Takes milliseconds on large catalogues: not for the event loop."""
         open_rows = np.ones(len(self._catalogue), dtype=np.bool_)
         if key.categories is not None:
-            known = [rows for name in key.categories if (rows := self._catalogue.rows_by_category.get(name)) is not None]
+            known = [
+                rows for name in key.categories if (rows := self._catalogue.rows_by_category.get(name)) is not None
+            ]
             open_rows &= self._only(known)
         if key.allow is not None:
             open_rows &= self._only([self.rows(key.allow)])

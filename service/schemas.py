@@ -35,7 +35,9 @@ class Filter(Body):
     categories: list[Annotated[str, Field(max_length=256)]] | None = Field(
         None, description="only items of any of these categories"
     )
-    allow: list[ShortId] | None = Field(None, description="only these items; ids that the catalogue lacks allow nothing")
+    allow: list[ShortId] | None = Field(
+        None, description="only these items; ids that the catalogue lacks allow nothing"
+    )
     deny: list[ShortId] | None = Field(None, description="none of these items")
 
 

@@ -32,7 +32,10 @@ class Telemetry:
             "etegrec_degraded_answers_total", "Recommendations given while the live store was away.", registry=registry
         )
         self.rejected = Counter(
-            "etegrec_rejected_total", "Requests refused, by the last part of the problem type.", ("slug",), registry=registry
+            "etegrec_rejected_total",
+            "Requests refused, by the last part of the problem type.",
+            ("slug",),
+            registry=registry,
         )
         self.queue_wait = Histogram(
             "etegrec_queue_wait_seconds", "Time a request waited for its batch.", buckets=_STAGE_S, registry=registry

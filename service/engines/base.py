@@ -107,7 +107,7 @@ class Engine(ABC):
             answers.append(Found(rows, log_prob[kept], log_prob[kept]))
         return answers
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most engines free everything when they are collected
         """Free what the engine holds; it is not used afterwards."""
 
 

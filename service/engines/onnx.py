@@ -76,6 +76,8 @@ class OnnxEngine(Engine):
     def _check_interface(self, levels: int) -> None:
         found = [value.name for value in self._session.get_inputs()]
         if found != graph_input_names(levels):
-            raise BundleRefused(f"{GRAPH}: its inputs are {found}, expected {graph_input_names(levels)}", "export again")
+            raise BundleRefused(
+                f"{GRAPH}: its inputs are {found}, expected {graph_input_names(levels)}", "export again"
+            )
         if [value.name for value in self._session.get_outputs()] != OUTPUTS:
             raise BundleRefused(f"{GRAPH}: its outputs are not {OUTPUTS}", "export again")

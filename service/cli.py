@@ -1,0 +1,82 @@
+"""``etegrec-serve``: answer POST /recommend."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from typing import Annotated, Any
+
+import structlog
+import typer
+import uvicorn
+
+from model_store.console import new_app, run
+from service.app import create_app
+from service.server import Server
+from service.settings import ENV_PREFIX, EngineName, Settings
+from service.telemetry import set_up_logs
+
+app = new_app("Serve the live model of a store over HTTP. Every setting is also an ETEGREC_* variable.")
+
+
+def _option(name: str) -> Any:
+    """An option whose meaning and default are those of the setting; not given, the variable or the default counts."""
+    field = Settings.model_fields[name]
+    shown = f"{field.description} [env var: {ENV_PREFIX}{name.upper()}; default: {field.default}]"
+    return typer.Option(f"--{name.replace('_', '-')}", help=shown, show_default=False)
+
+
+@app.command()
+def serve(
+    store: Annotated[str | None, _option("store")] = None,
+    host: Annotated[str | None, _option("host")] = None,
+    port: Annotated[int | None, _option("port")] = None,
+    engine: Annotated[EngineName | None, _option("engine")] = None,
+    threads: Annotated[int | None, _option("threads")] = None,
+    max_batch: Annotated[int | None, _option("max_batch")] = None,
+    batch_wait_ms: Annotated[float | None, _option("batch_wait_ms")] = None,
+    queue_size: Annotated[int | None, _option("queue_size")] = None,
+    deadline_ms: Annotated[float | None, _option("deadline_ms")] = None,
+    reload_s: Annotated[float | None, _option("reload_s")] = None,
+    log_level: Annotated[str | None, _option("log_level")] = None,
+) -> None:
+    """Listen until SIGTERM or Ctrl-C; without a live model, wait for one."""
+    given = {name: value for name, value in locals().items() if value is not None}  # options are named as settings
+    run_service(Settings.load(**given))
+
+
+def run_service(settings: Settings) -> None:
+    """Serve until a signal ends it; returns after an orderly shutdown."""
+    set_up_logs(settings.log_level)
+    application = create_app(settings)
+    _warn_if_exposed(settings)
+    config = uvicorn.Config(
+        application,
+        host=settings.host,
+        port=settings.port,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
+    )
+    Server(config, application.state.service.begin_drain, settings.shutdown_delay_s).run()
+
+
+def _warn_if_exposed(settings: Settings) -> None:
+    has_keys = settings.read_keys.get_secret_value() or settings.write_keys.get_secret_value()
+    try:
+        is_loopback = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        is_loopback = settings.host == "localhost"
+    if not has_keys and not is_loopback:
+        structlog.get_logger().warning(
+            "open_to_everyone", host=settings.host, fix="set ETEGREC_READ_KEYS and ETEGREC_WRITE_KEYS"
+        )
+
+
+def main() -> None:
+    """Entry point of ``etegrec-serve``."""
+    sys.exit(run(app, "etegrec-serve"))

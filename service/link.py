@@ -1,0 +1,93 @@
+"""The live store as the request path sees it: it may be away, and answers go on without it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+import structlog
+
+from model_store.errors import CatalogueError, LiveCorrupt, LiveError
+from service.live.base import LiveStore, Snapshot
+from service.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+
+class StoredHistory(NamedTuple):
+    """A user's history; ``is_missing`` when the live store could not be asked."""
+
+    item_ids: list[str]
+    is_missing: bool
+
+
+class LiveLink:
+    """Wraps a live store and remembers whether it answers."""
+
+    def __init__(self, store: LiveStore, telemetry: Telemetry, check_s: float) -> None:
+        self.store = store
+        self._telemetry = telemetry
+        self._check_s = check_s
+        self.is_up = True
+        telemetry.live_up.set(1)
+
+    async def watch(self) -> None:
+        """Ask the store every ``check_s`` seconds whether it is there, until cancelled."""
+        while True:
+            await self.check()
+            await asyncio.sleep(self._check_s)
+
+    async def check(self) -> None:
+        """Ask once."""
+        try:
+            await self.store.ping()
+            self._note(up=True)
+        except LiveError as failure:
+            self._note(up=False, cause=failure)
+
+    async def history(self, user_id: str) -> StoredHistory:
+        """The stored history, or an empty one marked missing. Never raises because the store is away."""
+        try:
+            return StoredHistory(await self.store.history(user_id), is_missing=False)
+        except LiveCorrupt:
+            log.warning("history_corrupt")
+        except LiveError as failure:
+            self._note(up=False, cause=failure)
+        return StoredHistory([], is_missing=True)
+
+    async def snapshot(self, version: str) -> Snapshot | None:
+        """The snapshot of a version if there is a usable one; trouble is logged and counts as none."""
+        try:
+            found = await self.store.load_snapshot(version)
+        except LiveCorrupt as failure:
+            self.refuse_snapshot(version, failure)
+            return None
+        except LiveError as failure:
+            self._note_snapshot("unavailable", version, failure)
+            return None
+        if found is not None:
+            self._note_snapshot("loaded", version)
+        return found
+
+    def refuse_snapshot(self, version: str, cause: LiveCorrupt | CatalogueError) -> None:
+        """Note that a snapshot cannot be used; the bundle's own catalogue is."""
+        self._note_snapshot("refused", version, cause)
+
+    async def save_snapshot(self, version: str, snapshot: Snapshot, *, repair: bool) -> None:
+        """Offer a snapshot to the other replicas; trouble is logged and blocks nothing."""
+        try:
+            saved = await self.store.save_snapshot(version, snapshot, replace=repair)
+        except LiveError as failure:
+            self._note_snapshot("unavailable", version, failure)
+        else:
+            self._note_snapshot("saved" if saved else "kept", version)
+
+    def _note(self, *, up: bool, cause: LiveError | None = None) -> None:
+        if up != self.is_up:
+            log.warning("live_store_is_back" if up else "live_store_is_away", cause=str(cause or ""))
+        self.is_up = up
+        self._telemetry.live_up.set(up)
+
+    def _note_snapshot(self, result: str, version: str, cause: Exception | None = None) -> None:
+        self._telemetry.snapshots.labels(result).inc()
+        log.info("snapshot", result=result, version=version, cause=str(cause or ""))

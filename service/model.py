@@ -1,0 +1,120 @@
+"""A model version in memory: loaded from its bundle, warmed up, and proved by its goldens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from model_store.bundle import Bundle
+from model_store.catalogue import Catalogue
+from model_store.errors import BundleRefused, CatalogueError
+from model_store.golden import Answer, Golden, compare
+from model_store.manifest import Manifest
+from model_store.trie import Trie
+from service.engines.base import BEAM_WIDTHS, Engine, SearchRequest
+from service.live.base import Snapshot
+from service.rules import Rules
+from service.settings import Settings
+
+EngineOpener = Callable[[Bundle, Settings], Engine]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """Everything of one version that answering needs; immutable, so all parts switch together."""
+
+    manifest: Manifest
+    catalogue: Catalogue
+    engine: Engine
+    rules: Rules
+
+    @property
+    def version(self) -> str:
+        """Name of the version."""
+        return self.manifest.version
+
+    def beam_width(self, k: int) -> int:
+        """The smallest shared beam width that serves k answers at the model's quality."""
+        wanted = min(max(k, self.manifest.config.beam_width), BEAM_WIDTHS[-1])
+        return next(width for width in BEAM_WIDTHS if width >= wanted)
+
+
+def open_engine(bundle: Bundle, settings: Settings) -> Engine:
+    """The engine that the settings name. Only the one that is used gets imported: torch may be absent.
+
+    Raises:
+        BundleRefused: The bundle's network or graph cannot be used.
+        ConfigError: The engine is not installed.
+    """
+    if settings.engine == "fake":
+        from service.engines.fake import FakeEngine
+
+        return FakeEngine(bundle.config.recommender.max_history)
+    if settings.engine == "torch":
+        from service.engines.torch import open_torch_engine
+
+        return open_torch_engine(bundle, settings)
+    from service.engines.onnx import GRAPH, OnnxEngine
+
+    return OnnxEngine(bundle.read(GRAPH), bundle.config, settings.threads)
+
+
+def load_model(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener: EngineOpener) -> LoadedModel:
+    """Open the engine, warm it up and replay the goldens. Takes seconds: not for the event loop.
+
+    Raises:
+        BundleRefused: A file is damaged, or the engine does not answer the goldens as the exporter did.
+    """
+    engine = opener(bundle, settings)
+    try:
+        replay_goldens(engine, catalogue, bundle.goldens(), bundle.config.beam_width)
+        return LoadedModel(bundle.manifest, catalogue, engine, Rules(catalogue, settings.rule_cache_entries))
+    except BaseException:
+        engine.close()
+        raise
+
+
+def replay_goldens(engine: Engine, catalogue: Catalogue, goldens: Sequence[Golden], beam_width: int) -> None:
+    """Ask the engine the goldens one by one, which also warms it up, and compare unless it has no model.
+
+    Raises:
+        BundleRefused: It answers something else, or a golden names an item that the catalogue lacks.
+    """
+    answers = [_answer(engine, catalogue, golden, beam_width) for golden in goldens]
+    if engine.checks_goldens:
+        compare(goldens, answers, reduced_precision=engine.reduced_precision)
+
+
+def _answer(engine: Engine, catalogue: Catalogue, golden: Golden, beam_width: int) -> Answer:
+    missing = [item_id for item_id in golden.history if item_id not in catalogue.row_of]
+    if missing:
+        raise BundleRefused("golden.json: a history names an item that the catalogue lacks", "export the bundle again")
+    request = SearchRequest(
+        history=np.array([catalogue.row_of[item_id] for item_id in golden.history], dtype=np.int64),
+        k=len(golden.items),
+        beam_width=beam_width,
+        rule=catalogue.trie.everything,
+        excluded=np.empty(0, dtype=np.int64),
+    )
+    inputs = engine.prepare([request], catalogue)
+    [found] = engine.finish(engine.compute(inputs, catalogue), [request], catalogue)
+    return Answer([catalogue.item_ids[row] for row in found.rows.tolist()], found.log_prob.tolist())
+
+
+def with_snapshot(catalogue: Catalogue, snapshot: Snapshot) -> Catalogue:
+    """The catalogue with the semantic IDs of a live snapshot.
+
+    Raises:
+        CatalogueError: The snapshot does not describe this catalogue.
+    """
+    trie = Trie.from_arrays(snapshot.arrays, catalogue.codebook_size)
+    if (trie.items, trie.levels) != catalogue.codes.shape:
+        raise CatalogueError(
+            f"the snapshot holds {trie.items} items with {trie.levels} codes, the bundle {catalogue.codes.shape}"
+        )
+    codes = trie.codes()
+    if snapshot.revision == 0 and not np.array_equal(codes, catalogue.codes):
+        raise CatalogueError("the snapshot is at revision 0, but its semantic IDs are not those of the bundle")
+    return replace(catalogue, codes=codes)

@@ -1,0 +1,186 @@
+"""The endpoints: read, check, ask the parts, write JSON. No logic of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
+from fastapi import FastAPI, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.body import parse, read_body
+from service.envelope import problem_response
+from service.errors import ClientGone, NotReady, problem_of_status
+from service.limits import check_events, check_request, check_requests
+from service.openapi import Documented, documented
+from service.recommender import Recommendation
+from service.schemas import Events, RecommendRequest, Requests
+from service.security import HEADER
+
+if TYPE_CHECKING:
+    from service.app import Service
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Register every endpoint, and the handler of the framework's own errors."""
+    endpoints: list[tuple[str, str, Callable[[Service, Request], Awaitable[Response]]]] = [
+        ("POST", "/recommend", recommend),
+        ("POST", "/recommend/batch", recommend_batch),
+        ("POST", "/events", record_events),
+        ("GET", "/model", show_model),
+        ("GET", "/health/live", live),
+        ("GET", "/health/ready", ready),
+        ("GET", "/metrics", metrics),
+    ]
+    for method, path, handler in endpoints:
+        docs: Documented = documented(path, handler.__doc__ or "")
+        app.add_api_route(path, _bound(handler, service), methods=[method], name=handler.__name__, **docs)
+    app.add_exception_handler(HTTPException, _framework_problem)
+
+
+async def recommend(service: Service, request: Request) -> Response:
+    """Recommend items to one user, by inline or stored history."""
+    service.keys.check(request.headers.get(HEADER), write=False)
+    body = await _body(service, request)
+    asked = parse(body, partial(RecommendRequest.model_validate_json, strict=True))
+    check_request(asked, service.settings)
+    answer = await _unless_gone(request, service.recommender.recommend(asked))
+    return _json(_document(answer, request.state.request_id))
+
+
+async def recommend_batch(service: Service, request: Request) -> Response:
+    """Answer a list of requests with a list of answers in the same order; the first problem answers for all."""
+    service.keys.check(request.headers.get(HEADER), write=False)
+    asked = parse(await _body(service, request), partial(Requests.validate_json, strict=True))
+    check_requests(asked, service.settings)
+    answers = await _unless_gone(request, _all([service.recommender.recommend(each) for each in asked]))
+    return _json([_document(answer, request.state.request_id) for answer in answers])
+
+
+async def record_events(service: Service, request: Request) -> Response:
+    """Record one event or a list of events; repeating an `event_id` records it once."""
+    service.keys.check(request.headers.get(HEADER), write=True)
+    body = await _body(service, request)
+    listed = body if body.lstrip()[:1] == b"[" else b"[%b]" % body
+    events = parse(listed, partial(Events.validate_json, strict=True))
+    check_events(events, service.settings)
+    recorded = await service.link.store.record(events)
+    return _json({"accepted": recorded.accepted, "duplicates": recorded.duplicates})
+
+
+async def show_model(service: Service, request: Request) -> Response:
+    """The manifest of the model that answers, its metrics included."""
+    service.keys.check(request.headers.get(HEADER), write=False)
+    model = service.models.current
+    if model is None:
+        raise NotReady(service.models.problem)
+    described = {"engine": model.engine.name, "items": len(model.catalogue)}
+    return _json(model.manifest.model_dump(mode="json") | described)
+
+
+async def live(_: Service, __: Request) -> Response:
+    """200 as long as the process runs its event loop."""
+    return _json({"status": "live"})
+
+
+async def ready(service: Service, _: Request) -> Response:
+    """200 while requests should be sent here, else 503 with the reason."""
+    if service.unready_because:
+        raise NotReady(service.unready_because)
+    model = service.models.current
+    return _json(
+        {
+            "status": "ready",
+            "model_version": model.version if model else "",
+            "live_store": "up" if service.link.is_up else "away",
+            "problem": service.models.problem,
+        }
+    )
+
+
+async def metrics(service: Service, _: Request) -> Response:
+    """Prometheus metrics."""
+    return Response(service.telemetry.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _bound(handler: Callable[[Service, Request], Awaitable[Response]], service: Service) -> Handler:
+    async def endpoint(request: Request) -> Response:
+        return await handler(service, request)
+
+    return endpoint
+
+
+async def _framework_problem(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return problem_response(problem_of_status(error.status_code, error.headers), request.state.request_id)
+
+
+async def _body(service: Service, request: Request) -> bytes:
+    return await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_s)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Run the work, but give it up when the client closes its connection."""
+    task = asyncio.create_task(work)
+    gone = asyncio.ensure_future(request.receive())  # the body is read: the next message is the disconnection
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone("the client closed the connection")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _all(works: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; the first failure cancels the rest."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _document(answer: Recommendation, request_id: str) -> dict[str, object]:
+    catalogue = answer.model.catalogue
+    rows = answer.found.rows.tolist()
+    items = [
+        {
+            "item_id": catalogue.item_ids[row],
+            "score": score,
+            "log_prob": log_prob,
+            "codes": codes,
+            "title": catalogue.titles[row] or None,
+        }
+        for row, score, log_prob, codes in zip(
+            rows,
+            answer.found.score.tolist(),
+            answer.found.log_prob.tolist(),
+            catalogue.codes[rows].tolist() if rows else [],
+            strict=True,
+        )
+    ]
+    return {
+        "request_id": request_id,
+        "model_version": answer.model.version,
+        "served_by": answer.served_by,
+        "degraded": answer.is_degraded,
+        "took_ms": round(answer.took_ms, 3),
+        "unknown_items": answer.unknown_items,
+        "items": items,
+    }
+
+
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")

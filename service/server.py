@@ -1,0 +1,40 @@
+"""The HTTP server with an orderly end.
+
+Uvicorn alone closes its port at the first signal, so no probe ever sees the 503, and ends by raising the signal again.
+Here the first SIGTERM or SIGINT turns readiness to 503 while everything is still answered for ``shutdown_delay_s``;
+then the port closes, accepted requests finish, and the process ends with exit code 0. A second signal skips the delay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+
+class Server(uvicorn.Server):
+    """See the module; ``begin_drain`` is called in the main thread when the first signal arrives."""
+
+    def __init__(self, config: uvicorn.Config, begin_drain: Callable[[], None], delay_s: float) -> None:
+        super().__init__(config)
+        self._begin_drain = begin_drain
+        self._delay_s = delay_s
+        self._close_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called for each signal; the base class would remember it and raise it again at the end."""
+        if self._close_at is None:
+            self._begin_drain()
+            self._close_at = time.monotonic() + self._delay_s
+        elif self.should_exit:
+            self.force_exit = True
+        else:
+            self._close_at = 0.0
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; true ends the server."""
+        if self._close_at is not None and time.monotonic() >= self._close_at:
+            self.should_exit = True
+        return await super().on_tick(counter)

@@ -24,7 +24,9 @@ def quantisation_loss(target: Tensor, reconstruction: Tensor, quantised: Quantis
         beta: Weight of the commitment term (paper: 0.25).
     """
     codebook = functional.mse_loss(quantised.vectors, quantised.residuals.detach())
-    commitment = functional.mse_loss(quantised.residuals, quantised.vectors.detach())
+    # v_l - e^l = r - (e^1 + … + e^l). Written so, no gradient reaches the codebooks through the residuals above l.
+    latents = quantised.residuals[:, :1].expand_as(quantised.vectors)
+    commitment = functional.mse_loss(latents, quantised.vectors.detach().cumsum(dim=1))
     return functional.mse_loss(reconstruction, target) + codebook + beta * commitment
 
 

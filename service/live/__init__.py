@@ -1,0 +1,41 @@
+"""What changes while a model serves: the interface, and the factory that picks its implementation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model_store.live import DEFAULT_PREFIX, HISTORY_CAP
+from service.live.base import LiveStore
+
+
+def open_live_store(
+    redis_url: str | None,
+    events_folder: Path,
+    *,
+    prefix: str = DEFAULT_PREFIX,
+    history_cap: int = HISTORY_CAP,
+    timeout_ms: float = 50,
+) -> LiveStore:
+    """The live store of this process.
+
+    Opening Redis does no I/O: the first call finds out whether it is down. Opening the embedded store reads its log.
+
+    Args:
+        redis_url: ``None`` for the embedded store.
+        events_folder: Log of the embedded store (``ETEGREC_STORE/events``).
+        prefix: In front of every Redis key.
+        history_cap: Item ids kept per user.
+        timeout_ms: Longest wait for a Redis socket on the request path.
+
+    Raises:
+        ConfigError: The URL is none that the Redis client takes.
+        StoreBusy: Another process has the embedded store open.
+        LiveUnavailable: The events folder cannot be written.
+    """
+    if redis_url is None:
+        from service.live.embedded import EmbeddedLive
+
+        return EmbeddedLive(events_folder, history_cap=history_cap)
+    from service.live.redis import RedisLive
+
+    return RedisLive(redis_url, prefix=prefix, history_cap=history_cap, timeout_ms=timeout_ms)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from model_store.events import Event
+
+ChangeKind = Literal["put", "delete"]
 
 
 class Recorded(NamedTuple):
@@ -44,12 +46,19 @@ class ItemChange:
 
     revision: int
     item_id: str
-    kind: str  # "put" or "delete"
-    payload: bytes  # JSON body of the request, empty for "delete"
+    kind: ChangeKind
+    payload: bytes  # JSON body of the request in UTF-8, empty for "delete"
 
 
 class LiveStore(ABC):
-    """Histories, events, catalogue snapshots and changes, cached results."""
+    """Histories, events, catalogue snapshots and changes, cached results.
+
+    Attributes:
+        corrupt_values: Values skipped since start because they do not decode: history entries, cached results,
+            lines of the embedded log. Raised as :class:`LiveCorrupt` instead where skipping would lose meaning.
+    """
+
+    corrupt_values: int = 0
 
     @abstractmethod
     async def ping(self) -> None:
@@ -63,7 +72,9 @@ class LiveStore(ABC):
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Append events to the event log and to their users' histories, each in one atomic step.
 
-        Idempotent by ``event_id`` for at least a day. After it returns, :meth:`history` shows them and a crash loses none.
+        Idempotent by ``event_id`` for at least a day. After it returns, :meth:`history` shows them and a crash of the
+        service loses none (a crash of Redis at most what its ``appendfsync`` allows, a second by default). After
+        :class:`LiveUnavailable` some may have been recorded: repeat the call with the same events.
         """
 
     @abstractmethod
@@ -82,20 +93,32 @@ class LiveStore(ABC):
         """
 
     @abstractmethod
-    async def save_snapshot(self, version: str, snapshot: Snapshot) -> bool:
+    async def save_snapshot(self, version: str, snapshot: Snapshot, *, replace: bool = False) -> bool:
         """Store a snapshot, head pointer last, under a lock.
+
+        Args:
+            version: Model version.
+            snapshot: Its catalogue; the arrays must not change afterwards.
+            replace: Store it even over the same or a newer revision: the repair after :class:`LiveCorrupt`.
 
         Returns:
             ``False`` if another replica holds the lock or the store already has this or a newer revision.
+
+        Raises:
+            LiveUnavailable: Also when writing took longer than the lock lasts.
         """
 
     @abstractmethod
-    async def append_change(self, version: str, item_id: str, kind: str, payload: bytes) -> int:
+    async def append_change(self, version: str, item_id: str, kind: ChangeKind, payload: bytes) -> int:
         """Append one catalogue change and return its revision (1, 2, 3 … without gaps)."""
 
     @abstractmethod
     async def changes(self, version: str, after: int, limit: int = 1000) -> list[ItemChange]:
-        """Changes with a revision above ``after``, in order."""
+        """Changes with a revision above ``after``, in order.
+
+        Raises:
+            LiveCorrupt: A revision is missing or an entry does not decode: load a snapshot instead.
+        """
 
     @abstractmethod
     async def cache_get(self, key: str) -> bytes | None:
@@ -103,7 +126,7 @@ class LiveStore(ABC):
 
     @abstractmethod
     async def cache_put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Cache a result; cache entries are the only ones that ever expire or are evicted."""
+        """Cache a result. Of what this interface stores, only cached results ever expire or are evicted."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -1,0 +1,59 @@
+"""The Lua steps that Redis runs atomically. Only the numbers and values in ``ARGV`` and ``KEYS`` vary."""
+
+RECORD = """
+-- KEYS: event stream, recorded ids, then the history of each event's user
+-- ARGV: history cap, seconds to remember ids, then per event: id, item id, JSON
+-- The history comes first: should its key hold another type, the event leaves no trace and can be repeated.
+local cap, window = tonumber(ARGV[1]), tonumber(ARGV[2])
+local now = tonumber(redis.call('TIME')[1])
+local accepted = 0
+for i = 3, #KEYS do
+  local at = 3 * i - 6
+  if not redis.call('ZSCORE', KEYS[2], ARGV[at]) then
+    redis.call('RPUSH', KEYS[i], ARGV[at + 1])
+    redis.call('LTRIM', KEYS[i], -cap, -1)
+    redis.call('XADD', KEYS[1], '*', 'event', ARGV[at + 2])
+    redis.call('ZADD', KEYS[2], now, ARGV[at])
+    accepted = accepted + 1
+  end
+end
+-- a bounded bite each time, larger than what one call adds, keeps the set trimmed without a pause
+local old = redis.call('ZRANGE', KEYS[2], '-inf', now - window, 'BYSCORE', 'LIMIT', 0, 1000)
+if #old > 0 then redis.call('ZREM', KEYS[2], unpack(old)) end
+return accepted
+"""
+
+APPEND_CHANGE = """
+-- KEYS: change stream.  ARGV: item id, kind, payload
+-- The stream itself remembers its last id, even when trimmed: no second counter that could disagree.
+local last = 0
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  local info = redis.call('XINFO', 'STREAM', KEYS[1])
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then last = tonumber(string.match(info[i + 1], '^%d+')) end
+  end
+end
+redis.call('XADD', KEYS[1], string.format('%.0f-0', last + 1), 'item', ARGV[1], 'kind', ARGV[2], 'payload', ARGV[3])
+return last + 1
+"""
+
+PUBLISH_SNAPSHOT = """
+-- KEYS: lock, head, the new chunks, the old chunks.  ARGV: token, new head, number of new chunks, grace in ms
+local holder = redis.call('GET', KEYS[1])
+if not holder then return 'expired' end
+if holder ~= ARGV[1] then return 'taken' end
+local last = 2 + tonumber(ARGV[3])
+for i = 3, last do
+  if redis.call('EXISTS', KEYS[i]) == 0 then return 'evicted' end
+end
+redis.call('SET', KEYS[2], ARGV[2])
+for i = 3, last do redis.call('PERSIST', KEYS[i]) end
+for i = last + 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
+return 'published'
+"""
+
+UNLOCK = """
+-- KEYS: lock.  ARGV: token.  Only the holder lets go: the lock may have expired and be someone else's by now.
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""

@@ -11,6 +11,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	touch $@
 
+demo: $(VENV)/installed  ## train on MovieLens-100K, serve it, ask it; ONESHOT=1 ends after the answer
+	$(BIN)/python -m training.demo $(if $(ONESHOT),--oneshot)
+
 test: $(VENV)/installed  ## all tests, with a real Redis server
 	$(BIN)/python -m pytest -n 2
 

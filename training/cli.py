@@ -10,13 +10,16 @@ import typer
 from rich.table import Table
 
 from model_store.console import new_app, print_json, run, say, tables
+from model_store.errors import ConfigError
 from model_store.registry import Store
 from training.bundle_files import export_bundle, publish_run
 from training.config import PRESETS, load_config
 from training.data.prepare import prepare as prepare_data
 from training.pipeline import Evaluation, Pipeline
 from training.progress import progress_for
+from training.retrain import Retrainer
 from training.run_folder import RunFolder
+from training.schedule import run_schedule
 
 app = new_app("Train ETEGRec on your own interactions and publish the result as a sealed model version.")
 
@@ -28,6 +31,11 @@ SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting:
 JsonOption = Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")]
 StoreOption = Annotated[str | None, typer.Option(help="Model store: folder or URL. Default: ETEGREC_STORE, ./models.")]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, the --out of `etegrec-train run`.")]
+WorkOption = Annotated[Path, typer.Option(help="Keeps drained events, runs and reports between passes.")]
+RedisOption = Annotated[
+    str | None, typer.Option(envvar="ETEGREC_REDIS_URL", help="Where events are recorded; unset: the embedded log.")
+]
+EventsOption = Annotated[Path | None, typer.Option(help="Folder of the embedded event log. Default: STORE/events.")]
 DeviceOption = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")]
 
 ROW_TITLES = {"popularity": "Popularity", "sasrec": "SASRec", "tiger": "TIGER", "generative": "ETEGRec"}
@@ -102,6 +110,61 @@ def publish(
         print_json({"version": version, "live": promote})
     else:
         typer.echo(f"published {version}" + (", now live" if promote else ""))
+
+
+@app.command()
+def retrain(
+    data: DataOption,
+    work: WorkOption = Path("runs/retrain"),
+    store: StoreOption = None,
+    redis_url: RedisOption = None,
+    events: EventsOption = None,
+    preset: PresetOption = "cpu",
+    overrides: SetOption = [],  # noqa: B006
+    once: Annotated[bool, typer.Option("--once", help="One pass; the default. `schedule` repeats it.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Train even if no new interactions came.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Drain events, train a candidate, and promote it if it is not worse than the live model."""
+    report = _retrainer(data, work, store, redis_url, events, preset, overrides).run_once(force=force)
+    if json:
+        print_json(report.as_dict())
+    else:
+        typer.echo(report.reason)
+
+
+@app.command()
+def schedule(
+    data: DataOption,
+    cron: Annotated[str, typer.Option(help="When to retrain: five cron fields, in UTC.")] = "0 3 * * *",
+    work: WorkOption = Path("runs/retrain"),
+    store: StoreOption = None,
+    redis_url: RedisOption = None,
+    events: EventsOption = None,
+    preset: PresetOption = "cpu",
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Train a first model if none is live, then retrain by the clock until SIGTERM."""
+    run_schedule(_retrainer(data, work, store, redis_url, events, preset, overrides), cron)
+
+
+def _retrainer(
+    data: str,
+    work: Path,
+    store: str | None,
+    redis_url: str | None,
+    events: Path | None,
+    preset: str,
+    overrides: list[str],
+) -> Retrainer:
+    target = Store(store)
+    source: str | Path | None = redis_url or events or (target.root.local and target.root.local / "events")
+    if source is None:
+        raise ConfigError(
+            f"nothing says where events are recorded: the store {target.url} is not on a local disk",
+            "set ETEGREC_REDIS_URL, or give --events",
+        )
+    return Retrainer(data, load_config(preset, overrides), target, source, work, progress_for())
 
 
 def _report(evaluation: Evaluation, json: bool) -> None:

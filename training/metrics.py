@@ -36,6 +36,12 @@ class Ranks(NamedTuple):
         """All metrics of both protocols by name."""
         return {**summary(self.all_items), **summary(self.seen_excluded, SEEN_EXCLUDED)}
 
+    def spread_over(self, n: int, rows: npt.NDArray[np.integer]) -> Ranks:
+        """These ranks at ``rows`` of ``n`` targets; the other targets count as not found."""
+        spread = np.full((2, n), -1, dtype=np.int64)
+        spread[:, rows] = self
+        return Ranks(spread[0], spread[1])
+
 
 def recall(ranks: npt.NDArray[np.integer], k: int) -> float:
     """Share of targets among the first k answers.

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +15,7 @@ from model_store.network.tokenizer import Tokenizer
 from training.codebooks import pretrain_tokenizer, tokenizer_health
 from training.config import TrainingConfig
 from training.data.dataset import Dataset
-from training.data.prepare import prepare
-from training.data.storage import is_prepared
+from training.data.prepare import open_or_prepare
 from training.evaluate import generative_ranks
 from training.joint import JointConfig, Learner, finetune, new_learner, train_joint
 from training.metrics import popularity_ranks
@@ -67,11 +65,9 @@ class Pipeline:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Stage ``prepare``. A source that is a prepared data set already is read in place."""
-        if is_prepared(Path(self.run.source)):
-            return Dataset.load(Path(self.run.source))
+        """Stage ``prepare``. A source that is a prepared data set already is read where it is."""
         with self.run.timed("prepare"):
-            return prepare(self.run.source, self.run.path / "data", self.config.data, self.progress.say)
+            return open_or_prepare(self.run.source, self.run.path / "data", self.config.data, self.progress.say)
 
     @cached_property
     def embedded(self) -> Embedded:

@@ -15,6 +15,25 @@ NEGATIVE = -1e9
 """Added to masked scores: finite, so that a row without any key stays free of NaN."""
 
 
+class Dropout(nn.Module):
+    """Dropout whose mask costs one random byte a value; drawing a float for each would outlast the layers on a CPU.
+
+    The rate is rounded to 256ths, and values are scaled by the rounded rate, so that expectations are exact.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropped = round(rate * 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero values at random while training; the identity otherwise."""
+        if not self.training or not self.dropped:
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - self.dropped))
+
+
 class RmsNorm(nn.Module):
     """Root-mean-square norm with a learned gain and no bias."""
 
@@ -39,7 +58,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(d_model, inner, bias=False)
         self.value = nn.Linear(d_model, inner, bias=False)
         self.out = nn.Linear(inner, d_model, bias=False)
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Project ``[B, S, d]`` to keys and values ``[B, H, S, D]``."""
@@ -54,8 +73,8 @@ class Attention(nn.Module):
             values: ``[B, H, S, D]``.
             bias: Added to the scores, broadcastable to ``[B, H, Q, S]``; holds positions and masks.
         """
-        scores = self._split(self.query(x)) @ keys.transpose(-1, -2) / math.sqrt(self.head_dim)
-        weights = functional.dropout(torch.softmax(scores + bias, dim=-1), self.dropout, self.training)
+        scores = self._split(self.query(x) / math.sqrt(self.head_dim)) @ keys.transpose(-1, -2)
+        weights = self.dropout(torch.softmax(scores + bias, dim=-1))
         mixed = (weights @ values).transpose(1, 2)
         return self.out(mixed.reshape(x.shape[0], x.shape[1], self.heads * self.head_dim))
 
@@ -70,7 +89,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.expand = nn.Linear(d_model, d_ff, bias=False)
         self.contract = nn.Linear(d_ff, d_model, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[…, d]`` to ``[…, d]``."""
@@ -109,7 +128,7 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(d_model, heads, head_dim, dropout)
         self.feed_forward_norm = RmsNorm(d_model)
         self.feed_forward = FeedForward(d_model, d_ff, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Map ``[B, S, d]`` to the same shape; ``bias`` broadcasts to ``[B, H, S, S]``."""
@@ -129,7 +148,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(d_model, heads, head_dim, dropout)
         self.feed_forward_norm = RmsNorm(d_model)
         self.feed_forward = FeedForward(d_model, d_ff, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def attend_self(self, x: Tensor, normed: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """Residual self-attention from ``[N, Q, d]`` over kept keys and values ``[N, H, S, D]``."""

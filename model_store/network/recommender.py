@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model_store.config import ModelConfig
-from model_store.network.layers import NEGATIVE, DecoderLayer, EncoderLayer, RelativeBias, RmsNorm
+from model_store.network.layers import NEGATIVE, DecoderLayer, Dropout, EncoderLayer, RelativeBias, RmsNorm
 
 Cache = list[tuple[Tensor, Tensor]]
 """Self-attention keys and values of the codes decoded so far, per decoder layer: [B·W, H, steps, D] each."""
@@ -61,7 +61,7 @@ class Recommender(nn.Module):
         self.recency_bias = RelativeBias(*bias, bidirectional=False) if shape.recency_bias else None
         self.sequence_adapter = _adapter(shape.d_model, config.tokenizer.codebook_dim)
         self.preference_adapter = _adapter(shape.d_model, config.tokenizer.embedding_dim)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     @property
     def tokens_per_item(self) -> int:

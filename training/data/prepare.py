@@ -17,6 +17,7 @@ from model_store.errors import DataError
 from training.data.dataset import Dataset
 from training.data.movielens import OFFICIAL, fetch_movielens_100k
 from training.data.readers import RawData, ReadOptions, read_source, source_files
+from training.data.storage import is_prepared
 
 MOVIELENS_100K = "ml-100k"
 """The source name that stands for fetching MovieLens-100K."""
@@ -77,6 +78,13 @@ def prepare(
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")
     return dataset
+
+
+def open_or_prepare(source: str, out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Dataset:
+    """Read a source that is a prepared data set already, else :func:`prepare` it; the arguments are the same."""
+    if is_prepared(Path(source)):
+        return Dataset.load(Path(source))
+    return prepare(source, out, options, say)
 
 
 def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:

@@ -1,0 +1,171 @@
+"""``make demo``: MovieLens-100K to a real answer of a real service, everything measured, in minutes.
+
+Artefacts stay in the folder ``demo``; a second call reuses them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from model_store.console import new_app, run
+from model_store.errors import EtegrecError
+from model_store.registry import Store
+from training.bundle_files import export_bundle, publish_run
+from training.cli import ROW_TITLES, evaluation_table
+from training.config import TrainingConfig, load_config
+from training.pipeline import Evaluation, Pipeline
+from training.progress import Progress, progress_for
+from training.run_folder import RunFolder
+
+HOST, PORT = "127.0.0.1", 8000
+READY_S = 60
+SHOWN_HISTORY = 10
+
+app = new_app("Train on MovieLens-100K, publish, serve, and ask for recommendations.")
+console = Console(highlight=False)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything of the demo is kept.")] = Path("demo"),
+    oneshot: Annotated[bool, typer.Option(help="Serve on a free port and end after the first answer.")] = False,
+) -> None:
+    """Run the whole way, then keep serving until Ctrl-C."""
+    config, progress = load_config("demo"), progress_for()
+    pipeline = Pipeline(_run_folder(folder, config), progress)
+    evaluation = pipeline.evaluate()
+    export_bundle(pipeline)
+    version = _promoted(pipeline, Store(folder / "models"))
+    evaluation = pipeline.evaluate()
+    (folder / "metrics.json").write_text(json.dumps(evaluation.as_dict()) + "\n", encoding="utf-8")
+    _show_evaluation(evaluation)
+    port = _free_port() if oneshot else PORT
+    service = _start_service(folder / "models", port)
+    try:
+        _wait_until_ready(service, port, progress)
+        answer = _recommend(pipeline, port)
+        (folder / "response.json").write_text(json.dumps(answer, ensure_ascii=False) + "\n", encoding="utf-8")
+        console.print(f"\nanswered by version {version} in {answer['took_ms']:.1f} ms")
+        if not oneshot:
+            console.print(f"serving on http://{HOST}:{port} (API: /docs) until Ctrl-C")
+            service.wait()
+    except KeyboardInterrupt:
+        console.print("stopping")
+    finally:
+        _stop(service)
+
+
+def _run_folder(folder: Path, config: TrainingConfig) -> RunFolder:
+    """One folder per configuration, so that a changed preset starts anew instead of being refused."""
+    key = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
+    return RunFolder.create_or_resume(folder / f"run-{key}", config, "ml-100k")
+
+
+def _promoted(pipeline: Pipeline, store: Store) -> str:
+    """Publish and promote the run's model once; later calls find it live."""
+    record = "published.json"
+    published = pipeline.run.read_json(record)["version"] if pipeline.run.has(record) else None
+    if published is None or published not in store.versions():
+        with pipeline.run.timed("publish"):
+            published = publish_run(pipeline, store)
+        pipeline.run.write_json(record, {"version": published})
+    if store.live() != published:
+        store.promote(published)
+    return str(published)
+
+
+def _show_evaluation(evaluation: Evaluation) -> None:
+    console.print()
+    console.print(evaluation_table(evaluation, "", "history items may be answers"))
+    console.print(evaluation_table(evaluation, "_seen_excluded", "history items excluded"))
+    stages = ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items())
+    console.print(f"seconds of each stage: {stages}; together {sum(evaluation.seconds.values()):.0f}")
+    console.print(
+        "rows: " + ", ".join(f"{ROW_TITLES[row]} = {row}" for row in evaluation.test) + " in demo/metrics.json"
+    )
+
+
+def _start_service(store: Path, port: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "service", "--host", HOST, "--port", str(port)]
+    environment = {**os.environ, "ETEGREC_STORE": str(store), "ETEGREC_LOG_LEVEL": "warning"}
+    return subprocess.Popen(command, env=environment)
+
+
+def _wait_until_ready(service: subprocess.Popen[bytes], port: int, progress: Progress) -> None:
+    progress.say(f"starting the service on {HOST}:{port}")
+    deadline = time.monotonic() + READY_S
+    reason = "it did not answer"
+    while time.monotonic() < deadline:
+        if service.poll() is not None:
+            raise EtegrecError(
+                f"the service ended with exit code {service.returncode} before it was ready",
+                f"its error stands above; if port {port} is taken, stop the other program or set ONESHOT=1",
+            )
+        try:
+            response = httpx.get(f"http://{HOST}:{port}/health/ready", timeout=2)
+            if response.status_code == httpx.codes.OK:
+                return
+            reason = response.text
+        except httpx.TransportError as cause:
+            reason = str(cause)
+        time.sleep(0.2)
+    raise EtegrecError(f"the service was not ready after {READY_S} s: {reason}", "see its log lines above")
+
+
+def _recommend(pipeline: Pipeline, port: int) -> dict[str, Any]:
+    """Ask for the first user of the data, with the real history, and show both sides."""
+    data = pipeline.dataset
+    history = data.test().histories[0]
+    titles = dict(zip(data.item_ids, data.titles, strict=True))
+    recent = [data.item_ids[row] for row in history[-50:]]
+    body = {"user_id": data.user_ids[0], "history": recent, "k": 10}
+    response = httpx.post(f"http://{HOST}:{port}/recommend", json=body, timeout=10)
+    if response.status_code != httpx.codes.OK:
+        raise EtegrecError(f"POST /recommend answered {response.status_code}: {response.text}")
+    answer: dict[str, Any] = response.json()
+    console.print(f"\nuser {data.user_ids[0]} watched, among {len(history)} films, most recently:")
+    for item_id in recent[-SHOWN_HISTORY:]:
+        console.print(f"  {titles[item_id]}", markup=False)
+    table = Table(title="POST /recommend")
+    for column in ("", "title", "semantic ID", "log-probability"):
+        table.add_column(column)
+    for rank, item in enumerate(answer["items"], start=1):
+        codes = "-".join(map(str, item["codes"]))
+        table.add_row(str(rank), item.get("title") or item["item_id"], codes, f"{item['log_prob']:.3f}")
+    console.print(table)
+    return answer
+
+
+def _stop(service: subprocess.Popen[bytes]) -> None:
+    if service.poll() is None:
+        service.send_signal(signal.SIGTERM)
+        try:
+            service.wait(timeout=45)
+        except subprocess.TimeoutExpired:
+            service.kill()
+            raise EtegrecError("the service did not stop within 45 s of SIGTERM and was killed") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+if __name__ == "__main__":
+    sys.exit(run(app, "make demo"))

@@ -1,0 +1,156 @@
+"""One pass of retraining: drain events, train a candidate, compare it with the incumbent, promote if it is not worse.
+
+    events -> Parquet -> base data + events -> candidate -> gate on the same held-out interactions -> promote or keep
+
+A report is written either way. Candidate and incumbent rank the newest interaction of every user, which neither was
+trained on, from the same histories.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model_store.bundle import Bundle
+from model_store.network.recommender import Recommender
+from model_store.registry import Store
+from training.bundle_files import publish_run
+from training.config import TrainingConfig
+from training.data.dataset import Dataset, Split
+from training.data.prepare import open_or_prepare
+from training.drain import drain, read_drained
+from training.evaluate import generative_ranks
+from training.pipeline import Pipeline
+from training.progress import Progress
+from training.run_folder import RunFolder
+
+GATE_METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class RetrainReport:
+    """What one pass did, and why.
+
+    Attributes:
+        promoted: Whether a new version is live now.
+        reason: One sentence for people.
+        version: The version that is live after the pass.
+        events: Interactions drained so far that the data set took.
+        rejected: Drained events of items that the data set does not know.
+        candidate: Test metrics of the new model; empty if none was trained.
+        incumbent: The same of the model that was live; empty if there was none.
+    """
+
+    promoted: bool
+    reason: str
+    version: str | None
+    events: int
+    rejected: int
+    candidate: dict[str, float]
+    incumbent: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class Retrainer:
+    """Everything that a pass needs; a pass may be repeated, and goes on where a killed one stopped.
+
+    Args:
+        source: Base data: ``ml-100k``, a file, a folder, or a prepared folder.
+        config: How candidates are trained.
+        store: Where the incumbent is and candidates go.
+        event_source: Redis URL or folder of the embedded event log.
+        work: Keeps drained events, run folders and reports between passes.
+        progress: Shows what goes on.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        config: TrainingConfig,
+        store: Store,
+        event_source: str | Path,
+        work: Path,
+        progress: Progress,
+    ) -> None:
+        self.source, self.config, self.store = source, config, store
+        self.event_source, self.work, self.progress = event_source, work, progress
+
+    def run_once(self, force: bool = False) -> RetrainReport:
+        """One pass.
+
+        Args:
+            force: Train a candidate even if no new interaction came since the incumbent was trained.
+        """
+        drained = drain(self.event_source, self.work / "events")
+        self.progress.say(f"drained {drained.events} events, {drained.rejected} did not decode")
+        base = open_or_prepare(self.source, self.work / "base", self.config.data, self.progress.say)
+        events = read_drained(self.work / "events")
+        merged = base.with_interactions(
+            events["user_id"].to_list(), events["item_id"].to_list(), events["timestamp"].to_list()
+        )
+        live = self.store.live()
+        incumbent = self.store.bundle(live) if live else None
+        if incumbent and not force and incumbent.manifest.data.fingerprint == merged.dataset.fingerprint:
+            report = RetrainReport(False, "no new interactions", live, merged.accepted, merged.rejected, {}, {})
+        else:
+            report = self._train_and_judge(merged.dataset, incumbent, merged.accepted, merged.rejected)
+        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        RunFolder(self.work / "reports", self.config).write_json(f"{name}.json", report.as_dict())
+        self.progress.say(report.reason)
+        return report
+
+    def _train_and_judge(self, data: Dataset, incumbent: Bundle | None, accepted: int, rejected: int) -> RetrainReport:
+        folder = self.work / "runs" / data.fingerprint[:12]
+        data.save(folder / "data")
+        run = RunFolder.create_or_resume(folder, self.config, str(folder / "data"))
+        pipeline = Pipeline(run, self.progress)
+        candidate = pipeline.evaluate().test["generative"]
+        rival = incumbent_metrics(incumbent, data) if incumbent else {}
+        live = incumbent.manifest.version if incumbent else None
+        promoted = not rival or candidate[GATE_METRIC] >= rival[GATE_METRIC]
+        if promoted:
+            live = publish_run(pipeline, self.store, parent=live)
+            self.store.promote(live)
+        return RetrainReport(promoted, _reason(promoted, candidate, rival), live, accepted, rejected, candidate, rival)
+
+
+def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
+    """Test metrics of a published model on a data set that may know further items and users.
+
+    Items that the model does not know leave the histories; a target that it does not know counts as missed, and so does
+    a user of whom nothing is left.
+    """
+    recommender = load_recommender(bundle)
+    catalogue = bundle.catalogue()
+    row = np.array([catalogue.row_of.get(item_id, -1) for item_id in data.item_ids], dtype=np.int64)
+    split = data.test()
+    histories = [known[known >= 0] for known in (row[history] for history in split.histories)]
+    targets = row[split.targets]
+    judged = np.flatnonzero([len(history) and target >= 0 for history, target in zip(histories, targets, strict=True)])
+    part = Split([histories[user].astype(np.int32) for user in judged], targets[judged].astype(np.int32), judged)
+    ranks = generative_ranks(recommender, catalogue.codes, part, bundle.config.beam_width)
+    return ranks.spread_over(len(targets), judged).summary()
+
+
+def load_recommender(bundle: Bundle) -> Recommender:
+    """The recommender of a published model, in evaluation mode on the CPU."""
+    recommender = Recommender(bundle.config)
+    prefix = "recommender."
+    weights = {name: torch.from_numpy(np.array(value)) for name, value in bundle.weights().items()}
+    recommender.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+    return recommender.eval()
+
+
+def _reason(promoted: bool, candidate: dict[str, float], incumbent: dict[str, float]) -> str:
+    if not incumbent:
+        return f"promoted: the first model, {GATE_METRIC} {candidate[GATE_METRIC]:.4f}"
+    verdict = "promoted: not worse" if promoted else "kept the incumbent: the candidate is worse"
+    return f"{verdict}, {GATE_METRIC} {candidate[GATE_METRIC]:.4f} against {incumbent[GATE_METRIC]:.4f}"

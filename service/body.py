@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -22,6 +23,7 @@ T = TypeVar("T")
 MAX_DEPTH = 32
 """Arrays and objects inside each other, at most."""
 
+_TEXT_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[][{}]', re.DOTALL)
 _CLOSE = {"Connection": "close"}  # the rest of the body is not read, so the connection cannot be used again
 
 
@@ -89,18 +91,13 @@ def _check_json(body: bytes) -> None:
 
 
 def _check_depth(text: str) -> None:
-    depth, in_string, escaped = 0, False, False
-    for char in text:
-        if in_string:
-            in_string = escaped or char != '"'
-            escaped = char == "\\" and not escaped
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
+    depth = 0
+    for token in _TEXT_OR_BRACKET.finditer(text):
+        if token[0] in "[{":
             depth += 1
             if depth > MAX_DEPTH:
                 raise BadJson(f"the body must not nest deeper than {MAX_DEPTH} levels")
-        elif char in "]}":
+        elif token[0] in "]}":
             depth -= 1
 
 

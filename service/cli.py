@@ -10,7 +10,7 @@ import structlog
 import typer
 import uvicorn
 
-from model_store.console import new_app, run
+from model_store.console import EXIT_CODES, new_app, run
 from service.app import create_app
 from service.server import Server
 from service.settings import ENV_PREFIX, EngineName, Settings
@@ -22,11 +22,11 @@ app = new_app("Serve the live model of a store over HTTP. Every setting is also 
 def _option(name: str) -> Any:
     """An option whose meaning and default are those of the setting; not given, the variable or the default counts."""
     field = Settings.model_fields[name]
-    shown = f"{field.description} [env var: {ENV_PREFIX}{name.upper()}; default: {field.default}]"
+    shown = f"{field.description} ({ENV_PREFIX}{name.upper()}, default {field.default})"
     return typer.Option(f"--{name.replace('_', '-')}", help=shown, show_default=False)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def serve(
     store: Annotated[str | None, _option("store")] = None,
     host: Annotated[str | None, _option("host")] = None,

@@ -1,0 +1,123 @@
+"""Hostile and mistaken input: a problem document each time, never a 500, never an echo."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.body import MAX_DEPTH
+from tests.service.harness import BrokenEngine, live_store, serving
+
+pytestmark = pytest.mark.anyio
+
+JSON = {"Content-Type": "application/json"}
+ECHO = "zebra"  # must never come back
+
+BAD_BODIES = {
+    "empty": (b"", 400),
+    "no JSON": (ECHO.encode(), 400),
+    "NaN": (b'{"budget_ms": NaN, "user_id": "zebra"}', 400),
+    "Infinity in an unknown field": (b'{"zebra": -Infinity}', 400),
+    "too large a float": (b'{"budget_ms": 1e999}', 400),
+    "huge integer": (b'{"k": 1' + b"0" * 5000 + b"}", 400),
+    "large integer": (b'{"k": 1' + b"0" * 30 + b"}", 422),
+    "lone surrogate": (b'{"user_id": "zebra\\ud800"}', 400),
+    "lone low surrogate in a list": (b'{"history": ["\\udc00zebra"]}', 400),
+    "no UTF-8": (b'{"user_id": "zebra\xff"}', 400),
+    "UTF-16": ('{"user_id": "zebra"}'.encode("utf-16"), 400),
+    "byte order mark": (b"\xef\xbb\xbf{}", 400),
+    "repeated key": (b'{"user_id": "zebra", "user_id": "b"}', 400),
+    "repeated key inside": (b'{"filter": {"deny": [], "deny": ["zebra"]}}', 400),
+    "deep arrays": (b'{"history": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
+    "deep objects": (b'{"filter":' * 30_000 + b"1" + b"}" * 30_000, 400),
+    "unclosed": (b"[" * 200_000, 400),
+    "a list": (b"[]", 422),
+    "null": (b"null", 422),
+    "unknown field": (b'{"zebra": 1}', 422),
+    "bool for a number": (b'{"k": true}', 422),
+    "text for a number": (b'{"k": "3"}', 422),
+    "k zero": (b'{"k": 0}', 422),
+    "k too large": (b'{"k": 101}', 422),
+    "empty id": (b'{"user_id": ""}', 422),
+    "long id": (b'{"user_id": "' + b"zebra" * 30 + b'"}', 422),
+    "long id in bytes": ('{"history": ["' + "ä" * 65 + '"]}', 422),
+    "long history": (b'{"history": [' + b",".join([b'"zebra"'] * 1001) + b"]}", 422),
+    "explain": (b'{"explain": true}', 422),
+    "negative budget": (b'{"budget_ms": -1}', 422),
+}
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    live_store(tmp_path)
+    async with serving(tmp_path, max_body_bytes=400_000) as (client, _):
+        yield client
+
+
+def check(response: httpx.Response, status: int) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == status
+    assert problem["type"].startswith("urn:etegrec:problem:")
+    assert {"title", "detail"} <= problem.keys()
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert ECHO not in response.text
+    assert "Traceback" not in response.text
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+async def test_a_bad_body_is_refused(client: httpx.AsyncClient, name: str) -> None:
+    body, status = BAD_BODIES[name]
+    check(await client.post("/recommend", content=body, headers=JSON), status)
+
+
+@pytest.mark.parametrize("path", ["/recommend/batch", "/events"])
+async def test_lists_are_checked_alike(client: httpx.AsyncClient, path: str) -> None:
+    for name in ("NaN", "lone surrogate", "deep arrays", "no UTF-8", "repeated key", "huge integer"):
+        check(await client.post(path, content=BAD_BODIES[name][0], headers=JSON), 400)
+    for body in ("[]", '[{"zebra": 1}]', "[1]", '"zebra"'):
+        check(await client.post(path, content=body, headers=JSON), 422)
+
+
+async def test_brackets_inside_text_are_no_nesting(client: httpx.AsyncClient) -> None:
+    text = "[" * (MAX_DEPTH + 1) + '\\"{\\\\'
+    response = await client.post("/recommend", content=f'{{"user_id": "{text}"}}', headers=JSON)
+    assert response.status_code == 200
+
+
+async def test_field_errors_name_field_and_limit(client: httpx.AsyncClient) -> None:
+    response = await client.post("/recommend", json={"k": 101, "filter": {"deny": [ECHO] * 1001}})
+    check(response, 422)
+    assert response.json()["errors"] == [
+        {"field": "k", "message": "must be at most 100 (max_k)"},
+        {"field": "filter.deny", "message": "must have at most 1000 entries (max_filter_ids)"},
+    ]
+
+
+async def test_wrong_content_types_are_refused(client: httpx.AsyncClient) -> None:
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}):
+        check(await client.post("/recommend", content=b"{}", headers=headers), 415)
+    accepted = {"Content-Type": "application/json; charset=utf-8"}
+    assert (await client.post("/recommend", content=b"{}", headers=accepted)).status_code == 200
+
+
+async def test_the_frameworks_own_errors_are_problems(client: httpx.AsyncClient) -> None:
+    check(await client.get("/zebra"), 404)
+    check(await client.get("/recommend/"), 404)
+    refused = await client.get("/recommend")
+    check(refused, 405)
+    assert refused.headers["allow"] == "POST"
+
+
+async def test_an_unexpected_error_says_nothing_about_itself(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path, opener=lambda *_: BrokenEngine()) as (client, _):
+        broken = await client.post("/recommend", json={"history": [f"item-{n}" for n in range(6)]})
+        still_there = await client.post("/recommend", json={"history": ["item-1"]})
+    check(broken, 500)
+    assert "secret" not in broken.text
+    assert still_there.status_code == 200

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from model_store.errors import LiveUnavailable
+from model_store.events import Event
+from model_store.registry import Store
+from service.app import create_app
+from service.live.base import Recorded
+from service.live.embedded import EmbeddedLive
+from tests.service.harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
+
+pytestmark = pytest.mark.anyio
+
+
+class FlakyLive(EmbeddedLive):
+    """The embedded store, as far away as Redis can be."""
+
+    is_away = False
+
+    def _reach(self) -> None:
+        if self.is_away:
+            raise LiveUnavailable("away")
+
+    async def ping(self) -> None:
+        self._reach()
+        await super().ping()
+
+    async def history(self, user_id: str) -> list[str]:
+        self._reach()
+        return await super().history(user_id)
+
+    async def record(self, events: Sequence[Event]) -> Recorded:
+        self._reach()
+        return await super().record(events)
+
+    async def load_snapshot(self, version: str):  # type: ignore[no-untyped-def]
+        self._reach()
+        return await super().load_snapshot(version)
+
+    async def save_snapshot(self, version: str, snapshot, *, replace: bool = False) -> bool:  # type: ignore[no-untyped-def]
+        self._reach()
+        return await super().save_snapshot(version, snapshot, replace=replace)
+
+
+async def test_an_inline_history_wins_over_the_stored_one(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    event = {"event_id": "e", "user_id": "u", "item_id": "item-9", "timestamp": 1}
+    async with serving(tmp_path) as (client, _):
+        await client.post("/events", json=event)
+        inline = (await client.post("/recommend", json={"user_id": "u", "history": ["item-2"]})).json()
+        alone = (await client.post("/recommend", json={"history": ["item-2"]})).json()
+        emptied = (await client.post("/recommend", json={"user_id": "u", "history": []})).json()
+    assert inline["items"] == alone["items"]
+    assert emptied["served_by"] == "popular"
+
+
+async def test_unknown_histories_get_popular_items_under_the_same_rules(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    catalogue = Store(tmp_path).bundle().catalogue()
+    order = [catalogue.item_ids[row] for row in catalogue.by_popularity.tolist()]
+    in_category = [each for each in order if "category-1" in catalogue.categories[catalogue.row_of[each]]]
+    rules = {"categories": ["category-1"], "deny": [in_category[0]]}
+    async with serving(tmp_path) as (client, _):
+        plain = (await client.post("/recommend", json={"history": ["x", "y", "x"], "k": 5})).json()
+        ruled = (await client.post("/recommend", json={"k": 5, "filter": rules})).json()
+    assert plain["unknown_items"] == ["x", "y"]
+    assert plain["served_by"] == ruled["served_by"] == "popular"
+    assert [each["item_id"] for each in plain["items"]] == order[:5]
+    assert [each["item_id"] for each in ruled["items"]] == in_category[1:6]
+
+
+async def test_seen_items_come_only_on_request(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    seen = [f"item-{n}" for n in range(38)]
+    async with serving(tmp_path) as (client, _):
+        without = (await client.post("/recommend", json={"history": seen, "k": 10})).json()
+        with_seen = (await client.post("/recommend", json={"history": seen, "k": 10, "exclude_seen": False})).json()
+    assert {each["item_id"] for each in without["items"]} == {"item-38", "item-39"}
+    assert len(with_seen["items"]) == 10
+
+
+async def test_a_rule_that_leaves_nothing_is_an_empty_answer(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    nothing = [{"allow": ["unknown"]}, {"categories": ["unknown"]}, {"allow": []}, {"allow": ["a"], "deny": ["a"]}]
+    one_denied = {"allow": ["item-3"], "deny": ["item-3"]}
+    async with serving(tmp_path) as (client, _):
+        for rules in [*nothing, one_denied]:
+            for history in ([], ["item-1"]):
+                response = await client.post("/recommend", json={"history": history, "filter": rules})
+                assert response.status_code == 200
+                assert response.json()["items"] == []
+
+
+async def test_away_live_store_degrades_and_recovers(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    live = FlakyLive(tmp_path / "events")
+    live.is_away = True
+    app = create_app(fast_settings(tmp_path), live=live)
+    service = app.state.service
+    async with running(app) as client:
+        await until(lambda: service.models.current is not None and not service.link.is_up)
+        inline = (await client.post("/recommend", json={"history": ["item-1"]})).json()
+        stored = (await client.post("/recommend", json={"user_id": "u"})).json()
+        events = [{"event_id": "e", "user_id": "u", "item_id": "item-1", "timestamp": 1}]
+        refused = await client.post("/events", json=events)
+        ready = await client.get("/health/ready")
+        assert metric(service, "etegrec_live_up") == 0
+        assert metric(service, "etegrec_degraded_answers_total") == 2
+        assert metric(service, "etegrec_snapshots_total", result="unavailable") >= 1
+        live.is_away = False
+        await until(lambda: service.link.is_up)
+        assert (await client.post("/events", json=events)).json()["accepted"] == 1
+        after = (await client.post("/recommend", json={"user_id": "u"})).json()
+    assert (inline["served_by"], inline["degraded"]) == ("model", True)
+    assert (stored["served_by"], stored["degraded"]) == ("popular", True)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert ready.json()["live_store"] == "away"
+    assert (after["served_by"], after["degraded"]) == ("model", False)
+
+
+async def test_a_missed_deadline_and_a_full_queue_are_problems(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    engine = GatedEngine()
+    engine.gate.set()
+    async with serving(tmp_path, engine.opened, queue_size=1, max_batch=1) as (client, service):
+        with service.models.lease() as lease:
+            batcher = lease.batcher
+        engine.gate.clear()
+        ask = {"history": ["item-1"]}
+        computed = len(engine.batches)
+        waiting = [asyncio.create_task(client.post("/recommend", json=ask))]
+        await until(lambda: len(engine.batches) > computed)
+        for queued in (0, 1):  # one is prepared behind the computing one, one waits in the queue
+            waiting.append(asyncio.create_task(client.post("/recommend", json=ask)))
+            await asyncio.sleep(0.05)
+            await until(lambda queued=queued: batcher.queued == queued)
+        full = await client.post("/recommend", json=ask)
+        engine.gate.set()
+        assert [each.status_code for each in await asyncio.gather(*waiting)] == [200] * 3
+        engine.gate.clear()
+        late = await client.post("/recommend", json={**ask, "budget_ms": 20})
+        assert metric(service, "etegrec_rejected_total", slug="deadline-missed") == 1
+        engine.gate.set()
+    assert (full.status_code, full.json()["type"]) == (429, "urn:etegrec:problem:queue-full")
+    assert int(full.headers["retry-after"]) >= 1
+    assert (late.status_code, late.json()["type"]) == (504, "urn:etegrec:problem:deadline-missed")
+    assert "20 ms" in late.json()["detail"]

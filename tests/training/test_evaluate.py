@@ -1,0 +1,102 @@
+"""Ranks by the served search equal those of the NumPy reference, under both protocols."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from model_store.config import ModelConfig
+from tests.search.worlds import random_codes, random_recommender, reference, small_config
+from training.data.dataset import Split
+from training.evaluate import USERS_AT_ONCE, generative_ranks, sample_split
+from training.metrics import Ranks
+
+ITEMS, WIDTH = 60, 8
+
+
+def make_split(rng: np.random.Generator, users: int) -> Split:
+    """Every third user has had the target before, and most histories repeat items."""
+    histories = [rng.integers(0, ITEMS, rng.integers(1, 12)).astype(np.int32) for _ in range(users)]
+    targets = rng.integers(0, ITEMS, users).astype(np.int32)
+    for row in range(0, users, 3):
+        targets[row] = histories[row][0]
+    return Split(histories, targets, np.arange(users))
+
+
+def expected_ranks(config: ModelConfig, seed: int, codes: npt.NDArray[np.int16], split: Split, row: int) -> list[int]:
+    """Both ranks of one user by the reference."""
+    judge = reference(config, random_recommender(config, seed))
+    history, target = split.histories[row], int(split.targets[row])
+    unseen = np.ones(ITEMS, dtype=np.bool_)
+    unseen[history] = False
+    unseen[target] = True
+    found = []
+    for is_open in (None, unseen):
+        answers = [item for item, _ in judge.search(codes[history], codes, WIDTH, is_open)]
+        found.append(answers.index(target) if target in answers else -1)
+    return found
+
+
+@pytest.mark.parametrize("collisions", ["reassign", "token"])
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_ranks_equal_the_references(collisions: str, attention: str) -> None:
+    config = small_config(2, 9, collisions, encoder_attention=attention)
+    rng = np.random.default_rng(5)
+    codes, split = random_codes(rng, config, ITEMS), make_split(rng, 24)
+    ranks = generative_ranks(random_recommender(config, 3), codes, split, WIDTH)
+    expected = np.array([expected_ranks(config, 3, codes, split, row) for row in range(24)])
+    np.testing.assert_array_equal(ranks.all_items, expected[:, 0])
+    np.testing.assert_array_equal(ranks.seen_excluded, expected[:, 1])
+    # The case must hold what it is to show: hits, misses, and ranks that differ between the protocols.
+    assert (ranks.all_items >= 0).any()
+    assert (ranks.all_items < 0).any()
+    assert (ranks.all_items != ranks.seen_excluded).any()
+    assert ranks.seen_excluded[::3].max() >= 0  # targets of the own history stay answers
+
+
+def test_users_beyond_one_batch_keep_their_order() -> None:
+    config = small_config(2, 9)
+    rng = np.random.default_rng(1)
+    codes, split = random_codes(rng, config, ITEMS), make_split(rng, USERS_AT_ONCE + 30)
+    net = random_recommender(config, 3)
+    ranks = generative_ranks(net, codes, split, WIDTH)
+    for row in range(0, len(split.targets), 13):
+        alone = Split([split.histories[row]], split.targets[[row]], split.users[[row]])
+        single = generative_ranks(net, codes, alone, WIDTH)
+        assert (ranks.all_items[row], ranks.seen_excluded[row]) == (single.all_items[0], single.seen_excluded[0])
+
+
+def test_one_protocol_alone_is_the_first_and_the_model_ends_in_evaluation_mode() -> None:
+    config = small_config(2, 9)
+    rng = np.random.default_rng(2)
+    codes, split = random_codes(rng, config, ITEMS), make_split(rng, 20)
+    net = random_recommender(config, 3)
+    both = generative_ranks(net, codes, split, WIDTH)
+    first = generative_ranks(net.train(), codes, split, WIDTH, seen_excluded=False)
+    assert not net.training
+    np.testing.assert_array_equal(first.all_items, both.all_items)
+    np.testing.assert_array_equal(first.seen_excluded, both.all_items)
+
+
+def test_a_beam_as_wide_as_the_catalogue_finds_every_target() -> None:
+    config = small_config(2, 9)
+    rng = np.random.default_rng(4)
+    codes, split = random_codes(rng, config, ITEMS), make_split(rng, 20)
+    ranks: Ranks = generative_ranks(random_recommender(config, 3), codes, split, ITEMS)
+    assert ranks.all_items.min() >= 0
+    assert ranks.all_items.max() < ITEMS
+    # Taking other items out can only move a target up.
+    assert (ranks.seen_excluded >= 0).all()
+    assert (ranks.seen_excluded <= ranks.all_items).all()
+    assert (ranks.seen_excluded < ranks.all_items).any()
+
+
+def test_a_sample_of_users_keeps_rows_together_and_depends_on_the_seed() -> None:
+    split = make_split(np.random.default_rng(0), 40)
+    assert sample_split(split, 40, 1) is split
+    sample, again, other = (sample_split(split, 10, seed) for seed in (1, 1, 2))
+    assert sample.users.tolist() == again.users.tolist() == sorted(set(sample.users.tolist()))
+    assert sample.users.tolist() != other.users.tolist()
+    assert len(sample.histories) == len(sample.targets) == 10
+    for history, target, user in zip(sample.histories, sample.targets, sample.users, strict=True):
+        assert history is split.histories[user]
+        assert target == split.targets[user]

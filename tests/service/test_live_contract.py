@@ -1,0 +1,140 @@
+"""What every live store promises, run on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store.events import Event
+from model_store.trie import Trie
+from service.live.base import LiveStore, Recorded, Snapshot
+from service.live.embedded import EmbeddedLive
+from service.live.redis import RedisLive
+from tests.redis_server import RedisServer
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+CAP = 5
+PATIENT_MS = 10_000  # a loaded machine must not fail a test of behaviour
+
+
+def event(number: int, user: str = "u", item: str | None = None) -> Event:
+    return Event(event_id=f"e{number}", user_id=user, item_id=item or f"i{number}", timestamp=number)
+
+
+@pytest.fixture(params=["redis", "embedded"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> AsyncIterator[LiveStore]:
+    made: LiveStore
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        made = RedisLive(server.url, prefix=prefix, history_cap=CAP, timeout_ms=PATIENT_MS)
+    else:
+        made = EmbeddedLive(tmp_path / "events", history_cap=CAP)
+    async with asyncio.timeout(120):
+        yield made
+    await made.close()
+
+
+async def test_unknown_user_has_an_empty_history(store: LiveStore) -> None:
+    await store.ping()
+    assert await store.history("nobody") == []
+
+
+async def test_history_is_oldest_first_and_keeps_the_newest(store: LiveStore) -> None:
+    await store.record([event(n) for n in range(CAP + 3)])
+    await store.record([event(100)])
+    assert await store.history("u") == ["i4", "i5", "i6", "i7", "i100"]
+
+
+async def test_repeated_event_ids_are_recorded_once(store: LiveStore) -> None:
+    assert await store.record([event(1), event(1, item="other"), event(2)]) == Recorded(2, 1)
+    assert await store.record([event(2), event(3)]) == Recorded(1, 1)
+    assert await store.history("u") == ["i1", "i2", "i3"]
+
+
+async def test_concurrent_repeats_are_recorded_once(store: LiveStore) -> None:
+    results = await asyncio.gather(*(store.record([event(1), event(100 + n, user=f"v{n}")]) for n in range(20)))
+    assert sum(result.accepted for result in results) == 21
+    assert await store.history("u") == ["i1"]
+    assert [await store.history(f"v{n}") for n in range(20)] == [[f"i{100 + n}"] for n in range(20)]
+
+
+async def test_a_batch_may_be_empty_or_larger_than_one_call(store: LiveStore) -> None:
+    assert await store.record([]) == Recorded(0, 0)
+    many = [event(n, user=f"u{n % 7}") for n in range(700)]
+    assert await store.record(many) == Recorded(700, 0)
+    assert await store.record(many) == Recorded(0, 700)
+
+
+async def test_ids_may_hold_any_character(store: LiveStore) -> None:
+    user, item = "a:b {c}\n\0é", "\r\n*3\u2028\U0001f600"
+    await store.record([event(1, user=user, item=item)])
+    assert await store.history(user) == [item]
+
+
+async def test_forget_drops_one_history_only(store: LiveStore) -> None:
+    await store.record([event(1), event(2, user="v")])
+    await store.forget("u")
+    assert (await store.history("u"), await store.history("v")) == ([], ["i2"])
+
+
+async def test_snapshot_comes_back_as_saved_and_read_only(store: LiveStore, rng: np.random.Generator) -> None:
+    codes = np.unique(rng.integers(0, 16, (300, 3)), axis=0)
+    saved = Snapshot(0, Trie.build(codes, 16).arrays())
+    assert await store.load_snapshot("v1") is None
+    assert await store.save_snapshot("v1", saved)
+    loaded = await store.load_snapshot("v1")
+    assert loaded is not None
+    assert loaded.revision == 0
+    assert set(loaded.arrays) == set(saved.arrays)
+    for name, array in loaded.arrays.items():
+        np.testing.assert_array_equal(array, saved.arrays[name])
+        assert array.dtype == saved.arrays[name].dtype
+        assert not array.flags.writeable
+    Trie.from_arrays(loaded.arrays, 16)
+    assert await store.load_snapshot("v2") is None
+
+
+async def test_only_a_newer_snapshot_replaces_unless_asked(store: LiveStore) -> None:
+    def at(revision: int, value: int) -> Snapshot:
+        return Snapshot(revision, {"a": np.array([value], dtype=np.int32)})
+
+    async def value() -> tuple[int, int]:
+        loaded = await store.load_snapshot("v")
+        assert loaded is not None
+        return loaded.revision, int(np.asarray(loaded.arrays["a"])[0])
+
+    assert await store.save_snapshot("v", at(2, 20))
+    assert not await store.save_snapshot("v", at(2, 21))
+    assert not await store.save_snapshot("v", at(1, 10))
+    assert await value() == (2, 20)
+    assert await store.save_snapshot("v", at(3, 30))
+    assert await value() == (3, 30)
+    assert await store.save_snapshot("v", at(3, 31), replace=True)
+    assert await value() == (3, 31)
+
+
+async def test_change_revisions_have_no_gaps_under_concurrency(store: LiveStore) -> None:
+    revisions = await asyncio.gather(*(store.append_change("v", f"i{n}", "put", b'{"n":1}') for n in range(50)))
+    assert sorted(revisions) == list(range(1, 51))
+    assert await store.append_change("other", "i", "delete", b"") == 1
+    changes = await store.changes("v", after=0)
+    assert [change.revision for change in changes] == list(range(1, 51))
+    assert {change.revision: change.item_id for change in changes} == {r: f"i{n}" for n, r in enumerate(revisions)}
+    assert [change.revision for change in await store.changes("v", after=20, limit=3)] == [21, 22, 23]
+    assert await store.changes("v", after=50) == []
+    (only,) = await store.changes("other", after=0)
+    assert (only.kind, only.payload) == ("delete", b"")
+
+
+async def test_cached_results_expire(store: LiveStore) -> None:
+    await store.cache_put("long", b"\0\xff", ttl_s=600)
+    await store.cache_put("short", b"x", ttl_s=0.01)
+    assert await store.cache_get("long") == b"\0\xff"
+    while await store.cache_get("short") is not None:  # the fixture's timeout ends this, should it never expire
+        await asyncio.sleep(0.01)
+    assert await store.cache_get("absent") is None

@@ -1,0 +1,310 @@
+"""Redis trouble: each kind, on a real server, seen through the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from model_store import live
+from model_store.errors import ConfigError, LiveCorrupt, LiveUnavailable
+from model_store.events import Event
+from service.live.base import Snapshot
+from service.live.guard import CircuitBreaker, CircuitOpen
+from service.live.redis import RedisLive
+from tests.redis_server import RedisServer
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+KEYS = live.Keys()
+PATIENT_MS = 10_000
+Open = Callable[..., RedisLive]
+
+
+@pytest.fixture
+async def open_store(own_redis: RedisServer) -> AsyncIterator[Open]:
+    opened: list[RedisLive] = []
+
+    def build(url: str = own_redis.url, timeout_ms: float = PATIENT_MS, pause_s: float = 0.05) -> RedisLive:
+        opened.append(RedisLive(url, timeout_ms=timeout_ms, background_timeout_s=10, breaker_pause_s=pause_s))
+        return opened[-1]
+
+    async with asyncio.timeout(120):
+        yield build
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+def raw(own_redis: RedisServer) -> Iterator[Redis]:
+    with own_redis.client() as client:
+        yield client
+
+
+def event(number: int) -> Event:
+    return Event(event_id=f"e{number}", user_id="u", item_id=f"i{number}", timestamp=number)
+
+
+def snapshot(revision: int, size: int = 10) -> Snapshot:
+    return Snapshot(revision, {"a": np.full(size, revision, dtype=np.int32)})
+
+
+@contextmanager
+def paused(raw: Redis) -> Iterator[None]:
+    raw.execute_command("CLIENT", "PAUSE", 600_000, "WRITE")  # a pause of all commands would hold back UNPAUSE too
+    yield
+    raw.execute_command("CLIENT", "UNPAUSE")
+
+
+async def until_back(store: RedisLive) -> None:
+    while True:  # the fixture's timeout ends this, should it never come back
+        try:
+            return await store.ping()
+        except LiveUnavailable:
+            await asyncio.sleep(0.02)
+
+
+async def test_killed_server_opens_the_circuit_and_comes_back(open_store: Open, own_redis: RedisServer) -> None:
+    store = open_store()
+    await store.record([event(1)])
+    own_redis.kill()
+    for _ in range(3):
+        with pytest.raises(LiveUnavailable, match="cannot be reached"):
+            await store.history("u")
+    assert store.is_down
+    own_redis.start()
+    await until_back(store)
+    assert not store.is_down
+    assert await store.history("u") == ["i1"]
+    assert (await store.record([event(1), event(2)])).accepted == 1
+
+
+async def test_open_circuit_asks_nothing(open_store: Open, own_redis: RedisServer) -> None:
+    store = open_store(pause_s=3600)
+    own_redis.kill()
+    for _ in range(3):
+        with pytest.raises(LiveUnavailable):
+            await store.ping()
+    own_redis.start()
+    with pytest.raises(LiveUnavailable, match="not asked for now"):
+        await store.ping()
+
+
+async def test_frozen_server_is_unavailable_instead_of_hanging(open_store: Open, own_redis: RedisServer) -> None:
+    store = open_store(timeout_ms=300)
+    await until_back(store)
+    with own_redis.frozen():
+        for call in (store.history("u"), store.record([event(1)]), store.cache_get("k")):
+            with pytest.raises(LiveUnavailable):
+                await call
+    await until_back(store)
+    assert (await store.record([event(2)])).accepted == 1
+
+
+async def test_paused_writes_are_unavailable_while_reads_go_on(open_store: Open, raw: Redis) -> None:
+    store = open_store(timeout_ms=1000)
+    await store.record([event(1)])
+    with paused(raw):
+        with pytest.raises(LiveUnavailable, match="in time"):
+            await store.record([event(2)])
+        assert await store.history("u") == ["i1"]
+    assert (await store.record([event(3)])).accepted == 1
+
+
+async def test_wrong_password_names_the_fix_and_keeps_the_secret(open_store: Open, own_redis: RedisServer) -> None:
+    store = open_store(own_redis.url.replace("right", "wr0ng-secret"))
+    with pytest.raises(LiveUnavailable, match="refuses the credentials") as caught:
+        await store.history("u")
+    assert "ETEGREC_REDIS_URL" in caught.value.hint
+    assert "wr0ng-secret" not in str(caught.value) + caught.value.hint
+    with pytest.raises(LiveUnavailable, match="refuses the credentials"):
+        await store.load_snapshot("v")
+
+
+async def test_full_server_refuses_writes_whole_and_still_reads(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    await store.record([event(1)])
+    await store.cache_put("k", b"v", ttl_s=600)
+    raw.config_set("maxmemory", "1")
+    for _ in range(5):
+        with pytest.raises(LiveUnavailable, match="out of memory"):
+            await store.record([event(2)])
+    assert not store.is_down
+    assert await store.history("u") == ["i1"]
+    assert await store.cache_get("k") is None  # evicted first
+    raw.config_set("maxmemory", "0")
+    assert (await store.record([event(1), event(2)])).accepted == 1  # markers survived the shortage
+    assert raw.xlen(KEYS.events) == 2
+
+
+async def test_read_only_server_is_unavailable(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    raw.replicaof("127.0.0.1", "1")
+    with pytest.raises(LiveUnavailable, match="read-only"):
+        await store.record([event(1)])
+
+
+async def test_missing_server_is_unavailable_for_every_method(open_store: Open, own_redis: RedisServer) -> None:
+    own_redis.kill()
+    store = open_store()
+    calls = [
+        store.forget("u"),
+        store.cache_put("k", b"", 1),
+        store.append_change("v", "i", "put", b"{}"),
+        store.changes("v", 0),
+        store.load_snapshot("v"),
+        store.save_snapshot("v", snapshot(1)),
+    ]
+    for call in calls:
+        with pytest.raises(LiveUnavailable):
+            await call
+
+
+async def test_undecodable_history_entries_are_skipped_and_counted(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    raw.rpush(KEYS.history("u"), "i1", b"\xff\xfe", "x" * 200, "i2")
+    assert await store.history("u") == ["i1", "i2"]
+    assert store.corrupt_values == 2
+
+
+async def test_value_of_another_type_is_corrupt_and_leaves_no_trace(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    raw.set(KEYS.history("u"), "text")
+    with pytest.raises(LiveCorrupt):
+        await store.history("u")
+    with pytest.raises(LiveCorrupt):
+        await store.record([event(1)])
+    raw.delete(KEYS.history("u"))
+    assert (await store.record([event(1)])).accepted == 1
+
+
+async def test_damaged_cached_result_is_a_counted_miss(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    await store.cache_put("k", b"value", ttl_s=600)
+    raw.setrange(KEYS.cache("k"), 5, "!")
+    assert await store.cache_get("k") is None
+    raw.rpush(KEYS.cache("list"), "x")
+    assert await store.cache_get("list") is None
+    assert store.corrupt_values == 2
+
+
+async def test_damaged_snapshot_is_refused_and_repaired(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    await store.save_snapshot("v", snapshot(1))
+    (chunk,) = raw.keys("*:chunk:*")
+    raw.setrange(chunk, raw.strlen(chunk) - 3, "!")
+    with pytest.raises(LiveCorrupt):
+        await store.load_snapshot("v")
+    raw.delete(chunk)
+    with pytest.raises(LiveCorrupt, match="lacks chunks"):
+        await store.load_snapshot("v")
+    raw.set(KEYS.head("v"), "{}")
+    with pytest.raises(LiveCorrupt):
+        await store.load_snapshot("v")
+    assert await store.save_snapshot("v", snapshot(1), replace=True)
+    assert (await store.load_snapshot("v")) is not None
+
+
+async def test_two_writers_publish_one_snapshot(open_store: Open, raw: Redis) -> None:
+    first, second = open_store(), open_store()
+    outcomes = await asyncio.gather(first.save_snapshot("v", snapshot(1)), second.save_snapshot("v", snapshot(1)))
+    assert sorted(outcomes) == [False, True]
+    assert len(raw.keys("*:chunk:*")) == 1
+    assert raw.ttl(raw.keys("*:chunk:*")[0]) == -1
+    assert raw.get(KEYS.lock("v")) is None
+
+
+async def test_held_lock_is_respected_and_not_released_by_others(open_store: Open, raw: Redis) -> None:
+    raw.set(KEYS.lock("v"), "someone else", px=600_000)
+    assert not await open_store().save_snapshot("v", snapshot(1))
+    assert raw.get(KEYS.lock("v")) == b"someone else"
+    assert raw.keys("*:chunk:*") == []
+
+
+@pytest.mark.parametrize(("holder", "message"), [("someone else", None), (None, "longer than its lock")])
+async def test_writer_that_lost_its_lock_publishes_nothing(
+    open_store: Open, raw: Redis, holder: str | None, message: str | None
+) -> None:
+    store = open_store()
+    saving = asyncio.create_task(store.save_snapshot("v", snapshot(1, 10 * live.CHUNK_BYTES // 4)))
+    while not raw.keys("*:chunk:*"):  # the writer is at work; take its lock away before it publishes
+        await asyncio.sleep(0)
+    if holder is None:
+        raw.delete(KEYS.lock("v"))
+    else:
+        raw.set(KEYS.lock("v"), holder, px=600_000)
+    if message is None:
+        assert not await saving
+    else:
+        with pytest.raises(LiveUnavailable, match=message):
+            await saving
+    assert raw.get(KEYS.head("v")) is None
+    assert all(raw.ttl(chunk) > 0 for chunk in raw.keys("*:chunk:*"))
+
+
+async def test_large_snapshot_spans_chunks_and_old_chunks_expire(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    size = live.CHUNK_BYTES // 4 + 1000
+    await store.save_snapshot("v", snapshot(1, size))
+    old = set(raw.keys("*:chunk:*"))
+    assert len(old) == 2
+    await store.save_snapshot("v", snapshot(2, size))
+    new = set(raw.keys("*:chunk:*")) - old
+    assert len(new) == 2
+    assert all(raw.ttl(key) == -1 for key in new)
+    assert all(raw.ttl(key) > 0 for key in old)
+    loaded = await store.load_snapshot("v")
+    assert loaded is not None
+    np.testing.assert_array_equal(loaded.arrays["a"], snapshot(2, size).arrays["a"])
+
+
+async def test_gap_in_the_changes_is_corrupt(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    for n in range(3):
+        await store.append_change("v", f"i{n}", "put", b"{}")
+    raw.xdel(KEYS.changes("v"), "2-0")
+    with pytest.raises(LiveCorrupt, match="gap"):
+        await store.changes("v", after=0)
+    raw.xtrim(KEYS.changes("v"), maxlen=0)
+    assert await store.append_change("v", "i", "put", b"{}") == 4
+
+
+def test_url_must_be_one() -> None:
+    with pytest.raises(ConfigError):
+        RedisLive("http://127.0.0.1:1")
+
+
+async def test_breaker_lets_one_probe_through_and_ignores_cancelled_calls() -> None:
+    now = 0.0
+    breaker = CircuitBreaker((OSError,), threshold=2, pause_s=10, clock=lambda: now)
+
+    def call(outcome: type[BaseException] | None) -> None:
+        with breaker.watch():
+            if outcome is not None:
+                raise outcome
+
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            call(ConnectionResetError)
+    with pytest.raises(CircuitOpen):
+        call(None)
+    now = 11.0
+    with pytest.raises(asyncio.CancelledError):
+        call(asyncio.CancelledError)
+    assert breaker.is_open
+    with pytest.raises(CircuitOpen):
+        call(None)  # the cancelled call was this pause's probe
+    now = 22.0
+    call(None)
+    assert not breaker.is_open
+    with pytest.raises(ConnectionResetError):
+        call(ConnectionResetError)
+    with pytest.raises(KeyError):
+        call(KeyError)  # an answer, if an unwelcome one
+    with pytest.raises(ConnectionResetError):
+        call(ConnectionResetError)
+    assert not breaker.is_open

@@ -239,11 +239,15 @@ class LogWriter:
             descriptor = self._open() if self._file is None else self._file
             self._is_torn = True
             _write_all(descriptor, data)
-            os.fsync(descriptor)
+            self.sync(descriptor)
             self._is_torn = False
         except OSError as cause:
             raise _unwritable(cause) from cause
         self._size += len(data)
+
+    def sync(self, descriptor: int) -> None:
+        """Make a segment's bytes durable. Its own method, so that a test can be a disk that fails."""
+        os.fsync(descriptor)
 
     def save_state(self, lines: Iterable[LogLine]) -> None:
         """Close the current segment and store what all segments so far amount to. Blocks."""
@@ -273,7 +277,7 @@ class LogWriter:
         # a caller was told that its lines failed: a restart must not find them, nor a later line share their revision
         if self._file is not None:
             os.ftruncate(self._file, self._size)
-            os.fsync(self._file)
+            self.sync(self._file)
         self._is_torn = False
         self.close_segment()  # after a failed fsync the page cache may lie about this file: never write to it again
 

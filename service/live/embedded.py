@@ -116,6 +116,7 @@ class EmbeddedLive(LiveStore):
         history_cap: Item ids kept per user.
         segment_bytes: Size from which on a segment is closed, and the state written.
         clock: Unix seconds.
+        open_log: Opens the log of a folder, given its segment size.
 
     Raises:
         StoreBusy: Another process has this folder open.
@@ -129,9 +130,10 @@ class EmbeddedLive(LiveStore):
         history_cap: int = live.HISTORY_CAP,
         segment_bytes: int = event_log.SEGMENT_BYTES,
         clock: Callable[[], float] = time.time,
+        open_log: Callable[[Path, int], LogWriter] = LogWriter,
     ) -> None:
         self._clock = clock
-        self._log = LogWriter(events_folder, segment_bytes)
+        self.log = open_log(events_folder, segment_bytes)
         self._state = LiveState(history_cap)
         self._snapshots: dict[str, Snapshot] = {}
         self._cache: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
@@ -213,7 +215,7 @@ class EmbeddedLive(LiveStore):
         self._is_closed = True
         if self._flusher is not None:
             await self._flusher
-        self._log.close()
+        self.log.close()
 
     def _replay(self, folder: Path) -> None:
         base = event_log.newest_state(folder)
@@ -225,7 +227,7 @@ class EmbeddedLive(LiveStore):
                 self._state.apply(line)
         self._state.expire(int(self._clock()))
         if later:
-            self._log.save_state(self._state.lines())
+            self.log.save_state(self._state.lines())
 
     async def _commit(self, step: Step) -> int:
         """Hand an operation to the flusher and wait until its lines are on disk and applied.
@@ -258,11 +260,11 @@ class EmbeddedLive(LiveStore):
                     done.set_exception(failure)
 
     async def _write(self, lines: list[LogLine]) -> None:
-        if self._log.is_full:
+        if self.log.is_full:
             # nothing else changes the state while this coroutine waits, so the thread may read it
-            await asyncio.to_thread(self._log.save_state, self._state.lines())
+            await asyncio.to_thread(self.log.save_state, self._state.lines())
         if lines:
-            await asyncio.to_thread(self._log.append, lines)
+            await asyncio.to_thread(self.log.append, lines)
         for line in lines:
             self._state.apply(line)
         self._state.expire(int(self._clock()))

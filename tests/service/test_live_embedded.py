@@ -1,0 +1,141 @@
+"""The embedded store across restarts, crashes and failing disks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from model_store import event_log, live
+from model_store.errors import LiveUnavailable, StoreBusy
+from model_store.events import Event
+from service.live import open_live_store
+from service.live.base import Recorded
+from service.live.embedded import EmbeddedLive
+
+pytestmark = pytest.mark.anyio
+
+
+def event(number: int) -> Event:
+    return Event(event_id=f"e{number}", user_id="u", item_id=f"i{number}", timestamp=number)
+
+
+async def test_a_restart_keeps_histories_ids_forgetting_and_changes(tmp_path: Path) -> None:
+    for start in range(3):  # the second and third start read a state
+        store = EmbeddedLive(tmp_path)
+        assert await store.record([event(1)]) == Recorded(int(start == 0), int(start > 0))
+        await store.record([event(10 + start)])
+        await store.record([Event(event_id=f"v{start}", user_id="v", item_id="i", timestamp=1)])
+        await store.forget("v")
+        assert await store.append_change("m", f"i{start}", "put", '{"title":"é"}'.encode()) == start + 1
+        await store.close()
+    store = EmbeddedLive(tmp_path)
+    assert await store.history("u") == ["i1", "i10", "i11", "i12"]
+    assert await store.history("v") == []
+    assert [(change.revision, change.item_id) for change in await store.changes("m", 0)] == [
+        (1, "i0"),
+        (2, "i1"),
+        (3, "i2"),
+    ]
+    await store.close()
+
+
+async def test_a_torn_last_line_is_dropped_and_a_damaged_one_counted(tmp_path: Path) -> None:
+    store = EmbeddedLive(tmp_path)
+    for number in range(3):
+        await store.record([event(number)])
+    await store.close()
+    path = event_log.segment_path(tmp_path, 1)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1].replace(b"i1", b"i9") + lines[2] + lines[2][:-5])
+    store = EmbeddedLive(tmp_path)
+    assert await store.history("u") == ["i0", "i2"]
+    assert store.corrupt_values == 1
+    await store.record([event(1)])
+    await store.close()
+    store = EmbeddedLive(tmp_path)
+    assert await store.history("u") == ["i0", "i2", "i1"]
+    await store.close()
+
+
+async def test_full_segments_are_closed_and_covered_by_a_state(tmp_path: Path) -> None:
+    store = EmbeddedLive(tmp_path, segment_bytes=500)
+    for number in range(50):
+        await store.record([event(number)])
+    assert len(event_log.segment_numbers(tmp_path)) > 5
+    assert event_log.newest_state(tmp_path) == event_log.segment_numbers(tmp_path)[-1] - 1
+    assert len(list(tmp_path.glob("*.state"))) == 1
+    for number in event_log.segment_numbers(tmp_path)[:-1]:
+        event_log.segment_path(tmp_path, number).unlink()  # what a drain does
+    await store.close()
+    store = EmbeddedLive(tmp_path)
+    assert await store.history("u") == [f"i{number}" for number in range(50)]
+    assert await store.record([event(0)]) == Recorded(0, 1)
+    await store.close()
+
+
+async def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    store = open_live_store(None, tmp_path)
+    with pytest.raises(StoreBusy, match="another process"):
+        EmbeddedLive(tmp_path)
+    await store.close()
+    await EmbeddedLive(tmp_path).close()
+
+
+async def test_what_a_failing_disk_refused_is_not_there_and_writing_resumes(tmp_path: Path) -> None:
+    class FailingOnce(event_log.LogWriter):
+        is_failing = False
+
+        def sync(self, descriptor: int) -> None:
+            if self.is_failing:
+                self.is_failing = False
+                raise OSError(28, "No space left on device")
+            os.fsync(descriptor)
+
+    store = EmbeddedLive(tmp_path, open_log=FailingOnce)
+    log = store.log
+    assert isinstance(log, FailingOnce)
+    await store.record([event(1)])
+    log.is_failing = True
+    with pytest.raises(LiveUnavailable, match="No space left"):
+        await store.record([event(2)])
+    assert await store.history("u") == ["i1"]
+    assert await store.append_change("m", "i", "put", b"{}") == 1
+    await store.close()
+    store = EmbeddedLive(tmp_path)
+    assert await store.history("u") == ["i1"]
+    assert await store.record([event(2)]) == Recorded(1, 0)
+    await store.close()
+
+
+async def test_a_cancelled_caller_neither_stops_others_nor_the_write(tmp_path: Path) -> None:
+    store = EmbeddedLive(tmp_path)
+    first = asyncio.create_task(store.record([event(1)]))
+    second = asyncio.create_task(store.record([event(2)]))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == Recorded(1, 0)
+    assert await store.history("u") == ["i1", "i2"]
+    await store.close()
+    with pytest.raises(LiveUnavailable, match="closed"):
+        await store.record([event(3)])
+
+
+async def test_ids_are_remembered_for_the_window_only(tmp_path: Path) -> None:
+    now = 1_000_000.0
+    store = EmbeddedLive(tmp_path, clock=lambda: now)
+    await store.record([event(1)])
+    now += 24 * 3600
+    assert await store.record([event(1)]) == Recorded(0, 1)
+    now += live.SEEN_WINDOW_S
+    await store.record([event(2)])
+    assert await store.record([event(1)]) == Recorded(1, 0)
+    await store.close()
+
+
+async def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("a file")
+    with pytest.raises(LiveUnavailable, match="event log cannot be written"):
+        EmbeddedLive(tmp_path / "events")

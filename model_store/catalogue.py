@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model_store.errors import CatalogueError
@@ -20,7 +21,21 @@ from model_store.trie import Trie
 ID_BYTES = 128
 """Longest item or user id, in UTF-8 bytes."""
 
+LARGEST_CODEBOOK = 2**15
+"""Codes are 16-bit, and the trie pads its arrays by the codebook size: a damaged size must not ask for all memory."""
+
 Attributes = dict[str, Any]
+
+_COLUMNS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("codes", pa.list_(pa.int16()), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("categories", pa.list_(pa.string()), nullable=False),
+        pa.field("attributes", pa.string(), nullable=False),
+        pa.field("popularity", pa.int64(), nullable=False),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,8 @@ class Catalogue:
         columns = (self.item_ids, self.codes, self.titles, self.categories, self.attributes, self.popularity)
         if len({len(column) for column in columns}) != 1:
             raise CatalogueError(f"catalogue columns differ in length: {[len(column) for column in columns]}")
+        if not 1 <= self.codebook_size <= LARGEST_CODEBOOK:
+            raise CatalogueError(f"codebook_size must be 1 to {LARGEST_CODEBOOK}, not {self.codebook_size}")
         if len(self.row_of) != len(self):
             raise CatalogueError(f"catalogue holds {len(self) - len(self.row_of)} repeated item ids")
         for item_id in self.item_ids:
@@ -76,17 +93,15 @@ class Catalogue:
 
     def to_parquet(self) -> bytes:
         """Serialise as ``catalogue.parquet``; codes as a list column, attributes as JSON text."""
-        table = pa.table(
-            {
-                "item_id": pa.array(self.item_ids, pa.string()),
-                "codes": pa.array(self.codes.tolist(), pa.list_(pa.int16())),
-                "title": pa.array(self.titles, pa.string()),
-                "categories": pa.array([list(names) for names in self.categories], pa.list_(pa.string())),
-                "attributes": pa.array([json.dumps(value, sort_keys=True) for value in self.attributes], pa.string()),
-                "popularity": pa.array(self.popularity, pa.int64()),
-            },
-            metadata={"codebook_size": str(self.codebook_size)},
-        )
+        columns = {
+            "item_id": self.item_ids,
+            "codes": self.codes.tolist(),
+            "title": self.titles,
+            "categories": [list(names) for names in self.categories],
+            "attributes": [json.dumps(value, sort_keys=True) for value in self.attributes],
+            "popularity": self.popularity,
+        }
+        table = pa.table(columns, schema=_COLUMNS.with_metadata({"codebook_size": str(self.codebook_size)}))
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         return sink.getvalue()
@@ -99,17 +114,28 @@ class Catalogue:
             CatalogueError: The bytes are no such table, or its content is inconsistent.
         """
         try:
-            table = pq.read_table(io.BytesIO(data))
+            stored = pq.read_table(io.BytesIO(data))
+            # Casting refuses nulls, missing columns, and codes beyond 16 bits.
+            table = stored.select(_COLUMNS.names).cast(_COLUMNS)
+            if pc.list_flatten(table["categories"]).null_count:
+                raise ValueError("a category is null")
             catalogue = cls(
-                codebook_size=int((table.schema.metadata or {})[b"codebook_size"]),
+                codebook_size=int((stored.schema.metadata or {})[b"codebook_size"]),
                 item_ids=table["item_id"].to_pylist(),
                 codes=np.array(table["codes"].to_pylist(), dtype=np.int16),
                 titles=table["title"].to_pylist(),
                 categories=[tuple(names) for names in table["categories"].to_pylist()],
-                attributes=[json.loads(text) for text in table["attributes"].to_pylist()],
+                attributes=[_attributes(text) for text in table["attributes"].to_pylist()],
                 popularity=table["popularity"].to_numpy(),
             )
         except (pa.ArrowException, KeyError, ValueError, TypeError) as cause:
             raise CatalogueError(f"catalogue.parquet does not decode: {cause}") from cause
         catalogue.check_integrity()
         return catalogue
+
+
+def _attributes(text: str) -> Attributes:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"attributes must be JSON objects, found {type(value).__name__}")
+    return value

@@ -155,7 +155,7 @@ class DeadlineMissed(RequestError):
     status, slug = 504, "deadline-missed"
 
     def __init__(self, budget_ms: float) -> None:
-        super().__init__(f"no answer within {budget_ms:g} ms (budget_ms, or deadline_ms of the service)")
+        super().__init__(f"no answer within {budget_ms:.0f} ms (budget_ms, or deadline_ms of the service)")
 
 
 @dataclass(frozen=True)

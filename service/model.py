@@ -9,7 +9,7 @@ import numpy as np
 
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
-from model_store.errors import BundleRefused, CatalogueError
+from model_store.errors import BundleRefused, CatalogueError, ConfigError
 from model_store.golden import Answer, Golden, compare
 from model_store.manifest import Manifest
 from model_store.trie import Trie
@@ -53,12 +53,19 @@ def open_engine(bundle: Bundle, settings: Settings) -> Engine:
 
         return FakeEngine(bundle.config.recommender.max_history)
     if settings.engine == "torch":
-        from service.engines.torch import open_torch_engine
-
-        return open_torch_engine(bundle, settings)
+        return _open_torch_engine(bundle)
     from service.engines.onnx import GRAPH, OnnxEngine
 
     return OnnxEngine(bundle.read(GRAPH), bundle.config, settings.threads)
+
+
+def _open_torch_engine(bundle: Bundle) -> Engine:
+    try:
+        from service.engines.torch import TorchEngine
+    except ModuleNotFoundError as missing:
+        hint = "install etegrec[gpu], or set ETEGREC_ENGINE=onnx"
+        raise ConfigError(f"the torch engine needs the package {missing.name}", hint) from missing
+    return TorchEngine(bundle.weights(), bundle.config)
 
 
 def load_model(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener: EngineOpener) -> LoadedModel:

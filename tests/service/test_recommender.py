@@ -135,10 +135,11 @@ async def test_a_missed_deadline_and_a_full_queue_are_problems(tmp_path: Path) -
         computed = len(engine.batches)
         waiting = [asyncio.create_task(client.post("/recommend", json=ask))]
         await until(lambda: len(engine.batches) > computed)
-        for queued in (0, 1):  # one is prepared behind the computing one, one waits in the queue
-            waiting.append(asyncio.create_task(client.post("/recommend", json=ask)))
-            await asyncio.sleep(0.05)
-            await until(lambda queued=queued: batcher.queued == queued)
+        prepared = metric(service, "etegrec_stage_seconds_count", stage="prepare")
+        waiting.append(asyncio.create_task(client.post("/recommend", json=ask)))
+        await until(lambda: metric(service, "etegrec_stage_seconds_count", stage="prepare") > prepared)
+        waiting.append(asyncio.create_task(client.post("/recommend", json=ask)))
+        await until(lambda: batcher.queued == 1)
         full = await client.post("/recommend", json=ask)
         engine.gate.set()
         assert [each.status_code for each in await asyncio.gather(*waiting)] == [200] * 3

@@ -1,0 +1,159 @@
+"""A newly promoted version answers without a restart; a bad one changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store.bundle import Bundle
+from model_store.errors import BundleRefused, CatalogueError
+from model_store.registry import Store
+from service.app import create_app
+from service.engines.base import Engine
+from service.engines.fake import FakeEngine
+from service.live.base import Snapshot
+from service.live.embedded import EmbeddedLive
+from service.model import open_engine, with_snapshot
+from service.settings import Settings
+from tests.model_store.bundles import small_catalogue
+from tests.service.harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
+
+pytestmark = pytest.mark.anyio
+
+
+class StrictFake(FakeEngine):
+    """Claims to be the model, and is not."""
+
+    checks_goldens = True
+
+
+async def test_promotion_and_rollback_are_followed(tmp_path: Path) -> None:
+    first = live_store(tmp_path, 0)
+    async with serving(tmp_path) as (client, service):
+        second = live_store(tmp_path, 1)
+        await until(lambda: service.models.current.version == second)
+        answer = (await client.post("/recommend", json={"history": ["item-1"], "k": 40})).json()
+        Store(tmp_path).rollback()
+        await until(lambda: service.models.current.version == first)
+        assert metric(service, "etegrec_model_info", version=first, engine="fake") == 1
+        assert metric(service, "etegrec_model_info", version=second, engine="fake") == 0
+        assert metric(service, "etegrec_model_loads_total", result="ok") == 3
+    catalogue = small_catalogue(1)
+    assert answer["model_version"] == second
+    for item in answer["items"]:
+        assert item["codes"] == catalogue.codes[catalogue.row_of[item["item_id"]]].tolist()
+
+
+async def test_accepted_requests_finish_on_the_old_model_before_it_is_freed(tmp_path: Path) -> None:
+    engine = GatedEngine()
+    engine.gate.set()
+    closed = []
+    engine.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    engines: list[Engine] = [engine, FakeEngine()]
+    first = live_store(tmp_path, 0)
+    async with serving(tmp_path, lambda *_: engines.pop(0)) as (client, service):
+        engine.gate.clear()
+        computed = len(engine.batches)
+        waiting = [asyncio.create_task(client.post("/recommend", json={"history": ["item-1"]})) for _ in range(3)]
+        await until(lambda: len(engine.batches) > computed)
+        second = live_store(tmp_path, 1)
+        await until(lambda: service.models.current.version == second)
+        newer = (await client.post("/recommend", json={"history": ["item-1"]})).json()
+        assert not closed
+        engine.gate.set()
+        older = [response.json() for response in await asyncio.gather(*waiting)]
+        await until(lambda: bool(closed))
+    assert newer["model_version"] == second
+    assert {each["model_version"] for each in older} == {first}
+
+
+async def test_a_version_that_fails_to_load_keeps_the_old_one(tmp_path: Path) -> None:
+    first = live_store(tmp_path, 0)
+    async with serving(tmp_path) as (client, service):
+        second = live_store(tmp_path, 1)
+        catalogue = tmp_path / second / "catalogue.parquet"
+        await until(lambda: service.models.current.version == second)
+        Store(tmp_path).rollback()
+        await until(lambda: service.models.current.version == first)
+        whole = catalogue.read_bytes()
+        catalogue.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        (tmp_path / "LIVE").write_text(f"{second}\n{first}\n")
+        await until(lambda: metric(service, "etegrec_model_loads_total", result="failed") >= 1)
+        ready = await client.get("/health/ready")
+        answer = (await client.post("/recommend", json={})).json()
+        catalogue.write_bytes(whole)  # a failed version is tried again
+        await until(lambda: service.models.current.version == second)
+        assert (await client.get("/health/ready")).json()["problem"] == ""
+    assert ready.status_code == 200
+    assert ready.json()["model_version"] == answer["model_version"] == first
+    assert ready.json()["problem"] == f"version {second} could not be loaded; see the service's log"
+
+
+async def test_an_engine_that_answers_otherwise_than_the_goldens_is_refused(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    app = create_app(fast_settings(tmp_path), opener=lambda *_: StrictFake())
+    async with running(app) as client:
+        await until(lambda: "could not be loaded" in app.state.service.models.problem)
+        assert (await client.get("/health/ready")).status_code == 503
+
+
+async def test_an_unreadable_store_is_no_end(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path) as (client, service):
+        live = (tmp_path / "LIVE").read_bytes()
+        (tmp_path / "LIVE").write_bytes(b"../../etc\n")
+        await until(lambda: metric(service, "etegrec_store_check_failures_total") >= 1)
+        assert (await client.post("/recommend", json={})).status_code == 200
+        (tmp_path / "LIVE").write_bytes(live)
+        await until(lambda: service.models.problem == "")
+
+
+async def test_the_first_replica_saves_the_snapshot_and_the_next_loads_it(tmp_path: Path) -> None:
+    version = live_store(tmp_path)
+    live = EmbeddedLive(tmp_path / "events")
+    service = create_app(fast_settings(tmp_path), live=live).state.service
+    await service.models.poll()
+    await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)
+    saved = await live.load_snapshot(version)
+    assert saved is not None
+    assert np.array_equal(with_snapshot(small_catalogue(), saved).codes, small_catalogue().codes)
+    other = create_app(fast_settings(tmp_path), live=live).state.service
+    await other.models.poll()
+    assert metric(other, "etegrec_snapshots_total", result="loaded") == 1
+    for each in (service, other):
+        await each.models.close()
+    await live.close()
+
+
+async def test_a_snapshot_of_something_else_is_refused_and_repaired(tmp_path: Path) -> None:
+    version = live_store(tmp_path)
+    live = EmbeddedLive(tmp_path / "events")
+    await live.save_snapshot(version, Snapshot(0, small_catalogue(items=7).trie.arrays()))
+    service = create_app(fast_settings(tmp_path), live=live).state.service
+    await service.models.poll()
+    assert len(service.models.current.catalogue) == 40
+    await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)
+    assert metric(service, "etegrec_snapshots_total", result="refused") == 1
+    repaired = await live.load_snapshot(version)
+    assert repaired is not None
+    assert with_snapshot(small_catalogue(), repaired).trie.items == 40
+    await service.models.close()
+    await live.close()
+
+
+def test_a_snapshot_at_revision_0_must_hold_the_codes_of_the_bundle() -> None:
+    other = small_catalogue(seed=1).trie.arrays()
+    with pytest.raises(CatalogueError, match="revision 0"):
+        with_snapshot(small_catalogue(), Snapshot(0, other))
+    moved = with_snapshot(small_catalogue(), Snapshot(3, other))
+    assert np.array_equal(moved.codes, small_catalogue(seed=1).codes)
+
+
+def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    bundle: Bundle = Store(tmp_path).bundle()
+    with pytest.raises(BundleRefused, match=r"search\.onnx"):
+        open_engine(bundle, Settings(engine="onnx"))

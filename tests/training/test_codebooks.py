@@ -77,7 +77,7 @@ def test_codebooks_start_at_the_centres_of_the_residuals() -> None:
     with torch.no_grad():
         quantised = tokenizer.quantise(tokenizer.latents(points))
     for level in range(2):
-        for code in quantised.codes[:, level].unique().tolist():
+        for code in set(quantised.codes[:, level].tolist()):
             mine = quantised.residuals[quantised.codes[:, level] == code, level]
             torch.testing.assert_close(tokenizer.codebooks.detach()[level, code], mine.mean(dim=0), atol=2e-2, rtol=0)
     # The second level explains part of what the first leaves.
@@ -165,9 +165,8 @@ def test_constant_dimensions_stay_small_and_finite(constant: float) -> None:
 def test_health_of_a_case_worked_out_by_hand() -> None:
     tokenizer = Tokenizer(TokenizerConfig(embedding_dim=2, hidden_dims=(), codebook_dim=2, levels=2, codebook_size=4))
     with torch.no_grad():
-        for linear in (tokenizer.encoder[0], tokenizer.decoder[0]):
-            linear.weight.copy_(torch.eye(2))
-            linear.bias.zero_()
+        for part in (tokenizer.encoder, tokenizer.decoder):
+            part.load_state_dict({"0.weight": torch.eye(2), "0.bias": torch.zeros(2)})
         tokenizer.codebooks.zero_()
         tokenizer.codebooks[0, 1] = torch.tensor([2.0, 0.0])
     embeddings = torch.tensor([[0.0, 0.0], [0.0, 1.0], [2.0, 0.0], [3.0, 0.0]])  # z~: 0, 0, (2, 0), (2, 0)

@@ -22,6 +22,11 @@ Array = npt.NDArray[np.float64]
 ROWS, LEVELS, CODES, WIDTH, EMBEDDING = 9, 3, 7, 5, 6
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 def array(tensor: Tensor) -> Array:
     return tensor.detach().double().numpy()
 
@@ -38,7 +43,8 @@ def make_tokenizer(seed: int, levels: int = LEVELS) -> Tokenizer:
 
 def log_softmax(scores: Array) -> Array:
     shifted = scores - scores.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    normalised: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return normalised
 
 
 def code_distributions(latent: Array, codebooks: Array) -> list[tuple[Array, Array, Array]]:
@@ -129,7 +135,7 @@ def test_descending_the_sequence_item_loss_leads_the_history_to_the_items_codes(
     optimizer = torch.optim.Adam([sequence], lr=0.05)
     for _ in range(200):
         optimizer.zero_grad()
-        loss_now().backward()
+        torch.autograd.backward(loss_now())
         optimizer.step()
     assert log_probability_of_codes() > before + 0.1
     assert loss_now().item() < 0.2 * loss_before

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -61,6 +63,20 @@ def _example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:
     return search_inputs(history, trie, 7, [trie.everything] * 2, [0, 1, 0]), trie
 
 
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter deprecates parts of itself and mentions optional packages that we do not use: not for our users."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
 def _export(
     module: nn.Module,
     example: tuple[torch.Tensor, ...],
@@ -69,9 +85,7 @@ def _export(
     dynamic: tuple[object, ...],
 ) -> bytes:
     device = next(module.parameters()).device
-    with torch.no_grad(), warnings.catch_warnings():
-        # The exporter deprecates parts of itself and mentions optional packages that we do not use.
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
             module.eval(),
             tuple(tensor.to(device) for tensor in example),

@@ -1,0 +1,163 @@
+"""The commands from a text file to a sealed version, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from model_store.console import run
+from model_store.registry import Store
+from service.engines.base import SearchRequest
+from service.engines.onnx import OnnxEngine
+from service.engines.torch import TorchEngine
+from tests.tiny import set_options, write_cycle
+from training.cli import app
+from training.config import PRESETS, load_config
+
+METRICS = {f"{name}@{k}{suffix}" for name in ("recall", "ndcg") for k in (5, 10) for suffix in ("", "_seen_excluded")}
+
+
+def etegrec_train(*arguments: object) -> int:
+    return run(app, "etegrec-train", [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all stages with both baselines."""
+    folder = tmp_path_factory.mktemp("run")
+    data = write_cycle(folder / "cycle.txt")
+    arguments = ("run", "--data", data, "--preset", "demo", "--out", folder / "run", "--baseline", "tiger")
+    assert etegrec_train(*arguments, *set_options()) == 0
+    return folder / "run"
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    """The one line of JSON that a command ended with."""
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def test_the_report_has_every_row_under_both_protocols(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert etegrec_train("evaluate", finished, "--json") == 0
+    report = printed(capsys)
+    assert list(report) == ["test", "valid", "tokenizer", "seconds"]
+    for split in ("test", "valid"):
+        assert set(report[split]) == {"popularity", "sasrec", "generative", "tiger"}
+        assert all(set(row) == METRICS for row in report[split].values())
+    assert set(report["seconds"]) >= {"prepare", "embed", "tokenizer", "joint", "finetune", "evaluate", "export"}
+    assert report["tokenizer"]["collision_rate"] <= 1
+
+
+def test_a_predictable_user_is_predicted(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    etegrec_train("evaluate", finished, "--json")
+    test = printed(capsys)["test"]
+    for row in ("sasrec", "generative", "tiger"):
+        assert test[row]["recall@5"] > 0.9
+        assert test[row]["ndcg@10"] > test["popularity"]["ndcg@10"]
+
+
+def test_a_finished_run_is_reused_and_another_configuration_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+    arguments = ("run", "--data", finished.parent / "cycle.txt", "--preset", "demo", "--out", finished)
+    assert etegrec_train(*arguments, *set_options(), "--json") == 0
+    assert "generative" in printed(capsys)["test"]
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")} == before
+    assert etegrec_train(*arguments, *set_options(["seed=1"])) == 5
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_a_lost_stage_is_redone_with_the_same_result(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    etegrec_train("evaluate", finished, "--json")
+    before = printed(capsys)
+    for name in ("finetune.safetensors", "evaluation.json"):
+        (finished / name).unlink()
+    etegrec_train("evaluate", finished, "--json")
+    after = printed(capsys)
+    assert after["test"]["generative"] == before["test"]["generative"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty"])
+def test_a_damaged_artefact_is_named(finished: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    artefact = finished / "sasrec.safetensors"
+    whole = artefact.read_bytes()
+    evaluation = (finished / "evaluation.json").read_bytes()
+    try:
+        artefact.write_bytes(whole[:100] if damage == "truncate" else b"")
+        (finished / "evaluation.json").unlink()
+        assert etegrec_train("evaluate", finished) == 5
+        error = capsys.readouterr().err
+        assert "sasrec.safetensors" in error
+        assert "remove that file" in error
+    finally:
+        artefact.write_bytes(whole)
+        (finished / "evaluation.json").write_bytes(evaluation)
+
+
+def test_published_engines_agree_with_each_other(finished: Path, tmp_path: Path) -> None:
+    assert etegrec_train("publish", finished, "--store", tmp_path, "--promote") == 0
+    bundle = Store(tmp_path).bundle()
+    bundle.verify()
+    catalogue = bundle.catalogue()
+    engines = (
+        OnnxEngine(bundle.read("search.onnx"), bundle.config),
+        TorchEngine(bundle.weights(), bundle.config, "cpu"),
+    )
+    everything, nothing = catalogue.trie.everything, np.empty(0, dtype=np.int64)
+    requests = [
+        SearchRequest(np.arange(start, start + 5), k=5, beam_width=20, rule=everything, excluded=nothing)
+        for start in range(8)
+    ]
+    onnx, torch = (
+        engine.finish(engine.compute(engine.prepare(requests, catalogue), catalogue), requests, catalogue)
+        for engine in engines
+    )
+    for one, other in zip(onnx, torch, strict=True):
+        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_allclose(one.log_prob, other.log_prob, atol=1e-4)
+
+
+def test_the_exported_tokenizer_gives_the_catalogue_its_codes(finished: Path, tmp_path: Path) -> None:
+    etegrec_train("publish", finished, "--store", tmp_path, "--promote")
+    bundle = Store(tmp_path).bundle()
+    session = onnxruntime.InferenceSession(bundle.read("tokenizer.onnx"))
+    codes, _ = session.run(None, bundle.embeddings())
+    moved = (bundle.catalogue().codes != codes[:, :, 0]).any(axis=1)
+    assert moved.sum() == bundle.manifest.tokenizer["moved"]
+    assert 0 < moved.sum() < len(moved)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("run", "--data", "no-such-file", "--out", "OUT"), 4, "no-such-file does not exist"),
+        (("run", "--data", "DATA", "--out", "OUT", "--preset", "huge"), 3, "no preset 'huge'"),
+        (("run", "--data", "DATA", "--out", "OUT", "--set", "joint.epoch=3"), 3, "joint.epoch"),
+        (("run", "--data", "DATA", "--out", "OUT", "--set", "joint.epochs=0"), 3, "joint.epochs"),
+        (("run", "--data", "DATA", "--out", "OUT", "--set", "nonsense"), 3, "section.key=value"),
+        (("run", "--data", "DATA", "--out", "OUT", "--set", "sasrec.embedding_dim=32"), 3, "must equal"),
+        (("run", "--data", "DATA", "--out", "OUT", "--baseline", "lion"), 2, "lion"),
+        (("evaluate", "OUT"), 5, "no run folder"),
+        (("publish", "OUT"), 5, "no run folder"),
+        (("schedule", "--data", "DATA", "--cron", "often", "--work", "OUT"), 3, "five fields"),
+    ],
+)
+def test_mistakes_are_named_with_an_exit_code(
+    arguments: tuple[str, ...], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"OUT": str(tmp_path / "out"), "DATA": str(write_cycle(tmp_path / "cycle.txt"))}
+    assert etegrec_train(*(places.get(word, word) for word in arguments)) == code
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_describes_a_model(preset: str) -> None:
+    config = load_config(preset)
+    assert config.model.code_length == config.model.tokenizer.levels + (config.model.collisions == "token")

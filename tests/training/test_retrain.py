@@ -1,0 +1,149 @@
+"""Retraining: events in, a candidate out, and never a worse model live."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from model_store.console import run
+from model_store.errors import LiveUnavailable
+from model_store.events import Event
+from model_store.registry import Store
+from service.live import open_live_store
+from tests.redis_server import RedisServer
+from tests.tiny import ITEMS, OVERRIDES, set_options, write_cycle
+from training.cli import app
+from training.config import load_config
+from training.data.dataset import Dataset
+from training.progress import SilentProgress
+from training.retrain import Retrainer, RetrainReport, incumbent_metrics
+
+
+def events(first: int, count: int, users: str = "u") -> list[Event]:
+    """Further steps along the cycle, after everything in the file (which has no times)."""
+    return [
+        Event(
+            event_id=f"{users}-{number}",
+            user_id=f"{users}{number % 20}",
+            item_id=f"i{(first + number // 20) % ITEMS}",
+            timestamp=1_700_000_000 + number,
+        )
+        for number in range(count)
+    ]
+
+
+def record(redis_url: str | None, folder: Path, batch: list[Event]) -> None:
+    """Record events as the service does."""
+
+    async def go() -> None:
+        store = open_live_store(redis_url, folder)
+        await store.record(batch)
+        await store.close()
+
+    asyncio.run(go())
+
+
+def retrainer(folder: Path, source: str | Path) -> Retrainer:
+    data = folder / "cycle.txt"
+    if not data.exists():
+        write_cycle(data)
+    config = load_config("demo", OVERRIDES)
+    return Retrainer(str(data), config, Store(folder / "models"), source, folder / "work", SilentProgress())
+
+
+@pytest.fixture(scope="module")
+def first_pass(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RetrainReport]:
+    """A folder in which the first pass found neither events nor a model."""
+    folder = tmp_path_factory.mktemp("retrain")
+    return folder, retrainer(folder, folder / "models" / "events").run_once()
+
+
+@pytest.fixture
+def after_first(first_pass: tuple[Path, RetrainReport], tmp_path: Path) -> Path:
+    """A copy of that folder for one test. Run folders know their data by path, so the copy trains anew."""
+    folder = tmp_path / "copy"
+    shutil.copytree(first_pass[0], folder)
+    return folder
+
+
+def test_the_first_model_is_promoted(first_pass: tuple[Path, RetrainReport]) -> None:
+    folder, report = first_pass
+    assert report.promoted
+    assert report.incumbent == {}
+    assert Store(folder / "models").live() == report.version
+
+
+def test_events_then_a_candidate_then_rest(after_first: Path) -> None:
+    store, log = Store(after_first / "models"), after_first / "models" / "events"
+    first = store.live()
+    record(None, log, [*events(3, 60), *events(0, 3, users="new")])
+    second = retrainer(after_first, log).run_once()
+    assert second.events == 63
+    assert second.incumbent["ndcg@10"] > 0
+    assert second.promoted == (second.candidate["ndcg@10"] >= second.incumbent["ndcg@10"])
+    assert store.live() == second.version
+    if second.promoted:
+        manifest = store.bundle().manifest
+        assert manifest.parent == first
+        assert manifest.data.counts["users"] == 83
+
+    third = retrainer(after_first, log).run_once()
+    assert third.events == 63  # drained once, kept for good
+    assert third.version == second.version
+    reports = [json.loads(path.read_text()) for path in sorted((after_first / "work" / "reports").glob("*.json"))]
+    assert reports[-1] == third.as_dict()
+    assert second.as_dict() in reports
+
+
+def test_a_worse_candidate_is_not_promoted(after_first: Path) -> None:
+    store, log = Store(after_first / "models"), after_first / "models" / "events"
+    good = store.live()
+    record(None, log, events(5, 40))
+    lazy = retrainer(after_first, log)
+    hopeless = ["joint.epochs=1", "finetune.epochs=0", "joint.recommender_rate=1e-9"]
+    lazy.config = load_config("demo", [*OVERRIDES, *hopeless])
+    report = lazy.run_once()
+    assert not report.promoted
+    assert "kept the incumbent" in report.reason
+    assert report.candidate["ndcg@10"] < report.incumbent["ndcg@10"]
+    assert store.live() == good
+    assert store.versions() == [good]
+
+
+def test_the_incumbent_is_judged_as_its_own_evaluation_did(first_pass: tuple[Path, RetrainReport]) -> None:
+    folder, report = first_pass
+    data = Dataset.load(folder / "work" / "base")
+    assert incumbent_metrics(Store(folder / "models").bundle(), data) == pytest.approx(report.candidate)
+
+
+def test_without_new_interactions_nothing_is_trained(after_first: Path) -> None:
+    log = after_first / "models" / "events"
+    record(None, log, [Event(event_id="x", user_id="u1", item_id="never-seen", timestamp=5)])
+    report = retrainer(after_first, log).run_once()
+    assert (report.events, report.rejected, report.promoted) == (0, 1, False)
+    assert report.reason == "no new interactions"
+    assert report.candidate == {}
+
+
+def test_events_come_from_redis_too(
+    tmp_path: Path, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(redis_server.url, tmp_path, events(3, 40, users="r"))
+    data = write_cycle(tmp_path / "cycle.txt")
+    arguments = ["retrain", "--once", "--data", str(data), "--store", str(tmp_path / "models"), "--preset", "demo"]
+    arguments += ["--work", str(tmp_path / "work"), "--redis-url", redis_server.url, "--json", *set_options()]
+    assert run(app, "etegrec-train", arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["promoted"]
+    assert report["events"] == 40
+
+
+def test_without_redis_a_pass_fails_before_training(tmp_path: Path) -> None:
+    with pytest.raises(LiveUnavailable):
+        retrainer(tmp_path, "redis://127.0.0.1:1").run_once()
+    assert not (tmp_path / "work" / "runs").exists()
+    assert Store(tmp_path / "models").versions() == []

@@ -170,6 +170,7 @@ def test_every_container_is_hardened_and_comes_back(name: str) -> None:
 @pytest.mark.parametrize("name", OWN)
 def test_own_containers_share_a_user_and_the_store(name: str) -> None:
     assert SERVICES[name]["user"] == "10001:10001"
+    assert SERVICES[name]["init"] is True
     assert SERVICES[name]["tmpfs"] == ["/tmp"]
     store = "models:/models" if name == "trainer" else "models:/models:ro"
     assert store in SERVICES[name]["volumes"]

@@ -19,10 +19,8 @@ from model_store.registry import Store
 from model_store.search_interface import SearchInputs, SearchOutputs, graph_input_names, search_inputs
 from training.export import export_search, export_tokenizer
 from training.joint import Learner
-from training.pipeline import EVALUATION, Pipeline
-
-BUNDLE = "bundle"
-"""Folder of the run that holds the files of its bundle."""
+from training.pipeline import BUNDLE, EVALUATION, Pipeline
+from training.progress import Bar
 
 GOLDENS = 24
 GOLDEN_ITEMS = 10
@@ -37,12 +35,11 @@ def export_bundle(pipeline: Pipeline) -> None:
         BundleRefused: ONNX Runtime and torch disagree on a golden.
     """
     run = pipeline.run
+    pipeline.evaluate()
     if all(run.has(f"{BUNDLE}/{name}") for name in REQUIRED_FILES):
         return
-    pipeline.evaluate()
-    pipeline.progress.say("exporting the search and the tokenizer to ONNX")
-    with run.timed("export"):
-        files = _files(pipeline)
+    with run.timed("export"), pipeline.progress.track("Exporting to ONNX", 3) as bar:
+        files = _files(pipeline, bar)
     for name, data in files.items():
         run.write_bytes(f"{BUNDLE}/{name}", data)
 
@@ -68,19 +65,24 @@ def publish_run(pipeline: Pipeline, store: Store, parent: str | None = None) -> 
     return publish(store, files, about)
 
 
-def _files(pipeline: Pipeline) -> dict[str, bytes]:
+def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     learner = pipeline.learner
     catalogue = _catalogue(pipeline)
     search = export_search(learner.recommender)
+    bar.advance(1)
+    tokenizer = export_tokenizer(learner.tokenizer)
+    bar.advance(1)
+    goldens = _goldens(pipeline, catalogue, search)
+    bar.advance(1)
     parts = {"tokenizer": learner.tokenizer, "recommender": learner.recommender}
     weights = {f"{name}.{key}": value.cpu() for name, part in parts.items() for key, value in part.state_dict().items()}
     return {
         "weights.safetensors": save(weights),
         "search.onnx": search,
-        "tokenizer.onnx": export_tokenizer(learner.tokenizer),
+        "tokenizer.onnx": tokenizer,
         "embeddings.safetensors": save({"embeddings": learner.embeddings.cpu().contiguous()}),
         "catalogue.parquet": catalogue.to_parquet(),
-        "golden.json": goldens_to_json(_goldens(pipeline, catalogue, search)),
+        "golden.json": goldens_to_json(goldens),
         f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
     }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -24,6 +25,20 @@ from training.run_folder import RunFolder
 from training.sasrec import Sasrec, evaluate_sasrec, train_sasrec
 
 EVALUATION = "evaluation.json"
+BUNDLE = "bundle"
+"""Folder of the run that holds the files of its bundle."""
+
+ARTEFACTS = (
+    "sasrec.safetensors",
+    "tokenizer.safetensors",
+    "joint.safetensors",
+    "finetune.safetensors",
+    "tiger_joint.safetensors",
+    "tiger_finetune.safetensors",
+    EVALUATION,
+    f"{BUNDLE}/golden.json",
+)
+"""In the order of the stages: each depends on some before it, so redoing one makes those after it stale."""
 
 
 class Embedded(NamedTuple):
@@ -46,11 +61,6 @@ class Evaluation:
         """Plain values."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """The inverse of :meth:`as_dict`."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
-
 
 class Pipeline:
     """One run. Stages are properties: each is loaded if its artefact exists, and computed and stored if not."""
@@ -66,7 +76,8 @@ class Pipeline:
     @cached_property
     def dataset(self) -> Dataset:
         """Stage ``prepare``. A source that is a prepared data set already is read where it is."""
-        with self.run.timed("prepare"):
+        is_reused = self.run.has("data/dataset.json")
+        with nullcontext() if is_reused else self.run.timed("prepare"):
             return open_or_prepare(self.run.source, self.run.path / "data", self.config.data, self.progress.say)
 
     @cached_property
@@ -76,7 +87,7 @@ class Pipeline:
         if not self.run.has(artefact):
             with self.run.timed("embed"):
                 result = train_sasrec(self.dataset, self.config.sasrec, self.config.seed, self.progress, self.device)
-            self.run.write_tensors(artefact, result.model.state_dict())
+            self._store(artefact, result.model.state_dict())
         model = Sasrec(self.config.sasrec, self.dataset.n_items)
         model.load_state_dict(self.run.read_tensors(artefact))
         model.to(self.device).eval()
@@ -90,7 +101,7 @@ class Pipeline:
             embeddings = self.embedded.embeddings
             with self.run.timed("tokenizer"):
                 trained = pretrain_tokenizer(embeddings, shape, self.config.tokenizer, self.config.seed, self.progress)
-            self.run.write_tensors(artefact, trained.state_dict())
+            self._store(artefact, trained.state_dict())
         tokenizer = Tokenizer(shape)
         tokenizer.load_state_dict(self.run.read_tensors(artefact))
         return tokenizer.to(self.device).eval()
@@ -107,13 +118,19 @@ class Pipeline:
 
     def evaluate(self, tiger: bool = False) -> Evaluation:
         """Stage ``evaluate``: all rows on validation and test users, under both protocols."""
-        stored = self.run.read_json(EVALUATION) if self.run.has(EVALUATION) else None
+        is_current = self.run.has(EVALUATION) and self.run.has("finetune.safetensors")
+        stored = self.run.read_json(EVALUATION) if is_current else None
         if stored is None or (tiger and "tiger" not in stored["test"]):
             learners = {"generative": self.learner} | ({"tiger": self.tiger} if tiger else {})
             with self.run.timed("evaluate"):
                 stored = self._evaluate(learners)
             self.run.write_json(EVALUATION, stored)
         return Evaluation(**stored, seconds=self.run.seconds)
+
+    def _store(self, artefact: str, tensors: Mapping[str, Tensor]) -> None:
+        for stale in ARTEFACTS[ARTEFACTS.index(artefact) + 1 :]:
+            self.run.remove(stale)
+        self.run.write_tensors(artefact, tensors)
 
     def _evaluate(self, learners: dict[str, Learner]) -> dict[str, Any]:
         splits = {"test": self.dataset.test(), "valid": self.dataset.validation()}
@@ -153,7 +170,7 @@ class Pipeline:
         parts = {"tokenizer": learner.tokenizer, "recommender": learner.recommender}
         tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
         self.run.write_json(f"{stage}.json", {"history": learner.history})
-        self.run.write_tensors(f"{stage}.safetensors", tensors)
+        self._store(f"{stage}.safetensors", tensors)
 
     def _load_learner(self, learner: Learner, stage: str) -> bool:
         if not self.run.has(f"{stage}.safetensors"):

@@ -90,6 +90,10 @@ class RunFolder:
         """Whether an artefact is there."""
         return (self.path / name).is_file()
 
+    def remove(self, name: str) -> None:
+        """Drop an artefact, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
     def write_json(self, name: str, value: Any) -> None:
         """Store plain values."""
         self.write_bytes(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

@@ -77,10 +77,11 @@ def test_a_finished_run_is_reused_and_another_configuration_is_refused(
 def test_a_lost_stage_is_redone_with_the_same_result(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     etegrec_train("evaluate", finished, "--json")
     before = printed(capsys)
-    for name in ("finetune.safetensors", "evaluation.json"):
-        (finished / name).unlink()
+    (finished / "evaluation.json").write_text("{}")
+    (finished / "finetune.safetensors").unlink()
+    etegrec_train("export", finished)
     etegrec_train("evaluate", finished, "--json")
-    after = printed(capsys)
+    after = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert after["test"]["generative"] == before["test"]["generative"]
 
 

@@ -23,6 +23,9 @@ T = TypeVar("T")
 MAX_DEPTH = 32
 """Arrays and objects inside each other, at most."""
 
+MAX_KEYS = 256
+"""Keys in one object at most, far more than any has: validation reports each unknown one, and that takes its time."""
+
 _TEXT_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[][{}]', re.DOTALL)
 _CLOSE = {"Connection": "close"}  # the rest of the body is not read, so the connection cannot be used again
 
@@ -105,6 +108,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise BadJson("the body repeats a key inside one object")
+    if len(found) > MAX_KEYS:
+        raise BadJson(f"the body holds an object with more than {MAX_KEYS} keys")
     return found
 
 

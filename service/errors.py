@@ -111,7 +111,8 @@ class InvalidFields(RequestError):
         for problem in refused.errors(include_url=False, include_input=False, include_context=False)[:SHOWN_FIELDS]:
             unknown = problem["type"] == "extra_forbidden"  # its location ends with a name that the client chose
             location = problem["loc"][:-1] if unknown else problem["loc"]
-            message = "holds a field that this endpoint does not know" if unknown else problem["msg"]
+            reason = problem["msg"].removeprefix("Value error, ")
+            message = "holds a field that this endpoint does not know" if unknown else reason
             found.append(FieldError(".".join(map(str, location)), message))
         return cls(found)
 

@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from model_store.events import Event
 from service.body import parse, read_body
 from service.envelope import problem_response
 from service.errors import ClientGone, NotReady, problem_of_status
@@ -69,8 +70,10 @@ async def record_events(service: Service, request: Request) -> Response:
     """Record one event or a list of events; repeating an `event_id` records it once."""
     service.keys.check(request.headers.get(HEADER), write=True)
     body = await _body(service, request)
-    listed = body if body.lstrip()[:1] == b"[" else b"[%b]" % body
-    events = parse(listed, partial(Events.validate_json, strict=True))
+    if body.lstrip()[:1] == b"[":
+        events = parse(body, partial(Events.validate_json, strict=True))
+    else:
+        events = [parse(body, partial(Event.model_validate_json, strict=True))]
     check_events(events, service.settings)
     recorded = await service.link.store.record(events)
     return _json({"accepted": recorded.accepted, "duplicates": recorded.duplicates})

@@ -5,7 +5,7 @@ Bounds that operators choose (``max_k``, ``max_history_ids`` …) are checked by
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -23,6 +23,11 @@ ShortId = Annotated[str, Field(min_length=1, max_length=ID_BYTES), AfterValidato
 """An item or user id, 1 to 128 bytes; the JSON parser has already refused lone surrogates."""
 
 
+T = TypeVar("T")
+Listed = Annotated[list[T], Field(fail_fast=True)]
+"""A list checked up to its first wrong entry: reporting half a million would keep the event loop for seconds."""
+
+
 class Body(BaseModel):
     """A request body: strict types, unknown fields are errors."""
 
@@ -32,20 +37,20 @@ class Body(BaseModel):
 class Filter(Body):
     """Restricts what may be answered; the parts apply together."""
 
-    categories: list[Annotated[str, Field(max_length=256)]] | None = Field(
+    categories: Listed[Annotated[str, Field(max_length=256)]] | None = Field(
         None, description="only items of any of these categories"
     )
-    allow: list[ShortId] | None = Field(
+    allow: Listed[ShortId] | None = Field(
         None, description="only these items; ids that the catalogue lacks allow nothing"
     )
-    deny: list[ShortId] | None = Field(None, description="none of these items")
+    deny: Listed[ShortId] | None = Field(None, description="none of these items")
 
 
 class RecommendRequest(Body):
     """What `POST /recommend` takes."""
 
     user_id: ShortId | None = Field(None, description="whose stored history to use, if `history` is absent")
-    history: list[ShortId] | None = Field(
+    history: Listed[ShortId] | None = Field(
         None, description="item ids, oldest first; wins over the stored history of `user_id`"
     )
     k: int = Field(10, ge=1, description="answers wanted")
@@ -82,10 +87,10 @@ class RecommendResponse(BaseModel):
     items: list[RecommendedItem] = Field(description="best first; fewer than k only if fewer obey the rules")
 
 
-Requests = TypeAdapter(list[RecommendRequest])
+Requests: TypeAdapter[list[RecommendRequest]] = TypeAdapter(Listed[RecommendRequest])
 """What `POST /recommend/batch` takes."""
 
-Events = TypeAdapter(list[Event])
+Events: TypeAdapter[list[Event]] = TypeAdapter(Listed[Event])
 """What `POST /events` takes; a single event may come without the list around it."""
 
 

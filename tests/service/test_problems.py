@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.body import MAX_DEPTH
+from service.body import MAX_DEPTH, MAX_KEYS
 from tests.service.harness import BrokenEngine, live_store, serving
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +48,7 @@ BAD_BODIES = {
     "long history": (b'{"history": [' + b",".join([b'"zebra"'] * 1001) + b"]}", 422),
     "explain": (b'{"explain": true}', 422),
     "negative budget": (b'{"budget_ms": -1}', 422),
+    "as many keys as fit": (b'{"zebra": 1' + b"".join(b',"%d": 1' % n for n in range(30_000)) + b"}", 400),
 }
 
 
@@ -96,6 +98,34 @@ async def test_field_errors_name_field_and_limit(client: httpx.AsyncClient) -> N
         {"field": "k", "message": "must be at most 100 (max_k)"},
         {"field": "filter.deny", "message": "must have at most 1000 entries (max_filter_ids)"},
     ]
+
+
+async def test_a_long_list_of_wrong_entries_is_refused_at_its_first(client: httpx.AsyncClient) -> None:
+    for path, body in {
+        "/recommend": json.dumps({"history": [1] * 100_000}),
+        "/recommend/batch": json.dumps([{"zebra": 1}] * 20_000),
+        "/events": json.dumps([1] * 100_000),
+    }.items():
+        response = await client.post(path, content=body, headers=JSON)
+        check(response, 422)
+        assert len(response.json()["errors"]) == 1
+
+
+async def test_an_object_may_not_have_ever_so_many_keys(client: httpx.AsyncClient) -> None:
+    most = {str(n): 1 for n in range(MAX_KEYS)}
+    check(await client.post("/recommend", json=most), 422)
+    refused = await client.post("/recommend", json={**most, "one more": 1})
+    check(refused, 400)
+    assert str(MAX_KEYS) in refused.json()["detail"]
+
+
+async def test_events_without_a_list_around_them_are_one_json_document(client: httpx.AsyncClient) -> None:
+    event = '{"event_id": "%d", "user_id": "u", "item_id": "item-1", "timestamp": 1}'
+    check(await client.post("/events", content=f"{event % 1},{event % 2}", headers=JSON), 400)
+    check(await client.post("/events", content="", headers=JSON), 400)
+    wrong = await client.post("/events", content='{"event_id": "1"}', headers=JSON)
+    assert wrong.json()["errors"][0]["field"] == "user_id"
+    assert (await client.post("/events", content=event % 1, headers=JSON)).json() == {"accepted": 1, "duplicates": 0}
 
 
 async def test_wrong_content_types_are_refused(client: httpx.AsyncClient) -> None:

@@ -110,10 +110,10 @@ def fit_standardisation(tokenizer: Tokenizer, embeddings: Tensor) -> None:
 @torch.no_grad()
 def initialise_codebooks(tokenizer: Tokenizer, embeddings: Tensor, iterations: int, generator: torch.Generator) -> None:
     """Set every codebook to the k-means centres of the residuals that reach its level."""
-    residual = tokenizer.latents(embeddings)
+    residual = tokenizer.latents(embeddings).cpu()  # where the generator is, and sums have a fixed order
     for level in range(len(tokenizer.codebooks)):
         centres = kmeans(residual, tokenizer.codebooks.shape[1], iterations, generator)
-        tokenizer.codebooks[level] = centres
+        tokenizer.codebooks[level].copy_(centres)
         residual = residual - centres[squared_distances(residual, centres).argmin(dim=1)]
 
 
@@ -122,13 +122,13 @@ def kmeans(points: Tensor, centres: int, iterations: int, generator: torch.Gener
     """Lloyd's algorithm from a k-means++ start.
 
     Args:
-        points: ``[N, d]``. With fewer points than centres, the surplus centres are points with small noise added.
+        points: ``[N, d]``, on the CPU. With fewer than K, the surplus centres start beside points, and may end on them.
         centres: K.
         iterations: Refinements after the start.
         generator: Source of all randomness.
 
     Returns:
-        ``[K, d]``. A centre that loses all its points moves to the point farthest from any centre.
+        ``[K, d]``. Centres that lose all their points move to the points farthest from any centre, each to its own.
     """
     found = _spread_start(points, centres, generator)
     for _ in range(iterations):

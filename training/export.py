@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,11 +85,10 @@ def _export(
     outputs: Sequence[str],
     dynamic: tuple[object, ...],
 ) -> bytes:
-    device = next(module.parameters()).device
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
-            module.eval(),
-            tuple(tensor.to(device) for tensor in example),
+            copy.deepcopy(module).cpu().eval(),  # the graph does not depend on where its weights were trained
+            example,
             dynamo=True,
             dynamic_shapes=dynamic,
             input_names=list(inputs),

@@ -7,6 +7,7 @@ recommender is fine-tuned with L_REC alone, until validation stops improving.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -99,9 +100,10 @@ class Learner:
 
 def current_assignment(model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor) -> Assignment:
     """Semantic IDs that a tokenizer gives to raw embeddings, collisions resolved by the model's policy."""
+    # On the CPU always: codes must not change because a run that was trained on a GPU is loaded without one.
     with torch.no_grad():
-        latents = tokenizer.eval().latents(embeddings)
-        return assign_codes(latents.cpu(), tokenizer.codebooks.detach().cpu(), model.collisions)
+        judge = copy.deepcopy(tokenizer).cpu().eval()
+        return assign_codes(judge.latents(embeddings.cpu()), judge.codebooks.detach(), model.collisions)
 
 
 def new_learner(model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor, seed: int) -> Learner:
@@ -176,9 +178,7 @@ class Optimiser:
 
     def step(self, loss: Tensor) -> None:
         """Update this network's parameters, and no others, down the gradient of ``loss``."""
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        loss.backward(inputs=self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.schedule.step()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.config import Section
+from model_store.errors import DataError
 from training.data.dataset import Dataset, Split
 from training.full_softmax import full_softmax_loss
 from training.metrics import Ranks, both_protocols, ndcg, summary
@@ -207,15 +208,19 @@ def train_sasrec(
     On the CPU the same seed gives the same result. The global random state is left as it was.
 
     Raises:
-        ValueError: No sequence is long enough to train on, or no user to validate with.
+        DataError: No sequence is long enough to train on, or no user to validate with.
     """
     split = dataset.validation()
     sequences = [sequence for sequence in dataset.training_sequences() if len(sequence) > 1]
     if not sequences or not len(split.targets):
-        raise ValueError("SASRec needs users with at least four interactions")
+        raise DataError(
+            "training needs at least one user with four interactions", "bring more data, or lower data.min_item"
+        )
     place = torch.device(device)
-    devices = [torch.cuda.current_device()] if place.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), progress.track("SASRec", config.epochs) as bar:
+    with (
+        torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
+        progress.track("SASRec", config.epochs) as bar,
+    ):
         torch.manual_seed(seed)
         model = Sasrec(config, dataset.n_items).to(place)
         return _fit(model, sequences, split, np.random.default_rng(seed), bar)

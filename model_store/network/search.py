@@ -23,7 +23,8 @@ class BeamSearch(nn.Module):
     def __init__(self, recommender: Recommender) -> None:
         super().__init__()
         self.recommender = recommender
-        bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
+        device = recommender.bos.device
+        bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
         self.register_buffer("bit_table", bits.bool().flatten(), persistent=False)  # [256 * 8]
 
     def forward(

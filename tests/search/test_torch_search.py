@@ -158,3 +158,11 @@ def test_with_causal_attention_one_pass_serves_every_prefix() -> None:
                 alone = net(sequence[:, :prefix], length, targets[:, prefix - 1 : prefix], length[:, None])
                 for mine, single in zip(packed, alone, strict=True):
                     torch.testing.assert_close(mine[:, prefix - 1], single[:, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", SHAPES[:2])
+def test_everything_stays_on_the_device_of_the_recommender(config: ModelConfig) -> None:
+    # "meta" computes shapes only and, like a GPU, refuses to mix with CPU tensors
+    tensors = [tensor.to("meta") for tensor in random_requests(np.random.default_rng(0), config).tensors()]
+    leaves, log_prob = BeamSearch(random_recommender(config, 0).to("meta"))(*tensors)
+    assert (leaves.device.type, log_prob.device.type) == ("meta", "meta")

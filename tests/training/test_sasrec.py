@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from model_store.errors import DataError
 from training.data.dataset import Dataset
 from training.full_softmax import full_softmax_loss
 from training.metrics import both_protocols
@@ -153,7 +154,7 @@ def test_unusable_settings_and_data_are_errors() -> None:
     with pytest.raises(ValidationError, match="heads"):
         SasrecConfig(embedding_dim=10, heads=3)
     frame = pl.DataFrame({"user": ["u", "v"], "item": ["a", "b"], "timestamp": [1, 2]})
-    with pytest.raises(ValueError, match="at least four"):
+    with pytest.raises(DataError, match="four interactions"):
         train_sasrec(Dataset.from_frame("short", frame, {}), TINY, 0, SilentProgress())
 
 

@@ -6,6 +6,7 @@ most K of them per tuple. Both are one procedure with a capacity per tuple: 1, o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,9 @@ from model_store.errors import CatalogueError
 from model_store.network.tokenizer import squared_distances
 
 Codes = npt.NDArray[np.int16]
+
+DISTANCES_AT_ONCE = 1 << 24
+"""Distances held in memory at a time, 64 MiB."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,11 @@ def assign_codes(latents: Tensor, codebooks: Tensor, policy: Literal["reassign",
             f"{len(latents)} items do not fit into {levels} levels of {size} codes",
             "raise model.tokenizer.codebook_size or model.tokenizer.levels",
         )
-    nearest, error = nearest_tuples(latents, codebooks, 1)
-    natural = nearest[:, 0].numpy()
+    greedy = [nearest_tuples(part, codebooks, 1) for part in latents.split(_items_at_once(size, 1))]
+    natural = torch.cat([codes[:, 0] for codes, _ in greedy]).numpy()
+    error = torch.cat([distance[:, 0] for _, distance in greedy])
     _, group, count = np.unique(natural, axis=0, return_inverse=True, return_counts=True)
-    placed = _place(latents, codebooks, error[:, 0], natural, capacity)
+    placed = _place(latents, codebooks, error, natural, capacity)
     codes = placed if policy == "reassign" else np.column_stack([placed, _rank_in_group(placed)])
     return Assignment(
         codes.astype(np.int16),
@@ -99,9 +104,8 @@ def _place(latents: Tensor, codebooks: Tensor, error: Tensor, natural: Codes, ca
     waiting = [row for row in order.tolist() if not _take(room, natural[row], capacity)]
     width = 32
     while waiting:
-        candidates, _ = nearest_tuples(latents[waiting], codebooks, width)
         homeless = []
-        for row, options in zip(waiting, candidates.numpy().astype(natural.dtype), strict=True):
+        for row, options in _options(latents, codebooks, waiting, width):
             found = next((option for option in options if _take(room, option, capacity)), None)
             if found is None:
                 homeless.append(row)
@@ -109,6 +113,20 @@ def _place(latents: Tensor, codebooks: Tensor, error: Tensor, natural: Codes, ca
                 placed[row] = found
         waiting, width = homeless, width * 4
     return placed
+
+
+def _options(
+    latents: Tensor, codebooks: Tensor, rows: list[int], width: int
+) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Each row with its ``width`` nearest tuples, found a few rows at a time so that memory stays bounded."""
+    step = _items_at_once(codebooks.shape[1], width)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        yield from zip(part, nearest_tuples(latents[part], codebooks, width)[0].numpy(), strict=True)
+
+
+def _items_at_once(codebook_size: int, width: int) -> int:
+    return max(1, DISTANCES_AT_ONCE // (codebook_size * width))
 
 
 def _take(room: dict[bytes, int], codes: Codes, capacity: int) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from model_store.config import TokenizerConfig
 from model_store.errors import CatalogueError
 from model_store.network.tokenizer import Tokenizer
+from training import collisions
 from training.collisions import assign_codes, nearest_tuples
 
 Tuple = tuple[int, ...]
@@ -176,3 +177,14 @@ def test_a_beam_of_one_is_greedy_and_a_narrow_one_is_sorted() -> None:
     assert codes.shape == (12, 7, 3)
     assert (error.diff(dim=1) >= 0).all()
     assert all(len(set(as_tuples(row.numpy()))) == 7 for row in codes)
+
+
+@pytest.mark.parametrize("policy", ["reassign", "token"])
+def test_the_memory_bound_does_not_change_the_result(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, codebooks = world(5, items=40, levels=2, size=7)
+    whole = assign_codes(latents, codebooks, policy)
+    monkeypatch.setattr(collisions, "DISTANCES_AT_ONCE", 50)  # 7 items greedily, then one at a time
+    parts = assign_codes(latents, codebooks, policy)
+    assert np.array_equal(parts.codes, whole.codes)
+    assert (parts.moved, parts.collision_rate) == (whole.moved, whole.collision_rate)
+    assert policy == "token" or whole.moved > 0

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format bench-train clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,13 @@ check: $(VENV)/installed  ## format, lint, types, import direction
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+$(VENV)/benchmarks: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,bench]'
+	touch $@
+
+bench-train: $(VENV)/benchmarks  ## training throughput beside a Hugging Face T5, one line of JSON
+	@$(BIN)/python -m benchmarks.bench_train
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -23,6 +23,7 @@ class TrainingConfig(Section):
     """Everything that decides a training run. Equal configuration, data and machine give equal results."""
 
     seed: int = Field(42, ge=0, description="source of all randomness")
+    threads: int = Field(0, ge=0, le=1024, description="compute threads on a CPU; 0: as many as torch finds cores")
     data: PrepareOptions = PrepareOptions()
     sasrec: SasrecConfig = SasrecConfig()
     model: ModelConfig = ModelConfig()

@@ -67,6 +67,8 @@ class Pipeline:
 
     def __init__(self, run: RunFolder, progress: Progress, device: torch.device | str = "cpu") -> None:
         self.run, self.progress, self.device = run, progress, torch.device(device)
+        if run.config.threads:
+            torch.set_num_threads(run.config.threads)
 
     @property
     def config(self) -> TrainingConfig:

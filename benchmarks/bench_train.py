@@ -1,0 +1,155 @@
+"""``make bench-train``: training throughput of our recommender beside a Hugging Face T5 of the same layers and widths.
+
+Both read the same sequences on the same threads in one run: forward, backward and optimiser step. Ours trains as the
+preset says; the peer is fed the usual way, one prefix a row, one token per code, padded batches. The unit is target
+items a second: one next item predicted, however many tokens that takes. Repeats alternate; medians are reported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from transformers import T5Config, T5ForConditionalGeneration
+
+from model_store.config import ModelConfig
+from model_store.network.recommender import Recommender
+from training.batches import PADDING, Batch, TrainingRows, batches, collate, training_rows
+from training.config import load_config
+from training.joint import recommendation_loss
+
+ITEMS, USERS, MEAN_LENGTH = 12_000, 3_000, 9
+
+
+def sequences(rng: np.random.Generator) -> list[np.ndarray]:
+    """Users with about nine interactions each, long-tailed, as in the Amazon review sets."""
+    lengths = np.clip(5 + rng.geometric(1 / (MEAN_LENGTH - 4), USERS) - 1, 5, 200)
+    return [rng.integers(0, ITEMS, length) for length in lengths]
+
+
+def timed(step: Callable[[Batch], None], work: list[Batch]) -> float:
+    """Target items a second over some batches."""
+    started = time.perf_counter()
+    for batch in work:
+        step(batch)
+    targets = sum(int((batch.targets != PADDING).sum()) for batch in work)
+    return targets / (time.perf_counter() - started)
+
+
+def our_step(config: ModelConfig, codes: Tensor) -> Callable[[Batch], None]:
+    model = Recommender(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+    def step(batch: Batch) -> None:
+        states = model(codes[batch.history], batch.lengths, codes[batch.targets.clamp(min=0)], batch.prefix)
+        real = batch.targets != PADDING
+        expected = codes[batch.targets[real]]
+        decoded = states.decoder[real]
+        logits = [model.logits(decoded[:, level], level) for level in range(expected.shape[1])]
+        optimizer.zero_grad(set_to_none=True)
+        recommendation_loss(logits, expected).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def peer_step(config: ModelConfig, codes: Tensor) -> Callable[[Batch], None]:
+    shape, levels, size = config.recommender, config.code_length, config.tokenizer.codebook_size
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=levels * size + 2,
+            d_model=shape.d_model,
+            d_kv=shape.head_dim,
+            d_ff=shape.d_ff,
+            num_layers=shape.encoder_layers,
+            num_decoder_layers=shape.decoder_layers,
+            num_heads=shape.heads,
+            dropout_rate=shape.dropout,
+            decoder_start_token_id=0,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    tokens = codes + torch.arange(levels) * size + 2  # every level has its own part of the vocabulary
+
+    def step(batch: Batch) -> None:
+        mask = torch.arange(batch.history.shape[1]) < batch.lengths[:, None]
+        attended = mask.repeat_interleave(levels, dim=1)
+        source = tokens[batch.history].flatten(1) * attended
+        labels = tokens[batch.targets[:, 0]]
+        optimizer.zero_grad(set_to_none=True)
+        model(input_ids=source, attention_mask=attended.long(), labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def sample(
+    rows: TrainingRows, targets_per_batch: int, count: int, rng: np.random.Generator, by_length: bool
+) -> list[Batch]:
+    """Some batches of an epoch; without length buckets, as the usual loader makes them, in plain shuffled order."""
+    if by_length:
+        chosen = batches(rows, targets_per_batch, rng)[:count]
+    else:
+        order = rng.permutation(len(rows.start))
+        chosen = [order[at : at + targets_per_batch] for at in range(0, count * targets_per_batch, targets_per_batch)]
+    return [collate(rows, one) for one in chosen]
+
+
+def main(
+    preset: Annotated[str, typer.Option(help="Whose recommender to train.")] = "cpu",
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Batches a repeat.")] = 4,
+    threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    config = load_config(preset)
+    model, size = config.model, config.joint.targets_per_batch
+    shape = model.recommender
+    codes = torch.from_numpy(rng.integers(0, model.tokenizer.codebook_size, (ITEMS, model.code_length)))
+    users = sequences(rng)
+    packed = training_rows(users, shape.max_history, packed=shape.encoder_attention == "causal")
+    single = training_rows(users, shape.max_history, packed=False)
+    ours, peer = our_step(model, codes), peer_step(model, codes)
+    timed(ours, sample(packed, size, 1, rng, by_length=True))
+    timed(peer, sample(single, size, 1, rng, by_length=False))
+    rates: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        mine = timed(ours, sample(packed, size, steps, rng, by_length=True))
+        theirs = timed(peer, sample(single, size, steps, rng, by_length=False))
+        rates.append((mine, theirs))
+    mine, theirs = (statistics.median(column) for column in zip(*rates, strict=True))
+    ratios = sorted(mine / theirs for mine, theirs in rates)
+    typer.echo(
+        json.dumps(
+            {
+                "bench": "train",
+                "ours_items_s": round(mine, 1),
+                "hf_items_s": round(theirs, 1),
+                "ratio": round(statistics.median(ratios), 2),
+                "ratio_spread": [round(ratios[0], 2), round(ratios[-1], 2)],
+                "preset": preset,
+                "layers": [shape.encoder_layers, shape.decoder_layers],
+                "threads": threads,
+                "load": round(os.getloadavg()[0], 2),
+                "repeats": repeats,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

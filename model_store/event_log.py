@@ -23,6 +23,7 @@ from typing import Annotated, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from model_store.durable import sync_folder, write_durably
 from model_store.errors import LiveUnavailable, StoreBusy
 from model_store.events import Event, Id
 
@@ -171,26 +172,6 @@ def read_cursor(folder: Path) -> Cursor:
 def write_cursor(folder: Path, cursor: Cursor) -> None:
     """Move the cursor, atomically and durably."""
     write_durably(folder / CURSOR_NAME, cursor.model_dump_json().encode())
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file so that a crash leaves the old or the new content, and the new one once this returns."""
-    staged = path.with_name(f".{path.name}.tmp")
-    with staged.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make created, renamed and deleted names of a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class LogWriter:

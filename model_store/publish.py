@@ -17,10 +17,11 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from model_store.bundle import check_contents
+from model_store.durable import sync_folder
 from model_store.errors import StoreError
 from model_store.manifest import MANIFEST, Description, FileSeal, Manifest, first_problem, new_version
 from model_store.registry import STAGING_PREFIX, Store
-from model_store.storage import Folder, sync_folder
+from model_store.storage import Folder
 
 Source = bytes | Path
 _EXPORT_HINT = "export the model again; see docs/ARCHITECTURE.md for the files of a bundle"

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from filelock import FileLock, Timeout
 
 from model_store.bundle import Bundle, load_bundle
+from model_store.durable import sync_folder
 from model_store.errors import ConfigError, StoreBusy, StoreError, VersionNotFound
 from model_store.manifest import MANIFEST, VERSION
-from model_store.storage import Folder, sync_folder
+from model_store.storage import Folder
 
 STORE_ENV = "ETEGREC_STORE"
 DEFAULT_STORE = "./models"

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from model_store.durable import sync_folder, write_durably
 from model_store.errors import ConfigError, StoreError
 
 
@@ -109,13 +110,7 @@ class Folder:
                 return
             target = self.local / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            staged = target.with_name(f".{target.name}.new")
-            with staged.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(target)
-            sync_folder(target.parent)
+            write_durably(target, data)
 
     def remove(self, name: str) -> None:
         """Delete one file; nothing happens if it is not there."""
@@ -163,15 +158,6 @@ class Folder:
                 f"cannot {action} in {self.path}: {cause.strerror or cause}",
                 "check that the store exists, has space and that this user may access it",
             ) from cause
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names inside a local folder durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _entry(name: str, info: dict[str, Any]) -> Entry:

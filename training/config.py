@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -22,7 +23,7 @@ PRESETS = ("demo", "cpu", "paper")
 class TrainingConfig(Section):
     """Everything that decides a training run. Equal configuration, data and machine give equal results."""
 
-    seed: int = Field(42, ge=0, description="source of all randomness")
+    seed: int = Field(42, ge=0, lt=2**63, description="source of all randomness")
     threads: int = Field(0, ge=0, le=1024, description="compute threads on a CPU; 0: as many as torch finds cores")
     data: PrepareOptions = PrepareOptions()
     sasrec: SasrecConfig = SasrecConfig()
@@ -30,6 +31,11 @@ class TrainingConfig(Section):
     tokenizer: TokenizerTrainingConfig = TokenizerTrainingConfig()
     joint: JointConfig = JointConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+
+    @property
+    def key(self) -> str:
+        """Short hash of all settings, for folder names: runs of another configuration go elsewhere."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
 
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:

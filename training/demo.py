@@ -5,7 +5,6 @@ Artefacts stay in the folder ``demo``; a second call reuses them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -71,8 +70,7 @@ def demo(
 
 def _run_folder(folder: Path, config: TrainingConfig) -> RunFolder:
     """One folder per configuration, so that a changed preset starts anew instead of being refused."""
-    key = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
-    return RunFolder.create_or_resume(folder / f"run-{key}", config, "ml-100k")
+    return RunFolder.create_or_resume(folder / f"run-{config.key}", config, "ml-100k")
 
 
 def _promoted(pipeline: Pipeline, store: Store) -> str:

@@ -22,6 +22,7 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from model_store import event_log, live
+from model_store.durable import write_durably
 from model_store.errors import ConfigError, DataError, LiveCorrupt, StoreBusy
 from model_store.event_log import Cursor, EventLine
 from model_store.events import Event
@@ -120,13 +121,13 @@ def _write(batch: _Batch, folder: Path) -> list[Path]:
     """Store a batch durably; returns the Parquet file, if there is something to put in it."""
     if batch.rejected:
         lines = (json.dumps({"raw_base64": base64.b64encode(raw).decode()}) + "\n" for raw in batch.rejected)
-        event_log.write_durably(folder / f"rejected-{batch.first}.jsonl", "".join(lines).encode())
+        write_durably(folder / f"rejected-{batch.first}.jsonl", "".join(lines).encode())
     if not batch.events:
         return []
     sink = io.BytesIO()
     pl.DataFrame([event.model_dump() for event in batch.events], schema=SCHEMA).write_parquet(sink)
     path = folder / f"events-{batch.first}.parquet"
-    event_log.write_durably(path, sink.getvalue())
+    write_durably(path, sink.getvalue())
     return [path]
 
 
@@ -158,9 +159,9 @@ def _delete_drained(folder: Path, cursor: Cursor) -> None:
 
 def _from_redis(url: str, keys: live.Keys, limit: int) -> Iterator[_Batch]:
     """First what a killed drain had taken, then what is new; each batch is acknowledged and deleted once written."""
-    place = redis_place(url)
+    client, place = _client(url), redis_place(url)
     try:
-        with _client(url) as client:
+        with client:
             _create_group(client, keys.events)
             for start in ("0", ">"):
                 yield from _read_group(client, keys.events, start, limit)

@@ -8,6 +8,7 @@ trained on, from the same histories.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from model_store.bundle import Bundle
+from model_store.durable import write_durably
 from model_store.network.recommender import Recommender
 from model_store.registry import Store
 from training.bundle_files import publish_run
@@ -102,13 +104,17 @@ class Retrainer:
             report = RetrainReport(False, "no new interactions", live, merged.accepted, merged.rejected, {}, {})
         else:
             report = self._train_and_judge(merged.dataset, incumbent, merged.accepted, merged.rejected)
-        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        RunFolder(self.work / "reports", self.config).write_json(f"{name}.json", report.as_dict())
+        self._keep(report)
         self.progress.say(report.reason)
         return report
 
+    def _keep(self, report: RetrainReport) -> None:
+        path = self.work / "reports" / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, (json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n").encode())
+
     def _train_and_judge(self, data: Dataset, incumbent: Bundle | None, accepted: int, rejected: int) -> RetrainReport:
-        folder = self.work / "runs" / data.fingerprint[:12]
+        folder = self.work / "runs" / f"{data.fingerprint[:12]}-{self.config.key}"
         data.save(folder / "data")
         run = RunFolder.create_or_resume(folder, self.config, str(folder / "data"))
         pipeline = Pipeline(run, self.progress)

@@ -7,7 +7,6 @@ last finished stage. Everything is JSON or safetensors; nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from model_store.durable import write_durably
 from model_store.errors import CheckpointError
 from training.config import TrainingConfig
 
@@ -43,7 +43,8 @@ class RunFolder:
         if run.has(CONFIG):
             found = run.read_json(CONFIG)
             if found != wanted:
-                changed = "data source" if found.get("config") == wanted["config"] else "configuration"
+                same_config = isinstance(found, dict) and found.get("config") == wanted["config"]
+                changed = "data source" if same_config else "configuration"
                 raise CheckpointError(
                     f"{path} holds a run with another {changed}", "choose another --out, or remove that folder"
                 )
@@ -64,7 +65,7 @@ class RunFolder:
         run = cls(path, TrainingConfig())
         try:
             run.config = TrainingConfig.model_validate(run.read_json(CONFIG)["config"])
-        except (KeyError, ValueError) as cause:
+        except (KeyError, TypeError, ValueError) as cause:
             raise CheckpointError(f"{path / CONFIG} does not fit this release: {cause}") from cause
         return run
 
@@ -111,9 +112,7 @@ class RunFolder:
 
     def write_tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Store tensors by name."""
-        part = self._part(name)
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, part)
-        self._finish(part, name)
+        self.write_bytes(name, save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}))
 
     def read_tensors(self, name: str) -> dict[str, torch.Tensor]:
         """Read what :meth:`write_tensors` stored.
@@ -129,19 +128,9 @@ class RunFolder:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Store bytes."""
-        part = self._part(name)
-        part.write_bytes(data)
-        self._finish(part, name)
-
-    def _part(self, name: str) -> Path:
-        part = self.path / f"{name}.part"
-        part.parent.mkdir(parents=True, exist_ok=True)
-        return part
-
-    def _finish(self, part: Path, name: str) -> None:
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(part, self.path / name)
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, data)
 
     def _damaged(self, name: str, cause: Exception) -> CheckpointError:
         return CheckpointError(f"{self.path / name} cannot be read: {cause}", "remove that file to redo its stage")

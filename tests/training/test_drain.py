@@ -9,7 +9,7 @@ from typing import Protocol
 import pytest
 from redis import Redis
 
-from model_store import event_log, live
+from model_store import durable, event_log, live
 from model_store.errors import ConfigError, DataError, LiveUnavailable, StoreBusy
 from model_store.event_log import EventLine, ForgetLine, LogWriter
 from model_store.events import Event
@@ -157,7 +157,7 @@ def die_before_step(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         return before
 
     monkeypatch.setattr(Path, "replace", stepped(Path.replace))
-    monkeypatch.setattr(event_log, "sync_folder", stepped(event_log.sync_folder))
+    monkeypatch.setattr(durable, "sync_folder", stepped(durable.sync_folder))
     monkeypatch.setattr(Path, "unlink", stepped(Path.unlink))
     monkeypatch.setattr(Redis, "xreadgroup", stepped(Redis.xreadgroup))
     monkeypatch.setattr(Redis, "pipeline", stepped(Redis.pipeline))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import httpx
 
+from model_store.durable import write_durably
 from model_store.errors import DataError, DownloadError
 from training.data.dataset import ItemInfo
 from training.data.readers import RawData, display_title, interaction_frame, split_movie_title
@@ -104,8 +104,8 @@ def fetch_movielens_100k(cache: Path, say: Callable[[str], None], source: MovieL
             f"MovieLens-100K from {origin} has the wrong checksum", "try again later; a proxy may have changed the file"
         )
     cache.mkdir(parents=True, exist_ok=True)
-    _write(cache / _ITEMS, json.dumps({key: asdict(info) for key, info in items.items()}, indent=0).encode())
-    _write(cache / _INTERACTIONS, interactions)
+    write_durably(cache / _ITEMS, json.dumps({key: asdict(info) for key, info in items.items()}, indent=0).encode())
+    write_durably(cache / _INTERACTIONS, interactions)
     say(f"MovieLens-100K: from {origin} (checksum verified)")
     return _raw(interactions, items)
 
@@ -233,9 +233,3 @@ def _read_cache(cache: Path, source: MovieLensSource) -> RawData | None:
 def _raw(interactions: bytes, items: dict[str, ItemInfo]) -> RawData:
     rows = [line.split("\t") for line in interactions.decode().splitlines()]
     return RawData("ml-100k", interaction_frame("u.data", rows), items)
-
-
-def _write(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)

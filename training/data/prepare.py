@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
+from model_store.durable import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
 from training.data.movielens import OFFICIAL, fetch_movielens_100k
@@ -72,9 +72,7 @@ def prepare(
     dataset = build_dataset(raw, options)
     (out / _KEY_FILE).unlink(missing_ok=True)
     dataset.save(out)
-    unfinished = out / f"{_KEY_FILE}.part"
-    unfinished.write_text(key + "\n", encoding="ascii")
-    os.replace(unfinished, out / _KEY_FILE)
+    write_durably(out / _KEY_FILE, f"{key}\n".encode())
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")
     return dataset

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from model_store.durable import write_durably
 from model_store.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         "interactions": dataset.interactions,
         "notes": list(dataset.notes),
     }
-    unfinished = folder / f"{_SEAL}.part"
-    unfinished.write_text(json.dumps(seal, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / _SEAL)
+    write_durably(folder / _SEAL, (json.dumps(seal, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def load_dataset(folder: Path) -> Dataset:

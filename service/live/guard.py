@@ -19,7 +19,8 @@ class CircuitBreaker:
     """Closed: calls pass. Open: calls are refused. After a pause one call may probe; its success closes the circuit.
 
     Used from one event loop. Any other error means that the other side answered, and counts as success; a cancelled
-    call counts neither way.
+    call counts neither way, nor does a failed one if another, begun later or not, was answered meanwhile: then it was
+    this process that was slow (a burst of requests), not the other side.
 
     Args:
         failures: Exception types that count as failures.
@@ -40,6 +41,7 @@ class CircuitBreaker:
         self._pause_s = pause_s
         self._clock = clock
         self._in_a_row = 0
+        self._answered = 0
         self._retry_at = 0.0
 
     @property
@@ -56,15 +58,21 @@ class CircuitBreaker:
         """
         if self.is_open:
             self._claim_probe()
+        answered_before = self._answered
         try:
             yield
         except self._failures:
-            self._in_a_row += 1
-            self._retry_at = self._clock() + self._pause_s
+            if self._answered == answered_before:
+                self._in_a_row += 1
+                self._retry_at = self._clock() + self._pause_s
             raise
         except Exception:
-            self._in_a_row = 0
+            self._note_answer()
             raise
+        self._note_answer()
+
+    def _note_answer(self) -> None:
+        self._answered += 1
         self._in_a_row = 0
 
     def _claim_probe(self) -> None:

@@ -41,7 +41,9 @@ class RedisLive(LiveStore):
         history_cap: Item ids kept per user.
         timeout_ms: Longest wait for a socket, on the request path.
         background_timeout_s: The same for snapshots and the change stream.
-        max_connections: Connections of the request path; further calls wait ``timeout_ms`` for one.
+        max_connections: Connections of the request path; further calls wait for one. Few: opening many at once takes
+            longer than ``timeout_ms``.
+        record_timeout_s: Longest wait to record events, which nobody can answer without.
         breaker_failures: Failures in a row after which calls fail at once.
         breaker_pause_s: Seconds between probes while they do.
         lock_ttl_s: After this long a crashed snapshot writer no longer blocks others.
@@ -59,22 +61,24 @@ class RedisLive(LiveStore):
         history_cap: int = live.HISTORY_CAP,
         timeout_ms: float = 50,
         background_timeout_s: float = 10,
-        max_connections: int = 64,
+        max_connections: int = 16,
+        record_timeout_s: float = 1.0,
         breaker_failures: int = 3,
         breaker_pause_s: float = 1.0,
         lock_ttl_s: float = 60,
         grace_s: float = 60,
     ) -> None:
         self._keys = live.Keys(prefix)
-        self._place = redis_place(url)
         self._history_cap = history_cap
         # connecting, authenticating and asking are one wait each
         self._deadline_s = 3 * timeout_ms / 1000
+        self._record_timeout_s = record_timeout_s
         self._background_timeout_s = background_timeout_s
         self._lock_ttl_s = lock_ttl_s
         self._grace_s = grace_s
         self._fast = _client(url, timeout_ms / 1000, max_connections)
         self._slow = _client(url, background_timeout_s, 4)
+        self._place = redis_place(url)  # only now is it known to be a URL
         self._breaker = CircuitBreaker(OUTAGES, breaker_failures, breaker_pause_s)
         self._record = self._fast.register_script(scripts.RECORD)
         self._append_change = self._fast.register_script(scripts.APPEND_CHANGE)
@@ -110,7 +114,7 @@ class RedisLive(LiveStore):
             args: list[Arg] = [self._history_cap, live.SEEN_WINDOW_S]
             for event in part:
                 args += [event.event_id, event.item_id, live.encode_event(event)]
-            accepted += await self._ask(partial(self._record, keys, args))
+            accepted += await self._ask(partial(self._record, keys, args), self._record_timeout_s)
         return Recorded(accepted, len(events) - accepted)
 
     async def forget(self, user_id: str) -> None:
@@ -229,11 +233,11 @@ class RedisLive(LiveStore):
             chunks.append(cast(bytes, raw))
         return chunks
 
-    async def _ask(self, call: Callable[[], Any]) -> Any:
-        """Await one call of the request path: guarded, within the deadline, errors translated."""
+    async def _ask(self, call: Callable[[], Any], timeout_s: float | None = None) -> Any:
+        """Await one call of the request path: guarded, within its deadline, errors translated."""
         try:
             with self._breaker.watch():
-                async with asyncio.timeout(self._deadline_s):
+                async with asyncio.timeout(timeout_s or self._deadline_s):
                     return await call()
         except CircuitOpen as cause:
             raise LiveUnavailable(
@@ -257,7 +261,7 @@ def _client(url: str, timeout_s: float, max_connections: int) -> Redis:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=max_connections,
-            timeout=timeout_s,
+            timeout=None,  # waiting for a connection is no outage; the deadline of the call ends it
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),

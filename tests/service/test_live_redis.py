@@ -273,9 +273,27 @@ async def test_gap_in_the_changes_is_corrupt(open_store: Open, raw: Redis) -> No
     assert await store.append_change("v", "i", "put", b"{}") == 4
 
 
-def test_url_must_be_one() -> None:
-    with pytest.raises(ConfigError):
-        RedisLive("http://127.0.0.1:1")
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "redis://:secret@host:port", "redis://:secret@[host"])
+def test_url_must_be_one(url: str) -> None:
+    with pytest.raises(ConfigError, match="ETEGREC_REDIS_URL") as refused:
+        RedisLive(url)
+    assert "secret" not in str(refused.value) + refused.value.hint
+
+
+def test_a_failure_while_others_are_answered_does_not_open_the_circuit() -> None:
+    breaker = CircuitBreaker((OSError,), threshold=1)
+
+    def answered_meanwhile() -> None:
+        with breaker.watch():
+            pass
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError), breaker.watch():
+        answered_meanwhile()
+    assert not breaker.is_open
+    with pytest.raises(TimeoutError), breaker.watch():
+        raise TimeoutError
+    assert breaker.is_open
 
 
 async def test_breaker_lets_one_probe_through_and_ignores_cancelled_calls() -> None:

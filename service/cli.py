@@ -12,6 +12,8 @@ import uvicorn
 
 from model_store.console import EXIT_CODES, new_app, run
 from service.app import create_app
+from service.protocol import BoundedHttp
+from service.security import Keys
 from service.server import Server
 from service.settings import ENV_PREFIX, EngineName, Settings
 from service.telemetry import set_up_logs
@@ -49,13 +51,14 @@ def run_service(settings: Settings) -> None:
     """Serve until a signal ends it; returns after an orderly shutdown."""
     set_up_logs(settings.log_level)
     application = create_app(settings)
-    _warn_if_exposed(settings)
+    _warn_if_exposed(settings.host, application.state.service.keys)
     config = uvicorn.Config(
         application,
         host=settings.host,
         port=settings.port,
         lifespan="on",
         ws="none",
+        http=BoundedHttp,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -65,15 +68,14 @@ def run_service(settings: Settings) -> None:
     Server(config, application.state.service.begin_drain, settings.shutdown_delay_s).run()
 
 
-def _warn_if_exposed(settings: Settings) -> None:
-    has_keys = settings.read_keys.get_secret_value() or settings.write_keys.get_secret_value()
+def _warn_if_exposed(host: str, keys: Keys) -> None:
     try:
-        is_loopback = ipaddress.ip_address(settings.host).is_loopback
+        is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        is_loopback = settings.host == "localhost"
-    if not has_keys and not is_loopback:
+        is_loopback = host == "localhost"
+    if keys.is_open and not is_loopback:
         structlog.get_logger().warning(
-            "open_to_everyone", host=settings.host, fix="set ETEGREC_READ_KEYS and ETEGREC_WRITE_KEYS"
+            "open_to_everyone", host=host, fix="set ETEGREC_READ_KEYS and ETEGREC_WRITE_KEYS"
         )
 
 

@@ -29,12 +29,17 @@ class Keys:
         """Split the comma-separated settings.
 
         Raises:
-            ConfigError: A key is too short to protect anything.
+            ConfigError: A key is too short to protect anything, or a setting is given without any.
         """
         return cls(
             _split("ETEGREC_READ_KEYS", settings.read_keys.get_secret_value()),
             _split("ETEGREC_WRITE_KEYS", settings.write_keys.get_secret_value()),
         )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody needs a key."""
+        return not self.read and not self.write
 
     def check(self, given: str | None, *, write: bool) -> None:
         """Return if the key of a request allows it. Takes the same time for every wrong key.
@@ -43,9 +48,9 @@ class Keys:
             KeyMissing: None came, or an unknown one.
             KeyForbidden: It only allows reading.
         """
-        if not self.read and not self.write:
+        if self.is_open:
             return
-        key = (given or "").encode(errors="replace")
+        key = (given or "").encode("latin-1")  # the bytes as they came: headers are decoded so
         may_write = _among(key, self.write)
         may_read = _among(key, self.read)
         if not may_write and not may_read:
@@ -56,6 +61,8 @@ class Keys:
 
 def _split(name: str, value: str) -> tuple[bytes, ...]:
     keys = tuple(key.strip().encode() for key in value.split(",") if key.strip())
+    if value.strip() and not keys:
+        raise ConfigError(f"{name} is set but holds no key", "write keys separated by commas, or leave it empty")
     if any(len(key) < MIN_KEY_LENGTH for key in keys):
         raise ConfigError(f"{name} holds a key shorter than {MIN_KEY_LENGTH} bytes", "use long random keys")
     return keys

@@ -23,7 +23,13 @@ async def test_each_key_may_do_its_part(tmp_path: Path) -> None:
     live_store(tmp_path)
     keys = {"read_keys": f"{READER}, {SECOND}", "write_keys": WRITER}
     async with serving(tmp_path, **keys) as (client, _):
-        for key, read, write in ((READER, 200, 403), (WRITER, 200, 200), ("wrong", 401, 401), ("", 401, 401)):
+        for key, read, write in (
+            (READER, 200, 403),
+            (SECOND, 200, 403),
+            (WRITER, 200, 200),
+            ("wrong", 401, 401),
+            ("", 401, 401),
+        ):
             headers = with_key(key)
             assert (await client.post("/recommend", json={}, headers=headers)).status_code == read
             assert (await client.post("/recommend/batch", json=[{}], headers=headers)).status_code == read
@@ -59,4 +65,6 @@ def test_short_keys_are_refused_and_keys_never_shown() -> None:
     with pytest.raises(ConfigError, match="ETEGREC_READ_KEYS") as refused:
         Keys.of(Settings.model_validate({"read_keys": "long-enough-key,tiny"}))
     assert "tiny" not in str(refused.value)
+    with pytest.raises(ConfigError, match="ETEGREC_WRITE_KEYS is set but holds no key"):
+        Keys.of(Settings.model_validate({"write_keys": " , "}))
     assert READER not in repr(Settings.model_validate({"read_keys": READER}))

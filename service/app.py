@@ -87,7 +87,7 @@ def create_app(settings: Settings, *, live: LiveStore | None = None, opener: Eng
     app.state.service = service
     add_routes(app, service)
     describe(app, settings)
-    app.add_middleware(Envelope, telemetry=service.telemetry)
+    app.add_middleware(Envelope, telemetry=service.telemetry, is_draining=lambda: service.is_draining)
     return app
 
 

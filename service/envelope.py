@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -28,11 +29,19 @@ _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Envelope:
-    """Middleware around the whole app."""
+    """Middleware around the whole app.
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    Args:
+        app: What it surrounds.
+        telemetry: Counts requests and refusals.
+        is_draining: Whether clients should leave: then each answer closes its connection, since a request sent on an
+            idle one at the moment when the server closes it would get no answer.
+    """
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, is_draining: Callable[[], bool]) -> None:
         self._app = app
         self._telemetry = telemetry
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -49,7 +58,10 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                if self._is_draining():
+                    headers["Connection"] = "close"
             await send(message)
 
         try:

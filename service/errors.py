@@ -155,8 +155,8 @@ class DeadlineMissed(RequestError):
 
     status, slug = 504, "deadline-missed"
 
-    def __init__(self, budget_ms: float) -> None:
-        super().__init__(f"no answer within {budget_ms:.0f} ms (budget_ms, or deadline_ms of the service)")
+    def __init__(self) -> None:
+        super().__init__("there was no answer within the time budget (budget_ms, or deadline_ms of the service)")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, RequestError):
         return Problem(error.status, error.slug, str(error), error.headers, error.fields)
     if isinstance(error, LiveError):
-        detail = "the live store cannot be reached; nothing was recorded, try again"
+        detail = "the live store did not confirm; send the same events again, those recorded already count once"
         return Problem(503, "live-store-unavailable", detail, {"Retry-After": "1"})
     return Problem(500, "internal", "the service failed; its log has the details under this request_id")
 

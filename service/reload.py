@@ -104,7 +104,7 @@ class ModelKeeper:
             log.warning("store_check_failed", cause=str(failure), hint=failure.hint)
             return
         if version is None:
-            self.problem = "no model is live yet"
+            self.problem = "no model is live any more; the last one answers" if self.current else "no model is live yet"
         elif self.current and self.current.version == version:
             self.problem, self._failure = "", None
         elif not self._waits_to_retry(version):

@@ -107,6 +107,9 @@ async def test_an_unreadable_store_is_no_end(tmp_path: Path) -> None:
         (tmp_path / "LIVE").write_bytes(b"../../etc\n")
         await until(lambda: metric(service, "etegrec_store_check_failures_total") >= 1)
         assert (await client.post("/recommend", json={})).status_code == 200
+        (tmp_path / "LIVE").unlink()
+        await until(lambda: "any more" in service.models.problem)
+        assert (await client.get("/health/ready")).status_code == 200
         (tmp_path / "LIVE").write_bytes(live)
         await until(lambda: service.models.problem == "")
 

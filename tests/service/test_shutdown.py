@@ -91,6 +91,7 @@ def test_sigterm_turns_readiness_off_finishes_requests_and_exits_0(tmp_path: Pat
         client.join(30)
         _, logged = server.communicate(timeout=30)
     assert refused.json()["detail"] == "the service is shutting down"
+    assert refused.headers["connection"] == "close"
     assert [answer.status_code for answer in answers] == [200]
     assert answers[0].json()["served_by"] == "model"
     assert server.returncode == 0

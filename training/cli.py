@@ -73,6 +73,7 @@ def run_all(
         raise typer.BadParameter(f"there is no baseline {min(unknown)!r}, only tiger", param_hint="--baseline")
     folder = RunFolder.create_or_resume(out, load_config(preset, overrides), data)
     pipeline = Pipeline(folder, progress_for(), device)
+    _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
     pipeline.evaluate(tiger="tiger" in baseline)
     export_bundle(pipeline)
     _report(pipeline.evaluate(), json)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from model_store.errors import CheckpointError, ConfigError
 from model_store.network.tokenizer import Tokenizer
 from training.codebooks import pretrain_tokenizer, tokenizer_health
 from training.config import TrainingConfig
@@ -25,6 +26,7 @@ from training.run_folder import RunFolder
 from training.sasrec import Sasrec, evaluate_sasrec, train_sasrec
 
 EVALUATION = "evaluation.json"
+TRAINED_ON = "trained_on.json"
 BUNDLE = "bundle"
 """Folder of the run that holds the files of its bundle."""
 
@@ -62,11 +64,26 @@ class Evaluation:
         return asdict(self)
 
 
+def usable_device(name: torch.device | str) -> torch.device:
+    """A torch device that tensors can be put on.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as cause:
+        problem = str(cause).splitlines()[0]
+        raise ConfigError(
+            f"--device {name}: {problem}", "use cpu, or install torch for the device that you have"
+        ) from cause
+
+
 class Pipeline:
     """One run. Stages are properties: each is loaded if its artefact exists, and computed and stored if not."""
 
     def __init__(self, run: RunFolder, progress: Progress, device: torch.device | str = "cpu") -> None:
-        self.run, self.progress, self.device = run, progress, torch.device(device)
+        self.run, self.progress, self.device = run, progress, usable_device(device)
         if run.config.threads:
             torch.set_num_threads(run.config.threads)
 
@@ -80,7 +97,9 @@ class Pipeline:
         """Stage ``prepare``. A source that is a prepared data set already is read where it is."""
         is_reused = self.run.has("data/dataset.json")
         with nullcontext() if is_reused else self.run.timed("prepare"):
-            return open_or_prepare(self.run.source, self.run.path / "data", self.config.data, self.progress.say)
+            data = open_or_prepare(self.run.source, self.run.path / "data", self.config.data, self.progress.say)
+        self._tie_to(data)
+        return data
 
     @cached_property
     def embedded(self) -> Embedded:
@@ -128,6 +147,17 @@ class Pipeline:
                 stored = self._evaluate(learners)
             self.run.write_json(EVALUATION, stored)
         return Evaluation(**stored, seconds=self.run.seconds)
+
+    def _tie_to(self, data: Dataset) -> None:
+        """Refuse data that changed since a stage was trained on it: what is stored would not fit, or fit by chance."""
+        record = {"fingerprint": data.fingerprint}
+        is_changed = self.run.has(TRAINED_ON) and self.run.read_json(TRAINED_ON) != record
+        if is_changed and any(self.run.has(artefact) for artefact in ARTEFACTS):
+            raise CheckpointError(
+                f"the data changed since {self.run.path} was trained on it",
+                "choose another --out, or remove that folder",
+            )
+        self.run.write_json(TRAINED_ON, record)
 
     def _store(self, artefact: str, tensors: Mapping[str, Tensor]) -> None:
         for stale in ARTEFACTS[ARTEFACTS.index(artefact) + 1 :]:

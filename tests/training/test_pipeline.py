@@ -74,6 +74,19 @@ def test_a_finished_run_is_reused_and_another_configuration_is_refused(
     assert "another configuration" in capsys.readouterr().err
 
 
+def test_data_that_changed_since_the_run_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = finished.parent / "cycle.txt"
+    whole = data.read_text()
+    arguments = ("run", "--data", data, "--preset", "demo", "--out", finished, *set_options(), "--json")
+    try:
+        data.write_text(whole + "late i1 i2 i3 i4 i5\n")
+        assert etegrec_train(*arguments) == 5
+        assert "the data changed" in capsys.readouterr().err
+    finally:
+        data.write_text(whole)
+    assert etegrec_train(*arguments) == 0
+
+
 def test_a_lost_stage_is_redone_with_the_same_result(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     etegrec_train("evaluate", finished, "--json")
     before = printed(capsys)
@@ -147,13 +160,27 @@ def test_the_exported_tokenizer_gives_the_catalogue_its_codes(finished: Path, tm
         (("run", "--data", "DATA", "--out", "OUT", "--baseline", "lion"), 2, "lion"),
         (("evaluate", "OUT"), 5, "no run folder"),
         (("publish", "OUT"), 5, "no run folder"),
+        (("run", "--data", "DATA", "--out", "OUT", "--set", "joint.sia_weight=inf"), 3, "joint.sia_weight"),
+        (("run", "--data", "DATA", "--out", "OUT", "--set", f"seed={2**70}"), 3, "seed"),
+        (("run", "--data", "DATA", "--out", "OUT", "--device", "abacus"), 3, "--device abacus"),
+        (("run", "--data", "DATA", "--out", "DATA"), 1, "cycle.txt: File exists"),
+        (("prepare", "--data", "DATA", "--out", "DATA"), 1, "Not a directory"),
+        (("run", "--data", "DATA", "--out", "LIST"), 5, "another configuration"),
+        (("evaluate", "LIST"), 5, "does not fit this release"),
+        (("retrain", "--data", "DATA", "--redis-url", "redis://localhost:abc", "--work", "OUT"), 3, "no Redis URL"),
+        (("retrain", "--data", "DATA", "--redis-url", "redis://localhost?foo=1", "--work", "OUT"), 3, "no Redis URL"),
         (("schedule", "--data", "DATA", "--cron", "often", "--work", "OUT"), 3, "five fields"),
+        (("schedule", "--data", "DATA", "--cron", "", "--work", "OUT"), 3, "five fields"),
+        (("schedule", "--data", "DATA", "--cron", "0 0 31 2 *", "--work", "OUT"), 3, "never comes"),
     ],
 )
 def test_mistakes_are_named_with_an_exit_code(
     arguments: tuple[str, ...], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "config.json").write_text("[]")
     places = {"OUT": str(tmp_path / "out"), "DATA": str(write_cycle(tmp_path / "cycle.txt"))}
+    places["LIST"] = str(tmp_path / "list")
     assert etegrec_train(*(places.get(word, word) for word in arguments)) == code
     assert words in capsys.readouterr().err
 

@@ -21,8 +21,8 @@ from model_store.errors import EtegrecError
 DEBUG_ENV = "ETEGREC_DEBUG"
 
 EXIT_CODES = (
-    "Exit codes: 0 done · 1 unexpected error · 2 wrong usage · 3 configuration · 4 input data · 5 model store or run"
-    " folder · 6 no such version · 7 store busy · 8 Redis or live store · 130 interrupted."
+    "Exit codes: 0 done · 1 unexpected error or unusable path · 2 wrong usage · 3 configuration · 4 input data"
+    " · 5 model store or run folder · 6 no such version · 7 store busy · 8 Redis or live store · 130 interrupted."
     f" {DEBUG_ENV}=1 shows the traceback of an error."
 )
 
@@ -56,6 +56,10 @@ def run(app: typer.Typer, prog: str, arguments: Sequence[str] | None = None) -> 
     except EtegrecError as error:
         _report(error, str(error), error.hint)
         return error.exit_code
+    except OSError as error:  # a path or disk of the user's: no bug
+        where = f"{error.filename}: " if error.filename else ""
+        _report(error, f"{where}{error.strerror or error}", "check that the path is right, writable and has space left")
+        return 1
     except Exception as error:  # noqa: BLE001  the last stop: a bug must not look like one of the codes above
         hint = f"this is a bug, please report it; {DEBUG_ENV}=1 shows where it happened"
         _report(error, f"unexpected {type(error).__name__}: {error}", hint)

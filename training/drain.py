@@ -171,14 +171,16 @@ def _from_redis(url: str, keys: live.Keys, limit: int) -> Iterator[_Batch]:
 
 def _client(url: str) -> Redis:
     try:
-        return Redis.from_url(
+        client = Redis.from_url(
             url,
             socket_timeout=_TIMEOUT_S,
             socket_connect_timeout=_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
-    except ValueError as cause:
+        client.connection_pool.make_connection()  # connects to nothing, but tells options that do not exist
+        return client
+    except (TypeError, ValueError) as cause:
         raise ConfigError("ETEGREC_REDIS_URL is no Redis URL", "write redis://[:password@]host:6379/0") from cause
 
 

@@ -6,6 +6,7 @@ Only the clock comes from APScheduler; its job executors would keep a stopped pr
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 from model_store.errors import ConfigError, EtegrecError, StoreBusy
 from training.retrain import Retrainer
 
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 FIRST_RETRY_S = 10.0
 LONGEST_RETRY_S = 600.0
 
@@ -46,23 +48,30 @@ def run_schedule(retrainer: Retrainer, cron: str) -> None:
 
 
 def parse_cron(cron: str) -> CronTrigger:
-    """A trigger in UTC.
+    """A trigger in UTC. Weekdays are names, or numbers of which 0 and 7 are Sunday.
 
     Raises:
-        ConfigError: The expression is not valid.
+        ConfigError: The expression is not valid, or never comes true.
     """
     try:
-        return CronTrigger.from_crontab(cron, timezone=UTC)
+        *others, weekday = cron.split()
+        # cron counts weekdays from Sunday, APScheduler from Monday: names mean the same day to both
+        named = re.sub(r"(?<![/\d])[0-7](?!\d)", lambda day: _WEEKDAYS[int(day.group())], weekday)
+        trigger = CronTrigger.from_crontab(" ".join([*others, named]), timezone=UTC)
     except ValueError as cause:
         raise ConfigError(f"--cron {cron!r} is not valid: {cause}", "five fields, such as '0 3 * * *'") from cause
+    if trigger.get_next_fire_time(None, datetime.now(UTC)) is None:
+        raise ConfigError(f"--cron {cron!r} names a time that never comes", "check day and month")
+    return trigger
 
 
 def attempt(retrainer: Retrainer) -> bool:
-    """One pass; an expected failure (Redis away, store busy …) is reported and does not end the schedule."""
+    """One pass; an expected failure (Redis away, disk full …) is reported and does not end the schedule."""
     try:
         retrainer.run_once()
-    except EtegrecError as error:
-        retrainer.progress.say(f"this pass failed: {error}" + (f" (fix: {error.hint})" if error.hint else ""))
+    except (EtegrecError, OSError) as error:
+        hint = error.hint if isinstance(error, EtegrecError) else ""
+        retrainer.progress.say(f"this pass failed: {error}" + (f" (fix: {hint})" if hint else ""))
         return False
     return True
 

@@ -26,6 +26,13 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
+def test_a_header_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.inter"
+    path.write_bytes(b"user_id:token\t\xff\xfe\n")
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        read(path)
+
+
 def test_csv_keeps_ids_as_text_and_sorts_by_time(tmp_path: Path) -> None:
     path = written(tmp_path / "clicks.csv", 'item_id,note,user_id,timestamp\n007,"a, b",u1,20\n7,,u1,10\n')
     assert read(path) == [("u1", "7", 10), ("u1", "007", 20)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from training.config import load_config
 from training.data.dataset import Dataset
 from training.progress import SilentProgress
 from training.retrain import Retrainer, RetrainReport, incumbent_metrics
+from training.schedule import parse_cron
 
 
 def events(first: int, count: int, users: str = "u") -> list[Event]:
@@ -147,3 +149,13 @@ def test_without_redis_a_pass_fails_before_training(tmp_path: Path) -> None:
         retrainer(tmp_path, "redis://127.0.0.1:1").run_once()
     assert not (tmp_path / "work" / "runs").exists()
     assert Store(tmp_path / "models").versions() == []
+
+
+@pytest.mark.parametrize(
+    ("weekday", "days"),
+    [("0", {6}), ("7", {6}), ("1-5", {0, 1, 2, 3, 4}), ("sat,0", {5, 6}), ("5-7", {4, 5, 6}), ("*", set(range(7)))],
+)
+def test_weekdays_count_as_in_cron(weekday: str, days: set[int]) -> None:
+    trigger, start = parse_cron(f"0 3 * * {weekday}"), datetime(2026, 1, 1, tzinfo=UTC)
+    due = [trigger.get_next_fire_time(None, start + timedelta(days=day)) for day in range(14)]
+    assert {time.weekday() for time in due if time} == days

@@ -239,8 +239,12 @@ def _typed(path: Path, found: list[str], name: str) -> str:
 
 
 def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8") as lines:
-        return lines.readline().rstrip("\r\n").split("\t")
+    with path.open("rb") as lines:
+        first = lines.readline()
+    try:
+        return first.decode().rstrip("\r\n").split("\t")
+    except UnicodeDecodeError as cause:
+        raise DataError(f"{path.name} is not UTF-8 text: {cause.reason} at byte {cause.start}") from cause
 
 
 def _stem(path: Path) -> str:

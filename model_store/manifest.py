@@ -72,7 +72,7 @@ class Description(_Part):
     data: DataSummary
     metrics: dict[str, dict[str, float]] = Field({}, description="metric by name, by model or protocol")
     tokenizer: dict[str, JsonValue] = Field({}, description="what the tokenizer did: collisions, codes in use …")
-    parent: str | None = Field(None, pattern=f"^{VERSION.pattern}$", description="version it was warm-started from")
+    parent: str | None = Field(None, pattern=f"^{VERSION.pattern}$", description="version that was live before it")
     embedding_source: Literal["sasrec", "user"] = Field(
         "sasrec", description="where item embeddings came from: trained here, or given by the user"
     )

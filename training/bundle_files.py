@@ -18,7 +18,7 @@ from model_store.publish import publish
 from model_store.registry import Store
 from model_store.search_interface import SearchInputs, SearchOutputs, graph_input_names, search_inputs
 from training.export import export_search, export_tokenizer
-from training.joint import Learner
+from training.learner import Learner
 from training.pipeline import BUNDLE, EVALUATION, Pipeline
 from training.progress import Bar
 
@@ -74,10 +74,8 @@ def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     bar.advance(1)
     goldens = _goldens(pipeline, catalogue, search)
     bar.advance(1)
-    parts = {"tokenizer": learner.tokenizer, "recommender": learner.recommender}
-    weights = {f"{name}.{key}": value.cpu() for name, part in parts.items() for key, value in part.state_dict().items()}
     return {
-        "weights.safetensors": save(weights),
+        "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
         "search.onnx": search,
         "tokenizer.onnx": tokenizer,
         "embeddings.safetensors": save({"embeddings": learner.embeddings.cpu().contiguous()}),

@@ -15,6 +15,7 @@ from model_store.registry import Store
 from training.bundle_files import export_bundle, publish_run
 from training.config import PRESETS, load_config
 from training.data.prepare import prepare as prepare_data
+from training.metrics import SEEN_EXCLUDED
 from training.pipeline import Evaluation, Pipeline
 from training.progress import progress_for
 from training.retrain import Retrainer
@@ -173,14 +174,14 @@ def _report(evaluation: Evaluation, json: bool) -> None:
         print_json(evaluation.as_dict())
         return
     console = tables()
-    for suffix, title in (("", "history items may be answers"), ("_seen_excluded", "history items excluded")):
+    for suffix, title in (("", "history items may be answers"), (SEEN_EXCLUDED, "history items excluded")):
         console.print(evaluation_table(evaluation, suffix, title))
     console.print("seconds: " + ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items()))
 
 
 def evaluation_table(evaluation: Evaluation, suffix: str, title: str) -> Table:
     """Test metrics of every row under one protocol."""
-    names = [name for name in evaluation.test["popularity"] if name.endswith("_seen_excluded") == bool(suffix)]
+    names = [name for name in evaluation.test["popularity"] if name.endswith(SEEN_EXCLUDED) == bool(suffix)]
     table = Table(title=f"Test users, leave-one-out, full ranking; {title}")
     table.add_column("model")
     for name in names:

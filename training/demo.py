@@ -26,6 +26,7 @@ from model_store.registry import Store
 from training.bundle_files import export_bundle, publish_run
 from training.cli import ROW_TITLES, evaluation_table
 from training.config import TrainingConfig, load_config
+from training.metrics import SEEN_EXCLUDED
 from training.pipeline import Evaluation, Pipeline
 from training.progress import Progress, progress_for
 from training.run_folder import RunFolder
@@ -89,7 +90,7 @@ def _promoted(pipeline: Pipeline, store: Store) -> str:
 def _show_evaluation(evaluation: Evaluation) -> None:
     console.print()
     console.print(evaluation_table(evaluation, "", "history items may be answers"))
-    console.print(evaluation_table(evaluation, "_seen_excluded", "history items excluded"))
+    console.print(evaluation_table(evaluation, SEEN_EXCLUDED, "history items excluded"))
     stages = ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items())
     console.print(f"seconds of each stage: {stages}; together {sum(evaluation.seconds.values()):.0f}")
     console.print(

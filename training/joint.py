@@ -7,10 +7,7 @@ recommender is fine-tuned with L_REC alone, until validation stops improving.
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -19,14 +16,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from model_store.config import ModelConfig, Section
-from model_store.network.recommender import Recommender
-from model_store.network.tokenizer import Tokenizer
+from model_store.config import Section
 from training.batches import PADDING, Batch, TrainingRows, batches, collate, training_rows
 from training.codebooks import reconstruct, tokenizer_optimizer
-from training.collisions import Assignment, assign_codes
 from training.data.dataset import Split
 from training.evaluate import generative_ranks, sample_split
+from training.learner import Learner
 from training.losses import (
     first_occurrences,
     preference_semantic_loss,
@@ -35,6 +30,7 @@ from training.losses import (
     sequence_item_loss,
 )
 from training.metrics import ndcg
+from training.optimiser import Optimiser, recommender_optimizer
 from training.progress import Bar, Progress
 
 Phase = Literal["tokenizer", "recommender"]
@@ -68,49 +64,6 @@ class FinetuneConfig(Section):
     epochs: int = Field(20, ge=0, description="most epochs")
     recommender_rate: float = Field(5e-4, gt=0, description="AdamW step size, cosine to zero")
     patience: int = Field(5, ge=1, description="validations without improvement before stopping")
-
-
-@dataclass
-class Learner:
-    """Both networks with the current codes. ``assignment`` is derived from the tokenizer; refresh it after changes.
-
-    Attributes:
-        embeddings: Raw item embeddings, ``[items, d_s]``.
-        history: One dict of mean losses and metrics per epoch, in order.
-    """
-
-    model: ModelConfig
-    tokenizer: Tokenizer
-    recommender: Recommender
-    embeddings: Tensor
-    assignment: Assignment
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def codes(self) -> Tensor:
-        """Semantic IDs on the device, ``[items, L]`` int64."""
-        return torch.from_numpy(self.assignment.codes.astype(np.int64)).to(self.embeddings.device)
-
-    def refresh_codes(self) -> int:
-        """Recompute semantic IDs from the tokenizer; returns how many items changed."""
-        before = self.assignment.codes
-        self.assignment = current_assignment(self.model, self.tokenizer, self.embeddings)
-        return int((before != self.assignment.codes).any(axis=1).sum())
-
-
-def current_assignment(model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor) -> Assignment:
-    """Semantic IDs that a tokenizer gives to raw embeddings, collisions resolved by the model's policy."""
-    # On the CPU always: codes must not change because a run that was trained on a GPU is loaded without one.
-    with torch.no_grad():
-        judge = copy.deepcopy(tokenizer).cpu().eval()
-        return assign_codes(judge.latents(embeddings.cpu()), judge.codebooks.detach(), model.collisions)
-
-
-def new_learner(model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor, seed: int) -> Learner:
-    """A pretrained tokenizer with a fresh recommender."""
-    torch.manual_seed(seed)
-    recommender = Recommender(model).to(embeddings.device)
-    return Learner(model, tokenizer, recommender, embeddings, current_assignment(model, tokenizer, embeddings))
 
 
 def tokenizer_losses(learner: Learner, batch: Batch, codes: Tensor, config: JointConfig) -> dict[str, Tensor]:
@@ -161,30 +114,6 @@ def _distinct(targets: Tensor, *states: Tensor) -> list[Tensor]:
     return [targets[real][kept], *(state[real][kept] for state in states)]
 
 
-class Optimiser:
-    """AdamW for one network over a known number of steps: warm-up, cosine, gradient clipping."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, warmup: float, clip: float) -> None:
-        self.optimizer, self.clip = optimizer, clip
-        self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
-        rising = max(1, round(steps * warmup))
-
-        def factor(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
-
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-    def step(self, loss: Tensor) -> None:
-        """Update this network's parameters, and no others, down the gradient of ``loss``."""
-        loss.backward(inputs=self.parameters)
-        nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-
 def train_joint(
     learner: Learner,
     sequences: list[npt.NDArray[np.int32]],
@@ -208,7 +137,7 @@ def train_joint(
     phases = [phase_of(epoch, config) for epoch in range(config.epochs)]
     per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
     recommender = Optimiser(
-        _recommender_adamw(learner.recommender, config.recommender_rate, config.weight_decay),
+        recommender_optimizer(learner.recommender, config.recommender_rate, config.weight_decay),
         phases.count("recommender") * per_epoch,
         config.warmup,
         config.clip,
@@ -248,7 +177,7 @@ def finetune(
     torch.manual_seed(seed)
     per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
     optimiser = Optimiser(
-        _recommender_adamw(learner.recommender, stretch.recommender_rate, config.weight_decay),
+        recommender_optimizer(learner.recommender, stretch.recommender_rate, config.weight_decay),
         stretch.epochs * per_epoch,
         config.warmup,
         config.clip,
@@ -344,13 +273,6 @@ def _validate(learner: Learner, sample: Split) -> float:
     width = learner.model.beam_width
     ranks = generative_ranks(learner.recommender, learner.assignment.codes, sample, width, seen_excluded=False)
     return ndcg(ranks.all_items, 10)
-
-
-def _recommender_adamw(recommender: Recommender, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    matrices = [p for p in recommender.parameters() if p.ndim >= 2]
-    gains = [p for p in recommender.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

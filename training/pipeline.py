@@ -19,7 +19,8 @@ from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
 from training.evaluate import generative_ranks
-from training.joint import JointConfig, Learner, finetune, new_learner, train_joint
+from training.joint import JointConfig, finetune, train_joint
+from training.learner import Learner, new_learner
 from training.metrics import popularity_ranks
 from training.progress import Progress
 from training.run_folder import RunFolder
@@ -199,20 +200,12 @@ class Pipeline:
         return learner
 
     def _save_learner(self, learner: Learner, stage: str) -> None:
-        parts = {"tokenizer": learner.tokenizer, "recommender": learner.recommender}
-        tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
         self.run.write_json(f"{stage}.json", {"history": learner.history})
-        self._store(f"{stage}.safetensors", tensors)
+        self._store(f"{stage}.safetensors", learner.tensors())
 
     def _load_learner(self, learner: Learner, stage: str) -> bool:
         if not self.run.has(f"{stage}.safetensors"):
             return False
-        tensors = self.run.read_tensors(f"{stage}.safetensors")
-        for name, part in (("tokenizer", learner.tokenizer), ("recommender", learner.recommender)):
-            part.load_state_dict(
-                {key.removeprefix(f"{name}."): tensors[key] for key in tensors if key.startswith(name)}
-            )
-            part.eval()
-        learner.refresh_codes()
+        learner.load(self.run.read_tensors(f"{stage}.safetensors"))
         learner.history = self.run.read_json(f"{stage}.json")["history"]
         return True

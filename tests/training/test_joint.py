@@ -18,17 +18,15 @@ from training.evaluate import generative_ranks
 from training.joint import (
     FinetuneConfig,
     JointConfig,
-    Learner,
-    Optimiser,
-    current_assignment,
     finetune,
-    new_learner,
     phase_of,
     recommender_losses,
     tokenizer_losses,
     train_joint,
 )
+from training.learner import Learner, current_assignment, new_learner
 from training.metrics import recall
+from training.optimiser import Optimiser
 from training.progress import Bar, SilentProgress
 
 ITEMS, USERS = 30, 60

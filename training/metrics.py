@@ -103,14 +103,6 @@ def rank_of_target(
     return np.count_nonzero(ahead, axis=1).astype(np.int64)
 
 
-def history_mask(histories: Sequence[npt.NDArray[np.integer]], n_items: int) -> npt.NDArray[np.bool_]:
-    """The items of each history, [B, N]."""
-    mask = np.zeros((len(histories), n_items), dtype=np.bool_)
-    for row, history in zip(mask, histories, strict=True):
-        row[history] = True
-    return mask
-
-
 def both_protocols(scores: npt.NDArray[np.floating], split: Split) -> Ranks:
     """Ranks of a split's n targets from scores [n, N] of all items; equal to masking, without a dense mask."""
     all_items = rank_of_target(scores, split.targets)

@@ -58,6 +58,7 @@ class LiveLink:
     async def snapshot(self, version: str) -> Snapshot | None:
         """The snapshot of a version if there is a usable one; trouble is logged and counts as none."""
         try:
+            await self.store.ping()  # answered in milliseconds or away: loading must not wait as long as a transfer may
             found = await self.store.load_snapshot(version)
         except LiveCorrupt as failure:
             self.refuse_snapshot(version, failure)
@@ -76,6 +77,7 @@ class LiveLink:
     async def save_snapshot(self, version: str, snapshot: Snapshot, *, repair: bool) -> None:
         """Offer a snapshot to the other replicas; trouble is logged and blocks nothing."""
         try:
+            await self.store.ping()  # as above: shutting down waits for this
             saved = await self.store.save_snapshot(version, snapshot, replace=repair)
         except LiveError as failure:
             self._note_snapshot("unavailable", version, failure)

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from model_store.events import Event
-from service.body import parse, read_body
+from service.body import parse_aside, read_body
 from service.envelope import problem_response
 from service.errors import ClientGone, NotReady, problem_of_status
 from service.limits import check_events, check_request, check_requests
@@ -51,7 +51,7 @@ async def recommend(service: Service, request: Request) -> Response:
     """Recommend items to one user, by inline or stored history."""
     service.keys.check(request.headers.get(HEADER), write=False)
     body = await _body(service, request)
-    asked = parse(body, partial(RecommendRequest.model_validate_json, strict=True))
+    asked = await parse_aside(body, partial(RecommendRequest.model_validate_json, strict=True))
     check_request(asked, service.settings)
     answer = await _unless_gone(request, service.recommender.recommend(asked))
     return _json(_document(answer, request.state.request_id))
@@ -60,7 +60,7 @@ async def recommend(service: Service, request: Request) -> Response:
 async def recommend_batch(service: Service, request: Request) -> Response:
     """Answer a list of requests with a list of answers in the same order; the first problem answers for all."""
     service.keys.check(request.headers.get(HEADER), write=False)
-    asked = parse(await _body(service, request), partial(Requests.validate_json, strict=True))
+    asked = await parse_aside(await _body(service, request), partial(Requests.validate_json, strict=True))
     check_requests(asked, service.settings)
     answers = await _unless_gone(request, _all([service.recommender.recommend(each) for each in asked]))
     return _json([_document(answer, request.state.request_id) for answer in answers])
@@ -71,9 +71,9 @@ async def record_events(service: Service, request: Request) -> Response:
     service.keys.check(request.headers.get(HEADER), write=True)
     body = await _body(service, request)
     if body.lstrip()[:1] == b"[":
-        events = parse(body, partial(Events.validate_json, strict=True))
+        events = await parse_aside(body, partial(Events.validate_json, strict=True))
     else:
-        events = [parse(body, partial(Event.model_validate_json, strict=True))]
+        events = [await parse_aside(body, partial(Event.model_validate_json, strict=True))]
     check_events(events, service.settings)
     recorded = await service.link.store.record(events)
     return _json({"accepted": recorded.accepted, "duplicates": recorded.duplicates})

@@ -13,9 +13,11 @@ from redis import Redis
 from model_store import live
 from model_store.errors import ConfigError, LiveCorrupt, LiveUnavailable
 from model_store.events import Event
+from service.link import LiveLink
 from service.live.base import Snapshot
 from service.live.guard import CircuitBreaker, CircuitOpen
 from service.live.redis import RedisLive
+from service.telemetry import Telemetry
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -103,6 +105,16 @@ async def test_frozen_server_is_unavailable_instead_of_hanging(open_store: Open,
                 await call
     await until_back(store)
     assert (await store.record([event(2)])).accepted == 1
+
+
+async def test_frozen_server_holds_up_neither_loading_nor_shutting_down(own_redis: RedisServer) -> None:
+    store = RedisLive(own_redis.url, background_timeout_s=3600)
+    link = LiveLink(store, Telemetry(), check_s=3600)
+    with own_redis.frozen():
+        async with asyncio.timeout(60):
+            assert await link.snapshot("v") is None
+            await link.save_snapshot("v", Snapshot(0, {}), repair=False)
+    await store.close()
 
 
 async def test_paused_writes_are_unavailable_while_reads_go_on(open_store: Open, raw: Redis) -> None:

@@ -9,7 +9,6 @@ Two protocols: items of the history may be answers (no suffix), or they are take
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np

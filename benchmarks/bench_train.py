@@ -24,7 +24,7 @@ from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender
 from training.batches import PADDING, Batch, TrainingRows, batches, collate, training_rows
 from training.config import load_config
-from training.joint import recommendation_loss
+from training.losses import recommendation_loss
 
 ITEMS, USERS, MEAN_LENGTH = 12_000, 3_000, 9
 

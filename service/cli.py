@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import sys
 from typing import Annotated, Any
 
@@ -11,12 +12,16 @@ import typer
 import uvicorn
 
 from model_store.console import EXIT_CODES, new_app, run
+from model_store.errors import ConfigError
 from service.app import create_app
 from service.protocol import BoundedHttp
 from service.security import Keys
 from service.server import Server
 from service.settings import ENV_PREFIX, EngineName, Settings
 from service.telemetry import set_up_logs
+
+BACKLOG = 2048
+"""Connections that wait to be accepted; the system may allow fewer."""
 
 app = new_app("Serve the live model of a store over HTTP. Every setting is also an ETEGREC_* variable.")
 
@@ -65,7 +70,25 @@ def run_service(settings: Settings) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
     )
-    Server(config, application.state.service.begin_drain, settings.shutdown_delay_s).run()
+    with listen(settings.host, settings.port) as listener:
+        server = Server(config, application.state.service.begin_drain, settings.shutdown_delay_s)
+        server.run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the port before anything is loaded, so that a mistake is told at once.
+
+    Raises:
+        ConfigError: The address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as cause:
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {cause.strerror or cause}",
+            "stop the program that uses the port, or choose another --port or --host",
+        ) from cause
 
 
 def _warn_if_exposed(host: str, keys: Keys) -> None:

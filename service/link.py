@@ -34,7 +34,10 @@ class LiveLink:
     async def watch(self) -> None:
         """Ask the store every ``check_s`` seconds whether it is there, until cancelled."""
         while True:
-            await self.check()
+            try:
+                await self.check()
+            except Exception:
+                log.exception("live_check_crashed")
             await asyncio.sleep(self._check_s)
 
     async def check(self) -> None:

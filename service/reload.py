@@ -91,7 +91,11 @@ class ModelKeeper:
     async def watch(self) -> None:
         """Poll the store every ``reload_s`` seconds, until cancelled."""
         while True:
-            await self.poll()
+            try:
+                await self.poll()
+            except Exception:
+                self._telemetry.store_failures.inc()
+                log.exception("store_check_crashed")
             await asyncio.sleep(self._settings.reload_s)
 
     async def poll(self) -> None:

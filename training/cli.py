@@ -82,7 +82,7 @@ def run_all(
 
 @app.command()
 def evaluate(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOption = False) -> None:
-    """Evaluate a run again, or print what it measured: all rows, both protocols, full ranking, item-level hits."""
+    """Print what a run measured: all rows, both protocols; stages that are missing are done first."""
     _report(Pipeline(RunFolder.open(run_folder), progress_for(), device).evaluate(), json)
 
 

@@ -45,6 +45,8 @@ def demo(
     oneshot: Annotated[bool, typer.Option(help="Serve on a free port and end after the first answer.")] = False,
 ) -> None:
     """Run the whole way, then keep serving until Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the service must not outlive the demo
+    port = _claim(0 if oneshot else PORT)
     config, progress = load_config("demo"), progress_for()
     pipeline = Pipeline(_run_folder(folder, config), progress)
     evaluation = pipeline.evaluate()
@@ -53,7 +55,6 @@ def demo(
     evaluation = pipeline.evaluate()
     (folder / "metrics.json").write_text(json.dumps(evaluation.as_dict()) + "\n", encoding="utf-8")
     _show_evaluation(evaluation)
-    port = _free_port() if oneshot else PORT
     service = _start_service(folder / "models", port)
     try:
         _wait_until_ready(service, port, progress)
@@ -159,11 +160,15 @@ def _stop(service: subprocess.Popen[bytes]) -> None:
             raise EtegrecError("the service did not stop within 45 s of SIGTERM and was killed") from None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port
+def _claim(port: int) -> int:
+    """The port if it can be listened on, a free one for 0; found out before minutes of training."""
+    try:
+        with socket.create_server((HOST, port)) as probe:
+            found: int = probe.getsockname()[1]
+    except OSError as cause:
+        hint = "stop the program that uses it, or run `make demo ONESHOT=1`, which takes a free port"
+        raise EtegrecError(f"port {port} of {HOST} cannot be used: {cause.strerror}", hint) from cause
+    return found
 
 
 if __name__ == "__main__":

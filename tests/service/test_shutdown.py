@@ -137,3 +137,13 @@ def test_a_taken_port_or_wrong_setting_ends_with_a_code(tmp_path: Path) -> None:
     assert server.returncode == 3
     assert "error: ETEGREC_BATCH_WAIT_MS" in logged
     assert "fix: " in logged
+
+
+def test_a_port_in_use_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        command = [sys.executable, "-m", "service", "--store", str(tmp_path), "--port", port]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 3
+    assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
+    assert "fix: " in ended.stderr

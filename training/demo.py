@@ -49,7 +49,6 @@ def demo(
     port = _claim(0 if oneshot else PORT)
     config, progress = load_config("demo"), progress_for()
     pipeline = Pipeline(_run_folder(folder, config), progress)
-    evaluation = pipeline.evaluate()
     export_bundle(pipeline)
     version = _promoted(pipeline, Store(folder / "models"))
     evaluation = pipeline.evaluate()

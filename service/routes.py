@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import FastAPI, Request
@@ -19,12 +19,10 @@ from service.envelope import problem_response
 from service.errors import ClientGone, NotReady, problem_of_status
 from service.limits import check_events, check_request, check_requests
 from service.openapi import Documented, documented
+from service.parts import Service
 from service.recommender import Recommendation
 from service.schemas import Events, RecommendRequest, Requests
 from service.security import HEADER
-
-if TYPE_CHECKING:
-    from service.app import Service
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]

@@ -25,6 +25,7 @@ from training.bundle_files import publish_run
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
+from training.data.storage import save_dataset
 from training.drain import drain, read_drained
 from training.evaluate import generative_ranks
 from training.pipeline import Pipeline
@@ -115,7 +116,7 @@ class Retrainer:
 
     def _train_and_judge(self, data: Dataset, incumbent: Bundle | None, accepted: int, rejected: int) -> RetrainReport:
         folder = self.work / "runs" / f"{data.fingerprint[:12]}-{self.config.key}"
-        data.save(folder / "data")
+        save_dataset(data, folder / "data")
         run = RunFolder.create_or_resume(folder, self.config, str(folder / "data"))
         pipeline = Pipeline(run, self.progress)
         candidate = pipeline.evaluate().test["generative"]

@@ -16,10 +16,11 @@ from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
 from model_store.registry import Store
 from model_store.search_interface import SearchInputs, SearchOutputs
-from service.app import Service, create_app
+from service.app import create_app
 from service.engines.base import Engine
 from service.engines.fake import FakeEngine
 from service.model import EngineOpener, open_engine
+from service.parts import Service
 from service.settings import Settings
 from tests.model_store.bundles import publish_small
 

@@ -10,6 +10,7 @@ import pytest
 
 from model_store.errors import DataError
 from training.data.dataset import Dataset, ItemInfo
+from training.data.storage import load_dataset, save_dataset
 
 Row = tuple[str, str, int]
 
@@ -102,8 +103,8 @@ def test_adding_nothing_known_changes_nothing() -> None:
 def test_round_trip_through_a_folder(tmp_path: Path) -> None:
     dataset = made(info={"jam": ItemInfo("Jäm", ("food", "red"), {"grams": 340})})
     dataset = replace(dataset, notes=("from a test",))
-    dataset.save(tmp_path / "data")
-    loaded = Dataset.load(tmp_path / "data")
+    save_dataset(dataset, tmp_path / "data")
+    loaded = load_dataset(tmp_path / "data")
     assert loaded.fingerprint == dataset.fingerprint
     assert (loaded.name, loaded.notes) == ("tiny", ("from a test",))
     assert loaded.categories == dataset.categories
@@ -115,30 +116,30 @@ def test_round_trip_through_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["interactions.parquet", "users.parquet", "items.parquet", "dataset.json"])
 def test_a_damaged_folder_is_refused(tmp_path: Path, name: str) -> None:
-    made().save(tmp_path)
+    save_dataset(made(), tmp_path)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="decode"):
-        Dataset.load(tmp_path)
+        load_dataset(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(DataError):
-        Dataset.load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_content_that_differs_from_the_fingerprint_is_refused(tmp_path: Path) -> None:
-    made().save(tmp_path)
-    made([*ROWS, ("cat", "jam", 4)]).save(tmp_path / "other")
+    save_dataset(made(), tmp_path)
+    save_dataset(made([*ROWS, ("cat", "jam", 4)]), tmp_path / "other")
     (tmp_path / "other" / "interactions.parquet").rename(tmp_path / "interactions.parquet")
     with pytest.raises(DataError, match="fingerprint"):
-        Dataset.load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:
-    made().save(tmp_path)
+    save_dataset(made(), tmp_path)
     seal = json.loads((tmp_path / "dataset.json").read_text())
     (tmp_path / "dataset.json").write_text(json.dumps({**seal, "format": 99}))
     with pytest.raises(DataError, match="layout 99"):
-        Dataset.load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_fingerprint_follows_content_not_name() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from model_store.errors import DataError, DownloadError
 from training.data.movielens import MovieLensSource, fetch_movielens_100k, parse_official_items, parse_wheel_items
-from training.data.readers import RawData, ReadOptions, read_source
+from training.data.raw import RawData
+from training.data.readers import ReadOptions, read_source
 
 INTERACTIONS = b"2\t10\t3\t881250949\n1\t20\t5\t881250940\n1\t267\t1\t881250949\n"
 CHECKSUM = hashlib.sha256(INTERACTIONS).hexdigest()

@@ -11,7 +11,8 @@ import pytest
 
 from model_store.errors import DataError
 from training.data.prepare import PrepareOptions, k_core, prepare
-from training.data.readers import ReadOptions, display_title, read_source, split_movie_title
+from training.data.raw import display_title, split_movie_title
+from training.data.readers import ReadOptions, read_source
 from training.data.tables import Columns
 
 Triples = list[tuple[str, str, int]]

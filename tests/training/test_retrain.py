@@ -19,7 +19,7 @@ from tests.redis_server import RedisServer
 from tests.tiny import ITEMS, OVERRIDES, set_options, write_cycle
 from training.cli import app
 from training.config import load_config
-from training.data.dataset import Dataset
+from training.data.storage import load_dataset
 from training.progress import SilentProgress
 from training.retrain import Retrainer, RetrainReport, incumbent_metrics
 from training.schedule import parse_cron
@@ -118,7 +118,7 @@ def test_a_worse_candidate_is_not_promoted(after_first: Path) -> None:
 
 def test_the_incumbent_is_judged_as_its_own_evaluation_did(first_pass: tuple[Path, RetrainReport]) -> None:
     folder, report = first_pass
-    data = Dataset.load(folder / "work" / "base")
+    data = load_dataset(folder / "work" / "base")
     assert incumbent_metrics(Store(folder / "models").bundle(), data) == pytest.approx(report.candidate)
 
 

@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -228,23 +227,6 @@ class Dataset:
         backwards[self.offsets[1:-1] - 1] = False
         if backwards.any():
             raise DataError(f"{self.name}: interactions of a user are not sorted by time")
-
-    def save(self, folder: Path) -> None:
-        """Write the data set as Parquet and JSON; see :mod:`training.data.storage`."""
-        from training.data.storage import save_dataset
-
-        save_dataset(self, folder)
-
-    @staticmethod
-    def load(folder: Path) -> Dataset:
-        """Read what :meth:`save` wrote, checked; see :mod:`training.data.storage`.
-
-        Raises:
-            DataError: Something is missing, damaged or contradictory.
-        """
-        from training.data.storage import load_dataset
-
-        return load_dataset(folder)
 
     @cached_property
     def _training_lengths(self) -> Int64Array:

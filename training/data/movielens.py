@@ -23,7 +23,7 @@ import httpx
 from model_store.durable import write_durably
 from model_store.errors import DataError, DownloadError
 from training.data.dataset import ItemInfo
-from training.data.readers import RawData, display_title, interaction_frame, split_movie_title
+from training.data.raw import RawData, display_title, interaction_frame, split_movie_title
 
 CONNECT_TIMEOUT_S = 5.0
 TOTAL_TIMEOUT_S = 120.0

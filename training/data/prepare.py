@@ -16,8 +16,9 @@ from model_store.durable import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
 from training.data.movielens import OFFICIAL, fetch_movielens_100k
-from training.data.readers import RawData, ReadOptions, read_source, source_files
-from training.data.storage import is_prepared
+from training.data.raw import RawData
+from training.data.readers import ReadOptions, read_source, source_files
+from training.data.storage import is_prepared, load_dataset, save_dataset
 
 MOVIELENS_100K = "ml-100k"
 """The source name that stands for fetching MovieLens-100K."""
@@ -71,7 +72,7 @@ def prepare(
         raw = read_source(Path(source), options)
     dataset = build_dataset(raw, options)
     (out / _KEY_FILE).unlink(missing_ok=True)
-    dataset.save(out)
+    save_dataset(dataset, out)
     write_durably(out / _KEY_FILE, f"{key}\n".encode())
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")
@@ -81,7 +82,7 @@ def prepare(
 def open_or_prepare(source: str, out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Dataset:
     """Read a source that is a prepared data set already, else :func:`prepare` it; the arguments are the same."""
     if is_prepared(Path(source)):
-        return Dataset.load(Path(source))
+        return load_dataset(Path(source))
     return prepare(source, out, options, say)
 
 
@@ -147,6 +148,6 @@ def _reusable(out: Path, key: str) -> Dataset | None:
     if not stored.is_file() or stored.read_text(encoding="ascii", errors="replace").strip() != key:
         return None
     try:
-        return Dataset.load(out)
+        return load_dataset(out)
     except DataError:
         return None

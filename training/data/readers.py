@@ -6,7 +6,6 @@ import io
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +15,12 @@ from pydantic import Field
 from model_store.config import Section
 from model_store.errors import DataError
 from training.data.dataset import ItemInfo
+from training.data.movielens import parse_official_items
+from training.data.raw import RawData, interaction_frame, split_movie_title
 from training.data.tables import TABLE_SUFFIXES, Columns, format_suffix, read_interactions, read_items
 
 Format = Literal["auto", "ml-100k", "ml-1m", "recbole", "table", "amazon-ratings", "text"]
 
-_ARTICLE = re.compile(r"^(.*), (The|A|An|La|Le|Les|L'|Il|Das|Der)( \(.*)?$")
 _SPACED_GENRES = re.compile(r"\s+")
 
 
@@ -34,15 +34,6 @@ class ReadOptions(Section):
     )
     columns: Columns = Columns()
     items_file: str = Field("", description="table with a row an item: title, categories, attributes")
-
-
-@dataclass(frozen=True)
-class RawData:
-    """What a reader returns."""
-
-    name: str
-    interactions: pl.DataFrame  # user, item: String; timestamp: Int64 (Unix seconds, 0 unknown); by time, ties as read
-    items: dict[str, ItemInfo] = field(default_factory=dict)
 
 
 def read_source(path: Path, options: ReadOptions) -> RawData:
@@ -95,23 +86,6 @@ def source_files(path: Path) -> list[Path]:
     return [path, sibling] if path.suffix == ".inter" and sibling.is_file() else [path]
 
 
-def display_title(title: str) -> str:
-    """``"Godfather, The"`` to ``"The Godfather"``; a remark in parentheses stays behind."""
-    match = _ARTICLE.match(title)
-    if not match:
-        return title
-    rest, article, remark = match.group(1), match.group(2), match.group(3) or ""
-    return f"{article}{'' if article.endswith(chr(39)) else ' '}{rest}{remark}"
-
-
-def split_movie_title(title: str) -> tuple[str, dict[str, int]]:
-    """``"Toy Story (1995)"`` to ``("Toy Story", {"year": 1995})``; no year where there is none."""
-    match = re.search(r"\((\d{4})\)\s*(\(V\))?\s*$", title.strip())
-    if not match:
-        return display_title(title.strip()), {}
-    return display_title(title[: match.start()].strip()), {"year": int(match.group(1))}
-
-
 def _read_table(path: Path, options: ReadOptions) -> RawData:
     return RawData(_stem(path), read_interactions(path, options.columns))
 
@@ -152,8 +126,6 @@ def _read_ml_1m(path: Path, options: ReadOptions) -> RawData:
 
 
 def _read_ml_100k(path: Path, options: ReadOptions) -> RawData:
-    from training.data.movielens import parse_official_items
-
     ratings = _split_lines("u.data", _member(path, "u.data"), "\t", 4)
     return RawData("ml-100k", interaction_frame("u.data", ratings), parse_official_items(_member(path, "u.item")))
 
@@ -175,20 +147,6 @@ def _read_text(path: Path, options: ReadOptions) -> RawData:
     schema = {"user": pl.String, "item": pl.String}
     frame = pl.DataFrame({"user": users, "item": items}, schema=schema)
     return RawData(_stem(path), frame.with_columns(pl.lit(0, dtype=pl.Int64).alias("timestamp")))
-
-
-def interaction_frame(name: str, rows: list[list[str]]) -> pl.DataFrame:
-    """Rows of ``user, item, rating, time`` as the table that :class:`RawData` holds.
-
-    Raises:
-        DataError: A time is not a number.
-    """
-    frame = pl.DataFrame(rows, schema=["user", "item", "rating", "time"], orient="row")
-    timestamp = frame["time"].cast(pl.Int64, strict=False).alias("timestamp")
-    if timestamp.null_count():
-        line = int(timestamp.is_null().arg_true()[0]) + 1
-        raise DataError(f"{name} line {line}: the timestamp is not a number: {frame['time'][line - 1][:40]!r}")
-    return frame.select("user", "item").with_columns(timestamp).sort("timestamp", maintain_order=True)
 
 
 def _split_lines(name: str, text: bytes, separator: str, fields: int) -> list[list[str]]:

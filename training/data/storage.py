@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from model_store.durable import write_durably
 from model_store.errors import DataError
-
-if TYPE_CHECKING:
-    from training.data.dataset import Dataset
+from training.data.dataset import Dataset
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -90,7 +88,6 @@ def load_dataset(folder: Path) -> Dataset:
 
 
 def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
-    from training.data.dataset import Dataset
 
     table = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("interactions", "users", "items")}
     owner = table["interactions"]["user"].to_numpy()

@@ -1,0 +1,53 @@
+"""What readers return, and what those of MovieLens share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from model_store.errors import DataError
+from training.data.dataset import ItemInfo
+
+_ARTICLE = re.compile(r"^(.*), (The|A|An|La|Le|Les|L'|Il|Das|Der)( \(.*)?$")
+
+
+@dataclass(frozen=True)
+class RawData:
+    """What a reader returns."""
+
+    name: str
+    interactions: pl.DataFrame  # user, item: String; timestamp: Int64 (Unix seconds, 0 unknown); by time, ties as read
+    items: dict[str, ItemInfo] = field(default_factory=dict)
+
+
+def display_title(title: str) -> str:
+    """``"Godfather, The"`` to ``"The Godfather"``; a remark in parentheses stays behind."""
+    match = _ARTICLE.match(title)
+    if not match:
+        return title
+    rest, article, remark = match.group(1), match.group(2), match.group(3) or ""
+    return f"{article}{'' if article.endswith(chr(39)) else ' '}{rest}{remark}"
+
+
+def split_movie_title(title: str) -> tuple[str, dict[str, int]]:
+    """``"Toy Story (1995)"`` to ``("Toy Story", {"year": 1995})``; no year where there is none."""
+    match = re.search(r"\((\d{4})\)\s*(\(V\))?\s*$", title.strip())
+    if not match:
+        return display_title(title.strip()), {}
+    return display_title(title[: match.start()].strip()), {"year": int(match.group(1))}
+
+
+def interaction_frame(name: str, rows: list[list[str]]) -> pl.DataFrame:
+    """Rows of ``user, item, rating, time`` as the table that :class:`RawData` holds.
+
+    Raises:
+        DataError: A time is not a number.
+    """
+    frame = pl.DataFrame(rows, schema=["user", "item", "rating", "time"], orient="row")
+    timestamp = frame["time"].cast(pl.Int64, strict=False).alias("timestamp")
+    if timestamp.null_count():
+        line = int(timestamp.is_null().arg_true()[0]) + 1
+        raise DataError(f"{name} line {line}: the timestamp is not a number: {frame['time'][line - 1][:40]!r}")
+    return frame.select("user", "item").with_columns(timestamp).sort("timestamp", maintain_order=True)

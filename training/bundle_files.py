@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from model_store.catalogue import Catalogue
+from model_store.errors import BundleRefused
 from model_store.golden import Answer, Golden, compare, goldens_to_json
 from model_store.history import encode_histories
 from model_store.manifest import REQUIRED_FILES, DataSummary, Description
@@ -25,6 +27,9 @@ from training.progress import Bar
 GOLDENS = 24
 GOLDEN_ITEMS = 10
 
+CLEAR_MARGIN = 1e-3
+"""Difference of two squared distances above which rounding cannot decide which code is nearer."""
+
 
 def export_bundle(pipeline: Pipeline) -> None:
     """Stage ``export``: write all files of the bundle into the run folder, unless they are there.
@@ -32,7 +37,7 @@ def export_bundle(pipeline: Pipeline) -> None:
     The exported search answers the goldens before anything is written.
 
     Raises:
-        BundleRefused: ONNX Runtime and torch disagree on a golden.
+        BundleRefused: ONNX Runtime and torch disagree on a golden, or on the codes of an item.
     """
     run = pipeline.run
     pipeline.evaluate()
@@ -71,6 +76,7 @@ def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     search = export_search(learner.recommender)
     bar.advance(1)
     tokenizer = export_tokenizer(learner.tokenizer)
+    check_tokenizer(tokenizer, learner)
     bar.advance(1)
     goldens = _goldens(pipeline, catalogue, search)
     bar.advance(1)
@@ -83,6 +89,29 @@ def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
         "golden.json": goldens_to_json(goldens),
         f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
     }
+
+
+def check_tokenizer(graph: bytes, learner: Learner) -> None:
+    """Refuse an exported tokenizer that encodes an item otherwise than torch does, wherever the choice is clear.
+
+    Raises:
+        BundleRefused: Names the first such item's row.
+    """
+    embeddings = learner.embeddings.cpu()
+    ranked, distances = onnxruntime.InferenceSession(graph).run(None, {"embeddings": embeddings.numpy()})
+    with torch.no_grad():
+        tokenizer = copy.deepcopy(learner.tokenizer).cpu().eval()
+        expected = tokenizer.quantise(tokenizer.latents(embeddings)).codes.numpy()
+    # Rounding may decide between near ties; what follows such a level follows another residual.
+    is_clear = np.logical_and.accumulate(distances[:, :, 1] - distances[:, :, 0] > CLEAR_MARGIN, axis=1)
+    differs = ((ranked[:, :, 0] != expected) & is_clear).any(axis=1)
+    if differs.any():
+        row = int(np.argmax(differs))
+        raise BundleRefused(
+            f"tokenizer.onnx gives the item in row {row} the codes {ranked[row, :, 0].tolist()}, "
+            f"torch gives {expected[row].tolist()}",
+            "check the versions of onnx, onnxscript and onnxruntime against constraints.txt",
+        )
 
 
 def _catalogue(pipeline: Pipeline) -> Catalogue:

@@ -9,15 +9,21 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from model_store.console import run
+from model_store.errors import BundleRefused
 from model_store.registry import Store
 from service.engines.base import SearchRequest
 from service.engines.onnx import OnnxEngine
 from service.engines.torch import TorchEngine
 from tests.tiny import set_options, write_cycle
+from training.bundle_files import check_tokenizer
 from training.cli import app
 from training.config import PRESETS, load_config
+from training.pipeline import Pipeline
+from training.progress import SilentProgress
+from training.run_folder import RunFolder
 
 METRICS = {f"{name}@{k}{suffix}" for name in ("recall", "ndcg") for k in (5, 10) for suffix in ("", "_seen_excluded")}
 
@@ -146,6 +152,17 @@ def test_the_exported_tokenizer_gives_the_catalogue_its_codes(finished: Path, tm
     moved = (bundle.catalogue().codes != codes[:, :, 0]).any(axis=1)
     assert moved.sum() == bundle.manifest.tokenizer["moved"]
     assert 0 < moved.sum() < len(moved)
+
+
+def test_a_tokenizer_that_encodes_otherwise_is_refused_at_export(finished: Path, tmp_path: Path) -> None:
+    etegrec_train("publish", finished, "--store", tmp_path, "--promote")
+    graph = Store(tmp_path).bundle().read("tokenizer.onnx")
+    learner = Pipeline(RunFolder.open(finished), SilentProgress()).learner
+    check_tokenizer(graph, learner)
+    with torch.no_grad():
+        learner.tokenizer.codebooks.copy_(learner.tokenizer.codebooks.flip(1))
+    with pytest.raises(BundleRefused, match=r"tokenizer\.onnx gives the item in row \d+ the codes"):
+        check_tokenizer(graph, learner)
 
 
 @pytest.mark.parametrize(

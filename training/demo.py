@@ -100,7 +100,9 @@ def _show_evaluation(evaluation: Evaluation) -> None:
 
 def _start_service(store: Path, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "service", "--host", HOST, "--port", str(port)]
-    environment = {**os.environ, "ETEGREC_STORE": str(store), "ETEGREC_LOG_LEVEL": "warning"}
+    # Keys or a Redis that this shell has set for another service are not the demo's.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ETEGREC_")}
+    environment |= {"ETEGREC_STORE": str(store), "ETEGREC_LOG_LEVEL": "warning"}
     return subprocess.Popen(command, env=environment)
 
 

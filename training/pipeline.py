@@ -14,11 +14,12 @@ from torch import Tensor
 
 from model_store.errors import CheckpointError, ConfigError
 from model_store.network.tokenizer import Tokenizer
-from training.codebooks import pretrain_tokenizer, tokenizer_health
+from training.codebooks import pretrain_tokenizer
 from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
 from training.evaluate import generative_ranks
+from training.health import tokenizer_health
 from training.joint import JointConfig, finetune, train_joint
 from training.learner import Learner, new_learner
 from training.metrics import popularity_ranks

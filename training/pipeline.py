@@ -181,8 +181,7 @@ class Pipeline:
                     rows[row] = generative_ranks(learner.recommender, learner.assignment.codes, split, width)
                     bar.advance(1)
                 found[name] = {row: ranks.summary() for row, ranks in rows.items()}
-        learner = self.learner
-        health = tokenizer_health(learner.tokenizer, learner.embeddings, learner.assignment)
+        health = tokenizer_health(self.learner, self.dataset)
         return found | {"tokenizer": health.as_dict()}
 
     def _trained(self, prefix: str, config: JointConfig) -> Learner:

@@ -18,7 +18,7 @@ from training.codebooks import (
     tokenizer_optimizer,
 )
 from training.collisions import assign_codes
-from training.health import tokenizer_health
+from training.health import code_use, reconstruction_error
 from training.progress import SilentProgress
 
 SHAPE = TokenizerConfig(embedding_dim=10, hidden_dims=(16,), codebook_dim=6, levels=2, codebook_size=8)
@@ -115,10 +115,9 @@ def test_pretraining_uses_all_codes_and_lowers_the_reconstruction_error() -> Non
     errors, used = [], []
     for tokenizer in (start, trained):
         with torch.no_grad():
-            latents, codebooks = tokenizer.latents(points), tokenizer.codebooks.detach()
-        health = tokenizer_health(tokenizer, points, assign_codes(latents, codebooks, "token"))
-        errors.append(health.reconstruction_error)
-        used.append(health.codes_used)
+            codes = assign_codes(tokenizer.latents(points), tokenizer.codebooks.detach(), "token").codes
+        errors.append(reconstruction_error(tokenizer, points))
+        used.append([int(np.count_nonzero(counts)) for counts in code_use(codes[:, :2], 8)])
     assert errors[1] < 0.3 < 0.8 < errors[0]
     assert used[1] == [8, 8]
     assert not trained.training

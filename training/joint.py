@@ -7,8 +7,8 @@ recommender is fine-tuned with L_REC alone, until validation stops improving.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from model_store.config import Section
+from model_store.network.recommender import TargetStates
+from model_store.network.tokenizer import Quantised
 from training.batches import PADDING, Batch, TrainingRows, batches, collate, training_rows
 from training.codebooks import reconstruct, tokenizer_optimizer
 from training.data.dataset import Split
@@ -30,10 +32,12 @@ from training.losses import (
     sequence_item_loss,
 )
 from training.metrics import ndcg
-from training.optimiser import Optimiser, recommender_optimizer
+from training.optimiser import Optimiser, cosine, descend, recommender_optimizer
 from training.progress import Bar, Progress
 
-Phase = Literal["tokenizer", "recommender"]
+Phase = Literal["tokenizer", "recommender", "both"]
+Losses = dict[str, Tensor]
+"""Scalars by name: rec, sq, sia, psa."""
 
 
 class JointConfig(Section):
@@ -41,6 +45,7 @@ class JointConfig(Section):
 
     epochs: int = Field(40, ge=1, description="epochs of both phases together")
     cycle: int = Field(2, ge=2, description="C: one tokenizer epoch, then C - 1 recommender epochs")
+    alternating: bool = Field(True, description="false: both networks in every step, once alignment has begun")
     tokenizer: Literal["joint", "frozen"] = Field("joint", description="frozen: codes stay as pretrained (TIGER)")
     sia_weight: float = Field(3e-4, ge=0, description="mu, weight of the sequence-item alignment loss")
     psa_weight: float = Field(1e-4, ge=0, description="lambda, weight of the preference-semantic alignment loss")
@@ -66,45 +71,77 @@ class FinetuneConfig(Section):
     patience: int = Field(5, ge=1, description="validations without improvement before stopping")
 
 
-def tokenizer_losses(learner: Learner, batch: Batch, codes: Tensor, config: JointConfig) -> dict[str, Tensor]:
+def tokenizer_losses(learner: Learner, batch: Batch, codes: Tensor, config: JointConfig) -> Losses:
     """L_SQ, L_SIA and L_PSA of a batch, with gradients for the tokenizer only; the recommender gives constants."""
     with torch.no_grad():
         # [BOS] alone: the alignment losses need no decoded code.
         states = learner.recommender.eval()(
             codes[batch.history], batch.lengths, codes[batch.targets.clamp(min=0)][..., :1], batch.prefix
         )
-    targets, sequence, preference = _distinct(batch.targets, states.sequence, states.preference)
-    embeddings = learner.embeddings[targets]
-    quantised, reconstruction = reconstruct(learner.tokenizer, embeddings)
-    standardised = learner.tokenizer.standardise(embeddings)
-    sequence_distances = learner.tokenizer.quantise(sequence).distances
-    return {
-        "sq": quantisation_loss(standardised, reconstruction, quantised, config.beta),
-        "sia": sequence_item_loss(quantised.distances, sequence_distances),
-        "psa": preference_semantic_loss(preference, reconstruction, config.temperature),
-    }
+    return _quantisation_and_alignment(learner, batch, states, config)
 
 
-def recommender_losses(
-    learner: Learner, batch: Batch, codes: Tensor, config: JointConfig, aligned: bool
-) -> dict[str, Tensor]:
+def recommender_losses(learner: Learner, batch: Batch, codes: Tensor, config: JointConfig, aligned: bool) -> Losses:
     """L_REC, and if ``aligned`` L_SIA and L_PSA, with gradients for the recommender only."""
-    states = learner.recommender.train()(
-        codes[batch.history], batch.lengths, codes[batch.targets.clamp(min=0)], batch.prefix
-    )
-    real = batch.targets != PADDING
-    decoded, expected = states.decoder[real], codes[batch.targets[real]]
-    logits = [learner.recommender.logits(decoded[:, level], level) for level in range(expected.shape[1])]
-    losses = {"rec": recommendation_loss(logits, expected, config.label_smoothing)}
+    states = _decoded(learner, batch, codes)
+    losses = {"rec": _recommendation(learner, batch, states, codes, config)}
     if aligned:
         targets, sequence, preference = _distinct(batch.targets, states.sequence, states.preference)
         with torch.no_grad():
             quantised, reconstruction = reconstruct(learner.tokenizer, learner.embeddings[targets])
-        # Codebooks are constants here, but the distances carry gradients to z_E.
-        sequence_distances = learner.tokenizer.quantise(sequence).distances
-        losses["sia"] = sequence_item_loss(quantised.distances, sequence_distances)
-        losses["psa"] = preference_semantic_loss(preference, reconstruction, config.temperature)
+        losses |= _alignment(learner, quantised, reconstruction, sequence, preference, config)
     return losses
+
+
+def joint_losses(learner: Learner, batch: Batch, codes: Tensor, config: JointConfig) -> Losses:
+    """All losses at once, with gradients for both networks: training without alternation."""
+    states = _decoded(learner, batch, codes)
+    losses = {"rec": _recommendation(learner, batch, states, codes, config)}
+    return losses | _quantisation_and_alignment(learner, batch, states, config)
+
+
+def weighted_sum(losses: Losses, config: JointConfig) -> Tensor:
+    """What a step descends: the losses of its phase with their weights (Eq. 18 and 19)."""
+    weights = {"rec": 1.0, "sq": 1.0, "sia": config.sia_weight, "psa": config.psa_weight}
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _decoded(learner: Learner, batch: Batch, codes: Tensor) -> TargetStates:
+    targets = codes[batch.targets.clamp(min=0)]
+    states: TargetStates = learner.recommender.train()(codes[batch.history], batch.lengths, targets, batch.prefix)
+    return states
+
+
+def _recommendation(learner: Learner, batch: Batch, states: TargetStates, codes: Tensor, config: JointConfig) -> Tensor:
+    real = batch.targets != PADDING
+    decoded, expected = states.decoder[real], codes[batch.targets[real]]
+    logits = [learner.recommender.logits(decoded[:, level], level) for level in range(expected.shape[1])]
+    return recommendation_loss(logits, expected, config.label_smoothing)
+
+
+def _quantisation_and_alignment(learner: Learner, batch: Batch, states: TargetStates, config: JointConfig) -> Losses:
+    targets, sequence, preference = _distinct(batch.targets, states.sequence, states.preference)
+    embeddings = learner.embeddings[targets]
+    quantised, reconstruction = reconstruct(learner.tokenizer, embeddings)
+    standardised = learner.tokenizer.standardise(embeddings)
+    sq = quantisation_loss(standardised, reconstruction, quantised, config.beta)
+    return {"sq": sq} | _alignment(learner, quantised, reconstruction, sequence, preference, config)
+
+
+def _alignment(
+    learner: Learner,
+    quantised: Quantised,
+    reconstruction: Tensor,
+    sequence: Tensor,
+    preference: Tensor,
+    config: JointConfig,
+) -> Losses:
+    # Where codebooks are not trained they are constants here, but the distances carry gradients to z_E.
+    sequence_distances = learner.tokenizer.quantise(sequence).distances
+    return {
+        "sia": sequence_item_loss(quantised.distances, sequence_distances),
+        "psa": preference_semantic_loss(preference, reconstruction, config.temperature),
+    }
 
 
 def _distinct(targets: Tensor, *states: Tensor) -> list[Tensor]:
@@ -136,27 +173,27 @@ def train_joint(
     torch.manual_seed(seed)
     phases = [phase_of(epoch, config) for epoch in range(config.epochs)]
     per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
+    steps = {phase: phases.count(phase) * per_epoch for phase in get_args(Phase)}
     recommender = Optimiser(
         recommender_optimizer(learner.recommender, config.recommender_rate, config.weight_decay),
-        phases.count("recommender") * per_epoch,
-        config.warmup,
+        cosine(steps["recommender"] + steps["both"], config.warmup),
         config.clip,
     )
     tokenizer = Optimiser(
         tokenizer_optimizer(learner.tokenizer, config.tokenizer_rate, config.weight_decay),
-        phases.count("tokenizer") * per_epoch,
-        config.warmup,
+        cosine(steps["tokenizer"] + steps["both"], config.warmup),
         config.clip,
     )
+    trained = {"tokenizer": (tokenizer,), "recommender": (recommender,), "both": (recommender, tokenizer)}
     sample = sample_split(valid, config.validation_users, seed)
     with progress.track("Joint training", config.epochs * per_epoch) as bar:
         for epoch, phase in enumerate(phases):
             aligned = epoch >= config.alignment_from and config.tokenizer == "joint"
-            if phase == "tokenizer":
-                means = _tokenizer_epoch(learner, rows, config, tokenizer, rng, bar)
+            losses = _losses_of(phase, learner, config, aligned)
+            means = _epoch(learner, rows, config, losses, trained[phase], rng, bar)
+            if phase != "recommender":
+                learner.tokenizer.eval()
                 means["codes_changed"] = float(learner.refresh_codes())
-            else:
-                means = _recommender_epoch(learner, rows, config, recommender, rng, bar, aligned)
             if (epoch + 1) % config.validate_every == 0:
                 means["valid_ndcg@10"] = _validate(learner, sample)
                 bar.advance(0, note=f"NDCG@10 {means['valid_ndcg@10']:.4f}")
@@ -178,15 +215,15 @@ def finetune(
     per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
     optimiser = Optimiser(
         recommender_optimizer(learner.recommender, stretch.recommender_rate, config.weight_decay),
-        stretch.epochs * per_epoch,
-        config.warmup,
+        cosine(stretch.epochs * per_epoch, config.warmup),
         config.clip,
     )
     sample = sample_split(valid, config.validation_users, seed)
     best, best_epoch, weights = _validate(learner, sample), -1, _copy(learner.recommender)
     with progress.track("Fine-tuning", stretch.epochs * per_epoch) as bar:
         for epoch in range(stretch.epochs):
-            means = _recommender_epoch(learner, rows, config, optimiser, rng, bar, aligned=False)
+            losses = _losses_of("recommender", learner, config, aligned=False)
+            means = _epoch(learner, rows, config, losses, (optimiser,), rng, bar)
             means["valid_ndcg@10"] = found = _validate(learner, sample)
             learner.history.append({"epoch": float(len(learner.history)), "tokenizer_phase": 0.0, **means})
             if found > best:
@@ -201,8 +238,11 @@ def finetune(
 def phase_of(epoch: int, config: JointConfig) -> Phase:
     """Which network an epoch trains: the tokenizer in the first epoch of each cycle, once alignment has begun."""
     since = epoch - config.alignment_from
-    rests = config.tokenizer == "frozen" or since < 0 or since % config.cycle
-    return "recommender" if rests else "tokenizer"
+    if config.tokenizer == "frozen" or since < 0:
+        return "recommender"
+    if not config.alternating:
+        return "both"
+    return "recommender" if since % config.cycle else "tokenizer"
 
 
 def _rows(learner: Learner, sequences: list[npt.NDArray[np.int32]]) -> TrainingRows:
@@ -210,57 +250,32 @@ def _rows(learner: Learner, sequences: list[npt.NDArray[np.int32]]) -> TrainingR
     return training_rows(sequences, shape.max_history, packed=shape.encoder_attention == "causal")
 
 
-def _tokenizer_epoch(
-    learner: Learner, rows: TrainingRows, config: JointConfig, optimiser: Optimiser, rng: np.random.Generator, bar: Bar
-) -> dict[str, float]:
-    codes = learner.codes  # those from before this epoch, all through it
-    learner.tokenizer.train()
-
-    def losses(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        found = tokenizer_losses(learner, batch, codes, config)
-        return found["sq"] + config.sia_weight * found["sia"] + config.psa_weight * found["psa"], found
-
-    means = _epoch(learner, rows, config.targets_per_batch, optimiser, losses, rng, bar)
-    learner.tokenizer.eval()
-    return means
-
-
-def _recommender_epoch(
-    learner: Learner,
-    rows: TrainingRows,
-    config: JointConfig,
-    optimiser: Optimiser,
-    rng: np.random.Generator,
-    bar: Bar,
-    aligned: bool,
-) -> dict[str, float]:
-    codes = learner.codes
-
-    def losses(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        found = recommender_losses(learner, batch, codes, config, aligned)
-        total = found["rec"]
-        if aligned:
-            total = total + config.sia_weight * found["sia"] + config.psa_weight * found["psa"]
-        return total, found
-
-    return _epoch(learner, rows, config.targets_per_batch, optimiser, losses, rng, bar)
+def _losses_of(phase: Phase, learner: Learner, config: JointConfig, aligned: bool) -> Callable[[Batch], Losses]:
+    codes = learner.codes  # those from before the epoch, all through it
+    if phase == "tokenizer":
+        learner.tokenizer.train()
+        return lambda batch: tokenizer_losses(learner, batch, codes, config)
+    if phase == "both":
+        learner.tokenizer.train()
+        return lambda batch: joint_losses(learner, batch, codes, config)
+    return lambda batch: recommender_losses(learner, batch, codes, config, aligned)
 
 
 def _epoch(
     learner: Learner,
     rows: TrainingRows,
-    targets_per_batch: int,
-    optimiser: Optimiser,
-    losses: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
+    config: JointConfig,
+    losses: Callable[[Batch], Losses],
+    trained: Sequence[Optimiser],
     rng: np.random.Generator,
     bar: Bar,
 ) -> dict[str, float]:
     """One pass over all rows; returns the mean of each loss."""
     device, totals, steps = learner.embeddings.device, dict[str, Tensor](), 0
-    for chosen in batches(rows, targets_per_batch, rng):
+    for chosen in batches(rows, config.targets_per_batch, rng):
         batch = Batch(*(tensor.to(device) for tensor in collate(rows, chosen)))
-        total, parts = losses(batch)
-        optimiser.step(total)
+        parts = losses(batch)
+        descend(weighted_sum(parts, config), *trained)
         # Summed on the device: reading a value here would make the host wait for every step.
         for name, value in parts.items():
             totals[name] = totals.get(name, torch.zeros((), device=device)) + value.detach()

@@ -1,37 +1,65 @@
-"""Stepping one network, and only that one: AdamW, warm-up, cosine, clipping."""
+"""Stepping networks, and only those that a phase trains: AdamW, schedules, clipping."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from model_store.network.recommender import Recommender
 
+Schedule = Callable[[int], float]
+"""Factor of the step size at each step, counted from 0."""
+
 
 class Optimiser:
-    """AdamW for one network over a known number of steps: warm-up, cosine, gradient clipping."""
+    """One network's optimiser: step sizes follow a schedule, gradients are clipped.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, warmup: float, clip: float) -> None:
-        self.optimizer, self.clip = optimizer, clip
+    Attributes:
+        steps: Steps taken.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, clip: float = math.inf) -> None:
+        self.optimizer, self.schedule, self.clip = optimizer, schedule, clip
         self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
-        rising = max(1, round(steps * warmup))
+        self.steps = 0
+        self._rates: list[float] = [group["lr"] for group in optimizer.param_groups]
 
-        def factor(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
-
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-    def step(self, loss: Tensor) -> None:
-        """Update this network's parameters, and no others, down the gradient of ``loss``."""
-        loss.backward(inputs=self.parameters)
-        nn.utils.clip_grad_norm_(self.parameters, self.clip)
+    def apply(self) -> None:
+        """Take one step along the gradients that the parameters hold, and drop them."""
+        if math.isfinite(self.clip):
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.schedule(self.steps)
         self.optimizer.step()
-        self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+
+
+def descend(loss: Tensor, *optimisers: Optimiser) -> None:
+    """Update the parameters of these optimisers, and no others, down the gradient of ``loss``."""
+    loss.backward(inputs=[parameter for optimiser in optimisers for parameter in optimiser.parameters])
+    for optimiser in optimisers:
+        optimiser.apply()
+
+
+def warm_up(steps: int) -> Schedule:
+    """Rise linearly over ``steps`` steps, then stay."""
+    return lambda step: min(1.0, (step + 1) / (steps + 1))
+
+
+def cosine(steps: int, warmup: float = 0.0) -> Schedule:
+    """Rise linearly over the share ``warmup`` of ``steps`` steps, then fall to zero along a cosine."""
+    rising = round(steps * warmup)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+
+    return factor
 
 
 def recommender_optimizer(recommender: Recommender, rate: float, weight_decay: float) -> torch.optim.AdamW:

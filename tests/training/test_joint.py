@@ -19,14 +19,16 @@ from training.joint import (
     FinetuneConfig,
     JointConfig,
     finetune,
+    joint_losses,
     phase_of,
     recommender_losses,
     tokenizer_losses,
     train_joint,
+    weighted_sum,
 )
 from training.learner import Learner, current_assignment, new_learner
 from training.metrics import recall
-from training.optimiser import Optimiser
+from training.optimiser import Optimiser, cosine, descend
 from training.progress import Bar, SilentProgress
 
 ITEMS, USERS = 30, 60
@@ -91,7 +93,7 @@ def names(module: nn.Module) -> set[str]:
 
 def optimiser_of(module: nn.Module) -> Optimiser:
     """Without weight decay: what moves, moves because a gradient reached it."""
-    return Optimiser(torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.0), 10, 0.0, 1.0)
+    return Optimiser(torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.0), cosine(10), 1.0)
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
@@ -100,7 +102,7 @@ def test_tokenizer_phase_trains_the_whole_tokenizer_and_nothing_else(attention: 
     tokenizer, recommender = snapshot(learner.tokenizer), snapshot(learner.recommender)
     losses = tokenizer_losses(learner, some_batch(learner.model), learner.codes, JointConfig())
     assert set(losses) == {"sq", "sia", "psa"}
-    optimiser_of(learner.tokenizer).step(losses["sq"] + losses["sia"] + losses["psa"])
+    descend(losses["sq"] + losses["sia"] + losses["psa"], optimiser_of(learner.tokenizer))
     assert changed(learner.tokenizer, tokenizer) == names(learner.tokenizer)  # not the buffers mean and scale
     assert changed(learner.recommender, recommender) == set()
     assert all(parameter.grad is None for parameter in learner.recommender.parameters())
@@ -113,7 +115,7 @@ def test_recommender_phase_trains_the_recommender_and_nothing_else(attention: st
     tokenizer, recommender = snapshot(learner.tokenizer), snapshot(learner.recommender)
     losses = recommender_losses(learner, some_batch(learner.model), learner.codes, JointConfig(), aligned)
     assert set(losses) == ({"rec", "sia", "psa"} if aligned else {"rec"})
-    optimiser_of(learner.recommender).step(torch.stack(list(losses.values())).sum())
+    descend(torch.stack(list(losses.values())).sum(), optimiser_of(learner.recommender))
     adapters = {name for name in names(learner.recommender) if "adapter" in name}
     assert len(adapters) == 8
     assert changed(learner.recommender, recommender) == names(learner.recommender) - (set() if aligned else adapters)
@@ -121,12 +123,44 @@ def test_recommender_phase_trains_the_recommender_and_nothing_else(attention: st
     assert all(parameter.grad is None for parameter in learner.tokenizer.parameters())
 
 
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_without_alternation_one_step_trains_both_networks_with_all_losses(attention: str) -> None:
+    learner, config = make_learner(make_config(attention)), JointConfig()
+    batch = some_batch(learner.model)
+    losses = joint_losses(learner, batch, learner.codes, config)
+    assert losses.keys() == {"rec", "sq", "sia", "psa"}
+    apart = tokenizer_losses(learner, batch, learner.codes, config)
+    apart |= recommender_losses(learner, batch, learner.codes, config, aligned=True)
+    torch.testing.assert_close(losses, apart)  # without dropout, who is trained changes no value
+    expected = losses["rec"] + losses["sq"] + config.sia_weight * losses["sia"] + config.psa_weight * losses["psa"]
+    torch.testing.assert_close(weighted_sum(losses, config), expected)
+    tokenizer, recommender = snapshot(learner.tokenizer), snapshot(learner.recommender)
+    descend(weighted_sum(losses, config), optimiser_of(learner.recommender), optimiser_of(learner.tokenizer))
+    assert changed(learner.tokenizer, tokenizer) == names(learner.tokenizer)
+    assert changed(learner.recommender, recommender) == names(learner.recommender)
+
+
+def test_codes_follow_every_epoch_without_alternation() -> None:
+    learner = make_learner(make_config())
+    sequences, valid = cycle()
+    config = JointConfig(epochs=4, alternating=False, alignment_from=1, tokenizer_rate=0.05, targets_per_batch=64)
+    train_joint(learner, sequences, valid, config, 0, SilentProgress())
+    losses = [set(entry) & {"rec", "sq", "sia", "psa"} for entry in learner.history]
+    assert losses == [{"rec"}] + [{"rec", "sq", "sia", "psa"}] * 3
+    moved = [entry.get("codes_changed") for entry in learner.history]
+    assert moved[0] is None
+    assert sum(filter(None, moved)) > 0
+    assert None not in moved[1:]
+    fresh = current_assignment(learner.model, learner.tokenizer, learner.embeddings)
+    np.testing.assert_array_equal(learner.assignment.codes, fresh.codes)
+
+
 @pytest.mark.parametrize("part", ["sq", "sia", "psa"])
 def test_each_loss_reaches_its_parts_of_the_tokenizer(part: str) -> None:
     learner = make_learner(make_config())
     before = snapshot(learner.tokenizer)
     losses = tokenizer_losses(learner, some_batch(learner.model), learner.codes, JointConfig())
-    optimiser_of(learner.tokenizer).step(losses[part])
+    descend(losses[part], optimiser_of(learner.tokenizer))
     moved = {name.split(".")[0] for name in changed(learner.tokenizer, before)}
     expected = {
         "sq": {"encoder", "codebooks", "decoder"},
@@ -141,7 +175,7 @@ def test_each_alignment_loss_reaches_its_own_adapter(part: str, adapter: str) ->
     learner = make_learner(make_config())
     before = snapshot(learner.recommender)
     losses = recommender_losses(learner, some_batch(learner.model), learner.codes, JointConfig(), aligned=True)
-    optimiser_of(learner.recommender).step(losses[part])
+    descend(losses[part], optimiser_of(learner.recommender))
     moved = {name.split(".")[0] for name in changed(learner.recommender, before)}
     assert {name for name in moved if "adapter" in name} == {adapter}
     assert "encoder" in moved
@@ -217,6 +251,8 @@ def test_a_packed_row_trains_like_one_row_for_each_prefix(tokens: str) -> None:
         ({"cycle": 3, "alignment_from": 2}, "rrtrrtrr"),
         ({"cycle": 2, "tokenizer": "frozen"}, "rrrrrrrr"),
         ({"cycle": 2, "alignment_from": 99}, "rrrrrrrr"),
+        ({"alternating": False, "alignment_from": 3}, "rrrbbbbb"),
+        ({"alternating": False, "tokenizer": "frozen"}, "rrrrrrrr"),
     ],
 )
 def test_schedule_of_phases(settings: dict[str, object], expected: str) -> None:
@@ -226,11 +262,11 @@ def test_schedule_of_phases(settings: dict[str, object], expected: str) -> None:
 
 def test_optimiser_warms_up_then_falls_and_clips() -> None:
     weight = nn.Parameter(torch.zeros(3))
-    optimiser = Optimiser(torch.optim.SGD([weight], lr=1.0), steps=10, warmup=0.2, clip=0.5)
+    optimiser = Optimiser(torch.optim.SGD([weight], lr=1.0), cosine(10, warmup=0.2), clip=0.5)
     moves = []
     for _ in range(10):
         before = weight.detach().clone()
-        optimiser.step((weight * torch.tensor([1000.0, 2000.0, 3000.0])).sum())
+        descend((weight * torch.tensor([1000.0, 2000.0, 3000.0])).sum(), optimiser)
         moves.append((weight.detach() - before).norm().item())
     assert moves[:3] == pytest.approx([0.25, 0.5, 0.5], rel=1e-4)
     assert moves[2:] == sorted(moves[2:], reverse=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from model_store.console import new_app, print_json, run, say, tables
 from model_store.errors import ConfigError
 from model_store.registry import Store
+from training.ablate import ROWS, Ablation, chosen_rows
 from training.bundle_files import export_bundle, publish_run
 from training.config import PRESETS, load_config
 from training.data.prepare import prepare as prepare_data
@@ -84,6 +85,36 @@ def run_all(
 def evaluate(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOption = False) -> None:
     """Print what a run measured: all rows, both protocols; stages that are missing are done first."""
     _report(Pipeline(RunFolder.open(run_folder), progress_for(), device).evaluate(), json)
+
+
+@app.command()
+def ablate(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="Folder of the ablation. An unfinished one of the same settings goes on.")],
+    preset: PresetOption = "cpu",
+    overrides: SetOption = [],  # noqa: B006
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted up from the configuration's.")] = 3,
+    rows: Annotated[
+        str, typer.Option(help=f"Some rows only, by comma: {', '.join(row.key for row in ROWS)}. full is always in.")
+    ] = "",
+    unseen_users: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of users left out of training, drawn anew for each seed.")
+    ] = 0.05,
+    finished_only: Annotated[bool, typer.Option("--finished-only", help="Train nothing, show what is there.")] = False,
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+) -> None:
+    """Train the method without each of its parts at one equal budget over several seeds, and compare."""
+    chosen = chosen_rows([key.strip() for key in rows.split(",") if key.strip()])
+    config = load_config(preset, overrides)
+    ablation = Ablation(out, config, data, chosen, seeds, unseen_users, progress_for(), device)
+    report = ablation.report() if finished_only else ablation.run()
+    if json:
+        print_json(report.as_dict())
+        return
+    console = tables()
+    for table in report.tables():
+        console.print(table)
 
 
 @app.command()

@@ -28,6 +28,8 @@ from training.run_folder import RunFolder
 from training.sasrec import Sasrec, evaluate_sasrec, train_sasrec
 
 EVALUATION = "evaluation.json"
+UNSEEN = "unseen.json"
+"""Metrics for users left out of training, of a run that is a row of an ablation."""
 TRAINED_ON = "trained_on.json"
 BUNDLE = "bundle"
 """Folder of the run that holds the files of its bundle."""
@@ -40,6 +42,7 @@ ARTEFACTS = (
     "tiger_joint.safetensors",
     "tiger_finetune.safetensors",
     EVALUATION,
+    UNSEEN,
     f"{BUNDLE}/golden.json",
 )
 """In the order of the stages: each depends on some before it, so redoing one makes those after it stale."""
@@ -149,6 +152,14 @@ class Pipeline:
                 stored = self._evaluate(learners)
             self.run.write_json(EVALUATION, stored)
         return Evaluation(**stored, seconds=self.run.seconds)
+
+    def adopt(self, artefact: str, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a stage of another run, before it is asked for here; if it differs, later stages are redone."""
+        if self.run.has(artefact):
+            own = self.run.read_tensors(artefact)
+            if own.keys() == tensors.keys() and all(torch.equal(own[key], tensors[key]) for key in own):
+                return
+        self._store(artefact, tensors)
 
     def _tie_to(self, data: Dataset) -> None:
         """Refuse data that changed since a stage was trained on it: what is stored would not fit, or fit by chance."""

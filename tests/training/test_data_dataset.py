@@ -38,7 +38,7 @@ def names(dataset: Dataset, rows: np.ndarray) -> list[str]:
 
 def test_users_and_items_are_numbered_by_first_appearance_and_sorted_by_time() -> None:
     dataset = made()
-    assert dataset.user_ids == ["ann", "bob", "cat"]
+    assert dataset.user_ids.to_list() == ["ann", "bob", "cat"]
     assert dataset.item_ids == ["tea", "jam", "egg", "rye"]
     assert names(dataset, dataset.sequence(0)) == ["jam", "egg", "jam", "tea"]
     assert names(dataset, dataset.sequence(1)) == ["egg", "tea"]
@@ -86,7 +86,7 @@ def test_added_interactions_are_sorted_in_after_ties_and_unknown_items_rejected(
     )
     assert (merged.accepted, merged.rejected) == (4, 1)
     grown = merged.dataset
-    assert grown.user_ids == ["ann", "bob", "cat", "dan"]
+    assert grown.user_ids.to_list() == ["ann", "bob", "cat", "dan"]
     assert names(grown, grown.sequence(0)) == ["jam", "rye", "egg", "jam", "tea"]
     assert names(grown, grown.sequence(1)) == ["egg", "tea", "jam", "egg"]
     assert names(grown, grown.sequence(3)) == ["rye"]

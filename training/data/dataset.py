@@ -1,4 +1,4 @@
-"""Interactions of users with items, prepared for training: sequences by user, and the leave-one-out split.
+"""Interactions of users with items, prepared for training: sequences by user, and the split.
 
 Order inside a user is by timestamp; interactions with equal timestamps keep the order of the input. A log is written
 as things happen, so its order is the best evidence there is. Sorting ties by item id instead would plant a pattern
@@ -21,12 +21,13 @@ import polars as pl
 
 from model_store.catalogue import ID_BYTES
 from model_store.errors import DataError
-
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
+from training.data.numbering import Int32Array, Int64Array, grouped_order, numbered
+from training.data.split import LEAVE_ONE_OUT, Cuts, SplitOptions
 
 HELD_OUT = 2
-"""Interactions at the end of a user's sequence that training never sees: validation target, then test target."""
+"""Leave-one-out: interactions at the end of a user's sequence that training never sees, validation and test target."""
+
+_HASHED_AT_ONCE = 1 << 20  # ids
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ class Split(NamedTuple):
     users: Int64Array  # [n], user rows
 
 
+class Sequences(NamedTuple):
+    """Sequences of all users in one flat array: user u owns ``items[offsets[u]:offsets[u + 1]]``."""
+
+    items: Int32Array  # [sum of lengths], item rows, oldest first within a user
+    offsets: Int64Array  # [users + 1]
+
+
 class Merged(NamedTuple):
     """A data set with further interactions, and what became of those."""
 
@@ -59,7 +67,7 @@ class Dataset:
     """All interactions, in compressed rows by user. Items and users are numbered by row; ids are for the outside."""
 
     name: str
-    user_ids: list[str]
+    user_ids: pl.Series  # [users], String; a list of ten million Python strings would take 0.7 GB more
     item_ids: list[str]
     offsets: Int64Array  # [users + 1], user u owns items[offsets[u]:offsets[u + 1]]
     items: Int32Array  # [interactions], item rows, oldest first within a user
@@ -68,40 +76,51 @@ class Dataset:
     categories: list[tuple[str, ...]]
     attributes: list[dict[str, Any]]
     notes: tuple[str, ...] = ()  # where it came from and what was dropped, for people
+    split: SplitOptions = LEAVE_ONE_OUT
 
     @classmethod
     def from_frame(
-        cls, name: str, frame: pl.DataFrame, info: Mapping[str, ItemInfo], notes: Sequence[str] = ()
+        cls,
+        name: str,
+        frame: pl.DataFrame,
+        info: Mapping[str, ItemInfo],
+        notes: Sequence[str] = (),
+        split: SplitOptions = LEAVE_ONE_OUT,
     ) -> Self:
         """Number users and items by first appearance and sort each user's interactions by time, ties in input order.
 
         Args:
             name: What reports call the data.
-            frame: Columns ``user`` and ``item`` (text) and ``timestamp`` (Int64, Unix seconds), in input order.
+            frame: Columns ``user`` and ``item`` (String or Categorical) and ``timestamp`` (Int64, Unix seconds), in
+                input order.
             info: By item id; items without interactions are left out, unknown ones get an empty entry.
             notes: See :attr:`notes`.
+            split: What is held out of training.
 
         Raises:
             DataError: There are no interactions, or an id is empty or too long.
         """
         if frame.is_empty():
             raise DataError(f"{name}: no interactions are left", "check the input, or lower min_user and min_item")
-        user_row, user_ids = _numbered(frame["user"])
-        item_row, item_ids = _numbered(frame["item"])
+        user_row, user_ids = numbered(frame["user"])
+        item_row, ids = numbered(frame["item"])
+        item_ids = ids.to_list()
         timestamps = frame["timestamp"].to_numpy()
-        order = np.lexsort((timestamps, user_row))  # stable: ties keep the input order
+        # both stable: ties keep the input order
+        order = grouped_order(user_row) if frame["timestamp"].is_sorted() else np.lexsort((timestamps, user_row))
         known = [info.get(item_id, ItemInfo()) for item_id in item_ids]
         dataset = cls(
             name=name,
             user_ids=user_ids,
             item_ids=item_ids,
             offsets=_offsets(user_row, len(user_ids)),
-            items=item_row[order].astype(np.int32),
-            timestamps=timestamps[order].astype(np.int64),
+            items=item_row[order],
+            timestamps=timestamps[order],
             titles=[item.title for item in known],
             categories=[item.categories for item in known],
             attributes=[item.attributes for item in known],
             notes=tuple(notes),
+            split=split,
         )
         dataset.check_integrity()
         return dataset
@@ -137,19 +156,22 @@ class Dataset:
         return {item_id: row for row, item_id in enumerate(self.item_ids)}
 
     @cached_property
-    def user_row(self) -> dict[str, int]:
-        """Row by user id."""
-        return {user_id: row for row, user_id in enumerate(self.user_ids)}
-
-    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content, hexadecimal; name and notes do not count."""
-        digest = hashlib.sha256()
-        for column in (self.user_ids, self.item_ids, self.titles, self.categories, self.attributes):
+        """SHA-256 of the content and the split, hexadecimal; name and notes do not count."""
+        digest = hashlib.sha256(json.dumps(self.cuts).encode() + b"\n")
+        for start in range(0, self.users, _HASHED_AT_ONCE):
+            ids = self.user_ids[start : start + _HASHED_AT_ONCE]
+            digest.update(ids.str.len_bytes().to_numpy().astype("<u4").tobytes() + ids.str.join("").item().encode())
+        for column in (self.item_ids, self.titles, self.categories, self.attributes):
             digest.update(json.dumps(column, sort_keys=True).encode() + b"\n")
         for array in (self.offsets, self.items, self.timestamps):
-            digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
+            digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
         return digest.hexdigest()
+
+    @cached_property
+    def cuts(self) -> Cuts | None:
+        """Where the periods of a time split begin; ``None`` for leave-one-out. See :meth:`SplitOptions.cuts`."""
+        return self.split.cuts(self.timestamps) if self.split.split == "time" else None
 
     def sequence(self, user: int) -> Int32Array:
         """All items of a user row, oldest first."""
@@ -158,25 +180,46 @@ class Dataset:
     def training_sequences(self) -> list[Int32Array]:
         """What training may see of each user, [users] times [length], oldest first.
 
-        All but the last two interactions; everything of a user with fewer than three, who is not evaluated.
+        Leave-one-out: all but the last two interactions; everything of a user with fewer than three, who is not
+        evaluated. Time split: all interactions before the validation cut, of some users none.
         """
         return [self.sequence(user)[:end] for user, end in enumerate(self._training_lengths.tolist())]
 
+    def training_csr(self) -> Sequences:
+        """The same as :meth:`training_sequences` in flat arrays, for millions of users."""
+        offsets = np.concatenate([[0], np.cumsum(self._training_lengths)]).astype(np.int64)
+        return Sequences(self.items[self._is_training], offsets)
+
     def validation(self) -> Split:
-        """The last but one interaction of each user with at least three, after the user's training sequence."""
-        return self._held_out(2)
+        """What a model is chosen by, one target a user.
+
+        Leave-one-out: the last but one interaction of each user with at least three, after the training sequence.
+        Time split: the first interaction of each user between the two cuts, after all that the user did before the
+        first cut. One target each, so that a user who is busy in the period weighs no more than others, and the first
+        one, because a model that is trained at the cut is asked for it with just this history. Users without
+        interactions before the cut have no history and are left out.
+        """
+        if self.cuts is None:
+            return self._held_out(self.lengths - 2, self.lengths > HELD_OUT)
+        before = self._before(self.cuts.validation)
+        return self._held_out(before, (before > 0) & (before < self._before(self.cuts.test)))
 
     def test(self) -> Split:
-        """The last interaction of each user with at least three, after everything before it."""
-        return self._held_out(1)
+        """What is reported, one target a user.
+
+        Leave-one-out: the last interaction of each user with at least three, after everything before it.
+        Time split: the first interaction of each user from the second cut on, after everything before that cut.
+        """
+        if self.cuts is None:
+            return self._held_out(self.lengths - 1, self.lengths > HELD_OUT)
+        before = self._before(self.cuts.test)
+        return self._held_out(before, (before > 0) & (before < self.lengths))
 
     def popularity(self, part: Literal["training", "all"] = "training") -> Int64Array:
         """Interactions of each item, [items]: of the training sequences, or of everything."""
         if part == "all":
             return np.bincount(self.items, minlength=self.n_items).astype(np.int64)
-        position = np.arange(self.interactions) - np.repeat(self.offsets[:-1], self.lengths)
-        seen = self.items[position < np.repeat(self._training_lengths, self.lengths)]
-        return np.bincount(seen, minlength=self.n_items).astype(np.int64)
+        return np.bincount(self.items[self._is_training], minlength=self.n_items).astype(np.int64)
 
     def with_interactions(self, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Sequence[int]) -> Merged:
         """Add interactions with known items; new users are welcome, unknown items are counted and left out.
@@ -189,20 +232,24 @@ class Dataset:
         Raises:
             DataError: A new user's id is empty or too long.
         """
-        events = list(zip(user_ids, item_ids, timestamps, strict=True))
-        known = [event for event in events if event[1] in self.item_row]
-        if not known:
+        columns = {"user": user_ids, "item": item_ids, "timestamp": timestamps}
+        schema = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
+        events = pl.DataFrame(columns, schema=schema)
+        item_rows = {"item": self.item_ids, "item_row": np.arange(self.n_items, dtype=np.int32)}
+        known = events.join(pl.DataFrame(item_rows), on="item", how="inner", maintain_order="left")
+        if known.is_empty():
             return Merged(self, 0, len(events))
-        user_row = dict(self.user_row)
-        added = np.array([user_row.setdefault(user, len(user_row)) for user, _, _ in known], dtype=np.int64)
-        owner = np.concatenate([np.repeat(np.arange(self.users), self.lengths), added])
-        items = np.concatenate([self.items, np.array([self.item_row[item] for _, item, _ in known], dtype=np.int32)])
-        times = np.concatenate([self.timestamps, np.array([time for _, _, time in known], dtype=np.int64)])
+        users = pl.concat([self.user_ids.alias("user"), known["user"]]).unique(maintain_order=True)
+        user_rows = users.to_frame().with_row_index("user_row")
+        added = known.join(user_rows, on="user", how="left", maintain_order="left")["user_row"].to_numpy()
+        owner = np.concatenate([np.repeat(np.arange(self.users), self.lengths), added.astype(np.int64)])
+        items = np.concatenate([self.items, known["item_row"].to_numpy()])
+        times = np.concatenate([self.timestamps, known["timestamp"].to_numpy()])
         order = np.lexsort((times, owner))
         dataset = replace(
             self,
-            user_ids=list(user_row),
-            offsets=_offsets(owner, len(user_row)),
+            user_ids=users,
+            offsets=_offsets(owner, len(users)),
             items=items[order],
             timestamps=times[order],
             notes=(*self.notes, f"{len(known)} interactions were added later"),
@@ -214,7 +261,7 @@ class Dataset:
         """Raise :class:`DataError` unless all columns agree, ids are unique and every user's time runs forward."""
         if len({len(self.item_ids), len(self.titles), len(self.categories), len(self.attributes)}) != 1:
             raise DataError(f"{self.name}: item columns differ in length")
-        for kind, ids in (("user", self.user_ids), ("item", self.item_ids)):
+        for kind, ids in (("user", self.user_ids), ("item", pl.Series(self.item_ids, dtype=pl.String))):
             _check_ids(self.name, kind, ids)
         ends = (self.offsets[0], self.offsets[-1]) if len(self.offsets) else ()
         if len(self.offsets) != self.users + 1 or ends != (0, self.interactions) or (self.lengths < 1).any():
@@ -230,33 +277,43 @@ class Dataset:
 
     @cached_property
     def _training_lengths(self) -> Int64Array:
+        if self.cuts is not None:
+            return self._before(self.cuts.validation)
         return np.where(self.lengths > HELD_OUT, self.lengths - HELD_OUT, self.lengths)
 
-    def _held_out(self, from_end: int) -> Split:
-        users = np.flatnonzero(self.lengths > HELD_OUT)
-        target_at = self.offsets[users + 1] - from_end
+    @property
+    def _is_training(self) -> npt.NDArray[np.bool_]:
+        """Which interactions training may see, [interactions]."""
+        if self.cuts is not None:
+            return self.timestamps < self.cuts.validation
+        kept = np.ones(self.interactions, dtype=np.bool_)
+        for from_end in range(1, HELD_OUT + 1):
+            kept[self.offsets[1:][self.lengths > HELD_OUT] - from_end] = False
+        return kept
+
+    def _before(self, moment: int) -> Int64Array:
+        """Interactions of each user before a moment, [users]."""
+        return np.add.reduceat(self.timestamps < moment, self.offsets[:-1], dtype=np.int64)
+
+    def _held_out(self, position: Int64Array, is_target: npt.NDArray[np.bool_]) -> Split:
+        """The interactions at ``position`` [users] in the sequences of those users that have a target [users]."""
+        users = np.flatnonzero(is_target)
+        target_at = self.offsets[users] + position[users]
         bounds = zip(self.offsets[users].tolist(), target_at.tolist(), strict=True)
         return Split([self.items[start:end] for start, end in bounds], self.items[target_at], users)
 
 
-def _numbered(ids: pl.Series) -> tuple[Int64Array, list[str]]:
-    """Rows by first appearance [n], and the distinct ids in that order."""
-    distinct = ids.unique(maintain_order=True)
-    rows = pl.DataFrame({"id": distinct, "row": np.arange(len(distinct))})
-    numbered = ids.to_frame("id").join(rows, on="id", how="left", maintain_order="left")
-    return numbered["row"].to_numpy(), distinct.to_list()
-
-
-def _offsets(user_row: Int64Array, users: int) -> Int64Array:
+def _offsets(user_row: Int32Array | Int64Array, users: int) -> Int64Array:
     return np.concatenate([[0], np.cumsum(np.bincount(user_row, minlength=users))]).astype(np.int64)
 
 
-def _check_ids(name: str, kind: str, ids: Sequence[str]) -> None:
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{name}: {len(ids) - len(set(ids))} repeated {kind} ids")
-    for one in ids:
-        if not one or len(one.encode(errors="surrogatepass")) > ID_BYTES:
-            raise DataError(
-                f"{name}: the {kind} id {one[:40]!r} must be 1 to {ID_BYTES} bytes long in UTF-8",
-                "shorten the ids, or check that the right column is mapped",
-            )
+def _check_ids(name: str, kind: str, ids: pl.Series) -> None:
+    if repeated := len(ids) - ids.n_unique():
+        raise DataError(f"{name}: {repeated} repeated {kind} ids")
+    bytes_long = ids.str.len_bytes()
+    bad = (bytes_long < 1) | (bytes_long > ID_BYTES)
+    if bad.any():
+        raise DataError(
+            f"{name}: the {kind} id {ids.filter(bad)[0][:40]!r} must be 1 to {ID_BYTES} bytes long in UTF-8",
+            "shorten the ids, or check that the right column is mapped",
+        )

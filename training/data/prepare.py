@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import polars as pl
 from pydantic import Field
 
 from model_store.durable import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
+from training.data.filters import k_core, long_enough, shuffled_ties
 from training.data.movielens import OFFICIAL, fetch_movielens_100k
+from training.data.numbering import Numbered, numbered
 from training.data.raw import RawData
 from training.data.readers import ReadOptions, read_source, source_files
+from training.data.split import SplitOptions, utc
 from training.data.storage import is_prepared, load_dataset, save_dataset
 
 MOVIELENS_100K = "ml-100k"
 """The source name that stands for fetching MovieLens-100K."""
 
-_RECIPE = 1  # raise it when the same input and options come to give another data set
+_RECIPE = 2  # raise it when the same input and options come to give another data set
 _KEY_FILE = "prepared_from.txt"
 
 
-class PrepareOptions(ReadOptions):
+class PrepareOptions(ReadOptions, SplitOptions):
     """How to read and filter a source.
 
     The 5-core (users and items with at least five interactions among themselves) is the field's customary filter: what
@@ -82,7 +83,10 @@ def prepare(
 def open_or_prepare(source: str, out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Dataset:
     """Read a source that is a prepared data set already, else :func:`prepare` it; the arguments are the same."""
     if is_prepared(Path(source)):
-        return load_dataset(Path(source))
+        dataset = load_dataset(Path(source))
+        if dataset.split != options.split_options:
+            say(f"{dataset.name}: keeps the split that it was prepared with, {dataset.split.split}")
+        return dataset
     return prepare(source, out, options, say)
 
 
@@ -92,34 +96,36 @@ def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
     Raises:
         DataError: Nothing is left.
     """
-    frame = k_core(raw.interactions, options.min_user, options.min_item)
-    frame = frame.filter(pl.len().over("user") >= options.min_length)
+    user, item = numbered(raw.interactions["user"]), numbered(raw.interactions["item"])
+    kept = k_core(user.rows, item.rows, options.min_user, options.min_item)
+    kept[kept] = long_enough(user.rows[kept], options.min_length)
+    frame = raw.interactions.filter(kept)
     if options.ties == "shuffled":
-        frame = _shuffle_ties(frame)
+        left = [Numbered(ids.rows[kept], ids.ids) for ids in (user, item)]
+        frame = frame[shuffled_ties(left[0], left[1], frame["timestamp"].to_numpy())]
     dropped = len(raw.interactions) - len(frame)
-    dataset = Dataset.from_frame(raw.name, frame, raw.items)
+    dataset = Dataset.from_frame(raw.name, frame, raw.items, split=options.split_options)
     note = (
         f"{dataset.users:,} users, {dataset.n_items:,} items, {dataset.interactions:,} interactions "
         f"(density {dataset.density:.2%}); filters dropped {dropped:,} interactions"
     )
-    return replace(dataset, notes=(note,))
+    return replace(dataset, notes=(note, *_split_notes(dataset)))
 
 
-def k_core(frame: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
-    """Drop rare items and users until every user left has ``min_user`` and every item ``min_item`` interactions."""
-    before = -1
-    while before != frame.height:
-        before = frame.height
-        frame = frame.filter(pl.len().over("item") >= min_item).filter(pl.len().over("user") >= min_user)
-    return frame
-
-
-def _shuffle_ties(frame: pl.DataFrame) -> pl.DataFrame:
-    """Order by time, then by a checksum of user and item: arbitrary, but independent of the input and of the run."""
-    pairs = zip(frame["user"].to_list(), frame["item"].to_list(), strict=True)
-    checksums = [zlib.crc32(f"{user}\0{item}".encode()) for user, item in pairs]
-    shuffled = frame.with_columns(pl.Series("checksum", checksums, dtype=pl.UInt32))
-    return shuffled.sort("timestamp", "checksum", maintain_order=True).drop("checksum")
+def _split_notes(dataset: Dataset) -> tuple[str, ...]:
+    """What a time split gives; refuses one that leaves nobody to evaluate."""
+    if dataset.cuts is None:
+        return ()
+    counts = {"validation": len(dataset.validation().users), "test": len(dataset.test().users)}
+    if not all(counts.values()):
+        raise DataError(
+            f"{dataset.name}: the time split leaves {counts['validation']} users to validate and {counts['test']} to "
+            "test with: those who were there before a period and come back in it",
+            "choose longer periods, or data.split=leave_one_out",
+        )
+    begin = {"validation": dataset.cuts.validation, "test": dataset.cuts.test}
+    parts = (f"{part} from {utc(begin[part])} with {counts[part]:,} users" for part in counts)
+    return (f"split by time: {', '.join(parts)}",)
 
 
 def _input_key(path: Path | None, options: PrepareOptions) -> str:

@@ -18,7 +18,7 @@ class RawData:
     """What a reader returns."""
 
     name: str
-    interactions: pl.DataFrame  # user, item: String; timestamp: Int64 (Unix seconds, 0 unknown); by time, ties as read
+    interactions: pl.DataFrame  # user, item: String or Categorical; timestamp: Int64 (Unix seconds, 0 unknown); by time
     items: dict[str, ItemInfo] = field(default_factory=dict)
 
 

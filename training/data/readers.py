@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import zipfile
@@ -15,12 +16,15 @@ from pydantic import Field
 from model_store.config import Section
 from model_store.errors import DataError
 from training.data.dataset import ItemInfo
+from training.data.item_files import read_items
 from training.data.movielens import parse_official_items
 from training.data.raw import RawData, interaction_frame, split_movie_title
-from training.data.tables import TABLE_SUFFIXES, Columns, format_suffix, read_interactions, read_items
+from training.data.tables import TABLE_SUFFIXES, Columns, Log, format_suffix, open_log, open_text, read_logs, unreadable
 
 Format = Literal["auto", "ml-100k", "ml-1m", "recbole", "table", "amazon-ratings", "text"]
 
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_LONGEST_HEADER = 1 << 20
 _SPACED_GENRES = re.compile(r"\s+")
 
 
@@ -30,7 +34,8 @@ class ReadOptions(Section):
     format: Format = Field(
         "auto",
         description="auto: by name and suffix; table: CSV, Parquet or JSON lines; amazon-ratings: CSV without a header "
-        "(user, item, rating, time); text: a user and the items in time order on each line",
+        "(user, item, rating, time), recognised by its first line; text: a user and the items in time order on each "
+        "line; a folder of tables in one format is read as their rows one after the other, by file name",
     )
     columns: Columns = Columns()
     items_file: str = Field("", description="table with a row an item: title, categories, attributes")
@@ -45,12 +50,34 @@ def read_source(path: Path, options: ReadOptions) -> RawData:
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path, or use the name ml-100k to fetch MovieLens-100K")
     kind = detect_format(path) if options.format == "auto" else options.format
-    raw = _READERS[kind](path, options)
+    if kind in _OPENERS:
+        raw = RawData(
+            _stem(path), read_logs(open_logs(path, options)), _items_beside(path) if kind == "recbole" else {}
+        )
+    else:
+        raw = _READERS[kind](path)
     if raw.interactions.is_empty():
         raise DataError(f"{path.name} holds no interactions")
     if options.items_file:
-        return RawData(raw.name, raw.interactions, read_items(Path(options.items_file), options.columns))
+        known = raw.interactions["item"].unique()
+        return RawData(raw.name, raw.interactions, read_items(Path(options.items_file), options.columns, known))
     return raw
+
+
+def open_logs(path: Path, options: ReadOptions) -> list[Log]:
+    """Open the files of a source without reading them.
+
+    Raises:
+        DataError: It does not exist, its format is unknown or a column is missing.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist", "check the path")
+    kind = detect_format(path) if options.format == "auto" else options.format
+    if kind in _OPENERS:
+        return [_OPENERS[kind](file, options) for file in _parts(path, kind)]
+    frame = _READERS[kind](path).interactions
+    rows = frame.lazy().select(pl.col("user", "item").cast(pl.String), time="timestamp").with_row_index("line", 1)
+    return [Log(path, rows, has_time=True)]
 
 
 def detect_format(path: Path) -> Format:
@@ -62,6 +89,8 @@ def detect_format(path: Path) -> Format:
     suffix = format_suffix(path)
     if suffix == ".inter":
         return "recbole"
+    if suffix == ".csv" and path.is_file() and _is_amazon_ratings(path):
+        return "amazon-ratings"
     if suffix in TABLE_SUFFIXES:
         return "table"
     if suffix == ".txt":
@@ -72,9 +101,11 @@ def detect_format(path: Path) -> Format:
             return kind  # type: ignore[return-value]
     if path.is_dir() and any(name.endswith(".inter") for name in names):
         return "recbole"
+    if path.is_dir() and any(format_suffix(Path(name)) in TABLE_SUFFIXES for name in names):
+        return "table"
     raise DataError(
         f"the format of {path.name} is not recognised",
-        "set the format: " + ", ".join(kind for kind in _READERS),
+        "set data.format to one of " + ", ".join((*_OPENERS, *_READERS)),
     )
 
 
@@ -86,28 +117,59 @@ def source_files(path: Path) -> list[Path]:
     return [path, sibling] if path.suffix == ".inter" and sibling.is_file() else [path]
 
 
-def _read_table(path: Path, options: ReadOptions) -> RawData:
-    return RawData(_stem(path), read_interactions(path, options.columns))
+def _parts(path: Path, kind: str) -> list[Path]:
+    """The files of a source: itself, or those of a folder that have the format, by name."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_")))
+    if kind == "recbole":
+        return [file for file in files if file.suffix == ".inter"][:1]
+    suffixes = (".txt",) if kind == "text" else TABLE_SUFFIXES
+    parts = [file for file in files if format_suffix(file) in suffixes]
+    if len({format_suffix(part) for part in parts}) != 1:
+        raise DataError(
+            f"the folder {path.name} must hold parts in one format, not {', '.join(part.name for part in parts[:5])}",
+            "give one file, or move other tables elsewhere",
+        )
+    return parts
 
 
-def _read_amazon_ratings(path: Path, options: ReadOptions) -> RawData:
-    return RawData(_stem(path), read_interactions(path, Columns(), headerless=("user", "item", "rating", "timestamp")))
+def _is_amazon_ratings(path: Path) -> bool:
+    """Whether a CSV file has no header and the four columns of the Amazon rating files."""
+    fields = first_line(path).split(",")
+    return len(fields) == 4 and all(_NUMBER.fullmatch(field) for field in fields[2:])
 
 
-def _read_recbole(path: Path, options: ReadOptions) -> RawData:
-    """An atomic ``.inter`` file (``name:type`` columns) with its ``.item`` file, if there is one."""
+def _open_table(path: Path, options: ReadOptions) -> Log:
+    return open_log(path, options.columns)
+
+
+def _open_amazon_ratings(path: Path, options: ReadOptions) -> Log:
+    return open_log(path, Columns(), headerless=("user", "item", "rating", "timestamp"))
+
+
+def _open_recbole(path: Path, options: ReadOptions) -> Log:
+    """An atomic ``.inter`` file (``name:type`` columns)."""
+    return open_log(path, _typed_columns(path, options.columns, ("user_id", "item_id", "timestamp")))
+
+
+def _open_text(path: Path, options: ReadOptions) -> Log:
+    return open_text(path)
+
+
+def _items_beside(path: Path) -> dict[str, ItemInfo]:
+    """The ``.item`` file of a RecBole data set, if there is one."""
     if path.is_dir():
-        path = next(iter(sorted(path.glob("*.inter"))))
-    frame = read_interactions(path, _typed_columns(path, options.columns, ("user_id", "item_id", "timestamp")))
+        path = _parts(path, "recbole")[0]
     item_file = path.with_suffix(".item")
     if not item_file.is_file():
-        return RawData(_stem(path), frame)
+        return {}
     found = _header(item_file)
     title = next((name for name in found if name.split(":")[0] in ("movie_title", "title", "name")), "")
     genres = next((name for name in found if name.split(":")[0] in ("class", "genre", "genres", "categories")), "")
     columns = Columns(item=_typed(item_file, found, "item_id"), title=title, categories=genres)
     items = read_items(item_file, columns)
-    return RawData(_stem(path), frame, {key: _split_genres(info) for key, info in items.items()})
+    return {key: _split_genres(info) for key, info in items.items()}
 
 
 def _split_genres(info: ItemInfo) -> ItemInfo:
@@ -115,7 +177,7 @@ def _split_genres(info: ItemInfo) -> ItemInfo:
     return ItemInfo(info.title, tuple(dict.fromkeys(genres)), info.attributes)
 
 
-def _read_ml_1m(path: Path, options: ReadOptions) -> RawData:
+def _read_ml_1m(path: Path) -> RawData:
     """``ratings.dat`` (``user::item::rating::time``) and ``movies.dat`` (``item::title (year)::genre|genre``)."""
     ratings = _split_lines("ratings.dat", _member(path, "ratings.dat"), "::", 4)
     items = {}
@@ -125,28 +187,9 @@ def _read_ml_1m(path: Path, options: ReadOptions) -> RawData:
     return RawData("ml-1m", interaction_frame("ratings.dat", ratings), items)
 
 
-def _read_ml_100k(path: Path, options: ReadOptions) -> RawData:
+def _read_ml_100k(path: Path) -> RawData:
     ratings = _split_lines("u.data", _member(path, "u.data"), "\t", 4)
     return RawData("ml-100k", interaction_frame("u.data", ratings), parse_official_items(_member(path, "u.item")))
-
-
-def _read_text(path: Path, options: ReadOptions) -> RawData:
-    """``user item item …`` on each line, oldest first; a user on several lines is one sequence."""
-    users: list[str] = []
-    items: list[str] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as cause:
-        raise DataError(f"{path.name} is not UTF-8 text: {cause.reason} at byte {cause.start}") from cause
-    for number, line in enumerate(lines, start=1):
-        user, *sequence = line.split() or [""]
-        if user and not sequence:
-            raise DataError(f"{path.name} line {number}: user {user[:40]!r} has no items", "remove the line")
-        users += [user] * len(sequence)
-        items += sequence
-    schema = {"user": pl.String, "item": pl.String}
-    frame = pl.DataFrame({"user": users, "item": items}, schema=schema)
-    return RawData(_stem(path), frame.with_columns(pl.lit(0, dtype=pl.Int64).alias("timestamp")))
 
 
 def _split_lines(name: str, text: bytes, separator: str, fields: int) -> list[list[str]]:
@@ -197,23 +240,34 @@ def _typed(path: Path, found: list[str], name: str) -> str:
 
 
 def _header(path: Path) -> list[str]:
-    with path.open("rb") as lines:
-        first = lines.readline()
+    return first_line(path).split("\t")
+
+
+def first_line(path: Path) -> str:
+    """The first line of a text file, compressed or not.
+
+    Raises:
+        DataError: It is no text.
+    """
     try:
-        return first.decode().rstrip("\r\n").split("\t")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            return lines.readline(_LONGEST_HEADER).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as cause:
         raise DataError(f"{path.name} is not UTF-8 text: {cause.reason} at byte {cause.start}") from cause
+    except (OSError, EOFError) as cause:
+        raise unreadable(path, cause) from cause
 
 
 def _stem(path: Path) -> str:
     return path.name.split(".")[0]
 
 
-_READERS: dict[str, Callable[[Path, ReadOptions], RawData]] = {
-    "ml-100k": _read_ml_100k,
-    "ml-1m": _read_ml_1m,
-    "recbole": _read_recbole,
-    "table": _read_table,
-    "amazon-ratings": _read_amazon_ratings,
-    "text": _read_text,
+_OPENERS: dict[str, Callable[[Path, ReadOptions], Log]] = {
+    "table": _open_table,
+    "amazon-ratings": _open_amazon_ratings,
+    "recbole": _open_recbole,
+    "text": _open_text,
 }
+"""Formats that are read as a stream."""
+
+_READERS: dict[str, Callable[[Path], RawData]] = {"ml-100k": _read_ml_100k, "ml-1m": _read_ml_1m}

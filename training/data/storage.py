@@ -12,8 +12,9 @@ import polars as pl
 from model_store.durable import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
+from training.data.split import SplitOptions
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout."""
 
 _SEAL = "dataset.json"
@@ -35,7 +36,7 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
     owner = np.repeat(np.arange(dataset.users, dtype=np.int32), dataset.lengths)
     tables = {
         "interactions": pl.DataFrame({"user": owner, "item": dataset.items, "timestamp": dataset.timestamps}),
-        "users": pl.DataFrame({"user_id": dataset.user_ids}, schema={"user_id": pl.String}),
+        "users": dataset.user_ids.to_frame("user_id"),
         "items": pl.DataFrame(
             {
                 "item_id": dataset.item_ids,
@@ -60,6 +61,7 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         "users": dataset.users,
         "items": dataset.n_items,
         "interactions": dataset.interactions,
+        "split": dataset.split.model_dump(mode="json"),
         "notes": list(dataset.notes),
     }
     write_durably(folder / _SEAL, (json.dumps(seal, indent=2, ensure_ascii=False) + "\n").encode())
@@ -88,7 +90,6 @@ def load_dataset(folder: Path) -> Dataset:
 
 
 def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
-
     table = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("interactions", "users", "items")}
     owner = table["interactions"]["user"].to_numpy()
     if (np.diff(owner) < 0).any():
@@ -96,7 +97,7 @@ def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
     lengths = np.bincount(owner, minlength=len(table["users"]))
     return Dataset(
         name=str(seal["name"]),
-        user_ids=table["users"]["user_id"].to_list(),
+        user_ids=table["users"]["user_id"],
         item_ids=table["items"]["item_id"].to_list(),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         items=table["interactions"]["item"].to_numpy().astype(np.int32),
@@ -105,4 +106,5 @@ def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
         categories=[tuple(names) for names in table["items"]["categories"].to_list()],
         attributes=[json.loads(text) for text in table["items"]["attributes"].to_list()],
         notes=tuple(seal["notes"]),
+        split=SplitOptions.model_validate(seal["split"]),
     )

@@ -1,17 +1,22 @@
-"""Interactions and items from CSV, Parquet and JSON lines, with mapped columns."""
+"""Interactions from CSV, Parquet and JSON lines with mapped columns, and from lines of text; read as a stream.
+
+Nothing here holds a file: a :class:`Log` is a query. Reading it keeps 16 bytes an interaction plus every distinct id
+once, whatever the size of the file, compressed or not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from pydantic import Field
 
 from model_store.config import Section
 from model_store.errors import DataError
-from training.data.dataset import ItemInfo
+from training.data.numbering import categorical
+from training.data.timestamps import is_date, per_second, whole_number
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
@@ -26,9 +31,7 @@ _NAMES = {
 }
 """Column names that are recognised without a mapping, the preferred first."""
 
-_UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
-"""If the newest timestamp reaches the first number, all are taken to count the second number a second (10**11 s is the
-year 5138)."""
+_SAMPLE = 1000  # times that decide whether a column holds dates or numbers
 
 
 class Columns(Section):
@@ -83,58 +86,106 @@ def read_table(path: Path, headerless: Sequence[str] = ()) -> pl.LazyFrame:
     return pl.scan_ndjson(path, infer_schema_length=1000)
 
 
-def read_interactions(path: Path, columns: Columns, headerless: Sequence[str] = ()) -> pl.DataFrame:
-    """Read ``user``, ``item`` and ``timestamp``, sorted by time, ties in file order.
+@dataclass(frozen=True)
+class Log:
+    """Interactions of one file, not read yet."""
 
-    Without a timestamp column the file order counts and timestamps are 0. ``headerless`` as in :func:`read_table`.
+    path: Path
+    rows: pl.LazyFrame  # user, item: String; time: as in the file, if it has one; line: where it stands, from 1
+    has_time: bool
+    dates: bool = False  # times are dates rather than numbers
+    no_item: str = "item id is empty"  # what an empty item means here
+
+    @property
+    def time(self) -> pl.Expr:
+        """The time as a whole number, null where it is none; 0 everywhere if the file has no times."""
+        if not self.has_time:
+            return pl.lit(0, dtype=pl.Int64)
+        return whole_number(pl.col("time"), self.rows.collect_schema()["time"], self.dates)
+
+    def offenders(self, condition: pl.Expr, column: str, most: int) -> list[tuple[int, str]]:
+        """Line and value of the first rows for which a condition holds."""
+        found = self.rows.filter(condition).select("line", pl.col(column).cast(pl.String)).head(most)
+        return [(line, "" if value is None else value) for line, value in collect(self.path, found).iter_rows()]
+
+
+def open_log(path: Path, columns: Columns, headerless: Sequence[str] = ()) -> Log:
+    """Open a table of interactions; ``headerless`` as in :func:`read_table`.
 
     Raises:
-        DataError: A column is missing, a value is empty or a timestamp does not parse; the line is named.
+        DataError: It cannot be opened, or a column is missing; the message lists the columns that there are.
     """
     table = read_table(path, headerless)
-    try:
-        found = table.collect_schema().names()
-        names = {kind: find_column(path, found, kind, getattr(columns, kind)) for kind in ("user", "item")}
-        time_column = find_column(path, found, "timestamp", columns.timestamp, required=bool(columns.timestamp))
-        wanted = [pl.col(name).cast(pl.String).alias(kind) for kind, name in names.items()]
-        wanted.append((pl.col(time_column) if time_column else pl.lit(0)).alias("timestamp"))
-        frame = table.select(wanted).collect()
-    except (pl.exceptions.PolarsError, OSError, EOFError) as cause:
-        raise DataError(f"{path.name} cannot be read: {cause}", "check that it is what its suffix says") from cause
+    found = schema_of(path, table).names()
+    names = {kind: find_column(path, found, kind, getattr(columns, kind)) for kind in ("user", "item")}
+    time = find_column(path, found, "timestamp", columns.timestamp, required=bool(columns.timestamp))
     first_line = 2 if not headerless and format_suffix(path) in SEPARATORS else 1
-    for kind in ("user", "item"):
-        _refuse_rows(path, frame[kind].is_null() | (frame[kind] == ""), frame[kind], f"{kind} id is empty", first_line)
-    frame = frame.with_columns(_unix_time(path, frame["timestamp"], first_line))
-    frame = frame.sort("timestamp", maintain_order=True)
-    newest = frame["timestamp"][-1] if frame.height else 0
-    per_second = next((unit for least, unit in _UNITS if newest >= least), 1)
-    return frame.with_columns(pl.col("timestamp") // per_second)
+    wanted = [pl.col(name).cast(pl.String).alias(kind) for kind, name in names.items()]
+    wanted += [pl.col(time).alias("time")] if time else []
+    rows = table.select(wanted).with_row_index("line", first_line)
+    if not time:
+        return Log(path, rows, has_time=False)
+    sample = collect(path, rows.select("time").drop_nulls().head(_SAMPLE))["time"]
+    return Log(path, rows, has_time=True, dates=is_date(sample))
 
 
-def read_items(path: Path, columns: Columns) -> dict[str, ItemInfo]:
-    """Read titles, categories and attributes by item id; the first row of an item counts.
+def open_text(path: Path) -> Log:
+    """Open ``user item item …`` lines, oldest first; a user on several lines is one sequence.
+
+    A line with a user only gives one row with an empty item.
+    """
+    lines = pl.scan_lines(path, name="text", row_index_name="line", row_index_offset=1, glob=False)
+    words = pl.col("text").str.strip_prefix("\ufeff").str.extract_all(r"\S+")
+    split = lines.select("line", words=words).filter(pl.col("words").list.len() > 0)
+    user, items = pl.col("words").list.first().alias("user"), pl.col("words").list.slice(1).alias("item")
+    rows = split.select("line", user, items).explode("item", empty_as_null=True)
+    return Log(path, rows, has_time=False, no_item="user has no items")
+
+
+def read_logs(logs: Sequence[Log]) -> pl.DataFrame:
+    """Read ``user``, ``item`` (Categorical) and ``timestamp`` (Int64, Unix seconds) of one or more files.
+
+    Sorted by time in the finest unit that the files have, ties in the order of the files. Without times the order of
+    the files counts and timestamps are 0.
 
     Raises:
-        DataError: The item column, or one that was named, is missing.
+        DataError: A file cannot be read, an id is empty or a timestamp does not parse; the line is named.
     """
-    table = read_table(path)
+    user_type, item_type = categorical(), categorical()
+    parts = []
+    for log in logs:
+        user, item = (pl.when(pl.col(kind) != "").then(pl.col(kind)) for kind in ("user", "item"))
+        wanted = log.rows.select(user.cast(user_type), item.cast(item_type), log.time.alias("timestamp"))
+        part = collect(log.path, wanted)
+        _refuse_nulls(log, part)
+        parts.append(part)
+    frame = pl.concat(parts, rechunk=True)
+    parts.clear()
+    if not frame["timestamp"].is_sorted():
+        frame = frame.sort("timestamp", maintain_order=True)
+    unit = per_second(frame["timestamp"][-1]) if frame.height else 1
+    return frame.with_columns(pl.col("timestamp") // unit) if unit > 1 else frame
+
+
+def collect(path: Path, query: pl.LazyFrame) -> pl.DataFrame:
+    """Run a query over a file as a stream; what the file does wrong becomes a :class:`DataError`."""
     try:
-        found = table.collect_schema().names()
-        item = find_column(path, found, "item", columns.item)
-        title = find_column(path, found, "title", columns.title, required=bool(columns.title))
-        categories = find_column(path, found, "categories", columns.categories, required=bool(columns.categories))
-        for name in columns.attributes:
-            find_column(path, found, "attributes", name)
-        kept = [name for name in dict.fromkeys((item, title, categories, *columns.attributes)) if name]
-        rows = table.select(kept).collect().to_dicts()
+        return query.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError, EOFError) as cause:
-        raise DataError(f"{path.name} cannot be read: {cause}", "check that it is what its suffix says") from cause
-    info: dict[str, ItemInfo] = {}
-    for row in rows:
-        attributes = {name: row[name] for name in columns.attributes if row[name] is not None}
-        entry = ItemInfo(str(row.get(title) or "").strip(), split_categories(row.get(categories)), attributes)
-        info.setdefault(str(row[item]), entry)
-    return info
+        raise unreadable(path, cause) from cause
+
+
+def unreadable(path: Path, cause: Exception) -> DataError:
+    """The error for a file that is not what its suffix says."""
+    return DataError(f"{path.name} cannot be read: {cause}", "check that it is what its suffix says")
+
+
+def schema_of(path: Path, table: pl.LazyFrame) -> pl.Schema:
+    """Columns of a table and their types."""
+    try:
+        return table.collect_schema()
+    except (pl.exceptions.PolarsError, OSError, EOFError) as cause:
+        raise unreadable(path, cause) from cause
 
 
 def find_column(path: Path, found: Sequence[str], kind: str, named: str, required: bool = True) -> str:
@@ -155,39 +206,19 @@ def find_column(path: Path, found: Sequence[str], kind: str, named: str, require
     )
 
 
-def split_categories(value: Any) -> tuple[str, ...]:
-    """Distinct category names from text with ``|`` between them, or from a list, lists inside included."""
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        parts = [part.strip() for part in value.split("|")]
-        return tuple(dict.fromkeys(part for part in parts if part))
-    return tuple(dict.fromkeys(name for part in value for name in split_categories(part)))
-
-
-def _unix_time(path: Path, times: pl.Series, first_line: int) -> pl.Series:
-    """Int64 in the unit that the file uses; dates in microseconds, so that their order is kept."""
-    if times.dtype == pl.String:
-        numbers = times.str.strip_chars().cast(pl.Float64, strict=False)
-        if numbers.null_count() == len(times) > 0:
-            parsed = times.str.to_datetime(strict=False, time_unit="us", time_zone="UTC", format=None)
-            _refuse_rows(path, parsed.is_null(), times, "timestamp is neither Unix time nor ISO 8601", first_line)
-            return parsed.dt.epoch("us").rename("timestamp")
-        exact = times.str.strip_chars().cast(pl.Int64, strict=False)  # a float cannot hold nanoseconds
-        result = exact.fill_null(numbers.fill_nan(None).cast(pl.Int64, strict=False))
-    elif times.dtype.is_temporal():
-        result = times.cast(pl.Datetime("us")).dt.epoch("us")
-    else:
-        result = times.cast(pl.Int64, strict=False)
-    bad = result.is_null() | (result < 0)
-    _refuse_rows(path, bad, times, "timestamp is neither Unix time nor ISO 8601", first_line)
-    return result.rename("timestamp")
-
-
-def _refuse_rows(path: Path, bad: pl.Series, values: pl.Series, problem: str, first_line: int) -> None:
-    if bad.any():
-        row = int(bad.arg_true()[0])
+def _refuse_nulls(log: Log, part: pl.DataFrame) -> None:
+    problems = (
+        ("user", "user", "user id is empty"),
+        ("item", "item", log.no_item),
+        ("timestamp", "time", "timestamp is neither Unix time nor ISO 8601"),
+    )
+    for column, source, problem in problems:
+        bad = part[column].null_count()
+        if not bad:
+            continue
+        is_bad = log.time.is_null() if source == "time" else pl.col(source).is_null() | (pl.col(source) == "")
+        line, value = log.offenders(is_bad, source, 1)[0]
         raise DataError(
-            f"{path.name} line {row + first_line}: {problem}: {str(values[row])[:40]!r}",
-            f"{bad.sum()} of {len(bad)} lines have this problem: correct or remove them",
+            f"{log.path.name} line {line}: {problem}: {value[:40]!r}",
+            f"{bad} of {len(part)} lines have this problem: correct or remove them",
         )

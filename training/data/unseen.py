@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
 from model_store.errors import DataError
 from training.data.dataset import Dataset, Split
@@ -42,7 +43,7 @@ def _without(dataset: Dataset, unseen: Split) -> Dataset:
     kept = np.repeat(stays, dataset.lengths)
     rest = replace(
         dataset,
-        user_ids=[user_id for user_id, stay in zip(dataset.user_ids, stays.tolist(), strict=True) if stay],
+        user_ids=dataset.user_ids.filter(pl.Series(stays)),
         offsets=np.concatenate([[0], np.cumsum(dataset.lengths[stays])]).astype(np.int64),
         items=dataset.items[kept],
         timestamps=dataset.timestamps[kept],

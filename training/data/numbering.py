@@ -1,0 +1,68 @@
+"""Ids as numbers, so that a hundred million interactions are a few flat arrays and no Python object.
+
+Readers cast ids to categoricals while they stream: each distinct id is stored once, each row costs four bytes. Which
+number an id gets there depends on the scheduling of threads; :func:`numbered` makes it a property of the data.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+
+_MOST_ROWS = 1 << 31
+
+
+class Numbered(NamedTuple):
+    """A column of n ids as numbers, and the ids by number."""
+
+    rows: Int32Array  # [n]
+    ids: pl.Series  # [distinct], String
+
+
+def categorical() -> pl.Categorical:
+    """A type for one column of ids, with categories that nothing else shares."""
+    return pl.Categorical(pl.Categories.random())
+
+
+def numbered(ids: pl.Series) -> Numbered:
+    """Number ids by first appearance.
+
+    Args:
+        ids: [n], String or Categorical, without nulls.
+    """
+    coded = ids if isinstance(ids.dtype, pl.Categorical) else ids.cast(categorical())
+    codes = coded.to_physical().to_numpy()
+    first = first_positions(codes)
+    row = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.int32)
+    row[codes[first]] = np.arange(len(first), dtype=np.int32)
+    return Numbered(row[codes], coded.gather(first).cast(pl.String))
+
+
+def first_positions(codes: npt.NDArray[np.integer]) -> Int32Array:
+    """Where each distinct code first appears in ``codes`` [n], ascending [distinct]; n is below 2**31."""
+    first = np.full(int(codes.max(initial=0)) + 1, -1, dtype=np.int32)
+    # Among repeated indices the last assignment stays, so going backwards leaves the first position.
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1, dtype=np.int32)
+    return np.sort(first[first >= 0])
+
+
+def grouped_order(groups: Int32Array) -> Int64Array:
+    """The stable order [n] that puts rows of one group together, groups ascending.
+
+    Sorting (group, position) packed into one number needs no stable sort: it is several times as fast, and in place.
+
+    Args:
+        groups: [n], not negative; n is below 2**31.
+    """
+    packed = groups.astype(np.int64)
+    packed <<= 31
+    packed |= np.arange(len(groups), dtype=np.int64)
+    packed.sort()
+    packed &= _MOST_ROWS - 1
+    return packed

@@ -1,11 +1,6 @@
-"""The paper's Table 4 (which part of ETEGRec gives what) at one equal budget over several seeds, and unseen users.
+"""The paper's Table 4 (which part of ETEGRec gives what) over several seeds, and users that training never saw.
 
-**Equal budget.** Every row's recommender makes the same number of passes over the same training targets, on the same
-learning-rate schedule: R epochs of the joint stage, as many as the full row's alternating schedule gives its
-recommender, and all epochs of fine-tuning, which never stops early here (the epoch of best validation is kept, as
-always). Epochs that train the tokenizer come on top and are counted in the result. Alternating rows spend whole epochs
-on it, in turn with the recommender's; ``no-alternating`` trains it in the recommender's own passes; rows with fixed
-codes spend none. So compute differs between rows, and what the recommender gets to see does not.
+What the rows are, and what their equal budget is, says :mod:`training.ablation_rows`.
 
 All rows of a seed share prepared data, SASRec and the pretrained tokenizer, and each is an ordinary run folder,
 ``OUT/seed-S/ROW``, which the other commands can open. A finished row is not done again.
@@ -16,23 +11,22 @@ trainings answers both questions: ``test`` is of users seen in training, ``unsee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from model_store.errors import CheckpointError, ConfigError
+from model_store.errors import CheckpointError
 from training.ablation_report import AblationReport, Budget, Metrics, Outcome, summarise
+from training.ablation_rows import DEFINITION, FULL, Row, joint_epochs, row_config
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
 from training.data.storage import is_prepared, load_dataset, save_dataset
 from training.data.unseen import leave_out
 from training.evaluate import generative_ranks
-from training.joint import phase_of
 from training.pipeline import EVALUATION, UNSEEN, Pipeline
 from training.progress import Progress
 from training.run_folder import RunFolder
@@ -41,34 +35,7 @@ MODELS = ("generative", "fused")
 """Answers of a run that rows are compared by, where an evaluation has them."""
 
 SETTINGS = "ablation.json"
-"""What the rows of a folder have in common."""
-
-DEFINITION = (
-    "every row's recommender makes the same number of passes over the same training targets, on the same learning-rate "
-    "schedule and without an early stop; epochs that train the tokenizer come on top and are counted for each row"
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the ablation: what differs from the full method."""
-
-    key: str
-    title: str
-    joint: Mapping[str, Any] = field(default_factory=dict)  # settings of the section ``joint``
-    tokenizer: Literal["pretrained", "final"] = "pretrained"  # final: the one that the full row ended with
-
-
-FULL = Row("full", "ETEGRec")
-ROWS = (
-    FULL,
-    Row("no-sia", "without SIA", {"sia_weight": 0.0}),
-    Row("no-psa", "without PSA", {"psa_weight": 0.0}),
-    Row("no-alignment", "without both", {"sia_weight": 0.0, "psa_weight": 0.0}),
-    Row("no-alternating", "no alternating", {"alternating": False}),
-    Row("frozen", "frozen pretrained tokenizer", {"tokenizer": "frozen"}),
-    Row("fresh-recommender", "final codes, fresh recommender", {"tokenizer": "frozen"}, tokenizer="final"),
-)
+"""What all rows of a folder have in common; rows and number of seeds may grow."""
 
 
 class SeedData(NamedTuple):
@@ -77,51 +44,6 @@ class SeedData(NamedTuple):
     folder: Path  # a prepared data set
     dataset: Dataset  # users seen in training
     unseen: Split | None
-
-
-def chosen_rows(keys: Sequence[str]) -> list[Row]:
-    """Rows by key, in the order of the table; the full one is always among them. No key: all rows.
-
-    Raises:
-        ConfigError: There is no such row.
-    """
-    known = [row.key for row in ROWS]
-    if unknown := set(keys) - set(known):
-        raise ConfigError(f"--rows: there is no row {min(unknown)!r}", f"choose from {', '.join(known)}")
-    return [row for row in ROWS if not keys or row is FULL or row.key in keys]
-
-
-def joint_epochs(config: TrainingConfig) -> int:
-    """R: epochs that the full row's joint stage gives its recommender.
-
-    Raises:
-        ConfigError: The configuration is not of the full method, or its schedule leaves one network untrained.
-    """
-    joint = config.joint
-    if joint.tokenizer == "frozen" or not joint.alternating or not joint.sia_weight or not joint.psa_weight:
-        raise ConfigError(
-            "an ablation starts from the full method: joint.tokenizer joint, joint.alternating true, and"
-            " joint.sia_weight and joint.psa_weight above 0",
-            "leave these settings to the rows",
-        )
-    phases = [phase_of(epoch, joint) for epoch in range(joint.epochs)]
-    found = phases.count("recommender")
-    if found in (0, len(phases)):
-        raise ConfigError(
-            f"joint.epochs {joint.epochs} with joint.alignment_from {joint.alignment_from} trains only one network",
-            "raise joint.epochs above joint.alignment_from + 1",
-        )
-    return found
-
-
-def row_config(row: Row, config: TrainingConfig, seed: int) -> TrainingConfig:
-    """The configuration of one row: the full method's, the row's difference, and the equal budget."""
-    recommender_epochs = joint_epochs(config)
-    joint = config.joint.model_dump() | dict(row.joint)
-    if joint["tokenizer"] == "frozen" or not joint["alternating"]:
-        joint["epochs"] = recommender_epochs
-    finetune = config.finetune.model_dump() | {"patience": max(1, config.finetune.epochs)}
-    return TrainingConfig.model_validate(config.model_dump() | {"seed": seed, "joint": joint, "finetune": finetune})
 
 
 class Ablation:
@@ -149,10 +71,14 @@ class Ablation:
             unseen_share: Of users left out of training, 0 for none.
             progress: Where rows and their stages show how far they are.
             device: Where to train.
+
+        Raises:
+            ConfigError: The configuration is not of the full method.
         """
         self.out, self.config, self.source, self.rows = out.resolve(), config, source, list(rows)
         self.seeds = [config.seed + step for step in range(seeds)]
         self.unseen_share, self.progress, self.device = unseen_share, progress, device
+        self.recommender_epochs = joint_epochs(config) + config.finetune.epochs
         self._seed_data: dict[int, SeedData] = {}
 
     def run(self) -> AblationReport:
@@ -162,6 +88,8 @@ class Ablation:
             CheckpointError: The folder holds an ablation of other settings or data.
         """
         self._check_settings()
+        _ = self._everyone  # a source that cannot be read leaves no settings behind
+        RunFolder(self.out, self.config).write_json(SETTINGS, self._settings)
         cells = [(seed, row) for seed in self.seeds for row in self.rows]
         for at, (seed, row) in enumerate(cells, start=1):
             state = ", finished before" if self._finished(seed, row) else ""
@@ -176,7 +104,7 @@ class Ablation:
         data = [self.data(seed) for seed in sorted({seed for seed, _ in finished})]
         budget = Budget(
             DEFINITION,
-            joint_epochs(self.config) + self.config.finetune.epochs,
+            self.recommender_epochs,
             [sum(max(0, len(sequence) - 1) for sequence in one.dataset.training_sequences()) for one in data],
             [len(one.dataset.test().targets) for one in data],
             [0 if one.unseen is None else len(one.unseen.targets) for one in data],
@@ -194,16 +122,15 @@ class Ablation:
         """The run folder of a row."""
         return self.out / f"seed-{seed}" / row.key
 
+    @property
+    def _settings(self) -> dict[str, Any]:
+        config = self.config.model_dump(mode="json")
+        return {"source": self.source, "unseen_users": self.unseen_share, "config": config}
+
     def _check_settings(self) -> None:
-        settings = RunFolder(self.out, self.config)  # of the ablation: rows and number of seeds may differ
-        wanted = {
-            "source": self.source,
-            "unseen_users": self.unseen_share,
-            "config": self.config.model_dump(mode="json"),
-        }
-        if not settings.has(SETTINGS):
-            settings.write_json(SETTINGS, wanted)
-        elif (found := settings.read_json(SETTINGS)) != wanted:
+        folder, wanted = RunFolder(self.out, self.config), self._settings
+        found = folder.read_json(SETTINGS) if folder.has(SETTINGS) else wanted
+        if found != wanted:
             changed = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
             raise CheckpointError(
                 f"{self.out} holds an ablation with another {' and another '.join(changed)}",

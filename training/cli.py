@@ -12,13 +12,15 @@ from rich.table import Table
 from model_store.console import new_app, print_json, run, say, tables
 from model_store.errors import ConfigError
 from model_store.registry import Store
-from training.ablate import ROWS, Ablation, chosen_rows
+from training.ablate import Ablation
+from training.ablation_rows import ROWS, chosen_rows
 from training.bundle_files import export_bundle, publish_run
 from training.config import PRESETS, load_config
 from training.data.prepare import prepare as prepare_data
 from training.metrics import SEEN_EXCLUDED
 from training.pipeline import Evaluation, Pipeline
 from training.progress import progress_for
+from training.report.build import write_report
 from training.retrain import Retrainer
 from training.run_folder import RunFolder
 from training.schedule import run_schedule
@@ -115,6 +117,16 @@ def ablate(
     console = tables()
     for table in report.tables():
         console.print(table)
+
+
+@app.command()
+def report(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOption = False) -> None:
+    """Rebuild the report of a run, one HTML page and its charts; in the run's bundle too, if that is exported."""
+    written = write_report(Pipeline(RunFolder.open(run_folder), progress_for(), device))
+    if json:
+        print_json({"report": str(written)})
+    else:
+        typer.echo(f"report written to {written}")
 
 
 @app.command()

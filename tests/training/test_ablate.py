@@ -14,8 +14,9 @@ import torch
 from model_store.console import run
 from model_store.errors import CheckpointError, ConfigError, DataError
 from tests.tiny import OVERRIDES, set_options, write_cycle
-from training.ablate import FULL, ROWS, Ablation, chosen_rows, joint_epochs, row_config
+from training.ablate import Ablation
 from training.ablation_report import figure
+from training.ablation_rows import FULL, ROWS, chosen_rows, joint_epochs, row_config
 from training.cli import app
 from training.config import load_config
 from training.data.dataset import Dataset
@@ -28,11 +29,13 @@ from training.progress import SilentProgress
 from training.run_folder import RunFolder
 
 TINY = [
+    "sasrec.epochs=4",
+    "tokenizer.epochs=20",
     "joint.epochs=8",
     "joint.alignment_from=2",
-    "joint.tokenizer_rate=1e-2",
-    "tokenizer.epochs=30",
-    "sasrec.epochs=4",
+    "joint.targets_per_batch=128",
+    "joint.tokenizer_rate=2e-2",
+    "joint.recommender_rate=2e-2",
 ]
 RECOMMENDER_EPOCHS = 2 + 3 + 3  # before alignment, in three cycles of two, fine-tuning
 KEYS = [row.key for row in ROWS]
@@ -232,6 +235,7 @@ def test_nobody_is_left_out_if_so_asked(tmp_path: Path) -> None:
     source, out = str(tmp_path / "cycle.txt"), tmp_path / "out"
     report = Ablation(out, config, source, [FULL], 1, 0.0, SilentProgress()).run()
     assert load_dataset(out / "data").users == 20
+    assert not (out / "seed-42" / "data").exists()
     assert report.budget.seen_users == [20]
     assert report.budget.unseen_users == [0]
     [row] = report.ablation
@@ -242,6 +246,28 @@ def test_nobody_is_left_out_if_so_asked(tmp_path: Path) -> None:
     longer = load_config("demo", [*OVERRIDES, *TINY])
     with pytest.raises(CheckpointError, match="another config"):
         Ablation(out, longer, source, [FULL], 1, 0.0, SilentProgress()).report()
+
+
+def test_a_source_that_cannot_be_read_leaves_the_folder_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert etegrec_train(*arguments(tmp_path)) == 4
+    assert "cycle.txt does not exist" in capsys.readouterr().err
+    assert etegrec_train(*arguments(tmp_path, "--finished-only")) == 0
+    assert "no row is finished" in capsys.readouterr().out
+    assert not (tmp_path / "ablation").exists()
+
+
+def test_data_that_changed_since_is_refused(ablated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ablated / "cycle.txt"
+    whole = data.read_text()
+    try:
+        data.write_text(whole + "late i1 i2 i3 i4 i5\n")
+        assert etegrec_train(*arguments(ablated, "--seeds", 2)) == 5
+        assert "the data changed" in capsys.readouterr().err
+    finally:
+        data.write_text(whole)
+    assert etegrec_train(*arguments(ablated, "--seeds", 2)) == 0
 
 
 def test_rows_have_the_full_methods_configuration_but_for_their_difference() -> None:

@@ -21,7 +21,7 @@ import polars as pl
 
 from model_store.catalogue import ID_BYTES
 from model_store.errors import DataError
-from training.data.numbering import Int32Array, Int64Array, grouped_order, numbered
+from training.data.numbering import Int32Array, Int64Array, numbered, stable_order
 from training.data.split import LEAVE_ONE_OUT, Cuts, SplitOptions
 
 HELD_OUT = 2
@@ -107,7 +107,7 @@ class Dataset:
         item_ids = ids.to_list()
         timestamps = frame["timestamp"].to_numpy()
         # both stable: ties keep the input order
-        order = grouped_order(user_row) if frame["timestamp"].is_sorted() else np.lexsort((timestamps, user_row))
+        order = stable_order(user_row) if frame["timestamp"].is_sorted() else np.lexsort((timestamps, user_row))
         known = [info.get(item_id, ItemInfo()) for item_id in item_ids]
         dataset = cls(
             name=name,

@@ -15,8 +15,6 @@ import polars as pl
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
-_MOST_ROWS = 1 << 31
-
 
 class Numbered(NamedTuple):
     """A column of n ids as numbers, and the ids by number."""
@@ -52,17 +50,22 @@ def first_positions(codes: npt.NDArray[np.integer]) -> Int32Array:
     return np.sort(first[first >= 0])
 
 
-def grouped_order(groups: Int32Array) -> Int64Array:
-    """The stable order [n] that puts rows of one group together, groups ascending.
+def stable_order(values: npt.NDArray[np.integer]) -> Int64Array:
+    """The order [n] that sorts ``values`` [n], equal ones in the order in which they stand.
 
-    Sorting (group, position) packed into one number needs no stable sort: it is several times as fast, and in place.
-
-    Args:
-        groups: [n], not negative; n is below 2**31.
+    (value, position) packed into one number needs no stable sort: several times as fast, and in place. Where the two do
+    not fit into 63 bits, an ordinary stable sort does the work.
     """
-    packed = groups.astype(np.int64)
-    packed <<= 31
-    packed |= np.arange(len(groups), dtype=np.int64)
+    if not len(values):
+        return np.empty(0, dtype=np.int64)
+    least = int(values.min())
+    bits = len(values).bit_length()
+    if (int(values.max()) - least).bit_length() + bits > 63:
+        return np.argsort(values, kind="stable")
+    packed = values.astype(np.int64)
+    packed -= least
+    packed <<= bits
+    packed |= np.arange(len(values), dtype=np.int64)
     packed.sort()
-    packed &= _MOST_ROWS - 1
+    packed &= (1 << bits) - 1
     return packed

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from model_store.durable import write_durably
 from model_store.errors import DataError
@@ -37,20 +38,7 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
     tables = {
         "interactions": pl.DataFrame({"user": owner, "item": dataset.items, "timestamp": dataset.timestamps}),
         "users": dataset.user_ids.to_frame("user_id"),
-        "items": pl.DataFrame(
-            {
-                "item_id": dataset.item_ids,
-                "title": dataset.titles,
-                "categories": [list(names) for names in dataset.categories],
-                "attributes": [json.dumps(value, sort_keys=True) for value in dataset.attributes],
-            },
-            schema={
-                "item_id": pl.String,
-                "title": pl.String,
-                "categories": pl.List(pl.String),
-                "attributes": pl.String,
-            },
-        ),
+        "items": pl.DataFrame(_item_columns(dataset)),
     }
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
@@ -65,6 +53,21 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         "notes": list(dataset.notes),
     }
     write_durably(folder / _SEAL, (json.dumps(seal, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _item_columns(dataset: Dataset) -> pa.Table:
+    """Through Arrow, which takes lists of millions of Python objects several times as fast."""
+    return pa.table(
+        {
+            "item_id": pa.array(dataset.item_ids, pa.large_string()),
+            "title": pa.array(dataset.titles, pa.large_string()),
+            "categories": pa.array(dataset.categories, pa.large_list(pa.large_string())),
+            "attributes": pa.array(
+                [json.dumps(value, sort_keys=True) if value else "{}" for value in dataset.attributes],
+                pa.large_string(),
+            ),
+        }
+    )
 
 
 def load_dataset(folder: Path) -> Dataset:

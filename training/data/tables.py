@@ -15,7 +15,7 @@ from pydantic import Field
 
 from model_store.config import Section
 from model_store.errors import DataError
-from training.data.numbering import categorical
+from training.data.numbering import categorical, stable_order
 from training.data.timestamps import is_date, per_second, whole_number
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
@@ -162,7 +162,7 @@ def read_logs(logs: Sequence[Log]) -> pl.DataFrame:
     frame = pl.concat(parts, rechunk=True)
     parts.clear()
     if not frame["timestamp"].is_sorted():
-        frame = frame.sort("timestamp", maintain_order=True)
+        frame = frame[stable_order(frame["timestamp"].to_numpy())]
     unit = per_second(frame["timestamp"][-1]) if frame.height else 1
     return frame.with_columns(pl.col("timestamp") // unit) if unit > 1 else frame
 

@@ -20,7 +20,6 @@ from training.data.prepare import prepare as prepare_data
 from training.metrics import SEEN_EXCLUDED
 from training.pipeline import Evaluation, Pipeline
 from training.progress import progress_for
-from training.report.build import write_report
 from training.retrain import Retrainer
 from training.run_folder import RunFolder
 from training.schedule import run_schedule
@@ -117,16 +116,6 @@ def ablate(
     console = tables()
     for table in report.tables():
         console.print(table)
-
-
-@app.command()
-def report(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOption = False) -> None:
-    """Rebuild the report of a run, one HTML page and its charts; in the run's bundle too, if that is exported."""
-    written = write_report(Pipeline(RunFolder.open(run_folder), progress_for(), device))
-    if json:
-        print_json({"report": str(written)})
-    else:
-        typer.echo(f"report written to {written}")
 
 
 @app.command()

@@ -216,7 +216,7 @@ def test_unseen_users_are_absent_from_training(ablated: Path, tmp_path: Path) ->
     for seed in (42, 43):
         left = leave_out(everyone, 0.2, seed)
         assert len(left.unseen.targets) == 16
-        absent = {everyone.user_ids[user] for user in left.unseen.users}
+        absent = set(everyone.user_ids.gather(left.unseen.users).to_list())
         for key in KEYS:
             seen = opened(ablated, key, seed).dataset
             assert absent.isdisjoint(seen.user_ids)

@@ -7,12 +7,14 @@ many targets, one per position, and the encoder's work is shared; with bidirecti
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from training import distributed
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -36,6 +38,12 @@ class Batch(NamedTuple):
     lengths: Tensor  # [B]
     targets: Tensor  # [B, P] item rows, PADDING where a row has fewer
     prefix: Tensor  # [B, P] history items before each target, at least 1
+    all_targets: int | None = None  # targets of the joint batch, where these rows are one process's share of it
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        history, lengths, targets, prefix = (tensor.to(device) for tensor in self[:4])
+        return self._replace(history=history, lengths=lengths, targets=targets, prefix=prefix)
 
 
 def training_rows(sequences: Sequence[npt.NDArray[np.integer]], max_history: int, packed: bool) -> TrainingRows:
@@ -81,7 +89,15 @@ def collate(rows: TrainingRows, chosen: Int64Array) -> Batch:
     slot = np.arange(count.max())
     prefix = np.minimum(length[:, None] - count[:, None] + 1 + slot, length[:, None])
     targets = np.where(slot < count[:, None], rows.items[rows.start[chosen][:, None] + prefix], PADDING)
-    return Batch(*(torch.from_numpy(array) for array in (history, length, targets, prefix)))
+    as_tensor = torch.from_numpy
+    return Batch(as_tensor(history), as_tensor(length), as_tensor(targets), as_tensor(prefix))
+
+
+def collate_share(rows: TrainingRows, chosen: Int64Array) -> Batch:
+    """This process's rows of a joint batch, in a single process all; a row that must not count has no target."""
+    mine, counts = distributed.share(chosen)
+    batch = collate(rows, mine)._replace(all_targets=int(rows.predicted[chosen].sum()))
+    return batch if counts else batch._replace(targets=torch.full_like(batch.targets, PADDING))
 
 
 def epoch(rows: TrainingRows, targets_per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:

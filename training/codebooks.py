@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from model_store.config import Section, TokenizerConfig
 from model_store.network.tokenizer import Quantised, Tokenizer, squared_distances
+from training import distributed
+from training.checkpoint import Course, Resumable, Weights
 from training.losses import quantisation_loss
+from training.optimiser import Optimiser, cosine, descend
 from training.progress import Progress
 
 
@@ -25,38 +30,47 @@ class TokenizerTrainingConfig(Section):
 
 
 def pretrain_tokenizer(
-    embeddings: Tensor, shape: TokenizerConfig, config: TokenizerTrainingConfig, seed: int, progress: Progress
+    embeddings: Tensor,
+    shape: TokenizerConfig,
+    config: TokenizerTrainingConfig,
+    seed: int,
+    progress: Progress,
+    checkpoint: Path | None = None,
 ) -> Tokenizer:
-    """Train an RQ-VAE on raw item embeddings ``[items, d_s]``, from a k-means start."""
+    """Train an RQ-VAE on raw item embeddings ``[items, d_s]``, from a k-means start.
+
+    A ``checkpoint`` keeps the stage while it is under way, and is gone on with if it is there.
+    """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     tokenizer = Tokenizer(shape).to(embeddings.device)
-    fit_standardisation(tokenizer, embeddings)
-    initialise_codebooks(tokenizer, embeddings, config.kmeans_iterations, generator)
-    optimizer = tokenizer_optimizer(tokenizer, config.learning_rate, config.weight_decay)
     steps = max(1, config.epochs * -(-len(embeddings) // config.batch_size))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with progress.track("Tokenizer", config.epochs) as bar:
-        for epoch in range(config.epochs):
-            loss = torch.zeros(())
-            for rows in torch.randperm(len(embeddings), generator=generator).split(config.batch_size):
-                loss = _step(tokenizer, embeddings[rows], config.beta, optimizer)
-                schedule.step()
+    optimizer = tokenizer_optimizer(tokenizer, config.learning_rate, config.weight_decay)
+    optimiser = Optimiser(optimizer, cosine(steps), clip=1.0)
+    parts: dict[str, Resumable] = {"tokenizer": Weights(tokenizer), "optimiser": optimiser}
+    course = Course(checkpoint, generator, parts, embeddings.device)
+    if not course.resumed:
+        fit_standardisation(tokenizer, embeddings)
+        initialise_codebooks(tokenizer, embeddings, config.kmeans_iterations, generator)
+    with progress.track("Tokenizer", config.epochs, course.epoch) as bar:
+        for epoch in course.epochs(config.epochs):
+            for rows in course.batches(torch.randperm(len(embeddings), generator=generator).split(config.batch_size)):
+                loss = _loss(tokenizer, embeddings, rows, config.beta)
+                descend(loss, optimiser)
+                course.add({"sq": loss})
             # Not in the last tenth: a revived code needs time to become a good one.
             if epoch % config.revive_every == 0 and epoch < 0.9 * config.epochs:
                 revive_dead_codes(tokenizer, embeddings, generator)
-            bar.advance(1, note=f"loss {loss.item():.4f}")
+            bar.advance(1, note=f"loss {course.means()['sq']:.4f}")
     return tokenizer.eval()
 
 
-def _step(tokenizer: Tokenizer, embeddings: Tensor, beta: float, optimizer: torch.optim.Optimizer) -> Tensor:
-    quantised, reconstruction = reconstruct(tokenizer, embeddings)
-    loss = quantisation_loss(tokenizer.standardise(embeddings), reconstruction, quantised, beta)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
-    optimizer.step()
-    return loss.detach()
+def _loss(tokenizer: Tokenizer, embeddings: Tensor, rows: Tensor, beta: float) -> Tensor:
+    """L_SQ of some items: this process's share of it."""
+    mine, counts = distributed.share(rows)
+    quantised, reconstruction = reconstruct(tokenizer, embeddings[mine])
+    loss = quantisation_loss(tokenizer.standardise(embeddings[mine]), reconstruction, quantised, beta)
+    return loss * (len(mine) / len(rows) if counts else 0.0)
 
 
 def reconstruct(tokenizer: Tokenizer, embeddings: Tensor) -> tuple[Quantised, Tensor]:

@@ -8,18 +8,21 @@ recommender is fine-tuned with L_REC alone, until validation stops improving.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from model_store.config import Section
 from model_store.network.recommender import TargetStates
 from model_store.network.tokenizer import Quantised
-from training.batches import PADDING, Batch, TrainingRows, batches, collate, training_rows
+from training import distributed
+from training.batches import PADDING, Batch, TrainingRows, batches, collate_share, training_rows
+from training.checkpoint import Best, Course
 from training.codebooks import reconstruct, tokenizer_optimizer
 from training.data.dataset import Split
 from training.evaluate import generative_ranks, sample_split
@@ -37,7 +40,7 @@ from training.progress import Bar, Progress
 
 Phase = Literal["tokenizer", "recommender", "both"]
 Losses = dict[str, Tensor]
-"""Scalars by name: rec, sq, sia, psa."""
+"""Scalars by name (rec, sq, sia, psa): this process's shares of them, where several train together."""
 
 
 class JointConfig(Section):
@@ -116,7 +119,7 @@ def _recommendation(learner: Learner, batch: Batch, states: TargetStates, codes:
     real = batch.targets != PADDING
     decoded, expected = states.decoder[real], codes[batch.targets[real]]
     logits = [learner.recommender.logits(decoded[:, level], level) for level in range(expected.shape[1])]
-    return recommendation_loss(logits, expected, config.label_smoothing)
+    return recommendation_loss(logits, expected, config.label_smoothing, batch.all_targets)
 
 
 def _quantisation_and_alignment(learner: Learner, batch: Batch, states: TargetStates, config: JointConfig) -> Losses:
@@ -125,7 +128,9 @@ def _quantisation_and_alignment(learner: Learner, batch: Batch, states: TargetSt
     quantised, reconstruction = reconstruct(learner.tokenizer, embeddings)
     standardised = learner.tokenizer.standardise(embeddings)
     sq = quantisation_loss(standardised, reconstruction, quantised, config.beta)
-    return {"sq": sq} | _alignment(learner, quantised, reconstruction, sequence, preference, config)
+    return {"sq": distributed.even_share(sq)} | _alignment(
+        learner, quantised, reconstruction, sequence, preference, config
+    )
 
 
 def _alignment(
@@ -138,17 +143,17 @@ def _alignment(
 ) -> Losses:
     # Where codebooks are not trained they are constants here, but the distances carry gradients to z_E.
     sequence_distances = learner.tokenizer.quantise(sequence).distances
-    return {
-        "sia": sequence_item_loss(quantised.distances, sequence_distances),
-        "psa": preference_semantic_loss(preference, reconstruction, config.temperature),
-    }
+    sia = sequence_item_loss(quantised.distances, sequence_distances)
+    psa = preference_semantic_loss(preference, reconstruction, config.temperature)
+    return {"sia": distributed.even_share(sia), "psa": distributed.even_share(psa)}
 
 
 def _distinct(targets: Tensor, *states: Tensor) -> list[Tensor]:
-    """Targets ``[N]`` that are real and no repetition, and their rows of ``[B, P, …]`` states."""
+    """Targets ``[N]`` of all processes that are real and no repetition, and their rows of ``[B, P, …]`` states."""
     real = targets != PADDING
-    kept = first_occurrences(targets[real])
-    return [targets[real][kept], *(state[real][kept] for state in states)]
+    everyone = distributed.gather(targets[real])
+    kept = first_occurrences(everyone)
+    return [everyone[kept], *(distributed.gather(state[real])[kept] for state in states)]
 
 
 def train_joint(
@@ -158,6 +163,7 @@ def train_joint(
     config: JointConfig,
     seed: int,
     progress: Progress,
+    checkpoint: Path | None = None,
 ) -> None:
     """Alternate between the phases for ``config.epochs`` epochs, changing ``learner`` in place.
 
@@ -168,9 +174,10 @@ def train_joint(
         config: See :class:`JointConfig`.
         seed: Decides batches and dropout.
         progress: Shows epochs and validation NDCG@10.
+        checkpoint: Where the stage is kept while it is under way, and gone on with if it is there; None: nowhere.
     """
     rows, rng = _rows(learner, sequences), np.random.default_rng(seed)
-    torch.manual_seed(seed)
+    distributed.seed_dropout(seed)
     phases = [phase_of(epoch, config) for epoch in range(config.epochs)]
     per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
     steps = {phase: phases.count(phase) * per_epoch for phase in get_args(Phase)}
@@ -186,11 +193,18 @@ def train_joint(
     )
     trained = {"tokenizer": (tokenizer,), "recommender": (recommender,), "both": (recommender, tokenizer)}
     sample = sample_split(valid, config.validation_users, seed)
-    with progress.track("Joint training", config.epochs * per_epoch) as bar:
-        for epoch, phase in enumerate(phases):
+    course = Course(
+        checkpoint,
+        rng,
+        {"learner": learner, "recommender_optimiser": recommender, "tokenizer_optimiser": tokenizer},
+        learner.embeddings.device,
+    )
+    with progress.track("Joint training", config.epochs * per_epoch, course.done) as bar:
+        for epoch in course.epochs(config.epochs):
+            phase = phases[epoch]
             aligned = epoch >= config.alignment_from and config.tokenizer == "joint"
             losses = _losses_of(phase, learner, config, aligned)
-            means = _epoch(learner, rows, config, losses, trained[phase], rng, bar)
+            means = _epoch(learner, rows, config, losses, trained[phase], rng, course, bar)
             if phase != "recommender":
                 learner.tokenizer.eval()
                 means["codes_changed"] = float(learner.refresh_codes())
@@ -208,10 +222,14 @@ def finetune(
     stretch: FinetuneConfig,
     seed: int,
     progress: Progress,
+    checkpoint: Path | None = None,
 ) -> None:
-    """Train the recommender alone on fixed codes until validation NDCG@10 stops rising; keep its best weights."""
+    """Train the recommender alone on fixed codes until validation NDCG@10 stops rising; keep its best weights.
+
+    Arguments are those of :func:`train_joint`.
+    """
     rows, rng = _rows(learner, sequences), np.random.default_rng(seed)
-    torch.manual_seed(seed)
+    distributed.seed_dropout(seed)
     per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
     optimiser = Optimiser(
         recommender_optimizer(learner.recommender, stretch.recommender_rate, config.weight_decay),
@@ -219,19 +237,23 @@ def finetune(
         config.clip,
     )
     sample = sample_split(valid, config.validation_users, seed)
-    best, best_epoch, weights = _validate(learner, sample), -1, _copy(learner.recommender)
-    with progress.track("Fine-tuning", stretch.epochs * per_epoch) as bar:
-        for epoch in range(stretch.epochs):
-            losses = _losses_of("recommender", learner, config, aligned=False)
-            means = _epoch(learner, rows, config, losses, (optimiser,), rng, bar)
-            means["valid_ndcg@10"] = found = _validate(learner, sample)
-            learner.history.append({"epoch": float(len(learner.history)), "tokenizer_phase": 0.0, **means})
-            if found > best:
-                best, best_epoch, weights = found, epoch, _copy(learner.recommender)
-            bar.advance(0, note=f"NDCG@10 {best:.4f}")
-            if epoch - best_epoch >= stretch.patience:
+    best = Best(learner.recommender)
+    course = Course(
+        checkpoint, rng, {"learner": learner, "optimiser": optimiser, "best": best}, learner.embeddings.device
+    )
+    if not course.resumed:
+        best.offer(_validate(learner, sample))
+    with progress.track("Fine-tuning", stretch.epochs * per_epoch, course.done) as bar:
+        for _ in course.epochs(stretch.epochs):
+            if best.misses >= stretch.patience:
                 break
-    learner.recommender.load_state_dict(weights)
+            losses = _losses_of("recommender", learner, config, aligned=False)
+            means = _epoch(learner, rows, config, losses, (optimiser,), rng, course, bar)
+            means["valid_ndcg@10"] = _validate(learner, sample)
+            learner.history.append({"epoch": float(len(learner.history)), "tokenizer_phase": 0.0, **means})
+            best.offer(means["valid_ndcg@10"])
+            bar.advance(0, note=f"NDCG@10 {best.score:.4f}")
+    best.put_back()
     learner.recommender.eval()
 
 
@@ -268,27 +290,22 @@ def _epoch(
     losses: Callable[[Batch], Losses],
     trained: Sequence[Optimiser],
     rng: np.random.Generator,
+    course: Course,
     bar: Bar,
 ) -> dict[str, float]:
     """One pass over all rows; returns the mean of each loss."""
-    device, totals, steps = learner.embeddings.device, dict[str, Tensor](), 0
-    for chosen in batches(rows, config.targets_per_batch, rng):
-        batch = Batch(*(tensor.to(device) for tensor in collate(rows, chosen)))
-        parts = losses(batch)
-        descend(weighted_sum(parts, config), *trained)
-        # Summed on the device: reading a value here would make the host wait for every step.
-        for name, value in parts.items():
-            totals[name] = totals.get(name, torch.zeros((), device=device)) + value.detach()
-        steps += 1
+    for chosen in course.batches(batches(rows, config.targets_per_batch, rng)):
+        found = losses(collate_share(rows, chosen).to(learner.embeddings.device))
+        descend(weighted_sum(found, config), *trained)
+        course.add(found)
         bar.advance(1)
-    return {name: value.item() / max(1, steps) for name, value in totals.items()}
+    return course.means()
 
 
 def _validate(learner: Learner, sample: Split) -> float:
-    width = learner.model.beam_width
-    ranks = generative_ranks(learner.recommender, learner.assignment.codes, sample, width, seen_excluded=False)
-    return ndcg(ranks.all_items, 10)
+    def measure() -> float:
+        width = learner.model.beam_width
+        ranks = generative_ranks(learner.recommender, learner.assignment.codes, sample, width, seen_excluded=False)
+        return ndcg(ranks.all_items, 10)
 
-
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    return distributed.on_first(measure)

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
+from training.checkpoint import State
 from training.collisions import Assignment, assign_codes
 
 
@@ -37,6 +40,18 @@ class Learner:
         """Semantic IDs on the device, ``[items, L]`` int64."""
         return torch.from_numpy(self.assignment.codes.astype(np.int64)).to(self.embeddings.device)
 
+    @property
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """What dense scores compare a user's preference with: unit-length rows, ``[items, d_s]``.
+
+        They are the reconstructions z~ of the items' codes, as PSA (Eq. 17) compares them in training; a code that only
+        tells collided items apart has no part in it.
+        """
+        with torch.no_grad():
+            books = self.tokenizer.codebooks
+            latents = sum(book[codes] for book, codes in zip(books, self.codes.t(), strict=False))
+            return functional.normalize(self.tokenizer.decode(latents), dim=-1).cpu().numpy()
+
     def refresh_codes(self) -> int:
         """Recompute semantic IDs from the tokenizer; returns how many items changed."""
         before = self.assignment.codes
@@ -49,11 +64,27 @@ class Learner:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take what :meth:`tensors` gave, and recompute the codes; both networks are in evaluation mode afterwards."""
+        self._take(tensors)
+        self.refresh_codes()
+
+    def state(self) -> State:
+        """See :class:`training.checkpoint.Resumable`. Inside a tokenizer epoch the codes are older than the weights."""
+        found = self.assignment
+        numbers = [found.collision_rate, found.largest_group, found.moved]
+        tensors = self.tensors() | {"codes": torch.from_numpy(found.codes)}
+        return State(tensors, {"assignment": numbers, "history": self.history})
+
+    def restore(self, state: State) -> None:
+        """See :class:`training.checkpoint.Resumable`."""
+        self._take(state.tensors)
+        self.assignment = Assignment(state.tensors["codes"].numpy(), *state.values["assignment"])
+        self.history = state.values["history"]
+
+    def _take(self, tensors: Mapping[str, Tensor]) -> None:
         for name, part in self._parts():
             prefix = f"{name}."
             part.load_state_dict({key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)})
             part.eval()
-        self.refresh_codes()
 
     def _parts(self) -> tuple[tuple[str, nn.Module], ...]:
         return ("tokenizer", self.tokenizer), ("recommender", self.recommender)

@@ -60,19 +60,22 @@ def preference_semantic_loss(preference: Tensor, reconstruction: Tensor, tempera
     return functional.cross_entropy(scaled, rows) + functional.cross_entropy(scaled.t(), rows)
 
 
-def recommendation_loss(logits: Sequence[Tensor], codes: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def recommendation_loss(
+    logits: Sequence[Tensor], codes: Tensor, label_smoothing: float = 0.0, rows: int | None = None
+) -> Tensor:
     """L_REC, Eq. 13: cross-entropy of the target's codes, averaged over rows and codes.
 
     Args:
         logits: Per level ``[N, K]``.
         codes: ``[N, L]``.
         label_smoothing: Probability mass spread evenly over all codes.
+        rows: What the sum over rows is divided by, if not N: the rows of all processes together.
     """
     by_level = [
-        functional.cross_entropy(level_logits, codes[:, level], label_smoothing=label_smoothing)
+        functional.cross_entropy(level_logits, codes[:, level], label_smoothing=label_smoothing, reduction="sum")
         for level, level_logits in enumerate(logits)
     ]
-    return torch.stack(by_level).mean()
+    return torch.stack(by_level).mean() / (len(codes) if rows is None else rows)
 
 
 def first_occurrences(targets: Tensor) -> Tensor:

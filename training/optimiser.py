@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from model_store.network.recommender import Recommender
+from training import distributed
+from training.checkpoint import State
 
 Schedule = Callable[[int], float]
 """Factor of the step size at each step, counted from 0."""
@@ -37,10 +39,31 @@ class Optimiser:
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
 
+    def state(self) -> State:
+        """See :class:`training.checkpoint.Resumable`: moments by number of their parameter, and steps taken."""
+        moments = self.optimizer.state_dict()["state"]
+        tensors = {f"{index}.{name}": value for index, kept in moments.items() for name, value in kept.items()}
+        return State(tensors, {"steps": self.steps})
+
+    def restore(self, state: State) -> None:
+        """See :class:`training.checkpoint.Resumable`."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.tensors.items():
+            index, _, name = key.partition(".")
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.steps = state.values["steps"]
+
 
 def descend(loss: Tensor, *optimisers: Optimiser) -> None:
-    """Update the parameters of these optimisers, and no others, down the gradient of ``loss``."""
-    loss.backward(inputs=[parameter for optimiser in optimisers for parameter in optimiser.parameters])
+    """Update the parameters of these optimisers, and no others, down the gradient of ``loss``.
+
+    With several processes ``loss`` is this one's share, and all take the same step down the sum of shares.
+    """
+    trained = [parameter for optimiser in optimisers for parameter in optimiser.parameters]
+    loss.backward(inputs=trained)
+    distributed.sum_gradients(trained)
     for optimiser in optimisers:
         optimiser.apply()
 

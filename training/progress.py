@@ -26,8 +26,8 @@ class Bar(Protocol):
 class Progress(Protocol):
     """Where steps show how far they are."""
 
-    def track(self, description: str, total: int) -> AbstractContextManager[Bar]:
-        """Open a step of ``total`` units; it ends with the ``with`` block, done or not."""
+    def track(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
+        """Open a step of ``total`` units, ``done`` of them by an earlier run; it ends with the block, done or not."""
 
     def say(self, line: str) -> None:
         """Print one line that stays."""
@@ -40,7 +40,7 @@ class TerminalProgress:
         self._console = console
 
     @contextmanager
-    def track(self, description: str, total: int) -> Iterator[Bar]:
+    def track(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
         """See :class:`Progress`."""
         columns = (
             TextColumn("{task.description}"),
@@ -52,7 +52,7 @@ class TerminalProgress:
             TextColumn("{task.fields[note]}"),
         )
         with RichBars(*columns, console=self._console) as bars:
-            yield _TerminalBar(bars, description, total)
+            yield _TerminalBar(bars, description, total, done)
 
     def say(self, line: str) -> None:
         """See :class:`Progress`."""
@@ -60,9 +60,9 @@ class TerminalProgress:
 
 
 class _TerminalBar:
-    def __init__(self, bars: RichBars, description: str, total: int) -> None:
+    def __init__(self, bars: RichBars, description: str, total: int, done: int) -> None:
         self._bars = bars
-        self._task = bars.add_task(description, total=total, note="")
+        self._task = bars.add_task(description, total=total, completed=done, note="")
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self._bars.advance(self._task, n)
@@ -77,9 +77,9 @@ class PlainProgress:
         self._stream = stream
 
     @contextmanager
-    def track(self, description: str, total: int) -> Iterator[Bar]:
+    def track(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
         """See :class:`Progress`."""
-        bar = _PlainBar(self._stream, description, total)
+        bar = _PlainBar(self._stream, description, total, done)
         try:
             yield bar
         finally:
@@ -91,9 +91,9 @@ class PlainProgress:
 
 
 class _PlainBar:
-    def __init__(self, stream: TextIO, description: str, total: int) -> None:
+    def __init__(self, stream: TextIO, description: str, total: int, done: int) -> None:
         self._stream, self._description, self._total = stream, description, total
-        self._done, self._note = 0, ""
+        self._before, self._done, self._note = done, done, ""
         self._started = self._shown = time.monotonic()
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -111,14 +111,14 @@ class _PlainBar:
 
     def _seconds_left(self) -> float:
         elapsed = time.monotonic() - self._started
-        return elapsed * max(self._total - self._done, 0) / max(self._done, 1)
+        return elapsed * max(self._total - self._done, 0) / max(self._done - self._before, 1)
 
 
 class SilentProgress:
     """Shows nothing."""
 
     @contextmanager
-    def track(self, description: str, total: int) -> Iterator[Bar]:
+    def track(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
         """See :class:`Progress`."""
         yield _SilentBar()
 

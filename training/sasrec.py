@@ -7,9 +7,10 @@ instead of one sampled negative, which is what makes it a strong baseline (Kleni
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +21,21 @@ from torch.nn import functional
 
 from model_store.config import Section
 from model_store.errors import DataError
+from training import distributed
+from training.checkpoint import Best, Course, Weights
 from training.data.dataset import Dataset, Split
-from training.full_softmax import full_softmax_loss
-from training.metrics import Ranks, both_protocols, ndcg, summary
-from training.progress import Bar, Progress
+from training.metrics import Ranks, both_protocols, summary
+from training.optimiser import Optimiser, descend, warm_up
+from training.progress import Progress
+from training.softmax import Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
 
 Int32Array = npt.NDArray[np.int32]
 
 EVALUATION_USERS = 256
 """Users scored at once; scores take this times the number of items."""
+
+SAMPLED_ABOVE = 200_000
+"""Items up to which scoring all of them in every step is affordable."""
 
 _IGNORED = -100
 """Target of a padded position, left out of the loss."""
@@ -48,12 +55,20 @@ class SasrecConfig(Section):
     batch_tokens: int = Field(4096, ge=2, description="positions a batch, padding included")
     epochs: int = Field(200, ge=1, description="most epochs")
     patience: int = Field(10, ge=1, description="epochs without a better validation NDCG@10 before training stops")
+    softmax: Literal["auto", "full", "sampled"] = Field(
+        "auto", description=f"loss over all items or sampled ones; auto: sampled above {SAMPLED_ABOVE:,} items"
+    )
+    negatives: int = Field(4096, ge=1, description="sampled softmax: items drawn a batch, beside its own targets")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.embedding_dim % self.heads:
             raise ValueError(f"sasrec.heads ({self.heads}) must divide embedding_dim ({self.embedding_dim})")
         return self
+
+    def samples(self, n_items: int) -> bool:
+        """Whether the loss over this many items is estimated from sampled ones."""
+        return self.softmax == "sampled" or (self.softmax == "auto" and n_items > SAMPLED_ABOVE)
 
 
 class SasrecBlock(nn.Module):
@@ -105,9 +120,13 @@ class Sasrec(nn.Module):
         normed: Tensor = self.final_norm(hidden)
         return normed
 
+    def matched(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """What scores are products of, in training and ranking: hidden states ``[..., d_s]`` and items ``[N, d_s]``."""
+        return hidden, self.item_embedding.weight  # tied weights
+
     def scores(self, hidden: Tensor) -> Tensor:
-        """Hidden states ``[..., d_s]`` to a score for every item ``[..., N]`` (tied weights)."""
-        return functional.linear(hidden, self.item_embedding.weight)
+        """Hidden states ``[..., d_s]`` to a score for every item ``[..., N]``."""
+        return functional.linear(*self.matched(hidden))
 
 
 class Batch(NamedTuple):
@@ -115,6 +134,13 @@ class Batch(NamedTuple):
 
     inputs: Tensor  # [B, T] int64, padded with 0
     targets: Tensor  # [B, T] int64, the item after each input; padded with -100
+    all_targets: int | None = None  # real positions of the joint batch, where this is one process's share of it
+    candidates: Candidates | None = None  # of a sampled softmax
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        candidates = self.candidates and Candidates(*(tensor.to(device) for tensor in self.candidates))
+        return self._replace(inputs=self.inputs.to(device), targets=self.targets.to(device), candidates=candidates)
 
 
 @dataclass(frozen=True)
@@ -168,22 +194,32 @@ def length_batches(lengths: npt.NDArray[np.integer], batch_tokens: int, rng: np.
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def training_batches(
-    sequences: Sequence[Int32Array], config: SasrecConfig, rng: np.random.Generator, device: torch.device
-) -> Iterator[Batch]:
-    """One epoch over all positions of all sequences."""
+def epoch_batches(
+    sequences: Sequence[Int32Array], config: SasrecConfig, rng: np.random.Generator
+) -> list[list[Int32Array]]:
+    """One epoch over all positions of all sequences: the windows of each batch."""
     pieces = windows(sequences, config.max_history, int(rng.integers(config.max_history)))
     lengths = np.array([len(piece) - 1 for piece in pieces])
-    for rows in length_batches(lengths, config.batch_tokens, rng):
-        inputs = _padded([pieces[row][:-1] for row in rows], 0)
-        targets = _padded([pieces[row][1:] for row in rows], _IGNORED)
-        yield Batch(inputs.to(device), targets.to(device))
+    return [[pieces[row] for row in rows] for rows in length_batches(lengths, config.batch_tokens, rng)]
+
+
+def collate(pieces: Sequence[Int32Array], candidates: Candidates | None = None) -> Batch:
+    """This process's share of a batch of windows, padded; in a single process all of them."""
+    mine, counts = distributed.share(pieces)
+    inputs = _padded([piece[:-1] for piece in mine], 0)
+    targets = _padded([piece[1:] for piece in mine], _IGNORED)
+    if not counts:
+        targets.fill_(_IGNORED)
+    return Batch(inputs, targets, sum(len(piece) - 1 for piece in pieces), candidates)
 
 
 def sasrec_loss(model: Sasrec, batch: Batch) -> Tensor:
-    """Mean cross-entropy over all items and all real positions of a batch."""
+    """Mean cross-entropy over all items and all real positions of a batch; with several processes a share of it."""
     real = batch.targets != _IGNORED
-    return full_softmax_loss(model(batch.inputs)[real], model.item_embedding.weight, batch.targets[real])
+    hidden, items = model.matched(model(batch.inputs)[real])
+    if batch.candidates is None:
+        return full_softmax_loss(hidden, items, batch.targets[real], batch.all_targets)
+    return sampled_softmax_loss(hidden, items, batch.targets[real], batch.candidates, batch.all_targets)
 
 
 def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
@@ -201,14 +237,21 @@ def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
 
 
 def train_sasrec(
-    dataset: Dataset, config: SasrecConfig, seed: int, progress: Progress, device: torch.device | str = "cpu"
+    dataset: Dataset,
+    config: SasrecConfig,
+    seed: int,
+    progress: Progress,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
 ) -> SasrecResult:
     """Train until validation NDCG@10 stops rising, and return the best epoch.
 
-    On the CPU the same seed gives the same result. The global random state is left as it was.
+    On the CPU the same seed gives the same result. The global random state is left as it was. A ``checkpoint`` keeps
+    the stage while it is under way, and is gone on with if it is there.
 
     Raises:
         DataError: No sequence is long enough to train on, or no user to validate with.
+        CheckpointError: The checkpoint is damaged.
     """
     split = dataset.validation()
     sequences = [sequence for sequence in dataset.training_sequences() if len(sequence) > 1]
@@ -217,42 +260,53 @@ def train_sasrec(
             "training needs at least one user with four interactions", "bring more data, or lower data.min_item"
         )
     place = torch.device(device)
-    with (
-        torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
-        progress.track("SASRec", config.epochs) as bar,
-    ):
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
         model = Sasrec(config, dataset.n_items).to(place)
-        return _fit(model, sequences, split, np.random.default_rng(seed), bar)
+        distributed.seed_dropout(seed)
+        return _fit(model, sequences, split, seed, progress, checkpoint)
 
 
 def _fit(
-    model: Sasrec, sequences: Sequence[Int32Array], split: Split, rng: np.random.Generator, bar: Bar
+    model: Sasrec, sequences: Sequence[Int32Array], split: Split, seed: int, progress: Progress, checkpoint: Path | None
 ) -> SasrecResult:
     config, started = model.config, time.monotonic()
-    device = model.item_embedding.weight.device
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (config.warmup_steps + 1)))
-    best, best_epoch, epoch = -1.0, 0, 0
-    weights: dict[str, Tensor] = {}
-    valid: dict[str, float] = {}
-    while epoch < config.epochs and epoch - best_epoch < config.patience:
-        epoch += 1
-        model.train()
-        for batch in training_batches(sequences, config, rng, device):
-            optimizer.zero_grad()
-            sasrec_loss(model, batch).backward()
-            optimizer.step()
-            warmup.step()
-        ranks = evaluate_sasrec(model, split).all_items
-        if ndcg(ranks, 10) > best:
-            best, best_epoch, valid = ndcg(ranks, 10), epoch, summary(ranks)
-            weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        bar.advance(1, note=f"NDCG@10 {best:.4f}")
-    model.load_state_dict(weights)
+    device, rng = model.item_embedding.weight.device, np.random.default_rng(seed)
+    adamw = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser, best = Optimiser(adamw, warm_up(config.warmup_steps)), Best(model)
+    proposal = _proposal(config, sequences, model.item_embedding.num_embeddings)
+    course = Course(checkpoint, rng, {"model": Weights(model), "optimiser": optimiser, "best": best}, device)
+    with progress.track("SASRec", config.epochs, course.epoch) as bar:
+        for epoch in course.epochs(config.epochs):
+            if best.misses >= config.patience:
+                break
+            model.train()
+            for pieces in course.batches(epoch_batches(sequences, config, rng)):
+                candidates = _candidates(proposal, pieces, (seed, epoch, course.step))
+                descend(sasrec_loss(model, collate(pieces, candidates).to(device)), optimiser)
+            metrics = distributed.on_first(lambda: summary(evaluate_sasrec(model, split).all_items))
+            best.offer(metrics["ndcg@10"], metrics)
+            bar.advance(1, note=f"NDCG@10 {best.score:.4f}")
+    best.put_back()
     model.eval()
     embeddings = model.item_embedding.weight.detach().cpu().numpy().astype(np.float32)
-    return SasrecResult(embeddings, model, valid, epoch, best_epoch, time.monotonic() - started)
+    best_epoch = course.epoch - best.misses
+    return SasrecResult(embeddings, model, best.metrics, course.epoch, best_epoch, time.monotonic() - started)
+
+
+def _proposal(config: SasrecConfig, sequences: Sequence[Int32Array], n_items: int) -> Proposal | None:
+    if not config.samples(n_items):
+        return None
+    return Proposal(np.concatenate([sequence[1:] for sequence in sequences]), n_items, config.negatives)
+
+
+def _candidates(
+    proposal: Proposal | None, pieces: Sequence[Int32Array], place: tuple[int, int, int]
+) -> Candidates | None:
+    if proposal is None:
+        return None
+    # Seeded by the place in training: the same in all processes, and in a run that was resumed.
+    return proposal.candidates(np.concatenate([piece[1:] for piece in pieces]), np.random.default_rng(place))
 
 
 @torch.no_grad()

@@ -282,7 +282,7 @@ class Watch:
         self.seen: list[tuple[int, npt.NDArray[np.int16]]] = []
 
     @contextmanager
-    def track(self, description: str, total: int) -> Iterator[Bar]:
+    def track(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
         yield self
 
     def say(self, line: str) -> None:

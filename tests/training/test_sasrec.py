@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from model_store.errors import DataError
 from training.data.dataset import Dataset
-from training.full_softmax import full_softmax_loss
 from training.metrics import both_protocols
 from training.progress import Bar, PlainProgress, SilentProgress, TerminalProgress, progress_for
 from training.sasrec import (
@@ -18,13 +17,15 @@ from training.sasrec import (
     Sasrec,
     SasrecConfig,
     SasrecResult,
+    collate,
+    epoch_batches,
     evaluate_sasrec,
     length_batches,
     sasrec_loss,
     train_sasrec,
-    training_batches,
     windows,
 )
+from training.softmax import full_softmax_loss
 
 ITEMS, USERS = 12, 48
 TINY = SasrecConfig(
@@ -134,7 +135,7 @@ def test_batches_group_similar_lengths_within_the_budget() -> None:
 
 def test_an_epoch_trains_on_every_position_once() -> None:
     sequences = cyclic().training_sequences()
-    batches = list(training_batches(sequences, TINY, np.random.default_rng(0), torch.device("cpu")))
+    batches = [collate(pieces) for pieces in epoch_batches(sequences, TINY, np.random.default_rng(0))]
     trained_on = np.sort(np.concatenate([batch.targets[batch.targets >= 0].numpy() for batch in batches]))
     np.testing.assert_array_equal(trained_on, np.sort(np.concatenate([sequence[1:] for sequence in sequences])))
 

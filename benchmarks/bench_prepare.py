@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -62,10 +62,17 @@ def write_log(path: Path, rows: int, seed: int) -> None:
             writer.write_table(table)
 
 
-def peak_of_children_gib() -> float:
-    """Largest resident set that any child process had so far; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
+class Usage(NamedTuple):
+    """What child processes have used so far."""
+
+    peak_gib: float  # largest resident set of any of them
+    cpu_s: float
+
+    @classmethod
+    def of_children(cls) -> Usage:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        unit = 1 if sys.platform == "darwin" else 1 << 10  # bytes there, KiB on Linux
+        return cls(used.ru_maxrss * unit / (1 << 30), used.ru_utime + used.ru_stime)
 
 
 def main(
@@ -83,7 +90,7 @@ def main(
         started = time.perf_counter()
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - started
-        prepared = json.loads(done.stdout)
+        used, prepared = Usage.of_children(), json.loads(done.stdout)
         typer.echo(
             json.dumps(
                 {
@@ -91,7 +98,8 @@ def main(
                     "rows": rows,
                     "rows_s": round(rows / seconds),
                     "seconds": round(seconds, 1),
-                    "peak_gib": round(peak_of_children_gib(), 2),
+                    "cpu_s": round(used.cpu_s, 1),
+                    "peak_gib": round(used.peak_gib, 2),
                     "users": prepared["users"],
                     "items": prepared["items"],
                     "interactions": prepared["interactions"],

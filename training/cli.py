@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,9 @@ from training.ablate import Ablation
 from training.ablation_rows import ROWS, chosen_rows
 from training.bundle_files import export_bundle, publish_run
 from training.config import PRESETS, load_config
+from training.data.prepare import PrepareOptions
 from training.data.prepare import prepare as prepare_data
+from training.data.validate import validate as validate_data
 from training.metrics import SEEN_EXCLUDED
 from training.pipeline import Evaluation, Pipeline
 from training.progress import progress_for
@@ -39,6 +42,10 @@ RedisOption = Annotated[
     str | None, typer.Option(envvar="ETEGREC_REDIS_URL", help="Where events are recorded; unset: the embedded log.")
 ]
 EventsOption = Annotated[Path | None, typer.Option(help="Folder of the embedded event log. Default: STORE/events.")]
+UserOption = Annotated[str, typer.Option("--user", help="Column of the user id. Default: the usual names.")]
+ItemOption = Annotated[str, typer.Option("--item", help="Column of the item id. Default: the usual names.")]
+TimeOption = Annotated[str, typer.Option("--timestamp", help="Column of the time. Default: the usual names.")]
+ItemsOption = Annotated[str, typer.Option("--items", help="Table with a row an item: title, categories, attributes.")]
 DeviceOption = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")]
 
 ROW_TITLES = {"popularity": "Popularity", "sasrec": "SASRec", "tiger": "TIGER", "generative": "ETEGRec"}
@@ -48,17 +55,47 @@ ROW_TITLES = {"popularity": "Popularity", "sasrec": "SASRec", "tiger": "TIGER", 
 def prepare(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="Folder for the prepared data set.")],
+    user: UserOption = "",
+    item: ItemOption = "",
+    timestamp: TimeOption = "",
+    items: ItemsOption = "",
     preset: PresetOption = "cpu",
     overrides: SetOption = [],  # noqa: B006  typer reads the default, nobody changes it
     json: JsonOption = False,
 ) -> None:
     """Read, filter and number interactions; nothing is redone for equal input."""
-    dataset = prepare_data(data, out, load_config(preset, overrides).data, say)
+    dataset = prepare_data(data, out, _data_options(preset, overrides, user, item, timestamp, items), say)
     counts = {"users": dataset.users, "items": dataset.n_items, "interactions": dataset.interactions}
     if json:
         print_json({"name": dataset.name, "fingerprint": dataset.fingerprint, **counts})
     else:
         typer.echo(f"{dataset.name}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
+
+
+@app.command()
+def validate(
+    data: Annotated[Path, typer.Argument(help="File or folder of interactions, as for `prepare --data`.")],
+    user: UserOption = "",
+    item: ItemOption = "",
+    timestamp: TimeOption = "",
+    items: ItemsOption = "",
+    preset: PresetOption = "cpu",
+    overrides: SetOption = [],  # noqa: B006
+    json: JsonOption = False,
+) -> None:
+    """Check interactions, PASS or FAIL line by line; exit code 1 if anything fails. Streams files of any size."""
+    checks = []
+    for check in validate_data(data, _data_options(preset, overrides, user, item, timestamp, items)):
+        checks.append(check)
+        if not json:
+            typer.echo(f"{'PASS' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
+            for row in check.rows:
+                typer.echo(f"      {row}")
+    passed = all(check.passed for check in checks)
+    if json:
+        print_json({"passed": passed, "checks": [check.as_dict() for check in checks]})
+    if not passed:
+        raise typer.Exit(1)
 
 
 @app.command("run")
@@ -180,6 +217,15 @@ def schedule(
 ) -> None:
     """Train a first model if none is live, then retrain by the clock until SIGTERM."""
     run_schedule(_retrainer(data, work, store, redis_url, events, preset, overrides), cron)
+
+
+def _data_options(
+    preset: str, overrides: list[str], user: str, item: str, timestamp: str, items: str
+) -> PrepareOptions:
+    """How to read data: the configuration, with the columns that options name."""
+    named = {"columns.user": user, "columns.item": item, "columns.timestamp": timestamp, "items_file": items}
+    mapped = [f"data.{key}={dumps(value)}" for key, value in named.items() if value]
+    return load_config(preset, [*overrides, *mapped]).data
 
 
 def _retrainer(

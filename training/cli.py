@@ -13,6 +13,7 @@ from rich.table import Table
 from model_store.console import new_app, print_json, run, say, tables
 from model_store.errors import ConfigError
 from model_store.registry import Store
+from training import distributed
 from training.ablate import Ablation
 from training.ablation_rows import ROWS, chosen_rows
 from training.bundle_files import export_bundle, publish_run
@@ -47,6 +48,13 @@ ItemOption = Annotated[str, typer.Option("--item", help="Column of the item id. 
 TimeOption = Annotated[str, typer.Option("--timestamp", help="Column of the time. Default: the usual names.")]
 ItemsOption = Annotated[str, typer.Option("--items", help="Table with a row an item: title, categories, attributes.")]
 DeviceOption = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")]
+ResumeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Insist on going on with the run in --out, or on starting one. Default: whichever is possible.",
+    ),
+]
 
 ROW_TITLES = {"popularity": "Popularity", "sasrec": "SASRec", "tiger": "TIGER", "generative": "ETEGRec"}
 
@@ -106,15 +114,26 @@ def run_all(
     overrides: SetOption = [],  # noqa: B006
     baseline: Annotated[list[str], typer.Option(help="Further rows: tiger.")] = [],  # noqa: B006
     device: DeviceOption = "cpu",
+    resume: ResumeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run all stages: prepare, embed, tokenizer, joint, fine-tune, evaluate, export."""
+    """Run all stages: prepare, embed, tokenizer, joint, fine-tune, evaluate, export.
+
+    A run that was killed goes on where it was last saved. Under torchrun all processes train together.
+    """
     if unknown := set(baseline) - {"tiger"}:
         raise typer.BadParameter(f"there is no baseline {min(unknown)!r}, only tiger", param_hint="--baseline")
-    folder = RunFolder.create_or_resume(out, load_config(preset, overrides), data)
-    pipeline = Pipeline(folder, progress_for(), device)
-    _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
-    pipeline.evaluate(tiger="tiger" in baseline)
+    config, tiger = load_config(preset, overrides), "tiger" in baseline
+    with distributed.joined(device) as place:
+        is_first = distributed.is_first()
+        with distributed.first_then_others():
+            folder = RunFolder.create_or_resume(out, config, data, resume if is_first else None)
+        pipeline = Pipeline(folder, progress_for(quiet=not is_first), place)
+        _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
+        pipeline.train(tiger)
+    if not is_first:
+        return
+    pipeline.evaluate(tiger)
     export_bundle(pipeline)
     _report(pipeline.evaluate(), json)
 

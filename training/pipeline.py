@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from model_store.errors import CheckpointError, ConfigError
 from model_store.network.tokenizer import Tokenizer
+from training import distributed
+from training.checkpoint import checkpoint_name, seconds_spent
 from training.codebooks import pretrain_tokenizer
 from training.config import TrainingConfig
 from training.data.dataset import Dataset
@@ -101,18 +104,20 @@ class Pipeline:
     def dataset(self) -> Dataset:
         """Stage ``prepare``. A source that is a prepared data set already is read where it is."""
         is_reused = self.run.has("data/dataset.json")
-        with nullcontext() if is_reused else self.run.timed("prepare"):
-            data = open_or_prepare(self.run.source, self.run.path / "data", self.config.data, self.progress.say)
-        self._tie_to(data)
+        with distributed.first_then_others():
+            with nullcontext() if is_reused else self.run.timed("prepare"):
+                data = open_or_prepare(self.run.source, self.run.path / "data", self.config.data, self.progress.say)
+            self._tie_to(data)
         return data
 
     @cached_property
     def embedded(self) -> Embedded:
         """Stage ``embed``: SASRec."""
         artefact = "sasrec.safetensors"
-        if not self.run.has(artefact):
-            with self.run.timed("embed"):
-                result = train_sasrec(self.dataset, self.config.sasrec, self.config.seed, self.progress, self.device)
+        if not self._is_done(artefact):
+            data, config, seed = self.dataset, self.config.sasrec, self.config.seed
+            with self._under_way("embed", artefact) as checkpoint:
+                result = train_sasrec(data, config, seed, self.progress, self.device, checkpoint)
             self._store(artefact, result.model.state_dict())
         model = Sasrec(self.config.sasrec, self.dataset.n_items)
         model.load_state_dict(self.run.read_tensors(artefact))
@@ -123,10 +128,10 @@ class Pipeline:
     def tokenizer(self) -> Tokenizer:
         """Stage ``tokenizer``: the RQ-VAE alone."""
         artefact, shape = "tokenizer.safetensors", self.config.model.tokenizer
-        if not self.run.has(artefact):
-            embeddings = self.embedded.embeddings
-            with self.run.timed("tokenizer"):
-                trained = pretrain_tokenizer(embeddings, shape, self.config.tokenizer, self.config.seed, self.progress)
+        if not self._is_done(artefact):
+            embeddings, config, seed = self.embedded.embeddings, self.config.tokenizer, self.config.seed
+            with self._under_way("tokenizer", artefact) as checkpoint:
+                trained = pretrain_tokenizer(embeddings, shape, config, seed, self.progress, checkpoint)
             self._store(artefact, trained.state_dict())
         tokenizer = Tokenizer(shape)
         tokenizer.load_state_dict(self.run.read_tensors(artefact))
@@ -141,6 +146,12 @@ class Pipeline:
     def tiger(self) -> Learner:
         """The TIGER baseline: the same tokenizer frozen, no alignment, as many epochs."""
         return self._trained("tiger_", self.config.joint.model_copy(update={"tokenizer": "frozen"}))
+
+    def train(self, tiger: bool = False) -> None:
+        """All stages before ``evaluate``: several processes do them together, the first one alone goes on."""
+        _ = self.learner
+        if tiger:
+            _ = self.tiger
 
     def evaluate(self, tiger: bool = False) -> Evaluation:
         """Stage ``evaluate``: all rows on validation and test users, under both protocols."""
@@ -165,7 +176,8 @@ class Pipeline:
         """Refuse data that changed since a stage was trained on it: what is stored would not fit, or fit by chance."""
         record = {"fingerprint": data.fingerprint}
         is_changed = self.run.has(TRAINED_ON) and self.run.read_json(TRAINED_ON) != record
-        if is_changed and any(self.run.has(artefact) for artefact in ARTEFACTS):
+        trained = [name for artefact in ARTEFACTS for name in (artefact, checkpoint_name(artefact))]
+        if is_changed and any(self.run.has(name) for name in trained):
             raise CheckpointError(
                 f"the data changed since {self.run.path} was trained on it",
                 "choose another --out, or remove that folder",
@@ -175,7 +187,20 @@ class Pipeline:
     def _store(self, artefact: str, tensors: Mapping[str, Tensor]) -> None:
         for stale in ARTEFACTS[ARTEFACTS.index(artefact) + 1 :]:
             self.run.remove(stale)
+            self.run.remove(checkpoint_name(stale))
         self.run.write_tensors(artefact, tensors)
+        self.run.remove(checkpoint_name(artefact))
+        distributed.wait()
+
+    def _is_done(self, artefact: str) -> bool:
+        return distributed.on_first(lambda: self.run.has(artefact))
+
+    @contextmanager
+    def _under_way(self, stage: str, artefact: str) -> Iterator[Path]:
+        """Where a stage is kept until its artefact is there. Its seconds are those of all attempts."""
+        checkpoint = self.run.path / checkpoint_name(artefact)
+        with self.run.timed(stage, seconds_spent(checkpoint)):
+            yield checkpoint
 
     def _evaluate(self, learners: dict[str, Learner]) -> dict[str, Any]:
         splits = {"test": self.dataset.test(), "valid": self.dataset.validation()}
@@ -202,11 +227,11 @@ class Pipeline:
         if self._load_learner(learner, final):
             return learner
         if not self._load_learner(learner, joint):
-            with self.run.timed(joint):
-                train_joint(learner, sequences, valid, config, seed, self.progress)
+            with self._under_way(joint, f"{joint}.safetensors") as checkpoint:
+                train_joint(learner, sequences, valid, config, seed, self.progress, checkpoint)
             self._save_learner(learner, joint)
-        with self.run.timed(final):
-            finetune(learner, sequences, valid, config, self.config.finetune, seed, self.progress)
+        with self._under_way(final, f"{final}.safetensors") as checkpoint:
+            finetune(learner, sequences, valid, config, self.config.finetune, seed, self.progress, checkpoint)
         self._save_learner(learner, final)
         return learner
 
@@ -215,7 +240,7 @@ class Pipeline:
         self._store(f"{stage}.safetensors", learner.tensors())
 
     def _load_learner(self, learner: Learner, stage: str) -> bool:
-        if not self.run.has(f"{stage}.safetensors"):
+        if not self._is_done(f"{stage}.safetensors"):
             return False
         learner.load(self.run.read_tensors(f"{stage}.safetensors"))
         learner.history = self.run.read_json(f"{stage}.json")["history"]

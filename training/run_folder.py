@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 
 from model_store.durable import write_durably
 from model_store.errors import CheckpointError
+from training import distributed
 from training.config import TrainingConfig
 
 CONFIG = "config.json"
@@ -32,25 +33,30 @@ class RunFolder:
         self.path, self.config = path, config
 
     @classmethod
-    def create_or_resume(cls, path: Path, config: TrainingConfig, source: str) -> Self:
+    def create_or_resume(cls, path: Path, config: TrainingConfig, source: str, resume: bool | None = None) -> Self:
         """Start a run, or go on with one of the same configuration and data source.
 
+        Args:
+            path: The folder.
+            config: Settings that the run's file does not know count as if it held their defaults.
+            source: Where the data come from.
+            resume: Insist on going on (True) or on starting (False).
+
         Raises:
-            CheckpointError: The folder holds another run.
+            CheckpointError: The folder holds another run, or there is one or none against what ``resume`` says.
         """
         run = cls(path, config)
-        wanted = {"source": source, "config": config.model_dump(mode="json")}
-        if run.has(CONFIG):
-            found = run.read_json(CONFIG)
-            if found != wanted:
-                same_config = isinstance(found, dict) and found.get("config") == wanted["config"]
-                changed = "data source" if same_config else "configuration"
-                raise CheckpointError(
-                    f"{path} holds a run with another {changed}", "choose another --out, or remove that folder"
-                )
-        else:
+        if resume is not None and run.has(CONFIG) != resume:
+            problem = "there is no run to resume in" if resume else "there is a run already in"
+            fix = "leave --resume out to start one" if resume else "choose another --out, or remove that folder"
+            raise CheckpointError(f"{problem} {path}", fix)
+        if not run.has(CONFIG):
             path.mkdir(parents=True, exist_ok=True)
-            run.write_json(CONFIG, wanted)
+            run.write_json(CONFIG, {"source": source, "config": config.model_dump(mode="json")})
+        elif changed := _difference(run.read_json(CONFIG), config, source):
+            raise CheckpointError(
+                f"{path} holds a run with another {changed}", "choose another --out, or remove that folder"
+            )
         return run
 
     @classmethod
@@ -81,9 +87,9 @@ class RunFolder:
         return found
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Record how long a stage took, if it ends well."""
-        started = time.monotonic()
+    def timed(self, stage: str, before: float = 0.0) -> Iterator[None]:
+        """Record how long a stage took, if it ends well, and ``before`` seconds in earlier attempts."""
+        started = time.monotonic() - before
         yield
         self.write_json(SECONDS, self.seconds | {stage: round(time.monotonic() - started, 1)})
 
@@ -93,7 +99,8 @@ class RunFolder:
 
     def remove(self, name: str) -> None:
         """Drop an artefact, if it is there."""
-        (self.path / name).unlink(missing_ok=True)
+        if distributed.is_first():
+            (self.path / name).unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> None:
         """Store plain values."""
@@ -127,10 +134,22 @@ class RunFolder:
         return tensors
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Store bytes."""
+        """Store bytes. Where several processes train together only the first one writes."""
+        if not distributed.is_first():
+            return
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, data)
 
     def _damaged(self, name: str, cause: Exception) -> CheckpointError:
         return CheckpointError(f"{self.path / name} cannot be read: {cause}", "remove that file to redo its stage")
+
+
+def _difference(found: Any, config: TrainingConfig, source: str) -> str:
+    """What sets a stored run apart from a wanted one; empty if nothing does."""
+    try:
+        if TrainingConfig.model_validate(found["config"]) != config:
+            return "configuration"
+        return "" if found["source"] == source else "data source"
+    except (KeyError, TypeError, ValueError):
+        return "configuration"

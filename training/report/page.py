@@ -1,0 +1,138 @@
+"""The report as one HTML page: images inside, no links to anywhere, all text escaped."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from training.metrics import SEEN_EXCLUDED
+from training.report.contents import Contents
+from training.report.style import Chart, in_order, model_name
+from training.report.tree import Branch, top_branches
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;
+       background: #fff; }
+h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; } figure { margin: 0; }
+img { max-width: 100%; height: auto; } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; } caption { text-align: left; font-weight: 600; }
+th, td { padding: 0.2rem 0.8rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; } .best { font-weight: 700; }
+"""
+
+PROTOCOLS = {"": "items of the history may be answers", SEEN_EXCLUDED: "items of the history are excluded"}
+
+
+def page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> bytes:
+    """The whole page, with each chart's PNG inside."""
+    title = f"ETEGRec on {contents.data}"
+    evaluation = contents.evaluation
+    splits = {"Test users (last interaction)": evaluation.test, "Validation users (last but one)": evaluation.valid}
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in contents.counts.items())
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{escape(counts)}. One held-out interaction a user, ranked among all items.</p>",
+        "<h2>Which model recommends best?</h2>",
+        *(
+            metrics_table(rows, f"{split}; {protocol}", suffix)
+            for split, rows in splits.items()
+            for suffix, protocol in PROTOCOLS.items()
+        ),
+        "<h2>Is the tokenizer healthy?</h2>",
+        health_table(contents),
+        policies_table(contents),
+        *(section(chart, image) for chart, image in charts),
+        "<h2>The code tree as text</h2>",
+        tree_list(contents, top_branches(contents.codes, contents.item_popularity)),
+    ]
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
+            *body,
+            "</body>\n</html>\n",
+        ]
+    ).encode()
+
+
+def section(chart: Chart, image: bytes) -> str:
+    """A question, its answer in words, and the chart."""
+    data, words = base64.b64encode(image).decode(), escape(f"{chart.question} {chart.answer}")
+    return (
+        f'<h2 id="{escape(chart.name)}">{escape(chart.question)}</h2>\n<p>{escape(chart.answer)}</p>\n'
+        f'<figure><img alt="{words}" src="data:image/png;base64,{data}"></figure>'
+    )
+
+
+def tree_list(contents: Contents, branches: Sequence[Branch]) -> str:
+    """Branches as a nested list with whole titles."""
+    lines = []
+    for branch in branches:
+        examples = "".join(f"<li>{escape(contents.labels[row])}</li>" for row in branch.examples)
+        below = f"<ul>{examples}</ul>" if examples else tree_list(contents, branch.below)
+        lines.append(f"<li>{branch.name}\n{below}</li>")
+    return "<ul>\n" + "\n".join(lines) + "\n</ul>"
+
+
+def metrics_table(rows: dict[str, dict[str, float]], caption: str, suffix: str) -> str:
+    """Metrics of one protocol, a line per model, the best of each column in bold."""
+    names = [name for name in next(iter(rows.values())) if name.endswith(SEEN_EXCLUDED) == bool(suffix)]
+    best = {name: max(row[name] for row in rows.values()) for name in names}
+    lines = [
+        [escape(model_name(row)), *(_figure(rows[row][name], rows[row][name] == best[name]) for name in names)]
+        for row in in_order(rows)
+    ]
+    return _table(caption, ["model", *(name.removesuffix(suffix) for name in names)], lines)
+
+
+def health_table(contents: Contents) -> str:
+    """Code use per level, and what holds for the whole tokenizer."""
+    health = contents.evaluation.tokenizer
+    levels = range(1, len(health["codes_used"]) + 1)
+    lines = [
+        ["codes used", *map(str, health["codes_used"])],
+        ["perplexity", *(f"{value:.1f}" for value in health["perplexity"])],
+    ]
+    by_level = _table(f"Of {contents.codebook_size} codes a level", ["", *(f"level {n}" for n in levels)], lines)
+    whole = [
+        ["items whose nearest code tuple is shared", f"{health['collision_rate']:.2%}"],
+        ["items of the most crowded tuple", f"{health['largest_group']:,}"],
+        ["items moved to another tuple", f"{health['moved']:,}"],
+        ["reconstruction error (1: no better than the mean)", f"{health['reconstruction_error']:.4f}"],
+    ]
+    return by_level + "\n" + _table("Of all items", ["", "value"], whole)
+
+
+def policies_table(contents: Contents) -> str:
+    """Both collision policies on the same tokenizer; empty if it was not measured."""
+    policies: dict[str, dict[str, Any] | None] = contents.evaluation.tokenizer.get("policies", {})
+    if not policies:
+        return ""
+    lines = [
+        [escape(name), str(one["code_length"]), f"{one['moved']:,}", f"{one['extra_distance']:.4f}"]
+        if one
+        else [escape(name), "no room for all items", "", ""]
+        for name, one in policies.items()
+    ]
+    heads = ["policy", "codes an item", "items moved", "mean extra squared distance of those"]
+    return _table("What each collision policy makes of it", heads, lines)
+
+
+def _figure(value: float, is_best: bool) -> str:
+    return f'<span class="best">{value:.4f}</span>' if is_best else f"{value:.4f}"
+
+
+def _table(caption: str, heads: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
+    """Cells are HTML already; caption and heads are text."""
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    rows = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
+    return (
+        f'<div class="scroll"><table><caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{rows}\n</tbody></table></div>"
+    )

@@ -1,0 +1,129 @@
+"""How charts look: sizes, colours that colour-blind readers tell apart, names of models and losses, PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
+
+DOTS_PER_INCH = 110
+COLOURS = 128
+"""Of a PNG: the palette, greys, and the shades between them at the edges of letters."""
+
+WIDTH = 8.0
+"""Inches, of all charts."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito, Color Universal Design, 2008."""
+
+MARKERS = "osD^vPX"
+FAINT = "#d9d9d9"
+
+MODELS = {
+    "generative": "ETEGRec",
+    "fused": "ETEGRec, fused",
+    "tiger": "TIGER",
+    "sasrec": "SASRec",
+    "popularity": "Popularity",
+}
+"""Rows of an evaluation as people call them; a model keeps its colour in all charts."""
+
+LOSSES = {
+    "rec": "L_REC: next code (nats)",
+    "sq": "L_SQ: quantisation (squared distance)",
+    "sia": "L_SIA: sequence-item alignment (nats)",
+    "psa": "L_PSA: preference-semantic alignment (nats)",
+    "loss": "cross-entropy over all items (nats)",
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plot that answers a question.
+
+    Attributes:
+        name: File name without ``.png``.
+        question: What it is about.
+        answer: What it shows, in a sentence or two, for readers who cannot see it too.
+    """
+
+    name: str
+    question: str
+    answer: str
+    figure: Figure
+
+
+def model_name(row: str) -> str:
+    """What people call a row of the evaluation."""
+    return MODELS.get(row, row)
+
+
+def colour_and_marker(row: str) -> tuple[str, str]:
+    """The same for a model in every chart."""
+    rows = list(MODELS)
+    index = rows.index(row) if row in MODELS else len(MODELS)
+    return PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+
+
+def in_order(rows: Iterable[str]) -> list[str]:
+    """Rows in the order of :data:`MODELS`, unknown ones last."""
+    rank = {row: index for index, row in enumerate(MODELS)}
+    return sorted(rows, key=lambda row: rank.get(row, len(rank)))
+
+
+def new_figure(question: str, height: float) -> Figure:
+    """A figure of the common width and nothing but its title, ``height`` in inches."""
+    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
+    figure.suptitle(question, x=0.01, horizontalalignment="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def tidy(axes: Axes, x: str, y: str, grid: str = "y") -> None:
+    """Label both axes and take away what carries no data."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    if grid:
+        axes.grid(axis="both" if grid == "both" else "x" if grid == "x" else "y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Only whole numbers on the x axis, for epochs."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def percent(axes: Axes, axis: str = "y") -> None:
+    """Show the shares on an axis as percentages."""
+    (axes.yaxis if axis == "y" else axes.xaxis).set_major_formatter(PercentFormatter(1.0))
+
+
+def png(figure: Figure) -> bytes:
+    """Draw a figure, in few colours, which makes the file a third of the size. The same figure gives the same bytes."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    sink = io.BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(COLOURS).save(sink, "png", optimize=True)
+    return sink.getvalue()
+
+
+def drawable(text: str, most: int) -> str:
+    """Text in one line of at most ``most`` characters that the font of the charts has; others become a box."""
+    known = _characters()
+    line = "".join(letter if ord(letter) in known else "□" for letter in " ".join(text.split()))
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+@lru_cache(maxsize=1)
+def _characters() -> frozenset[int]:
+    return frozenset(FT2Font(font_manager.findfont("DejaVu Sans")).get_charmap())

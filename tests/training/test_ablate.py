@@ -187,7 +187,7 @@ def test_without_alternating_both_networks_learn_in_the_same_epochs(ablated: Pat
 
 def test_a_second_call_trains_nothing(ablated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (ablated / "ablation").rglob("*.safetensors")}
-    assert len(before) == 2 * len(KEYS) * 4
+    assert sum(path.name == "finetune.safetensors" for path in before) == 2 * len(KEYS)
     first = result(ablated, capsys, "--seeds", 2)
     assert result(ablated, capsys, "--seeds", 2, "--finished-only") == first
     assert {path: path.stat().st_mtime_ns for path in (ablated / "ablation").rglob("*.safetensors")} == before

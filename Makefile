@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format bench-train clean
+.PHONY: demo test check format bench-train bench-prepare clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ $(VENV)/benchmarks: $(VENV)/installed
 
 bench-train: $(VENV)/benchmarks  ## training throughput beside a Hugging Face T5, one line of JSON
 	@$(BIN)/python -m benchmarks.bench_train
+
+bench-prepare: $(VENV)/installed  ## rows a second and peak memory of preparing 100 million interactions
+	@$(BIN)/python -m benchmarks.bench_prepare $(if $(ROWS),--rows $(ROWS))
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

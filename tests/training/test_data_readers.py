@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 
 from model_store.errors import DataError
+from training.data.dataset import ItemInfo
 from training.data.filters import k_core
+from training.data.item_files import read_items
 from training.data.prepare import PrepareOptions, prepare
 from training.data.raw import display_title, split_movie_title
 from training.data.readers import ReadOptions, read_source
@@ -91,6 +93,70 @@ def test_amazon_ratings(tmp_path: Path) -> None:
     assert read(old, format="amazon-ratings") == [("A2", "B1", 1300000000), ("A1", "B1", 1400000000)]
     new = written(tmp_path / "Tiny.csv", "user_id,parent_asin,rating,timestamp\nA1,B1,5.0,1588687728923\n")
     assert read(new) == [("A1", "B1", 1588687728)]
+
+
+def test_amazon_ratings_are_recognised_without_a_header_and_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "ratings_Tiny.csv.gz"
+    path.write_bytes(gzip.compress(b"A1,B1,5.0,1400000000\nA2,B1,4.0,1300000000\n"))
+    assert read(path) == [("A2", "B1", 1300000000), ("A1", "B1", 1400000000)]
+    history = written(tmp_path / "Tiny.train.csv", "user_id,parent_asin,rating,timestamp,history\nA1,B2,5.0,1,B1 B0\n")
+    assert read(history) == [("A1", "B2", 1)]
+
+
+def test_amazon_2014_metadata_are_python_literals(tmp_path: Path) -> None:
+    path = tmp_path / "meta_Tiny.json.gz"
+    rows = [
+        {"asin": "B1", "title": "Ann's Soap", "categories": [["Beauty"]], "salesRank": {"Beauty": 3}},
+        {"asin": "B2"},
+    ]
+    path.write_bytes(gzip.compress("".join(f"{row!r}\n" for row in rows).encode()))
+    items = read_items(path, Columns())
+    assert items == {"B1": ItemInfo("Ann's Soap", ("Beauty",)), "B2": ItemInfo()}
+    assert list(read_items(path, Columns(), pl.Series(["B2", "B9"]))) == ["B2"]
+    path.write_bytes(gzip.compress(b"{'asin': 'B1'}\n{'asin': __import__('os')}\n"))
+    with pytest.raises(DataError, match="line 2 is no dictionary"):
+        read_items(path, Columns())
+
+
+def test_a_folder_of_parts_is_one_log(tmp_path: Path) -> None:
+    written(tmp_path / "part-1.csv", "user,item,timestamp\nu,c,7\nu,d,5\n")
+    written(tmp_path / "part-0.csv", "user,item,timestamp\nu,z,7\n")
+    written(tmp_path / "_SUCCESS", "")
+    assert read(tmp_path) == [("u", "d", 5), ("u", "z", 7), ("u", "c", 7)]
+    written(tmp_path / "part-1.csv", "user,item,timestamp\nu,c,7\nu,,5\n")
+    with pytest.raises(DataError, match=r"part-1.csv line 3: item id is empty"):
+        read(tmp_path)
+    written(tmp_path / "more.tsv", "user\titem\nu\tc\n")
+    with pytest.raises(DataError, match="parts in one format"):
+        read(tmp_path)
+
+
+def test_ties_keep_the_file_order_over_many_rows(tmp_path: Path) -> None:
+    rows = [(f"u{n % 7}", f"i{n}", n // 5000) for n in range(200_000)]
+    frame = pl.DataFrame(rows[::-1], schema=["user", "item", "timestamp"], orient="row")
+    frame.write_csv(tmp_path / "c.csv")
+    expected = rows[::-1]
+    expected.sort(key=lambda row: row[2])
+    assert read(tmp_path / "c.csv") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2020-01-01", 1577836800),
+        ("2020-01-01 00:01", 1577836860),
+        ("2020-01-01T00:00:01.5", 1577836801),
+        ("2020-01-01T01:00:01+01:00", 1577836801),
+    ],
+)
+def test_spellings_of_iso_dates_may_be_mixed(tmp_path: Path, text: str, seconds: int) -> None:
+    path = written(tmp_path / "c.csv", f"user,item,timestamp\nu,a,{text}\nu,b,2030-01-01\n")
+    assert read(path)[0] == ("u", "a", seconds)
+
+
+def test_a_date_that_is_ambiguous_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 2: timestamp is neither Unix time nor ISO 8601: '03/04/2020'"):
+        read(written(tmp_path / "c.csv", "user,item,timestamp\nu,a,03/04/2020\n"))
 
 
 def test_recbole_with_items(tmp_path: Path) -> None:

@@ -182,8 +182,9 @@ class Course:
         tensors = {f"{name}/{key}": tensor for name, part in states.items() for key, tensor in part.tensors.items()}
         tensors |= {f"sums/{name}": value for name, value in self._sums.items()} | _randomness(self._device)
         place = {"epoch": self.epoch, "step": self.step, "done": self.done, "rng": self._drawn_from}
+        spent = {"seconds": started - self._began, "losses": list(self._sums)}
         values = {name: part.values for name, part in states.items()}
-        write_state(self._path, State(tensors, place | {"seconds": started - self._began, "parts": values}))
+        write_state(self._path, State(tensors, place | spent | {"parts": values}))
         took = time.monotonic() - started
         self._due = time.monotonic() + max(SAVE_EVERY_S, took / SAVING_SHARE)
 
@@ -192,7 +193,7 @@ class Course:
         try:
             self.epoch, self.step, self.done = values["epoch"], values["step"], values["done"]
             self._began -= values["seconds"]
-            self._sums = {name: value.to(self._device) for name, value in _under("sums", tensors).items()}
+            self._sums = {name: tensors[f"sums/{name}"].to(self._device) for name in values["losses"]}
             for name, part in self._parts.items():
                 part.restore(State(_under(name, tensors), values["parts"][name]))
             _set_state(self._rng, values["rng"])

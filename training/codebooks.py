@@ -61,7 +61,9 @@ def pretrain_tokenizer(
             # Not in the last tenth: a revived code needs time to become a good one.
             if epoch % config.revive_every == 0 and epoch < 0.9 * config.epochs:
                 revive_dead_codes(tokenizer, embeddings, generator)
-            bar.advance(1, note=f"loss {course.means()['sq']:.4f}")
+            means = course.means()
+            bar.record(epoch, means)
+            bar.advance(1, note=f"loss {means['sq']:.4f}")
     return tokenizer.eval()
 
 

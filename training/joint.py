@@ -211,6 +211,7 @@ def train_joint(
             if (epoch + 1) % config.validate_every == 0:
                 means["valid_ndcg@10"] = _validate(learner, sample)
                 bar.advance(0, note=f"NDCG@10 {means['valid_ndcg@10']:.4f}")
+            bar.record(epoch, means)
             learner.history.append({"epoch": epoch, "tokenizer_phase": float(phase == "tokenizer"), **means})
 
 
@@ -250,6 +251,7 @@ def finetune(
             losses = _losses_of("recommender", learner, config, aligned=False)
             means = _epoch(learner, rows, config, losses, (optimiser,), rng, course, bar)
             means["valid_ndcg@10"] = _validate(learner, sample)
+            bar.record(len(learner.history), means)
             learner.history.append({"epoch": float(len(learner.history)), "tokenizer_phase": 0.0, **means})
             best.offer(means["valid_ndcg@10"])
             bar.advance(0, note=f"NDCG@10 {best.score:.4f}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
@@ -16,11 +16,14 @@ PLAIN_EVERY_S = 10.0
 """Least time between two plain lines of one step."""
 
 
-class Bar(Protocol):
-    """One running step."""
+class Bar:
+    """One running step. This one shows nothing."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Count n more units as done; ``note`` (such as the validation metric) stays until replaced."""
+
+    def record(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Losses and metrics of an epoch, counted from 0, for those who draw curves; bars for people show none."""
 
 
 class Progress(Protocol):
@@ -59,7 +62,7 @@ class TerminalProgress:
         self._console.print(line, markup=False, highlight=False)
 
 
-class _TerminalBar:
+class _TerminalBar(Bar):
     def __init__(self, bars: RichBars, description: str, total: int, done: int) -> None:
         self._bars = bars
         self._task = bars.add_task(description, total=total, completed=done, note="")
@@ -90,7 +93,7 @@ class PlainProgress:
         print(line, file=self._stream, flush=True)
 
 
-class _PlainBar:
+class _PlainBar(Bar):
     def __init__(self, stream: TextIO, description: str, total: int, done: int) -> None:
         self._stream, self._description, self._total = stream, description, total
         self._before, self._done, self._note = done, done, ""
@@ -120,15 +123,10 @@ class SilentProgress:
     @contextmanager
     def track(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
         """See :class:`Progress`."""
-        yield _SilentBar()
+        yield Bar()
 
     def say(self, line: str) -> None:
         """See :class:`Progress`."""
-
-
-class _SilentBar:
-    def advance(self, n: int = 1, note: str = "") -> None:
-        pass
 
 
 def progress_for(stream: TextIO | None = None, quiet: bool = False) -> Progress:

@@ -22,8 +22,9 @@ from torch.nn import functional
 from model_store.config import Section
 from model_store.errors import DataError
 from training import distributed
-from training.checkpoint import Best, Course, Weights
+from training.checkpoint import Best, Course, Resumable, Weights
 from training.data.dataset import Dataset, Split
+from training.learning_curve import LearningCurve
 from training.metrics import Ranks, both_protocols, summary
 from training.optimiser import Optimiser, descend, warm_up
 from training.progress import Progress
@@ -153,6 +154,7 @@ class SasrecResult:
     epochs: int  # that were run
     best_epoch: int  # counted from 1
     seconds: float
+    history: list[dict[str, float]]  # "loss" and "valid_ndcg@10" of every epoch
 
 
 def windows(sequences: Sequence[Int32Array], max_history: int, shift: int = 0) -> list[Int32Array]:
@@ -275,7 +277,9 @@ def _fit(
     adamw = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     optimiser, best = Optimiser(adamw, warm_up(config.warmup_steps)), Best(model)
     proposal = _proposal(config, sequences, model.item_embedding.num_embeddings)
-    course = Course(checkpoint, rng, {"model": Weights(model), "optimiser": optimiser, "best": best}, device)
+    curve = LearningCurve()
+    parts: dict[str, Resumable] = {"model": Weights(model), "optimiser": optimiser, "best": best, "curve": curve}
+    course = Course(checkpoint, rng, parts, device)
     with progress.track("SASRec", config.epochs, course.epoch) as bar:
         for epoch in course.epochs(config.epochs):
             if best.misses >= config.patience:
@@ -283,15 +287,19 @@ def _fit(
             model.train()
             for pieces in course.batches(epoch_batches(sequences, config, rng)):
                 candidates = _candidates(proposal, pieces, (seed, epoch, course.step))
-                descend(sasrec_loss(model, collate(pieces, candidates).to(device)), optimiser)
+                loss = sasrec_loss(model, collate(pieces, candidates).to(device))
+                descend(loss, optimiser)
+                course.add({"loss": loss})
             metrics = distributed.on_first(lambda: summary(evaluate_sasrec(model, split).all_items))
             best.offer(metrics["ndcg@10"], metrics)
+            curve.add(course.means() | {"valid_ndcg@10": metrics["ndcg@10"]}, bar)
             bar.advance(1, note=f"NDCG@10 {best.score:.4f}")
     best.put_back()
     model.eval()
     embeddings = model.item_embedding.weight.detach().cpu().numpy().astype(np.float32)
     best_epoch = course.epoch - best.misses
-    return SasrecResult(embeddings, model, best.metrics, course.epoch, best_epoch, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return SasrecResult(embeddings, model, best.metrics, course.epoch, best_epoch, seconds, curve.epochs)
 
 
 def _proposal(config: SasrecConfig, sequences: Sequence[Int32Array], n_items: int) -> Proposal | None:

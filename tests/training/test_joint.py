@@ -1,7 +1,7 @@
 """The alternating loop: who is trained when, packed rows equal single ones, and a cycle of items that is learned."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -291,6 +291,10 @@ class Watch:
     def advance(self, n: int = 1, note: str = "") -> None:
         if n:
             self.seen.append((len(self.learner.history), self.learner.assignment.codes.copy()))
+
+    def record(self, epoch: int, values: Mapping[str, float]) -> None:
+        assert epoch == len(self.learner.history)
+        assert values["sq" if "sq" in values else "rec"] > 0
 
 
 def test_codes_change_after_tokenizer_epochs_and_stay_fixed_inside_them() -> None:

@@ -17,9 +17,16 @@ from safetensors import SafetensorError
 from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused, CatalogueError, VersionNotFound
+from model_store.fusion import GENERATIVE_ALONE, Fusion
 from model_store.golden import GOLDEN, Golden, goldens_from_json
 from model_store.manifest import MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
 from model_store.storage import Entry, Folder
+
+EMBEDDINGS = "embeddings.safetensors"
+VECTORS = "vectors"
+"""Tensor of :data:`EMBEDDINGS` with the unit-length vectors that dense scores compare users with."""
+
+UNIT_TOLERANCE = 1e-3
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 Read = Callable[[str], bytes]
@@ -62,7 +69,7 @@ class Bundle:
 
     def catalogue(self) -> Catalogue:
         """Items and semantic IDs, one to one, checked against the config."""
-        return read_catalogue(self.read, self.config)
+        return read_catalogue(self.read, self.config, self.manifest.fusion)
 
     def weights(self) -> Tensors:
         """Tensors of tokenizer, recommender and heads by parameter name."""
@@ -70,7 +77,7 @@ class Bundle:
 
     def embeddings(self) -> Tensors:
         """Tensors of ``embeddings.safetensors`` by name."""
-        return read_tensors(self.read, "embeddings.safetensors")
+        return read_tensors(self.read, EMBEDDINGS)
 
     def goldens(self) -> tuple[Golden, ...]:
         """Histories with expected answers, to replay before serving."""
@@ -82,7 +89,7 @@ class Bundle:
         Raises:
             BundleRefused: Names the first file that is wrong.
         """
-        check_contents(self.read, self.manifest.files, self.config)
+        check_contents(self.read, self.manifest.files, self.config, self.manifest.fusion)
 
 
 def load_bundle(store: Folder | str, version: str) -> Bundle:
@@ -111,18 +118,19 @@ def load_bundle(store: Folder | str, version: str) -> Bundle:
     return Bundle(manifest, folder)
 
 
-def check_contents(read: Read, names: Iterable[str], config: ModelConfig) -> None:
+def check_contents(read: Read, names: Iterable[str], config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE) -> None:
     """Check that files decode and agree with each other; also before they are published.
 
     Args:
         read: Gives the bytes of a file by name.
         names: All files; those without a format of their own are only read.
         config: The model that they belong to.
+        fusion: How its answers use the item vectors.
 
     Raises:
         BundleRefused: Names the first file that is wrong.
     """
-    known = read_catalogue(read, config).row_of
+    known = read_catalogue(read, config, fusion).row_of
     goldens = goldens_from_json(read(GOLDEN))
     for number, golden in enumerate(goldens):
         if unknown := (set(golden.history) | set(golden.items)) - known.keys():
@@ -145,11 +153,11 @@ def check_seal(version: str, name: str, data: bytes, seal: FileSeal) -> None:
         raise _refused(version, f"{name}: its SHA-256 is not the sealed one")
 
 
-def read_catalogue(read: Read, config: ModelConfig) -> Catalogue:
-    """The catalogue, with as many codes of the same range as the config says."""
+def read_catalogue(read: Read, config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE) -> Catalogue:
+    """The catalogue with its vectors; as many codes of the same range, and as wide vectors, as the config says."""
     name = "catalogue.parquet"
     try:
-        catalogue = Catalogue.from_parquet(read(name))
+        catalogue = Catalogue.from_parquet(read(name), _read_vectors(read, config, fusion))
     except CatalogueError as cause:
         raise BundleRefused(f"{name}: {cause}", REFUSED_HINT) from cause
     if catalogue.codes.shape[1] != config.code_length:
@@ -162,6 +170,27 @@ def read_catalogue(read: Read, config: ModelConfig) -> Catalogue:
             REFUSED_HINT,
         )
     return catalogue
+
+
+def _read_vectors(read: Read, config: ModelConfig, fusion: Fusion) -> npt.NDArray[np.float32] | None:
+    """Item vectors ``[items, d_s]`` for dense scores; a bundle whose answers do without may lack them."""
+    vectors = read_tensors(read, EMBEDDINGS).get(VECTORS)
+    if vectors is None:
+        if fusion.weight:
+            raise BundleRefused(
+                f"{EMBEDDINGS}: lacks {VECTORS}, which fusion.weight {fusion.weight} needs", REFUSED_HINT
+            )
+        return None
+    width = config.tokenizer.embedding_dim
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != width:
+        raise BundleRefused(
+            f"{EMBEDDINGS}: {VECTORS} are {vectors.dtype} of shape {vectors.shape}, expected float32 [items, {width}]",
+            REFUSED_HINT,
+        )
+    length = np.linalg.norm(vectors, axis=1)
+    if not (np.abs(length - 1) < UNIT_TOLERANCE).all():  # negated, so that NaN is refused too
+        raise BundleRefused(f"{EMBEDDINGS}: a row of {VECTORS} has no unit length", REFUSED_HINT)
+    return vectors.astype(np.float32, copy=False)
 
 
 def read_tensors(read: Read, name: str) -> Tensors:

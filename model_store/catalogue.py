@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -49,6 +49,7 @@ class Catalogue:
     categories: Sequence[tuple[str, ...]]
     attributes: Sequence[Attributes]
     popularity: npt.NDArray[np.int64]  # [items], training interactions
+    vectors: npt.NDArray[np.float32] | None = None  # [items, d_s], unit length, for dense scores; None: there are none
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -79,7 +80,16 @@ class Catalogue:
 
     def check_integrity(self) -> None:
         """Raise :class:`CatalogueError` unless columns agree and ids and codes are unique."""
-        columns = (self.item_ids, self.codes, self.titles, self.categories, self.attributes, self.popularity)
+        columns: list[Sized] = [
+            self.item_ids,
+            self.codes,
+            self.titles,
+            self.categories,
+            self.attributes,
+            self.popularity,
+        ]
+        if self.vectors is not None:
+            columns.append(self.vectors)
         if len({len(column) for column in columns}) != 1:
             raise CatalogueError(f"catalogue columns differ in length: {[len(column) for column in columns]}")
         if not 1 <= self.codebook_size <= LARGEST_CODEBOOK:
@@ -107,8 +117,8 @@ class Catalogue:
         return sink.getvalue()
 
     @classmethod
-    def from_parquet(cls, data: bytes) -> Catalogue:
-        """Read what :meth:`to_parquet` wrote, checked.
+    def from_parquet(cls, data: bytes, vectors: npt.NDArray[np.float32] | None = None) -> Catalogue:
+        """Read what :meth:`to_parquet` wrote, checked; ``vectors``, which are stored elsewhere, join it.
 
         Raises:
             CatalogueError: The bytes are no such table, or its content is inconsistent.
@@ -127,6 +137,7 @@ class Catalogue:
                 categories=[tuple(names) for names in table["categories"].to_pylist()],
                 attributes=[_attributes(text) for text in table["attributes"].to_pylist()],
                 popularity=table["popularity"].to_numpy(),
+                vectors=vectors,
             )
         except (pa.ArrowException, KeyError, ValueError, TypeError) as cause:
             raise CatalogueError(f"catalogue.parquet does not decode: {cause}") from cause

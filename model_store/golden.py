@@ -18,7 +18,7 @@ from model_store.manifest import first_problem
 
 GOLDEN = "golden.json"
 TOLERANCE = 1e-3
-"""Largest difference of a log-probability, natural logarithm, that counts as the same answer."""
+"""Largest difference of a score or log-probability that counts as the same answer."""
 
 REDUCED_OVERLAP = 0.99
 """Smallest mean share of expected items that an engine of reduced precision must answer."""
@@ -33,16 +33,17 @@ class Golden(BaseModel):
 
     history: tuple[Id, ...] = Field(min_length=1, description="item ids, oldest first")
     items: tuple[Id, ...] = Field(min_length=1, max_length=1000, description="the k best item ids, best first")
-    log_prob: tuple[float, ...] = Field(description="of each item, natural logarithm, descending")
+    score: tuple[float, ...] = Field(description="of each item, what the ranking follows, descending")
+    log_prob: tuple[float, ...] = Field(description="of each item, natural logarithm")
 
     @model_validator(mode="after")
     def _is_a_ranking(self) -> Self:
-        if len(self.items) != len(self.log_prob):
-            raise ValueError(f"{len(self.items)} items but {len(self.log_prob)} log_prob")
+        if len({len(self.items), len(self.score), len(self.log_prob)}) != 1:
+            raise ValueError(f"{len(self.items)} items but {len(self.score)} score and {len(self.log_prob)} log_prob")
         if len(set(self.items)) != len(self.items):
             raise ValueError("an item is expected twice")
-        if any(later > earlier for earlier, later in zip(self.log_prob, self.log_prob[1:], strict=False)):
-            raise ValueError("log_prob must descend")
+        if any(later > earlier for earlier, later in zip(self.score, self.score[1:], strict=False)):
+            raise ValueError("score must descend")
         return self
 
 
@@ -50,6 +51,7 @@ class Answer(NamedTuple):
     """What an engine answered to one golden, best first, with k = the number of expected items."""
 
     items: Sequence[str]
+    score: Sequence[float]
     log_prob: Sequence[float]
 
 
@@ -78,8 +80,9 @@ def compare(
 ) -> None:
     """Refuse an engine whose answers are not the expected ones.
 
-    The score at each rank must be within ``tolerance``; items may swap places only where their expected scores are
-    within ``tolerance`` of each other, which includes a swap with an item just below the cut-off. With
+    The score at each rank must be within ``tolerance``, and so must the log-probability of each expected item; items
+    may swap places only where their expected scores are within ``tolerance`` of each other, which includes a swap with
+    an item just below the cut-off. With
     ``reduced_precision`` scores are free, and the mean share of expected items that were answered must reach
     :data:`REDUCED_OVERLAP`.
 
@@ -113,24 +116,36 @@ def _check_overlap(goldens: Sequence[Golden], answers: Sequence[Answer]) -> None
 def _difference(golden: Golden, answer: Answer, tolerance: float) -> str:
     """What is wrong with the answer, or an empty string."""
     k = len(golden.items)
-    if len(answer.items) != k or len(answer.log_prob) != k:
-        return f"{k} items expected, got {len(answer.items)} items and {len(answer.log_prob)} scores"
+    if not k == len(answer.items) == len(answer.score) == len(answer.log_prob):
+        return f"{k} items expected, got {len(answer.items)} items and {len(answer.score)} scores"
     if len(set(answer.items)) != k:
         return "an item was answered twice"
-    gap = np.abs(np.asarray(answer.log_prob, dtype=np.float64) - golden.log_prob)
-    if not (gap <= tolerance).all():  # negated, so that NaN differs too
-        rank = int(np.argmax(~(gap <= tolerance)))
-        return (
-            f"rank {rank + 1}: log_prob {answer.log_prob[rank]:.6f} differs from {golden.log_prob[rank]:.6f}"
-            f" by more than {tolerance}"
-        )
-    return _misplaced(golden, answer, tolerance)
+    return (
+        _off("score", answer.score, golden.score, tolerance)
+        or _misplaced(golden, answer, tolerance)
+        or _off("log_prob", *_log_prob_by_item(golden, answer), tolerance)
+    )
+
+
+def _off(name: str, values: Sequence[float], expected: Sequence[float], tolerance: float) -> str:
+    gap = np.abs(np.asarray(values, dtype=np.float64) - expected)
+    if (gap <= tolerance).all():
+        return ""
+    rank = int(np.argmax(~(gap <= tolerance)))  # negated, so that NaN differs too
+    return f"rank {rank + 1}: {name} {values[rank]:.6f} differs from {expected[rank]:.6f} by more than {tolerance}"
+
+
+def _log_prob_by_item(golden: Golden, answer: Answer) -> tuple[list[float], list[float]]:
+    """Answered and expected log-probabilities at each rank; an item that is not expected proves nothing."""
+    expected = dict(zip(golden.items, golden.log_prob, strict=True))
+    pairs = zip(answer.items, answer.log_prob, strict=True)
+    return list(answer.log_prob), [expected.get(item, log_prob) for item, log_prob in pairs]
 
 
 def _misplaced(golden: Golden, answer: Answer, tolerance: float) -> str:
-    expected = dict(zip(golden.items, golden.log_prob, strict=True))
-    cutoff = golden.log_prob[-1]  # an item that is not expected scored this at most
-    for rank, (item, here) in enumerate(zip(answer.items, golden.log_prob, strict=True)):
+    expected = dict(zip(golden.items, golden.score, strict=True))
+    cutoff = golden.score[-1]  # an item that is not expected scored this at most
+    for rank, (item, here) in enumerate(zip(answer.items, golden.score, strict=True)):
         if abs(expected.get(item, cutoff) - here) > tolerance:
             return (
                 f"rank {rank + 1}: item {item!r} answered where {golden.items[rank]!r} is expected, beyond a near tie"

@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused
+from model_store.fusion import GENERATIVE_ALONE, Fusion
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 4 << 20
@@ -72,6 +73,9 @@ class Description(_Part):
     data: DataSummary
     metrics: dict[str, dict[str, float]] = Field({}, description="metric by name, by model or protocol")
     tokenizer: dict[str, JsonValue] = Field({}, description="what the tokenizer did: collisions, codes in use …")
+    fusion: Fusion = Field(
+        GENERATIVE_ALONE, description="how dense scores enter the answers, fitted on validation users"
+    )
     parent: str | None = Field(None, pattern=f"^{VERSION.pattern}$", description="version that was live before it")
     embedding_source: Literal["sasrec", "user"] = Field(
         "sasrec", description="where item embeddings came from: trained here, or given by the user"

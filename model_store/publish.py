@@ -81,7 +81,7 @@ class Publication:
             Manifest.from_bytes(manifest.to_bytes())
         except ValidationError as cause:
             raise StoreError(f"the bundle cannot be published: {first_problem(cause)}", _EXPORT_HINT) from cause
-        check_contents(lambda name: _content(name, files[name]), files, about.config)
+        check_contents(lambda name: _content(name, files[name]), files, about.config, about.fusion)
         return cls(store, files, manifest)
 
     @property

@@ -28,22 +28,52 @@ class SearchInputs(NamedTuple):
     excluded: npt.NDArray[np.int64]  # [B, E], closed node ids, padded with -1
     max_per_prefix: npt.NDArray[np.int64]  # [B], beams that may share a first code, at least 1
     beam: npt.NDArray[np.int64]  # [W], only its size matters: the beam width
+    candidates: npt.NDArray[np.int64]  # [n], only its size matters: how many dense candidates join the beams
 
 
 class SearchOutputs(NamedTuple):
-    """Beams, best first. A beam that found no valid item has leaf -1 and log_prob -inf."""
+    """W beams by descending log_prob, then n dense candidates by descending dense score.
 
-    leaves: npt.NDArray[np.int64]  # [B, W]
-    log_prob: npt.NDArray[np.float32]  # [B, W], natural logarithm
+    Where there is nothing, leaf is -1, log_prob -inf and dense 0: a beam that found no valid item, a dense candidate
+    that is a beam already, fewer open items than n.
+    """
+
+    leaves: npt.NDArray[np.int64]  # [B, W + n]
+    log_prob: npt.NDArray[np.float32]  # [B, W + n], natural logarithm
+    dense: npt.NDArray[np.float32]  # [B, W + n], cosine of the user's preference and the item's vector
+
+
+POOL = "pool"
+"""Last input of the graph: vectors ``[P, d_s]`` of the leaves that dense candidates are chosen from. Those of
+``leaf_vectors``, or no rows at all where n is 0, which then costs nothing."""
+
+
+def catalogue_input_names(levels: int) -> list[str]:
+    """Names of the inputs that change with the catalogue only, in order; :data:`POOL` comes after them."""
+    by_level = [f"{name}_{depth}" for name in ("child_start", "child_code") for depth in range(levels)]
+    return [*by_level, "leaf_nodes", "leaf_vectors"]
+
+
+def catalogue_inputs(
+    trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int
+) -> list[npt.NDArray[np.generic]]:
+    """The arrays of :func:`catalogue_input_names`; they change with the catalogue only.
+
+    Args:
+        trie: L levels of ``child_start`` and ``child_code``.
+        vectors: Unit length, ``[items, d_s]`` by catalogue row; ``None``: zeros, every dense score is 0.
+        embedding_dim: d_s.
+    """
+    if vectors is None:
+        leaf_vectors = np.zeros((trie.items, embedding_dim), dtype=np.float32)
+    else:
+        leaf_vectors = vectors[trie.leaf_item]
+    return [*trie.child_start, *trie.child_code, trie.leaf_nodes, leaf_vectors]
 
 
 def graph_input_names(levels: int) -> list[str]:
-    """Names of the exported graph's inputs in order: :class:`SearchInputs`, then the trie by level."""
-    return [
-        *SearchInputs._fields,
-        *(f"child_start_{depth}" for depth in range(levels)),
-        *(f"child_code_{depth}" for depth in range(levels)),
-    ]
+    """Names of the exported graph's inputs in order."""
+    return [*SearchInputs._fields, *catalogue_input_names(levels), POOL]
 
 
 def pad_excluded(node_ids: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
@@ -69,6 +99,7 @@ def search_inputs(
     rule_of: Sequence[int] = (),
     excluded_items: Sequence[npt.NDArray[np.integer]] = (),
     max_per_prefix: Sequence[int] = (),
+    candidates: int = 0,
 ) -> SearchInputs:
     """Assemble a batch; whatever is left out restricts nothing.
 
@@ -80,6 +111,7 @@ def search_inputs(
         rule_of: Mask of each request; default: the first.
         excluded_items: Catalogue rows each request must not receive.
         max_per_prefix: Beams that may share a first code, by request; default: W, which restricts nothing.
+        candidates: n, dense candidates that join the beams.
     """
     size = len(history.lengths)
     masks = list(rules) or [trie.everything]
@@ -96,4 +128,5 @@ def search_inputs(
         excluded=pad_excluded(closed),
         max_per_prefix=np.asarray(list(max_per_prefix) or [beam_width] * size, dtype=np.int64),
         beam=np.arange(beam_width, dtype=np.int64),
+        candidates=np.arange(candidates, dtype=np.int64),
     )

@@ -9,7 +9,7 @@ width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,14 @@ class Beam(NamedTuple):
 
     prefix: Prefix
     log_prob: float
+
+
+class Candidate(NamedTuple):
+    """An item with both of its scores."""
+
+    row: int
+    log_prob: float
+    dense: float
 
 
 class ReferenceSearch:
@@ -82,6 +90,40 @@ class ReferenceSearch:
             self._gains(encoded, len(history), prefix, children[prefix])[code]
             for prefix, code in zip(prefixes, codes, strict=True)
         )
+
+    def candidates(
+        self,
+        history: npt.NDArray[np.integer],
+        catalogue: npt.NDArray[np.integer],
+        vectors: npt.NDArray[np.floating],
+        beam_width: int,
+        count: int,
+        is_open: npt.NDArray[np.bool_] | None = None,
+        max_per_prefix: int | None = None,
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """Beams, and the dense candidates that are no beams.
+
+        Args:
+            history, catalogue, beam_width, is_open, max_per_prefix: As in :meth:`search`.
+            vectors: Unit length, ``[items, d_s]``.
+            count: n, open items with the highest dense scores, beams among them left out of the answer.
+        """
+        dense = self.dense_scores(history, vectors).tolist()
+        found = self.search(history, catalogue, beam_width, is_open, max_per_prefix)
+        beams = [Candidate(row, log_prob, dense[row]) for row, log_prob in found]
+        open_rows = [row for row in range(len(catalogue)) if is_open is None or is_open[row]]
+        nearest = sorted(open_rows, key=lambda row: -dense[row])[:count]
+        new = [row for row in nearest if row not in {beam.row for beam in beams}]
+        return beams, [Candidate(row, self.score(history, catalogue, row), dense[row]) for row in new]
+
+    def dense_scores(self, history: npt.NDArray[np.integer], vectors: npt.NDArray[np.floating]) -> Array:
+        """Cosine of the user's preference h_D with every item vector ``[items, d_s]``: ``[items]``."""
+        x = self._decode(self._encode(history), len(history), ())
+        name = "preference_adapter"
+        hidden = np.maximum(self.weights[f"{name}.0.weight"] @ x + self.weights[f"{name}.0.bias"], 0)
+        preference = self.weights[f"{name}.2.weight"] @ hidden + self.weights[f"{name}.2.bias"]
+        cosine: Array = vectors @ preference / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(preference))
+        return cosine
 
     def _gains(self, encoded: Array, items: int, prefix: Prefix, codes: list[int]) -> dict[int, float]:
         """Log-softmax over the codes that the trie holds below a prefix."""
@@ -171,6 +213,20 @@ class ReferenceSearch:
             return distance
         ratio = math.log(distance / exact) / math.log(self.shape.max_distance / exact)
         return min(exact + int(ratio * (buckets - exact)), buckets - 1)
+
+
+def fused(
+    candidates: Sequence[Candidate], weight: float, k: int, max_per_prefix: int, first_code: Sequence[int]
+) -> list[int]:
+    """The k best catalogue rows by ``log_prob + weight * dense``, at most ``max_per_prefix`` of a first code.
+
+    ``first_code`` is by catalogue row.
+    """
+    chosen: list[int] = []
+    for row, _, _ in sorted(candidates, key=lambda item: -(item.log_prob + weight * item.dense)):
+        if [first_code[other] for other in chosen].count(first_code[row]) < max_per_prefix:
+            chosen.append(row)
+    return chosen[:k]
 
 
 def _trie_of_dicts(catalogue: npt.NDArray[np.integer]) -> tuple[dict[Prefix, list[int]], dict[Prefix, int]]:

@@ -101,6 +101,16 @@ class Trie:
         return leaf
 
     @cached_property
+    def leaf_nodes(self) -> Int32Array:
+        """Nodes on the way to each leaf, ``[items, L]``, depth 1 … L, numbered within their depth."""
+        path = np.empty((self.items, self.levels), dtype=np.int32)
+        below = np.ones(self.items, dtype=np.int64)  # leaves below each node, from the bottom up
+        for depth in range(self.levels - 1, -1, -1):
+            path[:, depth] = np.repeat(np.arange(len(below), dtype=np.int32), below)
+            below = np.add.reduceat(below, self.child_start[depth][:-1])
+        return path
+
+    @cached_property
     def everything(self) -> RuleMask:
         """The mask that excludes nothing."""
         return self.mask(np.ones(self.items, dtype=np.bool_))

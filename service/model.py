@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ import numpy as np
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import BundleRefused, CatalogueError, ConfigError
+from model_store.fusion import DENSE_ITEMS, Fusion
 from model_store.golden import Answer, Golden, compare
 from model_store.manifest import Manifest
 from model_store.trie import Trie
@@ -39,6 +41,17 @@ class LoadedModel:
         """The smallest shared beam width that serves k answers at the model's quality."""
         wanted = min(max(k, self.manifest.config.beam_width), BEAM_WIDTHS[-1])
         return next(width for width in BEAM_WIDTHS if width >= wanted)
+
+    def fusion(self, beam_width: int) -> Fusion:
+        """How dense scores enter answers of this beam width: as many candidates a beam as the weight was fitted with.
+
+        Catalogues beyond :data:`~model_store.fusion.DENSE_ITEMS` get their beams re-ranked and nothing more.
+        """
+        fitted = self.manifest.fusion
+        if not fitted.weight or len(self.catalogue) > DENSE_ITEMS:
+            return Fusion(weight=fitted.weight)
+        candidates = math.ceil(fitted.candidates * beam_width / self.manifest.config.beam_width)
+        return Fusion(weight=fitted.weight, candidates=candidates)
 
 
 def open_engine(bundle: Bundle, settings: Settings) -> Engine:
@@ -76,25 +89,27 @@ def load_model(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener:
     """
     engine = opener(bundle, settings)
     try:
-        replay_goldens(engine, catalogue, bundle.goldens(), bundle.config.beam_width)
-        return LoadedModel(bundle.manifest, catalogue, engine, Rules(catalogue, settings.rule_cache_entries))
+        model = LoadedModel(bundle.manifest, catalogue, engine, Rules(catalogue, settings.rule_cache_entries))
+        replay_goldens(model, bundle.goldens())
+        return model
     except BaseException:
         engine.close()
         raise
 
 
-def replay_goldens(engine: Engine, catalogue: Catalogue, goldens: Sequence[Golden], beam_width: int) -> None:
+def replay_goldens(model: LoadedModel, goldens: Sequence[Golden]) -> None:
     """Ask the engine the goldens one by one, which also warms it up, and compare unless it has no model.
 
     Raises:
         BundleRefused: It answers something else, or a golden names an item that the catalogue lacks.
     """
-    answers = [_answer(engine, catalogue, golden, beam_width) for golden in goldens]
-    if engine.checks_goldens:
-        compare(goldens, answers, reduced_precision=engine.reduced_precision)
+    answers = [_answer(model, golden) for golden in goldens]
+    if model.engine.checks_goldens:
+        compare(goldens, answers, reduced_precision=model.engine.reduced_precision)
 
 
-def _answer(engine: Engine, catalogue: Catalogue, golden: Golden, beam_width: int) -> Answer:
+def _answer(model: LoadedModel, golden: Golden) -> Answer:
+    engine, catalogue, beam_width = model.engine, model.catalogue, model.manifest.config.beam_width
     missing = [item_id for item_id in golden.history if item_id not in catalogue.row_of]
     if missing:
         raise BundleRefused("golden.json: a history names an item that the catalogue lacks", "export the bundle again")
@@ -104,10 +119,12 @@ def _answer(engine: Engine, catalogue: Catalogue, golden: Golden, beam_width: in
         beam_width=beam_width,
         rule=catalogue.trie.everything,
         excluded=np.empty(0, dtype=np.int64),
+        fusion=model.fusion(beam_width),
     )
     inputs = engine.prepare([request], catalogue)
     [found] = engine.finish(engine.compute(inputs, catalogue), [request], catalogue)
-    return Answer([catalogue.item_ids[row] for row in found.rows.tolist()], found.log_prob.tolist())
+    item_ids = [catalogue.item_ids[row] for row in found.rows.tolist()]
+    return Answer(item_ids, found.score.tolist(), found.log_prob.tolist())
 
 
 def with_snapshot(catalogue: Catalogue, snapshot: Snapshot) -> Catalogue:

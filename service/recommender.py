@@ -92,13 +92,15 @@ class Recommender:
         excluded: npt.NDArray[np.int64],
         budget_s: float,
     ) -> Found:
+        beam_width = serving.model.beam_width(request.k)
         question = SearchRequest(
             history=known,
             k=request.k,
-            beam_width=serving.model.beam_width(request.k),
+            beam_width=beam_width,
             rule=rule.mask,
             excluded=excluded,
             max_per_prefix=request.max_per_prefix,
+            fusion=serving.model.fusion(beam_width),
         )
         return await serving.batcher.submit(question, budget_s)
 

@@ -10,19 +10,24 @@ import onnxruntime
 import torch
 from safetensors.torch import save
 
+from model_store.bundle import EMBEDDINGS, VECTORS
 from model_store.catalogue import Catalogue
+from model_store.config import ModelConfig
 from model_store.errors import BundleRefused
+from model_store.fusion import Fusion, best, scores
 from model_store.golden import Answer, Golden, compare, goldens_to_json
 from model_store.history import encode_histories
 from model_store.manifest import REQUIRED_FILES, DataSummary, Description
+from model_store.network.bound import BoundSearch
 from model_store.network.search import BeamSearch
 from model_store.publish import publish
 from model_store.registry import Store
-from model_store.search_interface import SearchInputs, SearchOutputs, graph_input_names, search_inputs
+from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
 from training.export import export_search, export_tokenizer
 from training.learner import Learner
 from training.pipeline import BUNDLE, EVALUATION, Pipeline
 from training.progress import Bar
+from training.report.build import write_report
 
 GOLDENS = 24
 GOLDEN_ITEMS = 10
@@ -64,6 +69,7 @@ def publish_run(pipeline: Pipeline, store: Store, parent: str | None = None) -> 
         ),
         metrics=evaluation.test,
         tokenizer=evaluation.tokenizer,
+        fusion=Fusion.model_validate(evaluation.fusion),
         parent=parent,
     )
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -84,9 +90,12 @@ def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
         "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
         "search.onnx": search,
         "tokenizer.onnx": tokenizer,
-        "embeddings.safetensors": save({"embeddings": learner.embeddings.cpu().contiguous()}),
+        EMBEDDINGS: save(
+            {"embeddings": learner.embeddings.cpu().contiguous(), VECTORS: torch.from_numpy(learner.vectors)}
+        ),
         "catalogue.parquet": catalogue.to_parquet(),
         "golden.json": goldens_to_json(goldens),
+        **write_report(pipeline),
         f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
     }
 
@@ -124,45 +133,45 @@ def _catalogue(pipeline: Pipeline) -> Catalogue:
         categories=data.categories,
         attributes=data.attributes,
         popularity=data.popularity("all"),
+        vectors=pipeline.learner.vectors,
     )
 
 
 def _goldens(pipeline: Pipeline, catalogue: Catalogue, search: bytes) -> list[Golden]:
-    """Histories of real users with torch's answers, which ONNX Runtime must give too."""
+    """Histories of real users with torch's fused answers, which ONNX Runtime must give too."""
     split, model = pipeline.dataset.test(), pipeline.config.model
+    fusion = Fusion.model_validate(pipeline.evaluate().fusion)
     chosen = np.random.default_rng(pipeline.config.seed).permutation(len(split.histories))[:GOLDENS]
     histories = [split.histories[row][-model.recommender.max_history :] for row in chosen]
     encoded = encode_histories(histories, catalogue.codes, model.recommender.max_history)
-    inputs = search_inputs(encoded, catalogue.trie, model.beam_width)
-    arrays = (*inputs, *catalogue.trie.child_start, *catalogue.trie.child_code)
-    session = onnxruntime.InferenceSession(search)
-    served = session.run(None, dict(zip(graph_input_names(catalogue.trie.levels), arrays, strict=True)))
-    expected = _answers(catalogue, _torch_answers(pipeline.learner, inputs, catalogue))
+    inputs = search_inputs(encoded, catalogue.trie, model.beam_width, candidates=fusion.candidates)
+    torch_search = BoundSearch(BeamSearch(pipeline.learner.recommender.eval()), catalogue.trie, catalogue.vectors)
+    expected = _answers(catalogue, torch_search(inputs), fusion)
     goldens = [
         Golden(
             history=tuple(catalogue.item_ids[row] for row in history),
             items=tuple(answer.items),
+            score=tuple(answer.score),
             log_prob=tuple(answer.log_prob),
         )
         for history, answer in zip(histories, expected, strict=True)
     ]
-    compare(goldens, _answers(catalogue, SearchOutputs(*served)))
+    compare(goldens, _answers(catalogue, _onnx_outputs(search, inputs, catalogue, model), fusion))
     return goldens
 
 
-def _torch_answers(learner: Learner, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
-    trie = catalogue.trie
-    tensors = [torch.from_numpy(array) for array in (*inputs, *trie.child_start, *trie.child_code)]
-    device = learner.embeddings.device
-    with torch.inference_mode():
-        leaves, log_prob = BeamSearch(learner.recommender.eval())(*(tensor.to(device) for tensor in tensors))
-    return SearchOutputs(leaves.cpu().numpy(), log_prob.cpu().numpy())
+def _onnx_outputs(graph: bytes, inputs: SearchInputs, catalogue: Catalogue, model: ModelConfig) -> SearchOutputs:
+    known = catalogue_inputs(catalogue.trie, catalogue.vectors, model.tokenizer.embedding_dim)
+    pool = known[-1][: len(catalogue) if len(inputs.candidates) else 0]
+    feed = dict(zip(graph_input_names(catalogue.trie.levels), [*inputs, *known, pool], strict=True))
+    return SearchOutputs(*onnxruntime.InferenceSession(graph).run(None, feed))
 
 
-def _answers(catalogue: Catalogue, outputs: SearchOutputs) -> Sequence[Answer]:
+def _answers(catalogue: Catalogue, outputs: SearchOutputs, fusion: Fusion) -> Sequence[Answer]:
     answers = []
-    for leaves, log_prob in zip(outputs.leaves, outputs.log_prob, strict=True):
-        kept = np.flatnonzero(leaves >= 0)[:GOLDEN_ITEMS]
-        rows = catalogue.trie.leaf_item[leaves[kept]].tolist()
-        answers.append(Answer(tuple(catalogue.item_ids[row] for row in rows), tuple(log_prob[kept].tolist())))
+    for leaves, log_prob, dense in zip(*outputs, strict=True):
+        kept = best(log_prob, dense, fusion.weight, GOLDEN_ITEMS)
+        item_ids = tuple(catalogue.item_ids[row] for row in catalogue.trie.leaf_item[leaves[kept]].tolist())
+        score = scores(log_prob[kept], dense[kept], fusion.weight)
+        answers.append(Answer(item_ids, tuple(score.tolist()), tuple(log_prob[kept].tolist())))
     return answers

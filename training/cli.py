@@ -56,7 +56,13 @@ ResumeOption = Annotated[
     ),
 ]
 
-ROW_TITLES = {"popularity": "Popularity", "sasrec": "SASRec", "tiger": "TIGER", "generative": "ETEGRec"}
+ROW_TITLES = {
+    "popularity": "Popularity",
+    "sasrec": "SASRec",
+    "tiger": "TIGER",
+    "generative": "ETEGRec",
+    "fused": "ETEGRec fused",
+}
 
 
 @app.command()

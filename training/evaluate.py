@@ -1,65 +1,117 @@
-"""Full ranking by the served search: where beam search places the held-out item, under both protocols."""
+"""Full ranking by the served search: where its answers place the held-out item, under both protocols.
+
+One search gives every answer: beams alone (generative), and beams joined by dense candidates under any fusion weight.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from model_store.fusion import GENERATIVE_ALONE, Fusion, ranking
 from model_store.history import encode_histories
+from model_store.network.bound import BoundSearch
 from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
-from model_store.search_interface import SearchInputs, search_inputs
+from model_store.search_interface import search_inputs
 from model_store.trie import Trie
 from training.data.dataset import Split
-from training.metrics import Ranks
+from training.metrics import Ranks, ndcg
 
 Int64Array = npt.NDArray[np.int64]
 
 USERS_AT_ONCE = 128
 """Histories searched together; neighbours in length, so that little is padded."""
 
+WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 64.0)
+"""Fusion weights that are tried besides 0. Cosines lie in -1 … 1 and were trained under a temperature of about 0.07,
+so 1 / 0.07 is where a nat of the search and a nat of the dense head weigh the same."""
 
-def generative_ranks(
-    recommender: Recommender, codes: npt.NDArray[np.int16], split: Split, beam_width: int, seen_excluded: bool = True
-) -> Ranks:
-    """Rank of every target among the items that the beam search answers.
+FIT_CUTOFF = 10
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    """What the search found for n users, C = W + candidates places each, under both protocols in the first axis."""
+
+    is_target: npt.NDArray[np.bool_]  # [2, n, C]
+    log_prob: npt.NDArray[np.float32]  # [2, n, C]
+    dense: npt.NDArray[np.float32]  # [2, n, C]
+    beam_width: int
+
+    @property
+    def joined(self) -> int:
+        """Dense candidates that joined the beams of each user."""
+        return self.log_prob.shape[2] - self.beam_width
+
+    def ranks(self, fusion: Fusion = GENERATIVE_ALONE) -> Ranks:
+        """Rank of every target among the answers under a fusion; with weight 0 the beams alone are the answers."""
+        return Ranks(self._ranks(0, fusion.weight), self._ranks(1, fusion.weight))
+
+    def fit(self) -> Fusion:
+        """The fusion with the best NDCG@10 (first protocol); ties go to the smaller weight, generative alone first."""
+        found = {weight: ndcg(self._ranks(0, weight), FIT_CUTOFF) for weight in (0.0, *WEIGHTS)}
+        weight = max(found, key=lambda each: (found[each], -each))
+        return Fusion(weight=weight, candidates=self.joined) if weight else GENERATIVE_ALONE
+
+    def _ranks(self, protocol: int, weight: float) -> Int64Array:
+        places = slice(None) if weight else slice(self.beam_width)
+        order = ranking(self.log_prob[protocol, :, places], self.dense[protocol, :, places], weight)
+        hit = np.take_along_axis(self.is_target[protocol, :, places], order, axis=1)
+        return np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int64)
+
+
+def search_split(
+    recommender: Recommender,
+    codes: npt.NDArray[np.int16],
+    split: Split,
+    beam_width: int,
+    vectors: npt.NDArray[np.float32] | None = None,
+    candidates: int = 0,
+    seen_excluded: bool = True,
+) -> SearchResults:
+    """Search for every user of a split.
 
     A hit is an item, never a code tuple. The target is not excluded even if its user had it before.
 
     Args:
         recommender: In evaluation mode afterwards.
         codes: Semantic IDs of all items, ``[items, L]``.
-        split: Histories and targets.
-        beam_width: W, also the longest rank that can be seen.
-        seen_excluded: Whether to search the second protocol too; if not, its ranks repeat the first's.
+        split: Histories and targets of n users.
+        beam_width: W, also the longest rank that can be seen without dense candidates.
+        vectors: Unit length, ``[items, d_s]``, for dense scores.
+        candidates: Dense candidates that join the beams.
+        seen_excluded: Whether to search the second protocol too; if not, it repeats the first.
     """
-    recommender.eval()
     trie = Trie.build(codes, recommender.code_embedding.shape[1])
-    search = BeamSearch(recommender)
+    search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors)
+    shape = (2, len(split.targets), beam_width + candidates)
+    found = SearchResults(
+        np.empty(shape, np.bool_), np.empty(shape, np.float32), np.empty(shape, np.float32), beam_width
+    )
     order = np.argsort([len(history) for history in split.histories], kind="stable")
-    protocols = np.empty((2, len(order)), dtype=np.int64)
     for start in range(0, len(order), USERS_AT_ONCE):
         rows = order[start : start + USERS_AT_ONCE]
         histories, targets = [split.histories[row] for row in rows], split.targets[rows]
         encoded = encode_histories(histories, codes, recommender.shape.max_history)
-        protocols[:, rows] = _ranks(search, trie, search_inputs(encoded, trie, beam_width), targets)
-        if seen_excluded:
-            others = [np.unique(seen[seen != target]) for seen, target in zip(histories, targets, strict=True)]
-            inputs = search_inputs(encoded, trie, beam_width, excluded_items=others)
-            protocols[1, rows] = _ranks(search, trie, inputs, targets)
-    return Ranks(protocols[0], protocols[1])
+        others = [np.unique(seen[seen != target]) for seen, target in zip(histories, targets, strict=True)]
+        for protocol, excluded in enumerate(((), others) if seen_excluded else ((),)):
+            outputs = search(search_inputs(encoded, trie, beam_width, excluded_items=excluded, candidates=candidates))
+            places = slice(protocol, protocol + 1 if seen_excluded else 2), rows
+            found.is_target[places] = outputs.leaves == trie.item_leaf[targets][:, None]
+            found.log_prob[places] = outputs.log_prob
+            found.dense[places] = outputs.dense
+    return found
 
 
-def _ranks(search: BeamSearch, trie: Trie, inputs: SearchInputs, targets: npt.NDArray[np.integer]) -> Int64Array:
-    device = search.recommender.bos.device
-    with torch.inference_mode():
-        arrays = (*inputs, *trie.child_start, *trie.child_code)
-        leaves, _ = search(*(torch.from_numpy(array).to(device) for array in arrays))
-    hit = leaves.cpu().numpy() == trie.item_leaf[targets][:, None]
-    return np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int64)
+def generative_ranks(
+    recommender: Recommender, codes: npt.NDArray[np.int16], split: Split, beam_width: int, seen_excluded: bool = True
+) -> Ranks:
+    """Rank of every target among the items that the beam search alone answers; see :func:`search_split`."""
+    return search_split(recommender, codes, split, beam_width, seen_excluded=seen_excluded).ranks()
 
 
 def sample_split(split: Split, most: int, seed: int) -> Split:

@@ -17,7 +17,7 @@ from model_store.history import encode_histories
 from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
 from model_store.network.tokenizer import Tokenizer
-from model_store.search_interface import SearchInputs, SearchOutputs, graph_input_names, search_inputs
+from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
 from model_store.trie import Trie
 
 OPSET = 20
@@ -30,22 +30,25 @@ DYNAMIC_AXES: Mapping[str, tuple[int, ...]] = {
     "excluded": (0, 1),
     "max_per_prefix": (0,),
     "beam": (0,),
+    "candidates": (0,),
 }
-"""Axes of the graph's inputs that may change from call to call; trie arrays may change their only axis."""
+"""Axes of the graph's inputs that may change from call to call; those of the catalogue may change their first axis."""
 
 
 def export_search(recommender: Recommender) -> bytes:
     """The search graph of :mod:`model_store.search_interface`, catalogue and rules left as inputs."""
-    codebook_size = recommender.code_embedding.shape[1]
-    inputs, trie = _example(recommender.levels, codebook_size)
-    levels = recommender.levels
+    levels, codebook_size = recommender.levels, recommender.code_embedding.shape[1]
+    inputs, trie = _example(levels, codebook_size)
+    vectors = np.ones((trie.items, recommender.embedding_dim), dtype=np.float32)
+    catalogue = catalogue_inputs(trie, vectors, recommender.embedding_dim)
+    pool = vectors[: trie.items // 2]  # in service all rows or none: its size is no other input's
     dynamic = (*(dict.fromkeys(DYNAMIC_AXES[name], Dim.DYNAMIC) for name in SearchInputs._fields),)
     return _export(
         BeamSearch(recommender),
-        tuple(torch.from_numpy(array) for array in (*inputs, *trie.child_start, *trie.child_code)),
+        tuple(torch.from_numpy(array) for array in (*inputs, *catalogue, pool)),
         graph_input_names(levels),
         list(SearchOutputs._fields),
-        (*dynamic, tuple({0: Dim.DYNAMIC} for _ in range(2 * levels))),
+        (*dynamic, tuple({0: Dim.DYNAMIC} for _ in (*catalogue, pool))),
     )
 
 
@@ -61,7 +64,7 @@ def _example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:
     codes = np.stack([rows // codebook_size ** (levels - 1 - level) % codebook_size for level in range(levels)], axis=1)
     trie = Trie.build(codes, codebook_size)
     history = encode_histories([rows[:5], rows[:2], rows[:4]], codes, max_history=5)
-    return search_inputs(history, trie, 7, [trie.everything] * 2, [0, 1, 0]), trie
+    return search_inputs(history, trie, 7, [trie.everything] * 2, [0, 1, 0], candidates=6), trie
 
 
 @contextmanager

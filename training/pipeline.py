@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model_store.errors import CheckpointError, ConfigError
+from model_store.fusion import GENERATIVE_ALONE, dense_candidates
 from model_store.network.tokenizer import Tokenizer
 from training import distributed
 from training.checkpoint import checkpoint_name, seconds_spent
@@ -21,7 +22,7 @@ from training.codebooks import pretrain_tokenizer
 from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
-from training.evaluate import generative_ranks
+from training.evaluate import generative_ranks, search_split
 from training.health import tokenizer_health
 from training.joint import JointConfig, finetune, train_joint
 from training.learner import Learner, new_learner
@@ -65,6 +66,7 @@ class Evaluation:
     test: dict[str, dict[str, float]]
     valid: dict[str, dict[str, float]]
     tokenizer: dict[str, Any]
+    fusion: dict[str, Any]  # fields of model_store.fusion.Fusion, fitted on validation users
     seconds: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
@@ -157,10 +159,10 @@ class Pipeline:
         """Stage ``evaluate``: all rows on validation and test users, under both protocols."""
         is_current = self.run.has(EVALUATION) and self.run.has("finetune.safetensors")
         stored = self.run.read_json(EVALUATION) if is_current else None
-        if stored is None or (tiger and "tiger" not in stored["test"]):
-            learners = {"generative": self.learner} | ({"tiger": self.tiger} if tiger else {})
+        if stored is None or "fusion" not in stored or (tiger and "tiger" not in stored["test"]):
+            learner, baseline = self.learner, self.tiger if tiger else None
             with self.run.timed("evaluate"):
-                stored = self._evaluate(learners)
+                stored = self._evaluate(learner, baseline)
             self.run.write_json(EVALUATION, stored)
         return Evaluation(**stored, seconds=self.run.seconds)
 
@@ -202,23 +204,29 @@ class Pipeline:
         with self.run.timed(stage, seconds_spent(checkpoint)):
             yield checkpoint
 
-    def _evaluate(self, learners: dict[str, Learner]) -> dict[str, Any]:
-        splits = {"test": self.dataset.test(), "valid": self.dataset.validation()}
-        popularity, sasrec = self.dataset.popularity(), self.embedded.model
-        found: dict[str, Any] = {}
-        with self.progress.track("Evaluating", len(splits) * (2 + len(learners))) as bar:
+    def _evaluate(self, learner: Learner, tiger: Learner | None) -> dict[str, Any]:
+        splits = {"valid": self.dataset.validation(), "test": self.dataset.test()}
+        popularity, sasrec, width = self.dataset.popularity(), self.embedded.model, self.config.model.beam_width
+        joining, fusion = dense_candidates(width, self.dataset.n_items), GENERATIVE_ALONE
+        codes, vectors = learner.assignment.codes, learner.vectors
+        metrics: dict[str, Any] = {}
+        with self.progress.track("Evaluating", len(splits) * (3 + (tiger is not None))) as bar:
             for name, split in splits.items():
                 rows = {"popularity": popularity_ranks(popularity, split)}
                 bar.advance(1)
                 rows["sasrec"] = evaluate_sasrec(sasrec, split)
                 bar.advance(1)
-                for row, learner in learners.items():
-                    width = self.config.model.beam_width
-                    rows[row] = generative_ranks(learner.recommender, learner.assignment.codes, split, width)
+                if tiger is not None:
+                    rows["tiger"] = generative_ranks(tiger.recommender, tiger.assignment.codes, split, width)
                     bar.advance(1)
-                found[name] = {row: ranks.summary() for row, ranks in rows.items()}
+                found = search_split(learner.recommender, codes, split, width, vectors, joining)
+                fusion = found.fit() if name == "valid" else fusion
+                rows |= {"generative": found.ranks(), "fused": found.ranks(fusion)}
+                bar.advance(1)
+                metrics[name] = {row: ranks.summary() for row, ranks in rows.items()}
         health = tokenizer_health(self.learner, self.dataset)
-        return found | {"tokenizer": health.as_dict()}
+        by_split = {name: metrics[name] for name in ("test", "valid")}
+        return by_split | {"tokenizer": health.as_dict(), "fusion": fusion.model_dump(mode="json")}
 
     def _trained(self, prefix: str, config: JointConfig) -> Learner:
         sequences, valid, seed = self.dataset.training_sequences(), self.dataset.validation(), self.config.seed

@@ -3,7 +3,7 @@
     events -> Parquet -> base data + events -> candidate -> gate on the same held-out interactions -> promote or keep
 
 A report is written either way. Candidate and incumbent rank the newest interaction of every user, which neither was
-trained on, from the same histories.
+trained on, from the same histories, each as it is served: fused where its fusion weight is above 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
 from training.data.storage import save_dataset
 from training.drain import drain, read_drained
-from training.evaluate import generative_ranks
+from training.evaluate import search_split
 from training.pipeline import Pipeline
 from training.progress import Progress
 from training.run_folder import RunFolder
@@ -119,7 +119,7 @@ class Retrainer:
         save_dataset(data, folder / "data")
         run = RunFolder.create_or_resume(folder, self.config, str(folder / "data"))
         pipeline = Pipeline(run, self.progress)
-        candidate = pipeline.evaluate().test["generative"]
+        candidate = pipeline.evaluate().test["fused"]
         rival = incumbent_metrics(incumbent, data) if incumbent else {}
         live = incumbent.manifest.version if incumbent else None
         promoted = not rival or candidate[GATE_METRIC] >= rival[GATE_METRIC]
@@ -130,7 +130,7 @@ class Retrainer:
 
 
 def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
-    """Test metrics of a published model on a data set that may know further items and users.
+    """Test metrics of a published model's answers on a data set that may know further items and users.
 
     Items that the model does not know leave the histories; a target that it does not know counts as missed, and so does
     a user of whom nothing is left.
@@ -143,8 +143,9 @@ def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
     targets = row[split.targets]
     judged = np.flatnonzero([len(history) and target >= 0 for history, target in zip(histories, targets, strict=True)])
     part = Split([histories[user].astype(np.int32) for user in judged], targets[judged].astype(np.int32), judged)
-    ranks = generative_ranks(recommender, catalogue.codes, part, bundle.config.beam_width)
-    return ranks.spread_over(len(targets), judged).summary()
+    width, fusion = bundle.config.beam_width, bundle.manifest.fusion
+    found = search_split(recommender, catalogue.codes, part, width, catalogue.vectors, fusion.candidates)
+    return found.ranks(fusion).spread_over(len(targets), judged).summary()
 
 
 def load_recommender(bundle: Bundle) -> Recommender:

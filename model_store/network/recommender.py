@@ -69,6 +69,11 @@ class Recommender(nn.Module):
         return self.levels if self.shape.history_tokens == "code" else 1
 
     @property
+    def embedding_dim(self) -> int:
+        """d_s, width of the user's preference and of the item vectors that it is compared with."""
+        return cast(nn.Linear, self.preference_adapter[-1]).out_features
+
+    @property
     def _decoder_layers(self) -> list[DecoderLayer]:
         return cast(list[DecoderLayer], list(self.decoder))
 

@@ -1,24 +1,49 @@
 """The constrained beam search as one torch module, which is also what gets exported to ONNX.
 
-Definition (docs/ARCHITECTURE.md, the search): the score of an item is the sum over its codes of log-softmax over the
-children that the trie holds at that node. Rules mask candidates and never renormalise. A node with one child adds 0.
+Definition (docs/ARCHITECTURE.md, the search): the log-probability of an item is the sum over its codes of log-softmax
+over the children that the trie holds at that node. Rules mask candidates and never renormalise. A node with one child
+adds 0. Dense candidates get the same log-probability by being walked down the trie beside the beams: at every level
+each stands on the node that its semantic ID prescribes, and takes one more place in the decoder's step.
 
 There is no Python between steps at run time: the loop over L levels unrolls, every choice is a tensor. Shapes: B
-requests, W beams, K codes a level, E excluded nodes of a request.
+requests, W beams, n dense candidates, K codes a level, E excluded nodes of a request, D leaves, P leaves in the pool.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from model_store.network.dense import DEAD, DenseCandidates, nearest_leaves, similarity
 from model_store.network.recommender import Cache, Recommender
 
-DEAD = float("-inf")
+
+class CatalogueTensors(NamedTuple):
+    """What the graph knows of the catalogue, as in ``search_interface``."""
+
+    child_start: tuple[Tensor, ...]  # per level [n_l + 1]
+    child_code: tuple[Tensor, ...]  # per level [n_(l+1) + K]
+    leaf_nodes: Tensor  # [D, L]
+    leaf_vectors: Tensor  # [D, d_s]
+    pool: Tensor  # [P, d_s], leaf_vectors or no rows
+
+    @classmethod
+    def of(cls, tensors: tuple[Tensor, ...]) -> CatalogueTensors:
+        """From the graph's inputs in order."""
+        *by_level, leaf_nodes, leaf_vectors, pool = tensors
+        levels = len(by_level) // 2
+        return cls(tuple(by_level[:levels]), tuple(by_level[levels:]), leaf_nodes, leaf_vectors, pool)
+
+    def first_node(self, level: int, codebook_size: int) -> int:
+        """Node id of the first child of this level."""
+        return sum(codes.shape[0] - codebook_size for codes in self.child_code[:level])
 
 
 class BeamSearch(nn.Module):
-    """Histories, rules and the trie in; leaves and log-probabilities out. Inputs as in ``search_interface``."""
+    """Histories, rules and the catalogue in; leaves with both scores out. Inputs as in ``search_interface``."""
 
     def __init__(self, recommender: Recommender) -> None:
         super().__init__()
@@ -36,40 +61,55 @@ class BeamSearch(nn.Module):
         excluded: Tensor,
         max_per_prefix: Tensor,
         beam: Tensor,
-        *trie: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Search. Arguments are the fields of :class:`~model_store.search_interface.SearchInputs`, then the trie.
+        candidates: Tensor,
+        *catalogue: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Search. Arguments are the fields of :class:`~model_store.search_interface.SearchInputs`, then the catalogue.
 
         Returns:
-            Leaves ``[B, W]`` (-1 where a beam found nothing) and log-probabilities ``[B, W]``, best first.
+            Leaves, log-probabilities and dense scores, ``[B, W + n]`` each: beams by log-probability, then dense
+            candidates by dense score. Leaf -1, log-probability -inf and dense score 0 where there is nothing.
         """
-        net, width = self.recommender, beam.shape[0]
-        child_start, child_code = trie[: net.levels], trie[net.levels :]
+        net, width, batch = self.recommender, beam.shape[0], codes.shape[0]
+        known, codebook_size = CatalogueTensors.of(catalogue), net.code_embedding.shape[1]
         memory = net.encode(codes, lengths)
         history_bias = net.history_bias(memory, lengths[:, None])
-        batch = codes.shape[0]
-        x = net.bos.expand(batch, 1, -1)
-        node = torch.zeros(batch, 1, dtype=torch.int64, device=codes.device)
-        score = torch.zeros(batch, 1, device=codes.device)
-        group, first_node = node, 0
-        cache: Cache = []
+        # Beams and candidates share one place at [BOS]; afterwards each has its own, beams first.
+        states, cache = net.step(net.bos.expand(batch, 1, -1), [], memory, history_bias)
+        preference = functional.normalize(net.preference_adapter(states[:, 0]), dim=-1)
+        first_leaf = known.first_node(net.levels - 1, codebook_size)
+        closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
+        nearest = nearest_leaves(preference, known.pool, closed, excluded - first_leaf, candidates.shape[0])
+        path = known.leaf_nodes[nearest.leaf.clamp(min=0)].long()  # [B, n, L]
+        path_log_prob = torch.zeros_like(nearest.dense)
+        own_place = width + torch.arange(candidates.shape[0], device=codes.device).expand(batch, -1)
+
+        beams = _Beams.at_root(batch, codes.device)
         for level in range(net.levels):
-            states, cache = net.step(x, cache, memory, history_bias)
-            children = _Children(node, score, child_start[level], child_code[level], net.logits(states, level))
+            if level:
+                places = torch.cat([beams.node, path[:, :, level - 1]], dim=1)
+                x = net.code_embedding[level - 1][known.child_code[level - 1][places].long()]
+                states, cache = net.step(x, cache, memory, history_bias)
+            arrays = known.child_start[level], known.child_code[level]
+            children = _Children(beams.node, beams.log_prob, *arrays, net.logits(states[:, :width], level))
+            beside = children
+            if level:
+                logits = net.logits(states[:, width:], level)
+                beside = _Children(path[:, :, level - 1], path_log_prob, *arrays, logits)
+            path_log_prob = path_log_prob + beside.log_prob_of(path[:, :, level])
+            first_node = known.first_node(level, codebook_size)
             is_open = self._open(children.node + first_node, rule_bits, rule_of)
             is_open = is_open & ~_listed(children, excluded - first_node)
-            gained = torch.where(is_open & children.exists, score[:, :, None] + children.log_prob, DEAD)
-            score, pick = _best(gained, group, width, max_per_prefix if level else None)
-            parent = pick // gained.shape[2]
-            code = children.code.flatten(1).gather(1, pick)
-            # A beam that found nothing must not point behind the end of the next level's arrays.
-            node = torch.where(score > DEAD, children.node.flatten(1).gather(1, pick), 0)
-            group = group.gather(1, parent) if level else torch.arange(width, device=codes.device).expand(batch, width)
-            first_node = first_node + child_code[level].shape[0] - net.code_embedding.shape[1]
+            beams, parent = beams.grown(children, is_open, width, max_per_prefix if level else None)
             if level + 1 < net.levels:
-                x = net.code_embedding[level][code]
-                cache = _reorder(cache, parent)
-        return torch.where(score > DEAD, node, -1), score
+                cache = _reorder(cache, torch.cat([parent, own_place if level else torch.zeros_like(own_place)], dim=1))
+        return _joined(beams, nearest, path_log_prob, similarity(preference, known.leaf_vectors, beams.node))
+
+    def _closed_leaves(self, leaves: int, first_leaf: int, rule_bits: Tensor) -> Tensor:
+        """0 where a rule leaves a leaf open, -inf elsewhere: ``[R, leaves]``."""
+        node = first_leaf + torch.arange(leaves, device=rule_bits.device)
+        table: Tensor = self.bit_table  # type: ignore[assignment]
+        return torch.where(table[rule_bits[:, node // 8].long() * 8 + node % 8], 0.0, DEAD)
 
     def _open(self, node: Tensor, rule_bits: Tensor, rule_of: Tensor) -> Tensor:
         """Whether the rule of each request leaves nodes ``[B, W, K]`` open."""
@@ -79,8 +119,40 @@ class BeamSearch(nn.Module):
         return table[byte.long() * 8 + node % 8]
 
 
+class _Beams(NamedTuple):
+    """Where the beams stand; a beam that found nothing has log_prob -inf."""
+
+    node: Tensor  # [B, W], numbered within its depth
+    log_prob: Tensor  # [B, W]
+    group: Tensor  # [B, W], which first code each descends from
+
+    @classmethod
+    def at_root(cls, batch: int, device: torch.device) -> _Beams:
+        """One beam a request, before the first code."""
+        root = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+        return cls(root, torch.zeros(batch, 1, device=device), root)
+
+    def grown(self, children: _Children, is_open: Tensor, width: int, most: Tensor | None) -> tuple[_Beams, Tensor]:
+        """The best ``width`` open children, and the beam that each came from ``[B, width]``.
+
+        Args:
+            children: Of these beams.
+            is_open: ``[B, W, K]``.
+            width: Beams afterwards.
+            most: ``[B]``, beams that may share a first code; ``None`` while choosing first codes.
+        """
+        gained = torch.where(is_open & children.exists, self.log_prob[:, :, None] + children.log_prob, DEAD)
+        log_prob, pick = _best(gained, self.group, width, most)
+        parent = pick // gained.shape[2]
+        # A beam that found nothing must not point behind the end of the next level's arrays.
+        node = torch.where(log_prob > DEAD, children.node.flatten(1).gather(1, pick), 0)
+        if most is None:
+            return _Beams(node, log_prob, torch.arange(width, device=node.device).expand_as(node)), parent
+        return _Beams(node, log_prob, self.group.gather(1, parent)), parent
+
+
 class _Children:
-    """The window of K child slots of every beam, ``[B, W, K]`` each."""
+    """The window of K child slots of every node, ``[B, W, K]`` each."""
 
     def __init__(self, node: Tensor, score: Tensor, child_start: Tensor, child_code: Tensor, logits: Tensor) -> None:
         codes = logits.shape[2]
@@ -90,9 +162,13 @@ class _Children:
         slot = torch.arange(codes, device=node.device)
         self.node = self.first[:, :, None] + slot
         self.exists = slot < self.count[:, :, None]
-        self.code = child_code[self.node].long()
-        held = torch.where(self.exists, logits.gather(2, self.code), -1e30)
+        held = torch.where(self.exists, logits.gather(2, child_code[self.node].long()), -1e30)
         self.log_prob = torch.log_softmax(held, dim=-1)
+
+    def log_prob_of(self, child: Tensor) -> Tensor:
+        """Log-probability of one child ``[B, n]`` of each node, or of several children of the only node."""
+        slot = (child - self.first)[:, :, None]
+        return self.log_prob.expand(-1, child.shape[1], -1).gather(2, slot).squeeze(2)
 
 
 def _listed(children: _Children, excluded: Tensor) -> Tensor:
@@ -146,3 +222,17 @@ def _reorder(cache: Cache, parent: Tensor) -> Cache:
     before = cache[0][0].shape[0] // batch
     row = (torch.arange(batch, device=parent.device)[:, None] * before + parent).flatten()
     return [(keys[row], values[row]) for keys, values in cache]
+
+
+def _joined(
+    beams: _Beams, nearest: DenseCandidates, log_prob: Tensor, beam_dense: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The search's outputs, beams first."""
+    found = beams.log_prob > DEAD
+    leaf = torch.where(found, beams.node, -1)
+    is_new = nearest.new_to(leaf)
+    return (
+        torch.cat([leaf, torch.where(is_new, nearest.leaf, -1)], dim=1),
+        torch.cat([beams.log_prob, torch.where(is_new, log_prob, DEAD)], dim=1),
+        torch.cat([torch.where(found, beam_dense, 0.0), torch.where(is_new, nearest.dense, 0.0)], dim=1),
+    )

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue import Catalogue
+from model_store.fusion import GENERATIVE_ALONE, Fusion, best, scores
 from model_store.history import encode_histories
 from model_store.search_interface import SearchInputs, SearchOutputs, search_inputs
 from model_store.trie import RuleMask
@@ -35,7 +36,8 @@ class SearchRequest:
         beam_width: One of :data:`BEAM_WIDTHS`.
         rule: Open nodes; requests with the same rule object share one mask in a batch.
         excluded: Rows that must not be answered (seen, denied).
-        max_per_prefix: Beams that may share a first code; ``None``: any number.
+        max_per_prefix: Answers that may share a first code; ``None``: any number.
+        fusion: How dense scores enter the answer.
     """
 
     history: npt.NDArray[np.int64]
@@ -44,6 +46,7 @@ class SearchRequest:
     rule: RuleMask
     excluded: npt.NDArray[np.int64]
     max_per_prefix: int | None = None
+    fusion: Fusion = GENERATIVE_ALONE
 
 
 class Found(NamedTuple):
@@ -66,7 +69,8 @@ class Engine(ABC):
 
     def bucket(self, request: SearchRequest) -> Hashable:
         """Requests with equal buckets may share a batch; whichever they share it with, the answer is the same."""
-        return _bucketed(min(len(request.history), self.max_history), self.max_history), request.beam_width
+        length = _bucketed(min(len(request.history), self.max_history), self.max_history)
+        return length, request.beam_width, request.fusion.candidates
 
     def prepare(self, requests: Sequence[SearchRequest], catalogue: Catalogue) -> SearchInputs:
         """Turn requests of one bucket into arrays. Cheap, no model involved; the result is valid for this catalogue."""
@@ -87,6 +91,7 @@ class Engine(ABC):
             [row_of_rule[id(request.rule)] for request in requests],
             [request.excluded for request in requests],
             [request.max_per_prefix or width for request in requests],
+            requests[0].fusion.candidates,
         )
 
     @abstractmethod
@@ -99,12 +104,13 @@ class Engine(ABC):
         """
 
     def finish(self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue) -> list[Found]:
-        """Map beams back to catalogue rows, one :class:`Found` a request."""
+        """Rank what was found and map it back to catalogue rows, one :class:`Found` a request."""
         answers = []
-        for leaves, log_prob, request in zip(outputs.leaves, outputs.log_prob, requests, strict=True):
-            kept = np.flatnonzero(leaves >= 0)[: request.k]
-            rows = catalogue.trie.leaf_item[leaves[kept]].astype(np.int64)
-            answers.append(Found(rows, log_prob[kept], log_prob[kept]))
+        for leaves, log_prob, dense, request in zip(*outputs, requests, strict=True):
+            rows = catalogue.trie.leaf_item[leaves].astype(np.int64)
+            weight, first_code = request.fusion.weight, catalogue.codes[rows, 0]
+            kept = best(log_prob, dense, weight, request.k, first_code, request.max_per_prefix)
+            answers.append(Found(rows[kept], scores(log_prob[kept], dense[kept], weight), log_prob[kept]))
         return answers
 
     def close(self) -> None:  # noqa: B027  most engines free everything when they are collected

@@ -1,7 +1,8 @@
 """An engine without weights whose answers anyone can predict: the real app runs on it in tests and when trying the API.
 
 After the newest history item it answers the items that follow in the order of their semantic IDs, round and round,
-and obeys rules, exclusions and ``max_per_prefix`` exactly.
+and obeys rules, exclusions and ``max_per_prefix`` exactly. It has no dense part: such scores are 0 and no candidate
+joins.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue import Catalogue
+from model_store.fusion import occurrence
 from model_store.search_interface import SearchInputs, SearchOutputs
 from model_store.trie import Trie
 from service.engines.base import Engine
@@ -31,7 +33,7 @@ class FakeEngine(Engine):
         """See :meth:`service.engines.base.Engine.compute`."""
         trie = catalogue.trie
         width = len(inputs.beam)
-        leaves = np.full((len(inputs.lengths), width), -1, dtype=np.int64)
+        leaves = np.full((len(inputs.lengths), width + len(inputs.candidates)), -1, dtype=np.int64)
         log_prob = np.full(leaves.shape, -np.inf, dtype=np.float32)
         for row, length in enumerate(inputs.lengths):
             newest = trie.leaves_below(inputs.codes[row, length - 1].tolist()).start
@@ -41,7 +43,7 @@ class FakeEngine(Engine):
             ranked = _spread(ranked, trie, int(inputs.max_per_prefix[row]))[:width]
             leaves[row, : len(ranked)] = ranked
             log_prob[row, : len(ranked)] = -STEP * (1 + distance[ranked])
-        return SearchOutputs(leaves, log_prob)
+        return SearchOutputs(leaves, log_prob, np.zeros_like(log_prob))
 
 
 def _open_leaves(inputs: SearchInputs, row: int, trie: Trie) -> npt.NDArray[np.bool_]:
@@ -54,8 +56,4 @@ def _open_leaves(inputs: SearchInputs, row: int, trie: Trie) -> npt.NDArray[np.b
 def _spread(leaves: npt.NDArray[np.int64], trie: Trie, limit: int) -> npt.NDArray[np.int64]:
     """The given leaves without those that are more than the ``limit``-th of their first code."""
     first_code = trie.codes()[trie.leaf_item[leaves], 0]
-    order = np.argsort(first_code, kind="stable")
-    _, start, count = np.unique(first_code[order], return_index=True, return_counts=True)
-    place = np.empty(len(leaves), dtype=np.int64)
-    place[order] = np.arange(len(leaves)) - np.repeat(start, count)
-    return leaves[place < limit]
+    return leaves[occurrence(first_code) < limit]

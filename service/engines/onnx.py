@@ -11,12 +11,18 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused
-from model_store.search_interface import SearchInputs, SearchOutputs, graph_input_names
-from model_store.trie import Trie
+from model_store.search_interface import (
+    POOL,
+    SearchInputs,
+    SearchOutputs,
+    catalogue_input_names,
+    catalogue_inputs,
+    graph_input_names,
+)
 from service.engines.base import Engine
 
 GRAPH = "search.onnx"
-OUTPUTS = ["leaves", "log_prob"]
+OUTPUTS = list(SearchOutputs._fields)
 
 _ERRORS_ONLY = 3  # ONNX Runtime's severity for logs
 _REFUSALS = (
@@ -56,21 +62,25 @@ class OnnxEngine(Engine):
             hint = "export and publish the model again, with the release that serves it"
             raise BundleRefused(f"{GRAPH}: ONNX Runtime {ort.__version__} cannot load it", hint) from cause
         self._check_interface(config.code_length)
-        self._bound: tuple[Trie, dict[str, Any]] | None = None
+        self._embedding_dim = config.tokenizer.embedding_dim
+        self._no_pool = ort.OrtValue.ortvalue_from_numpy(np.empty((0, self._embedding_dim), dtype=np.float32))
+        self._bound: tuple[Catalogue, dict[str, Any]] | None = None
 
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
         """See :meth:`service.engines.base.Engine.compute`."""
         feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs._asdict().items()}
-        leaves, log_prob = self._session.run_with_ort_values(OUTPUTS, feeds | self._trie_values(catalogue.trie))
-        return SearchOutputs(leaves.numpy(), log_prob.numpy())
+        known = self._catalogue_values(catalogue)
+        pool = known["leaf_vectors"] if len(inputs.candidates) else self._no_pool
+        outputs = self._session.run_with_ort_values(OUTPUTS, feeds | known | {POOL: pool})
+        return SearchOutputs(*(output.numpy() for output in outputs))
 
-    def _trie_values(self, trie: Trie) -> dict[str, Any]:
-        """The trie as device values, made once per catalogue revision."""
-        if self._bound is None or self._bound[0] is not trie:
-            names = graph_input_names(trie.levels)[len(SearchInputs._fields) :]
-            arrays = [np.ascontiguousarray(array) for array in (*trie.child_start, *trie.child_code)]
-            values = map(ort.OrtValue.ortvalue_from_numpy, arrays)
-            self._bound = trie, dict(zip(names, values, strict=True))
+    def _catalogue_values(self, catalogue: Catalogue) -> dict[str, Any]:
+        """The catalogue as device values, made once per revision."""
+        if self._bound is None or self._bound[0] is not catalogue:
+            names = catalogue_input_names(catalogue.trie.levels)
+            arrays = catalogue_inputs(catalogue.trie, catalogue.vectors, self._embedding_dim)
+            values = (ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays)
+            self._bound = catalogue, dict(zip(names, values, strict=True))
         return self._bound[1]
 
     def _check_interface(self, levels: int) -> None:

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused
+from model_store.network.bound import BoundSearch
 from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
 from model_store.search_interface import SearchInputs, SearchOutputs
-from model_store.trie import Trie
 from service.engines.base import Engine
 
 PREFIX = "recommender."
@@ -53,18 +52,10 @@ class TorchEngine(Engine):
             hint = "publish the model again, with the release that serves it"
             raise BundleRefused("weights.safetensors: not the recommender that the manifest describes", hint) from cause
         self._search = BeamSearch(recommender).to(self.device).eval()
-        self._bound: tuple[Trie, list[Tensor]] | None = None
+        self._bound: tuple[Catalogue, BoundSearch] | None = None
 
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
         """See :meth:`service.engines.base.Engine.compute`."""
-        with torch.inference_mode():
-            tensors = [torch.from_numpy(array).to(self.device, non_blocking=True) for array in inputs]
-            leaves, log_prob = self._search(*tensors, *self._trie_tensors(catalogue.trie))
-            return SearchOutputs(leaves.cpu().numpy(), log_prob.cpu().numpy())
-
-    def _trie_tensors(self, trie: Trie) -> list[Tensor]:
-        """The trie on the device, moved once per catalogue revision."""
-        if self._bound is None or self._bound[0] is not trie:
-            arrays = (*trie.child_start, *trie.child_code)
-            self._bound = trie, [torch.from_numpy(np.array(array)).to(self.device) for array in arrays]
-        return self._bound[1]
+        if self._bound is None or self._bound[0] is not catalogue:
+            self._bound = catalogue, BoundSearch(self._search, catalogue.trie, catalogue.vectors)
+        return self._bound[1](inputs)

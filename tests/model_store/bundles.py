@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import safetensors.numpy
 
+from model_store.bundle import VECTORS
 from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig, TokenizerConfig
 from model_store.golden import Golden, goldens_to_json
@@ -39,14 +40,12 @@ def small_catalogue(seed: int = 0, items: int = 40, codebook_size: int = 8, leve
 def small_goldens(catalogue: Catalogue, seed: int = 0, count: int = 3, k: int = 5) -> list[Golden]:
     random = np.random.default_rng(seed)
     ids = np.array(catalogue.item_ids)
-    return [
-        Golden(
-            history=tuple(random.choice(ids, size=4).tolist()),
-            items=tuple(random.choice(ids, size=k, replace=False).tolist()),
-            log_prob=tuple(np.sort(-random.exponential(4.0, size=k))[::-1].tolist()),
-        )
-        for _ in range(count)
-    ]
+    found = []
+    for _ in range(count):
+        history, items = random.choice(ids, size=4), random.choice(ids, size=k, replace=False)
+        score = tuple(np.sort(-random.exponential(4.0, size=k))[::-1].tolist())
+        found.append(Golden(history=tuple(history.tolist()), items=tuple(items.tolist()), score=score, log_prob=score))
+    return found
 
 
 def bundle_files(seed: int = 0, catalogue: Catalogue | None = None) -> dict[str, bytes]:
@@ -55,6 +54,8 @@ def bundle_files(seed: int = 0, catalogue: Catalogue | None = None) -> dict[str,
     catalogue = small_catalogue(seed) if catalogue is None else catalogue
     weights = {"recommender.embedding": random.normal(size=(8, 4)).astype(np.float32)}
     embeddings = {"embeddings": random.normal(size=(len(catalogue), 4)).astype(np.float32)}
+    if catalogue.vectors is not None:
+        embeddings[VECTORS] = catalogue.vectors
     return {
         "weights.safetensors": safetensors.numpy.save(weights),
         "search.onnx": random.bytes(200),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -10,19 +11,31 @@ from hypothesis import strategies as st
 from model_store.errors import BundleRefused
 from model_store.golden import TOLERANCE, Answer, Golden, compare, goldens_from_json, goldens_to_json, overlap
 
-SPREAD = Golden(history=("h",), items=("a", "b", "c", "d"), log_prob=(-1.0, -2.0, -2.0005, -3.0))
-TIED_AT_THE_END = Golden(history=("h",), items=("a", "b", "c"), log_prob=(-1.0, -2.0, -2.0005))
-CHAIN = Golden(history=("h",), items=("a", "b", "c"), log_prob=(-1.0, -1.0009, -1.0018))
+
+def golden_of(items: Iterable[str], score: Iterable[float]) -> Golden:
+    """Scores are log-probabilities plus twice a dense score of 0.5."""
+    return Golden(history=("h",), items=tuple(items), score=tuple(score), log_prob=tuple(each - 1.0 for each in score))
 
 
-def check(golden: Golden, items: str, log_prob: tuple[float, ...]) -> None:
-    compare([golden], [Answer(tuple(items), log_prob)])
+def answer_of(golden: Golden, items: Sequence[str], score: Sequence[float]) -> Answer:
+    """An answer of such scores in which each item has the log-probability that the golden expects."""
+    expected = dict(zip(golden.items, golden.log_prob, strict=True))
+    return Answer(items, score, [expected.get(item, each - 1.0) for item, each in zip(items, score, strict=False)])
+
+
+SPREAD = golden_of("abcd", (-1.0, -2.0, -2.0005, -3.0))
+TIED_AT_THE_END = golden_of("abc", (-1.0, -2.0, -2.0005))
+CHAIN = golden_of("abc", (-1.0, -1.0009, -1.0018))
+
+
+def check(golden: Golden, items: str, score: tuple[float, ...]) -> None:
+    compare([golden], [answer_of(golden, tuple(items), score)])
 
 
 @pytest.mark.parametrize(
-    ("golden", "items", "log_prob"),
+    ("golden", "items", "score"),
     [
-        (SPREAD, "abcd", SPREAD.log_prob),
+        (SPREAD, "abcd", SPREAD.score),
         (SPREAD, "abcd", (-1.0009, -1.9991, -2.0, -3.0009)),
         (SPREAD, "acbd", (-1.0, -2.0, -2.0005, -3.0)),
         (TIED_AT_THE_END, "abx", (-1.0, -2.0, -2.0006)),
@@ -31,31 +44,37 @@ def check(golden: Golden, items: str, log_prob: tuple[float, ...]) -> None:
     ],
     ids=["equal", "within margin", "near tie swaps", "swap at the cut-off", "swap above the cut-off", "unseen tie"],
 )
-def test_the_same_answer_is_accepted(golden: Golden, items: str, log_prob: tuple[float, ...]) -> None:
-    check(golden, items, log_prob)
+def test_the_same_answer_is_accepted(golden: Golden, items: str, score: tuple[float, ...]) -> None:
+    check(golden, items, score)
 
 
 @pytest.mark.parametrize(
-    ("golden", "items", "log_prob", "problem"),
+    ("golden", "items", "score", "problem"),
     [
-        (SPREAD, "abcd", (-1.0, -2.0, -2.0005, -3.0011), "rank 4: log_prob -3.001100"),
-        (SPREAD, "abcd", (math.nan, -2.0, -2.0005, -3.0), "rank 1: log_prob nan"),
-        (SPREAD, "abcd", (-1.0, -2.0, -math.inf, -3.0), "rank 3: log_prob -inf"),
-        (SPREAD, "bacd", SPREAD.log_prob, "rank 1: item 'b' answered where 'a' is expected"),
-        (SPREAD, "xbcd", SPREAD.log_prob, "rank 1: item 'x' answered where 'a' is expected"),
-        (SPREAD, "aacd", SPREAD.log_prob, "an item was answered twice"),
-        (SPREAD, "abc", SPREAD.log_prob[:3], "4 items expected, got 3 items"),
-        (SPREAD, "abcd", SPREAD.log_prob[:3], "4 items expected, got 4 items and 3 scores"),
-        (CHAIN, "bcx", CHAIN.log_prob, "item 'a' is missing"),
+        (SPREAD, "abcd", (-1.0, -2.0, -2.0005, -3.0011), "rank 4: score -3.001100"),
+        (SPREAD, "abcd", (math.nan, -2.0, -2.0005, -3.0), "rank 1: score nan"),
+        (SPREAD, "abcd", (-1.0, -2.0, -math.inf, -3.0), "rank 3: score -inf"),
+        (SPREAD, "bacd", SPREAD.score, "rank 1: item 'b' answered where 'a' is expected"),
+        (SPREAD, "xbcd", SPREAD.score, "rank 1: item 'x' answered where 'a' is expected"),
+        (SPREAD, "aacd", SPREAD.score, "an item was answered twice"),
+        (SPREAD, "abc", SPREAD.score[:3], "4 items expected, got 3 items"),
+        (SPREAD, "abcd", SPREAD.score[:3], "4 items expected, got 4 items and 3 scores"),
+        (CHAIN, "bcx", CHAIN.score, "item 'a' is missing"),
     ],
     ids=["score", "nan", "infinite", "swap", "stranger", "twice", "short", "scores short", "chain of ties"],
 )
-def test_another_answer_is_refused(golden: Golden, items: str, log_prob: tuple[float, ...], problem: str) -> None:
+def test_another_answer_is_refused(golden: Golden, items: str, score: tuple[float, ...], problem: str) -> None:
     with pytest.raises(BundleRefused) as caught:
-        check(golden, items, log_prob)
+        check(golden, items, score)
     assert str(caught.value).startswith("golden.json: golden 0: ")
     assert problem in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_right_score_from_a_wrong_log_probability_is_refused() -> None:
+    log_prob = [*SPREAD.log_prob[:1], -2.5, *SPREAD.log_prob[2:]]
+    with pytest.raises(BundleRefused, match=r"rank 2: log_prob -2\.500000 differs from -3\.000000"):
+        compare([SPREAD], [Answer(SPREAD.items, SPREAD.score, log_prob)])
 
 
 def test_every_golden_needs_its_answer() -> None:
@@ -72,21 +91,24 @@ def test_an_engine_with_small_errors_is_accepted_at_any_cutoff(seed: int, ties: 
     noisy = exact + random.uniform(-0.49, 0.49, size=30) * TOLERANCE
     k, order = int(random.integers(1, 30)), np.argsort(-noisy)
     names = np.array([f"i{row}" for row in range(30)])
-    golden = Golden(history=("h",), items=tuple(names[:k].tolist()), log_prob=tuple(exact[:k].tolist()))
-    compare([golden], [Answer(names[order[:k]].tolist(), noisy[order[:k]].tolist())])
+    golden = golden_of(names[:k].tolist(), exact[:k].tolist())
+    log_prob = (noisy - 1.0)[order[:k]].tolist()
+    compare([golden], [Answer(names[order[:k]].tolist(), noisy[order[:k]].tolist(), log_prob)])
 
 
 def ranking(size: int) -> Golden:
-    return Golden(history=("h",), items=tuple(map(str, range(size))), log_prob=tuple(-float(x) for x in range(size)))
+    return golden_of(map(str, range(size)), [-float(x) for x in range(size)])
 
 
 def test_reduced_precision_counts_overlap_not_scores() -> None:
     whole, one_off = ranking(100), [*map(str, range(99)), "x"]
-    compare([whole], [Answer(one_off[::-1], [0.0] * 100)], reduced_precision=True)
-    assert overlap(whole, Answer(one_off, [])) == 0.99
-    compare([whole, whole], [Answer([*one_off[:98], "x", "y"], []), Answer(whole.items, [])], reduced_precision=True)
+    compare([whole], [Answer(one_off[::-1], [0.0] * 100, [])], reduced_precision=True)
+    assert overlap(whole, Answer(one_off, [], [])) == 0.99
+    compare(
+        [whole, whole], [Answer([*one_off[:98], "x", "y"], [], []), Answer(whole.items, [], [])], reduced_precision=True
+    )
     with pytest.raises(BundleRefused, match=r"overlap 98\.00% .* at least 99%"):
-        compare([whole], [Answer([*one_off[:98], "x", "y"], [])], reduced_precision=True)
+        compare([whole], [Answer([*one_off[:98], "x", "y"], [], [])], reduced_precision=True)
 
 
 def test_what_is_written_is_read() -> None:

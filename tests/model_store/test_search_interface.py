@@ -5,11 +5,18 @@ import numpy.typing as npt
 import pytest
 
 from model_store.history import encode_histories
-from model_store.search_interface import EXCLUDED_SIZES, graph_input_names, pad_excluded, search_inputs
+from model_store.search_interface import (
+    EXCLUDED_SIZES,
+    catalogue_inputs,
+    graph_input_names,
+    pad_excluded,
+    search_inputs,
+)
 from model_store.trie import Trie
 
 CODES = np.array([[0, 0], [0, 1], [1, 2], [2, 0], [2, 2]], dtype=np.int16)
 TRIE = Trie.build(CODES, 3)
+VECTORS = np.arange(10, dtype=np.float32).reshape(5, 2)
 HISTORY = encode_histories([np.array([0, 2]), np.array([4])], CODES, 5)
 
 
@@ -50,6 +57,7 @@ def test_what_is_left_out_restricts_nothing() -> None:
     assert (inputs.excluded == -1).all()
     assert inputs.max_per_prefix.tolist() == [4, 4]
     assert inputs.beam.shape == (4,)
+    assert inputs.candidates.shape == (0,)
 
 
 def test_rules_and_limits_reach_their_requests() -> None:
@@ -78,7 +86,20 @@ def test_exclusions_count_the_rule_of_their_own_request() -> None:
 
 def test_names_of_the_graphs_inputs_follow_the_order_of_the_arrays() -> None:
     names = graph_input_names(2)
-    arrays = [*search_inputs(HISTORY, TRIE, 4), *TRIE.child_start, *TRIE.child_code]
-    assert len(names) == len(arrays) == len(set(names))
-    assert names[:7] == ["codes", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix", "beam"]
-    assert names[7:] == ["child_start_0", "child_start_1", "child_code_0", "child_code_1"]
+    arrays = [*search_inputs(HISTORY, TRIE, 4, candidates=3), *catalogue_inputs(TRIE, VECTORS, 2)]
+    assert len(names) == len(arrays) + 1 == len(set(names))
+    inputs = ["codes", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix", "beam", "candidates"]
+    assert names[:8] == inputs
+    assert names[8:] == [
+        *("child_start_0", "child_start_1", "child_code_0", "child_code_1", "leaf_nodes", "leaf_vectors", "pool")
+    ]
+    assert arrays[7].shape == (3,)
+
+
+def test_vectors_are_put_in_the_order_of_leaves() -> None:
+    shuffled = Trie.build(CODES[::-1], 3)
+    *_, leaf_vectors = catalogue_inputs(shuffled, VECTORS, 2)
+    np.testing.assert_array_equal(leaf_vectors, VECTORS[::-1])
+    *_, without = catalogue_inputs(shuffled, None, 2)
+    assert without.shape == (5, 2)
+    assert not without.any()

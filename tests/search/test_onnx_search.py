@@ -7,7 +7,7 @@ import torch
 
 from model_store.network.search import BeamSearch
 from model_store.network.tokenizer import Tokenizer
-from model_store.search_interface import graph_input_names
+from model_store.search_interface import SearchOutputs, graph_input_names
 from tests.search.worlds import random_recommender, random_requests, small_config
 from training.export import export_search, export_tokenizer
 
@@ -33,11 +33,14 @@ def test_one_graph_serves_every_batch_catalogue_rule_and_width(
     search = BeamSearch(random_recommender(config, seed=11))
     for seed in range(25):
         requests = random_requests(np.random.default_rng(seed), config, batch=1 + seed % 7)
-        leaves, log_prob = session.run(None, requests.feed(graph_input_names(config.code_length)))
+        feed = dict(zip(graph_input_names(config.code_length), requests.arrays(), strict=True))
+        leaves, *scores = session.run(None, feed)
         with torch.inference_mode():
             expected = search(*requests.tensors())
+        assert leaves.shape == (1 + seed % 7, requests.width + len(requests.inputs.candidates))
         np.testing.assert_array_equal(leaves, expected[0].numpy())
-        np.testing.assert_allclose(log_prob, expected[1].numpy(), atol=1e-4)
+        for mine, theirs in zip(scores, expected[1:], strict=True):
+            np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-4)
 
 
 def test_the_graph_names_its_inputs_as_the_interface_does(
@@ -45,7 +48,7 @@ def test_the_graph_names_its_inputs_as_the_interface_does(
 ) -> None:
     name, session = exported
     assert [node.name for node in session.get_inputs()] == graph_input_names(CONFIGS[name].code_length)
-    assert [node.name for node in session.get_outputs()] == ["leaves", "log_prob"]
+    assert [node.name for node in session.get_outputs()] == list(SearchOutputs._fields)
 
 
 def test_the_exported_tokenizer_ranks_codes_like_torch() -> None:

@@ -10,11 +10,14 @@ from model_store.config import ModelConfig
 from model_store.history import encode_histories
 from model_store.network.search import BeamSearch
 from model_store.search_interface import search_inputs
+from model_store.search_reference import Candidate
 from model_store.trie import Trie
 from tests.search.worlds import (
+    graph_arrays,
     random_codes,
     random_recommender,
     random_requests,
+    random_vectors,
     reference,
     small_config,
 )
@@ -27,10 +30,19 @@ SHAPES = [
 ]
 
 
-def run(config: ModelConfig, seed: int, tensors: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def run(config: ModelConfig, seed: int, tensors: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with torch.inference_mode():
-        leaves, log_prob = BeamSearch(random_recommender(config, seed))(*tensors)
-    return leaves.numpy(), log_prob.numpy()
+        leaves, log_prob, dense = BeamSearch(random_recommender(config, seed))(*tensors)
+    return leaves.numpy(), log_prob.numpy(), dense.numpy()
+
+
+def close(answer: list[Candidate], expected: list[Candidate], atol: float = 1e-4) -> None:
+    """The same items in the same order, with the same scores."""
+    assert [one.row for one in answer] == [one.row for one in expected]
+    for scores in ("log_prob", "dense"):
+        np.testing.assert_allclose(
+            [getattr(one, scores) for one in answer], [getattr(one, scores) for one in expected], atol=atol
+        )
 
 
 @pytest.mark.parametrize("config", SHAPES)
@@ -40,22 +52,25 @@ def test_same_items_and_scores_as_the_reference(config: ModelConfig, seed: int) 
     requests = random_requests(rng, config)
     judge = reference(config, random_recommender(config, seed))
     answers = requests.answers(*run(config, seed, requests.tensors()))
-    for index, answer in enumerate(answers):
-        expected = judge.search(
+    for index, (beams, candidates) in enumerate(answers):
+        expected = judge.candidates(
             requests.codes[requests.histories[index]],
             requests.codes,
+            requests.vectors,
             requests.width,
+            len(requests.inputs.candidates),
             requests.open_items[index],
             int(requests.max_per_prefix[index]),
         )
-        assert [row for row, _ in answer] == [row for row, _ in expected]
-        np.testing.assert_allclose([s for _, s in answer], [s for _, s in expected], atol=1e-4)
-        assert all(requests.open_items[index][row] for row, _ in answer)
+        close(beams, expected[0])
+        close(candidates, expected[1])
+        assert all(requests.open_items[index][one.row] for one in (*beams, *candidates))
 
 
 @pytest.mark.parametrize("config", SHAPES[:4])
-def test_a_batch_answers_like_single_requests(config: ModelConfig) -> None:
-    requests = random_requests(np.random.default_rng(3), config, batch=6)
+@pytest.mark.parametrize("candidates", [0, 9])
+def test_a_batch_answers_like_single_requests(config: ModelConfig, candidates: int) -> None:
+    requests = random_requests(np.random.default_rng(3), config, batch=6, candidates=candidates)
     together = requests.answers(*run(config, 1, requests.tensors()))
     for index in range(6):
         alone = requests.inputs._replace(
@@ -64,10 +79,34 @@ def test_a_batch_answers_like_single_requests(config: ModelConfig) -> None:
                 for name in ("codes", "lengths", "rule_of", "excluded", "max_per_prefix")
             }
         )
-        tensors = [torch.from_numpy(a) for a in (*alone, *requests.trie.child_start, *requests.trie.child_code)]
+        tensors = [torch.from_numpy(a) for a in graph_arrays(alone, requests.trie, requests.vectors)]
         (answer,) = requests.answers(*run(config, 1, tensors))
-        assert [row for row, _ in answer] == [row for row, _ in together[index]]
-        np.testing.assert_allclose([s for _, s in answer], [s for _, s in together[index]], atol=1e-5)
+        for mine, theirs in zip(answer, together[index], strict=True):
+            close(mine, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", SHAPES[:3])
+def test_dense_candidates_change_nothing_about_the_beams(config: ModelConfig) -> None:
+    for seed in range(4):
+        rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
+        without, having = (random_requests(each, config, candidates=n) for each, n in ((rng, 0), (other, 7)))
+        plain, joined = run(config, 2, without.tensors()), run(config, 2, having.tensors())
+        width = without.width
+        assert plain[0].shape[1] == width
+        assert joined[0].shape[1] == width + 7
+        np.testing.assert_array_equal(joined[0][:, :width], plain[0])
+        np.testing.assert_allclose(joined[1][:, :width], plain[1], atol=1e-5)
+
+
+def test_all_items_as_dense_candidates_make_the_answer_exhaustive() -> None:
+    """Beams and candidates together are every open item once, whatever the beams missed."""
+    config = small_config(levels=3, codebook_size=4)
+    requests = random_requests(np.random.default_rng(8), config, candidates=64)
+    for (beams, candidates), is_open in zip(
+        requests.answers(*run(config, 4, requests.tensors())), requests.open_items, strict=True
+    ):
+        assert sorted(one.row for one in (*beams, *candidates)) == np.flatnonzero(is_open).tolist()
+        assert len(beams) < is_open.sum()  # else there was nothing to show
 
 
 def test_a_wide_beam_equals_scoring_every_item() -> None:
@@ -79,8 +118,8 @@ def test_a_wide_beam_equals_scoring_every_item() -> None:
     exhaustive = sorted(((judge.score(codes[history], codes, row), row) for row in range(50)), reverse=True)
     trie = Trie.build(codes, 4)
     inputs = search_inputs(encode_histories([history], codes, 7), trie, 64)
-    tensors = [torch.from_numpy(a) for a in (*inputs, *trie.child_start, *trie.child_code)]
-    leaves, log_prob = run(config, 2, tensors)
+    tensors = [torch.from_numpy(a) for a in graph_arrays(inputs, trie, random_vectors(rng, config, 50))]
+    leaves, log_prob, _ = run(config, 2, tensors)
     assert trie.leaf_item[leaves[0, :50]].tolist() == [row for _, row in exhaustive]
     np.testing.assert_allclose(log_prob[0, :50], [score for score, _ in exhaustive], atol=1e-4)
     assert (leaves[0, 50:] == -1).all()
@@ -99,13 +138,14 @@ def test_hiding_an_item_does_not_change_the_scores_of_others() -> None:
     config = small_config()
     codes = random_codes(np.random.default_rng(2), config, 40)
     trie, net = Trie.build(codes, 6), random_recommender(config, 4)
+    vectors = random_vectors(np.random.default_rng(0), config, 40)
     history = encode_histories([np.arange(5)], codes, 7)
 
     def scores(hidden: list[int]) -> dict[int, float]:
         inputs = search_inputs(history, trie, 64, excluded_items=[np.array(hidden, dtype=np.int64)])
         with torch.inference_mode():
-            tensors = [torch.from_numpy(a) for a in (*inputs, *trie.child_start, *trie.child_code)]
-            leaves, log_prob = BeamSearch(net)(*tensors)
+            tensors = [torch.from_numpy(a) for a in graph_arrays(inputs, trie, vectors)]
+            leaves, log_prob, _ = BeamSearch(net)(*tensors)
         found = leaves[0] >= 0
         rows = trie.leaf_item[leaves[0][found].numpy()].tolist()
         return dict(zip(rows, log_prob[0][found].tolist(), strict=True))
@@ -121,8 +161,8 @@ def test_an_only_child_adds_exactly_nothing() -> None:
     codes = np.array([[0, 1, 2], [1, 3, 0]], dtype=np.int16)
     trie = Trie.build(codes, 4)
     inputs = search_inputs(encode_histories([np.array([0])], codes, 7), trie, 2)
-    tensors = [torch.from_numpy(a) for a in (*inputs, *trie.child_start, *trie.child_code)]
-    leaves, log_prob = run(config, 0, tensors)
+    vectors = random_vectors(np.random.default_rng(0), config, 2)
+    leaves, log_prob, _ = run(config, 0, [torch.from_numpy(a) for a in graph_arrays(inputs, trie, vectors)])
     judge = reference(config, random_recommender(config, 0))
     first_step = judge._gains(judge._encode(codes[:1]), 1, (), [0, 1])
     for leaf, score in zip(leaves[0], log_prob[0], strict=True):
@@ -164,5 +204,5 @@ def test_with_causal_attention_one_pass_serves_every_prefix() -> None:
 def test_everything_stays_on_the_device_of_the_recommender(config: ModelConfig) -> None:
     # "meta" computes shapes only and, like a GPU, refuses to mix with CPU tensors
     tensors = [tensor.to("meta") for tensor in random_requests(np.random.default_rng(0), config).tensors()]
-    leaves, log_prob = BeamSearch(random_recommender(config, 0).to("meta"))(*tensors)
-    assert (leaves.device.type, log_prob.device.type) == ("meta", "meta")
+    outputs = BeamSearch(random_recommender(config, 0).to("meta"))(*tensors)
+    assert {output.device.type for output in outputs} == {"meta"}

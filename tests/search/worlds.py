@@ -11,8 +11,8 @@ import torch
 from model_store.config import ModelConfig, RecommenderConfig, TokenizerConfig
 from model_store.history import encode_histories
 from model_store.network.recommender import Recommender
-from model_store.search_interface import SearchInputs, search_inputs
-from model_store.search_reference import ReferenceSearch
+from model_store.search_interface import SearchInputs, catalogue_inputs, search_inputs
+from model_store.search_reference import Candidate, ReferenceSearch
 from model_store.trie import Trie
 
 Rows = npt.NDArray[np.int64]
@@ -71,6 +71,7 @@ class Requests:
     """A batch with rules, as the reference and as the graph want it."""
 
     codes: npt.NDArray[np.int16]  # [items, L]
+    vectors: npt.NDArray[np.float32]  # [items, d_s], unit length
     trie: Trie
     histories: list[Rows]
     open_items: list[npt.NDArray[np.bool_]]  # by request, rule and exclusions applied
@@ -78,24 +79,46 @@ class Requests:
     width: int
     inputs: SearchInputs
 
-    def tensors(self) -> list[torch.Tensor]:
-        return [torch.from_numpy(a) for a in (*self.inputs, *self.trie.child_start, *self.trie.child_code)]
+    def arrays(self) -> list[npt.NDArray[np.generic]]:
+        """All inputs of the graph in order."""
+        return graph_arrays(self.inputs, self.trie, self.vectors)
 
-    def feed(self, names: list[str]) -> dict[str, npt.NDArray[np.generic]]:
-        arrays = (*self.inputs, *self.trie.child_start, *self.trie.child_code)
-        return dict(zip(names, arrays, strict=True))
+    def tensors(self) -> list[torch.Tensor]:
+        return [torch.from_numpy(array) for array in self.arrays()]
 
     def answers(
-        self, leaves: npt.NDArray[np.int64], log_prob: npt.NDArray[np.float32]
-    ) -> list[list[tuple[int, float]]]:
-        """Catalogue rows and scores per request, dead beams left out."""
-        return [
-            [(int(self.trie.leaf_item[leaf]), float(score)) for leaf, score in zip(*row, strict=True) if leaf >= 0]
-            for row in zip(leaves, log_prob, strict=True)
-        ]
+        self, leaves: npt.NDArray[np.int64], log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32]
+    ) -> list[tuple[list[Candidate], list[Candidate]]]:
+        """Beams and dense candidates per request, empty places left out."""
+        found = []
+        for row in zip(leaves, log_prob, dense, strict=True):
+            assert not (row[2][row[0] < 0]).any()
+            assert np.isneginf(row[1][row[0] < 0]).all()
+            listed = [
+                (place, Candidate(int(self.trie.leaf_item[leaf]), float(score), float(cosine)))
+                for place, (leaf, score, cosine) in enumerate(zip(*row, strict=True))
+                if leaf >= 0
+            ]
+            beams = [one for place, one in listed if place < self.width]
+            found.append((beams, [one for place, one in listed if place >= self.width]))
+        return found
 
 
-def random_requests(rng: np.random.Generator, config: ModelConfig, batch: int = 4) -> Requests:
+def graph_arrays(inputs: SearchInputs, trie: Trie, vectors: npt.NDArray[np.float32]) -> list[npt.NDArray[np.generic]]:
+    """All inputs of the graph; the pool is empty where no dense candidates are wanted."""
+    catalogue = catalogue_inputs(trie, vectors, vectors.shape[1])
+    return [*inputs, *catalogue, catalogue[-1][: trie.items if len(inputs.candidates) else 0]]
+
+
+def random_vectors(rng: np.random.Generator, config: ModelConfig, items: int) -> npt.NDArray[np.float32]:
+    vectors = rng.normal(size=(items, config.tokenizer.embedding_dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_requests(
+    rng: np.random.Generator, config: ModelConfig, batch: int = 4, candidates: int | None = None
+) -> Requests:
+    """Requests under random rules; as many dense candidates as given, by default sometimes none, sometimes many."""
     size, levels = config.tokenizer.codebook_size, config.code_length
     items = int(rng.integers(1, min(size**levels, 80) + 1))
     codes = random_codes(rng, config, items)
@@ -109,5 +132,7 @@ def random_requests(rng: np.random.Generator, config: ModelConfig, batch: int = 
     for is_open, rows in zip(open_items, excluded, strict=True):
         is_open[rows] = False
     history = encode_histories(histories, codes, config.recommender.max_history)
-    inputs = search_inputs(history, trie, width, [trie.mask(rule) for rule in rules], rule_of, excluded, most.tolist())
-    return Requests(codes, trie, histories, open_items, most, width, inputs)
+    count = int(rng.choice((0, 1, 5, 12, items + 3))) if candidates is None else candidates
+    masks = [trie.mask(rule) for rule in rules]
+    inputs = search_inputs(history, trie, width, masks, rule_of, excluded, most.tolist(), count)
+    return Requests(codes, random_vectors(rng, config, items), trie, histories, open_items, most, width, inputs)

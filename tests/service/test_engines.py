@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,54 +10,76 @@ import pytest
 import safetensors.numpy
 
 from model_store.errors import BundleRefused
+from model_store.fusion import GENERATIVE_ALONE, Fusion
 from model_store.golden import Golden, goldens_to_json
 from model_store.manifest import DataSummary, Description
 from model_store.publish import publish
 from model_store.registry import Store
+from model_store.search_reference import fused
 from service.engines.base import SearchRequest
 from service.engines.onnx import OnnxEngine
 from service.engines.torch import PREFIX, TorchEngine
-from service.model import replay_goldens
+from service.model import load_model, open_engine, replay_goldens
+from service.settings import Settings
 from tests.model_store.bundles import bundle_files, small_catalogue
-from tests.search.worlds import random_recommender, small_config
+from tests.search.worlds import random_recommender, random_vectors, reference, small_config
 from tests.service.harness import serving
 from training.export import export_search
 
 CONFIG = small_config(layers=1)
-CATALOGUE = small_catalogue(items=60, codebook_size=CONFIG.tokenizer.codebook_size)
+CODED = small_catalogue(items=60, codebook_size=CONFIG.tokenizer.codebook_size)
+CATALOGUE = replace(CODED, vectors=random_vectors(np.random.default_rng(7), CONFIG, 60))
+FUSION = Fusion(weight=3.0, candidates=CONFIG.beam_width)
 NOTHING = np.empty(0, dtype=np.int64)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[Fusion, Path]:
+    """The same network, once with generative answers and once with fused ones."""
     folder = tmp_path_factory.mktemp("real")
+    graph = export_search(random_recommender(CONFIG, seed=3))
+    return {fusion: publish_real(folder / str(fusion.weight), graph, fusion) for fusion in (GENERATIVE_ALONE, FUSION)}
+
+
+@pytest.fixture
+def store(stores: dict[Fusion, Path]) -> Path:
+    return stores[GENERATIVE_ALONE]
+
+
+def publish_real(folder: Path, graph: bytes, fusion: Fusion) -> Path:
     network = random_recommender(CONFIG, seed=3)
     weights = {PREFIX + name: value.numpy() for name, value in network.state_dict().items()}
-    goldens = [golden(TorchEngine(weights, CONFIG, "cpu"), rows) for rows in ([4, 8, 15], [16], list(range(12)))]
+    goldens = [
+        golden(TorchEngine(weights, CONFIG, "cpu"), rows, fusion) for rows in ([4, 8, 15], [16], list(range(12)))
+    ]
     content = {
         "weights.safetensors": safetensors.numpy.save(weights),
-        "search.onnx": export_search(network),
+        "search.onnx": graph,
         "golden.json": goldens_to_json(goldens),
     }
-    described = Description(config=CONFIG, data=DataSummary(name="random", fingerprint="0" * 64))
+    described = Description(config=CONFIG, data=DataSummary(name="random", fingerprint="0" * 64), fusion=fusion)
     opened = Store(folder)
     opened.promote(publish(opened, bundle_files(0, CATALOGUE) | content, described))
     return folder
 
 
-def golden(engine: TorchEngine, rows: list[int]) -> Golden:
-    request = SearchRequest(np.array(rows), 10, CONFIG.beam_width, CATALOGUE.trie.everything, NOTHING)
+def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
+    everything = CATALOGUE.trie.everything
+    request = SearchRequest(np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, fusion=fusion)
     inputs = engine.prepare([request], CATALOGUE)
     [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
     return Golden(
         history=tuple(CATALOGUE.item_ids[row] for row in rows),
         items=tuple(CATALOGUE.item_ids[row] for row in found.rows),
+        score=tuple(float(value) for value in found.score),
         log_prob=tuple(float(value) for value in found.log_prob),
     )
 
 
 @pytest.mark.anyio
-async def test_both_engines_serve_the_bundle_and_answer_alike(store: Path) -> None:
+@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION], ids=["generative", "fused"])
+async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusion, Path], fusion: Fusion) -> None:
+    store = stores[fusion]
     asked = [
         {"history": ["item-3", "item-9"], "k": 5},
         {"history": ["item-3"], "filter": {"categories": ["category-1"]}},
@@ -72,9 +95,42 @@ async def test_both_engines_serve_the_bundle_and_answer_alike(store: Path) -> No
             answers[engine] = single
     for onnx, torch in zip(answers["onnx"], answers["torch"], strict=True):
         assert ids(onnx) == ids(torch)
-        assert [each["log_prob"] for each in onnx] == pytest.approx([each["log_prob"] for each in torch], abs=1e-4)
+        for field in ("score", "log_prob"):
+            assert [each[field] for each in onnx] == pytest.approx([each[field] for each in torch], abs=1e-4)
+        assert all((each["score"] == each["log_prob"]) == (fusion.weight == 0) for each in onnx)
     by_category = [CATALOGUE.row_of[each] % 3 for each in ids(answers["onnx"][1])]
     assert by_category == [1] * 10
+
+
+@pytest.mark.anyio
+async def test_the_fused_answer_is_that_of_the_reference(stores: dict[Fusion, Path]) -> None:
+    judge = reference(CONFIG, random_recommender(CONFIG, seed=3))
+    rows, first_code = [4, 8, 15], CATALOGUE.codes[:, 0].tolist()
+    unseen = np.ones(60, dtype=np.bool_)
+    unseen[rows] = False
+    history, width = CATALOGUE.codes[rows], CONFIG.beam_width
+    async with serving(stores[FUSION], engine="onnx", threads=1) as (client, _):
+        for most in (1, 2, 60):
+            body = {"history": [f"item-{row}" for row in rows], "k": 12, "max_per_prefix": most}
+            answer = (await client.post("/recommend", json=body)).json()["items"]
+            found = judge.candidates(history, CATALOGUE.codes, CATALOGUE.vectors, width, width, unseen, most)
+            candidates = [*found[0], *found[1]]
+            expected = fused(candidates, FUSION.weight, 12, most, first_code)
+            assert ids(answer) == [f"item-{row}" for row in expected]
+            scored = {each.row: each.log_prob + FUSION.weight * each.dense for each in candidates}
+            assert [each["score"] for each in answer] == pytest.approx([scored[row] for row in expected], abs=1e-3)
+            codes = [each["codes"][0] for each in answer]
+            assert max(codes.count(code) for code in codes) <= most
+
+
+def test_large_catalogues_and_wide_beams_keep_the_fitted_balance(
+    stores: dict[Fusion, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Store(stores[FUSION]).bundle()
+    model = load_model(bundle, bundle.catalogue(), Settings(engine="onnx", threads=1), open_engine)
+    assert [model.fusion(width).candidates for width in (20, 50, 100)] == [20, 50, 100]
+    monkeypatch.setattr("service.model.DENSE_ITEMS", 59)
+    assert model.fusion(20) == Fusion(weight=FUSION.weight, candidates=0)
 
 
 def ids(items: list[dict[str, object]]) -> list[str]:
@@ -83,12 +139,12 @@ def ids(items: list[dict[str, object]]) -> list[str]:
 
 def test_goldens_that_this_engine_does_not_answer_are_refused(store: Path) -> None:
     bundle = Store(store).bundle()
-    engine = OnnxEngine(bundle.read("search.onnx"), CONFIG, threads=1)
+    model = load_model(bundle, bundle.catalogue(), Settings(engine="onnx", threads=1), open_engine)
     goldens = bundle.goldens()
-    replay_goldens(engine, CATALOGUE, goldens, CONFIG.beam_width)
-    shifted = [each.model_copy(update={"log_prob": tuple(v - 0.01 for v in each.log_prob)}) for each in goldens]
+    replay_goldens(model, goldens)
+    shifted = [each.model_copy(update={"score": tuple(v - 0.01 for v in each.score)}) for each in goldens]
     with pytest.raises(BundleRefused, match=r"golden\.json"):
-        replay_goldens(engine, CATALOGUE, shifted, CONFIG.beam_width)
+        replay_goldens(model, shifted)
 
 
 def test_a_graph_of_another_depth_is_refused(store: Path) -> None:

@@ -52,9 +52,9 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_the_report_has_every_row_under_both_protocols(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert etegrec_train("evaluate", finished, "--json") == 0
     report = printed(capsys)
-    assert list(report) == ["test", "valid", "tokenizer", "seconds"]
+    assert list(report) == ["test", "valid", "tokenizer", "fusion", "seconds"]
     for split in ("test", "valid"):
-        assert set(report[split]) == {"popularity", "sasrec", "generative", "tiger"}
+        assert set(report[split]) == {"popularity", "sasrec", "generative", "fused", "tiger"}
         assert all(set(row) == METRICS for row in report[split].values())
     assert set(report["seconds"]) >= {"prepare", "embed", "tokenizer", "joint", "finetune", "evaluate", "export"}
     assert report["tokenizer"]["collision_rate"] <= 1
@@ -148,7 +148,7 @@ def test_the_exported_tokenizer_gives_the_catalogue_its_codes(finished: Path, tm
     etegrec_train("publish", finished, "--store", tmp_path, "--promote")
     bundle = Store(tmp_path).bundle()
     session = onnxruntime.InferenceSession(bundle.read("tokenizer.onnx"))
-    codes, _ = session.run(None, bundle.embeddings())
+    codes, _ = session.run(None, {"embeddings": bundle.embeddings()["embeddings"]})
     moved = (bundle.catalogue().codes != codes[:, :, 0]).any(axis=1)
     assert moved.sum() == bundle.manifest.tokenizer["moved"]
     assert 0 < moved.sum() < len(moved)

@@ -1,0 +1,39 @@
+"""The torch search with one catalogue on the device: NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model_store.network.search import BeamSearch
+from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs
+from model_store.trie import Trie
+
+
+class BoundSearch:
+    """A search of one catalogue revision, whose arrays are moved to the recommender's device once.
+
+    Args:
+        search: In evaluation mode.
+        trie: The catalogue.
+        vectors: Unit length, ``[items, d_s]`` by catalogue row; ``None``: every dense score is 0.
+    """
+
+    def __init__(self, search: BeamSearch, trie: Trie, vectors: npt.NDArray[np.float32] | None = None) -> None:
+        self.trie, self._search = trie, search
+        arrays = catalogue_inputs(trie, vectors, search.recommender.embedding_dim)
+        # Arrays out of a snapshot are read-only views, which torch does not take without a warning.
+        self._catalogue = [self._moved(np.require(array, requirements=("C", "W"))) for array in arrays]
+
+    def __call__(self, inputs: SearchInputs) -> SearchOutputs:
+        """Search one batch."""
+        leaf_vectors = self._catalogue[-1]
+        pool = leaf_vectors if len(inputs.candidates) else leaf_vectors[:0]
+        with torch.inference_mode():
+            outputs = self._search(*(self._moved(array) for array in inputs), *self._catalogue, pool)
+            return SearchOutputs(*(output.cpu().numpy() for output in outputs))
+
+    def _moved(self, array: npt.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self._search.recommender.bos.device, non_blocking=True)

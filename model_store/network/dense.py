@@ -1,0 +1,51 @@
+"""Dense candidates of the search: the leaves whose vectors are nearest to the user's preference.
+
+Shapes: B requests, W beams, n candidates of a request, P leaves in the pool, E excluded nodes of a request.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+DEAD = float("-inf")
+
+
+class DenseCandidates(NamedTuple):
+    """The n open leaves of each request with the highest dense scores, descending."""
+
+    leaf: Tensor  # [B, n], -1 where fewer leaves are open
+    dense: Tensor  # [B, n], -inf there
+
+    def new_to(self, beams: Tensor) -> Tensor:
+        """Which candidates ``[B, n]`` are leaves that no beam ``[B, W]`` found."""
+        is_known = (self.leaf[:, :, None] == beams[:, None, :]).any(dim=2)
+        return (self.leaf >= 0) & ~is_known
+
+
+def nearest_leaves(preference: Tensor, pool: Tensor, closed: Tensor, excluded: Tensor, count: int) -> DenseCandidates:
+    """Score the whole pool. With an empty pool and ``count`` 0 nothing is computed.
+
+    Args:
+        preference: h_D at unit length, ``[B, d_s]``.
+        pool: Unit-length vectors of the leaves, ``[P, d_s]``.
+        closed: ``[B, P]``, 0 where the request's rule leaves the leaf open, -inf elsewhere.
+        excluded: ``[B, E]``, leaves that must not be answered; numbers outside the pool mean nothing.
+        count: n.
+    """
+    leaves = pool.shape[0]
+    score = functional.linear(preference, pool) + closed
+    # One spare slot takes what is no leaf; n more keep the top n defined where fewer leaves are open.
+    score = torch.cat([score, torch.full((score.shape[0], count + 1), DEAD, device=score.device)], dim=1)
+    at = torch.where((excluded >= 0) & (excluded < leaves), excluded, leaves)
+    score = score.scatter(1, at, torch.full_like(at, DEAD, dtype=score.dtype))
+    dense, pick = score.topk(count, dim=1)
+    return DenseCandidates(torch.where(dense > DEAD, pick, -1), dense)
+
+
+def similarity(preference: Tensor, vectors: Tensor, leaf: Tensor) -> Tensor:
+    """Dense scores of given leaves ``[B, W]`` (-1: any number), from vectors ``[D, d_s]`` of all leaves."""
+    return (vectors[leaf.clamp(min=0)] @ preference[:, :, None]).squeeze(2)

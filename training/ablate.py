@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from model_store.errors import CheckpointError
+from model_store.fusion import Fusion
 from training.ablation_report import AblationReport, Budget, Metrics, Outcome, summarise
 from training.ablation_rows import DEFINITION, FULL, Row, joint_epochs, row_config
 from training.config import TrainingConfig
@@ -26,13 +27,13 @@ from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
 from training.data.storage import is_prepared, load_dataset, save_dataset
 from training.data.unseen import leave_out
-from training.evaluate import generative_ranks
+from training.evaluate import search_split
 from training.pipeline import EVALUATION, UNSEEN, Pipeline
 from training.progress import Progress
 from training.run_folder import RunFolder
 
 MODELS = ("generative", "fused")
-"""Answers of a run that rows are compared by, where an evaluation has them."""
+"""Answers of a run that rows are compared by. Without PSA nothing trains the dense head that ``fused`` leans on."""
 
 SETTINGS = "ablation.json"
 """What all rows of a folder have in common; rows and number of seeds may grow."""
@@ -194,12 +195,14 @@ class Ablation:
 
 
 def _of_models(metrics: Metrics) -> Metrics:
-    return {model: metrics[model] for model in MODELS if model in metrics}
+    return {model: metrics[model] for model in MODELS if model in metrics}  # none of unseen users if there are none
 
 
 def _measure(pipeline: Pipeline, unseen: Split) -> Metrics:
     learner, width = pipeline.learner, pipeline.config.model.beam_width
+    fusion = Fusion(**pipeline.evaluate().fusion)  # fitted on validation users, who are seen ones
+    codes, vectors = learner.assignment.codes, learner.vectors
     with pipeline.progress.track("Evaluating unseen users", 1) as bar:
-        ranks = generative_ranks(learner.recommender, learner.assignment.codes, unseen, width)
+        found = search_split(learner.recommender, codes, unseen, width, vectors, fusion.candidates)
         bar.advance(1)
-    return {"generative": ranks.summary()}
+    return {"generative": found.ranks().summary(), "fused": found.ranks(fusion).summary()}

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.filters import k_core, long_enough, shuffled_ties
@@ -13,6 +13,7 @@ from training.data.numbering import categorical, numbered, stable_order
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=3), max_size=40), st.booleans())
 def test_ids_are_numbered_by_first_appearance(ids: list[str], as_categorical: bool) -> None:
     series = pl.Series(ids, dtype=pl.String)
@@ -26,12 +27,14 @@ def test_ids_are_numbered_by_first_appearance(ids: list[str], as_categorical: bo
     assert [found.ids[int(row)] for row in found.rows] == ids
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-5, 5) | st.integers(-(2**62), 2**62), max_size=50))
 def test_the_order_is_stable_for_narrow_and_wide_values(values: list[int]) -> None:
     array = np.array(values, dtype=np.int64)
     assert stable_order(array).tolist() == sorted(range(len(values)), key=values.__getitem__)
 
 
+@settings(deadline=None)
 @given(pairs, st.integers(1, 4), st.integers(1, 4))
 def test_the_core_is_the_fixed_point_of_dropping(rows: list[tuple[int, int]], min_user: int, min_item: int) -> None:
     left = list(enumerate(rows))
@@ -50,6 +53,7 @@ def test_short_users_are_found() -> None:
     assert long_enough(np.array([0, 2, 2, 0, 2], dtype=np.int32), 3).tolist() == [False, True, True, False, True]
 
 
+@settings(deadline=None)
 @given(st.permutations(range(12)))
 def test_shuffled_ties_are_the_same_for_every_order_of_the_input(order: list[int]) -> None:
     items = [f"i{number}" for number in range(12)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -68,6 +68,7 @@ interactions = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(interactions, st.integers(2, 50), st.integers(1, 9))
 def test_training_ends_before_the_cut_and_histories_before_their_targets(rows: list[Row], cut: int, gap: int) -> None:
     split = SplitOptions(split="time", valid_from=cut, test_from=cut + gap)
@@ -88,6 +89,7 @@ def test_training_ends_before_the_cut_and_histories_before_their_targets(rows: l
             assert dataset.timestamps[at - 1] < begin
 
 
+@settings(deadline=None)
 @given(interactions, st.sampled_from([SplitOptions(), AT_20_AND_40]))
 def test_flat_training_rows_equal_the_list_and_popularity_counts_them(rows: list[Row], split: SplitOptions) -> None:
     dataset = made([*rows, ("old", "u", 1), ("new", "u", 60)], split)

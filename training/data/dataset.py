@@ -16,16 +16,12 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from model_store.catalogue import ID_BYTES
 from model_store.errors import DataError
 from training.data.numbering import Int32Array, Int64Array, numbered, stable_order
-from training.data.split import LEAVE_ONE_OUT, Cuts, SplitOptions
-
-HELD_OUT = 2
-"""Leave-one-out: interactions at the end of a user's sequence that training never sees, validation and test target."""
+from training.data.split import LEAVE_ONE_OUT, Cuts, Division, SplitOptions
 
 _HASHED_AT_ONCE = 1 << 20  # ids
 
@@ -183,12 +179,12 @@ class Dataset:
         Leave-one-out: all but the last two interactions; everything of a user with fewer than three, who is not
         evaluated. Time split: all interactions before the validation cut, of some users none.
         """
-        return [self.sequence(user)[:end] for user, end in enumerate(self._training_lengths.tolist())]
+        return [self.sequence(user)[:end] for user, end in enumerate(self._division.training_lengths.tolist())]
 
     def training_csr(self) -> Sequences:
         """The same as :meth:`training_sequences` in flat arrays, for millions of users."""
-        offsets = np.concatenate([[0], np.cumsum(self._training_lengths)]).astype(np.int64)
-        return Sequences(self.items[self._is_training], offsets)
+        offsets = np.concatenate([[0], np.cumsum(self._division.training_lengths)]).astype(np.int64)
+        return Sequences(self.items[self._division.is_training], offsets)
 
     def validation(self) -> Split:
         """What a model is chosen by, one target a user.
@@ -199,10 +195,7 @@ class Dataset:
         one, because a model that is trained at the cut is asked for it with just this history. Users without
         interactions before the cut have no history and are left out.
         """
-        if self.cuts is None:
-            return self._held_out(self.lengths - 2, self.lengths > HELD_OUT)
-        before = self._before(self.cuts.validation)
-        return self._held_out(before, (before > 0) & (before < self._before(self.cuts.test)))
+        return self._held_out(self._division.validation_targets)
 
     def test(self) -> Split:
         """What is reported, one target a user.
@@ -210,16 +203,13 @@ class Dataset:
         Leave-one-out: the last interaction of each user with at least three, after everything before it.
         Time split: the first interaction of each user from the second cut on, after everything before that cut.
         """
-        if self.cuts is None:
-            return self._held_out(self.lengths - 1, self.lengths > HELD_OUT)
-        before = self._before(self.cuts.test)
-        return self._held_out(before, (before > 0) & (before < self.lengths))
+        return self._held_out(self._division.test_targets)
 
     def popularity(self, part: Literal["training", "all"] = "training") -> Int64Array:
         """Interactions of each item, [items]: of the training sequences, or of everything."""
         if part == "all":
             return np.bincount(self.items, minlength=self.n_items).astype(np.int64)
-        return np.bincount(self.items[self._is_training], minlength=self.n_items).astype(np.int64)
+        return np.bincount(self.items[self._division.is_training], minlength=self.n_items).astype(np.int64)
 
     def with_interactions(self, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Sequence[int]) -> Merged:
         """Add interactions with known items; new users are welcome, unknown items are counted and left out.
@@ -276,31 +266,15 @@ class Dataset:
             raise DataError(f"{self.name}: interactions of a user are not sorted by time")
 
     @cached_property
-    def _training_lengths(self) -> Int64Array:
-        if self.cuts is not None:
-            return self._before(self.cuts.validation)
-        return np.where(self.lengths > HELD_OUT, self.lengths - HELD_OUT, self.lengths)
+    def _division(self) -> Division:
+        return Division(self.offsets, self.timestamps, self.cuts)
 
-    @property
-    def _is_training(self) -> npt.NDArray[np.bool_]:
-        """Which interactions training may see, [interactions]."""
-        if self.cuts is not None:
-            return self.timestamps < self.cuts.validation
-        kept = np.ones(self.interactions, dtype=np.bool_)
-        for from_end in range(1, HELD_OUT + 1):
-            kept[self.offsets[1:][self.lengths > HELD_OUT] - from_end] = False
-        return kept
-
-    def _before(self, moment: int) -> Int64Array:
-        """Interactions of each user before a moment, [users]."""
-        return np.add.reduceat(self.timestamps < moment, self.offsets[:-1], dtype=np.int64)
-
-    def _held_out(self, position: Int64Array, is_target: npt.NDArray[np.bool_]) -> Split:
-        """The interactions at ``position`` [users] in the sequences of those users that have a target [users]."""
-        users = np.flatnonzero(is_target)
-        target_at = self.offsets[users] + position[users]
-        bounds = zip(self.offsets[users].tolist(), target_at.tolist(), strict=True)
-        return Split([self.items[start:end] for start, end in bounds], self.items[target_at], users)
+    def _held_out(self, target_at: Int64Array) -> Split:
+        """The interactions at the given positions [users], -1 where a user has no target."""
+        users = np.flatnonzero(target_at >= 0)
+        ends = target_at[users]
+        bounds = zip(self.offsets[users].tolist(), ends.tolist(), strict=True)
+        return Split([self.items[start:end] for start, end in bounds], self.items[ends], users)
 
 
 def _offsets(user_row: Int32Array | Int64Array, users: int) -> Int64Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -11,6 +12,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from model_store.config import Section
 from model_store.errors import DataError
+from training.data.numbering import Int64Array
+
+HELD_OUT = 2
+"""Leave-one-out: interactions at the end of a user's sequence that training never sees, validation and test target."""
 
 
 def _unix_seconds(value: Any) -> Any:
@@ -89,6 +94,58 @@ class SplitOptions(Section):
 
 
 LEAVE_ONE_OUT = SplitOptions()
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which interactions training sees and which are targets, for interactions in compressed rows by user."""
+
+    offsets: Int64Array  # [users + 1]
+    timestamps: Int64Array  # [interactions]
+    cuts: Cuts | None  # None: leave-one-out
+
+    @property
+    def training_lengths(self) -> Int64Array:
+        """How many of each user's first interactions training sees, [users]."""
+        if self.cuts is not None:
+            return self._before(self.cuts.validation)
+        lengths = np.diff(self.offsets)
+        return np.where(lengths > HELD_OUT, lengths - HELD_OUT, lengths)
+
+    @property
+    def is_training(self) -> npt.NDArray[np.bool_]:
+        """Which interactions training sees, [interactions]."""
+        if self.cuts is not None:
+            return self.timestamps < self.cuts.validation
+        seen = np.ones(len(self.timestamps), dtype=np.bool_)
+        for targets in (self.validation_targets, self.test_targets):
+            seen[targets[targets >= 0]] = False
+        return seen
+
+    @property
+    def validation_targets(self) -> Int64Array:
+        """Where each user's validation target stands among the interactions, -1 for users without one, [users]."""
+        if self.cuts is None:
+            return self._from_end(2)
+        return self._first_within(self._before(self.cuts.validation), self._before(self.cuts.test))
+
+    @property
+    def test_targets(self) -> Int64Array:
+        """The same for the test."""
+        if self.cuts is None:
+            return self._from_end(1)
+        return self._first_within(self._before(self.cuts.test), np.diff(self.offsets))
+
+    def _from_end(self, steps: int) -> Int64Array:
+        return np.where(np.diff(self.offsets) > HELD_OUT, self.offsets[1:] - steps, -1)
+
+    def _first_within(self, begin: Int64Array, end: Int64Array) -> Int64Array:
+        """The first interaction from ``begin`` to ``end`` [users], places in each user's sequence, if some precede it."""
+        return np.where((begin > 0) & (begin < end), self.offsets[:-1] + begin, -1)
+
+    def _before(self, moment: int) -> Int64Array:
+        """Interactions of each user before a moment, [users]; no user is without any."""
+        return np.add.reduceat(self.timestamps < moment, self.offsets[:-1], dtype=np.int64)
 
 
 def utc(seconds: int) -> str:

@@ -24,6 +24,7 @@ from training.data.validate import validate as validate_data
 from training.metrics import SEEN_EXCLUDED
 from training.pipeline import Evaluation, Pipeline
 from training.progress import progress_for
+from training.report.build import write_report
 from training.retrain import Retrainer
 from training.run_folder import RunFolder
 from training.schedule import run_schedule
@@ -121,6 +122,7 @@ def run_all(
     baseline: Annotated[list[str], typer.Option(help="Further rows: tiger.")] = [],  # noqa: B006
     device: DeviceOption = "cpu",
     resume: ResumeOption = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves to OUT/tensorboard.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Run all stages: prepare, embed, tokenizer, joint, fine-tune, evaluate, export.
@@ -134,7 +136,7 @@ def run_all(
         is_first = distributed.is_first()
         with distributed.first_then_others():
             folder = RunFolder.create_or_resume(out, config, data, resume if is_first else None)
-        pipeline = Pipeline(folder, progress_for(quiet=not is_first), place)
+        pipeline = Pipeline(folder, progress_for(quiet=not is_first), place, tensorboard)
         _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
         pipeline.train(tiger)
     if not is_first:
@@ -178,6 +180,17 @@ def ablate(
     console = tables()
     for table in report.tables():
         console.print(table)
+
+
+@app.command()
+def report(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOption = False) -> None:
+    """Rebuild the report of a run, one HTML page and its charts; in the run's bundle too, if that is exported."""
+    write_report(Pipeline(RunFolder.open(run_folder), progress_for(), device))
+    page = run_folder / "report" / "index.html"
+    if json:
+        print_json({"report": str(page)})
+    else:
+        typer.echo(f"report written to {page}")
 
 
 @app.command()

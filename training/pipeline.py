@@ -28,6 +28,8 @@ from training.joint import JointConfig, finetune, train_joint
 from training.learner import Learner, new_learner
 from training.metrics import popularity_ranks
 from training.progress import Progress
+from training.report.ranks import RANKS, TestRanks
+from training.report.survival import sampled_codes_kept
 from training.run_folder import RunFolder
 from training.sasrec import Sasrec, evaluate_sasrec, train_sasrec
 
@@ -45,6 +47,7 @@ ARTEFACTS = (
     "finetune.safetensors",
     "tiger_joint.safetensors",
     "tiger_finetune.safetensors",
+    RANKS,
     EVALUATION,
     UNSEEN,
     f"{BUNDLE}/golden.json",
@@ -92,8 +95,11 @@ def usable_device(name: torch.device | str) -> torch.device:
 class Pipeline:
     """One run. Stages are properties: each is loaded if its artefact exists, and computed and stored if not."""
 
-    def __init__(self, run: RunFolder, progress: Progress, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, run: RunFolder, progress: Progress, device: torch.device | str = "cpu", tensorboard: bool = False
+    ) -> None:
         self.run, self.progress, self.device = run, progress, usable_device(device)
+        self.tensorboard = tensorboard
         if run.config.threads:
             torch.set_num_threads(run.config.threads)
 
@@ -119,7 +125,8 @@ class Pipeline:
         if not self._is_done(artefact):
             data, config, seed = self.dataset, self.config.sasrec, self.config.seed
             with self._under_way("embed", artefact) as checkpoint:
-                result = train_sasrec(data, config, seed, self.progress, self.device, checkpoint)
+                result = train_sasrec(data, config, seed, self._shown("embed"), self.device, checkpoint)
+            self.run.write_json("sasrec.json", {"history": result.history})
             self._store(artefact, result.model.state_dict())
         model = Sasrec(self.config.sasrec, self.dataset.n_items)
         model.load_state_dict(self.run.read_tensors(artefact))
@@ -133,7 +140,7 @@ class Pipeline:
         if not self._is_done(artefact):
             embeddings, config, seed = self.embedded.embeddings, self.config.tokenizer, self.config.seed
             with self._under_way("tokenizer", artefact) as checkpoint:
-                trained = pretrain_tokenizer(embeddings, shape, config, seed, self.progress, checkpoint)
+                trained = pretrain_tokenizer(embeddings, shape, config, seed, self._shown("tokenizer"), checkpoint)
             self._store(artefact, trained.state_dict())
         tokenizer = Tokenizer(shape)
         tokenizer.load_state_dict(self.run.read_tensors(artefact))
@@ -157,7 +164,8 @@ class Pipeline:
 
     def evaluate(self, tiger: bool = False) -> Evaluation:
         """Stage ``evaluate``: all rows on validation and test users, under both protocols."""
-        is_current = self.run.has(EVALUATION) and self.run.has("finetune.safetensors")
+        tiger = tiger or self.run.has("tiger_finetune.safetensors")  # trained before: it stays a row
+        is_current = all(self.run.has(name) for name in (EVALUATION, RANKS, "finetune.safetensors"))
         stored = self.run.read_json(EVALUATION) if is_current else None
         if stored is None or "fusion" not in stored or (tiger and "tiger" not in stored["test"]):
             learner, baseline = self.learner, self.tiger if tiger else None
@@ -173,6 +181,15 @@ class Pipeline:
             if own.keys() == tensors.keys() and all(torch.equal(own[key], tensors[key]) for key in own):
                 return
         self._store(artefact, tensors)
+
+    def _shown(self, stage: str) -> Progress:
+        """Where a stage shows how far it is, and its learning curve if that is wanted."""
+        if not (self.tensorboard and distributed.is_first()):
+            return self.progress
+        # Not at the top: the import takes seconds, and few runs want it.
+        from training.tensorboard import TensorboardProgress
+
+        return TensorboardProgress(self.progress, self.run.path / "tensorboard" / stage)
 
     def _tie_to(self, data: Dataset) -> None:
         """Refuse data that changed since a stage was trained on it: what is stored would not fit, or fit by chance."""
@@ -224,6 +241,8 @@ class Pipeline:
                 rows |= {"generative": found.ranks(), "fused": found.ranks(fusion)}
                 bar.advance(1)
                 metrics[name] = {row: ranks.summary() for row, ranks in rows.items()}
+                if name == "test":
+                    TestRanks(rows, *sampled_codes_kept(learner, split, self.config.seed)).write(self.run)
         health = tokenizer_health(self.learner, self.dataset)
         by_split = {name: metrics[name] for name in ("test", "valid")}
         return by_split | {"tokenizer": health.as_dict(), "fusion": fusion.model_dump(mode="json")}
@@ -236,10 +255,10 @@ class Pipeline:
             return learner
         if not self._load_learner(learner, joint):
             with self._under_way(joint, f"{joint}.safetensors") as checkpoint:
-                train_joint(learner, sequences, valid, config, seed, self.progress, checkpoint)
+                train_joint(learner, sequences, valid, config, seed, self._shown(joint), checkpoint)
             self._save_learner(learner, joint)
         with self._under_way(final, f"{final}.safetensors") as checkpoint:
-            finetune(learner, sequences, valid, config, self.config.finetune, seed, self.progress, checkpoint)
+            finetune(learner, sequences, valid, config, self.config.finetune, seed, self._shown(final), checkpoint)
         self._save_learner(learner, final)
         return learner
 

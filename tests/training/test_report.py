@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model_store.console import run
 from model_store.registry import Store
@@ -32,6 +33,7 @@ from training.report.style import Chart, drawable, model_name, png
 from training.report.survival import codes_kept, sampled_codes_kept
 from training.report.tree import top_branches
 from training.run_folder import RunFolder
+from training.tensorboard import TensorboardProgress
 
 NASTY = '<script>alert("$x^{2$")</script> 映画 & co'
 
@@ -70,8 +72,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     items = write_items(folder / "items.csv")
     columns = ["data.columns.item=item", "data.columns.title=title", "data.columns.categories=categories"]
     overrides = [f'data.items_file="{items}"', *columns, "tokenizer.epochs=30"]
-    arguments = ("--preset", "demo", "--out", folder / "run", "--baseline", "tiger", *set_options(overrides))
-    assert etegrec_train("run", "--data", write_cycle(folder / "cycle.txt"), *arguments) == 0
+    arguments = ("--preset", "demo", "--out", folder / "run", "--baseline", "tiger", "--tensorboard")
+    assert etegrec_train("run", "--data", write_cycle(folder / "cycle.txt"), *arguments, *set_options(overrides)) == 0
     return folder / "run"
 
 
@@ -228,6 +230,38 @@ def test_learning_curves_are_those_of_the_run(finished: Path, contents: Contents
     assert [patch.get_x() + patch.get_width() / 2 for patch in bands] == pytest.approx(tokenizer)
     best = max(entry.get("valid_ndcg@10", 0) for entry in history)
     assert f"{best:.4f}" in charts["validation"].answer
+    shown = {line.get_label() for line in charts["validation"].figure.axes[0].get_lines()}
+    assert {"ETEGRec", "TIGER", "SASRec"} <= shown
+    assert all(set(epoch) == {"loss", "valid_ndcg@10"} for epoch in contents.curves["sasrec"].epochs)
+
+
+@pytest.mark.parametrize("stage", ["embed", "tokenizer", "joint", "finetune", "tiger_joint", "tiger_finetune"])
+def test_tensorboard_shows_what_the_run_recorded(finished: Path, stage: str) -> None:
+    shown = scalars(finished / "tensorboard" / stage)
+    assert shown
+    stored = {"embed": "sasrec.json", "tokenizer": "", "tiger_joint": "tiger_joint.json"}.get(stage, f"{stage}.json")
+    if stored:
+        history = json.loads((finished / stored).read_text())["history"]
+        for name, points in shown.items():
+            assert points == pytest.approx({epoch: history[epoch][name] for epoch in points}, rel=1e-6)
+        assert max(max(points) for points in shown.values()) == len(history) - 1
+
+
+def test_epochs_that_are_done_again_show_once(tmp_path: Path) -> None:
+    for first, value in ((0, 1.0), (2, 5.0)):  # killed after epoch 3, saved after epoch 1
+        with TensorboardProgress(SilentProgress(), tmp_path).track("stage", 6) as bar:
+            for epoch in range(first, first + 4):
+                bar.record(epoch, {"loss": value})
+    assert scalars(tmp_path) == {"loss": {0: 1.0, 1: 1.0, 2: 5.0, 3: 5.0, 4: 5.0, 5: 5.0}}
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Values by step and name, as TensorBoard reads them; no step may come twice."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    found = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+    assert all(len({point.step for point in points}) == len(points) for points in found.values())
+    return {name: {point.step: point.value for point in points} for name, points in found.items()}
 
 
 def test_code_changes_are_counted_by_tokenizer_epoch(contents: Contents, charts: dict[str, Chart]) -> None:

@@ -140,7 +140,7 @@ class Division:
         return np.where(np.diff(self.offsets) > HELD_OUT, self.offsets[1:] - steps, -1)
 
     def _first_within(self, begin: Int64Array, end: Int64Array) -> Int64Array:
-        """The first interaction from ``begin`` to ``end`` [users], places in each user's sequence, if some precede it."""
+        """The first interaction from ``begin`` to ``end`` [users], places in a user's sequence, if some precede it."""
         return np.where((begin > 0) & (begin < end), self.offsets[:-1] + begin, -1)
 
     def _before(self, moment: int) -> Int64Array:

@@ -1,4 +1,4 @@
-"""Runs that are killed with SIGKILL go on as if nothing had happened; checkpoints that cannot be trusted are refused."""
+"""Runs that are killed with SIGKILL go on as if nothing had happened; damaged checkpoints are refused."""
 
 from __future__ import annotations
 
@@ -122,12 +122,12 @@ def test_the_best_weights_are_kept_and_put_back() -> None:
 
 def test_a_run_is_resumed_or_started_as_it_was_asked_for(tmp_path: Path) -> None:
     config, folder = load_config("demo"), tmp_path / "run"
-    with pytest.raises(CheckpointError, match="no run to resume in .*run"):
+    with pytest.raises(CheckpointError, match=r"no run to resume in .*run"):
         RunFolder.create_or_resume(folder, config, "data", resume=True)
     assert not folder.exists()
     for resume in (False, True, None):
         RunFolder.create_or_resume(folder, config, "data", resume)
-    with pytest.raises(CheckpointError, match="there is a run already in .*run"):
+    with pytest.raises(CheckpointError, match=r"there is a run already in .*run"):
         RunFolder.create_or_resume(folder, config, "data", resume=False)
     with pytest.raises(CheckpointError, match="another data source"):
         RunFolder.create_or_resume(folder, config, "other")

@@ -40,7 +40,7 @@ def test_expected_gradient_approaches_the_full_one(rng: np.random.Generator, pop
         mean = gradients(torch.stack(found).mean(), hidden, weight)
         errors.append(((mean - wanted).norm() / wanted.norm()).item())
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.01
+    assert errors[-1] < 0.02 < 0.1 < errors[0]
     assert found[-1].item() == pytest.approx(full.item(), rel=0.02)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from model_store.bundle import Bundle, check_contents, load_bundle
+from model_store.bundle import EMBEDDINGS, VECTORS, Bundle, check_contents, load_bundle, read_catalogue
 from model_store.errors import BundleRefused, VersionNotFound
+from model_store.fusion import Fusion
 from model_store.golden import goldens_to_json
 from model_store.registry import Store
 from tests.model_store.bundles import (
@@ -206,6 +207,16 @@ def with_catalogue(**changes: int) -> Callable[[], Files]:
     return lambda: bundle_files() | {"catalogue.parquet": small_catalogue(**changes).to_parquet()}
 
 
+def with_vectors(vectors: np.ndarray) -> Callable[[], Files]:
+    """Content with such item vectors."""
+    return lambda: bundle_files() | {EMBEDDINGS: safetensors.numpy.save({VECTORS: vectors})}
+
+
+def unit_vectors(items: int = 40, width: int = 256) -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(items, width))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
 def with_collision() -> Files:
     catalogue = small_catalogue()
     catalogue.codes[1] = catalogue.codes[0]
@@ -225,6 +236,11 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Files], str]] = {
     "no tensors": (lambda: bundle_files() | {"weights.safetensors": safetensors.numpy.save({})}, "weights.safetensors"),
     "a pickle": (lambda: bundle_files() | {"weights.safetensors": b"\x80\x04N."}, "weights.safetensors: does not"),
     "embeddings": (lambda: bundle_files() | {"embeddings.safetensors": b"{}" * 9}, "embeddings.safetensors: does not"),
+    "vectors of other items": (with_vectors(unit_vectors(39)), "catalogue.parquet: catalogue columns differ in length"),
+    "vectors of another width": (with_vectors(unit_vectors(width=8)), "embeddings.safetensors: vectors are float32 of"),
+    "vectors of another type": (with_vectors(unit_vectors().astype(np.float64)), "embeddings.safetensors: vectors are"),
+    "vectors of any length": (with_vectors(2 * unit_vectors()), "embeddings.safetensors: a row of vectors has no unit"),
+    "vectors that are NaN": (with_vectors(unit_vectors() * np.float32("nan")), "embeddings.safetensors: a row of vect"),
     "no graph": (lambda: bundle_files() | {"search.onnx": b""}, "search.onnx: empty"),
 }
 
@@ -235,6 +251,17 @@ def test_contents_that_contradict_are_refused(make: Callable[[], Files], problem
     with pytest.raises(BundleRefused) as caught:
         check_contents(files.__getitem__, files, small_config())
     assert str(caught.value).startswith(problem)
+
+
+def test_vectors_come_with_the_catalogue_and_fused_answers_need_them() -> None:
+    fusion, files = Fusion(weight=2.0, candidates=20), with_vectors(unit_vectors())()
+    check_contents(files.__getitem__, files, small_config(), fusion)
+    catalogue = read_catalogue(files.__getitem__, small_config(), fusion)
+    np.testing.assert_array_equal(catalogue.vectors, unit_vectors())
+    without = bundle_files()
+    assert read_catalogue(without.__getitem__, small_config()).vectors is None
+    with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: lacks vectors"):
+        check_contents(without.__getitem__, without, small_config(), fusion)
 
 
 def test_reading_bundles_needs_no_torch(pristine: tuple[Path, str, str]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model_store.errors import BundleRefused
+from model_store.fusion import GENERATIVE_ALONE
 from model_store.manifest import MANIFEST_LIMIT, REQUIRED_FILES, VERSION, FileSeal, Manifest, new_version
 from model_store.manifest import _canonical as canonical
 from model_store.manifest import _seal as seal_of
@@ -33,6 +34,12 @@ def resealed(change: dict[str, Any]) -> bytes:
 
 def test_what_is_written_is_read() -> None:
     assert Manifest.from_bytes(manifest().to_bytes()) == manifest()
+
+
+def test_a_manifest_without_fusion_is_that_of_generative_answers() -> None:
+    content = json.loads(manifest().to_bytes())
+    del content["seal"], content["fusion"]
+    assert Manifest.from_bytes(canonical(content | {"seal": seal_of(content)})).fusion == GENERATIVE_ALONE
 
 
 @settings(deadline=None)
@@ -86,6 +93,7 @@ def test_hostile_manifests_are_refused(data: bytes) -> None:
         ({"version": "../up"}, "version"),
         ({"version": "v1\n"}, "version"),
         ({"parent": "Not A Version"}, "parent"),
+        ({"fusion": {"weight": -1.0}}, "fusion.weight"),
         ({"embedding_source": "thin air"}, "embedding_source"),
         ({"created_at": "2026-11-23T12:00:00"}, "created_at"),
         ({"config": {"beam_width": "20"}}, "config.beam_width"),

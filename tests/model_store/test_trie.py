@@ -32,6 +32,18 @@ def test_codes_come_back_and_snapshots_round_trip(world: tuple[np.ndarray, int])
 
 
 @settings(max_examples=150, deadline=None)
+@given(catalogues())
+def test_the_way_to_each_leaf_spells_its_semantic_id(world: tuple[np.ndarray, int]) -> None:
+    codes, size = world
+    trie = Trie.build(codes, size)
+    path = trie.leaf_nodes
+    assert path.shape == codes.shape
+    np.testing.assert_array_equal(path[:, -1], np.arange(len(codes)))
+    spelled = np.stack([code[path[:, depth]] for depth, code in enumerate(trie.child_code)], axis=1)
+    np.testing.assert_array_equal(spelled, codes[trie.leaf_item])
+
+
+@settings(max_examples=150, deadline=None)
 @given(catalogues(), st.data())
 def test_leaves_below_a_prefix_are_the_items_that_start_with_it(
     world: tuple[np.ndarray, int], data: st.DataObject

@@ -5,9 +5,11 @@ import numpy.typing as npt
 import pytest
 
 from model_store.config import ModelConfig
-from tests.search.worlds import random_codes, random_recommender, reference, small_config
+from model_store.fusion import GENERATIVE_ALONE, Fusion
+from model_store.search_reference import fused
+from tests.search.worlds import random_codes, random_recommender, random_vectors, reference, small_config
 from training.data.dataset import Split
-from training.evaluate import USERS_AT_ONCE, generative_ranks, sample_split
+from training.evaluate import USERS_AT_ONCE, SearchResults, generative_ranks, sample_split, search_split
 from training.metrics import Ranks
 
 ITEMS, WIDTH = 60, 8
@@ -51,6 +53,50 @@ def test_ranks_equal_the_references(collisions: str, attention: str) -> None:
     assert (ranks.all_items < 0).any()
     assert (ranks.all_items != ranks.seen_excluded).any()
     assert ranks.seen_excluded[::3].max() >= 0  # targets of the own history stay answers
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7, 5.0])
+def test_fused_ranks_equal_the_references(weight: float) -> None:
+    config = small_config(2, 9)
+    rng = np.random.default_rng(6)
+    codes, split = random_codes(rng, config, ITEMS), make_split(rng, 20)
+    vectors, judge = random_vectors(rng, config, ITEMS), reference(config, random_recommender(config, 3))
+    found = search_split(random_recommender(config, 3), codes, split, WIDTH, vectors, 6)
+    ranks = found.ranks(Fusion(weight=weight, candidates=6))
+    for row, (history, target) in enumerate(zip(split.histories, split.targets.tolist(), strict=True)):
+        for protocol, excluded in enumerate(((), history)):
+            is_open = np.ones(ITEMS, dtype=np.bool_)
+            is_open[list(excluded)] = False
+            is_open[target] = True
+            beams, joined = judge.candidates(codes[history], codes, vectors, WIDTH, 6, is_open)
+            answers = fused([*beams, *(joined if weight else [])], weight, ITEMS, ITEMS, [0] * ITEMS)
+            assert ranks[protocol][row] == (answers.index(target) if target in answers else -1)
+    assert (found.ranks().all_items != ranks.all_items).any() == bool(weight)
+
+
+def scored_targets(log_prob: list[list[float]], dense: list[list[float]], beam_width: int) -> SearchResults:
+    """Users whose target is the second of their candidates."""
+    is_target = np.zeros((2, len(log_prob), len(log_prob[0])), dtype=np.bool_)
+    is_target[:, :, 1] = True
+    both = [np.array([values, values], dtype=np.float32) for values in (log_prob, dense)]
+    return SearchResults(is_target, *both, beam_width)
+
+
+def test_the_fitted_weight_is_the_one_that_ranks_validation_targets_best() -> None:
+    # The target overtakes the first candidate above weight 2.5, and a joined one overtakes it above weight 5.
+    results = scored_targets([[-1.0, -2.0, -7.0]], [[0.1, 0.5, 1.5]], beam_width=2)
+    fitted = results.fit()
+    assert fitted == Fusion(weight=3.0, candidates=1)
+    assert results.ranks(fitted).all_items.tolist() == [0]
+    assert results.ranks().all_items.tolist() == [1]
+    assert results.ranks(Fusion(weight=64.0)).all_items.tolist() == [1]
+
+
+def test_generative_alone_is_fitted_where_dense_scores_mislead_or_change_nothing() -> None:
+    misleading = scored_targets([[-3.0, -2.0]], [[1.0, -1.0]], beam_width=2)
+    assert misleading.fit() == GENERATIVE_ALONE
+    indifferent = scored_targets([[-3.0, -2.0, -np.inf]], [[0.5, 0.5, 0.0]], beam_width=2)
+    assert indifferent.fit() == GENERATIVE_ALONE
 
 
 def test_users_beyond_one_batch_keep_their_order() -> None:

@@ -25,6 +25,7 @@ from training.metrics import SEEN_EXCLUDED
 from training.pipeline import Evaluation, Pipeline
 from training.progress import progress_for
 from training.report.build import write_report
+from training.report.style import in_order, model_name
 from training.retrain import Retrainer
 from training.run_folder import RunFolder
 from training.schedule import run_schedule
@@ -56,14 +57,6 @@ ResumeOption = Annotated[
         help="Insist on going on with the run in --out, or on starting one. Default: whichever is possible.",
     ),
 ]
-
-ROW_TITLES = {
-    "popularity": "Popularity",
-    "sasrec": "SASRec",
-    "tiger": "TIGER",
-    "generative": "ETEGRec",
-    "fused": "ETEGRec fused",
-}
 
 
 @app.command()
@@ -302,9 +295,8 @@ def evaluation_table(evaluation: Evaluation, suffix: str, title: str) -> Table:
     table.add_column("model")
     for name in names:
         table.add_column(name.removesuffix(suffix), justify="right")
-    for row, heading in ROW_TITLES.items():
-        if row in evaluation.test:
-            table.add_row(heading, *(f"{evaluation.test[row][name]:.4f}" for name in names))
+    for row in in_order(evaluation.test):
+        table.add_row(model_name(row), *(f"{evaluation.test[row][name]:.4f}" for name in names))
     return table
 
 

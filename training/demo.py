@@ -24,11 +24,12 @@ from model_store.console import new_app, run
 from model_store.errors import EtegrecError
 from model_store.registry import Store
 from training.bundle_files import export_bundle, publish_run
-from training.cli import ROW_TITLES, evaluation_table
+from training.cli import evaluation_table
 from training.config import TrainingConfig, load_config
 from training.metrics import SEEN_EXCLUDED
 from training.pipeline import Evaluation, Pipeline
 from training.progress import Progress, progress_for
+from training.report.style import model_name
 from training.run_folder import RunFolder
 
 HOST, PORT = "127.0.0.1", 8000
@@ -94,7 +95,7 @@ def _show_evaluation(evaluation: Evaluation) -> None:
     stages = ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items())
     console.print(f"seconds of each stage: {stages}; together {sum(evaluation.seconds.values()):.0f}")
     console.print(
-        "rows: " + ", ".join(f"{ROW_TITLES[row]} = {row}" for row in evaluation.test) + " in demo/metrics.json"
+        "rows: " + ", ".join(f"{model_name(row)} = {row}" for row in evaluation.test) + " in demo/metrics.json"
     )
 
 

@@ -299,6 +299,15 @@ def test_fates_of_all_users_add_up(contents: Contents) -> None:
     assert fates["in the first 10"].share == pytest.approx(contents.evaluation.test["generative"]["recall@10"])
 
 
+def test_the_code_that_loses_most_users_is_named(contents: Contents) -> None:
+    everyone = np.arange(80)
+    for kept, answer in ((np.repeat([2, 1, 0], [40, 30, 10]), "Most often at code 2"), (np.full(80, 2), "Nowhere")):
+        ranks = replace(contents.ranks, beam_users=everyone, beam_kept=kept)
+        (chart,) = (chart for chart in all_charts(replace(contents, ranks=ranks)) if chart.name == "beam")
+        assert chart.answer.startswith(answer)
+    assert fate_shares(replace(contents, ranks=replace(ranks, beam_kept=kept - 1)))["lost at code 2"].share == 1
+
+
 @pytest.mark.parametrize("width", [1, 3, 8])
 def test_the_beam_that_is_traced_is_the_one_that_answers(pipeline: Pipeline, width: int) -> None:
     learner, split = pipeline.learner, pipeline.dataset.test()

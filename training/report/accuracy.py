@@ -67,6 +67,7 @@ def _recall_by(contents: Contents, name: str, values: npt.NDArray[np.int64], x: 
     tidy(axes, x, f"recall@{K}, test users")
     percent(axes)
     axes.set_ylim(bottom=0)
+    axes.set_xlim(-0.5, len(edges) - 0.5)
     axes.legend(frameon=False, fontsize=9)
     best = max(rows, key=lambda row: contents.evaluation.test[row]["ndcg@10"])
     return Chart(name, question, _ends(model_name(best), names, found[best]), figure)
@@ -96,13 +97,18 @@ def beam_fate(contents: Contents) -> Chart:
     axes.invert_yaxis()
     tidy(axes, f"share of {next(iter(fates.values())).users:,} test users", "fate of the target", "x")
     percent(axes, "x")
-    lost = {name: one for name, one in fates.items() if name.startswith("lost")}
+    return Chart("beam", question, _where_lost(fates), figure)
+
+
+def _where_lost(fates: dict[str, Share]) -> str:
+    lost = {name.removeprefix("lost "): one for name, one in fates.items() if name.startswith("lost ")}
     worst = max(lost, key=lambda name: lost[name].share)
-    answer = (
-        f"Most misses are {worst} ({_percent(lost[worst])} of users). An item is lost at the first code that the "
-        "beam no longer holds, and ranked too low if all its codes are held but ten other items score higher."
+    if not lost[worst].share:
+        return "Nowhere: it holds the item of every user to the end."
+    return (
+        f"Most often {worst}, where it loses the items of {_percent(lost[worst])} of users. An item is lost at the "
+        f"first code that the beam no longer holds; it is ranked too low if {K} others that are held score higher."
     )
-    return Chart("beam", question, answer, figure)
 
 
 def fate_shares(contents: Contents) -> dict[str, Share]:

@@ -58,7 +58,8 @@ def losses(contents: Contents) -> Chart | None:
     rows = -(-len(names) // 2)
     question = "What did each loss do?"
     figure = new_figure(question, 0.6 + 2.3 * rows)
-    grid = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
+    grid = figure.subplots(rows, 2, squeeze=False).ravel()
+    longest = max(len(curve.epochs) for curve in contents.curves.values())
     for axes, name in zip(grid, names, strict=False):
         for row in in_order(contents.curves):
             epochs, values = contents.curves[row].points(name)
@@ -69,6 +70,8 @@ def losses(contents: Contents) -> Chart | None:
             _mark_phases(axes, contents.curves["generative"])
         axes.set_title(LOSSES.get(name, name), fontsize=9)
         tidy(axes, "epoch", "mean loss")
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.set_xlim(0.5, longest + 0.5)  # one scale, so that phases stand below one another
         whole_numbers(axes)
         if axes is grid[0]:
             axes.legend(frameon=False, fontsize=8)
@@ -88,7 +91,9 @@ def code_changes(contents: Contents) -> Chart | None:
     question = "Have the codes settled?"
     figure = new_figure(question, 3.0)
     axes = figure.subplots()
-    axes.bar(epochs, [count / items for count in changed], color=PALETTE[0])
+    bars = axes.bar(epochs, [count / items for count in changed], color=PALETTE[0])
+    axes.bar_label(bars, labels=[f"{int(count):,}" for count in changed], fontsize=9)
+    axes.set_ylim(0, max(0.01, 1.15 * max(changed) / items))
     tidy(axes, "epoch that trained the tokenizer", "items that changed code")
     whole_numbers(axes)
     percent(axes)

@@ -30,13 +30,13 @@ MARKERS = "osD^vPX"
 FAINT = "#d9d9d9"
 
 MODELS = {
-    "generative": "ETEGRec",
-    "fused": "ETEGRec, fused",
-    "tiger": "TIGER",
-    "sasrec": "SASRec",
     "popularity": "Popularity",
+    "sasrec": "SASRec",
+    "tiger": "TIGER",
+    "generative": "ETEGRec",
+    "fused": "ETEGRec fused",
 }
-"""Rows of an evaluation as people call them; a model keeps its colour in all charts."""
+"""Rows of an evaluation as people call them, in the order of tables."""
 
 LOSSES = {
     "rec": "L_REC: next code (nats)",
@@ -70,8 +70,8 @@ def model_name(row: str) -> str:
 
 def colour_and_marker(row: str) -> tuple[str, str]:
     """The same for a model in every chart."""
-    rows = list(MODELS)
-    index = rows.index(row) if row in MODELS else len(MODELS)
+    best_last = list(MODELS)
+    index = len(MODELS) - 1 - best_last.index(row) if row in MODELS else len(MODELS)
     return PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
 
 

@@ -9,8 +9,8 @@ trained on, from the same histories, each as it is served: fused where its fusio
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,8 @@ class Retrainer:
         return report
 
     def _keep(self, report: RetrainReport) -> None:
-        path = self.work / "reports" / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+        # Microseconds: a pass that finds nothing to do may end in the second in which another ended.
+        path = self.work / "reports" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, (json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n").encode())
 

@@ -40,14 +40,19 @@ class RecommenderConfig(Section):
     decoder_layers: int = Field(6, ge=1, le=48, description="decoder depth")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout rate while training")
     max_history: int = Field(50, ge=1, le=1024, description="newest items of a history that the encoder reads")
-    history_tokens: Literal["code", "item"] = Field(
-        "code", description="encoder tokens: one per code as in the paper, or one per item (sum of its code embeddings)"
+    history_tokens: Literal["code", "item", "vector"] = Field(
+        "code",
+        description="encoder tokens: one per code as in the paper, one per item (sum of its code embeddings), or one "
+        "per item that is its vector, which lets the encoder start from SASRec's",
     )
     encoder_attention: Literal["bidirectional", "causal"] = Field(
         "bidirectional", description="causal lets training share one encoder pass among all prefixes of a user"
     )
     position_buckets: int = Field(32, ge=4, le=256, description="buckets of the relative position bias")
     max_distance: int = Field(128, ge=8, le=4096, description="distance from which on positions share the last bucket")
+    newest_start: bool = Field(
+        False, description="the decoder starts from the newest item's state besides [BOS], beyond plain T5"
+    )
     recency_bias: bool = Field(
         True, description="bias cross-attention by how long ago a history item was, beyond plain T5"
     )

@@ -12,18 +12,18 @@ import numpy.typing as npt
 class HistoryBatch(NamedTuple):
     """Histories as the search reads them: oldest item first, padded with zeros on the right."""
 
-    codes: npt.NDArray[np.int64]  # [B, T, L]
+    leaves: npt.NDArray[np.int64]  # [B, T], leaf of each item in the trie
     lengths: npt.NDArray[np.int64]  # [B], in items
 
 
 def encode_histories(
-    histories: Sequence[npt.NDArray[np.integer]], codes: npt.NDArray[np.integer], max_history: int, pad_to: int = 0
+    histories: Sequence[npt.NDArray[np.integer]], item_leaf: npt.NDArray[np.integer], max_history: int, pad_to: int = 0
 ) -> HistoryBatch:
-    """Look up the codes of the newest ``max_history`` items of each history.
+    """Look up the leaves of the newest ``max_history`` items of each history.
 
     Args:
-        histories: Item indices into ``codes``, oldest first, one array per request; none may be empty.
-        codes: Semantic IDs of the catalogue, [items, L].
+        histories: Catalogue rows, oldest first, one array per request; none may be empty.
+        item_leaf: [items], leaf of each row, as the trie numbers them.
         max_history: Items kept per history, the newest.
         pad_to: Smallest T of the answer, for length buckets.
 
@@ -35,7 +35,7 @@ def encode_histories(
     if (lengths == 0).any():
         raise ValueError(f"history {int(np.argmin(lengths))} is empty: the model needs at least one known item")
     longest = max(int(lengths.max(initial=1)), pad_to)
-    out = np.zeros((len(kept), longest, codes.shape[1]), dtype=np.int64)
+    out = np.zeros((len(kept), longest), dtype=np.int64)
     for row, history in enumerate(kept):
-        out[row, : len(history)] = codes[history]
+        out[row, : len(history)] = item_leaf[history]
     return HistoryBatch(out, lengths)

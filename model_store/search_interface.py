@@ -21,7 +21,7 @@ EXCLUDED_SIZES = (16, 128, 1024, 8192, 65536)
 class SearchInputs(NamedTuple):
     """One batch for the search. Int64 unless noted. R rules are shared by the B requests."""
 
-    codes: npt.NDArray[np.int64]  # [B, T, L], history, oldest first
+    history: npt.NDArray[np.int64]  # [B, T], leaves, oldest first; codes and vectors are looked up in the graph
     lengths: npt.NDArray[np.int64]  # [B], items of each history, at least 1
     rule_bits: npt.NDArray[np.uint8]  # [R, ceil(nodes / 8)], open nodes of each rule
     rule_of: npt.NDArray[np.int64]  # [B], row of rule_bits
@@ -121,7 +121,7 @@ def search_inputs(
     else:
         closed = [np.empty(0, dtype=np.int64)] * size
     return SearchInputs(
-        codes=history.codes,
+        history=history.leaves,
         lengths=history.lengths,
         rule_bits=np.stack([mask.bits for mask in masks]),
         rule_of=np.asarray(rows, dtype=np.int64),

@@ -37,16 +37,31 @@ class Candidate(NamedTuple):
 
 
 class ReferenceSearch:
-    """Recommender weights in NumPy. Names of weights are those of ``weights.safetensors``."""
+    """Recommender weights and one catalogue in NumPy.
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, npt.NDArray[np.floating]]) -> None:
+    Args:
+        config: The model.
+        weights: By name as in ``weights.safetensors``.
+        codes: Semantic IDs of all items, hidden ones included, ``[items, L]``.
+        vectors: Of all items, unit length, ``[items, d_s]``; may be left out where neither histories nor dense scores
+            need them.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, npt.NDArray[np.floating]],
+        codes: npt.NDArray[np.integer],
+        vectors: npt.NDArray[np.floating] | None = None,
+    ) -> None:
         self.shape, self.levels = config.recommender, config.code_length
         self.weights = {name: value.astype(np.float64) for name, value in weights.items()}
+        self.codes = codes
+        self.vectors = np.zeros((len(codes), config.tokenizer.embedding_dim)) if vectors is None else vectors
 
     def search(
         self,
         history: npt.NDArray[np.integer],
-        catalogue: npt.NDArray[np.integer],
         beam_width: int,
         is_open: npt.NDArray[np.bool_] | None = None,
         max_per_prefix: int | None = None,
@@ -54,8 +69,7 @@ class ReferenceSearch:
         """Decode one history.
 
         Args:
-            history: Codes of the history items, oldest first, ``[T, L]``.
-            catalogue: Codes of all items, hidden ones included, ``[items, L]``.
+            history: Catalogue rows, oldest first, ``[T]``.
             beam_width: W.
             is_open: Items that the rules allow, ``[items]``; default: all.
             max_per_prefix: Beams that may share a first code.
@@ -63,10 +77,10 @@ class ReferenceSearch:
         Returns:
             Catalogue rows and log-probabilities, best first; ties go to the smaller semantic ID.
         """
-        children, row_of = _trie_of_dicts(catalogue)
-        open_rows = np.ones(len(catalogue), dtype=bool) if is_open is None else is_open
+        children, row_of = _trie_of_dicts(self.codes)
+        open_rows = np.ones(len(self.codes), dtype=bool) if is_open is None else is_open
         reachable = {
-            tuple(codes[:depth]) for codes in catalogue[open_rows].tolist() for depth in range(1, self.levels + 1)
+            tuple(codes[:depth]) for codes in self.codes[open_rows].tolist() for depth in range(1, self.levels + 1)
         }
         encoded = self._encode(history)
         beams = [Beam((), 0.0)]
@@ -81,10 +95,10 @@ class ReferenceSearch:
             beams = _spread(grown, max_per_prefix)[:beam_width]
         return [(row_of[beam.prefix], beam.log_prob) for beam in beams]
 
-    def score(self, history: npt.NDArray[np.integer], catalogue: npt.NDArray[np.integer], row: int) -> float:
+    def score(self, history: npt.NDArray[np.integer], row: int) -> float:
         """Log-probability of one item by definition, without any search."""
-        children, _ = _trie_of_dicts(catalogue)
-        encoded, codes = self._encode(history), tuple(catalogue[row].tolist())
+        children, _ = _trie_of_dicts(self.codes)
+        encoded, codes = self._encode(history), tuple(self.codes[row].tolist())
         prefixes = [codes[:depth] for depth in range(self.levels)]
         return sum(
             self._gains(encoded, len(history), prefix, children[prefix])[code]
@@ -94,8 +108,6 @@ class ReferenceSearch:
     def candidates(
         self,
         history: npt.NDArray[np.integer],
-        catalogue: npt.NDArray[np.integer],
-        vectors: npt.NDArray[np.floating],
         beam_width: int,
         count: int,
         is_open: npt.NDArray[np.bool_] | None = None,
@@ -104,25 +116,21 @@ class ReferenceSearch:
         """Beams, and the dense candidates that are no beams.
 
         Args:
-            history, catalogue, beam_width, is_open, max_per_prefix: As in :meth:`search`.
-            vectors: Unit length, ``[items, d_s]``.
+            history, beam_width, is_open, max_per_prefix: As in :meth:`search`.
             count: n, open items with the highest dense scores, beams among them left out of the answer.
         """
-        dense = self.dense_scores(history, vectors).tolist()
-        found = self.search(history, catalogue, beam_width, is_open, max_per_prefix)
+        dense = self.dense_scores(history).tolist()
+        found = self.search(history, beam_width, is_open, max_per_prefix)
         beams = [Candidate(row, log_prob, dense[row]) for row, log_prob in found]
-        open_rows = [row for row in range(len(catalogue)) if is_open is None or is_open[row]]
+        open_rows = [row for row in range(len(self.codes)) if is_open is None or is_open[row]]
         nearest = sorted(open_rows, key=lambda row: -dense[row])[:count]
         new = [row for row in nearest if row not in {beam.row for beam in beams}]
-        return beams, [Candidate(row, self.score(history, catalogue, row), dense[row]) for row in new]
+        return beams, [Candidate(row, self.score(history, row), dense[row]) for row in new]
 
-    def dense_scores(self, history: npt.NDArray[np.integer], vectors: npt.NDArray[np.floating]) -> Array:
-        """Cosine of the user's preference h_D with every item vector ``[items, d_s]``: ``[items]``."""
-        x = self._decode(self._encode(history), len(history), ())
-        name = "preference_adapter"
-        hidden = np.maximum(self.weights[f"{name}.0.weight"] @ x + self.weights[f"{name}.0.bias"], 0)
-        preference = self.weights[f"{name}.2.weight"] @ hidden + self.weights[f"{name}.2.bias"]
-        cosine: Array = vectors @ preference / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(preference))
+    def dense_scores(self, history: npt.NDArray[np.integer]) -> Array:
+        """Cosine of the user's vector, made of the newest item's state, with every item's vector: ``[items]``."""
+        user = self.weights["vector_out.weight"] @ self._encode(history)[-1]
+        cosine: Array = self.vectors @ user / (np.linalg.norm(self.vectors, axis=1) * np.linalg.norm(user))
         return cosine
 
     def _gains(self, encoded: Array, items: int, prefix: Prefix, codes: list[int]) -> dict[int, float]:
@@ -133,29 +141,37 @@ class ReferenceSearch:
         return dict(zip(codes, log_prob.tolist(), strict=True))
 
     def _encode(self, history: npt.NDArray[np.integer]) -> Array:
-        """Encoder states ``[S, d]`` of codes ``[T, L]``."""
-        history = history[-self.shape.max_history :]
-        by_level = np.stack(
-            [self.weights["code_embedding"][level][history[:, level]] for level in range(self.levels)], 1
-        )
-        x = by_level.reshape(-1, self.shape.d_model) if self.shape.history_tokens == "code" else by_level.sum(1)
+        """Encoder states ``[S, d]`` of catalogue rows ``[T]``."""
+        x = self._tokens(history[-self.shape.max_history :])
         position = np.arange(len(x))
         distance = position[:, None] - position
         bidirectional = self.shape.encoder_attention == "bidirectional"
-        bias = self._bias("encoder_bias", distance, bidirectional)
+        bias = self._bias("encoder.bias", distance, bidirectional)
         if not bidirectional:
             bias = np.where(distance < 0, -np.inf, bias)
         for layer in range(self.shape.encoder_layers):
-            name = f"encoder.{layer}"
+            name = f"encoder.layers.{layer}"
             normed = self._norm(x, f"{name}.attention_norm")
             x = x + self._attend(normed, normed, bias, f"{name}.attention")
             x = x + self._feed_forward(x, name)
-        return self._norm(x, "encoder_norm")
+        return self._norm(x, "encoder.norm")
+
+    def _tokens(self, history: npt.NDArray[np.integer]) -> Array:
+        """What enters the encoder, ``[S, d]``."""
+        if self.shape.history_tokens == "vector":
+            projected: Array = self.vectors[history] @ self.weights["vector_in.weight"].T
+            return projected
+        codes = self.codes[history]
+        tables = self.weights["code_embedding"]
+        by_level: Array = np.stack([tables[level][codes[:, level]] for level in range(self.levels)], 1)
+        summed: Array = by_level.sum(1)
+        return by_level.reshape(-1, self.shape.d_model) if self.shape.history_tokens == "code" else summed
 
     def _decode(self, encoded: Array, items: int, prefix: Prefix) -> Array:
-        """Decoder state ``[d]`` after [BOS] and the codes of a prefix."""
+        """Decoder state ``[d]`` after its start and the codes of a prefix."""
+        start = self.weights["bos"] + (encoded[-1] if self.shape.newest_start else 0.0)
         fed = [self.weights["code_embedding"][level][code] for level, code in enumerate(prefix)]
-        x = np.stack([self.weights["bos"], *fed])
+        x = np.stack([start, *fed])
         step = np.arange(len(x))
         distance = step[:, None] - step
         self_bias = np.where(distance < 0, -np.inf, self._bias("decoder_bias", distance, False))

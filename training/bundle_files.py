@@ -143,7 +143,7 @@ def _goldens(pipeline: Pipeline, catalogue: Catalogue, search: bytes) -> list[Go
     fusion = Fusion.model_validate(pipeline.evaluate().fusion)
     chosen = np.random.default_rng(pipeline.config.seed).permutation(len(split.histories))[:GOLDENS]
     histories = [split.histories[row][-model.recommender.max_history :] for row in chosen]
-    encoded = encode_histories(histories, catalogue.codes, model.recommender.max_history)
+    encoded = encode_histories(histories, catalogue.trie.item_leaf, model.recommender.max_history)
     inputs = search_inputs(encoded, catalogue.trie, model.beam_width, candidates=fusion.candidates)
     torch_search = BoundSearch(BeamSearch(pipeline.learner.recommender.eval()), catalogue.trie, catalogue.vectors)
     expected = _answers(catalogue, torch_search(inputs), fusion)

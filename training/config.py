@@ -14,7 +14,8 @@ from model_store.config import ModelConfig, Section
 from model_store.errors import ConfigError
 from training.codebooks import TokenizerTrainingConfig
 from training.data.prepare import PrepareOptions
-from training.joint import FinetuneConfig, JointConfig
+from training.joint import FinetuneConfig
+from training.joint_losses import JointConfig
 from training.sasrec import SasrecConfig
 
 PRESETS = ("demo", "cpu", "paper")

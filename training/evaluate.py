@@ -96,7 +96,7 @@ def search_split(
     for start in range(0, len(order), USERS_AT_ONCE):
         rows = order[start : start + USERS_AT_ONCE]
         histories, targets = [split.histories[row] for row in rows], split.targets[rows]
-        encoded = encode_histories(histories, codes, recommender.shape.max_history)
+        encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
         others = [np.unique(seen[seen != target]) for seen, target in zip(histories, targets, strict=True)]
         for protocol, excluded in enumerate(((), others) if seen_excluded else ((),)):
             outputs = search(search_inputs(encoded, trie, beam_width, excluded_items=excluded, candidates=candidates))

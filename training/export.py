@@ -23,7 +23,7 @@ from model_store.trie import Trie
 OPSET = 20
 
 DYNAMIC_AXES: Mapping[str, tuple[int, ...]] = {
-    "codes": (0, 1),
+    "history": (0, 1),
     "lengths": (0,),
     "rule_bits": (0, 1),
     "rule_of": (0,),
@@ -63,7 +63,7 @@ def _example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:
     rows = np.arange(min(codebook_size**levels, 4 * codebook_size + 3))
     codes = np.stack([rows // codebook_size ** (levels - 1 - level) % codebook_size for level in range(levels)], axis=1)
     trie = Trie.build(codes, codebook_size)
-    history = encode_histories([rows[:5], rows[:2], rows[:4]], codes, max_history=5)
+    history = encode_histories([rows[:5], rows[:2], rows[:4]], trie.item_leaf, max_history=5)
     return search_inputs(history, trie, 7, [trie.everything] * 2, [0, 1, 0], candidates=6), trie
 
 

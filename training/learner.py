@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.config import ModelConfig
-from model_store.network.recommender import Recommender
+from model_store.network.recommender import Recommender, encoder_shape
 from model_store.network.tokenizer import Tokenizer
 from training.checkpoint import State
+from training.code_tree import CodeTree
 from training.collisions import Assignment, assign_codes
+from training.sasrec import Sasrec
+from training.softmax import SAMPLED_ABOVE, Proposal
 
 
 @dataclass
@@ -42,15 +45,18 @@ class Learner:
 
     @property
     def vectors(self) -> npt.NDArray[np.float32]:
-        """What dense scores compare a user's preference with: unit-length rows, ``[items, d_s]``.
+        """What histories are read as and dense scores compare users with: unit-length rows, ``[items, d_s]``.
 
-        They are the reconstructions z~ of the items' codes, as PSA (Eq. 17) compares them in training; a code that only
-        tells collided items apart has no part in it.
+        They are the items' embeddings themselves. Reconstructions of their codes, which need no storage, lost 30 % of
+        the dense ranking's NDCG (docs/LOG.md).
         """
-        with torch.no_grad():
-            books = self.tokenizer.codebooks
-            latents = sum(book[codes] for book, codes in zip(books, self.codes.t(), strict=False))
-            return functional.normalize(self.tokenizer.decode(latents), dim=-1).cpu().numpy()
+        return item_vectors(self.embeddings).cpu().numpy()
+
+    def tree(self, interactions: npt.NDArray[np.integer]) -> CodeTree:
+        """The current codes and all vectors as losses read them; ``interactions`` are the item rows trained on."""
+        items, size = len(self.embeddings), self.model.tokenizer.codebook_size
+        proposal = Proposal(interactions, items, negatives=0) if items > SAMPLED_ABOVE else None
+        return CodeTree(self.assignment.codes, size, item_vectors(self.embeddings), proposal)
 
     def refresh_codes(self) -> int:
         """Recompute semantic IDs from the tokenizer; returns how many items changed."""
@@ -90,6 +96,20 @@ class Learner:
         return ("tokenizer", self.tokenizer), ("recommender", self.recommender)
 
 
+def item_vectors(embeddings: Tensor) -> Tensor:
+    """Raw embeddings ``[items, d_s]`` at unit length."""
+    return functional.normalize(embeddings, dim=-1)
+
+
+def start_from(recommender: Recommender, sasrec: Sasrec) -> bool:
+    """Copy SASRec's encoder, if the recommender reads item vectors through one of the same shape; whether it did."""
+    if not recommender.reads_vectors or encoder_shape(recommender.shape) != sasrec.config.encoder:
+        return False
+    for part in ("vector_in", "encoder", "vector_out"):
+        getattr(recommender, part).load_state_dict(getattr(sasrec, part).state_dict())
+    return True
+
+
 def current_assignment(model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor) -> Assignment:
     """Semantic IDs that a tokenizer gives to raw embeddings, collisions resolved by the model's policy."""
     # On the CPU always: codes must not change because a run that was trained on a GPU is loaded without one.
@@ -98,8 +118,12 @@ def current_assignment(model: ModelConfig, tokenizer: Tokenizer, embeddings: Ten
         return assign_codes(judge.latents(embeddings.cpu()), judge.codebooks.detach(), model.collisions)
 
 
-def new_learner(model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor, seed: int) -> Learner:
-    """A pretrained tokenizer with a fresh recommender."""
+def new_learner(
+    model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor, seed: int, sasrec: Sasrec | None = None
+) -> Learner:
+    """A pretrained tokenizer with a fresh recommender, whose encoder starts from SASRec's if both have one shape."""
     torch.manual_seed(seed)
     recommender = Recommender(model).to(embeddings.device)
+    if sasrec is not None:
+        start_from(recommender, sasrec)
     return Learner(model, tokenizer, recommender, embeddings, current_assignment(model, tokenizer, embeddings))

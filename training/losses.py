@@ -78,6 +78,33 @@ def recommendation_loss(
     return torch.stack(by_level).mean() / (len(codes) if rows is None else rows)
 
 
+def constrained_loss(
+    log_prob: Sequence[Tensor],
+    slot: Sequence[Tensor],
+    shares: Sequence[Tensor] | None = None,
+    distillation: float = 0.0,
+    rows: int | None = None,
+) -> Tensor:
+    """L_REC over the codes that the catalogue holds at each place, as the search scores them; mean over rows and codes.
+
+    Over all K codes (:func:`recommendation_loss`) the network also has to learn by heart which codes exist below which,
+    which the search knows from the trie.
+
+    Args:
+        log_prob: Per level ``[N, K]``, by child slot of the node that the codes before lead to.
+        slot: Per level ``[N, 1]``, the target's own child.
+        shares: Per level ``[N, K]``, soft targets that sum to 1.
+        distillation: Share of the soft targets, 0 … 1.
+        rows: What sums are divided by, if not N: the rows of all processes together.
+    """
+    total = log_prob[0].new_zeros(())
+    for level, found in enumerate(log_prob):
+        total = total - (1 - distillation) * found.gather(1, slot[level]).sum()
+        if shares is not None:
+            total = total - distillation * (shares[level] * found).sum()
+    return total / (len(log_prob) * (len(slot[0]) if rows is None else rows))
+
+
 def first_occurrences(targets: Tensor) -> Tensor:
     """Indices of the rows ``[N]`` at which each target appears for the first time, ascending.
 

@@ -68,11 +68,6 @@ def descend(loss: Tensor, *optimisers: Optimiser) -> None:
         optimiser.apply()
 
 
-def warm_up(steps: int) -> Schedule:
-    """Rise linearly over ``steps`` steps, then stay."""
-    return lambda step: min(1.0, (step + 1) / (steps + 1))
-
-
 def cosine(steps: int, warmup: float = 0.0) -> Schedule:
     """Rise linearly over the share ``warmup`` of ``steps`` steps, then fall to zero along a cosine."""
     rising = round(steps * warmup)

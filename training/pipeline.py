@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from model_store.config import ModelConfig
 from model_store.errors import CheckpointError, ConfigError
 from model_store.fusion import GENERATIVE_ALONE, dense_candidates
 from model_store.network.tokenizer import Tokenizer
@@ -24,7 +25,8 @@ from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
 from training.evaluate import generative_ranks, search_split
 from training.health import tokenizer_health
-from training.joint import JointConfig, finetune, train_joint
+from training.joint import finetune, train_joint
+from training.joint_losses import JointConfig
 from training.learner import Learner, new_learner
 from training.metrics import popularity_ranks
 from training.progress import Progress
@@ -58,7 +60,7 @@ ARTEFACTS = (
 class Embedded(NamedTuple):
     """The embedding stage: what the tokenizer reads, and the dense baseline."""
 
-    embeddings: Tensor  # [items, d_s], raw
+    embeddings: Tensor  # [items, d_s]
     model: Sasrec
 
 
@@ -131,7 +133,7 @@ class Pipeline:
         model = Sasrec(self.config.sasrec, self.dataset.n_items)
         model.load_state_dict(self.run.read_tensors(artefact))
         model.to(self.device).eval()
-        return Embedded(model.item_embedding.weight.detach(), model)
+        return Embedded(model.vectors.detach(), model)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -149,12 +151,16 @@ class Pipeline:
     @cached_property
     def learner(self) -> Learner:
         """Stages ``joint`` and ``finetune``: ETEGRec."""
-        return self._trained("", self.config.joint)
+        return self._trained("", self.config.model, self.config.joint)
 
     @cached_property
     def tiger(self) -> Learner:
-        """The TIGER baseline: the same tokenizer frozen, no alignment, as many epochs."""
-        return self._trained("tiger_", self.config.joint.model_copy(update={"tokenizer": "frozen"}))
+        """The TIGER baseline: as many epochs on the same codes, which stay; histories read as codes; L_REC alone."""
+        model, joint = self.config.model, self.config.joint
+        plain = {"history_tokens": "code", "newest_start": False}
+        model = model.model_copy(update={"recommender": model.recommender.model_copy(update=plain)})
+        alone = {"tokenizer": "frozen", "dense_weight": 0.0, "constrained": False, "distillation": 0.0}
+        return self._trained("tiger_", model, joint.model_copy(update=alone))
 
     def train(self, tiger: bool = False) -> None:
         """All stages before ``evaluate``: several processes do them together, the first one alone goes on."""
@@ -247,9 +253,9 @@ class Pipeline:
         by_split = {name: metrics[name] for name in ("test", "valid")}
         return by_split | {"tokenizer": health.as_dict(), "fusion": fusion.model_dump(mode="json")}
 
-    def _trained(self, prefix: str, config: JointConfig) -> Learner:
+    def _trained(self, prefix: str, model: ModelConfig, config: JointConfig) -> Learner:
         sequences, valid, seed = self.dataset.training_sequences(), self.dataset.validation(), self.config.seed
-        learner = new_learner(self.config.model, copy.deepcopy(self.tokenizer), self.embedded.embeddings, seed)
+        learner = new_learner(model, copy.deepcopy(self.tokenizer), self.embedded.embeddings, seed, self.embedded.model)
         joint, final = f"{prefix}joint", f"{prefix}finetune"
         if self._load_learner(learner, final):
             return learner

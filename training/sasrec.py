@@ -1,7 +1,9 @@
 """SASRec: a causal transformer over a user's items, whose item embeddings the tokenizer reads.
 
-Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, trained with full cross-entropy over all items
-instead of one sampled negative, which is what makes it a strong baseline (Klenitskiy and Vasilev, RecSys 2023).
+Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, with three changes: full cross-entropy over all
+items instead of one sampled negative, which is what makes it a strong baseline (Klenitskiy and Vasilev, RecSys 2023);
+cosines over a temperature instead of products, so that popular items cannot win by length; and the recommender's own
+encoder with relative positions, so that a recommender of the same shape starts from what was learned here.
 """
 
 from __future__ import annotations
@@ -15,28 +17,27 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.config import Section
 from model_store.errors import DataError
+from model_store.network.encoder import EncoderShape, HistoryEncoder, VectorMap
+from model_store.network.layers import Dropout
 from training import distributed
 from training.checkpoint import Best, Course, Resumable, Weights
 from training.data.dataset import Dataset, Split
 from training.learning_curve import LearningCurve
 from training.metrics import Ranks, both_protocols, summary
-from training.optimiser import Optimiser, descend, warm_up
+from training.optimiser import Optimiser, cosine, descend
 from training.progress import Progress
-from training.softmax import Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
+from training.softmax import SAMPLED_ABOVE, Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
 
 Int32Array = npt.NDArray[np.int32]
 
 EVALUATION_USERS = 256
 """Users scored at once; scores take this times the number of items."""
-
-SAMPLED_ABOVE = 200_000
-"""Items up to which scoring all of them in every step is affordable."""
 
 _IGNORED = -100
 """Target of a padded position, left out of the loss."""
@@ -47,87 +48,76 @@ class SasrecConfig(Section):
 
     embedding_dim: int = Field(256, ge=2, le=4096, description="d_s, width of item embeddings and of the model")
     layers: int = Field(2, ge=1, le=16, description="transformer blocks")
-    heads: int = Field(2, ge=1, le=64, description="attention heads; they divide embedding_dim")
-    dropout: float = Field(0.3, ge=0.0, lt=1.0, description="dropout rate while training")
+    heads: int = Field(4, ge=1, le=64, description="attention heads")
+    head_dim: int = Field(32, ge=2, le=256, description="width of one head")
+    d_ff: int = Field(512, ge=2, le=8192, description="width of the feed-forward block")
+    position_buckets: int = Field(32, ge=4, le=256, description="buckets of the relative position bias")
+    max_distance: int = Field(128, ge=8, le=4096, description="distance from which on positions share the last bucket")
+    dropout: float = Field(0.5, ge=0.0, lt=1.0, description="dropout rate while training")
     max_history: int = Field(50, ge=1, le=1024, description="newest items of a history that the model reads")
-    learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="AdamW step size after warm-up")
+    temperature: float = Field(0.07, gt=0.0, description="divides the cosines of users and items")
+    learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="AdamW step size, cosine with warm-up")
     weight_decay: float = Field(0.01, ge=0.0, le=10.0, description="AdamW weight decay")
-    warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises linearly")
-    batch_tokens: int = Field(4096, ge=2, description="positions a batch, padding included")
-    epochs: int = Field(200, ge=1, description="most epochs")
-    patience: int = Field(10, ge=1, description="epochs without a better validation NDCG@10 before training stops")
+    warmup: float = Field(0.02, ge=0.0, lt=1.0, description="share of all steps spent warming up")
+    batch_tokens: int = Field(1024, ge=2, description="positions a batch, padding included")
+    epochs: int = Field(20, ge=1, description="most epochs")
+    patience: int = Field(5, ge=1, description="epochs without a better validation NDCG@10 before training stops")
     softmax: Literal["auto", "full", "sampled"] = Field(
         "auto", description=f"loss over all items or sampled ones; auto: sampled above {SAMPLED_ABOVE:,} items"
     )
     negatives: int = Field(4096, ge=1, description="sampled softmax: items drawn a batch, beside its own targets")
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.embedding_dim % self.heads:
-            raise ValueError(f"sasrec.heads ({self.heads}) must divide embedding_dim ({self.embedding_dim})")
-        return self
+    @property
+    def encoder(self) -> EncoderShape:
+        """Shape of the encoder."""
+        return EncoderShape(
+            d_model=self.embedding_dim,
+            d_ff=self.d_ff,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            layers=self.layers,
+            position_buckets=self.position_buckets,
+            max_distance=self.max_distance,
+            is_causal=True,
+        )
 
     def samples(self, n_items: int) -> bool:
         """Whether the loss over this many items is estimated from sampled ones."""
         return self.softmax == "sampled" or (self.softmax == "auto" and n_items > SAMPLED_ABOVE)
 
 
-class SasrecBlock(nn.Module):
-    """Causal self-attention and a feed-forward layer, normalised before each (pre-LN)."""
-
-    def __init__(self, config: SasrecConfig) -> None:
-        super().__init__()
-        width = config.embedding_dim
-        self.heads = config.heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, width)
-        )
-        self.residual_dropout = nn.Dropout(config.dropout)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``[B, T, d_s]`` to the same shape; a position reads itself and older ones, so right padding is mute."""
-        batch, length, width = hidden.shape
-        projected = self.query_key_value(self.attention_norm(hidden))
-        query, key, value = projected.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        mixed = self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
-        hidden = hidden + self.residual_dropout(mixed)
-        return hidden + self.residual_dropout(self.feed_forward(self.feed_forward_norm(hidden)))
-
-
 class Sasrec(nn.Module):
-    """Histories to one hidden state a position; the scores of all items are its products with their embeddings."""
+    """Histories to one user vector a position; an item's score is its cosine with it, over the temperature."""
 
     def __init__(self, config: SasrecConfig, n_items: int) -> None:
         super().__init__()
         self.config = config
         self.item_embedding = nn.Embedding(n_items, config.embedding_dim)
-        self.position_embedding = nn.Embedding(config.max_history, config.embedding_dim)
-        self.input_dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(SasrecBlock(config) for _ in range(config.layers))
-        self.final_norm = nn.LayerNorm(config.embedding_dim)
-        self.apply(_initialise)
+        nn.init.normal_(self.item_embedding.weight, std=0.02)
+        self.vector_in = VectorMap.into_model(config.embedding_dim, config.embedding_dim)
+        self.encoder = HistoryEncoder(config.encoder, config.dropout)
+        self.vector_out = VectorMap(config.embedding_dim, config.embedding_dim)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, items: Tensor) -> Tensor:
-        """Item rows ``[B, T]``, oldest first, padded on the right with any row, to hidden states ``[B, T, d_s]``."""
-        positions = torch.arange(items.shape[1], device=items.device)
-        hidden = self.input_dropout(self.item_embedding(items) + self.position_embedding(positions))
-        for block in self.blocks:
-            hidden = block(hidden)
-        normed: Tensor = self.final_norm(hidden)
-        return normed
+        """Item rows ``[B, T]``, oldest first, padded on the right with any row, to user vectors ``[B, T, d_s]``."""
+        vectors = functional.normalize(self.item_embedding(items), dim=-1)
+        states = self.encoder(self.dropout(self.vector_in(vectors)), None)
+        found: Tensor = self.vector_out(states)
+        return found
 
-    def matched(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """What scores are products of, in training and ranking: hidden states ``[..., d_s]`` and items ``[N, d_s]``."""
-        return hidden, self.item_embedding.weight  # tied weights
+    @property
+    def vectors(self) -> Tensor:
+        """Item vectors at unit length, ``[N, d_s]``: length plays no part in scores, so it tells nothing."""
+        return functional.normalize(self.item_embedding.weight, dim=-1)
 
-    def scores(self, hidden: Tensor) -> Tensor:
-        """Hidden states ``[..., d_s]`` to a score for every item ``[..., N]``."""
-        return functional.linear(*self.matched(hidden))
+    def matched(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """What scores are products of, in training and ranking: users ``[..., d_s]`` and items ``[N, d_s]``."""
+        return functional.normalize(users, dim=-1) / self.config.temperature, self.vectors
+
+    def scores(self, users: Tensor) -> Tensor:
+        """User vectors ``[..., d_s]`` to a score for every item ``[..., N]``."""
+        return functional.linear(*self.matched(users))
 
 
 class Batch(NamedTuple):
@@ -140,7 +130,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
-        candidates = self.candidates and Candidates(*(tensor.to(device) for tensor in self.candidates))
+        candidates = self.candidates and self.candidates.to(device)
         return self._replace(inputs=self.inputs.to(device), targets=self.targets.to(device), candidates=candidates)
 
 
@@ -218,10 +208,10 @@ def collate(pieces: Sequence[Int32Array], candidates: Candidates | None = None) 
 def sasrec_loss(model: Sasrec, batch: Batch) -> Tensor:
     """Mean cross-entropy over all items and all real positions of a batch; with several processes a share of it."""
     real = batch.targets != _IGNORED
-    hidden, items = model.matched(model(batch.inputs)[real])
+    users, items = model.matched(model(batch.inputs)[real])
     if batch.candidates is None:
-        return full_softmax_loss(hidden, items, batch.targets[real], batch.all_targets)
-    return sampled_softmax_loss(hidden, items, batch.targets[real], batch.candidates, batch.all_targets)
+        return full_softmax_loss(users, items, batch.targets[real], batch.all_targets)
+    return sampled_softmax_loss(users, items, batch.targets[real], batch.candidates, batch.all_targets)
 
 
 def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
@@ -275,7 +265,9 @@ def _fit(
     config, started = model.config, time.monotonic()
     device, rng = model.item_embedding.weight.device, np.random.default_rng(seed)
     adamw = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    optimiser, best = Optimiser(adamw, warm_up(config.warmup_steps)), Best(model)
+    # Cuts between windows are drawn anew each epoch, so their number differs a little from epoch to epoch.
+    steps = config.epochs * len(epoch_batches(sequences, config, np.random.default_rng(seed)))
+    optimiser, best = Optimiser(adamw, cosine(steps, config.warmup)), Best(model)
     proposal = _proposal(config, sequences, model.item_embedding.num_embeddings)
     curve = LearningCurve()
     parts: dict[str, Resumable] = {"model": Weights(model), "optimiser": optimiser, "best": best, "curve": curve}
@@ -296,7 +288,7 @@ def _fit(
             bar.advance(1, note=f"NDCG@10 {best.score:.4f}")
     best.put_back()
     model.eval()
-    embeddings = model.item_embedding.weight.detach().cpu().numpy().astype(np.float32)
+    embeddings = model.vectors.detach().cpu().numpy()
     best_epoch = course.epoch - best.misses
     seconds = time.monotonic() - started
     return SasrecResult(embeddings, model, best.metrics, course.epoch, best_epoch, seconds, curve.epochs)
@@ -322,8 +314,8 @@ def _score(model: Sasrec, histories: Sequence[Int32Array], device: torch.device)
     """Scores of all items after each history, [B, N]."""
     kept = [history[-model.config.max_history :] for history in histories]
     last = torch.tensor([len(history) - 1 for history in kept], device=device)
-    hidden = model(_padded(kept, 0).to(device))
-    scores: npt.NDArray[np.float32] = model.scores(hidden[torch.arange(len(kept)), last]).float().cpu().numpy()
+    users = model(_padded(kept, 0).to(device))
+    scores: npt.NDArray[np.float32] = model.scores(users[torch.arange(len(kept)), last]).float().cpu().numpy()
     return scores
 
 
@@ -332,10 +324,3 @@ def _padded(rows: Sequence[Int32Array], value: int) -> Tensor:
     for line, row in zip(out, rows, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(out)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)

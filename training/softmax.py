@@ -12,6 +12,7 @@ denominator is unbiased for independent draws, and loss and gradient approach th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,34 +21,52 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+SAMPLED_ABOVE = 200_000
+"""Items up to which scoring all of them in every step is affordable."""
+
 CPU_SLICE, GPU_SLICE = 256, 8192
 """Positions at a time."""
 
 
+Observer = Callable[[int, Tensor], None]
+"""Called with the first row of a slice and the probabilities ``[slice, N]`` of its rows, which it must not keep."""
+
+
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, observe: Observer | None
+    ) -> Tensor:
         size = CPU_SLICE if hidden.device.type == "cpu" else GPU_SLICE
-        hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
+        is_trained = ctx.needs_input_grad[1]
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros_like(weight) if is_trained else None
         total = hidden.new_zeros(())
         for start in range(0, len(targets), size):
             part, wanted = hidden[start : start + size], targets[start : start + size, None]
             log_probability = functional.log_softmax(part @ weight.T, dim=-1)
             total -= log_probability.gather(1, wanted).sum()
-            gradient = log_probability.exp_()  # of the scores: probabilities, less 1 at the target
+            gradient = log_probability.exp_()
+            if observe is not None:
+                observe(start, gradient)
+            # Of the scores: probabilities, less 1 at the target.
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
             torch.mm(gradient, weight, out=hidden_gradient[start : start + size])
-            weight_gradient.addmm_(gradient.T, part)
-        ctx.save_for_backward(hidden_gradient / rows, weight_gradient / rows)
+            if weight_gradient is not None:
+                weight_gradient.addmm_(gradient.T, part)
+        ctx.save_for_backward(hidden_gradient / rows, weight_gradient / rows if weight_gradient is not None else None)
         return total / rows
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * grad_outputs[0], weight_gradient * grad_outputs[0], None, None
+        weight_gradient = weight_gradient * grad_outputs[0] if weight_gradient is not None else None
+        return hidden_gradient * grad_outputs[0], weight_gradient, None, None, None
 
 
-def full_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None) -> Tensor:
+def full_softmax_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None, observe: Observer | None = None
+) -> Tensor:
     """Mean of -log softmax(hidden · weightᵀ) at the targets; for training (gradients are computed at once).
 
     Args:
@@ -55,11 +74,12 @@ def full_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, rows: int
         weight: ``[N, d]``, item embeddings.
         targets: ``[n]`` int64, item rows.
         rows: What the sum is divided by, if not n: the rows of all processes together.
+        observe: Is shown the probabilities on the way.
 
     Returns:
         Scalar.
     """
-    loss: Tensor = _FullSoftmax.apply(hidden, weight, targets, len(targets) if rows is None else rows)
+    loss: Tensor = _FullSoftmax.apply(hidden, weight, targets, len(targets) if rows is None else rows, observe)
     return loss
 
 
@@ -68,6 +88,10 @@ class Candidates(NamedTuple):
 
     items: Tensor  # [C] int64, item rows, each once
     log_weight: Tensor  # [C], log of how many items each stands for: times drawn / (M q)
+
+    def to(self, device: torch.device) -> Candidates:
+        """The same on a device."""
+        return Candidates(self.items.to(device), self.log_weight.to(device))
 
 
 class Proposal:
@@ -85,11 +109,12 @@ class Proposal:
         self.negatives = negatives
         self._cumulative = np.cumsum(self.probability)
 
-    def candidates(self, targets: npt.NDArray[np.integer], rng: np.random.Generator) -> Candidates:
-        """The distinct items among a batch's targets and fresh draws."""
-        drawn = np.searchsorted(self._cumulative, rng.random(self.negatives) * self._cumulative[-1], side="right")
+    def candidates(self, targets: npt.NDArray[np.integer], rng: np.random.Generator | None = None) -> Candidates:
+        """The distinct items among a batch's targets and fresh draws; without negatives no ``rng`` is needed."""
+        draws = rng.random(self.negatives) if rng is not None else np.empty(0)
+        drawn = np.searchsorted(self._cumulative, draws * self._cumulative[-1], side="right")
         items, times = np.unique(np.concatenate([targets, drawn]), return_counts=True)
-        weight = times / ((len(targets) + self.negatives) * self.probability[items])
+        weight = times / ((len(targets) + len(draws)) * self.probability[items])
         return Candidates(torch.from_numpy(items.astype(np.int64)), torch.from_numpy(np.log(weight)).float())
 
 

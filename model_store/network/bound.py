@@ -29,11 +29,19 @@ class BoundSearch:
 
     def __call__(self, inputs: SearchInputs) -> SearchOutputs:
         """Search one batch."""
+        with torch.inference_mode():
+            outputs = self._search(*self._arguments(inputs))
+            return SearchOutputs(*(output.cpu().numpy() for output in outputs))
+
+    def trace(self, inputs: SearchInputs) -> list[npt.NDArray[np.int64]]:
+        """Nodes of the beams after each code, see :meth:`~model_store.network.search.BeamSearch.traced`."""
+        with torch.inference_mode():
+            return [nodes.cpu().numpy() for nodes in self._search.traced(*self._arguments(inputs))[1]]
+
+    def _arguments(self, inputs: SearchInputs) -> list[Tensor]:
         leaf_vectors = self._catalogue[-1]
         pool = leaf_vectors if len(inputs.candidates) else leaf_vectors[:0]
-        with torch.inference_mode():
-            outputs = self._search(*(self._moved(array) for array in inputs), *self._catalogue, pool)
-            return SearchOutputs(*(output.cpu().numpy() for output in outputs))
+        return [*(self._moved(array) for array in inputs), *self._catalogue, pool]
 
     def _moved(self, array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._search.recommender.bos.device, non_blocking=True)

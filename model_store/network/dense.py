@@ -1,4 +1,4 @@
-"""Dense candidates of the search: the leaves whose vectors are nearest to the user's preference.
+"""Dense candidates of the search: the leaves whose vectors are nearest to the user's.
 
 Shapes: B requests, W beams, n candidates of a request, P leaves in the pool, E excluded nodes of a request.
 """
@@ -26,18 +26,18 @@ class DenseCandidates(NamedTuple):
         return (self.leaf >= 0) & ~is_known
 
 
-def nearest_leaves(preference: Tensor, pool: Tensor, closed: Tensor, excluded: Tensor, count: int) -> DenseCandidates:
+def nearest_leaves(user: Tensor, pool: Tensor, closed: Tensor, excluded: Tensor, count: int) -> DenseCandidates:
     """Score the whole pool. With an empty pool and ``count`` 0 nothing is computed.
 
     Args:
-        preference: h_D at unit length, ``[B, d_s]``.
+        user: Vectors of users at unit length, ``[B, d_s]``.
         pool: Unit-length vectors of the leaves, ``[P, d_s]``.
         closed: ``[B, P]``, 0 where the request's rule leaves the leaf open, -inf elsewhere.
         excluded: ``[B, E]``, leaves that must not be answered; numbers outside the pool mean nothing.
         count: n.
     """
     leaves = pool.shape[0]
-    score = functional.linear(preference, pool) + closed
+    score = functional.linear(user, pool) + closed
     # One spare slot takes what is no leaf; n more keep the top n defined where fewer leaves are open.
     score = torch.cat([score, torch.full((score.shape[0], count + 1), DEAD, device=score.device)], dim=1)
     at = torch.where((excluded >= 0) & (excluded < leaves), excluded, leaves)
@@ -46,6 +46,6 @@ def nearest_leaves(preference: Tensor, pool: Tensor, closed: Tensor, excluded: T
     return DenseCandidates(torch.where(dense > DEAD, pick, -1), dense)
 
 
-def similarity(preference: Tensor, vectors: Tensor, leaf: Tensor) -> Tensor:
+def similarity(user: Tensor, vectors: Tensor, leaf: Tensor) -> Tensor:
     """Dense scores of given leaves ``[B, W]`` (-1: any number), from vectors ``[D, d_s]`` of all leaves."""
-    return (vectors[leaf.clamp(min=0)] @ preference[:, :, None]).squeeze(2)
+    return (vectors[leaf.clamp(min=0)] @ user[:, :, None]).squeeze(2)

@@ -1,4 +1,7 @@
-"""The T5-shaped recommender: history codes in, the next item's codes out (ETEGRec section 3.3).
+"""The T5-shaped recommender: a history in, the next item's codes out (ETEGRec section 3.3).
+
+A history is read as codes, as in the paper, or as item vectors; beside the codes, the encoder tells the user's vector,
+whose cosine with an item's vector is that item's dense score.
 
 One encoder pass can serve several targets of the same row: with causal encoder attention, all prefixes of a user share
 it; with bidirectional attention a row has one target, its whole history. The search decodes step by step with kept keys
@@ -15,8 +18,12 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from model_store.config import ModelConfig
-from model_store.network.layers import NEGATIVE, DecoderLayer, Dropout, EncoderLayer, RelativeBias, RmsNorm
+from model_store.config import ModelConfig, RecommenderConfig
+from model_store.network.encoder import EncoderShape, HistoryEncoder, VectorMap
+from model_store.network.layers import NEGATIVE, DecoderLayer, Dropout, RelativeBias, RmsNorm
+
+DECODER_START = 0.1
+"""What decoder layers add to the residual stream is scaled by this at the start, so that depth does not drown it."""
 
 Cache = list[tuple[Tensor, Tensor]]
 """Self-attention keys and values of the codes decoded so far, per decoder layer: [B·W, H, steps, D] each."""
@@ -35,10 +42,25 @@ class TargetStates(NamedTuple):
     decoder: Tensor  # [B, P, L, d], state that predicts each code; position 0 has seen [BOS] only
     sequence: Tensor  # [B, P, d_c], z_E: projected mean of the encoder states (SIA)
     preference: Tensor  # [B, P, d_s], h_D: projected decoder state at [BOS] (PSA)
+    user: Tensor  # [B, P, d_s], the user's vector (dense scores)
 
 
 def _adapter(width_in: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, width_in), nn.ReLU(), nn.Linear(width_in, width_out))
+
+
+def encoder_shape(shape: RecommenderConfig) -> EncoderShape:
+    """Of the recommender's encoder."""
+    return EncoderShape(
+        d_model=shape.d_model,
+        d_ff=shape.d_ff,
+        heads=shape.heads,
+        head_dim=shape.head_dim,
+        layers=shape.encoder_layers,
+        position_buckets=shape.position_buckets,
+        max_distance=shape.max_distance,
+        is_causal=shape.encoder_attention == "causal",
+    )
 
 
 class Recommender(nn.Module):
@@ -49,19 +71,27 @@ class Recommender(nn.Module):
         shape = config.recommender
         self.shape, self.levels = shape, config.code_length
         layer = (shape.d_model, shape.d_ff, shape.heads, shape.head_dim, shape.dropout)
+        embedding_dim = config.tokenizer.embedding_dim
         tables = torch.empty(self.levels, config.tokenizer.codebook_size, shape.d_model)
         self.code_embedding = nn.Parameter(nn.init.normal_(tables, std=shape.d_model**-0.5))
         self.bos = nn.Parameter(nn.init.normal_(torch.empty(shape.d_model), std=shape.d_model**-0.5))
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(shape.encoder_layers))
+        self.encoder = HistoryEncoder(encoder_shape(shape), shape.dropout)
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(shape.decoder_layers))
-        self.encoder_norm, self.decoder_norm = RmsNorm(shape.d_model), RmsNorm(shape.d_model)
+        self.decoder_norm = RmsNorm(shape.d_model)
         bias = (shape.position_buckets, shape.max_distance, shape.heads)
-        self.encoder_bias = RelativeBias(*bias, bidirectional=shape.encoder_attention == "bidirectional")
         self.decoder_bias = RelativeBias(*bias, bidirectional=False)
         self.recency_bias = RelativeBias(*bias, bidirectional=False) if shape.recency_bias else None
         self.sequence_adapter = _adapter(shape.d_model, config.tokenizer.codebook_dim)
-        self.preference_adapter = _adapter(shape.d_model, config.tokenizer.embedding_dim)
+        self.preference_adapter = _adapter(shape.d_model, embedding_dim)
+        self.vector_in = VectorMap.into_model(embedding_dim, shape.d_model) if self.reads_vectors else None
+        self.vector_out = VectorMap(shape.d_model, embedding_dim)
         self.dropout = Dropout(shape.dropout)
+        self._calm_decoder()
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether histories enter as item vectors; if not, as codes."""
+        return self.shape.history_tokens == "vector"
 
     @property
     def tokens_per_item(self) -> int:
@@ -70,28 +100,44 @@ class Recommender(nn.Module):
 
     @property
     def embedding_dim(self) -> int:
-        """d_s, width of the user's preference and of the item vectors that it is compared with."""
-        return cast(nn.Linear, self.preference_adapter[-1]).out_features
+        """d_s, width of the user's vector and of the item vectors that it is compared with."""
+        return self.vector_out.out_features
 
     @property
     def _decoder_layers(self) -> list[DecoderLayer]:
         return cast(list[DecoderLayer], list(self.decoder))
 
-    def encode(self, codes: Tensor, lengths: Tensor) -> Memory:
+    def encode(self, codes: Tensor, vectors: Tensor, lengths: Tensor) -> Memory:
         """Encode histories.
 
         Args:
             codes: ``[B, T, L]``, oldest item first, padded on the right.
+            vectors: Unit length, ``[B, T, d_s]``, of the same items. Only one of the two is read.
             lengths: ``[B]``, items of each row.
         """
-        x = torch.stack([self.code_embedding[level][codes[:, :, level]] for level in range(self.levels)], dim=2)
-        x = x.flatten(1, 2) if self.shape.history_tokens == "code" else x.sum(dim=2)
-        x = self.dropout(x)
-        bias = self._encoder_bias(x.shape[1], lengths)
-        for layer in self.encoder:
-            x = layer(x, bias)
-        states = self.dropout(self.encoder_norm(x))
+        if self.vector_in is not None:
+            x = self.vector_in(vectors)
+        else:
+            x = torch.stack([self.code_embedding[level][codes[:, :, level]] for level in range(self.levels)], dim=2)
+            x = x.flatten(1, 2) if self.shape.history_tokens == "code" else x.sum(dim=2)
+        states = self.dropout(self.encoder(self.dropout(x), lengths, self.tokens_per_item))
         return Memory(states, [layer.cross_attention.keys_values(states) for layer in self._decoder_layers])
+
+    def newest(self, memory: Memory, lengths: Tensor) -> Tensor:
+        """State of the newest item of histories ``[B, P]`` items long: ``[B, P, d]``."""
+        last = (lengths * self.tokens_per_item - 1).clamp(min=0)
+        return memory.states.gather(1, last[:, :, None].expand(-1, -1, memory.states.shape[2]))
+
+    def user_vectors(self, memory: Memory, lengths: Tensor) -> Tensor:
+        """What dense scores compare with item vectors: ``[B, P, d_s]``, of any length."""
+        vectors: Tensor = self.vector_out(self.newest(memory, lengths))
+        return vectors
+
+    def start(self, memory: Memory, lengths: Tensor) -> Tensor:
+        """What the decoder starts from, ``[B, P, d]``: [BOS], and with ``newest_start`` the newest item's state."""
+        if self.shape.newest_start:
+            return self.bos + self.newest(memory, lengths)
+        return self.bos.expand(*lengths.shape, -1)
 
     def history_bias(self, memory: Memory, lengths: Tensor) -> Tensor:
         """Cross-attention bias of each target: masks what its history does not hold, weighs items by recency.
@@ -111,23 +157,24 @@ class Recommender(nn.Module):
             return mask
         return self.recency_bias(age).permute(0, 3, 1, 2) + mask
 
-    def forward(self, codes: Tensor, lengths: Tensor, targets: Tensor, prefix: Tensor) -> TargetStates:
+    def forward(self, codes: Tensor, vectors: Tensor, lengths: Tensor, targets: Tensor, prefix: Tensor) -> TargetStates:
         """States for the targets of each row, all codes fed at once (teacher forcing).
 
         Args:
             codes: Histories, ``[B, T, L]``.
+            vectors: The same as item vectors, ``[B, T, d_s]``.
             lengths: ``[B]``, items of each row.
             targets: Codes of the next items, ``[B, P, L]``; with fewer than L columns only as many states are computed,
                 one column being [BOS] alone.
             prefix: ``[B, P]``, how many history items precede each target, 1 … length. With bidirectional attention
                 it must equal the row's length: the encoder has seen all of it.
         """
-        memory = self.encode(codes, lengths)
+        memory = self.encode(codes, vectors, lengths)
         rows, count, steps = targets.shape
         d_model = memory.states.shape[2]
         bias = self.history_bias(memory, prefix).repeat_interleave(steps, dim=2)
         fed = [self.code_embedding[level][targets[:, :, level]] for level in range(steps - 1)]
-        x = torch.stack([self.bos.expand(rows, count, d_model), *fed], dim=2)
+        x = torch.stack([self.start(memory, prefix), *fed], dim=2)
         x = self.dropout(x).reshape(rows * count, steps, d_model)
         step = torch.arange(steps, device=codes.device)
         distance = step[:, None] - step
@@ -138,7 +185,8 @@ class Recommender(nn.Module):
             x = layer.attend_history(x.view(rows, count * steps, d_model), keys, values, bias)
             x = x.view(rows * count, steps, d_model)
         x = self.dropout(self.decoder_norm(x)).view(rows, count, steps, d_model)
-        return TargetStates(x, self._sequence(memory, prefix), self.preference_adapter(x[:, :, 0]))
+        preference = self.preference_adapter(x[:, :, 0])
+        return TargetStates(x, self._sequence(memory, prefix), preference, self.user_vectors(memory, prefix))
 
     def step(self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor) -> tuple[Tensor, Cache]:
         """Decode one more code of every beam.
@@ -172,13 +220,11 @@ class Recommender(nn.Module):
         """Scores of all K codes of a level for ``[…, d]`` states: ``[…, K]``."""
         return states @ self.code_embedding[level].t()
 
-    def _encoder_bias(self, tokens: int, lengths: Tensor) -> Tensor:
-        position = torch.arange(tokens, device=lengths.device)
-        distance = position[:, None] - position
-        mask = (position // self.tokens_per_item >= lengths[:, None])[:, None, None, :]
-        if self.shape.encoder_attention == "causal":
-            mask = mask | (distance < 0)
-        return self.encoder_bias(distance).permute(2, 0, 1) + mask * NEGATIVE
+    def _calm_decoder(self) -> None:
+        with torch.no_grad():
+            for layer in self._decoder_layers:
+                for part in (layer.self_attention.out, layer.cross_attention.out, layer.feed_forward.contract):
+                    part.weight.mul_(DECODER_START)
 
     def _sequence(self, memory: Memory, prefix: Tensor) -> Tensor:
         tokens = prefix * self.tokens_per_item

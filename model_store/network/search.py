@@ -37,6 +37,11 @@ class CatalogueTensors(NamedTuple):
         levels = len(by_level) // 2
         return cls(tuple(by_level[:levels]), tuple(by_level[levels:]), leaf_nodes, leaf_vectors, pool)
 
+    def codes_of(self, leaves: Tensor) -> Tensor:
+        """Semantic IDs ``[…, L]`` of leaves ``[…]``."""
+        path = self.leaf_nodes[leaves].long().unbind(dim=-1)
+        return torch.stack([codes[node].long() for codes, node in zip(self.child_code, path, strict=True)], dim=-1)
+
     def first_node(self, level: int, codebook_size: int) -> int:
         """Node id of the first child of this level."""
         return sum(codes.shape[0] - codebook_size for codes in self.child_code[:level])
@@ -54,7 +59,7 @@ class BeamSearch(nn.Module):
 
     def forward(
         self,
-        codes: Tensor,
+        history: Tensor,
         lengths: Tensor,
         rule_bits: Tensor,
         rule_of: Tensor,
@@ -70,40 +75,61 @@ class BeamSearch(nn.Module):
             Leaves, log-probabilities and dense scores, ``[B, W + n]`` each: beams by log-probability, then dense
             candidates by dense score. Leaf -1, log-probability -inf and dense score 0 where there is nothing.
         """
-        net, width, batch = self.recommender, beam.shape[0], codes.shape[0]
+        fields = history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates
+        return self.traced(*fields, *catalogue)[0]
+
+    def traced(
+        self,
+        history: Tensor,
+        lengths: Tensor,
+        rule_bits: Tensor,
+        rule_of: Tensor,
+        excluded: Tensor,
+        max_per_prefix: Tensor,
+        beam: Tensor,
+        candidates: Tensor,
+        *catalogue: Tensor,
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
+        """What :meth:`forward` returns, and the nodes that the beams stood on after each code, ``[B, W]`` a level.
+
+        Nodes are numbered within their depth, -1 where a beam found nothing.
+        """
+        net, width, batch = self.recommender, beam.shape[0], history.shape[0]
         known, codebook_size = CatalogueTensors.of(catalogue), net.code_embedding.shape[1]
-        memory = net.encode(codes, lengths)
-        history_bias = net.history_bias(memory, lengths[:, None])
-        # Beams and candidates share one place at [BOS]; afterwards each has its own, beams first.
-        states, cache = net.step(net.bos.expand(batch, 1, -1), [], memory, history_bias)
-        preference = functional.normalize(net.preference_adapter(states[:, 0]), dim=-1)
+        memory = net.encode(known.codes_of(history), known.leaf_vectors[history], lengths)
+        items = lengths[:, None]
+        history_bias = net.history_bias(memory, items)
+        # Beams and candidates share one place at the start; afterwards each has its own, beams first.
+        states, cache = net.step(net.start(memory, items), [], memory, history_bias)
+        user = functional.normalize(net.user_vectors(memory, items)[:, 0], dim=-1)
         first_leaf = known.first_node(net.levels - 1, codebook_size)
         closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
-        nearest = nearest_leaves(preference, known.pool, closed, excluded - first_leaf, candidates.shape[0])
+        nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, candidates.shape[0])
         path = known.leaf_nodes[nearest.leaf.clamp(min=0)].long()  # [B, n, L]
         path_log_prob = torch.zeros_like(nearest.dense)
-        own_place = width + torch.arange(candidates.shape[0], device=codes.device).expand(batch, -1)
+        own_place = width + torch.arange(candidates.shape[0], device=history.device).expand(batch, -1)
 
-        beams = _Beams.at_root(batch, codes.device)
+        beams, trace = _Beams.at_root(batch, history.device), []
         for level in range(net.levels):
             if level:
                 places = torch.cat([beams.node, path[:, :, level - 1]], dim=1)
                 x = net.code_embedding[level - 1][known.child_code[level - 1][places].long()]
                 states, cache = net.step(x, cache, memory, history_bias)
             arrays = known.child_start[level], known.child_code[level]
-            children = _Children(beams.node, beams.log_prob, *arrays, net.logits(states[:, :width], level))
+            children = Children(beams.node, beams.log_prob, *arrays, net.logits(states[:, :width], level))
             beside = children
             if level:
                 logits = net.logits(states[:, width:], level)
-                beside = _Children(path[:, :, level - 1], path_log_prob, *arrays, logits)
+                beside = Children(path[:, :, level - 1], path_log_prob, *arrays, logits)
             path_log_prob = path_log_prob + beside.log_prob_of(path[:, :, level])
             first_node = known.first_node(level, codebook_size)
             is_open = self._open(children.node + first_node, rule_bits, rule_of)
             is_open = is_open & ~_listed(children, excluded - first_node)
             beams, parent = beams.grown(children, is_open, width, max_per_prefix if level else None)
+            trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
             if level + 1 < net.levels:
                 cache = _reorder(cache, torch.cat([parent, own_place if level else torch.zeros_like(own_place)], dim=1))
-        return _joined(beams, nearest, path_log_prob, similarity(preference, known.leaf_vectors, beams.node))
+        return _joined(beams, nearest, path_log_prob, similarity(user, known.leaf_vectors, beams.node)), trace
 
     def _closed_leaves(self, leaves: int, first_leaf: int, rule_bits: Tensor) -> Tensor:
         """0 where a rule leaves a leaf open, -inf elsewhere: ``[R, leaves]``."""
@@ -132,7 +158,7 @@ class _Beams(NamedTuple):
         root = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         return cls(root, torch.zeros(batch, 1, device=device), root)
 
-    def grown(self, children: _Children, is_open: Tensor, width: int, most: Tensor | None) -> tuple[_Beams, Tensor]:
+    def grown(self, children: Children, is_open: Tensor, width: int, most: Tensor | None) -> tuple[_Beams, Tensor]:
         """The best ``width`` open children, and the beam that each came from ``[B, width]``.
 
         Args:
@@ -151,7 +177,7 @@ class _Beams(NamedTuple):
         return _Beams(node, log_prob, self.group.gather(1, parent)), parent
 
 
-class _Children:
+class Children:
     """The window of K child slots of every node, ``[B, W, K]`` each."""
 
     def __init__(self, node: Tensor, score: Tensor, child_start: Tensor, child_code: Tensor, logits: Tensor) -> None:
@@ -171,7 +197,7 @@ class _Children:
         return self.log_prob.expand(-1, child.shape[1], -1).gather(2, slot).squeeze(2)
 
 
-def _listed(children: _Children, excluded: Tensor) -> Tensor:
+def _listed(children: Children, excluded: Tensor) -> Tensor:
     """Whether each child slot is among the excluded nodes ``[B, E]`` (numbered within this depth).
 
     Every excluded node is looked up in the W windows, which costs E·W, not E·W·K: catalogue size plays no part.

@@ -81,7 +81,7 @@ class Engine(ABC):
         return search_inputs(
             encode_histories(
                 [request.history for request in requests],
-                catalogue.codes,
+                catalogue.trie.item_leaf,
                 self.max_history,
                 pad_to=_bucketed(longest, self.max_history),
             ),

@@ -36,7 +36,7 @@ class FakeEngine(Engine):
         leaves = np.full((len(inputs.lengths), width + len(inputs.candidates)), -1, dtype=np.int64)
         log_prob = np.full(leaves.shape, -np.inf, dtype=np.float32)
         for row, length in enumerate(inputs.lengths):
-            newest = trie.leaves_below(inputs.codes[row, length - 1].tolist()).start
+            newest = int(inputs.history[row, length - 1])
             distance = (np.arange(trie.items) - newest - 1) % trie.items
             ranked = np.argsort(distance)
             ranked = ranked[_open_leaves(inputs, row, trie)[ranked]]

@@ -17,7 +17,7 @@ from model_store.trie import Trie
 CODES = np.array([[0, 0], [0, 1], [1, 2], [2, 0], [2, 2]], dtype=np.int16)
 TRIE = Trie.build(CODES, 3)
 VECTORS = np.arange(10, dtype=np.float32).reshape(5, 2)
-HISTORY = encode_histories([np.array([0, 2]), np.array([4])], CODES, 5)
+HISTORY = encode_histories([np.array([0, 2]), np.array([4])], TRIE.item_leaf, 5)
 
 
 def ids(count: int) -> npt.NDArray[np.int64]:
@@ -48,7 +48,7 @@ def test_no_request_at_all_is_padded_too() -> None:
 
 def test_what_is_left_out_restricts_nothing() -> None:
     inputs = search_inputs(HISTORY, TRIE, 4)
-    assert inputs.codes is HISTORY.codes
+    assert inputs.history is HISTORY.leaves
     assert inputs.lengths is HISTORY.lengths
     bits = np.unpackbits(inputs.rule_bits, axis=1, bitorder="little")
     assert inputs.rule_bits.shape[0] == 1
@@ -88,7 +88,7 @@ def test_names_of_the_graphs_inputs_follow_the_order_of_the_arrays() -> None:
     names = graph_input_names(2)
     arrays = [*search_inputs(HISTORY, TRIE, 4, candidates=3), *catalogue_inputs(TRIE, VECTORS, 2)]
     assert len(names) == len(arrays) + 1 == len(set(names))
-    inputs = ["codes", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix", "beam", "candidates"]
+    inputs = ["history", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix", "beam", "candidates"]
     assert names[:8] == inputs
     assert names[8:] == [
         *("child_start_0", "child_start_1", "child_code_0", "child_code_1", "leaf_nodes", "leaf_vectors", "pool")

@@ -23,9 +23,9 @@ from tests.search.worlds import (
 )
 
 SHAPES = [
-    small_config(2 + index % 2, 3 + index % 6, collisions, tokens, attention, index % 3 > 0)
+    small_config(2 + index % 2, 3 + index % 6, collisions, tokens, attention, index % 3 > 0, newest_start=index % 4 > 1)
     for index, (collisions, tokens, attention) in enumerate(
-        itertools.product(("reassign", "token"), ("code", "item"), ("bidirectional", "causal"))
+        itertools.product(("reassign", "token"), ("code", "item", "vector"), ("bidirectional", "causal"))
     )
 ]
 
@@ -50,13 +50,11 @@ def close(answer: list[Candidate], expected: list[Candidate], atol: float = 1e-4
 def test_same_items_and_scores_as_the_reference(config: ModelConfig, seed: int) -> None:
     rng = np.random.default_rng(seed)
     requests = random_requests(rng, config)
-    judge = reference(config, random_recommender(config, seed))
+    judge = reference(config, random_recommender(config, seed), requests.codes, requests.vectors)
     answers = requests.answers(*run(config, seed, requests.tensors()))
     for index, (beams, candidates) in enumerate(answers):
         expected = judge.candidates(
-            requests.codes[requests.histories[index]],
-            requests.codes,
-            requests.vectors,
+            requests.histories[index],
             requests.width,
             len(requests.inputs.candidates),
             requests.open_items[index],
@@ -76,7 +74,7 @@ def test_a_batch_answers_like_single_requests(config: ModelConfig, candidates: i
         alone = requests.inputs._replace(
             **{
                 name: getattr(requests.inputs, name)[index : index + 1]
-                for name in ("codes", "lengths", "rule_of", "excluded", "max_per_prefix")
+                for name in ("history", "lengths", "rule_of", "excluded", "max_per_prefix")
             }
         )
         tensors = [torch.from_numpy(a) for a in graph_arrays(alone, requests.trie, requests.vectors)]
@@ -114,10 +112,10 @@ def test_a_wide_beam_equals_scoring_every_item() -> None:
     rng = np.random.default_rng(5)
     codes = random_codes(rng, config, 50)
     history = rng.integers(0, 50, 5)
-    judge = reference(config, random_recommender(config, 2))
-    exhaustive = sorted(((judge.score(codes[history], codes, row), row) for row in range(50)), reverse=True)
+    judge = reference(config, random_recommender(config, 2), codes)
+    exhaustive = sorted(((judge.score(history, row), row) for row in range(50)), reverse=True)
     trie = Trie.build(codes, 4)
-    inputs = search_inputs(encode_histories([history], codes, 7), trie, 64)
+    inputs = search_inputs(encode_histories([history], trie.item_leaf, 7), trie, 64)
     tensors = [torch.from_numpy(a) for a in graph_arrays(inputs, trie, random_vectors(rng, config, 50))]
     leaves, log_prob, _ = run(config, 2, tensors)
     assert trie.leaf_item[leaves[0, :50]].tolist() == [row for _, row in exhaustive]
@@ -129,8 +127,8 @@ def test_a_wide_beam_equals_scoring_every_item() -> None:
 def test_probabilities_of_the_whole_catalogue_sum_to_one() -> None:
     config = small_config(levels=2, codebook_size=5, collisions="token")
     codes = random_codes(np.random.default_rng(1), config, 30)
-    judge = reference(config, random_recommender(config, 9))
-    total = sum(np.exp(judge.score(codes[:4], codes, row)) for row in range(30))
+    judge = reference(config, random_recommender(config, 9), codes)
+    total = sum(np.exp(judge.score(np.arange(4), row)) for row in range(30))
     assert total == pytest.approx(1.0)
 
 
@@ -139,7 +137,7 @@ def test_hiding_an_item_does_not_change_the_scores_of_others() -> None:
     codes = random_codes(np.random.default_rng(2), config, 40)
     trie, net = Trie.build(codes, 6), random_recommender(config, 4)
     vectors = random_vectors(np.random.default_rng(0), config, 40)
-    history = encode_histories([np.arange(5)], codes, 7)
+    history = encode_histories([np.arange(5)], trie.item_leaf, 7)
 
     def scores(hidden: list[int]) -> dict[int, float]:
         inputs = search_inputs(history, trie, 64, excluded_items=[np.array(hidden, dtype=np.int64)])
@@ -160,11 +158,11 @@ def test_an_only_child_adds_exactly_nothing() -> None:
     config = small_config(levels=3, codebook_size=4)
     codes = np.array([[0, 1, 2], [1, 3, 0]], dtype=np.int16)
     trie = Trie.build(codes, 4)
-    inputs = search_inputs(encode_histories([np.array([0])], codes, 7), trie, 2)
+    inputs = search_inputs(encode_histories([np.array([0])], trie.item_leaf, 7), trie, 2)
     vectors = random_vectors(np.random.default_rng(0), config, 2)
     leaves, log_prob, _ = run(config, 0, [torch.from_numpy(a) for a in graph_arrays(inputs, trie, vectors)])
-    judge = reference(config, random_recommender(config, 0))
-    first_step = judge._gains(judge._encode(codes[:1]), 1, (), [0, 1])
+    judge = reference(config, random_recommender(config, 0), codes)
+    first_step = judge._gains(judge._encode(np.array([0])), 1, (), [0, 1])
     for leaf, score in zip(leaves[0], log_prob[0], strict=True):
         assert score == pytest.approx(first_step[int(codes[trie.leaf_item[leaf], 0])], abs=1e-5)
 
@@ -173,29 +171,35 @@ def test_teacher_forcing_and_stepwise_decoding_agree() -> None:
     """Training's parallel pass and the search's cached steps must be the same function."""
     for config in SHAPES[2:]:
         net = random_recommender(config, 3)
-        codes = torch.from_numpy(random_codes(np.random.default_rng(0), config, 9).astype(np.int64))
-        history, lengths, target = codes[:5][None], torch.tensor([5]), codes[7][None, None]
+        rng = np.random.default_rng(0)
+        codes = torch.from_numpy(random_codes(rng, config, 9).astype(np.int64))
+        vectors = torch.from_numpy(random_vectors(rng, config, 9))
+        history, lengths, target = (codes[:5][None], vectors[:5][None]), torch.tensor([5]), codes[7][None, None]
         with torch.inference_mode():
-            states = net(history, lengths, target, lengths[:, None]).decoder[0, 0]
-            memory = net.encode(history, lengths)
-            bias, cache, x = net.history_bias(memory, lengths[:, None]), [], net.bos.expand(1, 1, -1)
+            states = net(*history, lengths, target, lengths[:, None])
+            memory = net.encode(*history, lengths)
+            bias, cache, x = net.history_bias(memory, lengths[:, None]), [], net.start(memory, lengths[:, None])
+            torch.testing.assert_close(net.user_vectors(memory, lengths[:, None]), states.user)
             for level in range(config.code_length):
                 state, cache = net.step(x, cache, memory, bias)
-                torch.testing.assert_close(state[0, 0], states[level], atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(state[0, 0], states.decoder[0, 0, level], atol=1e-5, rtol=1e-4)
                 x = net.code_embedding[level][target[:, :, level]]
 
 
 def test_with_causal_attention_one_pass_serves_every_prefix() -> None:
-    for tokens in ("item", "code"):
-        config = small_config(history_tokens=tokens, encoder_attention="causal")
+    for tokens in ("item", "code", "vector"):
+        config = small_config(history_tokens=tokens, encoder_attention="causal", newest_start=tokens != "item")
         net = random_recommender(config, 8)
-        codes = torch.from_numpy(random_codes(np.random.default_rng(0), config, 20).astype(np.int64))
+        rng = np.random.default_rng(0)
+        codes = torch.from_numpy(random_codes(rng, config, 20).astype(np.int64))
         sequence, targets = codes[:6][None], codes[10:16][None]
+        vectors = torch.from_numpy(random_vectors(rng, config, 6))[None]
         with torch.inference_mode():
-            packed = net(sequence, torch.tensor([6]), targets, torch.arange(1, 7)[None])
+            packed = net(sequence, vectors, torch.tensor([6]), targets, torch.arange(1, 7)[None])
             for prefix in range(1, 7):
                 length = torch.tensor([prefix])
-                alone = net(sequence[:, :prefix], length, targets[:, prefix - 1 : prefix], length[:, None])
+                read = sequence[:, :prefix], vectors[:, :prefix]
+                alone = net(*read, length, targets[:, prefix - 1 : prefix], length[:, None])
                 for mine, single in zip(packed, alone, strict=True):
                     torch.testing.assert_close(mine[:, prefix - 1], single[:, 0], atol=1e-5, rtol=1e-4)
 

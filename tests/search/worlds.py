@@ -26,6 +26,7 @@ def small_config(
     encoder_attention: str = "bidirectional",
     recency_bias: bool = True,
     layers: int = 2,
+    newest_start: bool = False,
 ) -> ModelConfig:
     return ModelConfig.model_validate(
         {
@@ -42,6 +43,7 @@ def small_config(
                 "history_tokens": history_tokens,
                 "encoder_attention": encoder_attention,
                 "recency_bias": recency_bias,
+                "newest_start": newest_start,
             },
         }
     )
@@ -56,8 +58,13 @@ def random_recommender(config: ModelConfig, seed: int) -> Recommender:
     return net
 
 
-def reference(config: ModelConfig, net: Recommender) -> ReferenceSearch:
-    return ReferenceSearch(config, {name: value.numpy() for name, value in net.state_dict().items()})
+def reference(
+    config: ModelConfig,
+    net: Recommender,
+    codes: npt.NDArray[np.integer],
+    vectors: npt.NDArray[np.float32] | None = None,
+) -> ReferenceSearch:
+    return ReferenceSearch(config, {name: value.numpy() for name, value in net.state_dict().items()}, codes, vectors)
 
 
 def random_codes(rng: np.random.Generator, config: ModelConfig, items: int) -> npt.NDArray[np.int16]:
@@ -131,7 +138,7 @@ def random_requests(
     open_items = [rules[rule].copy() for rule in rule_of]
     for is_open, rows in zip(open_items, excluded, strict=True):
         is_open[rows] = False
-    history = encode_histories(histories, codes, config.recommender.max_history)
+    history = encode_histories(histories, trie.item_leaf, config.recommender.max_history)
     count = int(rng.choice((0, 1, 5, 12, items + 3))) if candidates is None else candidates
     masks = [trie.mask(rule) for rule in rules]
     inputs = search_inputs(history, trie, width, masks, rule_of, excluded, most.tolist(), count)

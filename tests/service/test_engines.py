@@ -104,16 +104,16 @@ async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusio
 
 @pytest.mark.anyio
 async def test_the_fused_answer_is_that_of_the_reference(stores: dict[Fusion, Path]) -> None:
-    judge = reference(CONFIG, random_recommender(CONFIG, seed=3))
+    judge = reference(CONFIG, random_recommender(CONFIG, seed=3), CATALOGUE.codes, CATALOGUE.vectors)
     rows, first_code = [4, 8, 15], CATALOGUE.codes[:, 0].tolist()
     unseen = np.ones(60, dtype=np.bool_)
     unseen[rows] = False
-    history, width = CATALOGUE.codes[rows], CONFIG.beam_width
+    history, width = np.array(rows), CONFIG.beam_width
     async with serving(stores[FUSION], engine="onnx", threads=1) as (client, _):
         for most in (1, 2, 60):
             body = {"history": [f"item-{row}" for row in rows], "k": 12, "max_per_prefix": most}
             answer = (await client.post("/recommend", json=body)).json()["items"]
-            found = judge.candidates(history, CATALOGUE.codes, CATALOGUE.vectors, width, width, unseen, most)
+            found = judge.candidates(history, width, width, unseen, most)
             candidates = [*found[0], *found[1]]
             expected = fused(candidates, FUSION.weight, 12, most, first_code)
             assert ids(answer) == [f"item-{row}" for row in expected]

@@ -27,7 +27,8 @@ from training import checkpoint, distributed
 from training.codebooks import TokenizerTrainingConfig, pretrain_tokenizer
 from training.config import load_config
 from training.data.dataset import Dataset
-from training.joint import FinetuneConfig, JointConfig, finetune, train_joint
+from training.joint import FinetuneConfig, finetune, train_joint
+from training.joint_losses import JointConfig
 from training.learner import new_learner
 from training.pipeline import Pipeline
 from training.progress import SilentProgress

@@ -26,14 +26,14 @@ def make_split(rng: np.random.Generator, users: int) -> Split:
 
 def expected_ranks(config: ModelConfig, seed: int, codes: npt.NDArray[np.int16], split: Split, row: int) -> list[int]:
     """Both ranks of one user by the reference."""
-    judge = reference(config, random_recommender(config, seed))
+    judge = reference(config, random_recommender(config, seed), codes)
     history, target = split.histories[row], int(split.targets[row])
     unseen = np.ones(ITEMS, dtype=np.bool_)
     unseen[history] = False
     unseen[target] = True
     found = []
     for is_open in (None, unseen):
-        answers = [item for item, _ in judge.search(codes[history], codes, WIDTH, is_open)]
+        answers = [item for item, _ in judge.search(history, WIDTH, is_open)]
         found.append(answers.index(target) if target in answers else -1)
     return found
 
@@ -60,7 +60,8 @@ def test_fused_ranks_equal_the_references(weight: float) -> None:
     config = small_config(2, 9)
     rng = np.random.default_rng(6)
     codes, split = random_codes(rng, config, ITEMS), make_split(rng, 20)
-    vectors, judge = random_vectors(rng, config, ITEMS), reference(config, random_recommender(config, 3))
+    vectors = random_vectors(rng, config, ITEMS)
+    judge = reference(config, random_recommender(config, 3), codes, vectors)
     found = search_split(random_recommender(config, 3), codes, split, WIDTH, vectors, 6)
     ranks = found.ranks(Fusion(weight=weight, candidates=6))
     for row, (history, target) in enumerate(zip(split.histories, split.targets.tolist(), strict=True)):
@@ -68,7 +69,7 @@ def test_fused_ranks_equal_the_references(weight: float) -> None:
             is_open = np.ones(ITEMS, dtype=np.bool_)
             is_open[list(excluded)] = False
             is_open[target] = True
-            beams, joined = judge.candidates(codes[history], codes, vectors, WIDTH, 6, is_open)
+            beams, joined = judge.candidates(history, WIDTH, 6, is_open)
             answers = fused([*beams, *(joined if weight else [])], weight, ITEMS, ITEMS, [0] * ITEMS)
             assert ranks[protocol][row] == (answers.index(target) if target in answers else -1)
     assert (found.ranks().all_items != ranks.all_items).any() == bool(weight)

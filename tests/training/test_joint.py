@@ -17,21 +17,18 @@ from training.data.dataset import Split
 from training.evaluate import generative_ranks
 from training.joint import (
     FinetuneConfig,
-    JointConfig,
     finetune,
-    joint_losses,
     phase_of,
-    recommender_losses,
-    tokenizer_losses,
     train_joint,
-    weighted_sum,
 )
+from training.joint_losses import JointConfig, joint_losses, recommender_losses, tokenizer_losses, weighted_sum
 from training.learner import Learner, current_assignment, new_learner
 from training.metrics import recall
 from training.optimiser import Optimiser, cosine, descend
 from training.progress import Bar, SilentProgress
 
 ITEMS, USERS = 30, 60
+ROWS = np.arange(ITEMS)
 Sequences = list[npt.NDArray[np.int32]]
 
 
@@ -100,7 +97,7 @@ def optimiser_of(module: nn.Module) -> Optimiser:
 def test_tokenizer_phase_trains_the_whole_tokenizer_and_nothing_else(attention: str) -> None:
     learner = make_learner(make_config(attention))
     tokenizer, recommender = snapshot(learner.tokenizer), snapshot(learner.recommender)
-    losses = tokenizer_losses(learner, some_batch(learner.model), learner.codes, JointConfig())
+    losses = tokenizer_losses(learner, some_batch(learner.model), learner.tree(ROWS), JointConfig())
     assert set(losses) == {"sq", "sia", "psa"}
     descend(losses["sq"] + losses["sia"] + losses["psa"], optimiser_of(learner.tokenizer))
     assert changed(learner.tokenizer, tokenizer) == names(learner.tokenizer)  # not the buffers mean and scale
@@ -113,8 +110,8 @@ def test_tokenizer_phase_trains_the_whole_tokenizer_and_nothing_else(attention: 
 def test_recommender_phase_trains_the_recommender_and_nothing_else(attention: str, aligned: bool) -> None:
     learner = make_learner(make_config(attention))
     tokenizer, recommender = snapshot(learner.tokenizer), snapshot(learner.recommender)
-    losses = recommender_losses(learner, some_batch(learner.model), learner.codes, JointConfig(), aligned)
-    assert set(losses) == ({"rec", "sia", "psa"} if aligned else {"rec"})
+    losses = recommender_losses(learner, some_batch(learner.model), learner.tree(ROWS), JointConfig(), aligned)
+    assert set(losses) == ({"rec", "dense", "sia", "psa"} if aligned else {"rec", "dense"})
     descend(torch.stack(list(losses.values())).sum(), optimiser_of(learner.recommender))
     adapters = {name for name in names(learner.recommender) if "adapter" in name}
     assert len(adapters) == 8
@@ -127,12 +124,13 @@ def test_recommender_phase_trains_the_recommender_and_nothing_else(attention: st
 def test_without_alternation_one_step_trains_both_networks_with_all_losses(attention: str) -> None:
     learner, config = make_learner(make_config(attention)), JointConfig()
     batch = some_batch(learner.model)
-    losses = joint_losses(learner, batch, learner.codes, config)
-    assert losses.keys() == {"rec", "sq", "sia", "psa"}
-    apart = tokenizer_losses(learner, batch, learner.codes, config)
-    apart |= recommender_losses(learner, batch, learner.codes, config, aligned=True)
+    losses = joint_losses(learner, batch, learner.tree(ROWS), config)
+    assert losses.keys() == {"rec", "dense", "sq", "sia", "psa"}
+    apart = tokenizer_losses(learner, batch, learner.tree(ROWS), config)
+    apart |= recommender_losses(learner, batch, learner.tree(ROWS), config, aligned=True)
     torch.testing.assert_close(losses, apart)  # without dropout, who is trained changes no value
     expected = losses["rec"] + losses["sq"] + config.sia_weight * losses["sia"] + config.psa_weight * losses["psa"]
+    expected = expected + config.dense_weight * losses["dense"]
     torch.testing.assert_close(weighted_sum(losses, config), expected)
     tokenizer, recommender = snapshot(learner.tokenizer), snapshot(learner.recommender)
     descend(weighted_sum(losses, config), optimiser_of(learner.recommender), optimiser_of(learner.tokenizer))
@@ -159,7 +157,7 @@ def test_codes_follow_every_epoch_without_alternation() -> None:
 def test_each_loss_reaches_its_parts_of_the_tokenizer(part: str) -> None:
     learner = make_learner(make_config())
     before = snapshot(learner.tokenizer)
-    losses = tokenizer_losses(learner, some_batch(learner.model), learner.codes, JointConfig())
+    losses = tokenizer_losses(learner, some_batch(learner.model), learner.tree(ROWS), JointConfig())
     descend(losses[part], optimiser_of(learner.tokenizer))
     moved = {name.split(".")[0] for name in changed(learner.tokenizer, before)}
     expected = {
@@ -174,7 +172,7 @@ def test_each_loss_reaches_its_parts_of_the_tokenizer(part: str) -> None:
 def test_each_alignment_loss_reaches_its_own_adapter(part: str, adapter: str) -> None:
     learner = make_learner(make_config())
     before = snapshot(learner.recommender)
-    losses = recommender_losses(learner, some_batch(learner.model), learner.codes, JointConfig(), aligned=True)
+    losses = recommender_losses(learner, some_batch(learner.model), learner.tree(ROWS), JointConfig(), aligned=True)
     descend(losses[part], optimiser_of(learner.recommender))
     moved = {name.split(".")[0] for name in changed(learner.recommender, before)}
     assert {name for name in moved if "adapter" in name} == {adapter}
@@ -184,15 +182,15 @@ def test_each_alignment_loss_reaches_its_own_adapter(part: str, adapter: str) ->
 
 def test_dropout_works_in_the_recommender_phase_only() -> None:
     learner = make_learner(make_config(dropout=0.5))
-    batch, codes = some_batch(learner.model), learner.codes
+    batch, tree = some_batch(learner.model), learner.tree(ROWS)
 
     def twice(losses: list[dict[str, Tensor]]) -> bool:
         return all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
 
     config = JointConfig()
-    assert not twice([recommender_losses(learner, batch, codes, config, True) for _ in range(2)])
+    assert not twice([recommender_losses(learner, batch, tree, config, True) for _ in range(2)])
     assert learner.recommender.training
-    assert twice([tokenizer_losses(learner, batch, codes, config) for _ in range(2)])
+    assert twice([tokenizer_losses(learner, batch, tree, config) for _ in range(2)])
     assert not learner.recommender.training
 
 
@@ -214,15 +212,15 @@ def test_repeated_targets_and_empty_slots_drop_out_of_the_alignment() -> None:
         torch.tensor([[1, 2, 3], [2, 2, 2], [1, 3, 3]]),
     )
     config = JointConfig()
-    both = [tokenizer_losses(learner, batch, learner.codes, config) for batch in (padded, kept)]
+    both = [tokenizer_losses(learner, batch, learner.tree(ROWS), config) for batch in (padded, kept)]
     torch.testing.assert_close(both[0], both[1])
-    both = [recommender_losses(learner, batch, learner.codes, config, True) for batch in (padded, kept)]
+    both = [recommender_losses(learner, batch, learner.tree(ROWS), config, True) for batch in (padded, kept)]
     torch.testing.assert_close(both[0]["sia"], both[1]["sia"])
     torch.testing.assert_close(both[0]["psa"], both[1]["psa"])
     assert abs(both[0]["rec"].item() - both[1]["rec"].item()) > 1e-4  # L_REC counts repetitions
 
 
-@pytest.mark.parametrize("tokens", ["code", "item"])
+@pytest.mark.parametrize("tokens", ["code", "item", "vector"])
 def test_a_packed_row_trains_like_one_row_for_each_prefix(tokens: str) -> None:
     config = make_config("causal")
     config = config.model_copy(update={"recommender": config.recommender.model_copy(update={"history_tokens": tokens})})
@@ -231,15 +229,15 @@ def test_a_packed_row_trains_like_one_row_for_each_prefix(tokens: str) -> None:
     packed, single = (training_rows(sequence, 12, packed) for packed in (True, False))
     assert len(packed.start) == 1
     assert len(single.start) == 6
-    together = recommender_losses(learner, collate(packed, np.arange(1)), learner.codes, JointConfig(), False)["rec"]
+    tree, plain = learner.tree(ROWS), JointConfig()
+    together = recommender_losses(learner, collate(packed, np.arange(1)), tree, plain, False)["rec"]
     apart = [
-        recommender_losses(learner, collate(single, np.array([row])), learner.codes, JointConfig(), False)["rec"]
-        for row in range(6)
+        recommender_losses(learner, collate(single, np.array([row])), tree, plain, False)["rec"] for row in range(6)
     ]
     torch.testing.assert_close(together, torch.stack(apart).mean())
     assert torch.stack(apart).std() > 1e-3
     batched = [collate(rows, np.arange(len(rows.start))) for rows in (packed, single)]
-    aligned = [recommender_losses(learner, batch, learner.codes, JointConfig(), True) for batch in batched]
+    aligned = [recommender_losses(learner, batch, learner.tree(ROWS), JointConfig(), True) for batch in batched]
     torch.testing.assert_close(aligned[0], aligned[1])
 
 

@@ -312,11 +312,11 @@ def test_the_code_that_loses_most_users_is_named(contents: Contents) -> None:
 def test_the_beam_that_is_traced_is_the_one_that_answers(pipeline: Pipeline, width: int) -> None:
     learner, split = pipeline.learner, pipeline.dataset.test()
     codes = learner.assignment.codes
-    kept = codes_kept(learner.recommender, codes, split, width)
+    kept = codes_kept(learner.recommender, codes, learner.vectors, split, width)
     answered = generative_ranks(learner.recommender, codes, split, width, seen_excluded=False).all_items >= 0
     np.testing.assert_array_equal(kept == 2, answered)
     # The first code is in the beam if fewer than W codes score higher: no search needed to know that.
-    narrow = codes_kept(learner.recommender, codes, split, 1)
+    narrow = codes_kept(learner.recommender, codes, learner.vectors, split, 1)
     assert (kept >= np.minimum(narrow, 1)).all()
     if width == 8:  # as many beams as first codes
         assert (kept >= 1).all()

@@ -58,8 +58,9 @@ def test_training_stops_early_at_the_best_epoch(trained: SasrecResult) -> None:
     assert trained.best_epoch <= trained.epochs <= min(TINY.epochs, trained.best_epoch + TINY.patience)
     again = evaluate_sasrec(trained.model, cyclic().validation()).all_items
     assert trained.valid["ndcg@10"] == pytest.approx(np.mean(1 / np.log2(again + 2.0)))
-    tied = trained.model.item_embedding.weight.detach().numpy()
+    tied = trained.model.vectors.detach().numpy()
     np.testing.assert_array_equal(trained.embeddings, tied)
+    np.testing.assert_allclose(np.linalg.norm(tied, axis=1), 1.0, atol=1e-5)
 
 
 def test_same_seed_same_result_and_global_randomness_untouched() -> None:
@@ -152,8 +153,8 @@ def test_evaluation_equals_scoring_one_user_at_a_time(trained: SasrecResult) -> 
 
 
 def test_unusable_settings_and_data_are_errors() -> None:
-    with pytest.raises(ValidationError, match="heads"):
-        SasrecConfig(embedding_dim=10, heads=3)
+    with pytest.raises(ValidationError, match="temperature"):
+        SasrecConfig(temperature=0.0)
     frame = pl.DataFrame({"user": ["u", "v"], "item": ["a", "b"], "timestamp": [1, 2]})
     with pytest.raises(DataError, match="four interactions"):
         train_sasrec(Dataset.from_frame("short", frame, {}), TINY, 0, SilentProgress())

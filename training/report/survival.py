@@ -1,9 +1,4 @@
-"""At which code the beam goes wrong: how many codes of the target's semantic ID the beam still held.
-
-No second search is needed for that. A node with one child adds exactly 0 to the score, so the trie over all *prefixes*
-of a depth, each continued by a single child down to the last level, gives a search whose answers are the beam of the
-full search at that depth.
-"""
+"""At which code the beam goes wrong: how many codes of the target's semantic ID the beam still held."""
 
 from __future__ import annotations
 
@@ -35,10 +30,16 @@ def sampled_codes_kept(learner: Learner, split: Split, seed: int) -> tuple[Int64
     sample = sample_split(split, MOST_USERS, seed)
     users = np.searchsorted(split.users, sample.users)
     width = learner.model.beam_width
-    return users, codes_kept(learner.recommender, learner.assignment.codes, sample, width)
+    return users, codes_kept(learner.recommender, learner.assignment.codes, learner.vectors, sample, width)
 
 
-def codes_kept(recommender: Recommender, codes: npt.NDArray[np.int16], split: Split, beam_width: int) -> Int64Array:
+def codes_kept(
+    recommender: Recommender,
+    codes: npt.NDArray[np.int16],
+    vectors: npt.NDArray[np.float32],
+    split: Split,
+    beam_width: int,
+) -> Int64Array:
     """How many leading codes of each target were in the beam after the step that chose them, ``[users]``.
 
     L for a target that was answered; history items may be answers.
@@ -46,22 +47,19 @@ def codes_kept(recommender: Recommender, codes: npt.NDArray[np.int16], split: Sp
     Args:
         recommender: In evaluation mode afterwards.
         codes: Semantic IDs of all items, ``[items, L]``.
+        vectors: Of all items, unit length, ``[items, d_s]``.
         split: Histories and targets.
         beam_width: W of the search.
     """
-    levels, max_history = codes.shape[1], recommender.shape.max_history
+    trie = Trie.build(codes, recommender.code_embedding.shape[1])
+    search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors)
+    path = trie.leaf_nodes[trie.item_leaf[split.targets]]  # [users, L]
     kept = np.zeros(len(split.targets), dtype=np.int64)
     order = np.argsort([len(history) for history in split.histories], kind="stable")
-    for depth in range(1, levels + 1):
-        prefixes, prefix_of = np.unique(codes[:, :depth], axis=0, return_inverse=True)
-        trie = Trie.build(np.pad(prefixes, ((0, 0), (0, levels - depth))), recommender.code_embedding.shape[1])
-        search = BoundSearch(BeamSearch(recommender.eval()), trie)
-        wanted = trie.item_leaf[prefix_of.ravel()[split.targets]]
-        for start in range(0, len(order), USERS_AT_ONCE):
-            users = order[start : start + USERS_AT_ONCE]
-            users = users[kept[users] == depth - 1]  # a prefix that was lost does not come back
-            if len(users):
-                encoded = encode_histories([split.histories[user] for user in users], codes, max_history)
-                found = search(search_inputs(encoded, trie, beam_width)).leaves
-                kept[users] += (found == wanted[users, None]).any(axis=1)
+    for start in range(0, len(order), USERS_AT_ONCE):
+        users = order[start : start + USERS_AT_ONCE]
+        histories = [split.histories[user] for user in users]
+        encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
+        for level, nodes in enumerate(search.trace(search_inputs(encoded, trie, beam_width))):
+            kept[users] += (nodes == path[users, level, None]).any(axis=1)
     return kept

@@ -1,0 +1,87 @@
+"""The half that reads a history: item vectors in, a state for every position, and the user's vector out.
+
+SASRec and the recommender share it. The embedding stage trains it together with the item vectors; a recommender whose
+history tokens are vectors then starts from those weights and already knows what its users want.
+
+Shapes: B rows, S tokens, d model width, d_s width of item vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model_store.network.layers import NEGATIVE, EncoderLayer, RelativeBias, RmsNorm
+
+INPUT_SCALE = 0.3
+"""Size of a unit vector's entries when it enters the first layer, 1.0 being that of a normed state."""
+
+
+class EncoderShape(NamedTuple):
+    """What two encoders must have in common to exchange weights."""
+
+    d_model: int
+    d_ff: int
+    heads: int
+    head_dim: int
+    layers: int
+    position_buckets: int
+    max_distance: int
+    is_causal: bool
+
+
+class HistoryEncoder(nn.Module):
+    """Pre-norm self-attention layers with bucketed relative positions, normalised at the end."""
+
+    def __init__(self, shape: EncoderShape, dropout: float) -> None:
+        super().__init__()
+        self.is_causal = shape.is_causal
+        layer = (shape.d_model, shape.d_ff, shape.heads, shape.head_dim, dropout)
+        self.layers = nn.ModuleList(EncoderLayer(*layer) for _ in range(shape.layers))
+        self.norm = RmsNorm(shape.d_model)
+        self.bias = RelativeBias(
+            shape.position_buckets, shape.max_distance, shape.heads, bidirectional=not shape.is_causal
+        )
+
+    def forward(self, x: Tensor, lengths: Tensor | None, tokens_per_item: int = 1) -> Tensor:
+        """States ``[B, S, d]``.
+
+        Args:
+            x: Tokens ``[B, S, d]``, oldest item first, padded on the right.
+            lengths: ``[B]``, items of each row. ``None`` with causal attention: no state reads what follows it, so
+                padding on the right is mute anyhow.
+            tokens_per_item: S = items times this.
+        """
+        position = torch.arange(x.shape[1], device=x.device)
+        distance = position[:, None] - position
+        bias = self.bias(distance).permute(2, 0, 1)[None]
+        if self.is_causal:
+            bias = bias + (distance < 0) * NEGATIVE
+        if lengths is not None:
+            bias = bias + (position // tokens_per_item >= lengths[:, None])[:, None, None, :] * NEGATIVE
+        for layer in self.layers:
+            x = layer(x, bias)
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+class VectorMap(nn.Linear):
+    """Item-vector space to model space or back; starts as the identity times ``scale``, as far as the widths allow."""
+
+    def __init__(self, width_in: int, width_out: int, scale: float = 1.0) -> None:
+        self.scale = scale
+        super().__init__(width_in, width_out, bias=False)
+
+    @classmethod
+    def into_model(cls, embedding_dim: int, d_model: int) -> VectorMap:
+        """From unit vectors to tokens of the first layer."""
+        return cls(embedding_dim, d_model, INPUT_SCALE * math.sqrt(embedding_dim))
+
+    def reset_parameters(self) -> None:
+        """See the class."""
+        nn.init.eye_(self.weight)
+        with torch.no_grad():
+            self.weight.mul_(self.scale)

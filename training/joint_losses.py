@@ -1,0 +1,197 @@
+"""The losses of joint training by phase, and the settings that weigh them (ETEGRec sections 3.4 and 3.5).
+
+Beyond the paper's L_REC, L_SQ, L_SIA and L_PSA there is L_DENSE, which trains the user's vector for the dense scores of
+the search, and soft targets: what the dense head knows, taught to the decoder.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from model_store.config import Section
+from model_store.network.recommender import TargetStates
+from model_store.network.tokenizer import Quantised
+from training import distributed
+from training.batches import PADDING, Batch
+from training.code_tree import CodeTree, Teacher
+from training.codebooks import reconstruct
+from training.learner import Learner
+from training.losses import (
+    constrained_loss,
+    first_occurrences,
+    preference_semantic_loss,
+    quantisation_loss,
+    recommendation_loss,
+    sequence_item_loss,
+)
+from training.softmax import SAMPLED_ABOVE, full_softmax_loss, sampled_softmax_loss
+
+Losses = dict[str, Tensor]
+"""Scalars by name (rec, dense, sq, sia, psa): this process's shares of them, where several train together."""
+
+
+class JointConfig(Section):
+    """Alternating optimisation."""
+
+    epochs: int = Field(40, ge=1, description="epochs of both phases together")
+    cycle: int = Field(2, ge=2, description="C: one tokenizer epoch, then C - 1 recommender epochs")
+    alternating: bool = Field(True, description="false: both networks in every step, once alignment has begun")
+    tokenizer: Literal["joint", "frozen"] = Field("joint", description="frozen: codes stay as pretrained (TIGER)")
+    sia_weight: float = Field(3e-4, ge=0, description="mu, weight of the sequence-item alignment loss")
+    psa_weight: float = Field(1e-4, ge=0, description="lambda, weight of the preference-semantic alignment loss")
+    alignment_from: int = Field(0, ge=0, description="first epoch with alignment losses; before it the tokenizer rests")
+    dense_weight: float = Field(
+        1.0, ge=0, description="weight of the user vector's cross-entropy over all items; 0: leave it untrained"
+    )
+    constrained: bool = Field(
+        True, description="L_REC over the codes that the catalogue holds, as the search scores; false: over all K"
+    )
+    distillation: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of soft targets in a constrained L_REC: the dense head's view of every code; "
+        f"none above {SAMPLED_ABOVE:,} items, of which it does not score all",
+    )
+    temperature: float = Field(0.07, gt=0, description="divides cosines, in the preference-semantic and the dense loss")
+    beta: float = Field(0.25, ge=0, description="weight of the tokenizer's commitment term")
+    targets_per_batch: int = Field(512, ge=2, description="target items a step")
+    recommender_rate: float = Field(1e-3, gt=0, description="AdamW step size of the recommender, cosine with warm-up")
+    tokenizer_rate: float = Field(1e-4, gt=0, description="AdamW step size of the tokenizer")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of a phase's steps spent warming up")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of both")
+    clip: float = Field(1.0, gt=0, description="largest norm of a gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code cross-entropy")
+    validate_every: int = Field(2, ge=1, description="epochs between validations")
+    validation_users: int = Field(2000, ge=1, description="most users in a validation during training")
+
+    @model_validator(mode="after")
+    def _soft_targets_have_a_teacher(self) -> Self:
+        if self.distillation and not (self.constrained and self.dense_weight):
+            raise ValueError("joint.distillation needs joint.constrained = true and a joint.dense_weight above 0")
+        if self.label_smoothing and self.constrained:
+            raise ValueError("joint.label_smoothing works with joint.constrained = false; use joint.distillation")
+        return self
+
+
+def tokenizer_losses(learner: Learner, batch: Batch, tree: CodeTree, config: JointConfig) -> Losses:
+    """L_SQ, L_SIA and L_PSA of a batch, with gradients for the tokenizer only; the recommender gives constants."""
+    with torch.no_grad():
+        # [BOS] alone: the alignment losses need no decoded code.
+        states = learner.recommender.eval()(
+            *_read(batch, tree), batch.lengths, tree.codes[batch.targets.clamp(min=0)][..., :1], batch.prefix
+        )
+    return _quantisation_and_alignment(learner, batch, states, config)
+
+
+def recommender_losses(learner: Learner, batch: Batch, tree: CodeTree, config: JointConfig, aligned: bool) -> Losses:
+    """L_REC and L_DENSE, and if ``aligned`` L_SIA and L_PSA, with gradients for the recommender only."""
+    states = _decoded(learner, batch, tree)
+    losses = _recommendation(learner, batch, states, tree, config)
+    if aligned:
+        targets, sequence, preference = _distinct(batch.targets, states.sequence, states.preference)
+        with torch.no_grad():
+            quantised, reconstruction = reconstruct(learner.tokenizer, learner.embeddings[targets])
+        losses |= _alignment(learner, quantised, reconstruction, sequence, preference, config)
+    return losses
+
+
+def joint_losses(learner: Learner, batch: Batch, tree: CodeTree, config: JointConfig) -> Losses:
+    """All losses at once, with gradients for both networks: training without alternation."""
+    states = _decoded(learner, batch, tree)
+    losses = _recommendation(learner, batch, states, tree, config)
+    return losses | _quantisation_and_alignment(learner, batch, states, config)
+
+
+def weighted_sum(losses: Losses, config: JointConfig) -> Tensor:
+    """What a step descends: the losses of its phase with their weights (Eq. 18 and 19)."""
+    weights = {"rec": 1.0, "dense": config.dense_weight, "sq": 1.0, "sia": config.sia_weight, "psa": config.psa_weight}
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _read(batch: Batch, tree: CodeTree) -> tuple[Tensor, Tensor]:
+    """Codes and vectors of a batch's histories."""
+    return tree.codes[batch.history], tree.vectors[batch.history]
+
+
+def _decoded(learner: Learner, batch: Batch, tree: CodeTree) -> TargetStates:
+    targets = tree.codes[batch.targets.clamp(min=0)]
+    states: TargetStates = learner.recommender.train()(*_read(batch, tree), batch.lengths, targets, batch.prefix)
+    return states
+
+
+def _recommendation(
+    learner: Learner, batch: Batch, states: TargetStates, tree: CodeTree, config: JointConfig
+) -> Losses:
+    real = batch.targets != PADDING
+    items, decoded = batch.targets[real], states.decoder[real]
+    logits = [learner.recommender.logits(decoded[:, level], level) for level in range(tree.levels)]
+    if not config.constrained:
+        rec = recommendation_loss(logits, tree.codes[items], config.label_smoothing, batch.all_targets)
+        return {"rec": rec} | (_dense(states.user[real], items, batch, tree, config, None))
+    leaves = tree.leaves(items)
+    teacher = Teacher(tree, leaves) if config.distillation and tree.proposal is None else None
+    dense = _dense(states.user[real], items, batch, tree, config, teacher)
+    children = [tree.children(leaves, level, found) for level, found in enumerate(logits)]
+    rec = constrained_loss(
+        [each.log_prob[:, 0] for each in children],
+        [tree.child(leaves, level) - each.first for level, each in enumerate(children)],
+        teacher.shares if teacher else None,
+        config.distillation if teacher else 0.0,
+        batch.all_targets,
+    )
+    return {"rec": rec} | dense
+
+
+def _dense(
+    users: Tensor, items: Tensor, batch: Batch, tree: CodeTree, config: JointConfig, teacher: Teacher | None
+) -> Losses:
+    if not config.dense_weight:
+        return {}
+    scaled = functional.normalize(users, dim=-1) / config.temperature
+    if tree.proposal is not None:
+        candidates = tree.proposal.candidates(items.cpu().numpy())
+        return {
+            "dense": sampled_softmax_loss(scaled, tree.vectors, items, candidates.to(items.device), batch.all_targets)
+        }
+    observe = teacher.observe if teacher else None
+    return {"dense": full_softmax_loss(scaled, tree.leaf_vectors, tree.leaves(items), batch.all_targets, observe)}
+
+
+def _quantisation_and_alignment(learner: Learner, batch: Batch, states: TargetStates, config: JointConfig) -> Losses:
+    targets, sequence, preference = _distinct(batch.targets, states.sequence, states.preference)
+    embeddings = learner.embeddings[targets]
+    quantised, reconstruction = reconstruct(learner.tokenizer, embeddings)
+    standardised = learner.tokenizer.standardise(embeddings)
+    sq = quantisation_loss(standardised, reconstruction, quantised, config.beta)
+    return {"sq": distributed.even_share(sq)} | _alignment(
+        learner, quantised, reconstruction, sequence, preference, config
+    )
+
+
+def _alignment(
+    learner: Learner,
+    quantised: Quantised,
+    reconstruction: Tensor,
+    sequence: Tensor,
+    preference: Tensor,
+    config: JointConfig,
+) -> Losses:
+    # Where codebooks are not trained they are constants here, but the distances carry gradients to z_E.
+    sequence_distances = learner.tokenizer.quantise(sequence).distances
+    sia = sequence_item_loss(quantised.distances, sequence_distances)
+    psa = preference_semantic_loss(preference, reconstruction, config.temperature)
+    return {"sia": distributed.even_share(sia), "psa": distributed.even_share(psa)}
+
+
+def _distinct(targets: Tensor, *states: Tensor) -> list[Tensor]:
+    """Targets ``[N]`` of all processes that are real and no repetition, and their rows of ``[B, P, …]`` states."""
+    real = targets != PADDING
+    everyone = distributed.gather(targets[real])
+    kept = first_occurrences(everyone)
+    return [everyone[kept], *(distributed.gather(state[real])[kept] for state in states)]

@@ -1,8 +1,9 @@
 """``make bench-train``: training throughput of our recommender beside a Hugging Face T5 of the same layers and widths.
 
 Both read the same sequences on the same threads in one run: forward, backward and optimiser step. Ours trains as the
-preset says; the peer is fed the usual way, one prefix a row, one token per code, padded batches. The unit is target
-items a second: one next item predicted, however many tokens that takes. Repeats alternate; medians are reported.
+preset says, with all losses of a recommender epoch; the peer is fed the usual way, one prefix a row, one token per
+code, padded batches. The unit is target items a second: one next item predicted, however many tokens that takes.
+Repeats alternate; medians are reported.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import typer
 from torch import Tensor
@@ -22,9 +24,13 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender
+from model_store.network.tokenizer import Tokenizer
 from training.batches import PADDING, Batch, TrainingRows, batches, collate, training_rows
-from training.config import load_config
-from training.losses import recommendation_loss
+from training.collisions import Assignment
+from training.config import TrainingConfig, load_config
+from training.joint_losses import recommender_losses, weighted_sum
+from training.learner import Learner
+from training.optimiser import Optimiser, descend, recommender_optimizer
 
 ITEMS, USERS, MEAN_LENGTH = 12_000, 3_000, 9
 
@@ -44,20 +50,18 @@ def timed(step: Callable[[Batch], None], work: list[Batch]) -> float:
     return targets / (time.perf_counter() - started)
 
 
-def our_step(config: ModelConfig, codes: Tensor) -> Callable[[Batch], None]:
-    model = Recommender(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+def our_step(config: TrainingConfig, codes: npt.NDArray[np.int16]) -> Callable[[Batch], None]:
+    """All that a recommender epoch does: L_REC with its soft targets, L_DENSE over all items, clipping, AdamW."""
+    shape = config.model.tokenizer
+    embeddings = torch.randn(ITEMS, shape.embedding_dim)
+    learner = Learner(config.model, Tokenizer(shape), Recommender(config.model), embeddings, Assignment(codes, 0, 1, 0))
+    tree = learner.tree(np.arange(ITEMS))
+    adamw = recommender_optimizer(learner.recommender, 1e-3, config.joint.weight_decay)
+    optimiser = Optimiser(adamw, lambda step: 1.0, config.joint.clip)
 
     def step(batch: Batch) -> None:
-        states = model(codes[batch.history], batch.lengths, codes[batch.targets.clamp(min=0)], batch.prefix)
-        real = batch.targets != PADDING
-        expected = codes[batch.targets[real]]
-        decoded = states.decoder[real]
-        logits = [model.logits(decoded[:, level], level) for level in range(expected.shape[1])]
-        optimizer.zero_grad(set_to_none=True)
-        recommendation_loss(logits, expected).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        losses = recommender_losses(learner, batch, tree, config.joint, aligned=False)
+        descend(weighted_sum(losses, config.joint), optimiser)
 
     return step
 
@@ -119,11 +123,13 @@ def main(
     config = load_config(preset)
     model, size = config.model, config.joint.targets_per_batch
     shape = model.recommender
-    codes = torch.from_numpy(rng.integers(0, model.tokenizer.codebook_size, (ITEMS, model.code_length)))
+    codebook_size, length = model.tokenizer.codebook_size, model.code_length
+    flat = rng.choice(codebook_size**length, ITEMS, replace=False)
+    codes = np.stack(np.unravel_index(flat, (codebook_size,) * length), axis=1).astype(np.int16)
     users = sequences(rng)
     packed = training_rows(users, shape.max_history, packed=shape.encoder_attention == "causal")
     single = training_rows(users, shape.max_history, packed=False)
-    ours, peer = our_step(model, codes), peer_step(model, codes)
+    ours, peer = our_step(config, codes), peer_step(model, torch.from_numpy(codes.astype(np.int64)))
     timed(ours, sample(packed, size, 1, rng, by_length=True))
     timed(peer, sample(single, size, 1, rng, by_length=False))
     rates: list[tuple[float, float]] = []

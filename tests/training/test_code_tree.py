@@ -1,0 +1,129 @@
+"""The trie as losses read it: only codes that exist count, and the dense head's probabilities split along it."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch.nn import functional
+
+from model_store.network.tokenizer import Tokenizer
+from tests.search.worlds import random_codes, small_config
+from training.code_tree import CodeTree, Teacher
+from training.joint_losses import JointConfig
+from training.learner import new_learner
+from training.losses import constrained_loss
+from training.sasrec import Sasrec, SasrecConfig
+from training.softmax import full_softmax_loss
+
+ITEMS, SIZE = 40, 6
+TARGETS = torch.tensor([3, 17, 17, 0, 39])
+
+
+def make_tree(seed: int = 0) -> tuple[npt.NDArray[np.int16], CodeTree]:
+    rng = np.random.default_rng(seed)
+    codes = random_codes(rng, small_config(3, SIZE), ITEMS)
+    vectors = functional.normalize(torch.from_numpy(rng.normal(size=(ITEMS, 5))).float(), dim=-1)
+    return codes, CodeTree(codes, SIZE, vectors)
+
+
+def siblings(codes: npt.NDArray[np.int16], item: int, level: int) -> list[int]:
+    """Codes that exist where the item's code of this level stands, ascending: the child slots."""
+    below = (codes[:, :level] == codes[item, :level]).all(axis=1)
+    return sorted(set(codes[below, level].tolist()))
+
+
+def test_log_probabilities_are_over_the_codes_that_exist() -> None:
+    codes, tree = make_tree()
+    leaves = tree.leaves(TARGETS)
+    for level in range(3):
+        logits = torch.randn(len(TARGETS), SIZE)
+        children = tree.children(leaves, level, logits)
+        slots = tree.child(leaves, level) - children.first
+        for row, item in enumerate(TARGETS.tolist()):
+            expected = siblings(codes, item, level)
+            assert int(slots[row]) == expected.index(int(codes[item, level]))
+            held = torch.log_softmax(logits[row, expected], dim=0)
+            torch.testing.assert_close(children.log_prob[row, 0, : len(expected)], held)
+
+
+def test_soft_targets_are_the_dense_heads_probabilities_below_each_code() -> None:
+    codes, tree = make_tree(1)
+    leaves, users = tree.leaves(TARGETS), torch.randn(len(TARGETS), 5) * 3
+    teacher = Teacher(tree, leaves)
+    loss = full_softmax_loss(users, tree.leaf_vectors, leaves, observe=teacher.observe)
+    probability = torch.softmax(users @ tree.vectors.t(), dim=1)  # by item row
+    assert loss.item() == pytest.approx(-probability.gather(1, TARGETS[:, None]).log().mean().item(), rel=1e-5)
+    for level, shares in enumerate(teacher.shares):
+        torch.testing.assert_close(shares.sum(dim=1), torch.ones(len(TARGETS)))
+        for row, item in enumerate(TARGETS.tolist()):
+            below = (codes[:, :level] == codes[item, :level]).all(axis=1)
+            mass = [
+                float(probability[row, np.flatnonzero(below & (codes[:, level] == code))].sum())
+                for code in siblings(codes, item, level)
+            ]
+            found = shares[row].tolist()
+            assert found[: len(mass)] == pytest.approx([each / sum(mass) for each in mass], rel=1e-4)
+            assert not any(found[len(mass) :])
+
+
+def test_the_loss_mixes_the_targets_own_codes_with_soft_ones() -> None:
+    log_prob = [torch.log_softmax(torch.tensor([[1.0, 2.0, -1e30]]), dim=1), torch.tensor([[0.0, -1e30, -1e30]])]
+    slot, shares = (
+        [torch.tensor([[1]]), torch.tensor([[0]])],
+        [
+            torch.tensor([[0.25, 0.75, 0.0]]),
+            torch.tensor([[1.0, 0.0, 0.0]]),
+        ],
+    )
+    low, high = math.log(1 + math.e) - 1 + 1, math.log(1 + math.e) - 1  # of the first two codes
+    assert constrained_loss(log_prob, slot).item() == pytest.approx(high / 2)
+    mixed = 0.6 * high + 0.4 * (0.25 * low + 0.75 * high)
+    assert constrained_loss(log_prob, slot, shares, 0.4).item() == pytest.approx(mixed / 2)
+    assert constrained_loss(log_prob, slot, rows=4).item() == pytest.approx(high / 8)
+
+
+def test_an_only_child_teaches_nothing() -> None:
+    codes = np.array([[0, 1, 2], [0, 3, 3], [1, 2, 2]], dtype=np.int16)
+    tree = CodeTree(codes, SIZE, functional.normalize(torch.randn(3, 5), dim=-1))
+    logits = torch.randn(3, SIZE, requires_grad=True)
+    leaves = tree.leaves(torch.tensor([0, 1, 2]))
+    children = tree.children(leaves, 2, logits)
+    loss = constrained_loss([children.log_prob[:, 0]], [tree.child(leaves, 2) - children.first])
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_a_recommender_starts_as_good_as_sasrec() -> None:
+    config = small_config(3, SIZE, history_tokens="vector", encoder_attention="causal")
+    shape = config.recommender.model_copy(update={"d_model": 6})
+    config = config.model_copy(update={"recommender": shape})
+    settings = SasrecConfig(
+        embedding_dim=6,
+        **{name: getattr(shape, name) for name in ("heads", "head_dim", "d_ff", "position_buckets", "max_distance")},
+    )
+    torch.manual_seed(0)
+    sasrec = Sasrec(settings, ITEMS).eval()
+    torch.nn.init.normal_(sasrec.item_embedding.weight)
+    vectors = sasrec.vectors.detach()
+    learner = new_learner(config, Tokenizer(config.tokenizer), vectors, 0, sasrec)
+    history, lengths = torch.tensor([[4, 9, 30], [1, 2, 0]]), torch.tensor([3, 2])
+    with torch.no_grad():
+        net = learner.recommender.eval()
+        memory = net.encode(learner.codes[history], vectors[history], lengths)
+        users = net.user_vectors(memory, torch.tensor([[1, 2, 3], [1, 2, 2]]))
+        torch.testing.assert_close(users[0], sasrec(history)[0])
+        torch.testing.assert_close(users[1, 1], sasrec(history)[1, 1])
+    fresh = new_learner(config, Tokenizer(config.tokenizer), vectors, 0).recommender
+    assert not torch.equal(next(fresh.encoder.parameters()), next(net.encoder.parameters()))
+
+
+def test_soft_targets_need_a_teacher() -> None:
+    for settings in ({"dense_weight": 0.0}, {"constrained": False}):
+        with pytest.raises(ValueError, match="distillation"):
+            JointConfig.model_validate(settings)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        JointConfig(label_smoothing=0.1)

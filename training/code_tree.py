@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from model_store.network.search import Children
 from model_store.trie import Trie
@@ -68,14 +67,14 @@ class CodeTree:
         """Node that each leaf's own code leads to, ``[N, 1]``."""
         return self._leaf_nodes[leaves, level, None]
 
-    def shares(self, leaves: Tensor, level: int, below: Tensor) -> Tensor:
+    def shares(self, leaves: Tensor, level: int, up_to: Tensor) -> Tensor:
         """How a distribution over all leaves splits among the children of a level on the way to each leaf.
 
         Args:
             leaves: ``[N]``.
             level: 0 … L - 1.
-            below: Cumulated probabilities ``[N, D + 1]``: entry i is the mass of the first i leaves. In float64, or
-                differences of unlikely neighbours drown.
+            up_to: Cumulated probabilities ``[N, D]``: entry i is the mass of leaves 0 … i. In float64, or differences
+                of unlikely neighbours drown.
 
         Returns:
             ``[N, K]`` by child slot, summing to 1; slots without a child get 0.
@@ -84,7 +83,8 @@ class CodeTree:
         start = self._child_start[level]
         slot = torch.arange(self.codebook_size + 1, device=leaves.device)
         bounds = torch.minimum(start[node][:, None] + slot, start[node + 1][:, None])
-        mass = below.gather(1, self._first_leaf[level][bounds]).diff(dim=1)
+        first = self._first_leaf[level][bounds]
+        mass = (up_to.gather(1, (first - 1).clamp(min=0)) * (first > 0)).diff(dim=1)
         return (mass / mass.sum(dim=1, keepdim=True).clamp(min=1e-30)).float()
 
 
@@ -108,9 +108,9 @@ class Teacher:
     def observe(self, start: int, probability: Tensor) -> None:
         """Take in probabilities ``[slice, D]`` over all leaves, see :data:`training.softmax.Observer`."""
         rows = slice(start, start + len(probability))
-        below = functional.pad(probability.double().cumsum(dim=1), (1, 0))
+        up_to = probability.cumsum(dim=1, dtype=torch.float64)
         for level, shares in enumerate(self.shares):
-            shares[rows] = self._tree.shares(self._leaves[rows], level, below)
+            shares[rows] = self._tree.shares(self._leaves[rows], level, up_to)
 
 
 def _moved(array: npt.NDArray[np.integer], device: torch.device) -> Tensor:

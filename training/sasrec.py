@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,15 +32,13 @@ from training.learning_curve import LearningCurve
 from training.metrics import Ranks, both_protocols, summary
 from training.optimiser import Optimiser, cosine, descend
 from training.progress import Progress
+from training.sasrec_batches import IGNORED, Batch, collate, epoch_batches, padded
 from training.softmax import SAMPLED_ABOVE, Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
 
 Int32Array = npt.NDArray[np.int32]
 
 EVALUATION_USERS = 256
 """Users scored at once; scores take this times the number of items."""
-
-_IGNORED = -100
-"""Target of a padded position, left out of the loss."""
 
 
 class SasrecConfig(Section):
@@ -120,20 +118,6 @@ class Sasrec(nn.Module):
         return functional.linear(*self.matched(users))
 
 
-class Batch(NamedTuple):
-    """Windows of similar length."""
-
-    inputs: Tensor  # [B, T] int64, padded with 0
-    targets: Tensor  # [B, T] int64, the item after each input; padded with -100
-    all_targets: int | None = None  # real positions of the joint batch, where this is one process's share of it
-    candidates: Candidates | None = None  # of a sampled softmax
-
-    def to(self, device: torch.device) -> Self:
-        """The same on a device."""
-        candidates = self.candidates and self.candidates.to(device)
-        return self._replace(inputs=self.inputs.to(device), targets=self.targets.to(device), candidates=candidates)
-
-
 @dataclass(frozen=True)
 class SasrecResult:
     """A trained SASRec, at its best epoch."""
@@ -147,67 +131,9 @@ class SasrecResult:
     history: list[dict[str, float]]  # "loss" and "valid_ndcg@10" of every epoch
 
 
-def windows(sequences: Sequence[Int32Array], max_history: int, shift: int = 0) -> list[Int32Array]:
-    """Cut sequences into pieces of at most ``max_history + 1`` items.
-
-    Each piece's items but the first are targets of those before them; every item of a sequence but its first is a
-    target in exactly one piece.
-
-    Args:
-        sequences: Item rows, oldest first.
-        max_history: Most inputs of a piece.
-        shift: How much shorter the last piece is, below ``max_history``: varied by epoch, the cuts fall elsewhere, so
-            that no target is always left with the little context behind a cut.
-    """
-    pieces = []
-    for sequence in sequences:
-        length = len(sequence)
-        cuts = [length, *range(length - max_history + shift, 1, -max_history)]
-        starts = [*cuts[1:], 1]
-        pieces += [sequence[start - 1 : end] for start, end in zip(starts, cuts, strict=True) if end > start]
-    return pieces
-
-
-def length_batches(lengths: npt.NDArray[np.integer], batch_tokens: int, rng: np.random.Generator) -> list[list[int]]:
-    """Group windows of similar length into batches in random order.
-
-    Args:
-        lengths: [n], positions of each window.
-        batch_tokens: Most positions a batch with its padding; a longer window is a batch of its own.
-        rng: Decides which windows of one length meet, and the order of batches.
-    """
-    order = rng.permutation(len(lengths))
-    order = order[np.argsort(lengths[order], kind="stable")]
-    batches: list[list[int]] = [[]]
-    for window in order.tolist():
-        if batches[-1] and (len(batches[-1]) + 1) * int(lengths[window]) > batch_tokens:
-            batches.append([])
-        batches[-1].append(window)
-    return [batches[index] for index in rng.permutation(len(batches))]
-
-
-def epoch_batches(
-    sequences: Sequence[Int32Array], config: SasrecConfig, rng: np.random.Generator
-) -> list[list[Int32Array]]:
-    """One epoch over all positions of all sequences: the windows of each batch."""
-    pieces = windows(sequences, config.max_history, int(rng.integers(config.max_history)))
-    lengths = np.array([len(piece) - 1 for piece in pieces])
-    return [[pieces[row] for row in rows] for rows in length_batches(lengths, config.batch_tokens, rng)]
-
-
-def collate(pieces: Sequence[Int32Array], candidates: Candidates | None = None) -> Batch:
-    """This process's share of a batch of windows, padded; in a single process all of them."""
-    mine, counts = distributed.share(pieces)
-    inputs = _padded([piece[:-1] for piece in mine], 0)
-    targets = _padded([piece[1:] for piece in mine], _IGNORED)
-    if not counts:
-        targets.fill_(_IGNORED)
-    return Batch(inputs, targets, sum(len(piece) - 1 for piece in pieces), candidates)
-
-
 def sasrec_loss(model: Sasrec, batch: Batch) -> Tensor:
     """Mean cross-entropy over all items and all real positions of a batch; with several processes a share of it."""
-    real = batch.targets != _IGNORED
+    real = batch.targets != IGNORED
     users, items = model.matched(model(batch.inputs)[real])
     if batch.candidates is None:
         return full_softmax_loss(users, items, batch.targets[real], batch.all_targets)
@@ -266,7 +192,8 @@ def _fit(
     device, rng = model.item_embedding.weight.device, np.random.default_rng(seed)
     adamw = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     # Cuts between windows are drawn anew each epoch, so their number differs a little from epoch to epoch.
-    steps = config.epochs * len(epoch_batches(sequences, config, np.random.default_rng(seed)))
+    sizes = config.max_history, config.batch_tokens
+    steps = config.epochs * len(epoch_batches(sequences, *sizes, np.random.default_rng(seed)))
     optimiser, best = Optimiser(adamw, cosine(steps, config.warmup)), Best(model)
     proposal = _proposal(config, sequences, model.item_embedding.num_embeddings)
     curve = LearningCurve()
@@ -277,7 +204,7 @@ def _fit(
             if best.misses >= config.patience:
                 break
             model.train()
-            for pieces in course.batches(epoch_batches(sequences, config, rng)):
+            for pieces in course.batches(epoch_batches(sequences, *sizes, rng)):
                 candidates = _candidates(proposal, pieces, (seed, epoch, course.step))
                 loss = sasrec_loss(model, collate(pieces, candidates).to(device))
                 descend(loss, optimiser)
@@ -314,13 +241,6 @@ def _score(model: Sasrec, histories: Sequence[Int32Array], device: torch.device)
     """Scores of all items after each history, [B, N]."""
     kept = [history[-model.config.max_history :] for history in histories]
     last = torch.tensor([len(history) - 1 for history in kept], device=device)
-    users = model(_padded(kept, 0).to(device))
+    users = model(padded(kept, 0).to(device))
     scores: npt.NDArray[np.float32] = model.scores(users[torch.arange(len(kept)), last]).float().cpu().numpy()
     return scores
-
-
-def _padded(rows: Sequence[Int32Array], value: int) -> Tensor:
-    out = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
-    for line, row in zip(out, rows, strict=True):
-        line[: len(row)] = row
-    return torch.from_numpy(out)

@@ -12,19 +12,8 @@ from model_store.errors import DataError
 from training.data.dataset import Dataset
 from training.metrics import both_protocols
 from training.progress import Bar, PlainProgress, SilentProgress, TerminalProgress, progress_for
-from training.sasrec import (
-    Batch,
-    Sasrec,
-    SasrecConfig,
-    SasrecResult,
-    collate,
-    epoch_batches,
-    evaluate_sasrec,
-    length_batches,
-    sasrec_loss,
-    train_sasrec,
-    windows,
-)
+from training.sasrec import Sasrec, SasrecConfig, SasrecResult, evaluate_sasrec, sasrec_loss, train_sasrec
+from training.sasrec_batches import Batch, collate, epoch_batches, length_batches, windows
 from training.softmax import full_softmax_loss
 
 ITEMS, USERS = 12, 48
@@ -136,7 +125,10 @@ def test_batches_group_similar_lengths_within_the_budget() -> None:
 
 def test_an_epoch_trains_on_every_position_once() -> None:
     sequences = cyclic().training_sequences()
-    batches = [collate(pieces) for pieces in epoch_batches(sequences, TINY, np.random.default_rng(0))]
+    batches = [
+        collate(pieces)
+        for pieces in epoch_batches(sequences, TINY.max_history, TINY.batch_tokens, np.random.default_rng(0))
+    ]
     trained_on = np.sort(np.concatenate([batch.targets[batch.targets >= 0].numpy() for batch in batches]))
     np.testing.assert_array_equal(trained_on, np.sort(np.concatenate([sequence[1:] for sequence in sequences])))
 

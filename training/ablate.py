@@ -28,7 +28,7 @@ from training.data.prepare import open_or_prepare
 from training.data.storage import is_prepared, load_dataset, save_dataset
 from training.data.unseen import leave_out
 from training.evaluate import search_split
-from training.pipeline import EVALUATION, UNSEEN, Pipeline
+from training.pipeline import CODES, EVALUATION, UNSEEN, Pipeline
 from training.progress import Progress
 from training.run_folder import RunFolder
 
@@ -173,6 +173,7 @@ class Ablation:
         if row.tokenizer == "final":
             prefix, trained = "tokenizer.", full.read_tensors("finetune.safetensors")
             tokenizer = {key.removeprefix(prefix): trained[key] for key in trained if key.startswith(prefix)}
+            tokenizer[CODES] = trained[CODES]
         pipeline.adopt("sasrec.safetensors", full.read_tensors("sasrec.safetensors"))
         pipeline.adopt("tokenizer.safetensors", tokenizer)
 

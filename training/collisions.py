@@ -41,15 +41,27 @@ class Assignment:
     moved: int
 
 
-def assign_codes(latents: Tensor, codebooks: Tensor, policy: Literal["reassign", "token"]) -> Assignment:
+def assign_codes(
+    latents: Tensor,
+    codebooks: Tensor,
+    policy: Literal["reassign", "token"],
+    incumbent: Codes | None = None,
+    stickiness: float = 0.0,
+) -> Assignment:
     """Give every item its semantic ID.
 
     Items closest to their tuple choose first; ties go by row, so the result depends on nothing else.
+
+    An item that has codes already moves only if that brings it clearly closer. Most moves after a little training are
+    between tuples that fit about equally well: they gain nothing, and the recommender has to learn them anew.
 
     Args:
         latents: r, ``[items, d_c]``.
         codebooks: ``[levels, K, d_c]``.
         policy: See the module.
+        incumbent: Codes that items have now, ``[items, L]``.
+        stickiness: An item keeps them while their squared distance is at most this share above the nearest tuple's; 0:
+            what it has now plays no part.
 
     Raises:
         CatalogueError: More items than code tuples can hold.
@@ -64,6 +76,12 @@ def assign_codes(latents: Tensor, codebooks: Tensor, policy: Literal["reassign",
     greedy = [nearest_tuples(part, codebooks, 1) for part in latents.split(_items_at_once(size, 1))]
     natural = torch.cat([codes[:, 0] for codes, _ in greedy]).numpy()
     error = torch.cat([distance[:, 0] for _, distance in greedy])
+    if incumbent is not None and stickiness:
+        own = torch.from_numpy(incumbent[:, :levels].astype(np.int64))
+        distance = _distance(latents, codebooks, own)
+        stays = distance <= (1 + stickiness) * error
+        natural = np.where(stays.numpy()[:, None], own.numpy(), natural)
+        error = torch.where(stays, distance, error)
     _, group, count = np.unique(natural, axis=0, return_inverse=True, return_counts=True)
     placed = _place(latents, codebooks, error, natural, capacity)
     codes = placed if policy == "reassign" else np.column_stack([placed, _rank_in_group(placed)])
@@ -94,6 +112,12 @@ def nearest_tuples(latents: Tensor, codebooks: Tensor, width: int) -> tuple[Tens
         codes = torch.cat([codes.gather(1, parent[:, :, None].expand(-1, -1, codes.shape[2])), code[:, :, None]], 2)
         residual = residual.gather(1, parent[:, :, None].expand(-1, -1, width_c)) - codebook[code]
     return codes, error.clamp(min=0)
+
+
+def _distance(latents: Tensor, codebooks: Tensor, codes: Tensor) -> Tensor:
+    """Squared distance ``[items]`` between each latent and the sum of its codes ``[items, levels]``."""
+    quantised = sum((book[codes[:, level]] for level, book in enumerate(codebooks)), torch.zeros_like(latents))
+    return (latents - quantised).square().sum(dim=1)
 
 
 def _place(latents: Tensor, codebooks: Tensor, error: Tensor, natural: Codes, capacity: int) -> Codes:

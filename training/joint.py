@@ -97,7 +97,7 @@ def train_joint(
             means = _epoch(learner, rows, config, losses, trained[phase], rng, course, bar)
             if phase != "recommender":
                 learner.tokenizer.eval()
-                means["codes_changed"] = float(learner.refresh_codes())
+                means["codes_changed"] = float(learner.refresh_codes(config.stickiness))
             if (epoch + 1) % config.validate_every == 0:
                 means["valid_ndcg@10"] = _validate(learner, sample)
                 bar.advance(0, note=f"NDCG@10 {means['valid_ndcg@10']:.4f}")

@@ -62,6 +62,11 @@ class JointConfig(Section):
     beta: float = Field(0.25, ge=0, description="weight of the tokenizer's commitment term")
     targets_per_batch: int = Field(512, ge=2, description="target items a step")
     recommender_rate: float = Field(1e-3, gt=0, description="AdamW step size of the recommender, cosine with warm-up")
+    stickiness: float = Field(
+        0.05,
+        ge=0,
+        description="an item keeps its codes while their squared distance is at most this share above the nearest's",
+    )
     tokenizer_rate: float = Field(1e-4, gt=0, description="AdamW step size of the tokenizer")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of a phase's steps spent warming up")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of both")

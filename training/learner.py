@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from model_store.network.recommender import Recommender, encoder_shape
 from model_store.network.tokenizer import Tokenizer
 from training.checkpoint import State
 from training.code_tree import CodeTree
-from training.collisions import Assignment, assign_codes
+from training.collisions import Assignment, Codes, assign_codes
 from training.sasrec import Sasrec
 from training.softmax import SAMPLED_ABOVE, Proposal
 
@@ -58,30 +58,25 @@ class Learner:
         proposal = Proposal(interactions, items, negatives=0) if items > SAMPLED_ABOVE else None
         return CodeTree(self.assignment.codes, size, item_vectors(self.embeddings), proposal)
 
-    def refresh_codes(self) -> int:
-        """Recompute semantic IDs from the tokenizer; returns how many items changed."""
+    def refresh_codes(self, stickiness: float) -> int:
+        """Semantic IDs that follow the tokenizer (see ``assign_codes``); returns how many items changed."""
         before = self.assignment.codes
-        self.assignment = current_assignment(self.model, self.tokenizer, self.embeddings)
+        self.assignment = current_assignment(self.model, self.tokenizer, self.embeddings, before, stickiness)
         return int((before != self.assignment.codes).any(axis=1).sum())
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights and buffers by name, those of each network after its own name and a dot."""
         return {f"{name}.{key}": value for name, part in self._parts() for key, value in part.state_dict().items()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take what :meth:`tensors` gave, and recompute the codes; both networks are in evaluation mode afterwards."""
-        self._take(tensors)
-        self.refresh_codes()
-
     def state(self) -> State:
-        """See :class:`training.checkpoint.Resumable`. Inside a tokenizer epoch the codes are older than the weights."""
+        """Everything, see :class:`training.checkpoint.Resumable`. Codes do not follow from the weights alone."""
         found = self.assignment
         numbers = [found.collision_rate, found.largest_group, found.moved]
         tensors = self.tensors() | {"codes": torch.from_numpy(found.codes)}
         return State(tensors, {"assignment": numbers, "history": self.history})
 
     def restore(self, state: State) -> None:
-        """See :class:`training.checkpoint.Resumable`."""
+        """Take what :meth:`state` gave; both networks are in evaluation mode afterwards."""
         self._take(state.tensors)
         self.assignment = Assignment(state.tensors["codes"].numpy(), *state.values["assignment"])
         self.history = state.values["history"]
@@ -110,20 +105,44 @@ def start_from(recommender: Recommender, sasrec: Sasrec) -> bool:
     return True
 
 
-def current_assignment(model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor) -> Assignment:
+def current_assignment(
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    embeddings: Tensor,
+    incumbent: Codes | None = None,
+    stickiness: float = 0.0,
+) -> Assignment:
     """Semantic IDs that a tokenizer gives to raw embeddings, collisions resolved by the model's policy."""
     # On the CPU always: codes must not change because a run that was trained on a GPU is loaded without one.
     with torch.no_grad():
         judge = copy.deepcopy(tokenizer).cpu().eval()
-        return assign_codes(judge.latents(embeddings.cpu()), judge.codebooks.detach(), model.collisions)
+        latents, books = judge.latents(embeddings.cpu()), judge.codebooks.detach()
+        return assign_codes(latents, books, model.collisions, incumbent, stickiness)
 
 
 def new_learner(
-    model: ModelConfig, tokenizer: Tokenizer, embeddings: Tensor, seed: int, sasrec: Sasrec | None = None
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    embeddings: Tensor,
+    seed: int,
+    sasrec: Sasrec | None = None,
+    codes: Codes | None = None,
 ) -> Learner:
-    """A pretrained tokenizer with a fresh recommender, whose encoder starts from SASRec's if both have one shape."""
+    """A trained tokenizer with a fresh recommender, whose encoder starts from SASRec's if both have one shape.
+
+    Args:
+        model: Shapes of both.
+        tokenizer: Gives the codes.
+        embeddings: Raw, ``[items, d_s]``.
+        seed: Of the recommender's first weights.
+        sasrec: Whose encoder to start from.
+        codes: ``[items, L]``, given by this tokenizer on an earlier way, to go on with; default: its nearest ones.
+    """
     torch.manual_seed(seed)
     recommender = Recommender(model).to(embeddings.device)
     if sasrec is not None:
         start_from(recommender, sasrec)
-    return Learner(model, tokenizer, recommender, embeddings, current_assignment(model, tokenizer, embeddings))
+    assignment = current_assignment(model, tokenizer, embeddings)
+    if codes is not None:
+        assignment = replace(assignment, codes=codes)
+    return Learner(model, tokenizer, recommender, embeddings, assignment)

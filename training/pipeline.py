@@ -18,8 +18,9 @@ from model_store.errors import CheckpointError, ConfigError
 from model_store.fusion import GENERATIVE_ALONE, dense_candidates
 from model_store.network.tokenizer import Tokenizer
 from training import distributed
-from training.checkpoint import checkpoint_name, seconds_spent
+from training.checkpoint import State, checkpoint_name, seconds_spent
 from training.codebooks import pretrain_tokenizer
+from training.collisions import Codes
 from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
@@ -55,6 +56,10 @@ ARTEFACTS = (
     f"{BUNDLE}/golden.json",
 )
 """In the order of the stages: each depends on some before it, so redoing one makes those after it stale."""
+
+
+CODES = "codes"
+"""Tensor that may come with an adopted tokenizer: semantic IDs of all items, int16."""
 
 
 class Embedded(NamedTuple):
@@ -145,7 +150,9 @@ class Pipeline:
                 trained = pretrain_tokenizer(embeddings, shape, config, seed, self._shown("tokenizer"), checkpoint)
             self._store(artefact, trained.state_dict())
         tokenizer = Tokenizer(shape)
-        tokenizer.load_state_dict(self.run.read_tensors(artefact))
+        tensors = self.run.read_tensors(artefact)
+        tensors.pop(CODES, None)
+        tokenizer.load_state_dict(tensors)
         return tokenizer.to(self.device).eval()
 
     @cached_property
@@ -255,7 +262,8 @@ class Pipeline:
 
     def _trained(self, prefix: str, model: ModelConfig, config: JointConfig) -> Learner:
         sequences, valid, seed = self.dataset.training_sequences(), self.dataset.validation(), self.config.seed
-        learner = new_learner(model, copy.deepcopy(self.tokenizer), self.embedded.embeddings, seed, self.embedded.model)
+        tokenizer, codes = copy.deepcopy(self.tokenizer), self._adopted_codes()
+        learner = new_learner(model, tokenizer, self.embedded.embeddings, seed, self.embedded.model, codes)
         joint, final = f"{prefix}joint", f"{prefix}finetune"
         if self._load_learner(learner, final):
             return learner
@@ -268,13 +276,18 @@ class Pipeline:
         self._save_learner(learner, final)
         return learner
 
+    def _adopted_codes(self) -> Codes | None:
+        """Codes that came with a tokenizer of another run; usually there are none, and the nearest ones are taken."""
+        codes = self.run.read_tensors("tokenizer.safetensors").get(CODES)
+        return None if codes is None else codes.numpy()
+
     def _save_learner(self, learner: Learner, stage: str) -> None:
-        self.run.write_json(f"{stage}.json", {"history": learner.history})
-        self._store(f"{stage}.safetensors", learner.tensors())
+        state = learner.state()
+        self.run.write_json(f"{stage}.json", state.values)
+        self._store(f"{stage}.safetensors", state.tensors)
 
     def _load_learner(self, learner: Learner, stage: str) -> bool:
         if not self._is_done(f"{stage}.safetensors"):
             return False
-        learner.load(self.run.read_tensors(f"{stage}.safetensors"))
-        learner.history = self.run.read_json(f"{stage}.json")["history"]
+        learner.restore(State(self.run.read_tensors(f"{stage}.safetensors"), self.run.read_json(f"{stage}.json")))
         return True

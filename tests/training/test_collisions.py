@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -188,3 +189,27 @@ def test_the_memory_bound_does_not_change_the_result(policy: str, monkeypatch: p
     assert np.array_equal(parts.codes, whole.codes)
     assert (parts.moved, parts.collision_rate) == (whole.moved, whole.collision_rate)
     assert policy == "token" or whole.moved > 0
+
+
+@pytest.mark.parametrize("policy", ["reassign", "token"])
+def test_codes_are_kept_while_they_fit_about_as_well(policy: Literal["reassign", "token"]) -> None:
+    random = np.random.default_rng(3)
+    codebooks = torch.from_numpy(random.normal(size=(2, 8, 4))).float()
+    latents = torch.from_numpy(random.normal(size=(30, 4))).float()
+    before = assign_codes(latents, codebooks, policy).codes
+    moved = latents + torch.from_numpy(random.normal(size=(30, 4))).float() * 0.3
+
+    def error(codes: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
+        own = torch.from_numpy(codes[:, :2].astype(np.int64))
+        return (moved - codebooks[0][own[:, 0]] - codebooks[1][own[:, 1]]).square().sum(dim=1).numpy()
+
+    np.testing.assert_array_equal(assign_codes(latents, codebooks, policy, before, 0.1).codes, before)
+    np.testing.assert_array_equal(assign_codes(moved, codebooks, policy, before, 1e9).codes, before)
+    changed = [
+        int((assign_codes(moved, codebooks, policy, before, s).codes[:, :2] != before[:, :2]).any(axis=1).sum())
+        for s in (0.0, 0.2, 1.0)
+    ]
+    assert changed[0] > changed[1] > changed[2]
+    nearest = nearest_tuples(moved, codebooks, 1)[1][:, 0].numpy()
+    sticky = assign_codes(moved, codebooks, "token", before, 0.2).codes
+    assert (error(sticky) <= 1.2 * nearest + 1e-5).all()

@@ -141,7 +141,9 @@ def test_without_alternation_one_step_trains_both_networks_with_all_losses(atten
 def test_codes_follow_every_epoch_without_alternation() -> None:
     learner = make_learner(make_config())
     sequences, valid = cycle()
-    config = JointConfig(epochs=4, alternating=False, alignment_from=1, tokenizer_rate=0.05, targets_per_batch=64)
+    config = JointConfig(
+        epochs=4, alternating=False, alignment_from=1, tokenizer_rate=0.05, targets_per_batch=64, stickiness=0.0
+    )
     train_joint(learner, sequences, valid, config, 0, SilentProgress())
     losses = [set(entry) & {"rec", "sq", "sia", "psa"} for entry in learner.history]
     assert losses == [{"rec"}] + [{"rec", "sq", "sia", "psa"}] * 3
@@ -298,7 +300,7 @@ class Watch:
 def test_codes_change_after_tokenizer_epochs_and_stay_fixed_inside_them() -> None:
     learner = make_learner(make_config())
     sequences, valid = cycle()
-    config = JointConfig(epochs=6, cycle=3, tokenizer_rate=0.05, targets_per_batch=64, validate_every=6)
+    config = JointConfig(epochs=6, cycle=3, tokenizer_rate=0.05, targets_per_batch=64, validate_every=6, stickiness=0.0)
     watch = Watch(learner)
     train_joint(learner, sequences, valid, config, 0, watch)
     by_epoch = [[codes for at, codes in watch.seen if at == epoch] for epoch in range(6)]

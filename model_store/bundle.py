@@ -173,13 +173,15 @@ def read_catalogue(read: Read, config: ModelConfig, fusion: Fusion = GENERATIVE_
 
 
 def _read_vectors(read: Read, config: ModelConfig, fusion: Fusion) -> npt.NDArray[np.float32] | None:
-    """Item vectors ``[items, d_s]`` for dense scores; a bundle whose answers do without may lack them."""
+    """Item vectors ``[items, d_s]`` for histories and dense scores; a bundle that needs neither may lack them."""
     vectors = read_tensors(read, EMBEDDINGS).get(VECTORS)
     if vectors is None:
         if fusion.weight:
             raise BundleRefused(
                 f"{EMBEDDINGS}: lacks {VECTORS}, which fusion.weight {fusion.weight} needs", REFUSED_HINT
             )
+        if config.recommender.history_tokens == "vector":
+            raise BundleRefused(f"{EMBEDDINGS}: lacks {VECTORS}, as which histories are read", REFUSED_HINT)
         return None
     width = config.tokenizer.embedding_dim
     if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != width:

@@ -82,7 +82,7 @@ def search_split(
         codes: Semantic IDs of all items, ``[items, L]``.
         split: Histories and targets of n users.
         beam_width: W, also the longest rank that can be seen without dense candidates.
-        vectors: Unit length, ``[items, d_s]``, for dense scores.
+        vectors: Unit length, ``[items, d_s]``, for dense scores and recommenders that read vectors.
         candidates: Dense candidates that join the beams.
         seen_excluded: Whether to search the second protocol too; if not, it repeats the first.
     """
@@ -108,10 +108,15 @@ def search_split(
 
 
 def generative_ranks(
-    recommender: Recommender, codes: npt.NDArray[np.int16], split: Split, beam_width: int, seen_excluded: bool = True
+    recommender: Recommender,
+    codes: npt.NDArray[np.int16],
+    split: Split,
+    beam_width: int,
+    vectors: npt.NDArray[np.float32] | None = None,
+    seen_excluded: bool = True,
 ) -> Ranks:
     """Rank of every target among the items that the beam search alone answers; see :func:`search_split`."""
-    return search_split(recommender, codes, split, beam_width, seen_excluded=seen_excluded).ranks()
+    return search_split(recommender, codes, split, beam_width, vectors, seen_excluded=seen_excluded).ranks()
 
 
 def sample_split(split: Split, most: int, seed: int) -> Split:

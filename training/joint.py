@@ -21,7 +21,7 @@ from training.batches import Batch, TrainingRows, batches, collate_share, traini
 from training.checkpoint import Best, Course
 from training.codebooks import tokenizer_optimizer
 from training.data.dataset import Split
-from training.evaluate import sample_split, search_split
+from training.evaluate import generative_ranks, sample_split
 from training.joint_losses import (
     JointConfig,
     Losses,
@@ -199,9 +199,8 @@ def _epoch(
 def _validate(learner: Learner, sample: Split) -> float:
     def measure() -> float:
         width = learner.model.beam_width
-        found = search_split(
-            learner.recommender, learner.assignment.codes, sample, width, learner.vectors, seen_excluded=False
-        )
-        return ndcg(found.ranks().all_items, 10)
+        codes, vectors = learner.assignment.codes, learner.vectors
+        ranks = generative_ranks(learner.recommender, codes, sample, width, vectors, seen_excluded=False)
+        return ndcg(ranks.all_items, 10)
 
     return distributed.on_first(measure)

@@ -19,9 +19,14 @@ class BoundSearch:
         search: In evaluation mode.
         trie: The catalogue.
         vectors: Unit length, ``[items, d_s]`` by catalogue row; ``None``: every dense score is 0.
+
+    Raises:
+        ValueError: The recommender reads histories as vectors, and there are none.
     """
 
     def __init__(self, search: BeamSearch, trie: Trie, vectors: npt.NDArray[np.float32] | None = None) -> None:
+        if vectors is None and search.recommender.reads_vectors:
+            raise ValueError("this recommender reads histories as item vectors, which were not given")
         self.trie, self._search = trie, search
         arrays = catalogue_inputs(trie, vectors, search.recommender.embedding_dim)
         # Arrays out of a snapshot are read-only views, which torch does not take without a warning.

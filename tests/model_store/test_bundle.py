@@ -262,6 +262,10 @@ def test_vectors_come_with_the_catalogue_and_fused_answers_need_them() -> None:
     assert read_catalogue(without.__getitem__, small_config()).vectors is None
     with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: lacks vectors"):
         check_contents(without.__getitem__, without, small_config(), fusion)
+    shape = small_config().recommender.model_copy(update={"history_tokens": "vector"})
+    reader = small_config().model_copy(update={"recommender": shape})
+    with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: lacks vectors, as which histories are read"):
+        check_contents(without.__getitem__, without, reader)
 
 
 def test_reading_bundles_needs_no_torch(pristine: tuple[Path, str, str]) -> None:

@@ -43,9 +43,9 @@ def expected_ranks(config: ModelConfig, seed: int, codes: npt.NDArray[np.int16],
 def test_ranks_equal_the_references(collisions: str, attention: str) -> None:
     config = small_config(2, 9, collisions, encoder_attention=attention)
     rng = np.random.default_rng(5)
-    codes, split = random_codes(rng, config, ITEMS), make_split(rng, 24)
+    codes, split = random_codes(rng, config, ITEMS), make_split(rng, 72)
     ranks = generative_ranks(random_recommender(config, 3), codes, split, WIDTH)
-    expected = np.array([expected_ranks(config, 3, codes, split, row) for row in range(24)])
+    expected = np.array([expected_ranks(config, 3, codes, split, row) for row in range(72)])
     np.testing.assert_array_equal(ranks.all_items, expected[:, 0])
     np.testing.assert_array_equal(ranks.seen_excluded, expected[:, 1])
     # The case must hold what it is to show: hits, misses, and ranks that differ between the protocols.

@@ -313,7 +313,9 @@ def test_the_beam_that_is_traced_is_the_one_that_answers(pipeline: Pipeline, wid
     learner, split = pipeline.learner, pipeline.dataset.test()
     codes = learner.assignment.codes
     kept = codes_kept(learner.recommender, codes, learner.vectors, split, width)
-    answered = generative_ranks(learner.recommender, codes, split, width, seen_excluded=False).all_items >= 0
+    answered = (
+        generative_ranks(learner.recommender, codes, split, width, learner.vectors, seen_excluded=False).all_items >= 0
+    )
     np.testing.assert_array_equal(kept == 2, answered)
     # The first code is in the beam if fewer than W codes score higher: no search needed to know that.
     narrow = codes_kept(learner.recommender, codes, learner.vectors, split, 1)

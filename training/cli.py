@@ -291,7 +291,7 @@ def _report(evaluation: Evaluation, json: bool) -> None:
 def evaluation_table(evaluation: Evaluation, suffix: str, title: str) -> Table:
     """Test metrics of every row under one protocol."""
     names = [name for name in evaluation.test["popularity"] if name.endswith(SEEN_EXCLUDED) == bool(suffix)]
-    table = Table(title=f"Test users, leave-one-out, full ranking; {title}")
+    table = Table(title=f"Test users, full ranking; {title}")
     table.add_column("model")
     for name in names:
         table.add_column(name.removesuffix(suffix), justify="right")

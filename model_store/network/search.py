@@ -78,24 +78,14 @@ class BeamSearch(nn.Module):
         fields = history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates
         return self.traced(*fields, *catalogue)[0]
 
-    def traced(
-        self,
-        history: Tensor,
-        lengths: Tensor,
-        rule_bits: Tensor,
-        rule_of: Tensor,
-        excluded: Tensor,
-        max_per_prefix: Tensor,
-        beam: Tensor,
-        candidates: Tensor,
-        *catalogue: Tensor,
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
+    def traced(self, *inputs: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
         """What :meth:`forward` returns, and the nodes that the beams stood on after each code, ``[B, W]`` a level.
 
-        Nodes are numbered within their depth, -1 where a beam found nothing.
+        Inputs are those of :meth:`forward`. Nodes are numbered within their depth, -1 where a beam found nothing.
         """
+        history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates, *catalogue = inputs
         net, width, batch = self.recommender, beam.shape[0], history.shape[0]
-        known, codebook_size = CatalogueTensors.of(catalogue), net.code_embedding.shape[1]
+        known, codebook_size = CatalogueTensors.of(tuple(catalogue)), net.code_embedding.shape[1]
         memory = net.encode(known.codes_of(history), known.leaf_vectors[history], lengths)
         items = lengths[:, None]
         history_bias = net.history_bias(memory, items)

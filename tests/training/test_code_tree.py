@@ -10,12 +10,13 @@ from torch.nn import functional
 
 from model_store.network.tokenizer import Tokenizer
 from tests.search.worlds import random_codes, small_config
+from training.batches import collate, training_rows
 from training.code_tree import CodeTree, Teacher
-from training.joint_losses import JointConfig
+from training.joint_losses import JointConfig, recommender_losses
 from training.learner import new_learner
 from training.losses import constrained_loss
 from training.sasrec import Sasrec, SasrecConfig
-from training.softmax import full_softmax_loss
+from training.softmax import Proposal, full_softmax_loss
 
 ITEMS, SIZE = 40, 6
 TARGETS = torch.tensor([3, 17, 17, 0, 39])
@@ -129,3 +130,29 @@ def test_soft_targets_need_a_teacher() -> None:
             JointConfig.model_validate(settings)
     with pytest.raises(ValueError, match="label_smoothing"):
         JointConfig(label_smoothing=0.1)
+
+
+def test_where_items_are_too_many_for_scoring_all_the_batch_stands_for_them() -> None:
+    config = small_config(3, SIZE, history_tokens="vector", encoder_attention="causal")
+    rng = np.random.default_rng(2)
+    learner = new_learner(config, Tokenizer(config.tokenizer), torch.from_numpy(rng.normal(size=(ITEMS, 6))).float(), 0)
+    sequences = [rng.integers(0, ITEMS, 6).astype(np.int32) for _ in range(8)]
+    rows = training_rows(sequences, 7, packed=True)
+    batch = collate(rows, np.arange(len(rows.start)))
+    whole = learner.tree(rows.items)
+    assert whole.proposal is None
+    sampled = CodeTree(learner.assignment.codes, SIZE, whole.vectors, Proposal(rows.items, ITEMS, negatives=0))
+
+    def train_on(tree: CodeTree, settings: JointConfig) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)  # the same dropout each time
+        return recommender_losses(learner, batch, tree, settings, aligned=False)
+
+    losses = [train_on(tree, JointConfig()) for tree in (whole, sampled)]
+    assert losses[0]["dense"].isfinite()
+    assert losses[1]["dense"].isfinite()
+    assert losses[0]["dense"].item() != losses[1]["dense"].item()
+    losses[1]["dense"].backward()
+    assert learner.recommender.vector_out.weight.grad is not None
+    # Without all scores there are no soft targets: one-hot codes alone.
+    plain = train_on(whole, JointConfig(distillation=0.0))
+    torch.testing.assert_close(losses[1]["rec"], plain["rec"])

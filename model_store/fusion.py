@@ -2,7 +2,7 @@
 
     score(item) = log_prob(item) + weight * dense(item)
 
-``dense`` is the cosine between the user's preference h_D and the item's vector. Candidates are the beams and, up to
+``dense`` is the cosine between the user's vector and the item's. Candidates are the beams and, up to
 :data:`DENSE_ITEMS` items, those with the highest dense scores. Evaluation and service rank through here.
 """
 

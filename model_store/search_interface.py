@@ -40,7 +40,7 @@ class SearchOutputs(NamedTuple):
 
     leaves: npt.NDArray[np.int64]  # [B, W + n]
     log_prob: npt.NDArray[np.float32]  # [B, W + n], natural logarithm
-    dense: npt.NDArray[np.float32]  # [B, W + n], cosine of the user's preference and the item's vector
+    dense: npt.NDArray[np.float32]  # [B, W + n], cosine of the user's vector and the item's
 
 
 POOL = "pool"

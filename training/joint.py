@@ -2,7 +2,7 @@
 
 A cycle of C epochs trains the tokenizer once, with the recommender frozen, and the recommender C - 1 times, with the
 tokenizer frozen. Codes are recomputed after each tokenizer epoch. Afterwards the tokenizer is frozen for good and the
-recommender is fine-tuned with L_REC alone, until validation stops improving.
+recommender is fine-tuned without alignment losses, until validation stops improving.
 """
 
 from __future__ import annotations

@@ -18,13 +18,13 @@ from model_store.network.tokenizer import Tokenizer
 from training.checkpoint import State
 from training.code_tree import CodeTree
 from training.collisions import Assignment, Codes, assign_codes
-from training.sasrec import Sasrec
+from training.sasrec import Sasrec, SasrecConfig
 from training.softmax import SAMPLED_ABOVE, Proposal
 
 
 @dataclass
 class Learner:
-    """Both networks with the current codes. ``assignment`` is derived from the tokenizer; refresh it after changes.
+    """Both networks with the current codes, which follow the tokenizer when they are refreshed, and not before.
 
     Attributes:
         embeddings: Raw item embeddings, ``[items, d_s]``.
@@ -96,13 +96,10 @@ def item_vectors(embeddings: Tensor) -> Tensor:
     return functional.normalize(embeddings, dim=-1)
 
 
-def start_from(recommender: Recommender, sasrec: Sasrec) -> bool:
-    """Copy SASRec's encoder, if the recommender reads item vectors through one of the same shape; whether it did."""
-    if not recommender.reads_vectors or encoder_shape(recommender.shape) != sasrec.config.encoder:
-        return False
-    for part in ("vector_in", "encoder", "vector_out"):
-        getattr(recommender, part).load_state_dict(getattr(sasrec, part).state_dict())
-    return True
+def can_start_from(model: ModelConfig, sasrec: SasrecConfig) -> bool:
+    """Whether the recommender reads item vectors through an encoder of SASRec's shape."""
+    shape = model.recommender
+    return shape.history_tokens == "vector" and encoder_shape(shape) == sasrec.encoder
 
 
 def current_assignment(
@@ -140,8 +137,9 @@ def new_learner(
     """
     torch.manual_seed(seed)
     recommender = Recommender(model).to(embeddings.device)
-    if sasrec is not None:
-        start_from(recommender, sasrec)
+    if sasrec is not None and can_start_from(model, sasrec.config):
+        for part in ("vector_in", "encoder", "vector_out"):
+            getattr(recommender, part).load_state_dict(getattr(sasrec, part).state_dict())
     assignment = current_assignment(model, tokenizer, embeddings)
     if codes is not None:
         assignment = replace(assignment, codes=codes)

@@ -28,7 +28,7 @@ from training.evaluate import generative_ranks, search_split
 from training.health import tokenizer_health
 from training.joint import finetune, train_joint
 from training.joint_losses import JointConfig
-from training.learner import Learner, new_learner
+from training.learner import Learner, can_start_from, new_learner
 from training.metrics import popularity_ranks
 from training.progress import Progress
 from training.report.ranks import RANKS, TestRanks
@@ -268,6 +268,8 @@ class Pipeline:
         if self._load_learner(learner, final):
             return learner
         if not self._load_learner(learner, joint):
+            if learner.recommender.reads_vectors and not can_start_from(model, self.config.sasrec):
+                self.progress.say("The encoder starts from scratch: its shape in model.recommender is not sasrec's.")
             with self._under_way(joint, f"{joint}.safetensors") as checkpoint:
                 train_joint(learner, sequences, valid, config, seed, self._shown(joint), checkpoint)
             self._save_learner(learner, joint)

@@ -5,12 +5,14 @@ Handlers read their bodies themselves (see :mod:`service.body`), so the framewor
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple, TypedDict
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from model_store.catalogue import ID_BYTES
 from model_store.events import Event
 from service.envelope import PROBLEM_JSON
 from service.schemas import EventsResponse, ProblemDocument, RecommendRequest, RecommendResponse
@@ -33,6 +35,7 @@ class _Bodies(NamedTuple):
     request: dict[str, Any] | None
     answer: dict[str, Any]
     problems: tuple[int, ...]
+    query: type[BaseModel] | None = None
 
 
 def _of(model: type[BaseModel]) -> dict[str, Any]:
@@ -45,22 +48,24 @@ def _list_of(model: type[BaseModel]) -> dict[str, Any]:
 
 _ANY = {"type": "object"}
 _READ = (400, 401, 408, 413, 415, 422, 429, 503, 504)
-_PATHS = {
-    "/recommend": _Bodies(_of(RecommendRequest), _of(RecommendResponse), _READ),
-    "/recommend/batch": _Bodies(_list_of(RecommendRequest), _list_of(RecommendResponse), _READ),
-    "/events": _Bodies(
+_OPERATIONS = {
+    "POST /recommend": _Bodies(_of(RecommendRequest), _of(RecommendResponse), _READ),
+    "POST /recommend/batch": _Bodies(_list_of(RecommendRequest), _list_of(RecommendResponse), _READ),
+    "POST /events": _Bodies(
         {"anyOf": [_of(Event), _list_of(Event)]}, _of(EventsResponse), (400, 401, 403, 408, 413, 415, 422, 503)
     ),
-    "/model": _Bodies(None, _ANY, (401, 503)),
-    "/health/live": _Bodies(None, _ANY, ()),
-    "/health/ready": _Bodies(None, _ANY, (503,)),
-    "/metrics": _Bodies(None, {"type": "string"}, ()),
+    "GET /model": _Bodies(None, _ANY, (401, 503)),
+    "GET /health/live": _Bodies(None, _ANY, ()),
+    "GET /health/ready": _Bodies(None, _ANY, (503,)),
+    "GET /metrics": _Bodies(None, {"type": "string"}, ()),
 }
+_PATH_PARAMETER = re.compile(r"{(\w+)(:path)?}")
+_IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": ID_BYTES}
 
 
-def documented(path: str, description: str) -> Documented:
-    """Request body, answer and possible problems of one endpoint."""
-    bodies = _PATHS[path]
+def documented(method: str, path: str, description: str) -> Documented:
+    """Parameters, request body, answer and possible problems of one operation."""
+    bodies = _OPERATIONS[f"{method} {path.replace(':path', '')}"]
     media = "text/plain" if path == "/metrics" else "application/json"
     extra: dict[str, Any] = {
         "responses": {
@@ -68,11 +73,26 @@ def documented(path: str, description: str) -> Documented:
             **{str(status): {"description": "Problem", "content": _PROBLEM} for status in bodies.problems},
         }
     }
+    parameters = [*_path_parameters(path), *_query_parameters(bodies.query)]
+    if parameters:
+        extra["parameters"] = parameters
     if bodies.request is not None:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": bodies.request}}}
     if 401 in bodies.problems:
         extra["security"] = [{}, {"key": []}]
     return Documented(description=description, response_model=None, openapi_extra=extra)
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = [match[1] for match in _PATH_PARAMETER.finditer(path)]
+    return [{"name": name, "in": "path", "required": True, "schema": _IDENTIFIER} for name in names]
+
+
+def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:
+    if model is None:
+        return []
+    fields = model.model_json_schema()["properties"]
+    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]
 
 
 def describe(app: FastAPI, settings: Settings) -> None:

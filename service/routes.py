@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from http import HTTPStatus
 from typing import Any, TypeVar
 
-import orjson
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from model_store.events import Event
-from service.body import parse_aside, read_body
+from service.body import parse_aside
+from service.endpoints import Endpoint, Handler, body_of, check_key, json_answer
 from service.envelope import problem_response
 from service.errors import ClientGone, NotReady, problem_of_status
 from service.limits import check_events, check_request, check_requests
@@ -22,74 +24,72 @@ from service.openapi import Documented, documented
 from service.parts import Service
 from service.recommender import Recommendation
 from service.schemas import Events, RecommendRequest, Requests
-from service.security import HEADER
 
 T = TypeVar("T")
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Register every endpoint, and the handler of the framework's own errors."""
-    endpoints: list[tuple[str, str, Callable[[Service, Request], Awaitable[Response]]]] = [
-        ("POST", "/recommend", recommend),
-        ("POST", "/recommend/batch", recommend_batch),
-        ("POST", "/events", record_events),
-        ("GET", "/model", show_model),
-        ("GET", "/health/live", live),
-        ("GET", "/health/ready", ready),
-        ("GET", "/metrics", metrics),
+    own = [
+        Endpoint("POST", "/recommend", recommend),
+        Endpoint("POST", "/recommend/batch", recommend_batch),
+        Endpoint("POST", "/events", record_events),
+        Endpoint("GET", "/model", show_model),
+        Endpoint("GET", "/health/live", live),
+        Endpoint("GET", "/health/ready", ready),
+        Endpoint("GET", "/metrics", metrics),
     ]
-    for method, path, handler in endpoints:
-        docs: Documented = documented(path, handler.__doc__ or "")
+    for method, path, handler in own:
+        docs: Documented = documented(method, path, handler.__doc__ or "")
         app.add_api_route(path, _bound(handler, service), methods=[method], name=handler.__name__, **docs)
     app.add_exception_handler(HTTPException, _framework_problem)
 
 
 async def recommend(service: Service, request: Request) -> Response:
     """Recommend items to one user, by inline or stored history."""
-    service.keys.check(request.headers.get(HEADER), write=False)
-    body = await _body(service, request)
+    check_key(service, request, write=False)
+    body = await body_of(service, request)
     asked = await parse_aside(body, partial(RecommendRequest.model_validate_json, strict=True))
     check_request(asked, service.settings)
     answer = await _unless_gone(request, service.recommender.recommend(asked))
-    return _json(_document(answer, request.state.request_id))
+    return json_answer(_document(answer, request.state.request_id))
 
 
 async def recommend_batch(service: Service, request: Request) -> Response:
     """Answer a list of requests with a list of answers in the same order; the first problem answers for all."""
-    service.keys.check(request.headers.get(HEADER), write=False)
-    asked = await parse_aside(await _body(service, request), partial(Requests.validate_json, strict=True))
+    check_key(service, request, write=False)
+    asked = await parse_aside(await body_of(service, request), partial(Requests.validate_json, strict=True))
     check_requests(asked, service.settings)
     answers = await _unless_gone(request, _all([service.recommender.recommend(each) for each in asked]))
-    return _json([_document(answer, request.state.request_id) for answer in answers])
+    return json_answer([_document(answer, request.state.request_id) for answer in answers])
 
 
 async def record_events(service: Service, request: Request) -> Response:
     """Record one event or a list of events; repeating an `event_id` records it once."""
-    service.keys.check(request.headers.get(HEADER), write=True)
-    body = await _body(service, request)
+    check_key(service, request, write=True)
+    body = await body_of(service, request)
     if body.lstrip()[:1] == b"[":
         events = await parse_aside(body, partial(Events.validate_json, strict=True))
     else:
         events = [await parse_aside(body, partial(Event.model_validate_json, strict=True))]
     check_events(events, service.settings)
     recorded = await service.link.store.record(events)
-    return _json({"accepted": recorded.accepted, "duplicates": recorded.duplicates})
+    return json_answer({"accepted": recorded.accepted, "duplicates": recorded.duplicates})
 
 
 async def show_model(service: Service, request: Request) -> Response:
     """The manifest of the model that answers, its metrics included."""
-    service.keys.check(request.headers.get(HEADER), write=False)
+    check_key(service, request, write=False)
     model = service.models.current
     if model is None:
         raise NotReady(service.models.problem)
     described = {"engine": model.engine.name, "items": len(model.catalogue)}
-    return _json(model.manifest.model_dump(mode="json") | described)
+    return json_answer(model.manifest.model_dump(mode="json") | described)
 
 
 async def live(_: Service, __: Request) -> Response:
     """200 as long as the process runs its event loop."""
-    return _json({"status": "live"})
+    return json_answer({"status": "live"})
 
 
 async def ready(service: Service, _: Request) -> Response:
@@ -97,7 +97,7 @@ async def ready(service: Service, _: Request) -> Response:
     if service.unready_because:
         raise NotReady(service.unready_because)
     model = service.models.current
-    return _json(
+    return json_answer(
         {
             "status": "ready",
             "model_version": model.version if model else "",
@@ -112,7 +112,7 @@ async def metrics(service: Service, _: Request) -> Response:
     return Response(service.telemetry.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def _bound(handler: Callable[[Service, Request], Awaitable[Response]], service: Service) -> Handler:
+def _bound(handler: Handler, service: Service) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         return await handler(service, request)
 
@@ -122,11 +122,17 @@ def _bound(handler: Callable[[Service, Request], Awaitable[Response]], service: 
 async def _framework_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    return problem_response(problem_of_status(error.status_code, error.headers), request.state.request_id)
+    headers = error.headers
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": ", ".join(_methods_of(request))}
+    return problem_response(problem_of_status(error.status_code, headers), request.state.request_id)
 
 
-async def _body(service: Service, request: Request) -> bytes:
-    return await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_s)
+def _methods_of(request: Request) -> list[str]:
+    """All methods of a path: the framework names those of its first route only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = request.scope["path"]
+    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -181,7 +187,3 @@ def _document(answer: Recommendation, request_id: str) -> dict[str, object]:
         "unknown_items": answer.unknown_items,
         "items": items,
     }
-
-
-def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")

@@ -52,13 +52,23 @@ class ForgetLine(_Line):
 
 
 class ChangeLine(_Line):
-    """A catalogue change as raw input; ``payload`` is the JSON body of the request."""
+    """A catalogue change as raw input; ``payload`` is the JSON of what the client sent."""
 
     kind: Literal["change"] = "change"
-    version: str
     revision: int = Field(ge=1)
     item_id: Id
-    change: Literal["put", "delete"]
+    change: Literal["put", "delete", "restart"]
+    payload: str
+
+
+class ItemLine(_Line):
+    """State only: the latest change of an item, and the revision at which the item changed first."""
+
+    kind: Literal["item"] = "item"
+    first: int = Field(ge=1)
+    revision: int = Field(ge=1)
+    item_id: Id
+    change: Literal["put", "delete", "restart"]
     payload: str
 
 
@@ -78,7 +88,7 @@ class SeenLine(_Line):
     recorded_at: int
 
 
-LogLine = EventLine | ForgetLine | ChangeLine | HistoryLine | SeenLine
+LogLine = EventLine | ForgetLine | ChangeLine | ItemLine | HistoryLine | SeenLine
 _LINE: TypeAdapter[LogLine] = TypeAdapter(Annotated[LogLine, Field(discriminator="kind")])
 
 

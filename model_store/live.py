@@ -4,9 +4,10 @@
     history:<user>                           list    no                  newest item ids of a user, oldest first
     events                                   stream  no                  field ``event``: the event as JSON
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
+    changes                                  stream  no, trimmed         raw catalogue changes, id <revision>-<nonce>
+    items                                    hash    no                  latest raw change by item id
     catalogue:<version>:head                 string  no                  :class:`SnapshotHead`, what readers start from
     catalogue:<version>:chunk:<snapshot>:<n> string  unless published    8 MiB of a packed snapshot
-    catalogue:<version>:changes              stream  no                  raw catalogue changes, entry id <revision>-0
     catalogue:<version>:lock                 string  with its holder     token of the replica that writes a snapshot
     cache:<key>                              string  yes                 one cached result with its checksum
 
@@ -22,17 +23,18 @@ Scripts touch several keys at once. For Redis Cluster, give a prefix with a hash
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.catalogue import ID_BYTES
 from model_store.errors import LiveCorrupt
@@ -80,9 +82,15 @@ class Keys:
         """One piece of a packed snapshot."""
         return f"{self.prefix}:catalogue:{version}:chunk:{snapshot_id}:{number}"
 
-    def changes(self, version: str) -> str:
-        """Stream of catalogue changes."""
-        return f"{self.prefix}:catalogue:{version}:changes"
+    @property
+    def changes(self) -> str:
+        """Stream of catalogue changes, of all versions."""
+        return f"{self.prefix}:changes"
+
+    @property
+    def items(self) -> str:
+        """Hash of the latest change of every item that ever changed."""
+        return f"{self.prefix}:items"
 
     def lock(self, version: str) -> str:
         """Lock of the snapshot writer."""
@@ -99,17 +107,27 @@ class SnapshotHead(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     snapshot_id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    revision: int = Field(ge=0)
+    revision: int = Field(ge=0, description="changes of the stream that are contained")
+    nonce: int = Field(ge=0, description="second half of the last contained change's entry id")
+    lineage: str = Field(pattern=r"^[0-9a-f]{32}$", description="computation that the codes of live items come from")
+    origin: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bundle's catalogue file")
     chunks: int = Field(ge=1)
     size: int = Field(ge=1, description="bytes of all chunks together")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
     @classmethod
-    def of(cls, block: bytes, revision: int) -> SnapshotHead:
+    def of(cls, block: bytes, revision: int, nonce: int, lineage: str, origin: str) -> SnapshotHead:
         """The head of a packed snapshot, under a new snapshot id."""
-        chunks = -(-len(block) // CHUNK_BYTES)
-        digest = sha256(block).hexdigest()
-        return cls(snapshot_id=uuid4().hex, revision=revision, chunks=chunks, size=len(block), sha256=digest)
+        return cls(
+            snapshot_id=uuid4().hex,
+            revision=revision,
+            nonce=nonce,
+            lineage=lineage,
+            origin=origin,
+            chunks=-(-len(block) // CHUNK_BYTES),
+            size=len(block),
+            sha256=sha256(block).hexdigest(),
+        )
 
     def encode(self) -> str:
         """As stored."""
@@ -147,7 +165,8 @@ class _Header(BaseModel):
 
 
 _REFILL = "delete the catalogue keys of this version: a replica writes them again from the store"
-_ENTRY_ID = TypeAdapter(Annotated[str, Field(pattern=r"^[1-9][0-9]*-0$")])
+_ENTRY_ID = re.compile(rb"([1-9][0-9]{0,15})-([0-9]{1,16})")
+_LATEST = re.compile(rb"([1-9][0-9]{0,15}) ([0-9]+-[0-9]+) ([a-z]+) ")
 
 
 def pack_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
@@ -239,12 +258,35 @@ def decode_item_id(raw: bytes) -> str:
     return item_id
 
 
-def decode_revision(entry_id: bytes) -> int:
-    """The revision that a change entry's id stands for, or raise :class:`LiveCorrupt`."""
-    try:
-        return int(_ENTRY_ID.validate_python(entry_id.decode("ascii", "replace")).partition("-")[0])
-    except ValidationError as cause:
-        raise LiveCorrupt("an entry of the change stream has no revision as its id", _REFILL) from cause
+def decode_entry_id(entry_id: bytes) -> tuple[int, int]:
+    """Revision and nonce that a change entry's id stands for, or raise :class:`LiveCorrupt`."""
+    found = _ENTRY_ID.fullmatch(entry_id)
+    if found is None:
+        raise LiveCorrupt("an entry of the change stream has no revision as its id", _REFILL)
+    return int(found[1]), int(found[2])
+
+
+class LatestEntry(NamedTuple):
+    """A value of the hash of latest changes."""
+
+    first: int  # revision at which the item changed first
+    revision: int
+    nonce: int
+    kind: bytes
+    payload: bytes
+
+
+def encode_latest(entry: LatestEntry) -> bytes:
+    """As stored; the script that appends changes writes the same: ``<first> <revision>-<nonce> <kind> <payload>``."""
+    return b"%d %d-%d %b %b" % entry
+
+
+def decode_latest(raw: bytes) -> LatestEntry:
+    """Read what :func:`encode_latest` wrote, or raise :class:`LiveCorrupt`."""
+    found = _LATEST.match(raw)
+    if found is None:
+        raise LiveCorrupt("the latest change of an item does not decode")
+    return LatestEntry(int(found[1]), *decode_entry_id(found[2]), found[3], raw[found.end() :])
 
 
 def seal_cached(value: bytes) -> bytes:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import structlog
 
-from model_store.errors import CatalogueError, LiveCorrupt, LiveError
-from service.live.base import LiveStore, Snapshot
+from model_store.errors import LiveCorrupt, LiveError
+from service.live.base import LiveStore
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -58,41 +58,8 @@ class LiveLink:
             self._note(up=False, cause=failure)
         return StoredHistory([], is_missing=True)
 
-    async def snapshot(self, version: str) -> Snapshot | None:
-        """The snapshot of a version if there is a usable one; trouble is logged and counts as none."""
-        try:
-            await self.store.ping()  # answered in milliseconds or away: loading must not wait as long as a transfer may
-            found = await self.store.load_snapshot(version)
-        except LiveCorrupt as failure:
-            self.refuse_snapshot(version, failure)
-            return None
-        except LiveError as failure:
-            self._note_snapshot("unavailable", version, failure)
-            return None
-        if found is not None:
-            self._note_snapshot("loaded", version)
-        return found
-
-    def refuse_snapshot(self, version: str, cause: LiveCorrupt | CatalogueError) -> None:
-        """Note that a snapshot cannot be used; the bundle's own catalogue is."""
-        self._note_snapshot("refused", version, cause)
-
-    async def save_snapshot(self, version: str, snapshot: Snapshot, *, repair: bool) -> None:
-        """Offer a snapshot to the other replicas; trouble is logged and blocks nothing."""
-        try:
-            await self.store.ping()  # as above: shutting down waits for this
-            saved = await self.store.save_snapshot(version, snapshot, replace=repair)
-        except LiveError as failure:
-            self._note_snapshot("unavailable", version, failure)
-        else:
-            self._note_snapshot("saved" if saved else "kept", version)
-
     def _note(self, *, up: bool, cause: LiveError | None = None) -> None:
         if up != self.is_up:
             log.warning("live_store_is_back" if up else "live_store_is_away", cause=str(cause or ""))
         self.is_up = up
         self._telemetry.live_up.set(up)
-
-    def _note_snapshot(self, result: str, version: str, cause: Exception | None = None) -> None:
-        self._telemetry.snapshots.labels(result).inc()
-        log.info("snapshot", result=result, version=version, cause=str(cause or ""))

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
-from model_store.errors import BundleRefused, CatalogueError, ConfigError
+from model_store.errors import BundleRefused, ConfigError
 from model_store.fusion import DENSE_ITEMS, Fusion
 from model_store.golden import Answer, Golden, compare
 from model_store.manifest import Manifest
-from model_store.trie import Trie
 from service.engines.base import BEAM_WIDTHS, Engine, SearchRequest
-from service.live.base import Snapshot
 from service.rules import Rules
 from service.settings import Settings
 
@@ -125,20 +123,3 @@ def _answer(model: LoadedModel, golden: Golden) -> Answer:
     [found] = engine.finish(engine.compute(inputs, catalogue), [request], catalogue)
     item_ids = [catalogue.item_ids[row] for row in found.rows.tolist()]
     return Answer(item_ids, found.score.tolist(), found.log_prob.tolist())
-
-
-def with_snapshot(catalogue: Catalogue, snapshot: Snapshot) -> Catalogue:
-    """The catalogue with the semantic IDs of a live snapshot.
-
-    Raises:
-        CatalogueError: The snapshot does not describe this catalogue.
-    """
-    trie = Trie.from_arrays(snapshot.arrays, catalogue.codebook_size)
-    if (trie.items, trie.levels) != catalogue.codes.shape:
-        raise CatalogueError(
-            f"the snapshot holds {trie.items} items with {trie.levels} codes, the bundle {catalogue.codes.shape}"
-        )
-    codes = trie.codes()
-    if snapshot.revision == 0 and not np.array_equal(codes, catalogue.codes):
-        raise CatalogueError("the snapshot is at revision 0, but its semantic IDs are not those of the bundle")
-    return replace(catalogue, codes=codes)

@@ -16,13 +16,12 @@ import structlog
 
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
-from model_store.errors import CatalogueError, EtegrecError, StoreError
+from model_store.errors import EtegrecError, StoreError
 from model_store.registry import Store
 from service.batcher import Batcher
 from service.errors import NotReady
 from service.link import LiveLink
-from service.live.base import Snapshot
-from service.model import EngineOpener, LoadedModel, load_model, with_snapshot
+from service.model import EngineOpener, LoadedModel, load_model
 from service.settings import Settings
 from service.telemetry import Telemetry
 
@@ -137,19 +136,7 @@ class ModelKeeper:
 
     async def _load(self, version: str) -> LoadedModel:
         bundle, catalogue = await asyncio.to_thread(self._read, version)
-        snapshot = await self._link.snapshot(version)
-        is_usable = False
-        if snapshot is not None:
-            try:
-                catalogue = await asyncio.to_thread(with_snapshot, catalogue, snapshot)
-                is_usable = True
-            except CatalogueError as cause:
-                self._link.refuse_snapshot(version, cause)
-        model = await asyncio.to_thread(load_model, bundle, catalogue, self._settings, self._opener)
-        if not is_usable:
-            own = Snapshot(0, catalogue.trie.arrays())
-            self._run(self._link.save_snapshot(version, own, repair=snapshot is not None))
-        return model
+        return await asyncio.to_thread(load_model, bundle, catalogue, self._settings, self._opener)
 
     def _read(self, version: str) -> tuple[Bundle, Catalogue]:
         bundle = self._store.bundle(version)

@@ -8,16 +8,11 @@ never hang: the caller decides whether to answer degraded. Nothing here computes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from model_store.events import Event
-
-ChangeKind = Literal["put", "delete"]
+from service.live.changes import ChangeStore
 
 
 class Recorded(NamedTuple):
@@ -27,31 +22,8 @@ class Recorded(NamedTuple):
     duplicates: int
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A catalogue as packed arrays, at one revision. Arrays are read-only.
-
-    Attributes:
-        revision: Changes of this version that are already contained; 0 is the catalogue as trained.
-        arrays: Named flat arrays, see :meth:`model_store.trie.Trie.arrays`.
-    """
-
-    revision: int
-    arrays: Mapping[str, npt.NDArray[np.generic]]
-
-
-@dataclass(frozen=True)
-class ItemChange:
-    """A change of the live catalogue, as raw input: never codes, so that the next version can apply it too."""
-
-    revision: int
-    item_id: str
-    kind: ChangeKind
-    payload: bytes  # JSON body of the request in UTF-8, empty for "delete"
-
-
 class LiveStore(ABC):
-    """Histories, events, catalogue snapshots and changes, cached results.
+    """Histories, events, cached results; catalogue changes and snapshots are its part :attr:`catalogue`.
 
     Attributes:
         corrupt_values: Values skipped since start because they do not decode: history entries, cached results,
@@ -59,6 +31,11 @@ class LiveStore(ABC):
     """
 
     corrupt_values: int = 0
+
+    @property
+    @abstractmethod
+    def catalogue(self) -> ChangeStore:
+        """Catalogue changes and snapshots. Closed together with this store."""
 
     @abstractmethod
     async def ping(self) -> None:
@@ -80,45 +57,6 @@ class LiveStore(ABC):
     @abstractmethod
     async def forget(self, user_id: str) -> None:
         """Drop the history of a user."""
-
-    @abstractmethod
-    async def load_snapshot(self, version: str) -> Snapshot | None:
-        """The newest complete snapshot of a model version.
-
-        Returns:
-            ``None`` if there is none.
-
-        Raises:
-            LiveCorrupt: Chunks are missing or their digest differs.
-        """
-
-    @abstractmethod
-    async def save_snapshot(self, version: str, snapshot: Snapshot, *, replace: bool = False) -> bool:
-        """Store a snapshot, head pointer last, under a lock.
-
-        Args:
-            version: Model version.
-            snapshot: Its catalogue; the arrays must not change afterwards.
-            replace: Store it even over the same or a newer revision: the repair after :class:`LiveCorrupt`.
-
-        Returns:
-            ``False`` if another replica holds the lock or the store already has this or a newer revision.
-
-        Raises:
-            LiveUnavailable: Also when writing took longer than the lock lasts.
-        """
-
-    @abstractmethod
-    async def append_change(self, version: str, item_id: str, kind: ChangeKind, payload: bytes) -> int:
-        """Append one catalogue change and return its revision (1, 2, 3 … without gaps)."""
-
-    @abstractmethod
-    async def changes(self, version: str, after: int, limit: int = 1000) -> list[ItemChange]:
-        """Changes with a revision above ``after``, in order.
-
-        Raises:
-            LiveCorrupt: A revision is missing or an entry does not decode: load a snapshot instead.
-        """
 
     @abstractmethod
     async def cache_get(self, key: str) -> bytes | None:

@@ -1,109 +1,26 @@
 """The live store of a single process, without Redis: state in memory, every change first in a log on disk.
 
-Snapshots and cached results live in memory only: the bundle and the logged changes rebuild them.
+Catalogue snapshots are files beside the log; cached results live in memory only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from model_store import event_log, live
 from model_store.errors import LiveError, LiveUnavailable
-from model_store.event_log import ChangeLine, EventLine, ForgetLine, HistoryLine, LogLine, LogWriter, SeenLine
+from model_store.event_log import EventLine, ForgetLine, LogLine, LogWriter
 from model_store.events import Event
-from service.live.base import ChangeKind, ItemChange, LiveStore, Recorded, Snapshot
+from service.live.base import LiveStore, Recorded
+from service.live.embedded_changes import EmbeddedChanges
+from service.live.embedded_state import Batch, LiveState, Step
 
 CACHED_RESULTS = 10_000
 """Cached results kept; beyond, the least recently used go."""
-
-
-class LiveState:
-    """What the lines of the log amount to. Changed by applying lines, and by nothing else."""
-
-    def __init__(self, history_cap: int) -> None:
-        self._history_cap = history_cap
-        self.histories: dict[str, deque[str]] = {}
-        self.seen: dict[str, int] = {}  # second of recording by event id, oldest first
-        self.changes: dict[str, list[ItemChange]] = {}  # by version, revision i at index i - 1
-
-    def apply(self, line: LogLine) -> None:
-        """Take in one line; an event that was seen already changes nothing."""
-        match line:
-            case EventLine():
-                if line.event.event_id not in self.seen:
-                    self._history(line.event.user_id).append(line.event.item_id)
-                    self.seen[line.event.event_id] = line.recorded_at
-            case ForgetLine():
-                self.histories.pop(line.user_id, None)
-            case ChangeLine():
-                of_version = self.changes.setdefault(line.version, [])
-                if line.revision == len(of_version) + 1:
-                    payload = line.payload.encode()
-                    of_version.append(ItemChange(line.revision, line.item_id, line.change, payload))
-            case HistoryLine():
-                self._history(line.user_id).extend(line.item_ids)
-            case SeenLine():
-                self.seen[line.event_id] = line.recorded_at
-
-    def expire(self, now: int) -> None:
-        """Forget event ids recorded before the window."""
-        for event_id, recorded_at in list(itertools.islice(self.seen.items(), 1000)):
-            if recorded_at > now - live.SEEN_WINDOW_S:
-                return
-            del self.seen[event_id]
-
-    def lines(self) -> Iterator[LogLine]:
-        """Lines that amount to this state."""
-        for user_id, item_ids in self.histories.items():
-            yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids))
-        for event_id, recorded_at in self.seen.items():
-            yield SeenLine(event_id=event_id, recorded_at=recorded_at)
-        for version, of_version in self.changes.items():
-            for change in of_version:
-                yield _change_line(version, change)
-
-    def _history(self, user_id: str) -> deque[str]:
-        return self.histories.setdefault(user_id, deque(maxlen=self._history_cap))
-
-
-class Batch:
-    """Lines that will share one fsync, decided in order: each operation sees those before it."""
-
-    def __init__(self, state: LiveState) -> None:
-        self.lines: list[LogLine] = []
-        self._state = state
-        self._event_ids: set[str] = set()
-        self._revisions: dict[str, int] = {}
-
-    def add_event(self, line: EventLine) -> int:
-        """Returns how many lines were added: none for a repeated event id."""
-        event_id = line.event.event_id
-        if event_id in self._state.seen or event_id in self._event_ids:
-            return 0
-        self._event_ids.add(event_id)
-        self.lines.append(line)
-        return 1
-
-    def add_change(self, line: ChangeLine) -> int:
-        """Returns the revision that the change got."""
-        latest = self._revisions.get(line.version, len(self._state.changes.get(line.version, ())))
-        self._revisions[line.version] = latest + 1
-        self.lines.append(line.model_copy(update={"revision": latest + 1}))
-        return latest + 1
-
-    def add_forget(self, line: ForgetLine) -> int:
-        """Returns 1."""
-        self.lines.append(line)
-        return 1
-
-
-Step = Callable[[Batch], int]
-"""One operation: adds its lines to a batch and says what it answers."""
 
 
 class EmbeddedLive(LiveStore):
@@ -135,12 +52,17 @@ class EmbeddedLive(LiveStore):
         self._clock = clock
         self.log = open_log(events_folder, segment_bytes)
         self._state = LiveState(history_cap)
-        self._snapshots: dict[str, Snapshot] = {}
         self._cache: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._waiting: list[tuple[Step, asyncio.Future[int]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._is_closed = False
         self._replay(events_folder)
+        self._changes = EmbeddedChanges(events_folder, self._state.changes, self._commit)
+
+    @property
+    def catalogue(self) -> EmbeddedChanges:
+        """Catalogue changes and snapshots."""
+        return self._changes
 
     async def ping(self) -> None:
         """Return unless closed."""
@@ -162,33 +84,6 @@ class EmbeddedLive(LiveStore):
         """Logged like an event: a restart must not bring the history back."""
         line = ForgetLine(user_id=user_id)
         await self._commit(lambda batch: batch.add_forget(line))
-
-    async def append_change(self, version: str, item_id: str, kind: ChangeKind, payload: bytes) -> int:
-        """Returns after fsync."""
-        line = _change_line(version, ItemChange(1, item_id, kind, payload))  # the batch gives it its revision
-        return await self._commit(lambda batch: batch.add_change(line))
-
-    async def changes(self, version: str, after: int, limit: int = 1000) -> list[ItemChange]:
-        """From memory."""
-        self._check_open()
-        return self._state.changes.get(version, [])[after : after + limit]
-
-    async def load_snapshot(self, version: str) -> Snapshot | None:
-        """From memory."""
-        self._check_open()
-        return self._snapshots.get(version)
-
-    async def save_snapshot(self, version: str, snapshot: Snapshot, *, replace: bool = False) -> bool:
-        """In memory; one process needs no lock."""
-        self._check_open()
-        held = self._snapshots.get(version)
-        if held is not None and held.revision >= snapshot.revision and not replace:
-            return False
-        views = {name: array.view() for name, array in snapshot.arrays.items()}
-        for view in views.values():
-            view.setflags(write=False)
-        self._snapshots[version] = Snapshot(snapshot.revision, views)
-        return True
 
     async def cache_get(self, key: str) -> bytes | None:
         """From memory."""
@@ -272,13 +167,3 @@ class EmbeddedLive(LiveStore):
     def _check_open(self) -> None:
         if self._is_closed:
             raise LiveUnavailable("the embedded live store is closed", "the service is shutting down")
-
-
-def _change_line(version: str, change: ItemChange) -> ChangeLine:
-    return ChangeLine(
-        version=version,
-        revision=change.revision,
-        item_id=change.item_id,
-        change=change.kind,
-        payload=change.payload.decode(),
-    )

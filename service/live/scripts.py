@@ -23,19 +23,63 @@ if #old > 0 then redis.call('ZREM', KEYS[2], unpack(old)) end
 return accepted
 """
 
-APPEND_CHANGE = """
--- KEYS: change stream.  ARGV: item id, kind, payload
+_LAST_ID = """
 -- The stream itself remembers its last id, even when trimmed: no second counter that could disagree.
-local last = 0
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  local info = redis.call('XINFO', 'STREAM', KEYS[1])
+local function last_id(stream)
+  if redis.call('EXISTS', stream) == 0 then return '0-0' end
+  local info = redis.call('XINFO', 'STREAM', stream)
   for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then last = tonumber(string.match(info[i + 1], '^%d+')) end
+    if info[i] == 'last-generated-id' then return info[i + 1] end
   end
 end
-redis.call('XADD', KEYS[1], string.format('%.0f-0', last + 1), 'item', ARGV[1], 'kind', ARGV[2], 'payload', ARGV[3])
-return last + 1
 """
+
+APPEND_CHANGES = (
+    _LAST_ID
+    + """
+-- KEYS: change stream, latest changes.  ARGV: nonce, then per change: item id, kind, payload
+-- Reading the hash comes before the first write: should a key hold another type, nothing was written.
+local revision = tonumber(string.match(last_id(KEYS[1]), '^%d+'))
+local id = ''
+for i = 2, #ARGV, 3 do
+  revision = revision + 1
+  local old = redis.call('HGET', KEYS[2], ARGV[i])
+  local text = string.format('%.0f', revision)
+  local first = old and string.match(old, '^%d+') or text
+  id = text .. '-' .. ARGV[1]
+  redis.call('XADD', KEYS[1], id, 'item', ARGV[i], 'kind', ARGV[i + 1], 'payload', ARGV[i + 2])
+  redis.call('HSET', KEYS[2], ARGV[i], first .. ' ' .. id .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 2])
+end
+return id
+"""
+)
+
+READ_CHANGES = (
+    _LAST_ID
+    + """
+-- KEYS: change stream, snapshot head.  ARGV: first id, number of entries
+return {last_id(KEYS[1]), redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2]), redis.call('GET', KEYS[2])}
+"""
+)
+
+LAST_CHANGE = (
+    _LAST_ID
+    + """
+-- KEYS: change stream
+return last_id(KEYS[1])
+"""
+)
+
+RESTART_CHANGES = (
+    _LAST_ID
+    + """
+-- KEYS: change stream.  ARGV: last revision of a reader who knows more than the stream, id of the entry to begin with
+if tonumber(string.match(last_id(KEYS[1]), '^%d+')) >= tonumber(ARGV[1]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('XADD', KEYS[1], ARGV[2], 'item', '-', 'kind', 'restart', 'payload', '')
+return 1
+"""
+)
 
 PUBLISH_SNAPSHOT = """
 -- KEYS: lock, head, the new chunks, the old chunks.  ARGV: token, new head, number of new chunks, grace in ms
@@ -55,5 +99,11 @@ return 'published'
 UNLOCK = """
 -- KEYS: lock.  ARGV: token.  Only the holder lets go: the lock may have expired and be someone else's by now.
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+RENEW = """
+-- KEYS: lock.  ARGV: token, life in ms
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 0
 """

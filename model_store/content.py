@@ -79,7 +79,7 @@ def feature_id(name: str) -> int:
 
 
 def words(text: str) -> list[str]:
-    """Distinct words in order, without case or typographic variants; pairs of characters where scripts have no spaces."""
+    """Distinct words in order, case folded; where a script has no spaces between words, pairs of characters."""
     folded = unicodedata.normalize("NFKC", text[:TEXT_LIMIT]).casefold()
     found: dict[str, None] = {}
     for word in _WORD.findall(folded):

@@ -6,12 +6,14 @@ Each class carries the exit code that the commands end with, so that scripts can
     EtegrecError
     ├── ConfigError          a setting or preset is wrong                      exit 3
     ├── DataError            input data cannot be used                         exit 4
-    │   └── DownloadError    a data set could not be fetched                   exit 4
+    │   ├── DownloadError    a data set could not be fetched                   exit 4
+    │   └── ItemRefused      the model cannot encode an item                   exit 4
     ├── StoreError           the model store                                   exit 5
     │   ├── VersionNotFound  no such version, or nothing is live               exit 6
     │   ├── BundleRefused    a bundle fails its seal, format or self-check     exit 5
     │   └── StoreBusy        another process holds the lock                    exit 7
     ├── CatalogueError       items or codes contradict each other              exit 4
+    │   └── CatalogueFull    no semantic ID is left for a new item             exit 4
     ├── CheckpointError      a run folder cannot be resumed                    exit 5
     └── LiveError            Redis or the embedded live store                  exit 8
         ├── LiveUnavailable  it cannot be reached or answers too late          exit 8
@@ -52,10 +54,22 @@ class DownloadError(DataError):
     """A data set could not be fetched, or what came has the wrong checksum."""
 
 
+class ItemRefused(DataError):
+    """The model cannot encode an item; the message names the field."""
+
+    def __init__(self, field: str, message: str, hint: str = "") -> None:
+        super().__init__(f"{field}: {message}", hint)
+        self.field, self.problem = field, message
+
+
 class CatalogueError(EtegrecError):
     """Items and semantic IDs contradict each other."""
 
     exit_code = 4
+
+
+class CatalogueFull(CatalogueError):
+    """No semantic ID is left for a new item."""
 
 
 class StoreError(EtegrecError):

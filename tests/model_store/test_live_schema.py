@@ -44,7 +44,7 @@ def test_any_flipped_or_missing_byte_is_noticed_or_harmless(data: st.DataObject)
     block = live.pack_arrays(ARRAYS)
     at = data.draw(st.integers(0, len(block) - 1))
     flipped = block[:at] + bytes([block[at] ^ data.draw(st.integers(1, 255))]) + block[at + 1 :]
-    head = live.SnapshotHead.of(block, 0)
+    head = live.SnapshotHead.of(block, 0, 0, "a" * 32, "b" * 64)
     for damaged in (flipped, block[:at]):
         with pytest.raises(LiveCorrupt):
             live.join_chunks(head, list(live.split_chunks(damaged)))
@@ -78,11 +78,24 @@ def test_events_round_trip_and_noise_is_refused() -> None:
             live.decode_event(noise)
 
 
-def test_revisions_are_read_from_entry_ids() -> None:
-    assert live.decode_revision(b"17-0") == 17
-    for noise in (b"17-1", b"0-0", b"-1-0", b"x", b"\xff-0"):
+def test_places_are_read_from_entry_ids() -> None:
+    assert live.decode_entry_id(b"17-0") == (17, 0)
+    assert live.decode_entry_id(b"17-9007199254740991") == (17, 2**53 - 1)
+    for noise in (b"17", b"17-x", b"0-0", b"-1-0", b"x", b"\xff-0", b"17-0\n", b"1" * 17 + b"-0"):
         with pytest.raises(LiveCorrupt):
-            live.decode_revision(noise)
+            live.decode_entry_id(noise)
+
+
+@given(st.integers(1, 2**53 - 1), st.integers(1, 2**53 - 1), st.integers(0, 2**53 - 1), st.binary(max_size=50))
+def test_latest_changes_round_trip(first: int, revision: int, nonce: int, payload: bytes) -> None:
+    entry = live.LatestEntry(first, revision, nonce, b"put", payload)
+    assert live.decode_latest(live.encode_latest(entry)) == entry
+
+
+@given(st.binary(max_size=50))
+def test_noise_is_no_latest_change(noise: bytes) -> None:
+    with pytest.raises(LiveCorrupt):
+        live.decode_latest(b"x" + noise)
 
 
 @given(st.binary(max_size=50), st.integers(0, 53), st.integers(1, 255))
@@ -97,7 +110,7 @@ def test_cached_results_are_checked(value: bytes, at: int, flip: int) -> None:
 
 def test_keys_of_different_prefixes_versions_and_users_differ() -> None:
     keys = live.Keys("p")
-    names = [keys.events, keys.seen, keys.history("u"), keys.head("v"), keys.head("w"), keys.changes("v")]
+    names = [keys.events, keys.seen, keys.history("u"), keys.head("v"), keys.head("w"), keys.changes, keys.items]
     names += [keys.lock("v"), keys.chunk("v", "s", 0), keys.chunk("v", "s", 1), keys.cache("u")]
     assert len(set(names)) == len(names)
     assert all(name.startswith("p:") for name in names)

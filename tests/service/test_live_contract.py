@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from model_store.events import Event
-from model_store.trie import Trie
-from service.live.base import LiveStore, Recorded, Snapshot
+from service.live.base import LiveStore, Recorded
 from service.live.embedded import EmbeddedLive
 from service.live.redis import RedisLive
 from tests.redis_server import RedisServer
@@ -80,55 +78,6 @@ async def test_forget_drops_one_history_only(store: LiveStore) -> None:
     await store.record([event(1), event(2, user="v")])
     await store.forget("u")
     assert (await store.history("u"), await store.history("v")) == ([], ["i2"])
-
-
-async def test_snapshot_comes_back_as_saved_and_read_only(store: LiveStore, rng: np.random.Generator) -> None:
-    codes = np.unique(rng.integers(0, 16, (300, 3)), axis=0)
-    saved = Snapshot(0, Trie.build(codes, 16).arrays())
-    assert await store.load_snapshot("v1") is None
-    assert await store.save_snapshot("v1", saved)
-    loaded = await store.load_snapshot("v1")
-    assert loaded is not None
-    assert loaded.revision == 0
-    assert set(loaded.arrays) == set(saved.arrays)
-    for name, array in loaded.arrays.items():
-        np.testing.assert_array_equal(array, saved.arrays[name])
-        assert array.dtype == saved.arrays[name].dtype
-        assert not array.flags.writeable
-    Trie.from_arrays(loaded.arrays, 16)
-    assert await store.load_snapshot("v2") is None
-
-
-async def test_only_a_newer_snapshot_replaces_unless_asked(store: LiveStore) -> None:
-    def at(revision: int, value: int) -> Snapshot:
-        return Snapshot(revision, {"a": np.array([value], dtype=np.int32)})
-
-    async def value() -> tuple[int, int]:
-        loaded = await store.load_snapshot("v")
-        assert loaded is not None
-        return loaded.revision, int(np.asarray(loaded.arrays["a"])[0])
-
-    assert await store.save_snapshot("v", at(2, 20))
-    assert not await store.save_snapshot("v", at(2, 21))
-    assert not await store.save_snapshot("v", at(1, 10))
-    assert await value() == (2, 20)
-    assert await store.save_snapshot("v", at(3, 30))
-    assert await value() == (3, 30)
-    assert await store.save_snapshot("v", at(3, 31), replace=True)
-    assert await value() == (3, 31)
-
-
-async def test_change_revisions_have_no_gaps_under_concurrency(store: LiveStore) -> None:
-    revisions = await asyncio.gather(*(store.append_change("v", f"i{n}", "put", b'{"n":1}') for n in range(50)))
-    assert sorted(revisions) == list(range(1, 51))
-    assert await store.append_change("other", "i", "delete", b"") == 1
-    changes = await store.changes("v", after=0)
-    assert [change.revision for change in changes] == list(range(1, 51))
-    assert {change.revision: change.item_id for change in changes} == {r: f"i{n}" for n, r in enumerate(revisions)}
-    assert [change.revision for change in await store.changes("v", after=20, limit=3)] == [21, 22, 23]
-    assert await store.changes("v", after=50) == []
-    (only,) = await store.changes("other", after=0)
-    assert (only.kind, only.payload) == ("delete", b"")
 
 
 async def test_cached_results_expire(store: LiveStore) -> None:

@@ -6,13 +6,15 @@ import asyncio
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model_store import event_log, live
-from model_store.errors import LiveUnavailable, StoreBusy
+from model_store.errors import LiveCorrupt, LiveUnavailable, StoreBusy
 from model_store.events import Event
 from service.live import open_live_store
 from service.live.base import Recorded
+from service.live.changes import Position, RawChange, Snapshot
 from service.live.embedded import EmbeddedLive
 
 pytestmark = pytest.mark.anyio
@@ -22,6 +24,21 @@ def event(number: int) -> Event:
     return Event(event_id=f"e{number}", user_id="u", item_id=f"i{number}", timestamp=number)
 
 
+def change(item_id: str) -> RawChange:
+    return RawChange(item_id, "put", '{"title":"é"}'.encode())
+
+
+def snapshot(revision: int, value: int = 0) -> Snapshot:
+    return Snapshot(Position(revision), "a" * 32, "b" * 64, {"a": np.full(3, value, dtype=np.int32)})
+
+
+async def save(store: EmbeddedLive, version: str, saved: Snapshot) -> Snapshot | None:
+    async def make() -> Snapshot:
+        return saved
+
+    return await store.catalogue.save_snapshot(version, make)
+
+
 async def test_a_restart_keeps_histories_ids_forgetting_and_changes(tmp_path: Path) -> None:
     for start in range(3):  # the second and third start read a state
         store = EmbeddedLive(tmp_path)
@@ -29,16 +46,14 @@ async def test_a_restart_keeps_histories_ids_forgetting_and_changes(tmp_path: Pa
         await store.record([event(10 + start)])
         await store.record([Event(event_id=f"v{start}", user_id="v", item_id="i", timestamp=1)])
         await store.forget("v")
-        assert await store.append_change("m", f"i{start}", "put", '{"title":"é"}'.encode()) == start + 1
+        assert (await store.catalogue.append([change(f"i{start}")])).revision == start + 1
         await store.close()
     store = EmbeddedLive(tmp_path)
     assert await store.history("u") == ["i1", "i10", "i11", "i12"]
     assert await store.history("v") == []
-    assert [(change.revision, change.item_id) for change in await store.changes("m", 0)] == [
-        (1, "i0"),
-        (2, "i1"),
-        (3, "i2"),
-    ]
+    tail = await store.catalogue.read("v", Position())
+    assert [(each.at.revision, each.item_id) for each in tail.changes] == [(1, "i0"), (2, "i1"), (3, "i2")]
+    assert {each.payload for each in tail.changes} == {'{"title":"é"}'.encode()}
     await store.close()
 
 
@@ -76,6 +91,67 @@ async def test_full_segments_are_closed_and_covered_by_a_state(tmp_path: Path) -
     await store.close()
 
 
+async def test_a_restart_keeps_snapshots_latest_changes_and_a_trimmed_stream(tmp_path: Path) -> None:
+    store = EmbeddedLive(tmp_path)
+    for item_id in ("a", "b", "a", "c"):
+        await store.catalogue.append([change(item_id)])
+    await store.catalogue.trim(before=3)
+    assert await save(store, "v", snapshot(4, 7))
+    for _ in range(3):  # the second start writes a state, the third reads it
+        await store.close()
+        store = EmbeddedLive(tmp_path)
+    latest = await store.catalogue.latest()
+    assert [(each.item_id, each.at.revision) for each in latest.changes] == [("a", 3), ("b", 2), ("c", 4)]
+    tail = await store.catalogue.read("v", Position(4))
+    assert (tail.latest, tail.is_unbroken, tail.head) == (4, True, snapshot(4).head)
+    loaded = await store.catalogue.load_snapshot("v")
+    assert loaded is not None
+    assert np.asarray(loaded.arrays["a"]).tolist() == [7, 7, 7]
+    await store.close()
+
+
+async def test_a_damaged_change_breaks_the_stream_instead_of_being_stepped_over(tmp_path: Path) -> None:
+    store = EmbeddedLive(tmp_path)
+    for item_id in ("a", "b", "c"):
+        await store.catalogue.append([change(item_id)])
+    await store.close()
+    path = event_log.segment_path(tmp_path, 1)
+    path.write_bytes(path.read_bytes().replace(b'"item_id":"b"', b'"item_id":"x"'))
+    store = EmbeddedLive(tmp_path)
+    assert store.corrupt_values == 1
+    tail = await store.catalogue.read("v", Position(1))
+    assert (tail.latest, tail.is_unbroken) == (3, False)
+    assert [each.item_id for each in (await store.catalogue.latest()).changes] == ["a", "c"]
+    assert (await store.catalogue.append([change("d")])).revision == 4
+    await store.close()
+
+
+async def test_a_damaged_snapshot_file_is_corrupt_and_has_no_head(tmp_path: Path) -> None:
+    store = EmbeddedLive(tmp_path)
+    await save(store, "v", snapshot(4))
+    await store.close()
+    path = tmp_path / "v.snapshot"
+    whole = path.read_bytes()
+    for damaged, has_head in ((whole[:-1], True), (b"{}\n" + whole, False), (b"", False)):
+        path.write_bytes(damaged)
+        store = EmbeddedLive(tmp_path)
+        with pytest.raises(LiveCorrupt):
+            await store.catalogue.load_snapshot("v")
+        assert ((await store.catalogue.read("v", Position())).head is not None) == has_head
+        await store.close()
+
+
+async def test_snapshots_of_the_two_newest_versions_stay(tmp_path: Path) -> None:
+    store = EmbeddedLive(tmp_path)
+    for at, version in enumerate(("v1", "v2", "v3")):
+        await save(store, version, snapshot(at))
+        os.utime(tmp_path / f"{version}.snapshot", (at, at))
+    await save(store, "v3", snapshot(9))
+    assert await store.catalogue.load_snapshot("v1") is None
+    assert await store.catalogue.load_snapshot("v2") is not None
+    await store.close()
+
+
 async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     store = open_live_store(None, tmp_path)
     with pytest.raises(StoreBusy, match="another process"):
@@ -102,7 +178,7 @@ async def test_what_a_failing_disk_refused_is_not_there_and_writing_resumes(tmp_
     with pytest.raises(LiveUnavailable, match="No space left"):
         await store.record([event(2)])
     assert await store.history("u") == ["i1"]
-    assert await store.append_change("m", "i", "put", b"{}") == 1
+    assert (await store.catalogue.append([change("i")])).revision == 1
     await store.close()
     store = EmbeddedLive(tmp_path)
     assert await store.history("u") == ["i1"]

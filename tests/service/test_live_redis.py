@@ -13,11 +13,9 @@ from redis import Redis
 from model_store import live
 from model_store.errors import ConfigError, LiveCorrupt, LiveUnavailable
 from model_store.events import Event
-from service.link import LiveLink
-from service.live.base import Snapshot
+from service.live.changes import Position, RawChange, Snapshot
 from service.live.guard import CircuitBreaker, CircuitOpen
 from service.live.redis import RedisLive
-from service.telemetry import Telemetry
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -52,7 +50,18 @@ def event(number: int) -> Event:
 
 
 def snapshot(revision: int, size: int = 10) -> Snapshot:
-    return Snapshot(revision, {"a": np.full(size, revision, dtype=np.int32)})
+    return Snapshot(Position(revision), "a" * 32, "b" * 64, {"a": np.full(size, revision, dtype=np.int32)})
+
+
+async def save(store: RedisLive, saved: Snapshot) -> Snapshot | None:
+    async def make() -> Snapshot:
+        return saved
+
+    return await store.catalogue.save_snapshot("v", make)
+
+
+def change(number: int) -> RawChange:
+    return RawChange(f"i{number}", "put", b"{}")
 
 
 @contextmanager
@@ -107,16 +116,6 @@ async def test_frozen_server_is_unavailable_instead_of_hanging(open_store: Open,
     assert (await store.record([event(2)])).accepted == 1
 
 
-async def test_frozen_server_holds_up_neither_loading_nor_shutting_down(own_redis: RedisServer) -> None:
-    store = RedisLive(own_redis.url, background_timeout_s=3600)
-    link = LiveLink(store, Telemetry(), check_s=3600)
-    with own_redis.frozen():
-        async with asyncio.timeout(60):
-            assert await link.snapshot("v") is None
-            await link.save_snapshot("v", Snapshot(0, {}), repair=False)
-    await store.close()
-
-
 async def test_paused_writes_are_unavailable_while_reads_go_on(open_store: Open, raw: Redis) -> None:
     store = open_store(timeout_ms=1000)
     await store.record([event(1)])
@@ -134,7 +133,7 @@ async def test_wrong_password_names_the_fix_and_keeps_the_secret(open_store: Ope
     assert "ETEGREC_REDIS_URL" in caught.value.hint
     assert "wr0ng-secret" not in str(caught.value) + caught.value.hint
     with pytest.raises(LiveUnavailable, match="refuses the credentials"):
-        await store.load_snapshot("v")
+        await store.catalogue.load_snapshot("v")
 
 
 async def test_full_server_refuses_writes_whole_and_still_reads(open_store: Open, raw: Redis) -> None:
@@ -166,10 +165,14 @@ async def test_missing_server_is_unavailable_for_every_method(open_store: Open, 
     calls = [
         store.forget("u"),
         store.cache_put("k", b"", 1),
-        store.append_change("v", "i", "put", b"{}"),
-        store.changes("v", 0),
-        store.load_snapshot("v"),
-        store.save_snapshot("v", snapshot(1)),
+        store.catalogue.append([change(0)]),
+        store.catalogue.append([change(0), change(1)]),
+        store.catalogue.read("v", Position()),
+        store.catalogue.latest(),
+        store.catalogue.trim(1),
+        store.catalogue.restart(1, [change(0)]),
+        store.catalogue.load_snapshot("v"),
+        save(store, snapshot(1)),
     ]
     for call in calls:
         with pytest.raises(LiveUnavailable):
@@ -206,25 +209,25 @@ async def test_damaged_cached_result_is_a_counted_miss(open_store: Open, raw: Re
 
 async def test_damaged_snapshot_is_refused_and_repaired(open_store: Open, raw: Redis) -> None:
     store = open_store()
-    await store.save_snapshot("v", snapshot(1))
+    await save(store, snapshot(1))
     (chunk,) = raw.keys("*:chunk:*")
     raw.setrange(chunk, raw.strlen(chunk) - 3, "!")
     with pytest.raises(LiveCorrupt):
-        await store.load_snapshot("v")
+        await store.catalogue.load_snapshot("v")
     raw.delete(chunk)
     with pytest.raises(LiveCorrupt, match="lacks chunks"):
-        await store.load_snapshot("v")
+        await store.catalogue.load_snapshot("v")
     raw.set(KEYS.head("v"), "{}")
     with pytest.raises(LiveCorrupt):
-        await store.load_snapshot("v")
-    assert await store.save_snapshot("v", snapshot(1), replace=True)
-    assert (await store.load_snapshot("v")) is not None
+        await store.catalogue.load_snapshot("v")
+    assert await save(store, snapshot(1))
+    assert (await store.catalogue.load_snapshot("v")) is not None
 
 
 async def test_two_writers_publish_one_snapshot(open_store: Open, raw: Redis) -> None:
     first, second = open_store(), open_store()
-    outcomes = await asyncio.gather(first.save_snapshot("v", snapshot(1)), second.save_snapshot("v", snapshot(1)))
-    assert sorted(outcomes) == [False, True]
+    outcomes = await asyncio.gather(save(first, snapshot(1)), save(second, snapshot(1)))
+    assert sorted(outcome is None for outcome in outcomes) == [False, True]
     assert len(raw.keys("*:chunk:*")) == 1
     assert raw.ttl(raw.keys("*:chunk:*")[0]) == -1
     assert raw.get(KEYS.lock("v")) is None
@@ -232,7 +235,7 @@ async def test_two_writers_publish_one_snapshot(open_store: Open, raw: Redis) ->
 
 async def test_held_lock_is_respected_and_not_released_by_others(open_store: Open, raw: Redis) -> None:
     raw.set(KEYS.lock("v"), "someone else", px=600_000)
-    assert not await open_store().save_snapshot("v", snapshot(1))
+    assert await save(open_store(), snapshot(1)) is None
     assert raw.get(KEYS.lock("v")) == b"someone else"
     assert raw.keys("*:chunk:*") == []
 
@@ -242,7 +245,7 @@ async def test_writer_that_lost_its_lock_publishes_nothing(
     open_store: Open, raw: Redis, holder: str | None, message: str | None
 ) -> None:
     store = open_store()
-    saving = asyncio.create_task(store.save_snapshot("v", snapshot(1, 10 * live.CHUNK_BYTES // 4)))
+    saving = asyncio.create_task(save(store, snapshot(1, 10 * live.CHUNK_BYTES // 4)))
     while not raw.keys("*:chunk:*"):  # the writer is at work; take its lock away before it publishes
         await asyncio.sleep(0)
     if holder is None:
@@ -250,7 +253,7 @@ async def test_writer_that_lost_its_lock_publishes_nothing(
     else:
         raw.set(KEYS.lock("v"), holder, px=600_000)
     if message is None:
-        assert not await saving
+        assert await saving is None
     else:
         with pytest.raises(LiveUnavailable, match=message):
             await saving
@@ -261,28 +264,83 @@ async def test_writer_that_lost_its_lock_publishes_nothing(
 async def test_large_snapshot_spans_chunks_and_old_chunks_expire(open_store: Open, raw: Redis) -> None:
     store = open_store()
     size = live.CHUNK_BYTES // 4 + 1000
-    await store.save_snapshot("v", snapshot(1, size))
+    await save(store, snapshot(1, size))
     old = set(raw.keys("*:chunk:*"))
     assert len(old) == 2
-    await store.save_snapshot("v", snapshot(2, size))
+    await save(store, snapshot(2, size))
     new = set(raw.keys("*:chunk:*")) - old
     assert len(new) == 2
     assert all(raw.ttl(key) == -1 for key in new)
     assert all(raw.ttl(key) > 0 for key in old)
-    loaded = await store.load_snapshot("v")
+    loaded = await store.catalogue.load_snapshot("v")
     assert loaded is not None
     np.testing.assert_array_equal(loaded.arrays["a"], snapshot(2, size).arrays["a"])
 
 
-async def test_gap_in_the_changes_is_corrupt(open_store: Open, raw: Redis) -> None:
+async def test_a_gap_in_the_stream_is_seen_and_revisions_survive_an_emptied_one(open_store: Open, raw: Redis) -> None:
     store = open_store()
-    for n in range(3):
-        await store.append_change("v", f"i{n}", "put", b"{}")
-    raw.xdel(KEYS.changes("v"), "2-0")
-    with pytest.raises(LiveCorrupt, match="gap"):
-        await store.changes("v", after=0)
-    raw.xtrim(KEYS.changes("v"), maxlen=0)
-    assert await store.append_change("v", "i", "put", b"{}") == 4
+    places = [await store.catalogue.append([change(n)]) for n in range(3)]
+    raw.xdel(KEYS.changes, f"{places[1].revision}-{places[1].nonce}")
+    assert not (await store.catalogue.read("v", Position())).is_unbroken
+    assert not (await store.catalogue.read("v", places[0])).is_unbroken
+    assert not (await store.catalogue.read("v", places[1])).is_unbroken
+    assert (await store.catalogue.read("v", places[2])).is_unbroken
+    raw.xtrim(KEYS.changes, maxlen=0)
+    assert not (await store.catalogue.read("v", places[2])).is_unbroken
+    assert (await store.catalogue.append([change(9)])).revision == 4
+
+
+async def test_a_stream_that_lost_its_end_and_went_on_is_not_mistaken_for_the_old_one(
+    open_store: Open, raw: Redis
+) -> None:
+    store = open_store()
+    places = [await store.catalogue.append([change(n)]) for n in range(3)]
+    raw.xtrim(KEYS.changes, maxlen=0)
+    raw.xadd(KEYS.changes, {"item": "i", "kind": "put", "payload": "{}"}, id="4-1")
+    raw.delete(KEYS.changes)
+    for n in range(5):
+        await store.catalogue.append([change(n)])
+    for place in places:
+        assert not (await store.catalogue.read("v", place)).is_unbroken
+
+
+async def test_damaged_changes_are_refused_in_the_stream_and_left_out_of_the_latest(
+    open_store: Open, raw: Redis
+) -> None:
+    store = open_store()
+    at = await store.catalogue.append([change(1)])
+    raw.hset(KEYS.items, "noise", b"noise")
+    raw.hset(KEYS.items, "kind", b"1 1-0 melt {}")
+    raw.hset(KEYS.items, b"\xff", b"1 1-0 put {}")
+    assert [each.item_id for each in (await store.catalogue.latest()).changes] == ["i1"]
+    assert store.catalogue.corrupt_values == 3
+    raw.xadd(KEYS.changes, {"item": "i", "kind": "melt", "payload": "{}"}, id=f"{at.revision + 1}-0")
+    with pytest.raises(LiveCorrupt, match="revision 2"):
+        await store.catalogue.read("v", at)
+
+
+async def test_a_change_leaves_no_trace_where_a_key_holds_another_type(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    raw.set(KEYS.items, "text")
+    with pytest.raises(LiveCorrupt):
+        await store.catalogue.append([change(1)])
+    assert not raw.exists(KEYS.changes)
+
+
+async def test_a_lock_is_renewed_while_its_holder_works(own_redis: RedisServer, raw: Redis) -> None:
+    store = RedisLive(own_redis.url, timeout_ms=PATIENT_MS, lock_ttl_s=6)
+
+    async def make() -> Snapshot:
+        left = raw.pttl(KEYS.lock("v"))
+        while (now := raw.pttl(KEYS.lock("v"))) <= left:
+            left = now
+            await asyncio.sleep(0.05)
+        return snapshot(1)
+
+    async with asyncio.timeout(60):
+        assert await store.catalogue.save_snapshot("v", make) is not None
+    assert raw.get(KEYS.lock("v")) is None
+    await store.close()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "redis://:secret@host:port", "redis://:secret@[host"])

@@ -21,6 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+CONTENT, TOKENIZER = "content.onnx", "tokenizer.onnx"
+"""The graphs that make an item's codes, by their names in a bundle."""
+
+CONTENT_INPUTS, CONTENT_OUTPUTS = ("features", "weights"), ("embeddings",)
+TOKENIZER_OUTPUTS = ("codes", "distances", "latents")
+"""What these call what goes in and out; the tokenizer takes ``embeddings``."""
+
 SPACE = 1 << 18
 """Features that there can be. Models are trained for it: another number or another hash is another bundle format."""
 

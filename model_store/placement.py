@@ -1,8 +1,8 @@
 """Where a new item goes: the nearest code tuple with room, next to what the catalogue holds already.
 
-The service's counterpart of ``training/collisions.py``, one item at a time and in NumPy. As there, ``reassign`` lets one
-item have a tuple and ``token`` as many as there are codes, told apart by a last code. The result follows from latent,
-catalogue and what was placed before, and from nothing else: replicas that place alike hold the same codes.
+The service's counterpart of ``training/collisions.py``, one item at a time and in NumPy. As there, ``reassign`` lets
+one item have a tuple and ``token`` as many as there are codes, told apart by a last code. The result follows from
+latent, catalogue and what was placed before, and from nothing else: replicas that place alike hold the same codes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from model_store.catalogue import Catalogue
 from model_store.errors import CatalogueFull
 
 BEAMS = 32
-"""Prefixes that are followed at each level when an item's first choice is taken. All prefixes have room, so one does."""
+"""Prefixes that are followed at each level when an item's first choice is taken; each of them has room."""
 
 _LOOKED_AT = 64
 """Candidates that are put in order first: nearly always one of them will do."""
@@ -106,7 +106,7 @@ class Placement:
         return prefixes[0]
 
     def _has_room(self, prefix: Prefix) -> bool:
-        room = self._size ** (self._levels - len(prefix)) * self._capacity
+        room: int = self._size ** (self._levels - len(prefix)) * self._capacity
         # Most prefixes can be told from without a look: the whole catalogue would fit below them.
         return self._count(()) < room or self._count(prefix) < room
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import onnxruntime
 import torch
+from pydantic import JsonValue
 from safetensors.torch import save
 
 from model_store.bundle import EMBEDDINGS, VECTORS
 from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig
+from model_store.content import CONTENT, content_features
 from model_store.errors import BundleRefused
 from model_store.fusion import Fusion, best, scores
 from model_store.golden import Answer, Golden, compare, goldens_to_json
@@ -23,7 +26,8 @@ from model_store.network.search import BeamSearch
 from model_store.publish import publish
 from model_store.registry import Store
 from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
-from training.export import export_search, export_tokenizer
+from training.content import ContentModel, fit_content, has_content, padded
+from training.export import export_content, export_search, export_tokenizer
 from training.learner import Learner
 from training.pipeline import BUNDLE, EVALUATION, Pipeline
 from training.progress import Bar
@@ -31,6 +35,12 @@ from training.report.build import write_report
 
 GOLDENS = 24
 GOLDEN_ITEMS = 10
+
+CHECKED_ITEMS = 256
+"""Items whose predicted embeddings are compared."""
+
+CONTENT_FIT = "content.json"
+"""What the run keeps of how well content tells embeddings."""
 
 CLEAR_MARGIN = 1e-3
 """Difference of two squared distances above which rounding cannot decide which code is nearer."""
@@ -68,7 +78,7 @@ def publish_run(pipeline: Pipeline, store: Store, parent: str | None = None) -> 
             counts={"users": data.users, "items": data.n_items, "interactions": data.interactions},
         ),
         metrics=evaluation.test,
-        tokenizer=evaluation.tokenizer,
+        tokenizer=evaluation.tokenizer | _content_fit(pipeline),
         fusion=Fusion.model_validate(evaluation.fusion),
         parent=parent,
     )
@@ -84,12 +94,14 @@ def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     tokenizer = export_tokenizer(learner.tokenizer)
     check_tokenizer(tokenizer, learner)
     bar.advance(1)
+    content = _content(pipeline, catalogue)
     goldens = _goldens(pipeline, catalogue, search)
     bar.advance(1)
     return {
         "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
         "search.onnx": search,
         "tokenizer.onnx": tokenizer,
+        **content,
         EMBEDDINGS: save(
             {"embeddings": learner.embeddings.cpu().contiguous(), VECTORS: torch.from_numpy(learner.vectors)}
         ),
@@ -107,7 +119,9 @@ def check_tokenizer(graph: bytes, learner: Learner) -> None:
         BundleRefused: Names the first such item's row.
     """
     embeddings = learner.embeddings.cpu()
-    ranked, distances = onnxruntime.InferenceSession(graph).run(None, {"embeddings": embeddings.numpy()})
+    ranked, distances = onnxruntime.InferenceSession(graph).run(
+        ["codes", "distances"], {"embeddings": embeddings.numpy()}
+    )
     with torch.no_grad():
         tokenizer = copy.deepcopy(learner.tokenizer).cpu().eval()
         expected = tokenizer.quantise(tokenizer.latents(embeddings)).codes.numpy()
@@ -121,6 +135,40 @@ def check_tokenizer(graph: bytes, learner: Learner) -> None:
             f"torch gives {expected[row].tolist()}",
             "check the versions of onnx, onnxscript and onnxruntime against constraints.txt",
         )
+
+
+def check_content(graph: bytes, model: ContentModel, catalogue: Catalogue) -> None:
+    """Refuse an exported content model that predicts another embedding than torch does.
+
+    Raises:
+        BundleRefused: They differ by more than rounding.
+    """
+    columns = zip(catalogue.titles, catalogue.categories, catalogue.attributes, strict=True)
+    features, weights = padded([content_features(*item) for item in islice(columns, CHECKED_ITEMS)])
+    inputs = {"features": features.numpy(), "weights": weights.numpy()}
+    [found] = onnxruntime.InferenceSession(graph).run(["embeddings"], inputs)
+    difference = float(np.abs(found - model(features, weights).numpy()).max())
+    if not difference < CLEAR_MARGIN:
+        raise BundleRefused(
+            f"content.onnx predicts embeddings that differ from torch's by {difference:.2g}",
+            "check the versions of onnx, onnxscript and onnxruntime against constraints.txt",
+        )
+
+
+def _content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes]:
+    """``content.onnx``; nothing if only ids are known of the items."""
+    if not has_content(pipeline.dataset):
+        return {}
+    model, fit = fit_content(pipeline.dataset, pipeline.learner.embeddings, pipeline.config.seed)
+    pipeline.run.write_json(CONTENT_FIT, fit.as_dict())
+    graph = export_content(model)
+    check_content(graph, model, catalogue)
+    return {CONTENT: graph}
+
+
+def _content_fit(pipeline: Pipeline) -> dict[str, JsonValue]:
+    """How well content tells embeddings, for the manifest."""
+    return {"content": pipeline.run.read_json(CONTENT_FIT)} if pipeline.run.has(CONTENT_FIT) else {}
 
 
 def _catalogue(pipeline: Pipeline) -> Catalogue:

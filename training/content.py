@@ -190,7 +190,7 @@ def _held_out(items: _Items) -> tuple[dict[float, Tensor], Tensor]:
     average = torch.zeros_like(items.target)
     for part in range(min(FOLDS, len(fold))):
         left = np.flatnonzero(fold == part)
-        fit, asked = _Fit(items.take(np.flatnonzero(fold != part))), padded([items.features[row] for row in left])
+        fit, asked = _Fit(items.take(np.flatnonzero(fold != part))), padded(items.take(left).features)
         for penalty in PENALTIES:
             model = fit.model(penalty)
             predicted[penalty][left], average[left] = model(*asked), model.mean

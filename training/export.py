@@ -13,12 +13,14 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from model_store.content import CONTENT_INPUTS, CONTENT_OUTPUTS, TOKENIZER_OUTPUTS
 from model_store.history import encode_histories
 from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
 from model_store.network.tokenizer import Tokenizer
 from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
 from model_store.trie import Trie
+from training.content import ContentModel
 
 OPSET = 20
 
@@ -53,9 +55,19 @@ def export_search(recommender: Recommender) -> bytes:
 
 
 def export_tokenizer(tokenizer: Tokenizer) -> bytes:
-    """``embeddings [N, d_s]`` (raw) to ``codes [N, L, K]`` by ascending ``distances [N, L, K]``."""
+    """``embeddings [N, d_s]`` (raw) to ``codes [N, L, K]`` by ascending ``distances [N, L, K]``; ``latents [N, d_c]``.
+
+    Codes and distances are those of the greedy path; latents are what :mod:`model_store.placement` needs.
+    """
     example = torch.zeros(2, len(tokenizer.mean))
-    return _export(tokenizer, (example,), ["embeddings"], ["codes", "distances"], ({0: Dim.DYNAMIC},))
+    return _export(tokenizer, (example,), ["embeddings"], list(TOKENIZER_OUTPUTS), ({0: Dim.DYNAMIC},))
+
+
+def export_content(model: ContentModel) -> bytes:
+    """``features [N, F]`` and ``weights [N, F]`` of :mod:`model_store.content` to raw ``embeddings [N, d_s]``."""
+    example = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3)
+    both = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    return _export(model, example, list(CONTENT_INPUTS), list(CONTENT_OUTPUTS), (both, both))
 
 
 def _example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:

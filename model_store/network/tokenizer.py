@@ -76,19 +76,20 @@ class Tokenizer(nn.Module):
         decoded: Tensor = self.decoder(latents)
         return decoded
 
-    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes in order of preference at every level, for the exported graph.
 
         Args:
             embeddings: Raw, ``[N, d_s]``.
 
         Returns:
-            Codes by ascending distance ``[N, L, K]`` and those distances. Level l's order follows the nearest codes of
-            the levels above.
+            Codes by ascending distance ``[N, L, K]``, those distances, and what was quantised ``[N, d_c]``. Level l's
+            order follows the nearest codes of the levels above; who wants other tuples needs the latents.
         """
-        distances = self.quantise(self.latents(embeddings)).distances
+        latents = self.latents(embeddings)
+        distances = self.quantise(latents).distances
         ordered, codes = distances.topk(distances.shape[-1], dim=-1, largest=False)
-        return codes, ordered
+        return codes, ordered, latents
 
 
 def squared_distances(vectors: Tensor, codebook: Tensor) -> Tensor:

@@ -1,0 +1,140 @@
+"""From what a shop says of an item to what the catalogue needs of it: a vector and a place among the semantic IDs.
+
+The bundle's graphs do it, on ONNX Runtime and without torch: ``content.onnx`` predicts an embedding from title,
+categories and attributes, ``tokenizer.onnx`` turns that into a latent, which :class:`~model_store.placement.Placement`
+finds a code tuple for. One item at a time, so that the result never depends on how changes were grouped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from model_store.bundle import Bundle
+from model_store.catalogue import Catalogue
+from model_store.config import ModelConfig
+from model_store.content import CONTENT, CONTENT_INPUTS, CONTENT_OUTPUTS, TOKENIZER, TOKENIZER_OUTPUTS, content_features
+from model_store.errors import BundleRefused, ItemRefused
+from model_store.onnx_session import open_session
+from model_store.placement import Placement
+
+CODEBOOKS = "tokenizer.codebooks"
+"""Tensor of ``weights.safetensors``, ``[levels, K, d_c]``."""
+
+_SHORTEST = 1e-6
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class Encoded(NamedTuple):
+    """What a model makes of one item."""
+
+    vector: Float32Array  # [d_s], unit length, for the catalogue's vectors
+    latent: Float32Array  # [d_c], for placement
+
+
+class ItemEncoder:
+    """Encodes items of one model version. Thread-safe."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        codebooks: Float32Array,
+        tokenizer: ort.InferenceSession,
+        content: ort.InferenceSession | None,
+        takes_embeddings: bool,
+    ) -> None:
+        """Take the parts of a bundle; :meth:`open` finds them.
+
+        Args:
+            config: The model.
+            codebooks: The tokenizer's, ``[levels, K, d_c]``.
+            tokenizer: Runs ``tokenizer.onnx``.
+            content: Runs ``content.onnx``, if the version has one.
+            takes_embeddings: Whether whoever adds an item gives its embedding.
+        """
+        self._config, self._codebooks = config, codebooks.astype(np.float64)
+        self._tokenizer, self._content = tokenizer, content
+        self.takes_embeddings = takes_embeddings
+
+    @classmethod
+    def open(cls, bundle: Bundle) -> Self:
+        """Open the graphs of a version, verified; takes tens of milliseconds.
+
+        Raises:
+            BundleRefused: A file is damaged, or the graphs are not those of a release that can add items.
+        """
+        tokenizer = open_session(TOKENIZER, bundle.read(TOKENIZER), ("embeddings",), TOKENIZER_OUTPUTS, threads=1)
+        content = None
+        if CONTENT in bundle:
+            content = open_session(CONTENT, bundle.read(CONTENT), CONTENT_INPUTS, CONTENT_OUTPUTS, threads=1)
+        codebooks, shape = bundle.weights().get(CODEBOOKS), bundle.config.tokenizer
+        expected = (shape.levels, shape.codebook_size, shape.codebook_dim)
+        if codebooks is None or codebooks.shape != expected:
+            raise BundleRefused(f"weights.safetensors: {CODEBOOKS} must have the shape {expected}", "export it again")
+        takes_embeddings = bundle.manifest.embedding_source == "user"
+        return cls(bundle.config, codebooks.astype(np.float32), tokenizer, content, takes_embeddings)
+
+    def encode(
+        self,
+        title: str,
+        categories: Sequence[str],
+        attributes: Mapping[str, Any] | str,
+        embedding: Sequence[float] | None = None,
+    ) -> Encoded:
+        """Encode one item.
+
+        Args:
+            title: "" if unknown.
+            categories: Names.
+            attributes: Text, or values by key.
+            embedding: Raw, ``[d_s]``, where the model was trained on embeddings of the user's.
+
+        Raises:
+            ItemRefused: The model takes no embeddings, or one of another width, or knows items by their ids alone.
+        """
+        if embedding is not None:
+            raw = self._given(embedding)
+        elif self._content is not None:
+            raw = self._predicted(title, categories, attributes)
+        else:
+            raise self._nothing_to_go_by()
+        [latent] = self._tokenizer.run(["latents"], {"embeddings": raw})
+        return Encoded((raw[0] / np.linalg.norm(raw[0])).astype(np.float32), latent[0])
+
+    def placement(self, catalogue: Catalogue) -> Placement:
+        """What gives encoded items their codes in this catalogue, one after another; cheap, for a batch of changes."""
+        return Placement(catalogue, self._codebooks, self._config.collisions)
+
+    def _predicted(self, title: str, categories: Sequence[str], attributes: Mapping[str, Any] | str) -> Float32Array:
+        assert self._content is not None
+        ids, weights = content_features(title, categories, attributes)
+        inputs = dict(zip(CONTENT_INPUTS, (ids[None], weights[None]), strict=True))
+        raw: Float32Array = self._content.run(list(CONTENT_OUTPUTS), inputs)[0]
+        return raw
+
+    def _given(self, embedding: Sequence[float]) -> Float32Array:
+        width = self._config.tokenizer.embedding_dim
+        if not self.takes_embeddings:
+            raise ItemRefused(
+                "embedding", "this model makes its own embeddings", "leave it out; title, categories and attributes do"
+            )
+        if len(embedding) != width:
+            raise ItemRefused("embedding", f"holds {len(embedding)} numbers, this model takes {width}")
+        raw = np.asarray(embedding, dtype=np.float32)[None]
+        if not np.isfinite(raw).all() or np.linalg.norm(raw) < _SHORTEST:
+            raise ItemRefused("embedding", "must be finite numbers, not all 0")
+        return raw
+
+    def _nothing_to_go_by(self) -> ItemRefused:
+        if self.takes_embeddings:
+            return ItemRefused("embedding", "is missing: this model was trained on embeddings that its user supplies")
+        return ItemRefused(
+            "item_id",
+            "is not known to this model, which was trained on bare ids and cannot place new items",
+            "train on data with titles, categories or attributes (--items)",
+        )

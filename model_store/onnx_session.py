@@ -1,0 +1,52 @@
+"""Opening the graphs of a bundle on ONNX Runtime, with errors that are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from model_store.errors import BundleRefused
+
+HINT = "export and publish the model again, with the release that serves it"
+
+_ERRORS_ONLY = 3  # ONNX Runtime's severity for logs
+_REFUSALS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+def open_session(
+    name: str, graph: bytes, inputs: Sequence[str], outputs: Sequence[str], threads: int
+) -> ort.InferenceSession:
+    """A graph on the CPU.
+
+    Args:
+        name: The file, for errors.
+        graph: Its verified bytes; weights are inside.
+        inputs: Names of what must go in, in order.
+        outputs: Names of what must come out, in order.
+        threads: Threads of one run; 0 lets ONNX Runtime take the physical cores.
+
+    Raises:
+        BundleRefused: The bytes are no graph that can be run here, or one with another interface.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except _REFUSALS as cause:
+        raise BundleRefused(f"{name}: ONNX Runtime {ort.__version__} cannot load it", HINT) from cause
+    found = [[value.name for value in values] for values in (session.get_inputs(), session.get_outputs())]
+    if found != [list(inputs), list(outputs)]:
+        expected = f"expected {list(inputs)} and {list(outputs)}"
+        raise BundleRefused(f"{name}: takes {found[0]} and gives {found[1]}, {expected}", HINT)
+    return session

@@ -80,15 +80,24 @@ class HistoryLine(_Line):
     item_ids: tuple[Id, ...]
 
 
+class CountLine(_Line):
+    """State only: how often events named an item, fading; ``score`` as in :mod:`service.live.decayed`."""
+
+    kind: Literal["count"] = "count"
+    item_id: Id
+    half_life_s: int = Field(ge=1)
+    score: float = Field(allow_inf_nan=False)
+
+
 class SeenLine(_Line):
-    """State only: an event id that was recorded."""
+    """An event id that was recorded: in a state, and in a segment where the event itself was erased."""
 
     kind: Literal["seen"] = "seen"
     event_id: Id
     recorded_at: int
 
 
-LogLine = EventLine | ForgetLine | ChangeLine | ItemLine | HistoryLine | SeenLine
+LogLine = EventLine | ForgetLine | ChangeLine | ItemLine | HistoryLine | CountLine | SeenLine
 _LINE: TypeAdapter[LogLine] = TypeAdapter(Annotated[LogLine, Field(discriminator="kind")])
 
 
@@ -116,9 +125,10 @@ class SegmentContent:
     end: int = 0
 
 
-def encode_line(line: LogLine) -> bytes:
-    """One line with its checksum."""
+def encode_line(line: LogLine, length: int = 0) -> bytes:
+    """One line with its checksum, filled up with blanks to ``length`` bytes."""
     text = line.model_dump_json().encode()
+    text = text.ljust(length - len(b"00000000 \n"))
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
@@ -133,7 +143,7 @@ def read_lines(path: Path, offset: int = 0) -> SegmentContent:
     complete = data[: data.rfind(b"\n") + 1]
     content = SegmentContent(end=offset + len(complete))
     for raw in complete.split(b"\n")[:-1]:
-        line = _decode(raw)
+        line = decode_line(raw)
         if line is None:
             content.rejected.append(raw)
         else:
@@ -141,7 +151,8 @@ def read_lines(path: Path, offset: int = 0) -> SegmentContent:
     return content
 
 
-def _decode(raw: bytes) -> LogLine | None:
+def decode_line(raw: bytes) -> LogLine | None:
+    """What :func:`encode_line` wrote, without the line feed; ``None`` if checksum or schema fail."""
     checksum, _, text = raw.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
@@ -209,7 +220,7 @@ class LogWriter:
                 "stop it, or set ETEGREC_REDIS_URL so that several processes can serve",
             ) from cause
         except OSError as cause:
-            raise _unwritable(cause) from cause
+            raise unwritable(cause) from cause
         self.segment = max([*segment_numbers(folder), newest_state(folder), read_cursor(folder).segment])
 
     @property
@@ -233,7 +244,7 @@ class LogWriter:
             self.sync(descriptor)
             self._is_torn = False
         except OSError as cause:
-            raise _unwritable(cause) from cause
+            raise unwritable(cause) from cause
         self._size += len(data)
 
     def sync(self, descriptor: int) -> None:
@@ -251,7 +262,7 @@ class LogWriter:
                 if path != state_path(self.folder, self.segment):
                     path.unlink(missing_ok=True)
         except OSError as cause:
-            raise _unwritable(cause) from cause
+            raise unwritable(cause) from cause
 
     def close_segment(self) -> None:
         """The next append begins a new segment."""
@@ -287,7 +298,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _unwritable(cause: OSError) -> LiveUnavailable:
+def unwritable(cause: OSError) -> LiveUnavailable:
+    """What a refusing disk means for whoever wanted to record."""
     return LiveUnavailable(
         f"the event log cannot be written: {cause.strerror}", "free disk space, or check the rights on ETEGREC_STORE"
     )

@@ -4,6 +4,8 @@
     history:<user>                           list    no                  newest item ids of a user, oldest first
     events                                   stream  no                  field ``event``: the event as JSON
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
+    events:counts:<half-life>                zset    yes, after 30 half-lives without an event; trimmed
+                                                                         fading counts of events by item id
     changes                                  stream  no, trimmed         raw catalogue changes, id <revision>-<nonce>
     items                                    hash    no                  latest raw change by item id
     catalogue:<version>:head                 string  no                  :class:`SnapshotHead`, what readers start from
@@ -69,6 +71,10 @@ class Keys:
     def seen(self) -> str:
         """Sorted set of recorded event ids."""
         return f"{self.prefix}:events:seen"
+
+    def counts(self, half_life_s: int) -> str:
+        """Sorted set of fading counts: how :mod:`service.live.decayed` scores them depends on the half-life."""
+        return f"{self.prefix}:events:counts:{half_life_s}"
 
     def history(self, user_id: str) -> str:
         """List of a user's item ids."""

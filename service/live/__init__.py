@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from model_store.live import DEFAULT_PREFIX, HISTORY_CAP
@@ -14,6 +15,7 @@ def open_live_store(
     *,
     prefix: str = DEFAULT_PREFIX,
     history_cap: int = HISTORY_CAP,
+    half_lives_s: Sequence[int] = (),
     timeout_ms: float = 50,
 ) -> LiveStore:
     """The live store of this process.
@@ -25,6 +27,7 @@ def open_live_store(
         events_folder: Log of the embedded store (``ETEGREC_STORE/events``).
         prefix: In front of every Redis key.
         history_cap: Item ids kept per user.
+        half_lives_s: Of the fading counts of events, in seconds, each once.
         timeout_ms: Longest wait for a Redis socket on the request path.
 
     Raises:
@@ -35,7 +38,9 @@ def open_live_store(
     if redis_url is None:
         from service.live.embedded import EmbeddedLive
 
-        return EmbeddedLive(events_folder, history_cap=history_cap)
+        return EmbeddedLive(events_folder, history_cap=history_cap, half_lives_s=half_lives_s)
     from service.live.redis import RedisLive
 
-    return RedisLive(redis_url, prefix=prefix, history_cap=history_cap, timeout_ms=timeout_ms)
+    return RedisLive(
+        redis_url, prefix=prefix, history_cap=history_cap, half_lives_s=half_lives_s, timeout_ms=timeout_ms
+    )

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from model_store.event_queue import Waiting
 from model_store.events import Event
 from service.live.changes import ChangeStore
 
@@ -20,6 +21,13 @@ class Recorded(NamedTuple):
 
     accepted: int
     duplicates: int
+
+
+class Forgotten(NamedTuple):
+    """What was erased of a user."""
+
+    history: int  # item ids
+    events: int  # entries of the event stream
 
 
 class LiveStore(ABC):
@@ -55,8 +63,27 @@ class LiveStore(ABC):
         """
 
     @abstractmethod
-    async def forget(self, user_id: str) -> None:
-        """Drop the history of a user."""
+    async def forget(self, user_id: str) -> Forgotten:
+        """Erase the history of a user, and the user's events that training has not drained: it will not see them.
+
+        Events recorded while this runs may stay. Ids of erased events stay known as long as others, so that a client
+        that repeats them does not bring them back; counts of items stay, they name nobody. After
+        :class:`LiveUnavailable` some may be left: call it again. Takes seconds where millions of events wait.
+        """
+
+    @abstractmethod
+    async def waiting(self) -> Waiting:
+        """How many recorded events training has not drained, and since when."""
+
+    @abstractmethod
+    async def counts(self, half_life_s: int) -> dict[str, float]:
+        """Events by item id, each counting half after a half-life, of the items with the highest counts.
+
+        An event counts from its timestamp on, or from when it was recorded if that was earlier.
+
+        Args:
+            half_life_s: One of those that the store was opened with; nothing was counted for others.
+        """
 
     @abstractmethod
     async def cache_get(self, key: str) -> bytes | None:
@@ -64,7 +91,7 @@ class LiveStore(ABC):
 
     @abstractmethod
     async def cache_put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Cache a result. Of what this interface stores, only cached results ever expire or are evicted."""
+        """Cache a result. Of what this interface stores, only these and counts ever expire or are evicted."""
 
     @abstractmethod
     async def close(self) -> None:

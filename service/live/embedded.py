@@ -13,9 +13,10 @@ from pathlib import Path
 
 from model_store import event_log, live
 from model_store.errors import LiveError, LiveUnavailable
-from model_store.event_log import EventLine, ForgetLine, LogLine, LogWriter
+from model_store.event_log import EventLine, ForgetLine, LogLine, LogWriter, unwritable
+from model_store.event_queue import Backlog, Waiting, erase_user
 from model_store.events import Event
-from service.live.base import LiveStore, Recorded
+from service.live.base import Forgotten, LiveStore, Recorded
 from service.live.embedded_changes import EmbeddedChanges
 from service.live.embedded_state import Batch, LiveState, Step
 
@@ -31,6 +32,7 @@ class EmbeddedLive(LiveStore):
     Args:
         events_folder: Where the log lives; created if missing.
         history_cap: Item ids kept per user.
+        half_lives_s: Of the fading counts of events, in seconds, each once.
         segment_bytes: Size from which on a segment is closed, and the state written.
         clock: Unix seconds.
         open_log: Opens the log of a folder, given its segment size.
@@ -45,13 +47,17 @@ class EmbeddedLive(LiveStore):
         events_folder: Path,
         *,
         history_cap: int = live.HISTORY_CAP,
+        half_lives_s: Sequence[int] = (),
         segment_bytes: int = event_log.SEGMENT_BYTES,
         clock: Callable[[], float] = time.time,
         open_log: Callable[[Path, int], LogWriter] = LogWriter,
     ) -> None:
         self._clock = clock
         self.log = open_log(events_folder, segment_bytes)
-        self._state = LiveState(history_cap)
+        self._state = LiveState(history_cap, half_lives_s)
+        self._backlog = Backlog(events_folder)
+        self._erasing = asyncio.Lock()  # two at once would undo each other's work on a segment
+        self._closed_segment = 0  # neither it nor any before it will be written again
         self._cache: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._waiting: list[tuple[Step, asyncio.Future[int]]] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -80,10 +86,26 @@ class EmbeddedLive(LiveStore):
         accepted = await self._commit(lambda batch: sum(map(batch.add_event, lines)))
         return Recorded(accepted, len(events) - accepted)
 
-    async def forget(self, user_id: str) -> None:
-        """Logged like an event: a restart must not bring the history back."""
+    async def forget(self, user_id: str) -> Forgotten:
+        """Logged like an event, so that a restart does not bring the history back; then segments are rewritten."""
         line = ForgetLine(user_id=user_id)
-        await self._commit(lambda batch: batch.add_forget(line))
+        async with self._erasing:
+            history = await self._commit(lambda batch: batch.add_forget(line))
+            try:
+                erased = await asyncio.to_thread(erase_user, self.log.folder, user_id, self._closed_segment)
+            except OSError as cause:
+                raise unwritable(cause) from cause
+        return Forgotten(history, erased)
+
+    async def waiting(self) -> Waiting:
+        """From the log, behind the place up to which training has drained it."""
+        self._check_open()
+        return await asyncio.to_thread(self._backlog.waiting)
+
+    async def counts(self, half_life_s: int) -> dict[str, float]:
+        """From memory."""
+        self._check_open()
+        return self._state.counts[half_life_s].at(self._clock()) if half_life_s in self._state.counts else {}
 
     async def cache_get(self, key: str) -> bytes | None:
         """From memory."""
@@ -163,6 +185,10 @@ class EmbeddedLive(LiveStore):
         for line in lines:
             self._state.apply(line)
         self._state.expire(int(self._clock()))
+        if any(isinstance(line, ForgetLine) for line in lines):
+            # the old state holds the history; and a closed segment can be rewritten
+            await asyncio.to_thread(self.log.save_state, self._state.lines())
+            self._closed_segment = self.log.segment
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from model_store import live
-from model_store.event_log import ChangeLine, EventLine, ForgetLine, HistoryLine, ItemLine, LogLine, SeenLine
+from model_store.event_log import ChangeLine, CountLine, EventLine, ForgetLine, HistoryLine, ItemLine, LogLine, SeenLine
 from service.live.changes import ItemChange, Position
+from service.live.decayed import DecayedCounts
 
 _NONCE = 0  # one process writes one log, whose fsynced end is never lost: nothing to tell apart
 
@@ -62,8 +63,9 @@ class ChangeState:
 class LiveState:
     """What the lines of the log amount to. Changed by applying lines, and by nothing else."""
 
-    def __init__(self, history_cap: int) -> None:
+    def __init__(self, history_cap: int, half_lives_s: Sequence[int] = ()) -> None:
         self._history_cap = history_cap
+        self.counts = {half_life: DecayedCounts(half_life) for half_life in half_lives_s}
         self.histories: dict[str, deque[str]] = {}
         self.seen: dict[str, int] = {}  # second of recording by event id, oldest first
         self.changes = ChangeState()
@@ -73,14 +75,16 @@ class LiveState:
         match line:
             case EventLine():
                 if line.event.event_id not in self.seen:
-                    self._history(line.event.user_id).append(line.event.item_id)
-                    self.seen[line.event.event_id] = line.recorded_at
+                    self._take_in(line)
             case ForgetLine():
                 self.histories.pop(line.user_id, None)
             case ChangeLine() | ItemLine():
                 self.changes.apply(line)
             case HistoryLine():
                 self._history(line.user_id).extend(line.item_ids)
+            case CountLine():
+                if line.half_life_s in self.counts:
+                    self.counts[line.half_life_s].restore(line.item_id, line.score)
             case SeenLine():
                 self.seen[line.event_id] = line.recorded_at
 
@@ -95,9 +99,19 @@ class LiveState:
         """Lines that amount to this state."""
         for user_id, item_ids in self.histories.items():
             yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids))
+        for half_life, counts in self.counts.items():
+            for item_id, score in counts.scores.items():
+                yield CountLine(item_id=item_id, half_life_s=half_life, score=score)
         for event_id, recorded_at in self.seen.items():
             yield SeenLine(event_id=event_id, recorded_at=recorded_at)
         yield from self.changes.lines()
+
+    def _take_in(self, line: EventLine) -> None:
+        event = line.event
+        self._history(event.user_id).append(event.item_id)
+        self.seen[event.event_id] = line.recorded_at
+        for counts in self.counts.values():
+            counts.add(event.item_id, min(event.timestamp, line.recorded_at))
 
     def _history(self, user_id: str) -> deque[str]:
         return self.histories.setdefault(user_id, deque(maxlen=self._history_cap))
@@ -134,9 +148,9 @@ class Batch:
         return self.revision
 
     def add_forget(self, line: ForgetLine) -> int:
-        """Returns 1."""
+        """Returns how many item ids the user's history had before this batch."""
         self.lines.append(line)
-        return 1
+        return len(self._state.histories.get(line.user_id, ()))
 
 
 Step = Callable[[Batch], int]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from model_store import live
 from model_store.errors import LiveCorrupt
+from model_store.event_queue import Waiting
 from model_store.events import Event
-from service.live import scripts
-from service.live.base import LiveStore, Recorded
-from service.live.connection import Arg, Connection
+from service.live.base import Forgotten, LiveStore, Recorded
+from service.live.connection import Connection
 from service.live.redis_changes import RedisChanges
-
-_EVENTS_PER_CALL = 256  # one script run blocks Redis for everyone: about a millisecond
+from service.live.redis_events import RedisEvents
 
 
 class RedisLive(LiveStore):
@@ -23,6 +21,7 @@ class RedisLive(LiveStore):
         url: ``redis://``, ``rediss://`` or ``unix://``, with credentials if needed.
         prefix: In front of every key.
         history_cap: Item ids kept per user.
+        half_lives_s: Of the fading counts of events, in seconds, each once.
         timeout_ms: Longest wait for a socket, on the request path.
         background_timeout_s: The same for snapshots and the change stream.
         max_connections: Connections of the request path; further calls wait for one. Few: opening many at once takes
@@ -43,6 +42,7 @@ class RedisLive(LiveStore):
         *,
         prefix: str = live.DEFAULT_PREFIX,
         history_cap: int = live.HISTORY_CAP,
+        half_lives_s: Sequence[int] = (),
         timeout_ms: float = 50,
         background_timeout_s: float = 10,
         max_connections: int = 16,
@@ -54,7 +54,6 @@ class RedisLive(LiveStore):
     ) -> None:
         self._keys = live.Keys(prefix)
         self._history_cap = history_cap
-        self._record_timeout_s = record_timeout_s
         self._connection = Connection(
             url,
             timeout_ms=timeout_ms,
@@ -64,7 +63,7 @@ class RedisLive(LiveStore):
             breaker_pause_s=breaker_pause_s,
         )
         self._changes = RedisChanges(self._connection, self._keys, lock_ttl_s, grace_s, record_timeout_s)
-        self._record = self._connection.fast.register_script(scripts.RECORD)
+        self._events = RedisEvents(self._connection, self._keys, history_cap, half_lives_s, record_timeout_s)
 
     @property
     def catalogue(self) -> RedisChanges:
@@ -94,19 +93,20 @@ class RedisLive(LiveStore):
 
     async def record(self, events: Sequence[Event]) -> Recorded:
         """One script per 256 events: each script is atomic, a batch across scripts is not."""
-        accepted = 0
-        for at in range(0, len(events), _EVENTS_PER_CALL):
-            part = events[at : at + _EVENTS_PER_CALL]
-            keys = [self._keys.events, self._keys.seen, *(self._keys.history(event.user_id) for event in part)]
-            args: list[Arg] = [self._history_cap, live.SEEN_WINDOW_S]
-            for event in part:
-                args += [event.event_id, event.item_id, live.encode_event(event)]
-            accepted += await self._connection.ask(partial(self._record, keys, args), self._record_timeout_s)
+        accepted = await self._events.record(events)
         return Recorded(accepted, len(events) - accepted)
 
-    async def forget(self, user_id: str) -> None:
-        """Drop the history of a user."""
-        await self._connection.ask(lambda: self._connection.fast.delete(self._keys.history(user_id)))
+    async def forget(self, user_id: str) -> Forgotten:
+        """The history at once, the event stream step by step."""
+        return await self._events.forget(user_id)
+
+    async def waiting(self) -> Waiting:
+        """Entries of the event stream: training deletes what it has drained."""
+        return await self._events.waiting()
+
+    async def counts(self, half_life_s: int) -> dict[str, float]:
+        """From a sorted set, read page by page."""
+        return await self._events.counts(half_life_s)
 
     async def cache_get(self, key: str) -> bytes | None:
         """A cached result that fails its checksum is a miss, and counted."""

@@ -1,22 +1,32 @@
-"""The items of a model version: ids, semantic IDs and what people are shown."""
+"""The items of a model version: ids, semantic IDs and what people are shown.
+
+A catalogue is immutable. Changes make a new one that is swapped in as a whole: an item keeps its row and its semantic
+ID for ever, a new one gets the next row, a deleted one is hidden and stays where it is.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model_store.errors import CatalogueError
+from model_store.id_index import IdIndex
+from model_store.item_changes import Change, ItemDelete, ItemPut, outcome
+from model_store.item_columns import Attributes, PackedAttributes, PackedCategories
+from model_store.packed import Arrays, PackedStrings, Ragged, Rows, arrow_lengths, as_packed
 from model_store.trie import Trie
+from model_store.trie_growth import grown
+
+__all__ = ["ID_BYTES", "LARGEST_CODEBOOK", "Attributes", "Catalogue", "Change", "ItemDelete", "ItemPut"]
 
 ID_BYTES = 128
 """Longest item or user id, in UTF-8 bytes."""
@@ -24,23 +34,24 @@ ID_BYTES = 128
 LARGEST_CODEBOOK = 2**15
 """Codes are 16-bit, and the trie pads its arrays by the codebook size: a damaged size must not ask for all memory."""
 
-Attributes = dict[str, Any]
-
 _COLUMNS = pa.schema(
     [
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("codes", pa.list_(pa.int16()), nullable=False),
-        pa.field("title", pa.string(), nullable=False),
-        pa.field("categories", pa.list_(pa.string()), nullable=False),
-        pa.field("attributes", pa.string(), nullable=False),
+        pa.field("item_id", pa.large_string(), nullable=False),
+        pa.field("codes", pa.large_list(pa.int16()), nullable=False),
+        pa.field("title", pa.large_string(), nullable=False),
+        pa.field("categories", pa.large_list(pa.large_string()), nullable=False),
+        pa.field("attributes", pa.large_string(), nullable=False),
         pa.field("popularity", pa.int64(), nullable=False),
     ]
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Catalogue:
-    """All items by row. A row number is an item's index everywhere inside a version; ids are for the outside."""
+    """All items by row. A row number is an item's index everywhere inside a version; ids are for the outside.
+
+    Columns may be given as any sequences: they are packed, and read like sequences still.
+    """
 
     codebook_size: int
     item_ids: Sequence[str]
@@ -50,14 +61,30 @@ class Catalogue:
     attributes: Sequence[Attributes]
     popularity: npt.NDArray[np.int64]  # [items], training interactions
     vectors: npt.NDArray[np.float32] | None = None  # [items, d_s], unit length, for dense scores; None: there are none
+    is_hidden: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=np.bool_))  # [items]
+    trained: int = -1  # rows below it were trained, the others came live; default: all
+
+    def __post_init__(self) -> None:
+        """Pack columns that are plain sequences; fill in what was left out."""
+        attributes = PackedAttributes.of(self.attributes)
+        packed = {
+            "item_ids": as_packed(self.item_ids, "item ids"),
+            "titles": as_packed(self.titles, "titles"),
+            "categories": PackedCategories.of(self.categories),
+            "attributes": attributes,
+            "is_hidden": self.is_hidden if len(self.is_hidden) else np.zeros(len(self.item_ids), dtype=np.bool_),
+            "trained": len(self.item_ids) if self.trained < 0 else self.trained,
+        }
+        for name, column in packed.items():
+            object.__setattr__(self, name, column)
 
     def __len__(self) -> int:
         return len(self.item_ids)
 
     @cached_property
-    def row_of(self) -> dict[str, int]:
-        """Row by item id."""
-        return {item_id: row for row, item_id in enumerate(self.item_ids)}
+    def row_of(self) -> IdIndex:
+        """Row by item id; reads like a dict."""
+        return IdIndex(PackedStrings.of(self.item_ids))
 
     @cached_property
     def trie(self) -> Trie:
@@ -65,50 +92,119 @@ class Catalogue:
         return Trie.build(self.codes, self.codebook_size)
 
     @cached_property
-    def by_popularity(self) -> npt.NDArray[np.int64]:
-        """Rows, most popular first, ties by row."""
-        return np.argsort(-self.popularity, kind="stable")
+    def by_popularity(self) -> npt.NDArray[np.int32]:
+        """Rows, most popular first, ties by row; hidden ones included."""
+        return np.argsort(-self.popularity, kind="stable").astype(np.int32)
 
     @cached_property
-    def rows_by_category(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Rows of each category, ascending."""
-        found: dict[str, list[int]] = {}
-        for row, names in enumerate(self.categories):
-            for name in names:
-                found.setdefault(name, []).append(row)
-        return {name: np.array(rows, dtype=np.int64) for name, rows in found.items()}
+    def interactions(self) -> int:
+        """Training interactions of all items together."""
+        return int(self.popularity.sum())
+
+    def row(self, item_id: str) -> int | None:
+        """Row of an item, hidden or not; ``None`` if the catalogue lacks it."""
+        return self.row_of.row(item_id)
+
+    def rows(self, item_ids: Sequence[str]) -> Rows:
+        """Rows of the known ones among these ids, in the given order."""
+        found = self.row_of.find(item_ids)
+        return found[found >= 0]
+
+    def rows_of_categories(self, names: Iterable[str]) -> Rows:
+        """Rows of the items that have any of these categories, ascending; hidden ones included."""
+        return PackedCategories.of(self.categories).rows_of(names)
+
+    def numbers(self, name: str) -> npt.NDArray[np.float64]:
+        """The number that each item has as this attribute, ``[items]``; NaN where it has none."""
+        return PackedAttributes.of(self.attributes).numbers(name)
+
+    def with_changes(self, changes: Sequence[Change]) -> Catalogue:
+        """A catalogue with these changes, in order; this one stays as it is.
+
+        Takes time in proportion to the items, at the speed of copying memory.
+
+        Raises:
+            CatalogueError: A new item lacks its codes or its vector, or they do not fit; nothing is applied then.
+        """
+        new, rows, content, hidden = outcome(changes, self.row_of)
+        if not hidden:
+            return self
+        is_hidden = np.append(self.is_hidden, np.zeros(len(new), dtype=np.bool_))
+        is_hidden[list(hidden)] = list(hidden.values())
+        changed: dict[str, Any] = {"is_hidden": is_hidden}
+        if content:
+            titles, categories = PackedStrings.of(self.titles), PackedCategories.of(self.categories)
+            attributes = PackedAttributes.of(self.attributes)
+            changed["titles"] = titles.with_rows(rows, [put.title for put in content])
+            changed["categories"] = categories.with_rows(rows, [put.categories for put in content])
+            changed["attributes"] = attributes.with_rows(rows, [put.attributes for put in content])
+        if not new:
+            return self._with_columns(changed, {"row_of": self.row_of, "trie": self.trie})
+        codes, trie = self._with_codes(new)
+        ids = PackedStrings.of(self.item_ids)
+        ids = ids.with_rows(np.arange(len(self), len(self) + len(new)), [_checked_id(put.item_id) for put in new])
+        changed |= {"item_ids": ids, "codes": codes, "vectors": self._with_vectors(new)}
+        changed["popularity"] = np.append(self.popularity, np.zeros(len(new), dtype=np.int64))
+        return self._with_columns(changed, {"row_of": self.row_of.with_ids(ids), "trie": trie})
+
+    def _with_columns(self, columns: dict[str, Any], derived: dict[str, Any]) -> Catalogue:
+        """A copy with other columns that takes over what was derived from them before."""
+        copy = replace(self, **columns)
+        if "by_popularity" in self.__dict__ and (self.popularity >= 0).all():
+            # New items have had no interactions yet, so they come last.
+            derived["by_popularity"] = np.append(self.by_popularity, np.arange(len(self), len(copy), dtype=np.int32))
+        copy.__dict__.update(derived)
+        return copy
+
+    def _with_codes(self, new: Sequence[ItemPut]) -> tuple[npt.NDArray[np.int16], Trie]:
+        levels = self.codes.shape[1]
+        for put in new:
+            if put.codes is None or np.shape(put.codes) != (levels,):
+                raise CatalogueError(f"the new item {put.item_id[:40]!r} needs {levels} codes, got {put.codes}")
+        codes = np.stack([np.asarray(put.codes) for put in new])
+        trie = grown(self.trie, codes)
+        return np.concatenate([self.codes, codes.astype(np.int16)]), trie
+
+    def _with_vectors(self, new: Sequence[ItemPut]) -> npt.NDArray[np.float32] | None:
+        if self.vectors is None:
+            return None
+        width = self.vectors.shape[1]
+        for put in new:
+            if put.vector is None or np.shape(put.vector) != (width,):
+                raise CatalogueError(f"the new item {put.item_id[:40]!r} needs a vector of {width} numbers")
+        return np.concatenate([self.vectors, np.stack([np.asarray(put.vector, dtype=np.float32) for put in new])])
 
     def check_integrity(self) -> None:
         """Raise :class:`CatalogueError` unless columns agree and ids and codes are unique."""
-        columns: list[Sized] = [
-            self.item_ids,
-            self.codes,
-            self.titles,
-            self.categories,
-            self.attributes,
-            self.popularity,
-        ]
-        if self.vectors is not None:
-            columns.append(self.vectors)
+        self._check_columns()
+        self.trie.check_integrity()
+
+    def _check_columns(self) -> None:
+        columns: list[Sized] = [self.item_ids, self.codes, self.titles, self.categories, self.attributes]
+        columns += [self.popularity, self.is_hidden, *([] if self.vectors is None else [self.vectors])]
         if len({len(column) for column in columns}) != 1:
             raise CatalogueError(f"catalogue columns differ in length: {[len(column) for column in columns]}")
         if not 1 <= self.codebook_size <= LARGEST_CODEBOOK:
             raise CatalogueError(f"codebook_size must be 1 to {LARGEST_CODEBOOK}, not {self.codebook_size}")
-        if len(self.row_of) != len(self):
-            raise CatalogueError(f"catalogue holds {len(self) - len(self.row_of)} repeated item ids")
-        for item_id in self.item_ids:
-            if not 1 <= len(item_id.encode()) <= ID_BYTES:
-                raise CatalogueError(f"item id {item_id[:40]!r} must be 1 to {ID_BYTES} bytes long")
-        self.trie.check_integrity()
+        if not 0 <= self.trained <= len(self):
+            raise CatalogueError(f"trained must be 0 to {len(self)}, the number of items, not {self.trained}")
+        if self.row_of.repeated:
+            raise CatalogueError(f"catalogue holds {self.row_of.repeated} repeated item ids")
+        lengths = PackedStrings.of(self.item_ids).ragged.lengths
+        if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= ID_BYTES:
+            _checked_id(self.item_ids[int(np.argmax((lengths < 1) | (lengths > ID_BYTES)))])
 
     def to_parquet(self) -> bytes:
-        """Serialise as ``catalogue.parquet``; codes as a list column, attributes as JSON text."""
+        """Serialise what was trained as ``catalogue.parquet``; codes as a list column, attributes as JSON text."""
+        levels = self.codes.shape[1]
+        codes = pa.array(np.ascontiguousarray(self.codes, dtype=np.int16).reshape(-1))
+        bounds = pa.array(np.arange(len(self.codes) + 1, dtype=np.int64) * levels)
         columns = {
-            "item_id": self.item_ids,
-            "codes": self.codes.tolist(),
-            "title": self.titles,
-            "categories": [list(names) for names in self.categories],
-            "attributes": [json.dumps(value, sort_keys=True) for value in self.attributes],
+            "item_id": PackedStrings.of(self.item_ids).to_arrow(),
+            "codes": pa.LargeListArray.from_arrays(bounds, codes),
+            "title": PackedStrings.of(self.titles).to_arrow(),
+            "categories": PackedCategories.of(self.categories).to_arrow(),
+            "attributes": PackedAttributes.of(self.attributes).texts.to_arrow(),
             "popularity": self.popularity,
         }
         table = pa.table(columns, schema=_COLUMNS.with_metadata({"codebook_size": str(self.codebook_size)}))
@@ -124,29 +220,108 @@ class Catalogue:
             CatalogueError: The bytes are no such table, or its content is inconsistent.
         """
         try:
-            stored = pq.read_table(io.BytesIO(data))
+            stored = pq.read_table(pa.BufferReader(data))
             # Casting refuses nulls, missing columns, and codes beyond 16 bits.
             table = stored.select(_COLUMNS.names).cast(_COLUMNS)
-            if pc.list_flatten(table["categories"]).null_count:
-                raise ValueError("a category is null")
+            attributes = PackedAttributes(PackedStrings.from_arrow(table["attributes"]))
             catalogue = cls(
                 codebook_size=int((stored.schema.metadata or {})[b"codebook_size"]),
-                item_ids=table["item_id"].to_pylist(),
-                codes=np.array(table["codes"].to_pylist(), dtype=np.int16),
-                titles=table["title"].to_pylist(),
-                categories=[tuple(names) for names in table["categories"].to_pylist()],
-                attributes=[_attributes(text) for text in table["attributes"].to_pylist()],
+                item_ids=PackedStrings.from_arrow(table["item_id"]),
+                codes=_codes(table["codes"]),
+                titles=PackedStrings.from_arrow(table["title"]),
+                categories=PackedCategories.from_arrow(table["categories"]),
+                attributes=attributes,
                 popularity=table["popularity"].to_numpy(),
                 vectors=vectors,
             )
         except (pa.ArrowException, KeyError, ValueError, TypeError) as cause:
             raise CatalogueError(f"catalogue.parquet does not decode: {cause}") from cause
-        catalogue.check_integrity()
+        attributes.check_integrity()
+        catalogue._check_columns()
+        _ = catalogue.trie  # building it checks the codes
         return catalogue
 
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The whole catalogue as flat named arrays, for a snapshot; :meth:`from_arrays` takes them back.
 
-def _attributes(text: str) -> Attributes:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(f"attributes must be JSON objects, found {type(value).__name__}")
-    return value
+        Equal catalogues give equal arrays, however they came about.
+        """
+        named = {
+            "codebook_size": np.array([self.codebook_size], dtype=np.int64),
+            "trained": np.array([self.trained], dtype=np.int64),
+            "popularity": self.popularity,
+            "is_hidden": self.is_hidden,
+            **PackedStrings.of(self.item_ids).ragged.arrays("item_ids"),
+            **PackedStrings.of(self.titles).ragged.arrays("titles"),
+            **PackedCategories.of(self.categories).arrays(),
+            **PackedAttributes.of(self.attributes).texts.ragged.arrays("attributes"),
+            **self.trie.arrays(),
+        }
+        return named if self.vectors is None else named | {"vectors": self.vectors}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Catalogue:
+        """Rebuild from :meth:`arrays`, checked; columns stay views of the given arrays.
+
+        Raises:
+            CatalogueError: An array is missing or they contradict each other.
+        """
+        try:
+            codebook_size, trained = (int(arrays[name][0]) for name in ("codebook_size", "trained"))
+            popularity, is_hidden = arrays["popularity"].astype(np.int64, copy=False), arrays["is_hidden"]
+        except (KeyError, IndexError) as missing:
+            raise CatalogueError(f"the snapshot lacks the array {missing}") from missing
+        if not 1 <= codebook_size <= LARGEST_CODEBOOK:
+            raise CatalogueError(f"codebook_size must be 1 to {LARGEST_CODEBOOK}, not {codebook_size}")
+        trie = Trie.from_arrays(arrays, codebook_size)
+        texts = {name: PackedStrings(Ragged.from_arrays(arrays, name)) for name in ("item_ids", "titles", "attributes")}
+        for name, column in texts.items():
+            column.check_integrity(name)
+        attributes = PackedAttributes(texts["attributes"])
+        vectors = arrays["vectors"].astype(np.float32, copy=False) if "vectors" in arrays else None
+        catalogue = cls(
+            codebook_size=codebook_size,
+            item_ids=texts["item_ids"],
+            codes=trie.codes(),
+            titles=texts["titles"],
+            categories=PackedCategories.from_arrays(arrays),
+            attributes=attributes,
+            popularity=popularity,
+            vectors=vectors,
+            is_hidden=is_hidden.astype(np.bool_, copy=False),
+            trained=trained,
+        )
+        catalogue.__dict__["trie"] = trie
+        catalogue._check_columns()
+        return catalogue
+
+    def digest(self) -> str:
+        """SHA-256 of everything in it, in hexadecimal: two catalogues are the same if and only if it is."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        found = hashlib.sha256()
+        for name, array in sorted(self.arrays().items()):
+            plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            found.update(f"{name} {plain.dtype.str} {array.shape}\n".encode())
+            found.update(plain.reshape(-1).view(np.uint8).data)
+        return found.hexdigest()
+
+
+def _checked_id(item_id: str) -> str:
+    if not 1 <= len(item_id.encode()) <= ID_BYTES:
+        raise CatalogueError(f"item id {item_id[:40]!r} must be 1 to {ID_BYTES} bytes long")
+    return item_id
+
+
+def _codes(column: Any) -> npt.NDArray[np.int16]:
+    """Semantic IDs ``[items, L]`` of a list column, all of one length."""
+    lists = column.combine_chunks()
+    lengths, flat = arrow_lengths(lists), lists.flatten()
+    if flat.null_count or lists.null_count:
+        raise ValueError("a code is null")
+    levels = int(lengths[0]) if len(lengths) else 0
+    if (lengths != levels).any():
+        raise ValueError("semantic IDs differ in length")
+    return np.array(flat.to_numpy(), dtype=np.int16).reshape(len(lists), levels)

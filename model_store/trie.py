@@ -47,30 +47,25 @@ class Trie:
         Raises:
             CatalogueError: No items, a code outside ``0 … codebook_size - 1``, or two items with one semantic ID.
         """
-        if codes.ndim != 2 or not codes.size:
-            raise CatalogueError(f"a trie needs codes of shape [items, L], got {codes.shape}")
-        if codes.min() < 0 or codes.max() >= codebook_size:
-            raise CatalogueError(f"codes must lie in 0 … {codebook_size - 1}, found {codes.min()} … {codes.max()}")
-        order = np.lexsort(codes.T[::-1])
-        ranked = codes[order]
-        # first[i, d]: row i opens a new node at depth d + 1
-        first = np.ones(ranked.shape, dtype=np.bool_)
-        first[1:] = np.logical_or.accumulate(ranked[1:] != ranked[:-1], axis=1)
-        if not first[:, -1].all():
-            row = int(np.argmin(first[:, -1]))
-            pair = sorted((int(order[row - 1]), int(order[row])))
-            raise CatalogueError(f"items in rows {pair[0]} and {pair[1]} share the semantic ID {ranked[row].tolist()}")
+        check_codes(codes, codebook_size)
+        order = by_semantic_id(codes, codebook_size)
         starts, child_codes = [], []
-        parents = np.zeros(1, dtype=np.int64)  # rows at which the nodes of this depth begin
+        parents = np.zeros(1, dtype=np.int64)  # leaves at which the nodes of this depth begin
+        opens = np.zeros(len(codes), dtype=np.bool_)  # whether a leaf is the first below a node of this depth
+        opens[0] = True
         for depth in range(codes.shape[1]):
-            children = np.flatnonzero(first[:, depth])
+            ranked = codes[:, depth][order]
+            opens[1:] |= ranked[1:] != ranked[:-1]
+            children = np.flatnonzero(opens)
             start = np.append(np.searchsorted(children, parents), len(children))
             starts.append(start.astype(np.int32))
-            code = np.zeros(len(children) + codebook_size, dtype=np.int16)
-            code[: len(children)] = ranked[children, depth]
-            child_codes.append(code)
+            child_codes.append(padded(ranked[children], codebook_size))
             parents = children
-        return cls(codebook_size, tuple(starts), tuple(child_codes), order.astype(np.int32))
+        if not opens.all():
+            leaf = int(np.argmin(opens))
+            pair, shared = sorted(order[leaf - 1 : leaf + 1].tolist()), codes[order[leaf]].tolist()
+            raise CatalogueError(f"items in rows {pair[0]} and {pair[1]} share the semantic ID {shared}")
+        return cls(codebook_size, tuple(starts), tuple(child_codes), order)
 
     @property
     def levels(self) -> int:
@@ -101,19 +96,33 @@ class Trie:
         return leaf
 
     @cached_property
+    def parents(self) -> tuple[Int32Array, ...]:
+        """Per depth 2 … L: the parent of each node, numbered within its depth, [n_depth]."""
+        return tuple(
+            np.repeat(np.arange(len(start) - 1, dtype=np.int32), np.diff(start)) for start in self.child_start[1:]
+        )
+
+    @property
     def leaf_nodes(self) -> Int32Array:
-        """Nodes on the way to each leaf, ``[items, L]``, depth 1 … L, numbered within their depth."""
+        """Nodes on the way to each leaf, ``[items, L]``, depth 1 … L, numbered within their depth; not kept."""
         path = np.empty((self.items, self.levels), dtype=np.int32)
-        below = np.ones(self.items, dtype=np.int64)  # leaves below each node, from the bottom up
-        for depth in range(self.levels - 1, -1, -1):
-            path[:, depth] = np.repeat(np.arange(len(below), dtype=np.int32), below)
-            below = np.add.reduceat(below, self.child_start[depth][:-1])
+        path[:, -1] = np.arange(self.items, dtype=np.int32)
+        for depth in range(self.levels - 1, 0, -1):
+            path[:, depth - 1] = self.parents[depth - 1][path[:, depth]]
         return path
 
     @cached_property
     def everything(self) -> RuleMask:
         """The mask that excludes nothing."""
-        return self.mask(np.ones(self.items, dtype=np.bool_))
+        bits = np.packbits(np.ones(self.nodes, dtype=np.bool_), bitorder="little")
+        return RuleMask(bits, tuple(np.diff(start) for start in self.child_start))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the trie while it is searched, in bytes; :attr:`leaf_nodes` is not part of it."""
+        codes = sum(array.nbytes for array in self.child_code)
+        arrays = (*self.child_start, *self.parents, self.leaf_item, self.item_leaf)
+        return codes + sum(array.nbytes for array in arrays)
 
     def mask(self, open_items: BoolArray) -> RuleMask:
         """Compile the catalogue rows that a rule allows, ``[items]``, into a mask over nodes."""
@@ -128,19 +137,27 @@ class Trie:
         return RuleMask(np.packbits(nodes, bitorder="little"), tuple(reversed(counts)))
 
     def excluded_nodes(self, items: npt.NDArray[np.integer], rule: RuleMask) -> npt.NDArray[np.int64]:
-        """Node ids that excluding these catalogue rows closes: their leaves, and each node left without an open leaf.
+        """Node ids that excluding these catalogue rows closes: their leaves, and nodes left without an open leaf.
 
-        Closing whole subtrees keeps beams from running into dead ends, so that the answer stays full.
+        Closing whole subtrees keeps beams from running into dead ends, so that the answer stays full. Of the inner
+        nodes only the topmost of a closed subtree are listed, as no beam comes further: at most two nodes an item.
         """
-        closed = np.unique(self.item_leaf[items]).astype(np.int64)
-        closed = closed[self._is_open(rule, self.node_offset[-2] + closed)]
-        found = [self.node_offset[-2] + closed]
+        closed = np.sort(self.item_leaf[items])
+        closed = closed[_begins(closed)]
+        closed = closed[self._is_open(rule, closed + self.node_offset[-2])]
+        found = [closed + self.node_offset[-2]]
         for depth in range(self.levels - 1, 0, -1):
-            parent = np.searchsorted(self.child_start[depth], closed, side="right") - 1
-            parents, count = np.unique(parent, return_counts=True)
-            closed = parents[count == rule.open_children[depth][parents]]
-            found.append(self.node_offset[depth - 1] + closed)
-        return np.concatenate(found[::-1])
+            parent = self.parents[depth - 1][closed]
+            first = np.flatnonzero(_begins(parent))
+            count = np.diff(first, append=len(parent))
+            parents = parent[first]
+            is_closed = count == rule.open_children[depth][parents]
+            if depth < self.levels - 1:  # all leaves are listed: dense candidates are leaves
+                found.append(closed[np.repeat(~is_closed, count)] + self.node_offset[depth])
+            closed = parents[is_closed]
+        if self.levels > 1:
+            found.append(closed)
+        return np.concatenate(found).astype(np.int64)
 
     def leaves_below(self, prefix: Sequence[int]) -> range:
         """Leaves under a code prefix; empty if the catalogue has none."""
@@ -160,13 +177,12 @@ class Trie:
 
     def codes(self) -> npt.NDArray[np.int16]:
         """Semantic IDs by catalogue row, [items, L]: the inverse of :meth:`build`."""
-        out = np.empty((self.items, self.levels), dtype=np.int16)
-        width = np.ones(self.items, dtype=np.int64)  # leaves below each node, from the bottom up
+        by_leaf = np.empty((self.items, self.levels), dtype=np.int16)
+        node = np.arange(self.items, dtype=np.int32)
         for depth in range(self.levels - 1, -1, -1):
-            node_codes = self.child_code[depth][: len(width)]
-            out[self.leaf_item, depth] = np.repeat(node_codes, width)
-            width = np.add.reduceat(width, self.child_start[depth][:-1])
-        return out
+            by_leaf[:, depth] = self.child_code[depth][node]
+            node = self.parents[depth - 1][node] if depth else node
+        return by_leaf[self.item_leaf]
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Flat named arrays, for a snapshot; :meth:`from_arrays` takes them back."""
@@ -213,10 +229,50 @@ class Trie:
             if ((np.diff(used) <= 0) & ~new_node[1:]).any():
                 raise CatalogueError(f"trie level {depth}: children are not in ascending code order")
             parents = children
-        if len(self.leaf_item) != parents or not np.array_equal(np.sort(self.leaf_item), np.arange(parents)):
+        is_named = np.zeros(parents, dtype=np.bool_)
+        if len(self.leaf_item) == parents and self.leaf_item.min() >= 0 and self.leaf_item.max() < parents:
+            is_named[self.leaf_item] = True
+        if not is_named.all():
             raise CatalogueError("trie leaves and items are not one to one")
 
     @staticmethod
-    def _is_open(rule: RuleMask, node: npt.NDArray[np.int64]) -> BoolArray:
+    def _is_open(rule: RuleMask, node: npt.NDArray[np.integer]) -> BoolArray:
         bit = (rule.bits[node >> 3] >> (node & 7).astype(np.uint8)) & 1
         return np.asarray(bit, dtype=np.bool_)
+
+
+def check_codes(codes: npt.NDArray[np.integer], codebook_size: int) -> None:
+    """Raise :class:`CatalogueError` unless these are semantic IDs ``[items, L]``, each code below the codebook size."""
+    if codes.ndim != 2 or not codes.size:
+        raise CatalogueError(f"a trie needs codes of shape [items, L], got {codes.shape}")
+    if codes.min() < 0 or codes.max() >= codebook_size:
+        raise CatalogueError(f"codes must lie in 0 … {codebook_size - 1}, found {codes.min()} … {codes.max()}")
+
+
+def by_semantic_id(codes: npt.NDArray[np.integer], codebook_size: int) -> Int32Array:
+    """Rows in the order of their semantic IDs; equal ones by row."""
+    items, levels = codes.shape
+    row_bits, code_bits = items.bit_length(), (codebook_size - 1).bit_length()
+    if row_bits + levels * code_bits > 64:
+        return np.lexsort(codes.T[::-1]).astype(np.int32)
+    # Semantic ID and row in one number: sorting numbers is several times faster than sorting an order.
+    keys = np.zeros(items, dtype=np.uint64)
+    for level in range(levels):
+        keys = (keys << np.uint64(code_bits)) | codes[:, level].astype(np.uint64)
+    keys = (keys << np.uint64(row_bits)) | np.arange(items, dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64((1 << row_bits) - 1)).astype(np.int32)
+
+
+def padded(codes: npt.NDArray[np.integer], codebook_size: int) -> npt.NDArray[np.int16]:
+    """Child codes of one level with the K spare entries behind them."""
+    out = np.zeros(len(codes) + codebook_size, dtype=np.int16)
+    out[: len(codes)] = codes
+    return out
+
+
+def _begins(ranked: npt.NDArray[np.integer]) -> BoolArray:
+    """Whether each entry differs from the one before it."""
+    begins = np.ones(len(ranked), dtype=np.bool_)
+    np.not_equal(ranked[1:], ranked[:-1], out=begins[1:])
+    return begins

@@ -26,6 +26,8 @@ def check_request(request: RecommendRequest, settings: Settings, where: str = ""
     counted = [
         ("history", request.history, settings.max_history_ids, "max_history_ids"),
         ("filter.categories", rules and rules.categories, settings.max_filter_ids, "max_filter_ids"),
+        ("filter.categories_all", rules and rules.categories_all, settings.max_filter_ids, "max_filter_ids"),
+        ("filter.attributes", rules and rules.attributes, settings.max_filter_ids, "max_filter_ids"),
         ("filter.allow", rules and rules.allow, settings.max_filter_ids, "max_filter_ids"),
         ("filter.deny", rules and rules.deny, settings.max_filter_ids, "max_filter_ids"),
     ]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model_store.catalogue import Catalogue
 from model_store.trie import RuleMask
-from service.schemas import Filter
+from service.schemas import AttributeRange, Filter
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class RuleKey:
 
     categories: frozenset[str] | None = None
     allow: frozenset[str] | None = None
+    categories_all: frozenset[str] = frozenset()
+    attributes: frozenset[AttributeRange] = frozenset()
 
     @classmethod
     def of(cls, rules: Filter | None) -> RuleKey:
@@ -35,12 +37,14 @@ class RuleKey:
         return cls(
             None if rules.categories is None else frozenset(rules.categories),
             None if rules.allow is None else frozenset(rules.allow),
+            frozenset(rules.categories_all or ()),
+            frozenset(rules.attributes or ()),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """A compiled rule of one catalogue."""
+    """A compiled rule of one catalogue. It never opens a hidden item."""
 
     open_rows: npt.NDArray[np.bool_]  # [items]
     mask: RuleMask
@@ -55,8 +59,7 @@ class Rules:
         self._entries = entries
         self._lock = threading.Lock()
         self._compiled: OrderedDict[RuleKey, Rule] = OrderedDict()
-        everything = np.ones(len(catalogue), dtype=np.bool_)
-        self.everything = Rule(everything, catalogue.trie.everything, is_empty=False)
+        self.everything = self._rule(~catalogue.is_hidden)
 
     def find(self, key: RuleKey) -> Rule | None:
         """The compiled rule if it is there already. Returns at once."""
@@ -70,15 +73,16 @@ class Rules:
 
     def compile(self, key: RuleKey) -> Rule:
         """Compile and keep a rule. Takes milliseconds on large catalogues: not for the event loop."""
-        open_rows = np.ones(len(self._catalogue), dtype=np.bool_)
+        open_rows = ~self._catalogue.is_hidden
         if key.categories is not None:
-            known = [
-                rows for name in key.categories if (rows := self._catalogue.rows_by_category.get(name)) is not None
-            ]
-            open_rows &= self._only(known)
+            open_rows &= self._only(self._catalogue.rows_of_categories(key.categories))
+        for name in key.categories_all:
+            open_rows &= self._only(self._catalogue.rows_of_categories([name]))
+        for bounds in key.attributes:
+            open_rows &= _inside(self._catalogue.numbers(bounds.field), bounds)
         if key.allow is not None:
-            open_rows &= self._only([self.rows(key.allow)])
-        rule = Rule(open_rows, self._catalogue.trie.mask(open_rows), is_empty=not open_rows.any())
+            open_rows &= self._only(self.rows(key.allow))
+        rule = self._rule(open_rows)
         with self._lock:
             self._compiled[key] = rule
             while len(self._compiled) > self._entries:
@@ -87,11 +91,29 @@ class Rules:
 
     def rows(self, item_ids: Iterable[str]) -> npt.NDArray[np.int64]:
         """Rows of the known ones among these ids, in the given order."""
-        row_of = self._catalogue.row_of
-        return np.array([row_of[item_id] for item_id in item_ids if item_id in row_of], dtype=np.int64)
+        return self._catalogue.rows(list(item_ids))
 
-    def _only(self, groups: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
+    def _rule(self, open_rows: npt.NDArray[np.bool_]) -> Rule:
+        trie = self._catalogue.trie
+        mask = trie.everything if open_rows.all() else trie.mask(open_rows)
+        return Rule(open_rows, mask, is_empty=not open_rows.any())
+
+    def _only(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         chosen = np.zeros(len(self._catalogue), dtype=np.bool_)
-        for rows in groups:
-            chosen[rows] = True
+        chosen[rows] = True
         return chosen
+
+
+def _inside(numbers: npt.NDArray[np.float64], bounds: AttributeRange) -> npt.NDArray[np.bool_]:
+    """Which numbers lie inside; NaN, an item without one, never does."""
+    inside = ~np.isnan(numbers)
+    compared = (
+        (np.greater_equal, bounds.gte),
+        (np.greater, bounds.gt),
+        (np.less_equal, bounds.lte),
+        (np.less, bounds.lt),
+    )
+    for compare, limit in compared:
+        if limit is not None:
+            inside &= compare(numbers, limit)
+    return inside

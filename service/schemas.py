@@ -34,11 +34,27 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class AttributeRange(Body):
+    """Restricts a numeric attribute; items without a number in the field do not match."""
+
+    field: str = Field(min_length=1, max_length=256, description="name of the attribute, such as `year`")
+    gte: float | None = Field(None, allow_inf_nan=False, description="at least")
+    gt: float | None = Field(None, allow_inf_nan=False, description="more than")
+    lte: float | None = Field(None, allow_inf_nan=False, description="at most")
+    lt: float | None = Field(None, allow_inf_nan=False, description="less than")
+
+
 class Filter(Body):
     """Restricts what may be answered; the parts apply together."""
 
     categories: Listed[Annotated[str, Field(max_length=256)]] | None = Field(
         None, description="only items of any of these categories"
+    )
+    categories_all: Listed[Annotated[str, Field(max_length=256)]] | None = Field(
+        None, description="only items of all of these categories"
+    )
+    attributes: Listed[AttributeRange] | None = Field(
+        None, description="only items whose numeric attributes lie in all of these ranges"
     )
     allow: Listed[ShortId] | None = Field(
         None, description="only these items; ids that the catalogue lacks allow nothing"

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
 
     max_k: int = Field(BEAM_WIDTHS[-1], ge=1, le=BEAM_WIDTHS[-1], description="largest `k` a request may ask for")
     max_history_ids: int = Field(1000, ge=1, le=5000, description="item ids accepted in one `history`")
-    max_filter_ids: int = Field(1000, ge=1, le=5000, description="entries accepted in each list of a `filter`")
+    max_filter_ids: int = Field(10_000, ge=1, le=10_000, description="entries accepted in each list of a `filter`")
     max_batch_requests: int = Field(32, ge=1, le=1000, description="requests accepted in one POST /recommend/batch")
     max_events: int = Field(1000, ge=1, le=10_000, description="events accepted in one POST /events")
     max_body_bytes: int = Field(1_048_576, ge=1024, le=67_108_864, description="largest request body, in bytes")

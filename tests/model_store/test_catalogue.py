@@ -97,7 +97,12 @@ def test_views_speak_of_rows() -> None:
     assert len(catalogue) == 3
     assert catalogue.row_of == {"a": 0, "ä/ 2": 1, "c": 2}
     assert catalogue.by_popularity.tolist() == [1, 0, 2]
-    assert {name: rows.tolist() for name, rows in catalogue.rows_by_category.items()} == {"x": [0], "y": [0, 2]}
+    assert [catalogue.rows_of_categories(names).tolist() for names in (["x"], ["y"], ["x", "y"], ["z"])] == [
+        [0],
+        [0, 2],
+        [0, 2],
+        [],
+    ]
     np.testing.assert_array_equal(catalogue.trie.codes(), catalogue.codes)
 
 
@@ -108,7 +113,7 @@ def test_views_speak_of_rows() -> None:
         ({"item_ids": ["a", "", "c"]}, "item id '' must be 1 to 128 bytes"),
         ({"item_ids": ["a", "x" * (ID_BYTES + 1), "c"]}, "must be 1 to 128 bytes"),
         ({"item_ids": ["a", "ä" * (ID_BYTES // 2 + 1), "c"]}, "must be 1 to 128 bytes"),
-        ({"item_ids": ["a", "b"]}, r"differ in length: \[2, 3, 3, 3, 3, 3\]"),
+        ({"item_ids": ["a", "b"]}, r"differ in length: \[2, 3, 3, 3, 3, 3, 3\]"),
         ({"titles": ["a", "b", "c", "d"]}, "differ in length"),
         ({"categories": []}, "differ in length"),
         ({"attributes": [{}]}, "differ in length"),

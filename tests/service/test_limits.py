@@ -81,5 +81,5 @@ def test_the_defaults_fit_the_search() -> None:
     settings = Settings()
     assert RecommendRequest().k <= settings.max_k
     bounds = {name: Settings.model_fields[name].metadata[1].le for name in ("max_history_ids", "max_filter_ids")}
-    nodes = (bounds["max_history_ids"] + bounds["max_filter_ids"]) * 6  # at most six codes an item
+    nodes = (bounds["max_history_ids"] + bounds["max_filter_ids"]) * 2  # a leaf and one node above it
     assert nodes <= 65_536

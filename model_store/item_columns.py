@@ -1,0 +1,218 @@
+"""Categories and attributes of all items, packed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from model_store.errors import CatalogueError
+from model_store.packed import Arrays, PackedStrings, Ragged, Rows, arrow_lengths
+
+Attributes = dict[str, Any]
+
+NUMBER_COLUMNS = 16
+"""Attribute fields whose numbers are kept ready, 8 bytes an item each; the one used longest ago makes room."""
+
+
+class PackedCategories(Sequence[tuple[str, ...]]):
+    """Category names of every item as numbers of a name table. Reads like a list of tuples.
+
+    Args:
+        ragged: Numbers of names, int32.
+        names: Distinct; some may be used by no item any more.
+    """
+
+    def __init__(self, ragged: Ragged, names: PackedStrings) -> None:
+        self.ragged = ragged
+        self.names = names
+        self._names = list(names)
+
+    @classmethod
+    def of(cls, values: Sequence[Iterable[str]]) -> PackedCategories:
+        """Pack the names of each item; packed ones are returned as they are."""
+        if isinstance(values, PackedCategories):
+            return values
+        return cls.from_arrow(pa.array([list(names) for names in values], pa.large_list(pa.large_string())))
+
+    @classmethod
+    def from_arrow(cls, column: Any) -> PackedCategories:
+        """From an Arrow array of lists of strings, chunked or not.
+
+        Raises:
+            ValueError: A list or a name is null.
+        """
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        column = column.cast(pa.large_list(pa.large_string()))
+        flat = column.flatten()
+        if column.null_count or flat.null_count:
+            raise ValueError("a category is null")
+        encoded = flat.dictionary_encode()
+        numbers = encoded.indices.to_numpy().astype(np.int32)
+        return cls(Ragged.of_lengths(numbers, arrow_lengths(column)), PackedStrings.from_arrow(encoded.dictionary))
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> PackedCategories:
+        """Take back what :meth:`arrays` gave, checked.
+
+        Raises:
+            CatalogueError: An array is missing or they contradict each other.
+        """
+        ragged = Ragged.from_arrays(arrays, "categories")
+        names = PackedStrings(Ragged.from_arrays(arrays, "category_names"))
+        names.check_integrity("category names")
+        if len(ragged.values) and not 0 <= ragged.values.min() <= ragged.values.max() < len(names):
+            raise CatalogueError(f"a category is none of the {len(names)} names")
+        return cls(ragged, names)
+
+    def to_arrow(self) -> Any:
+        """As an Arrow array of lists of strings."""
+        names = self.names.to_arrow().take(pa.array(self.ragged.values))
+        return pa.LargeListArray.from_arrays(pa.array(self.ragged.offsets.astype(np.int64)), names)
+
+    def __len__(self) -> int:
+        return len(self.ragged)
+
+    @overload
+    def __getitem__(self, row: int) -> tuple[str, ...]: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[tuple[str, ...]]: ...
+    def __getitem__(self, row: int | slice) -> tuple[str, ...] | list[tuple[str, ...]]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        numbers = self.ragged.values[self.ragged.offsets[row] : self.ragged.offsets[row + 1]]
+        return tuple(self._names[number] for number in numbers.tolist())
+
+    def rows_of(self, names: Iterable[str]) -> Rows:
+        """Rows that have any of these names, ascending; unknown names have none."""
+        wanted = np.zeros(len(self._names), dtype=np.bool_)
+        wanted[[self._number_of[name] for name in names if name in self._number_of]] = True
+        hits = np.flatnonzero(wanted[self.ragged.values])
+        rows = np.searchsorted(self.ragged.offsets, hits, side="right") - 1
+        return rows[np.append(True, rows[1:] != rows[:-1])] if len(rows) else rows
+
+    def with_rows(self, rows: Rows, content: Sequence[Sequence[str]]) -> PackedCategories:
+        """See :meth:`~model_store.packed.Ragged.with_rows`."""
+        numbers = dict(self._number_of)
+        flat = [numbers.setdefault(name, len(numbers)) for names in content for name in names]
+        lengths = np.array([len(names) for names in content], dtype=np.int64)
+        added = Ragged.of_lengths(np.array(flat, dtype=np.int32), lengths)
+        names = self.names
+        if len(numbers) > len(names):
+            names = PackedStrings.of(list(numbers))
+        return PackedCategories(self.ragged.with_rows(rows, added), names)
+
+    def canonical(self) -> PackedCategories:
+        """The same categories, names numbered in the order in which rows mention them, none unused."""
+        used = self.ragged.values
+        first = np.full(len(self._names), len(used), dtype=np.int64)
+        first[used[::-1]] = np.arange(len(used) - 1, -1, -1)  # the last assignment stands: the first mention
+        order = np.argsort(first, kind="stable")[: int((first < len(used)).sum())]
+        number = np.zeros(len(self._names), dtype=np.int32)
+        number[order] = np.arange(len(order), dtype=np.int32)
+        return PackedCategories(Ragged(number[used], self.ragged.offsets), self.names.take(order))
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Flat named arrays, for a snapshot; equal categories give equal arrays."""
+        same = self.canonical()
+        return same.ragged.arrays("categories") | same.names.ragged.arrays("category_names")
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self._names)}
+
+
+class PackedAttributes(Sequence[Attributes]):
+    """Attributes of every item as JSON text, decoded when asked for. Reads like a list of dicts.
+
+    Numbers of a field are extracted for all items when a rule asks for them first, and carried over to changed copies.
+    """
+
+    def __init__(self, texts: PackedStrings, numbers: Mapping[str, npt.NDArray[np.float64]] | None = None) -> None:
+        self.texts = texts
+        self._numbers = dict(numbers or {})
+
+    @classmethod
+    def of(cls, values: Sequence[Attributes]) -> PackedAttributes:
+        """Pack; packed ones are returned as they are."""
+        if isinstance(values, PackedAttributes):
+            return values
+        return cls(PackedStrings.of([_text(value) for value in values]))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @overload
+    def __getitem__(self, row: int) -> Attributes: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Attributes]: ...
+    def __getitem__(self, row: int | slice) -> Attributes | list[Attributes]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        value: Attributes = json.loads(self.texts[row])
+        return value
+
+    def __iter__(self) -> Iterator[Attributes]:
+        return (json.loads(text) for text in self.texts)
+
+    def check_integrity(self) -> None:
+        """Raise :class:`CatalogueError` unless every text is a JSON object. Equal texts are parsed once."""
+        for text in self._distinct.dictionary:
+            try:
+                value = json.loads(text.as_py())
+            except ValueError as cause:
+                raise CatalogueError(f"attributes do not decode: {cause}") from cause
+            if not isinstance(value, dict):
+                raise CatalogueError(f"attributes must be JSON objects, found {type(value).__name__}")
+
+    def numbers(self, field: str) -> npt.NDArray[np.float64]:
+        """The number that each item has in a field, ``[items]``; NaN where it has none. Slow the first time."""
+        found = self._numbers.pop(field, None)
+        if found is None:
+            found = self._extracted(field)
+        self._numbers[field] = found
+        while len(self._numbers) > NUMBER_COLUMNS:
+            self._numbers.pop(next(iter(self._numbers)), None)
+        return found
+
+    def with_rows(self, rows: Rows, content: Sequence[Attributes]) -> PackedAttributes:
+        """See :meth:`~model_store.packed.Ragged.with_rows`."""
+        texts = self.texts.with_rows(rows, [_text(value) for value in content])
+        numbers = {}
+        for field, column in list(self._numbers.items()):
+            grown = np.append(column, np.full(len(texts) - len(column), np.nan))
+            grown[rows] = [_number(value.get(field)) for value in content]
+            numbers[field] = grown
+        return PackedAttributes(texts, numbers)
+
+    def _extracted(self, field: str) -> npt.NDArray[np.float64]:
+        distinct = self._distinct
+        values = (json.loads(text.as_py()).get(field) for text in distinct.dictionary)
+        found = np.fromiter((_number(value) for value in values), np.float64, len(distinct.dictionary))
+        column: npt.NDArray[np.float64] = found[distinct.indices.to_numpy()]
+        return column
+
+    @property
+    def _distinct(self) -> Any:
+        return self.texts.to_arrow().dictionary_encode()
+
+
+def _text(value: Attributes) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _number(value: object) -> float:
+    """The value if it is a number, else NaN; booleans are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return float("nan")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")

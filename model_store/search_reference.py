@@ -20,6 +20,9 @@ from model_store.config import ModelConfig
 Array = npt.NDArray[np.float64]
 Prefix = tuple[int, ...]
 
+REPEAT_SCALE = 10.0
+"""Unit of the weights in ``code_repeat_bias``, in nats."""
+
 
 class Beam(NamedTuple):
     """A decoded prefix and the sum of its log-probabilities."""
@@ -88,7 +91,7 @@ class ReferenceSearch:
             grown = [
                 Beam((*beam.prefix, code), beam.log_prob + gain)
                 for beam in beams
-                for code, gain in self._gains(encoded, len(history), beam.prefix, children[beam.prefix]).items()
+                for code, gain in self._gains(encoded, history, beam.prefix, children[beam.prefix]).items()
                 if (*beam.prefix, code) in reachable
             ]
             grown.sort(key=lambda beam: (-beam.log_prob, beam.prefix))
@@ -101,7 +104,7 @@ class ReferenceSearch:
         encoded, codes = self._encode(history), tuple(self.codes[row].tolist())
         prefixes = [codes[:depth] for depth in range(self.levels)]
         return sum(
-            self._gains(encoded, len(history), prefix, children[prefix])[code]
+            self._gains(encoded, history, prefix, children[prefix])[code]
             for prefix, code in zip(prefixes, codes, strict=True)
         )
 
@@ -128,17 +131,37 @@ class ReferenceSearch:
         return beams, [Candidate(row, self.score(history, row), dense[row]) for row in new]
 
     def dense_scores(self, history: npt.NDArray[np.integer]) -> Array:
-        """Cosine of the user's vector, made of the newest item's state, with every item's vector: ``[items]``."""
-        user = self.weights["vector_out.weight"] @ self._encode(history)[-1]
-        cosine: Array = self.vectors @ user / (np.linalg.norm(self.vectors, axis=1) * np.linalg.norm(user))
-        return cosine
+        """Cosine of the user's vector, made of the newest item's state, with every item's vector: ``[items]``.
 
-    def _gains(self, encoded: Array, items: int, prefix: Prefix, codes: list[int]) -> dict[int, float]:
+        An item of the history gets what repeats add.
+        """
+        user = self.weights["vector_out.weight"] @ self._encode(history)[-1]
+        scores: Array = self.vectors @ user / (np.linalg.norm(self.vectors, axis=1) * np.linalg.norm(user))
+        for row, added in self._repeats(history, "repeat_bias", 0):
+            scores[row] += added
+        return scores
+
+    def _gains(
+        self, encoded: Array, history: npt.NDArray[np.integer], prefix: Prefix, codes: list[int]
+    ) -> dict[int, float]:
         """Log-softmax over the codes that the trie holds below a prefix."""
-        logits = self.weights["code_embedding"][len(prefix)][codes] @ self._decode(encoded, items, prefix)
+        level = len(prefix)
+        logits = self.weights["code_embedding"][level] @ self._decode(encoded, len(history), prefix)
+        for row, added in self._repeats(history, "code_repeat_bias", level):
+            if tuple(self.codes[row, :level].tolist()) == prefix:
+                logits[self.codes[row, level]] += REPEAT_SCALE * added
+        logits = logits[codes]
         shifted = logits - logits.max()
         log_prob = shifted - math.log(np.exp(shifted).sum())
         return dict(zip(codes, log_prob.tolist(), strict=True))
+
+    def _repeats(self, history: npt.NDArray[np.integer], name: str, table: int) -> list[tuple[int, float]]:
+        """Rows of a history, newest first, with what each adds to its own score, in the units of the weights."""
+        if not self.shape.repeat_bias:
+            return []
+        newest_first = history[-self.shape.max_history :][::-1].tolist()
+        added = self.weights[f"{name}.weight"][table].tolist()
+        return [(row, added[min(age, len(added) - 1)]) for age, row in enumerate(newest_first)]
 
     def _encode(self, history: npt.NDArray[np.integer]) -> Array:
         """Encoder states ``[S, d]`` of catalogue rows ``[T]``."""

@@ -29,7 +29,7 @@ from training.losses import (
     recommendation_loss,
     sequence_item_loss,
 )
-from training.softmax import SAMPLED_ABOVE, full_softmax_loss, sampled_softmax_loss
+from training.softmax import SAMPLED_ABOVE, Additions, full_softmax_loss, sampled_softmax_loss
 
 Losses = dict[str, Tensor]
 """Scalars by name (rec, dense, sq, sia, psa): this process's shares of them, where several train together."""
@@ -135,13 +135,16 @@ def _recommendation(
 ) -> Losses:
     real = batch.targets != PADDING
     items, decoded = batch.targets[real], states.decoder[real]
-    logits = [learner.recommender.logits(decoded[:, level], level) for level in range(tree.levels)]
+    logits = [
+        learner.recommender.logits(decoded[:, level], level) + repeated
+        for level, repeated in enumerate(_repeat_logits(learner, batch, tree, real))
+    ]
     if not config.constrained:
         rec = recommendation_loss(logits, tree.codes[items], config.label_smoothing, batch.all_targets)
-        return {"rec": rec} | (_dense(states.user[real], items, batch, tree, config, None))
+        return {"rec": rec} | (_dense(learner, states.user[real], batch, tree, config, None))
     leaves = tree.leaves(items)
     teacher = Teacher(tree, leaves) if config.distillation and tree.proposal is None else None
-    dense = _dense(states.user[real], items, batch, tree, config, teacher)
+    dense = _dense(learner, states.user[real], batch, tree, config, teacher)
     children = [tree.children(leaves, level, found) for level, found in enumerate(logits)]
     rec = constrained_loss(
         [each.log_prob[:, 0] for each in children],
@@ -153,19 +156,34 @@ def _recommendation(
     return {"rec": rec} | dense
 
 
+def _repeat_logits(learner: Learner, batch: Batch, tree: CodeTree, real: Tensor) -> list[Tensor]:
+    """What histories add to the logits of each level, ``[N, K]`` for the real ones of the targets ``[B, P]``."""
+    history, targets = tree.codes[batch.history], tree.codes[batch.targets.clamp(min=0)]
+    is_below = torch.ones_like(real)[:, :, None]
+    added = []
+    for level in range(tree.levels):
+        added.append(learner.recommender.repeat_logits(level, history[:, :, level], is_below, batch.prefix)[real])
+        is_below = is_below & (history[:, None, :, level] == targets[:, :, None, level])
+    return added
+
+
 def _dense(
-    users: Tensor, items: Tensor, batch: Batch, tree: CodeTree, config: JointConfig, teacher: Teacher | None
+    learner: Learner, users: Tensor, batch: Batch, tree: CodeTree, config: JointConfig, teacher: Teacher | None
 ) -> Losses:
     if not config.dense_weight:
         return {}
-    scaled = functional.normalize(users, dim=-1) / config.temperature
+    real = batch.targets != PADDING
+    items, scaled = batch.targets[real], functional.normalize(users, dim=-1) / config.temperature
+    value = learner.recommender.dense_repeats(batch.history.shape[1], batch.prefix) / config.temperature
     if tree.proposal is not None:
-        candidates = tree.proposal.candidates(items.cpu().numpy())
-        return {
-            "dense": sampled_softmax_loss(scaled, tree.vectors, items, candidates.to(items.device), batch.all_targets)
-        }
-    observe = teacher.observe if teacher else None
-    return {"dense": full_softmax_loss(scaled, tree.leaf_vectors, tree.leaves(items), batch.all_targets, observe)}
+        additions = Additions.of_histories(batch.history, batch.prefix, value, real)
+        candidates = tree.proposal.candidates(items.cpu().numpy()).to(items.device)
+        loss = sampled_softmax_loss(scaled, tree.vectors, items, candidates, batch.all_targets, additions)
+    else:
+        additions = Additions.of_histories(tree.leaves(batch.history), batch.prefix, value, real)
+        observe = teacher.observe if teacher else None
+        loss = full_softmax_loss(scaled, tree.leaf_vectors, tree.leaves(items), batch.all_targets, observe, additions)
+    return {"dense": loss}
 
 
 def _quantisation_and_alignment(learner: Learner, batch: Batch, states: TargetStates, config: JointConfig) -> Losses:

@@ -138,7 +138,8 @@ def new_learner(
     torch.manual_seed(seed)
     recommender = Recommender(model).to(embeddings.device)
     if sasrec is not None and can_start_from(model, sasrec.config):
-        for part in ("vector_in", "encoder", "vector_out"):
+        parts = ["vector_in", "encoder", "vector_out"] + ["repeat_bias"] * model.recommender.repeat_bias
+        for part in parts:
             getattr(recommender, part).load_state_dict(getattr(sasrec, part).state_dict())
     assignment = current_assignment(model, tokenizer, embeddings)
     if codes is not None:

@@ -25,6 +25,7 @@ from model_store.config import Section
 from model_store.errors import DataError
 from model_store.network.encoder import EncoderShape, HistoryEncoder, VectorMap
 from model_store.network.layers import Dropout
+from model_store.network.repeats import RepeatBias
 from training import distributed
 from training.checkpoint import Best, Course, Resumable, Weights
 from training.data.dataset import Dataset, Split
@@ -33,7 +34,7 @@ from training.metrics import Ranks, both_protocols, summary
 from training.optimiser import Optimiser, cosine, descend
 from training.progress import Progress
 from training.sasrec_batches import IGNORED, Batch, collate, epoch_batches, padded
-from training.softmax import SAMPLED_ABOVE, Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
+from training.softmax import SAMPLED_ABOVE, Additions, Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -96,6 +97,7 @@ class Sasrec(nn.Module):
         self.encoder = HistoryEncoder(config.encoder, config.dropout)
         self.vector_out = VectorMap(config.embedding_dim, config.embedding_dim)
         self.dropout = Dropout(config.dropout)
+        self.repeat_bias = RepeatBias()
 
     def forward(self, items: Tensor) -> Tensor:
         """Item rows ``[B, T]``, oldest first, padded on the right with any row, to user vectors ``[B, T, d_s]``."""
@@ -113,9 +115,23 @@ class Sasrec(nn.Module):
         """What scores are products of, in training and ranking: users ``[..., d_s]`` and items ``[N, d_s]``."""
         return functional.normalize(users, dim=-1) / self.config.temperature, self.vectors
 
-    def scores(self, users: Tensor) -> Tensor:
-        """User vectors ``[..., d_s]`` to a score for every item ``[..., N]``."""
-        return functional.linear(*self.matched(users))
+    def scores(self, users: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+        """Scores of all items ``[B, N]`` for user vectors ``[B, d_s]`` and what their histories were made of.
+
+        Args:
+            users: One a history.
+            items: Histories, ``[B, T]``.
+            lengths: ``[B]``.
+        """
+        row, item, value = self.additions(items, lengths[:, None], torch.ones_like(lengths[:, None], dtype=torch.bool))
+        scores = functional.linear(*self.matched(users))
+        scores.view(-1).index_add_(0, row * scores.shape[1] + item, value)
+        return scores
+
+    def additions(self, items: Tensor, prefix: Tensor, real: Tensor) -> Additions:
+        """What histories add to scores; arguments as in :meth:`Additions.of_histories`."""
+        value = self.repeat_bias(0, items.shape[1], prefix) / self.config.temperature
+        return Additions.of_histories(items, prefix, value, real)
 
 
 @dataclass(frozen=True)
@@ -135,9 +151,11 @@ def sasrec_loss(model: Sasrec, batch: Batch) -> Tensor:
     """Mean cross-entropy over all items and all real positions of a batch; with several processes a share of it."""
     real = batch.targets != IGNORED
     users, items = model.matched(model(batch.inputs)[real])
+    prefix = torch.arange(1, batch.inputs.shape[1] + 1, device=real.device).expand_as(batch.inputs)
+    additions = model.additions(batch.inputs, prefix, real)
     if batch.candidates is None:
-        return full_softmax_loss(users, items, batch.targets[real], batch.all_targets)
-    return sampled_softmax_loss(users, items, batch.targets[real], batch.candidates, batch.all_targets)
+        return full_softmax_loss(users, items, batch.targets[real], batch.all_targets, additions=additions)
+    return sampled_softmax_loss(users, items, batch.targets[real], batch.candidates, batch.all_targets, additions)
 
 
 def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
@@ -240,7 +258,8 @@ def _candidates(
 def _score(model: Sasrec, histories: Sequence[Int32Array], device: torch.device) -> npt.NDArray[np.float32]:
     """Scores of all items after each history, [B, N]."""
     kept = [history[-model.config.max_history :] for history in histories]
-    last = torch.tensor([len(history) - 1 for history in kept], device=device)
-    users = model(padded(kept, 0).to(device))
-    scores: npt.NDArray[np.float32] = model.scores(users[torch.arange(len(kept)), last]).float().cpu().numpy()
+    lengths = torch.tensor([len(history) for history in kept], device=device)
+    items = padded(kept, 0).to(device)
+    users = model(items)[torch.arange(len(kept)), lengths - 1]
+    scores: npt.NDArray[np.float32] = model.scores(users, items, lengths).float().cpu().numpy()
     return scores

@@ -32,19 +32,56 @@ Observer = Callable[[int, Tensor], None]
 """Called with the first row of a slice and the probabilities ``[slice, N]`` of its rows, which it must not keep."""
 
 
+class Additions(NamedTuple):
+    """What is added to some scores ``[n, N]``: entries by ascending row; several of one score add up."""
+
+    row: Tensor  # [m] int64
+    item: Tensor  # [m] int64
+    value: Tensor  # [m]
+
+    @classmethod
+    def of_histories(cls, items: Tensor, prefix: Tensor, value: Tensor, real: Tensor) -> Additions:
+        """What histories add to the scores of their own items, a row for each real target in order.
+
+        Args:
+            items: ``[B, T]``, numbered as the scores are.
+            prefix: ``[B, P]``, items before each target.
+            value: ``[B, P, T]``.
+            real: ``[B, P]``, which targets there are.
+        """
+        before = torch.arange(items.shape[1], device=items.device) < prefix[real][:, None]
+        row, at = before.nonzero(as_tuple=True)
+        of_row = items[:, None].expand(-1, prefix.shape[1], -1)[real]
+        return cls(row, of_row[row, at], value[real][row, at])
+
+
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, observe: Observer | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        row: Tensor,
+        item: Tensor,
+        value: Tensor,
+        targets: Tensor,
+        rows: int,
+        observe: Observer | None,
     ) -> Tensor:
         size = CPU_SLICE if hidden.device.type == "cpu" else GPU_SLICE
         is_trained = ctx.needs_input_grad[1]
-        hidden_gradient = torch.empty_like(hidden)
+        hidden_gradient, value_gradient = torch.empty_like(hidden), torch.empty_like(value)
         weight_gradient = torch.zeros_like(weight) if is_trained else None
         total = hidden.new_zeros(())
-        for start in range(0, len(targets), size):
+        starts = range(0, len(targets), size)
+        ends = torch.searchsorted(row, torch.tensor([*starts, len(targets)], device=row.device)).tolist()
+        for number, start in enumerate(starts):
             part, wanted = hidden[start : start + size], targets[start : start + size, None]
-            log_probability = functional.log_softmax(part @ weight.T, dim=-1)
+            added = slice(ends[number], ends[number + 1])
+            place = (row[added] - start) * len(weight) + item[added]
+            score = part @ weight.T
+            score.view(-1).index_add_(0, place, value[added])
+            log_probability = functional.log_softmax(score, dim=-1)
             total -= log_probability.gather(1, wanted).sum()
             gradient = log_probability.exp_()
             if observe is not None:
@@ -52,22 +89,41 @@ class _FullSoftmax(torch.autograd.Function):
             # Of the scores: probabilities, less 1 at the target.
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
             torch.mm(gradient, weight, out=hidden_gradient[start : start + size])
+            value_gradient[added] = gradient.view(-1)[place]
             if weight_gradient is not None:
                 weight_gradient.addmm_(gradient.T, part)
-        ctx.save_for_backward(hidden_gradient / rows, weight_gradient / rows if weight_gradient is not None else None)
+        ctx.save_for_backward(
+            hidden_gradient / rows,
+            weight_gradient / rows if weight_gradient is not None else None,
+            value_gradient / rows,
+        )
         return total / rows
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, weight_gradient, value_gradient = ctx.saved_tensors
         weight_gradient = weight_gradient * grad_outputs[0] if weight_gradient is not None else None
-        return hidden_gradient * grad_outputs[0], weight_gradient, None, None, None
+        return (
+            hidden_gradient * grad_outputs[0],
+            weight_gradient,
+            None,
+            None,
+            value_gradient * grad_outputs[0],
+            None,
+            None,
+            None,
+        )
 
 
 def full_softmax_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None, observe: Observer | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    rows: int | None = None,
+    observe: Observer | None = None,
+    additions: Additions | None = None,
 ) -> Tensor:
-    """Mean of -log softmax(hidden · weightᵀ) at the targets; for training (gradients are computed at once).
+    """Mean of -log softmax(hidden · weightᵀ + additions) at the targets; for training (gradients are computed at once).
 
     Args:
         hidden: ``[n, d]``, at least one row, or ``rows`` given.
@@ -75,11 +131,14 @@ def full_softmax_loss(
         targets: ``[n]`` int64, item rows.
         rows: What the sum is divided by, if not n: the rows of all processes together.
         observe: Is shown the probabilities on the way.
+        additions: To the scores.
 
     Returns:
         Scalar.
     """
-    loss: Tensor = _FullSoftmax.apply(hidden, weight, targets, len(targets) if rows is None else rows, observe)
+    row, item, value = additions or (targets[:0], targets[:0], hidden.new_empty(0))
+    count = len(targets) if rows is None else rows
+    loss: Tensor = _FullSoftmax.apply(hidden, weight, row, item, value, targets, count, observe)
     return loss
 
 
@@ -119,12 +178,24 @@ class Proposal:
 
 
 def sampled_softmax_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, candidates: Candidates, rows: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    candidates: Candidates,
+    rows: int | None = None,
+    additions: Additions | None = None,
 ) -> Tensor:
     """Estimate of :func:`full_softmax_loss` from candidates; same arguments otherwise."""
-    exact = (hidden * weight[targets]).sum(dim=1, keepdim=True)
+    exact = (hidden * weight[targets]).sum(dim=1)
     estimated = hidden @ weight[candidates.items].T + candidates.log_weight
+    if additions is not None:
+        row, item, value = additions
+        own = targets[row] == item
+        exact = exact.index_add(0, row[own], value[own])
+        column = torch.searchsorted(candidates.items, item).clamp(max=len(candidates.items) - 1)
+        held = candidates.items[column] == item
+        estimated = estimated.index_put((row[held], column[held]), value[held], accumulate=True)
     estimated = estimated.masked_fill(candidates.items == targets[:, None], -torch.inf)
     first = torch.zeros_like(targets)
-    loss = functional.cross_entropy(torch.cat([exact, estimated], dim=1), first, reduction="sum")
+    loss = functional.cross_entropy(torch.cat([exact[:, None], estimated], dim=1), first, reduction="sum")
     return loss / (len(targets) if rows is None else rows)

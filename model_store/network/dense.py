@@ -26,7 +26,16 @@ class DenseCandidates(NamedTuple):
         return (self.leaf >= 0) & ~is_known
 
 
-def nearest_leaves(user: Tensor, pool: Tensor, closed: Tensor, excluded: Tensor, count: int) -> DenseCandidates:
+class History(NamedTuple):
+    """What a user had, and what that adds to dense scores."""
+
+    leaf: Tensor  # [B, T]
+    added: Tensor  # [B, T], 0 for padding
+
+
+def nearest_leaves(
+    user: Tensor, pool: Tensor, closed: Tensor, excluded: Tensor, history: History, count: int
+) -> DenseCandidates:
     """Score the whole pool. With an empty pool and ``count`` 0 nothing is computed.
 
     Args:
@@ -34,18 +43,22 @@ def nearest_leaves(user: Tensor, pool: Tensor, closed: Tensor, excluded: Tensor,
         pool: Unit-length vectors of the leaves, ``[P, d_s]``.
         closed: ``[B, P]``, 0 where the request's rule leaves the leaf open, -inf elsewhere.
         excluded: ``[B, E]``, leaves that must not be answered; numbers outside the pool mean nothing.
+        history: Of these users.
         count: n.
     """
     leaves = pool.shape[0]
     score = functional.linear(user, pool) + closed
     # One spare slot takes what is no leaf; n more keep the top n defined where fewer leaves are open.
     score = torch.cat([score, torch.full((score.shape[0], count + 1), DEAD, device=score.device)], dim=1)
+    score = score.scatter_add(1, history.leaf.clamp(max=leaves), history.added)
     at = torch.where((excluded >= 0) & (excluded < leaves), excluded, leaves)
     score = score.scatter(1, at, torch.full_like(at, DEAD, dtype=score.dtype))
     dense, pick = score.topk(count, dim=1)
     return DenseCandidates(torch.where(dense > DEAD, pick, -1), dense)
 
 
-def similarity(user: Tensor, vectors: Tensor, leaf: Tensor) -> Tensor:
+def dense_scores(user: Tensor, vectors: Tensor, leaf: Tensor, history: History) -> Tensor:
     """Dense scores of given leaves ``[B, W]`` (-1: any number), from vectors ``[D, d_s]`` of all leaves."""
-    return (vectors[leaf.clamp(min=0)] @ user[:, :, None]).squeeze(2)
+    cosine = (vectors[leaf.clamp(min=0)] @ user[:, :, None]).squeeze(2)
+    is_same = leaf[:, :, None] == history.leaf[:, None, :]
+    return cosine + (is_same * history.added[:, None, :]).sum(dim=2)

@@ -21,9 +21,13 @@ from torch import Tensor, nn
 from model_store.config import ModelConfig, RecommenderConfig
 from model_store.network.encoder import EncoderShape, HistoryEncoder, VectorMap
 from model_store.network.layers import NEGATIVE, DecoderLayer, Dropout, RelativeBias, RmsNorm
+from model_store.network.repeats import RepeatBias
 
 DECODER_START = 0.1
 """What decoder layers add to the residual stream is scaled by this at the start, so that depth does not drown it."""
+
+REPEAT_SCALE = 10.0
+"""Unit of the repeat bias of logits, which has to reach several nats at the step size of the network."""
 
 Cache = list[tuple[Tensor, Tensor]]
 """Self-attention keys and values of the codes decoded so far, per decoder layer: [B·W, H, steps, D] each."""
@@ -75,7 +79,8 @@ class Recommender(nn.Module):
         tables = torch.empty(self.levels, config.tokenizer.codebook_size, shape.d_model)
         self.code_embedding = nn.Parameter(nn.init.normal_(tables, std=shape.d_model**-0.5))
         self.bos = nn.Parameter(nn.init.normal_(torch.empty(shape.d_model), std=shape.d_model**-0.5))
-        self.encoder = HistoryEncoder(encoder_shape(shape), shape.dropout)
+        encoder_dropout = shape.dropout if shape.encoder_dropout is None else shape.encoder_dropout
+        self.encoder = HistoryEncoder(encoder_shape(shape), encoder_dropout)
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(shape.decoder_layers))
         self.decoder_norm = RmsNorm(shape.d_model)
         bias = (shape.position_buckets, shape.max_distance, shape.heads)
@@ -85,7 +90,9 @@ class Recommender(nn.Module):
         self.preference_adapter = _adapter(shape.d_model, embedding_dim)
         self.vector_in = VectorMap.into_model(embedding_dim, shape.d_model) if self.reads_vectors else None
         self.vector_out = VectorMap(shape.d_model, embedding_dim)
-        self.dropout = Dropout(shape.dropout)
+        self.repeat_bias = RepeatBias() if shape.repeat_bias else None
+        self.code_repeat_bias = RepeatBias(self.levels, REPEAT_SCALE) if shape.repeat_bias else None
+        self.input_dropout, self.dropout = Dropout(encoder_dropout), Dropout(shape.dropout)
         self._calm_decoder()
 
     @property
@@ -120,7 +127,7 @@ class Recommender(nn.Module):
         else:
             x = torch.stack([self.code_embedding[level][codes[:, :, level]] for level in range(self.levels)], dim=2)
             x = x.flatten(1, 2) if self.shape.history_tokens == "code" else x.sum(dim=2)
-        states = self.dropout(self.encoder(self.dropout(x), lengths, self.tokens_per_item))
+        states = self.dropout(self.encoder(self.input_dropout(x), lengths, self.tokens_per_item))
         return Memory(states, [layer.cross_attention.keys_values(states) for layer in self._decoder_layers])
 
     def newest(self, memory: Memory, lengths: Tensor) -> Tensor:
@@ -219,6 +226,30 @@ class Recommender(nn.Module):
     def logits(self, states: Tensor, level: int) -> Tensor:
         """Scores of all K codes of a level for ``[…, d]`` states: ``[…, K]``."""
         return states @ self.code_embedding[level].t()
+
+    def repeat_logits(self, level: int, codes: Tensor, is_below: Tensor, prefix: Tensor) -> Tensor:
+        """What histories add to the :meth:`logits` of a level, ``[B, P, K]``; zeros without repeat bias.
+
+        Args:
+            level: 0 … L - 1.
+            codes: Of the history's items at this level, ``[B, T]``.
+            is_below: ``[B, P, T]``, which history items share the codes that were decoded before; its last axis
+                may be 1.
+            prefix: ``[B, P]`` or ``[B, 1]``, how many history items count.
+        """
+        if self.code_repeat_bias is None:
+            return self.bos.new_zeros(codes.shape[0], is_below.shape[1], self.code_embedding.shape[1])
+        added = self.code_repeat_bias(level, codes.shape[1], prefix) * is_below
+        code = torch.arange(self.code_embedding.shape[1], device=codes.device)
+        # A product with one-hot codes adds up what items with the same code add.
+        return added @ (codes[:, :, None] == code).to(added.dtype)
+
+    def dense_repeats(self, items: int, prefix: Tensor) -> Tensor:
+        """What each of T history items adds to its own dense score: ``[B, P, T]``, see :class:`RepeatBias`."""
+        if self.repeat_bias is None:
+            return self.bos.new_zeros(*prefix.shape, items)
+        added: Tensor = self.repeat_bias(0, items, prefix)
+        return added
 
     def _calm_decoder(self) -> None:
         with torch.no_grad():

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.network.dense import DEAD, DenseCandidates, nearest_leaves, similarity
+from model_store.network.dense import DEAD, DenseCandidates, History, dense_scores, nearest_leaves
 from model_store.network.recommender import Cache, Recommender
 
 
@@ -86,31 +86,34 @@ class BeamSearch(nn.Module):
         history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates, *catalogue = inputs
         net, width, batch = self.recommender, beam.shape[0], history.shape[0]
         known, codebook_size = CatalogueTensors.of(tuple(catalogue)), net.code_embedding.shape[1]
-        memory = net.encode(known.codes_of(history), known.leaf_vectors[history], lengths)
-        items = lengths[:, None]
+        codes, items = known.codes_of(history), lengths[:, None]
+        memory = net.encode(codes, known.leaf_vectors[history], lengths)
+        had, had_path = History(history, net.dense_repeats(history.shape[1], items)[:, 0]), known.leaf_nodes[history]
         history_bias = net.history_bias(memory, items)
         # Beams and candidates share one place at the start; afterwards each has its own, beams first.
         states, cache = net.step(net.start(memory, items), [], memory, history_bias)
         user = functional.normalize(net.user_vectors(memory, items)[:, 0], dim=-1)
         first_leaf = known.first_node(net.levels - 1, codebook_size)
         closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
-        nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, candidates.shape[0])
+        nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, had, candidates.shape[0])
         path = known.leaf_nodes[nearest.leaf.clamp(min=0)].long()  # [B, n, L]
         path_log_prob = torch.zeros_like(nearest.dense)
         own_place = width + torch.arange(candidates.shape[0], device=history.device).expand(batch, -1)
 
         beams, trace = _Beams.at_root(batch, history.device), []
         for level in range(net.levels):
+            places, is_below = beams.node, torch.ones_like(history, dtype=torch.bool)[:, None]
             if level:
                 places = torch.cat([beams.node, path[:, :, level - 1]], dim=1)
+                is_below = places[:, :, None] == had_path[:, None, :, level - 1]
                 x = net.code_embedding[level - 1][known.child_code[level - 1][places].long()]
                 states, cache = net.step(x, cache, memory, history_bias)
+            logits = net.logits(states, level) + net.repeat_logits(level, codes[:, :, level], is_below, items)
             arrays = known.child_start[level], known.child_code[level]
-            children = Children(beams.node, beams.log_prob, *arrays, net.logits(states[:, :width], level))
+            children = Children(beams.node, beams.log_prob, *arrays, logits[:, :width])
             beside = children
             if level:
-                logits = net.logits(states[:, width:], level)
-                beside = Children(path[:, :, level - 1], path_log_prob, *arrays, logits)
+                beside = Children(path[:, :, level - 1], path_log_prob, *arrays, logits[:, width:])
             path_log_prob = path_log_prob + beside.log_prob_of(path[:, :, level])
             first_node = known.first_node(level, codebook_size)
             is_open = self._open(children.node + first_node, rule_bits, rule_of)
@@ -119,7 +122,7 @@ class BeamSearch(nn.Module):
             trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
             if level + 1 < net.levels:
                 cache = _reorder(cache, torch.cat([parent, own_place if level else torch.zeros_like(own_place)], dim=1))
-        return _joined(beams, nearest, path_log_prob, similarity(user, known.leaf_vectors, beams.node)), trace
+        return _joined(beams, nearest, path_log_prob, dense_scores(user, known.leaf_vectors, beams.node, had)), trace
 
     def _closed_leaves(self, leaves: int, first_leaf: int, rule_bits: Tensor) -> Tensor:
         """0 where a rule leaves a leaf open, -inf elsewhere: ``[R, leaves]``."""

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from model_store.network.tokenizer import Tokenizer
-from tests.search.worlds import random_codes, small_config
+from tests.search.worlds import random_codes, random_recommender, reference, small_config
 from training.batches import collate, training_rows
 from training.code_tree import CodeTree, Teacher
 from training.joint_losses import JointConfig, recommender_losses
@@ -109,6 +109,7 @@ def test_a_recommender_starts_as_good_as_sasrec() -> None:
     torch.manual_seed(0)
     sasrec = Sasrec(settings, ITEMS).eval()
     torch.nn.init.normal_(sasrec.item_embedding.weight)
+    torch.nn.init.normal_(sasrec.repeat_bias.weight)
     vectors = sasrec.vectors.detach()
     learner = new_learner(config, Tokenizer(config.tokenizer), vectors, 0, sasrec)
     history, lengths = torch.tensor([[4, 9, 30], [1, 2, 0]]), torch.tensor([3, 2])
@@ -121,7 +122,36 @@ def test_a_recommender_starts_as_good_as_sasrec() -> None:
     fresh = new_learner(config, Tokenizer(config.tokenizer), vectors, 0).recommender
     query = "layers.0.attention.query.weight"
     assert torch.equal(net.encoder.get_parameter(query), sasrec.encoder.get_parameter(query))
+    torch.testing.assert_close(
+        net.dense_repeats(3, lengths[:, None])[:, 0], sasrec.repeat_bias(0, 3, lengths[:, None])[:, 0]
+    )
     assert not torch.equal(fresh.encoder.get_parameter(query), sasrec.encoder.get_parameter(query))
+
+
+@pytest.mark.parametrize("tokens", ["code", "vector"])
+def test_the_losses_are_what_the_search_scores(tokens: str) -> None:
+    """Teacher forcing over packed rows, what histories add included, against the search's definition."""
+    config = small_config(3, SIZE, history_tokens=tokens, encoder_attention="causal")
+    config = config.model_copy(update={"recommender": config.recommender.model_copy(update={"dropout": 0.0})})
+    rng = np.random.default_rng(3)
+    learner = new_learner(config, Tokenizer(config.tokenizer), torch.from_numpy(rng.normal(size=(ITEMS, 6))).float(), 0)
+    learner.recommender = random_recommender(config, 5)
+    sequences = [np.append(row, row[:2]).astype(np.int32) for row in rng.integers(0, ITEMS, (4, 4))]  # all come back
+    rows = training_rows(sequences, 7, packed=True)
+    batch = collate(rows, np.arange(len(rows.start)))
+    settings = JointConfig(distillation=0.0)
+    losses = recommender_losses(learner, batch, learner.tree(rows.items), settings, aligned=False)
+
+    judge = reference(config, learner.recommender, learner.assignment.codes, learner.vectors)
+    log_prob, dense = [], []
+    for sequence in sequences:
+        for at in range(1, len(sequence)):
+            history, target = sequence[:at], int(sequence[at])
+            log_prob.append(judge.score(history, target))
+            scores = judge.dense_scores(history) / settings.temperature
+            dense.append(scores[target] - np.log(np.exp(scores).sum()))
+    assert losses["rec"].item() == pytest.approx(-np.mean(log_prob) / config.code_length, rel=1e-4)
+    assert losses["dense"].item() == pytest.approx(-np.mean(dense), rel=1e-4)
 
 
 def test_soft_targets_need_a_teacher() -> None:

@@ -80,7 +80,15 @@ def test_loss_is_the_mean_cross_entropy_over_real_positions() -> None:
     model = Sasrec(TINY, ITEMS).eval()
     batch = Batch(torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[2, 3, 4], [5, 6, -100]]))
     with torch.no_grad():
-        scores = model.scores(model(batch.inputs)).double().numpy()
+        model.repeat_bias.weight.copy_(torch.linspace(-1.0, 1.0, 16)[None])
+        users = model(batch.inputs)
+        scores = np.stack(
+            [
+                model.scores(users[:, at], batch.inputs, torch.tensor([at + 1] * 2)).double().numpy()
+                for at in range(batch.inputs.shape[1])
+            ],
+            axis=1,
+        )
         got = sasrec_loss(model, batch).item()
     log_probability = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     real = [(0, 0, 2), (0, 1, 3), (0, 2, 4), (1, 0, 5), (1, 1, 6)]
@@ -97,6 +105,25 @@ def test_sliced_cross_entropy_has_the_value_and_gradients_of_the_plain_one(count
     sliced = full_softmax_loss(hidden, weight, targets)
     torch.testing.assert_close(sliced, plain)
     torch.testing.assert_close(torch.autograd.grad(3 * sliced, (hidden, weight)), expected)
+
+
+def test_what_a_user_had_is_scored_by_how_long_ago_it_was() -> None:
+    torch.manual_seed(0)
+    model, items = Sasrec(TINY, ITEMS).eval(), torch.tensor([[3, 5, 3, 0]])
+    with torch.no_grad():
+        user = torch.randn(1, TINY.embedding_dim)
+        plain = model.scores(user, items, torch.tensor([3]))
+        model.repeat_bias.weight.copy_(torch.arange(1.0, 17.0)[None] * TINY.temperature)
+        added = model.scores(user, items, torch.tensor([3])) - plain
+    expected = torch.zeros(1, ITEMS)
+    expected[0, 5], expected[0, 3] = 2.0, 1.0 + 3.0  # ages 1, and 0 and 2; the 0 behind is padding
+    torch.testing.assert_close(added, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_that_nobody_comes_back_is_learned() -> None:
+    """In a cycle the next item is none of the last ones."""
+    learned = train_sasrec(cyclic(), TINY, 0, SilentProgress()).model.repeat_bias.weight
+    assert (learned[0, :3] < -0.01).all()
 
 
 @pytest.mark.parametrize("shift", range(4))
@@ -139,7 +166,8 @@ def test_evaluation_equals_scoring_one_user_at_a_time(trained: SasrecResult) -> 
     for row in range(0, USERS, 7):
         history = torch.from_numpy(split.histories[row][-TINY.max_history :].astype(np.int64))
         with torch.no_grad():
-            scores = trained.model.scores(trained.model(history[None])[0, -1:]).numpy()
+            user = trained.model(history[None])[:, -1]
+            scores = trained.model.scores(user, history[None], torch.tensor([len(history)])).numpy()
         alone = both_protocols(scores, split._replace(histories=[split.histories[row]], targets=split.targets[[row]]))
         assert (ranks.all_items[row], ranks.seen_excluded[row]) == (alone.all_items[0], alone.seen_excluded[0])
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from training.sasrec import SAMPLED_ABOVE, SasrecConfig
-from training.softmax import Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
+from training.softmax import Additions, Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
 
 ITEMS, ROWS, WIDTH = 40, 12, 6
 
@@ -51,6 +51,34 @@ def test_all_items_as_candidates_of_weight_one_give_the_full_loss() -> None:
     everything = Candidates(torch.arange(ITEMS), torch.zeros(ITEMS))  # the target among them: an accidental hit, masked
     found = sampled_softmax_loss(hidden, weight, targets, everything)
     torch.testing.assert_close(found, full_softmax_loss(hidden, weight, targets))
+
+
+@pytest.mark.parametrize("count", [1, 300, 700])
+def test_additions_enter_scores_and_gradients(count: int) -> None:
+    torch.manual_seed(count)
+    hidden, weight = torch.randn(count, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True)
+    targets = torch.randint(ITEMS, (count,))
+    row = torch.randint(count, (3 * count,)).sort().values  # some rows have none, some repeat an item
+    additions = Additions(row, torch.randint(ITEMS, (3 * count,)), torch.randn(3 * count, requires_grad=True))
+    scores = (hidden @ weight.T).index_put((row, additions.item), additions.value, accumulate=True)
+    plain = torch.nn.functional.cross_entropy(scores, targets)
+    wanted = gradients(plain, hidden, weight, additions.value)
+    everything = Candidates(torch.arange(ITEMS), torch.zeros(ITEMS))
+    for found in (
+        full_softmax_loss(hidden, weight, targets, additions=additions),
+        sampled_softmax_loss(hidden, weight, targets, everything, additions=additions),
+    ):
+        torch.testing.assert_close(found, plain)
+        torch.testing.assert_close(gradients(found, hidden, weight, additions.value), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_additions_to_items_that_were_not_drawn_change_nothing() -> None:
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(2, WIDTH), torch.randn(ITEMS, WIDTH), torch.tensor([4, 7])
+    few = Candidates(torch.tensor([4, 7, 9]), torch.zeros(3))
+    additions = Additions(torch.tensor([0, 1]), torch.tensor([8, ITEMS - 1]), torch.tensor([5.0, 5.0]))
+    found = sampled_softmax_loss(hidden, weight, targets, few, additions=additions)
+    torch.testing.assert_close(found, sampled_softmax_loss(hidden, weight, targets, few))
 
 
 def test_candidates_are_drawn_by_popularity_and_weighted_against_it(popularity: np.ndarray) -> None:

@@ -4,8 +4,7 @@
     history:<user>                           list    no                  newest item ids of a user, oldest first
     events                                   stream  no                  field ``event``: the event as JSON
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
-    events:counts:<half-life>                zset    yes, after 30 half-lives without an event; trimmed
-                                                                         fading counts of events by item id
+    events:counts:<seconds>                  zset    yes, trimmed        fading counts of events by item id and half-life
     changes                                  stream  no, trimmed         raw catalogue changes, id <revision>-<nonce>
     items                                    hash    no                  latest raw change by item id
     catalogue:<version>:head                 string  no                  :class:`SnapshotHead`, what readers start from
@@ -17,6 +16,7 @@ Redis runs with ``maxmemory-policy volatile-lru``: short of memory it drops keys
 used first, and refuses writes once none is left. Cached results go first and cost a recomputation; chunks of a
 snapshot that is being written or was replaced may go too, which the writer notices when it publishes and a reader when
 it reads.
+Fading counts expire 30 half-lives after the last event; losing them costs popularity of late, not correctness.
 Markers of recorded events deliberately carry no expiry: they are one sorted set, trimmed by age, so that memory
 pressure refuses a write (503, the client repeats it) rather than forgetting that an event was recorded.
 

@@ -17,6 +17,7 @@ from service.openapi import describe
 from service.parts import Service
 from service.routes import add_routes
 from service.settings import Settings
+from service.trending import half_lives_s_of
 
 
 def create_app(settings: Settings, *, live: LiveStore | None = None, opener: EngineOpener = open_engine) -> FastAPI:
@@ -53,4 +54,5 @@ def _open_live(settings: Settings) -> LiveStore:
             "the embedded live store needs a local folder, but the store is a URL",
             "set ETEGREC_REDIS_URL, or ETEGREC_EVENTS_FOLDER to a local folder",
         )
-    return open_live_store(url, Path(settings.events_path), history_cap=settings.history_cap)
+    half_lives_s = tuple(dict.fromkeys(half_lives_s_of(settings)))
+    return open_live_store(url, Path(settings.events_path), history_cap=settings.history_cap, half_lives_s=half_lives_s)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from model_store.registry import Store
+from service.lane import Lane
 from service.link import LiveLink
 from service.live.base import LiveStore
 from service.model import EngineOpener
@@ -15,6 +16,7 @@ from service.reload import ModelKeeper
 from service.security import Keys
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.trending import Trends
 
 
 class Service:
@@ -26,7 +28,9 @@ class Service:
         self.telemetry = Telemetry()
         self.link = LiveLink(live, self.telemetry, settings.live_check_s)
         self.models = ModelKeeper(Store(settings.store), self.link, settings, self.telemetry, opener)
-        self.recommender = Recommender(self.models, self.link, settings, self.telemetry)
+        self.trends = Trends(live, settings, self.telemetry)
+        self.recommender = Recommender(self.models, self.link, self.trends, settings, self.telemetry)
+        self.lane = Lane(2, settings.queue_size, settings.deadline_ms / 1000)
         self.is_draining = False
 
     @property
@@ -43,7 +47,8 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch store and live store; at the end finish accepted requests and close everything."""
-        watchers = [asyncio.create_task(self.link.watch()), asyncio.create_task(self.models.watch())]
+        watched = (self.link.watch(), self.models.watch(), self.trends.watch())
+        watchers = [asyncio.create_task(each) for each in watched]
         try:
             yield
         finally:
@@ -53,4 +58,5 @@ class Service:
                 with suppress(asyncio.CancelledError):
                     await watcher
             await self.models.close()
+            await self.lane.close()
             await self.link.store.close()

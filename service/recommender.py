@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from service.engines.base import Found, SearchRequest
+from service.explain import NO_REASONS, Reasons, reasons
 from service.fallback import popular
 from service.link import LiveLink, StoredHistory
 from service.model import LoadedModel
-from service.reload import ModelKeeper, Serving
+from service.reload import ModelKeeper
 from service.rules import Rule, RuleKey
 from service.schemas import RecommendRequest
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.trending import Trends
 
 _NOTHING = Found(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32))
 
@@ -34,14 +36,18 @@ class Recommendation:
     is_degraded: bool
     unknown_items: Sequence[str]
     took_ms: float
+    reasons: Reasons | None = None  # only if they were asked for
 
 
 class Recommender:
     """Answers requests with whichever model is live."""
 
-    def __init__(self, models: ModelKeeper, link: LiveLink, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(
+        self, models: ModelKeeper, link: LiveLink, trends: Trends, settings: Settings, telemetry: Telemetry
+    ) -> None:
         self._models = models
         self._link = link
+        self._trends = trends
         self._settings = settings
         self._telemetry = telemetry
 
@@ -60,13 +66,18 @@ class Recommender:
             known = model.rules.rows(history.item_ids)
             rule = await self._rule(model, request)
             excluded = self._excluded(model, request, known)
+            why = NO_REASONS
             if rule.is_empty:
                 found = _NOTHING
             elif len(known):
-                found = await self._search(serving, request, known, rule, excluded, deadline - time.monotonic())
+                question = self._question(model, request, known, rule, excluded)
+                found = await serving.batcher.submit(question, deadline - time.monotonic())
+                if request.explain:
+                    why = await reasons(serving, question, found.rows, deadline - time.monotonic())
             else:
-                found = popular(model.catalogue, rule, excluded, request.k, request.max_per_prefix)
-        return self._answer(model, found, history, known, started)
+                events = await self._trends.popular(model.catalogue)
+                found = popular(model.catalogue, rule, excluded, request.k, request.max_per_prefix, events)
+        return self._answer(model, found, history, known, started, why if request.explain else None)
 
     async def _history(self, request: RecommendRequest) -> StoredHistory:
         if request.history is not None or request.user_id is None:
@@ -84,25 +95,24 @@ class Recommender:
         return np.concatenate([known, denied]) if request.exclude_seen else denied
 
     @staticmethod
-    async def _search(
-        serving: Serving,
+    def _question(
+        model: LoadedModel,
         request: RecommendRequest,
         known: npt.NDArray[np.int64],
         rule: Rule,
         excluded: npt.NDArray[np.int64],
-        budget_s: float,
-    ) -> Found:
-        beam_width = serving.model.beam_width(request.k)
-        question = SearchRequest(
+    ) -> SearchRequest:
+        beam_width = model.beam_width(request.k)
+        return SearchRequest(
             history=known,
             k=request.k,
             beam_width=beam_width,
             rule=rule.mask,
             excluded=excluded,
+            catalogue=model.catalogue,
             max_per_prefix=request.max_per_prefix,
-            fusion=serving.model.fusion(beam_width),
+            fusion=model.fusion(beam_width),
         )
-        return await serving.batcher.submit(question, budget_s)
 
     def _answer(
         self,
@@ -111,6 +121,7 @@ class Recommender:
         history: StoredHistory,
         known: npt.NDArray[np.int64],
         started: float,
+        why: Reasons | None,
     ) -> Recommendation:
         served_by: Literal["model", "popular"] = "model" if len(known) else "popular"
         is_degraded = history.is_missing or not self._link.is_up
@@ -119,4 +130,4 @@ class Recommender:
         row_of = model.catalogue.row_of
         unknown = list(dict.fromkeys(item_id for item_id in history.item_ids if item_id not in row_of))
         took_ms = (time.monotonic() - started) * 1000
-        return Recommendation(model, found, served_by, is_degraded, unknown, took_ms)
+        return Recommendation(model, found, served_by, is_degraded, unknown, took_ms, why)

@@ -58,6 +58,15 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(10.0, gt=0, le=600, description="longest a client may take to send its body")
     history_cap: int = Field(200, ge=1, le=5000, description="items of a user's stored history that are kept, newest")
 
+    popular_half_life_h: float = Field(
+        720, ge=0.01, le=100_000, description="hours after which an event counts half for popular items"
+    )
+    trending_half_life_h: float = Field(24, ge=0.01, le=100_000, description="the same for trending items, in hours")
+    popular_prior_events: float = Field(
+        1000, gt=0, le=1e12, description="how many events training popularity counts as, for popular items"
+    )
+    trends_s: float = Field(10.0, gt=0, le=3600, description="how often counts of events are read from the live store")
+
     shutdown_delay_s: float = Field(
         1.0, ge=0, le=300, description="after SIGTERM: how long readiness says 503 before the port closes"
     )

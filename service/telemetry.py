@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -74,9 +75,35 @@ class Telemetry:
             registry=registry,
         )
 
+        self.events = Counter(
+            "etegrec_events_total",
+            "Events of POST /events, by result (accepted, duplicate).",
+            ("result",),
+            registry=registry,
+        )
+        self.events_rejected = Counter(
+            "etegrec_event_requests_rejected_total",
+            "Requests to POST /events that were refused, by the last part of the problem type.",
+            ("slug",),
+            registry=registry,
+        )
+        self.event_stream_length = Gauge(
+            "etegrec_event_stream_length", "Recorded events that training has not drained.", registry=registry
+        )
+        self.event_stream_lag = Gauge(
+            "etegrec_event_stream_lag_seconds",
+            "Age of the oldest event that training has not drained, 0 if there is none.",
+            registry=registry,
+        )
+
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def show_waiting(self, events: int, since: float | None) -> None:
+        """How many events wait for training, and since when (Unix seconds)."""
+        self.event_stream_length.set(events)
+        self.event_stream_lag.set(0 if since is None else max(0.0, time.time() - since))
 
     def show_model(self, version: str, engine: str) -> None:
         """Make this the one version with value 1."""

@@ -5,11 +5,11 @@
         ├── BadJson                  400  not JSON, or JSON that this service refuses
         ├── KeyMissing               401  no API key, or one that is not known
         ├── KeyForbidden             403  the key may not do this
+        ├── NotFound                 404  no such item or code prefix
         ├── BodyTooSlow              408
         ├── BodyTooLarge             413
         ├── WrongContentType         415
         ├── InvalidFields            422  a field is missing, unknown or out of bounds
-        ├── NotYet                   422  a documented field that this version does not support
         ├── QueueFull                429  with Retry-After
         ├── ClientGone               499  nobody reads the answer
         ├── NotReady                 503  no model is live, or the process is shutting down
@@ -77,6 +77,12 @@ class KeyForbidden(RequestError):
     status, slug = 403, "key-forbidden"
 
 
+class NotFound(RequestError):
+    """What the path names does not exist."""
+
+    status, slug = 404, "not-found"
+
+
 class BodyTooSlow(RequestError):
     """The body did not arrive in time."""
 
@@ -117,12 +123,6 @@ class InvalidFields(RequestError):
         return cls(found)
 
 
-class NotYet(RequestError):
-    """A documented option that this version does not support."""
-
-    status, slug = 422, "not-yet"
-
-
 class QueueFull(RequestError):
     """As many requests wait as may."""
 
@@ -133,6 +133,16 @@ class QueueFull(RequestError):
             f"{limit} requests are waiting already (queue_size); try again later",
             headers={"Retry-After": str(retry_after_s)},
         )
+
+
+class QueueTooLong(QueueFull):
+    """The requests that wait take longer than the time budget allows."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        detail = (
+            "the requests that are waiting take longer than the time budget (budget_ms, deadline_ms); try again later"
+        )
+        super(QueueFull, self).__init__(detail, headers={"Retry-After": str(retry_after_s)})
 
 
 class ClientGone(RequestError):
@@ -189,7 +199,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, RequestError):
         return Problem(error.status, error.slug, str(error), error.headers, error.fields)
     if isinstance(error, LiveError):
-        detail = "the live store did not confirm; send the same events again, those recorded already count once"
+        detail = "the live store did not confirm; repeat the request: events recorded already count once"
         return Problem(503, "live-store-unavailable", detail, {"Retry-After": "1"})
     return Problem(500, "internal", "the service failed; its log has the details under this request_id")
 

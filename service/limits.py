@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model_store.events import Event
-from service.errors import FieldError, InvalidFields, NotYet
+from service.errors import FieldError, InvalidFields
 from service.schemas import RecommendRequest
 from service.settings import Settings
 
@@ -15,13 +15,8 @@ def check_request(request: RecommendRequest, settings: Settings, where: str = ""
 
     Raises:
         InvalidFields: Names every field that is out of bounds, and its limit.
-        NotYet: ``explain`` was asked for.
     """
-    if request.explain:
-        raise NotYet(f"{where}explain: not supported yet, leave it out")
-    found = []
-    if request.k > settings.max_k:
-        found.append(FieldError(f"{where}k", f"must be at most {settings.max_k} (max_k)"))
+    found = _k_problems(request.k, settings, where)
     rules = request.filter
     counted = [
         ("history", request.history, settings.max_history_ids, "max_history_ids"),
@@ -39,15 +34,30 @@ def check_request(request: RecommendRequest, settings: Settings, where: str = ""
 
 
 def check_requests(requests: Sequence[RecommendRequest], settings: Settings) -> None:
-    """Refuse a batch that is too long, or any of whose requests exceeds the settings."""
+    """Refuse a batch that is too long, or any of whose requests exceeds the settings or asks for explanations."""
     _check_count(len(requests), settings.max_batch_requests, "max_batch_requests")
     for row, request in enumerate(requests):
+        if request.explain:
+            message = "only in POST /recommend: explaining one answer takes a batch of its own"
+            raise InvalidFields([FieldError(f"{row}.explain", message)])
         check_request(request, settings, f"{row}.")
+
+
+def check_k(k: int, settings: Settings) -> None:
+    """Refuse more answers than the settings allow."""
+    if found := _k_problems(k, settings, ""):
+        raise InvalidFields(found)
 
 
 def check_events(events: Sequence[Event], settings: Settings) -> None:
     """Refuse more events in one request than the settings allow."""
     _check_count(len(events), settings.max_events, "max_events")
+
+
+def _k_problems(k: int, settings: Settings, where: str) -> list[FieldError]:
+    if k <= settings.max_k:
+        return []
+    return [FieldError(f"{where}k", f"must be at most {settings.max_k} (max_k)")]
 
 
 def _check_count(count: int, limit: int, setting: str) -> None:

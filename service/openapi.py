@@ -14,13 +14,35 @@ from pydantic.json_schema import models_json_schema
 
 from model_store.catalogue import ID_BYTES
 from model_store.events import Event
+from service.answers import (
+    CODE_PREFIX,
+    CodesQuery,
+    CodesResponse,
+    ForgottenResponse,
+    PopularQuery,
+    PopularResponse,
+    SimilarQuery,
+    SimilarResponse,
+    UserResponse,
+)
 from service.envelope import PROBLEM_JSON
 from service.schemas import EventsResponse, ProblemDocument, RecommendRequest, RecommendResponse
 from service.settings import Settings
 
 _REF = "#/components/schemas/"
 _PROBLEM = {PROBLEM_JSON: {"schema": {"$ref": f"{_REF}ProblemDocument"}}}
-_MODELS: tuple[type[BaseModel], ...] = (RecommendRequest, RecommendResponse, Event, EventsResponse, ProblemDocument)
+_MODELS: tuple[type[BaseModel], ...] = (
+    RecommendRequest,
+    RecommendResponse,
+    Event,
+    EventsResponse,
+    UserResponse,
+    ForgottenResponse,
+    SimilarResponse,
+    CodesResponse,
+    PopularResponse,
+    ProblemDocument,
+)
 
 
 class Documented(TypedDict):
@@ -48,12 +70,19 @@ def _list_of(model: type[BaseModel]) -> dict[str, Any]:
 
 _ANY = {"type": "object"}
 _READ = (400, 401, 408, 413, 415, 422, 429, 503, 504)
+_LOOKUP = (401, 404, 422, 429, 503, 504)
 _OPERATIONS = {
     "POST /recommend": _Bodies(_of(RecommendRequest), _of(RecommendResponse), _READ),
     "POST /recommend/batch": _Bodies(_list_of(RecommendRequest), _list_of(RecommendResponse), _READ),
     "POST /events": _Bodies(
         {"anyOf": [_of(Event), _list_of(Event)]}, _of(EventsResponse), (400, 401, 403, 408, 413, 415, 422, 503)
     ),
+    "GET /users/{user_id}": _Bodies(None, _of(UserResponse), (401, 403, 422, 503)),
+    "DELETE /users/{user_id}": _Bodies(None, _of(ForgottenResponse), (401, 403, 422, 503)),
+    "GET /items/{item_id}/similar": _Bodies(None, _of(SimilarResponse), _LOOKUP, SimilarQuery),
+    "GET /codes/{prefix}": _Bodies(None, _of(CodesResponse), _LOOKUP, CodesQuery),
+    "GET /popular": _Bodies(None, _of(PopularResponse), (401, 422, 429, 503, 504), PopularQuery),
+    "GET /trending": _Bodies(None, _of(PopularResponse), (401, 422, 429, 503, 504), PopularQuery),
     "GET /model": _Bodies(None, _ANY, (401, 503)),
     "GET /health/live": _Bodies(None, _ANY, ()),
     "GET /health/ready": _Bodies(None, _ANY, (503,)),
@@ -61,6 +90,7 @@ _OPERATIONS = {
 }
 _PATH_PARAMETER = re.compile(r"{(\w+)(:path)?}")
 _IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": ID_BYTES}
+_PARAMETERS = {"prefix": {"type": "string", "pattern": CODE_PREFIX}}
 
 
 def documented(method: str, path: str, description: str) -> Documented:
@@ -85,7 +115,9 @@ def documented(method: str, path: str, description: str) -> Documented:
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
     names = [match[1] for match in _PATH_PARAMETER.finditer(path)]
-    return [{"name": name, "in": "path", "required": True, "schema": _IDENTIFIER} for name in names]
+    return [
+        {"name": name, "in": "path", "required": True, "schema": _PARAMETERS.get(name, _IDENTIFIER)} for name in names
+    ]
 
 
 def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from model_store.registry import Store
-from service.lane import Lane
+from service.code_groups import CodeGroups
 from service.link import LiveLink
 from service.live.base import LiveStore
+from service.lookups import Lookups
 from service.model import EngineOpener
 from service.recommender import Recommender
 from service.reload import ModelKeeper
@@ -30,7 +31,8 @@ class Service:
         self.models = ModelKeeper(Store(settings.store), self.link, settings, self.telemetry, opener)
         self.trends = Trends(live, settings, self.telemetry)
         self.recommender = Recommender(self.models, self.link, self.trends, settings, self.telemetry)
-        self.lane = Lane(2, settings.queue_size, settings.deadline_ms / 1000)
+        self.code_groups = CodeGroups()
+        self.lookups = Lookups(2, settings.queue_size, settings.deadline_ms / 1000)
         self.is_draining = False
 
     @property
@@ -58,5 +60,5 @@ class Service:
                 with suppress(asyncio.CancelledError):
                     await watcher
             await self.models.close()
-            await self.lane.close()
+            await self.lookups.close()
             await self.link.store.close()

@@ -15,15 +15,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from model_store.events import Event
+from service import browse_routes, user_routes
 from service.body import parse_aside
 from service.endpoints import Endpoint, Handler, body_of, check_key, json_answer
 from service.envelope import problem_response
 from service.errors import ClientGone, NotReady, problem_of_status
+from service.explain import explanations_of
 from service.limits import check_events, check_request, check_requests
 from service.openapi import Documented, documented
 from service.parts import Service
 from service.recommender import Recommendation
 from service.schemas import Events, RecommendRequest, Requests
+from service.tasks import all_of
 
 T = TypeVar("T")
 
@@ -39,7 +42,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         Endpoint("GET", "/health/ready", ready),
         Endpoint("GET", "/metrics", metrics),
     ]
-    for method, path, handler in own:
+    for method, path, handler in (*own, *user_routes.ENDPOINTS, *browse_routes.ENDPOINTS):
         docs: Documented = documented(method, path, handler.__doc__ or "")
         app.add_api_route(path, _bound(handler, service), methods=[method], name=handler.__name__, **docs)
     app.add_exception_handler(HTTPException, _framework_problem)
@@ -52,7 +55,8 @@ async def recommend(service: Service, request: Request) -> Response:
     asked = await parse_aside(body, partial(RecommendRequest.model_validate_json, strict=True))
     check_request(asked, service.settings)
     answer = await _unless_gone(request, service.recommender.recommend(asked))
-    return json_answer(_document(answer, request.state.request_id))
+    explanations = await _explanations(service, answer)
+    return json_answer(_document(answer, request.state.request_id, explanations))
 
 
 async def recommend_batch(service: Service, request: Request) -> Response:
@@ -60,21 +64,29 @@ async def recommend_batch(service: Service, request: Request) -> Response:
     check_key(service, request, write=False)
     asked = await parse_aside(await body_of(service, request), partial(Requests.validate_json, strict=True))
     check_requests(asked, service.settings)
-    answers = await _unless_gone(request, _all([service.recommender.recommend(each) for each in asked]))
+    answers = await _unless_gone(request, all_of([service.recommender.recommend(each) for each in asked]))
     return json_answer([_document(answer, request.state.request_id) for answer in answers])
 
 
 async def record_events(service: Service, request: Request) -> Response:
     """Record one event or a list of events; repeating an `event_id` records it once."""
     check_key(service, request, write=True)
+    with service.telemetry.counting_refused_events():
+        events = await _events_of(service, request)
+        recorded = await service.link.store.record(events)
+    service.telemetry.events.labels("accepted").inc(recorded.accepted)
+    service.telemetry.events.labels("duplicate").inc(recorded.duplicates)
+    return json_answer({"accepted": recorded.accepted, "duplicates": recorded.duplicates})
+
+
+async def _events_of(service: Service, request: Request) -> list[Event]:
     body = await body_of(service, request)
     if body.lstrip()[:1] == b"[":
         events = await parse_aside(body, partial(Events.validate_json, strict=True))
     else:
         events = [await parse_aside(body, partial(Event.model_validate_json, strict=True))]
     check_events(events, service.settings)
-    recorded = await service.link.store.record(events)
-    return json_answer({"accepted": recorded.accepted, "duplicates": recorded.duplicates})
+    return events
 
 
 async def show_model(service: Service, request: Request) -> Response:
@@ -149,17 +161,16 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         gone.cancel()
 
 
-async def _all(works: list[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; the first failure cancels the rest."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+async def _explanations(service: Service, answer: Recommendation) -> list[dict[str, object]] | None:
+    if answer.reasons is None:
+        return None
+    work = partial(explanations_of, answer.model.catalogue, answer.found.rows, answer.reasons)
+    return await service.lookups.run(work)
 
 
-def _document(answer: Recommendation, request_id: str) -> dict[str, object]:
+def _document(
+    answer: Recommendation, request_id: str, explanations: list[dict[str, object]] | None = None
+) -> dict[str, object]:
     catalogue = answer.model.catalogue
     rows = answer.found.rows.tolist()
     items = [
@@ -178,6 +189,8 @@ def _document(answer: Recommendation, request_id: str) -> dict[str, object]:
             strict=True,
         )
     ]
+    if explanations is not None:
+        items = [item | {"explanation": why} for item, why in zip(items, explanations, strict=True)]
     return {
         "request_id": request_id,
         "model_version": answer.model.version,

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from model_store.catalogue import ID_BYTES
 from model_store.events import Event
+from service.answers import Explanation
 
 
 def _fits(value: str) -> str:
@@ -78,7 +79,7 @@ class RecommendRequest(Body):
     budget_ms: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="time budget in milliseconds, at most the service's own"
     )
-    explain: bool = Field(False, description="not supported yet")
+    explain: bool = Field(False, description="tell why each item was answered; costs about as much as a batch")
 
 
 class RecommendedItem(BaseModel):
@@ -89,6 +90,7 @@ class RecommendedItem(BaseModel):
     log_prob: float = Field(description="natural logarithm of the item's probability, by the model or by popularity")
     codes: list[int] = Field(description="the item's semantic ID")
     title: str | None = None
+    explanation: Explanation | None = Field(None, description="only if `explain` asked for it")
 
 
 class RecommendResponse(BaseModel):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service.errors import problem_of
 
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -53,6 +57,30 @@ class Telemetry:
             buckets=_STAGE_S,
             registry=registry,
         )
+        self.stage_cpu = Counter(
+            "etegrec_stage_cpu_seconds_total",
+            "CPU time of the batches' own threads in each stage; helper threads of an engine are not counted.",
+            ("stage",),
+            registry=registry,
+        )
+        self.deadline_misses = Counter(
+            "etegrec_deadline_misses_total",
+            "Requests whose time was too short, by where that showed (admission, queue, compute).",
+            ("at",),
+            registry=registry,
+        )
+        self.narrowed = Counter(
+            "etegrec_narrowed_total",
+            "Requests searched with fewer beams because their budget was tight, by beam width.",
+            ("beam_width",),
+            registry=registry,
+        )
+        self.cache_lookups = Counter(
+            "etegrec_result_cache_lookups_total",
+            "Lookups in the result cache, by result (hit, miss).",
+            ("result",),
+            registry=registry,
+        )
         self.dropped = Counter(
             "etegrec_dropped_before_compute_total",
             "Requests that left the queue because their time was up or their client gone.",
@@ -70,8 +98,28 @@ class Telemetry:
         self.live_up = Gauge("etegrec_live_up", "1 while the live store answers, else 0.", registry=registry)
         self.snapshots = Counter(
             "etegrec_snapshots_total",
-            "What became of the catalogue snapshot at a load (loaded, saved, kept, refused, unavailable).",
+            "What became of catalogue snapshots (loaded, saved, kept, refused, unavailable).",
             ("result",),
+            registry=registry,
+        )
+        self.catalogue_revision = Gauge(
+            "etegrec_catalogue_revision", "Changes that the catalogue which answers contains.", registry=registry
+        )
+        self.catalogue_lag = Gauge(
+            "etegrec_catalogue_lag",
+            "Changes in the live store that this catalogue lacks still.",
+            registry=registry,
+        )
+        self.catalogue_changes = Counter(
+            "etegrec_catalogue_changes_total",
+            "Changes read from the stream, by result (applied, refused by this version).",
+            ("result",),
+            registry=registry,
+        )
+        self.catalogue_step = Histogram(
+            "etegrec_catalogue_step_seconds",
+            "Time to compute the catalogue after some changes.",
+            buckets=_LATENCY_S,
             registry=registry,
         )
 
@@ -99,6 +147,15 @@ class Telemetry:
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    @contextmanager
+    def counting_refused_events(self) -> Iterator[None]:
+        """Around what refuses events: counts why."""
+        try:
+            yield
+        except Exception as failure:
+            self.events_rejected.labels(problem_of(failure).slug).inc()
+            raise
 
     def show_waiting(self, events: int, since: float | None) -> None:
         """How many events wait for training, and since when (Unix seconds)."""

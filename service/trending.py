@@ -36,12 +36,14 @@ class EventCounts:
 
     Attributes:
         rows: ``[n]``, distinct, highest weight first.
-        weights: ``[n]``, in events; each event counts half after a half-life.
+        counts: ``[n]``, events, each counting half after every half-life.
+        weights: ``[n]``.
         prior_events: How many events training popularity counts as; 0: it does not count.
         total: Sum of all counts and the prior.
     """
 
     rows: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
     prior_events: float
     total: float
@@ -50,6 +52,11 @@ class EventCounts:
     def weight_of(self) -> dict[int, float]:
         """Weight by row."""
         return dict(zip(self.rows.tolist(), self.weights.tolist(), strict=True))
+
+    @cached_property
+    def count_of(self) -> dict[int, float]:
+        """Count by row."""
+        return dict(zip(self.rows.tolist(), self.counts.tolist(), strict=True))
 
 
 class Trends:
@@ -116,7 +123,7 @@ def event_counts(catalogue: Catalogue, counts: Mapping[str, float], prior_events
     rows, events = found[is_known], events[is_known]
     weights = events + prior_events * training_share(catalogue, rows)
     order = np.argsort(-weights, kind="stable")
-    return EventCounts(rows[order], weights[order], prior_events, float(events.sum()) + prior_events)
+    return EventCounts(rows[order], events[order], weights[order], prior_events, float(events.sum()) + prior_events)
 
 
 def training_share(catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

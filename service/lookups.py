@@ -13,7 +13,7 @@ from service.errors import DeadlineMissed, QueueFull
 T = TypeVar("T")
 
 
-class Lane:
+class Lookups:
     """Runs work in its own threads, so that neither the event loop nor the engine's threads wait for it.
 
     Args:
@@ -23,7 +23,7 @@ class Lane:
     """
 
     def __init__(self, threads: int, limit: int, deadline_s: float) -> None:
-        self._threads = ThreadPoolExecutor(threads, "lane")
+        self._threads = ThreadPoolExecutor(threads, "lookup")
         self._slots = threading.BoundedSemaphore(limit)
         self._limit = limit
         self._deadline_s = deadline_s

@@ -209,7 +209,8 @@ class Catalogue:
         }
         table = pa.table(columns, schema=_COLUMNS.with_metadata({"codebook_size": str(self.codebook_size)}))
         sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
+        repeating = ["categories.list.element", "attributes"]  # a dictionary of distinct texts only slows reading
+        pq.write_table(table, sink, compression="zstd", use_dictionary=repeating)
         return sink.getvalue()
 
     @classmethod

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from model_store.packed import PackedStrings, Rows, batches
 
-_FEW = 16
+_FEW = 100
 """Up to so many ids are faster looked up one by one."""
 
 _SEED, _FACTOR = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
@@ -80,9 +80,10 @@ class IdIndex(Mapping[str, int]):
         """Row of an id, ``None`` if it is unknown."""
         raw = item_id.encode("utf-8", "surrogatepass")  # no stored id has a surrogate: it is unknown, no error
         bucket = _hash_one(raw) >> (64 - self._bits)
-        for row in self._rows[self._starts[bucket] : self._starts[bucket + 1]].tolist():
-            if self.ids.raw(row) == raw:
-                return int(row)
+        starts, rows = self._starts.data, self._rows.data
+        for at in range(starts[bucket], starts[bucket + 1]):
+            if self.ids.raw(rows[at]) == raw:
+                return int(rows[at])
         return None
 
     def find(self, item_ids: Sequence[str]) -> Rows:
@@ -168,5 +169,6 @@ def _bits(ids: int) -> int:
 
 def _starts(buckets: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.uint32]:
     starts = np.zeros((1 << bits) + 1, dtype=np.uint32)
-    np.cumsum(np.bincount(buckets.astype(np.int64), minlength=1 << bits), out=starts[1:])
+    held = np.bincount(buckets.astype(np.int64), minlength=1 << bits)
+    np.cumsum(held.astype(np.uint32), out=starts[1:])
     return starts

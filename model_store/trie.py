@@ -142,22 +142,23 @@ class Trie:
         Closing whole subtrees keeps beams from running into dead ends, so that the answer stays full. Of the inner
         nodes only the topmost of a closed subtree are listed, as no beam comes further: at most two nodes an item.
         """
-        closed = np.sort(self.item_leaf[items])
+        closed = np.sort(self.item_leaf[items]).astype(np.int64)
         closed = closed[_begins(closed)]
         closed = closed[self._is_open(rule, closed + self.node_offset[-2])]
         found = [closed + self.node_offset[-2]]
         for depth in range(self.levels - 1, 0, -1):
             parent = self.parents[depth - 1][closed]
-            first = np.flatnonzero(_begins(parent))
-            count = np.diff(first, append=len(parent))
-            parents = parent[first]
-            is_closed = count == rule.open_children[depth][parents]
+            bounds = np.append(_begins(parent).nonzero()[0], len(parent))
+            parents, count = parent[bounds[:-1]], bounds[1:] - bounds[:-1]
+            is_closed = rule.open_children[depth][parents] == count
             if depth < self.levels - 1:  # all leaves are listed: dense candidates are leaves
                 found.append(closed[np.repeat(~is_closed, count)] + self.node_offset[depth])
             closed = parents[is_closed]
-        if self.levels > 1:
-            found.append(closed)
-        return np.concatenate(found).astype(np.int64)
+            if not len(closed):
+                break
+        else:
+            found.append(closed if self.levels > 1 else closed[:0])
+        return np.concatenate(found)
 
     def leaves_below(self, prefix: Sequence[int]) -> range:
         """Leaves under a code prefix; empty if the catalogue has none."""
@@ -199,7 +200,7 @@ class Trie:
         Raises:
             CatalogueError: An array is missing or they contradict each other.
         """
-        levels = sum(name.startswith("child_start_") for name in arrays)
+        levels = max(sum(name.startswith(kind) for name in arrays) for kind in ("child_start_", "child_code_"))
         try:
             trie = cls(
                 codebook_size,

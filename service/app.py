@@ -12,7 +12,7 @@ from model_store.errors import ConfigError
 from service.envelope import Envelope
 from service.live import open_live_store
 from service.live.base import LiveStore
-from service.model import EngineOpener, open_engine
+from service.model import CoderOpener, EngineOpener, open_coder, open_engine
 from service.openapi import describe
 from service.parts import Service
 from service.routes import add_routes
@@ -20,19 +20,26 @@ from service.settings import Settings
 from service.trending import half_lives_s_of
 
 
-def create_app(settings: Settings, *, live: LiveStore | None = None, opener: EngineOpener = open_engine) -> FastAPI:
+def create_app(
+    settings: Settings,
+    *,
+    live: LiveStore | None = None,
+    opener: EngineOpener = open_engine,
+    coders: CoderOpener = open_coder,
+) -> FastAPI:
     """Build the app. Nothing is contacted before its lifespan starts.
 
     Args:
         settings: See :class:`Settings`.
         live: The live store; the app closes it. Default: what the settings name.
         opener: How a bundle becomes an engine.
+        coders: How a bundle gives new items their codes.
 
     Raises:
         ConfigError: Settings contradict each other.
         StoreBusy: Another process has the embedded live store open.
     """
-    service = Service(settings, live or _open_live(settings), opener)
+    service = Service(settings, live or _open_live(settings), opener, coders)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -7,9 +7,11 @@
         ├── KeyForbidden             403  the key may not do this
         ├── NotFound                 404  no such item or code prefix
         ├── BodyTooSlow              408
+        ├── CatalogueIsFull          409  no semantic ID is left for a new item
         ├── BodyTooLarge             413
         ├── WrongContentType         415
         ├── InvalidFields            422  a field is missing, unknown or out of bounds
+        │   └── InvalidLines         422  the same, of lines of a bulk upload
         ├── QueueFull                429  with Retry-After
         ├── ClientGone               499  nobody reads the answer
         ├── NotReady                 503  no model is live, or the process is shutting down
@@ -89,6 +91,17 @@ class BodyTooSlow(RequestError):
     status, slug = 408, "body-too-slow"
 
 
+class CatalogueIsFull(RequestError):
+    """Every semantic ID is taken."""
+
+    status, slug = 409, "catalogue-full"
+
+    def __init__(self, room: int) -> None:
+        super().__init__(
+            f"the catalogue has room for {room} more new items; train a model with a larger tokenizer.codebook_size"
+        )
+
+
 class BodyTooLarge(RequestError):
     """The body exceeds ``max_body_bytes``."""
 
@@ -121,6 +134,17 @@ class InvalidFields(RequestError):
             message = "holds a field that this endpoint does not know" if unknown else reason
             found.append(FieldError(".".join(map(str, location)), message))
         return cls(found)
+
+
+class InvalidLines(RequestError):
+    """Lines of a bulk upload are wrong, so nothing of it was stored."""
+
+    status, slug = 422, "invalid-lines"
+
+    def __init__(self, wrong: int, fields: Sequence[FieldError]) -> None:
+        shown = f"; the first {len(fields)} problems are listed" if wrong > len(fields) else ""
+        super().__init__(f"{wrong} lines are wrong, nothing was stored{shown}")
+        self.fields = fields
 
 
 class QueueFull(RequestError):

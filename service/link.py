@@ -28,8 +28,20 @@ class LiveLink:
         self.store = store
         self._telemetry = telemetry
         self._check_s = check_s
-        self.is_up = True
+        self._answers = True
+        self._is_behind = False
         telemetry.live_up.set(1)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether histories can be read and the catalogue follows the changes: else answers are degraded."""
+        return self._answers and not self._is_behind
+
+    def note_behind(self, *, behind: bool) -> None:
+        """Whether the catalogue in memory lacks changes that cannot be had now."""
+        if behind != self._is_behind:
+            log.warning("catalogue_is_behind" if behind else "catalogue_follows_again")
+        self._is_behind = behind
 
     async def watch(self) -> None:
         """Ask the store every ``check_s`` seconds whether it is there, until cancelled."""
@@ -59,7 +71,7 @@ class LiveLink:
         return StoredHistory([], is_missing=True)
 
     def _note(self, *, up: bool, cause: LiveError | None = None) -> None:
-        if up != self.is_up:
+        if up != self._answers:
             log.warning("live_store_is_back" if up else "live_store_is_away", cause=str(cause or ""))
-        self.is_up = up
+        self._answers = up
         self._telemetry.live_up.set(up)

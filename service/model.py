@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import structlog
 
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
-from model_store.errors import BundleRefused, ConfigError
+from model_store.errors import BundleRefused, CatalogueFull, ConfigError, ItemRefused
 from model_store.fusion import DENSE_ITEMS, Fusion
 from model_store.golden import Answer, Golden, compare
 from model_store.manifest import Manifest
+from model_store.packed import PackedStrings
 from service.engines.base import BEAM_WIDTHS, Engine, SearchRequest
+from service.live_catalogue import Encoded, ItemCoder, LiveCatalogue, Placer
 from service.rules import Rules
 from service.settings import Settings
 
 EngineOpener = Callable[[Bundle, Settings], Engine]
+CoderOpener = Callable[[Bundle, Settings], ItemCoder]
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +37,30 @@ class LoadedModel:
     catalogue: Catalogue
     engine: Engine
     rules: Rules
+    live: LiveCatalogue | None = None
+    """Where in the change stream ``catalogue`` is; none for one as trained."""
 
     @property
     def version(self) -> str:
         """Name of the version."""
         return self.manifest.version
+
+    @property
+    def revision(self) -> int:
+        """Changes of the stream that ``catalogue`` contains."""
+        return self.live.at.revision if self.live else 0
+
+    @property
+    def lineage(self) -> str:
+        """Answers of one version and revision are the same on all replicas of one lineage."""
+        return self.live.lineage if self.live else ""
+
+    def moved(self, live: LiveCatalogue, rule_entries: int) -> LoadedModel:
+        """The same model with a newer catalogue, ready to answer. Takes time: not for the event loop."""
+        if live.catalogue is self.catalogue:
+            return replace(self, live=live)
+        self.engine.bind(live.catalogue)
+        return replace(self, catalogue=live.catalogue, rules=Rules(live.catalogue, rule_entries), live=live)
 
     def beam_width(self, k: int) -> int:
         """The smallest shared beam width that serves k answers at the model's quality."""
@@ -79,6 +106,59 @@ def _open_torch_engine(bundle: Bundle) -> Engine:
     return TorchEngine(bundle.weights(), bundle.config)
 
 
+class KnownItemsOnly:
+    """Stands in where a version can place no new items: it goes on serving those that it knows."""
+
+    def encode(
+        self,
+        title: str,
+        categories: Sequence[str],
+        attributes: Mapping[str, Any] | str,
+        embedding: Sequence[float] | None = None,
+    ) -> Encoded:
+        """Refuse every item."""
+        raise ItemRefused("item_id", "is not known to this model, which cannot place new items", "train a new model")
+
+    def placement(self, catalogue: Catalogue) -> Placer:
+        """Nothing is placed, since nothing is encoded."""
+        return self
+
+    def place(self, latent: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
+        """Refuse every item."""
+        raise CatalogueFull("this model cannot place new items", "train a new model")
+
+
+def open_coder(bundle: Bundle, settings: Settings) -> ItemCoder:
+    """What gives new items of a version their codes.
+
+    A bundle that an older release exported, or the fake engine, which comes without weights, only serves known items.
+    """
+    if settings.engine == "fake":
+        return KnownItemsOnly()
+    from service.item_encoder import ItemEncoder
+
+    try:
+        return ItemEncoder.open(bundle)
+    except BundleRefused as refused:
+        log.error("new_items_refused", version=bundle.version, cause=str(refused), hint=refused.hint)
+        return KnownItemsOnly()
+
+
+def as_trained(catalogue: Catalogue) -> Catalogue:
+    """What the goldens were computed with, without items that came live; columns that no search reads stay whole."""
+    if len(catalogue) == catalogue.trained:
+        return catalogue
+    trained = slice(catalogue.trained)
+    return replace(
+        catalogue,
+        item_ids=PackedStrings.of(catalogue.item_ids).take(np.arange(catalogue.trained)),
+        codes=catalogue.codes[trained],
+        popularity=catalogue.popularity[trained],
+        vectors=None if catalogue.vectors is None else catalogue.vectors[trained],
+        is_hidden=np.zeros(catalogue.trained, dtype=np.bool_),
+    )
+
+
 def load_model(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener: EngineOpener) -> LoadedModel:
     """Open the engine, warm it up and replay the goldens. Takes seconds: not for the event loop.
 
@@ -117,6 +197,7 @@ def _answer(model: LoadedModel, golden: Golden) -> Answer:
         beam_width=beam_width,
         rule=catalogue.trie.everything,
         excluded=np.empty(0, dtype=np.int64),
+        catalogue=catalogue,
         fusion=model.fusion(beam_width),
     )
     inputs = engine.prepare([request], catalogue)

@@ -26,6 +26,7 @@ from service.answers import (
     UserResponse,
 )
 from service.envelope import PROBLEM_JSON
+from service.item_schemas import BulkItem, BulkResponse, DeleteResponse, ItemBody, ItemResponse, PutResponse
 from service.schemas import EventsResponse, ProblemDocument, RecommendRequest, RecommendResponse
 from service.settings import Settings
 
@@ -41,6 +42,12 @@ _MODELS: tuple[type[BaseModel], ...] = (
     SimilarResponse,
     CodesResponse,
     PopularResponse,
+    BulkItem,
+    BulkResponse,
+    ItemBody,
+    PutResponse,
+    DeleteResponse,
+    ItemResponse,
     ProblemDocument,
 )
 
@@ -58,6 +65,7 @@ class _Bodies(NamedTuple):
     answer: dict[str, Any]
     problems: tuple[int, ...]
     query: type[BaseModel] | None = None
+    request_media: str = "application/json"
 
 
 def _of(model: type[BaseModel]) -> dict[str, Any]:
@@ -79,6 +87,14 @@ _OPERATIONS = {
     ),
     "GET /users/{user_id}": _Bodies(None, _of(UserResponse), (401, 403, 422, 503)),
     "DELETE /users/{user_id}": _Bodies(None, _of(ForgottenResponse), (401, 403, 422, 503)),
+    "POST /items/bulk": _Bodies(
+        _of(BulkItem), _of(BulkResponse), (401, 403, 408, 409, 413, 415, 422, 503), None, "application/jsonl"
+    ),
+    "PUT /items/{item_id}": _Bodies(
+        _of(ItemBody), _of(PutResponse), (400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 504)
+    ),
+    "DELETE /items/{item_id}": _Bodies(None, _of(DeleteResponse), (401, 403, 404, 422, 503)),
+    "GET /items/{item_id}": _Bodies(None, _of(ItemResponse), (401, 404, 422, 503)),
     "GET /items/{item_id}/similar": _Bodies(None, _of(SimilarResponse), _LOOKUP, SimilarQuery),
     "GET /codes/{prefix}": _Bodies(None, _of(CodesResponse), _LOOKUP, CodesQuery),
     "GET /popular": _Bodies(None, _of(PopularResponse), (401, 422, 429, 503, 504), PopularQuery),
@@ -107,7 +123,7 @@ def documented(method: str, path: str, description: str) -> Documented:
     if parameters:
         extra["parameters"] = parameters
     if bodies.request is not None:
-        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": bodies.request}}}
+        extra["requestBody"] = {"required": True, "content": {bodies.request_media: {"schema": bodies.request}}}
     if 401 in bodies.problems:
         extra["security"] = [{}, {"key": []}]
     return Documented(description=description, response_model=None, openapi_extra=extra)

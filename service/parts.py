@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from model_store.registry import Store
+from service.catalogue_keeper import CatalogueKeeper
+from service.catalogue_source import CatalogueSource
 from service.code_groups import CodeGroups
 from service.link import LiveLink
 from service.live.base import LiveStore
 from service.lookups import Lookups
-from service.model import EngineOpener
+from service.model import CoderOpener, EngineOpener, open_coder
 from service.recommender import Recommender
 from service.reload import ModelKeeper
 from service.security import Keys
@@ -23,12 +25,16 @@ from service.trending import Trends
 class Service:
     """The parts of one running service."""
 
-    def __init__(self, settings: Settings, live: LiveStore, opener: EngineOpener) -> None:
+    def __init__(
+        self, settings: Settings, live: LiveStore, opener: EngineOpener, coders: CoderOpener = open_coder
+    ) -> None:
         self.settings = settings
         self.keys = Keys.of(settings)
         self.telemetry = Telemetry()
         self.link = LiveLink(live, self.telemetry, settings.live_check_s)
-        self.models = ModelKeeper(Store(settings.store), self.link, settings, self.telemetry, opener)
+        self.source = CatalogueSource(self.link, settings, self.telemetry)
+        self.models = ModelKeeper(Store(settings.store), self.source, settings, self.telemetry, opener, coders)
+        self.catalogue = CatalogueKeeper(self.models, self.source, self.link, settings, self.telemetry)
         self.trends = Trends(live, settings, self.telemetry)
         self.recommender = Recommender(self.models, self.link, self.trends, settings, self.telemetry)
         self.code_groups = CodeGroups()
@@ -49,7 +55,7 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch store and live store; at the end finish accepted requests and close everything."""
-        watched = (self.link.watch(), self.models.watch(), self.trends.watch())
+        watched = (self.link.watch(), self.models.watch(), self.catalogue.watch(), self.trends.watch())
         watchers = [asyncio.create_task(each) for each in watched]
         try:
             yield
@@ -60,5 +66,6 @@ class Service:
                 with suppress(asyncio.CancelledError):
                     await watcher
             await self.models.close()
+            await self.source.close()
             await self.lookups.close()
             await self.link.store.close()

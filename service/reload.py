@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from model_store.bundle import Bundle
-from model_store.catalogue import Catalogue
-from model_store.errors import EtegrecError, StoreError
+from model_store.errors import EtegrecError, LiveUnavailable, StoreError
 from model_store.registry import Store
 from service.batcher import Batcher
+from service.catalogue_source import CatalogueSource
 from service.errors import NotReady
-from service.link import LiveLink
-from service.model import EngineOpener, LoadedModel, load_model
+from service.live_catalogue import LiveCatalogue, VersionItems
+from service.model import CoderOpener, EngineOpener, LoadedModel, as_trained, load_model, open_coder
 from service.settings import Settings
 from service.telemetry import Telemetry
 
@@ -51,13 +50,20 @@ class ModelKeeper:
     """Owns the model that answers. Used from one event loop."""
 
     def __init__(
-        self, store: Store, link: LiveLink, settings: Settings, telemetry: Telemetry, opener: EngineOpener
+        self,
+        store: Store,
+        source: CatalogueSource,
+        settings: Settings,
+        telemetry: Telemetry,
+        opener: EngineOpener,
+        coders: CoderOpener = open_coder,
     ) -> None:
         self._store = store
-        self._link = link
+        self._source = source
         self._settings = settings
         self._telemetry = telemetry
         self._opener = opener
+        self._coders = coders
         self._current: Serving | None = None
         self._failure: _Failure | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -86,6 +92,16 @@ class ModelKeeper:
             serving.leases -= 1
             if not serving.leases and serving is not self._current:
                 serving.unused.set()
+
+    def move(self, old: LoadedModel, new: LoadedModel) -> bool:
+        """Put the same version with a newer catalogue in place of ``old``; ``False`` if that does not answer any more.
+
+        Requests that hold the old one finish on it; engine and batcher stay.
+        """
+        if self._current is None or self._current.model is not old:
+            return False
+        self._current.model = new
+        return True
 
     async def watch(self) -> None:
         """Poll the store every ``reload_s`` seconds, until cancelled."""
@@ -135,15 +151,39 @@ class ModelKeeper:
         log.info("model_loaded", version=version, seconds=round(time.monotonic() - started, 3))
 
     async def _load(self, version: str) -> LoadedModel:
-        bundle, catalogue = await asyncio.to_thread(self._read, version)
-        return await asyncio.to_thread(load_model, bundle, catalogue, self._settings, self._opener)
+        items = await asyncio.to_thread(self._read, version)
+        live = await self._source.open(items)
+        model = await asyncio.to_thread(self._opened, items, live)
+        try:
+            return await self._caught_up(model)
+        except BaseException:
+            await asyncio.to_thread(model.engine.close)
+            raise
 
-    def _read(self, version: str) -> tuple[Bundle, Catalogue]:
+    def _read(self, version: str) -> VersionItems:
         bundle = self._store.bundle(version)
-        return bundle, bundle.catalogue()
+        return VersionItems(bundle, self._coders(bundle, self._settings))
+
+    def _opened(self, items: VersionItems, live: LiveCatalogue) -> LoadedModel:
+        model = load_model(items.bundle, as_trained(live.catalogue), self._settings, self._opener)
+        return model.moved(live, self._settings.rule_cache_entries)
+
+    async def _caught_up(self, model: LoadedModel) -> LoadedModel:
+        """Move a model on to where the current one is: an item that was hidden must not come back with the swap.
+
+        Raises:
+            LiveUnavailable: The live store, which has the changes in between, cannot be asked now.
+        """
+        while self.current is not None and model.revision < self.current.revision:
+            assert model.live is not None
+            live = await self._source.follow(model.live)
+            if live is model.live:
+                raise LiveUnavailable("the new version cannot catch up with the change stream", "it is tried again")
+            model = await asyncio.to_thread(model.moved, live, self._settings.rule_cache_entries)
+        return model
 
     def _swap(self, model: LoadedModel) -> None:
-        batcher = Batcher(model.engine, model.catalogue, self._settings, self._telemetry)
+        batcher = Batcher(model.engine, self._settings, self._telemetry)
         batcher.start()
         old, self._current = self._current, Serving(model, batcher)
         self.problem, self._failure = "", None

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from model_store.events import Event
-from service import browse_routes, user_routes
+from service import browse_routes, item_routes, user_routes
 from service.body import parse_aside
 from service.endpoints import Endpoint, Handler, body_of, check_key, json_answer
 from service.envelope import problem_response
@@ -42,7 +42,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         Endpoint("GET", "/health/ready", ready),
         Endpoint("GET", "/metrics", metrics),
     ]
-    for method, path, handler in (*own, *user_routes.ENDPOINTS, *browse_routes.ENDPOINTS):
+    for method, path, handler in (*own, *user_routes.ENDPOINTS, *browse_routes.ENDPOINTS, *item_routes.ENDPOINTS):
         docs: Documented = documented(method, path, handler.__doc__ or "")
         app.add_api_route(path, _bound(handler, service), methods=[method], name=handler.__name__, **docs)
     app.add_exception_handler(HTTPException, _framework_problem)

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
 
     engine: EngineName = Field("onnx", description="onnx (CPU), torch (GPU) or fake (no weights, for trying the API)")
     threads: int = Field(0, ge=0, le=256, description="threads of one search; 0: one per physical core")
+    searches: int = Field(
+        1, ge=1, le=256, description="batches that the onnx engine computes at the same time; they share its threads"
+    )
     max_batch: int = Field(32, ge=1, le=1024, description="requests computed together at most")
     batch_wait_ms: float = Field(
         1.0, ge=0, le=1000, description="how long an idle engine waits for company, in milliseconds"
@@ -43,11 +46,25 @@ class Settings(BaseSettings):
     deadline_ms: float = Field(
         1000, gt=0, le=60_000, description="time budget of a request that brings no `budget_ms`; also its upper bound"
     )
+    result_cache_entries: int = Field(
+        0, ge=0, le=10_000_000, description="answers kept for requests that repeat, about 1 KiB each; 0: none"
+    )
+    result_cache_s: float = Field(300, gt=0, le=86_400, description="how long such an answer may be given again")
     rule_cache_entries: int = Field(
         64, ge=1, le=100_000, description="compiled filters kept per model; each takes about 6 bytes an item"
     )
     reload_s: float = Field(5.0, gt=0, le=3600, description="how often the store is asked for a newly promoted model")
     live_check_s: float = Field(2.0, gt=0, le=3600, description="how often the live store is asked whether it answers")
+
+    catalogue_poll_s: float = Field(
+        0.1, gt=0, le=60, description="how often catalogue changes of other replicas are read, in seconds"
+    )
+    catalogue_wait_s: float = Field(
+        30.0, gt=0, le=3600, description="longest wait for a change to be applied, or for a snapshot that is being made"
+    )
+    compact_changes: int = Field(
+        10_000, ge=10, le=10_000_000, description="catalogue changes after which a new snapshot replaces the last"
+    )
 
     max_k: int = Field(BEAM_WIDTHS[-1], ge=1, le=BEAM_WIDTHS[-1], description="largest `k` a request may ask for")
     max_history_ids: int = Field(1000, ge=1, le=5000, description="item ids accepted in one `history`")
@@ -55,6 +72,10 @@ class Settings(BaseSettings):
     max_batch_requests: int = Field(32, ge=1, le=1000, description="requests accepted in one POST /recommend/batch")
     max_events: int = Field(1000, ge=1, le=10_000, description="events accepted in one POST /events")
     max_body_bytes: int = Field(1_048_576, ge=1024, le=67_108_864, description="largest request body, in bytes")
+    max_bulk_bytes: int = Field(
+        134_217_728, ge=1024, le=2_147_483_647, description="largest body of POST /items/bulk, kept in memory"
+    )
+    bulk_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest a client may take to send a bulk body")
     body_timeout_s: float = Field(10.0, gt=0, le=600, description="longest a client may take to send its body")
     history_cap: int = Field(200, ge=1, le=5000, description="items of a user's stored history that are kept, newest")
 

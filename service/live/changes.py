@@ -33,6 +33,10 @@ class Position(NamedTuple):
     nonce: int = 0
 
 
+START = Position()
+"""Before the first change."""
+
+
 class RawChange(NamedTuple):
     """What is appended."""
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from model_store.bundle import Bundle
-from model_store.errors import BundleRefused, CatalogueError
+from model_store.catalogue import Catalogue
+from model_store.errors import BundleRefused
 from model_store.registry import Store
 from service.app import create_app
 from service.engines.base import Engine
 from service.engines.fake import FakeEngine
-from service.live.base import Snapshot
+from service.live.changes import START, Snapshot
 from service.live.embedded import EmbeddedLive
-from service.model import open_engine, with_snapshot
+from service.model import open_engine
 from service.settings import Settings
 from tests.model_store.bundles import small_catalogue
 from tests.service.harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
@@ -120,39 +120,41 @@ async def test_the_first_replica_saves_the_snapshot_and_the_next_loads_it(tmp_pa
     service = create_app(fast_settings(tmp_path), live=live).state.service
     await service.models.poll()
     await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)
-    saved = await live.load_snapshot(version)
+    saved = await live.catalogue.load_snapshot(version)
     assert saved is not None
-    assert np.array_equal(with_snapshot(small_catalogue(), saved).codes, small_catalogue().codes)
+    assert Catalogue.from_arrays(saved.arrays).digest() == small_catalogue().digest()
     other = create_app(fast_settings(tmp_path), live=live).state.service
     await other.models.poll()
     assert metric(other, "etegrec_snapshots_total", result="loaded") == 1
+    assert other.models.current.lineage == service.models.current.lineage == saved.lineage
     for each in (service, other):
         await each.models.close()
     await live.close()
 
 
-async def test_a_snapshot_of_something_else_is_refused_and_repaired(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flaw", ["no catalogue", "another origin"])
+async def test_a_snapshot_of_something_else_is_refused_and_repaired(tmp_path: Path, flaw: str) -> None:
     version = live_store(tmp_path)
+    origin = Store(tmp_path).bundle(version).manifest.files["catalogue.parquet"].sha256
+    arrays = small_catalogue(items=7).arrays() if flaw != "no catalogue" else {}
+    wrong = Snapshot(START, "a" * 32, origin if flaw == "no catalogue" else "b" * 64, arrays)
+
+    async def make() -> Snapshot:
+        return wrong
+
     live = EmbeddedLive(tmp_path / "events")
-    await live.save_snapshot(version, Snapshot(0, small_catalogue(items=7).trie.arrays()))
+    await live.catalogue.save_snapshot(version, make)
     service = create_app(fast_settings(tmp_path), live=live).state.service
     await service.models.poll()
     assert len(service.models.current.catalogue) == 40
     await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)
-    assert metric(service, "etegrec_snapshots_total", result="refused") == 1
-    repaired = await live.load_snapshot(version)
+    assert metric(service, "etegrec_snapshots_total", result="refused") >= 1
+    repaired = await live.catalogue.load_snapshot(version)
     assert repaired is not None
-    assert with_snapshot(small_catalogue(), repaired).trie.items == 40
+    assert repaired.lineage == service.models.current.lineage != wrong.lineage
+    assert len(Catalogue.from_arrays(repaired.arrays)) == 40
     await service.models.close()
     await live.close()
-
-
-def test_a_snapshot_at_revision_0_must_hold_the_codes_of_the_bundle() -> None:
-    other = small_catalogue(seed=1).trie.arrays()
-    with pytest.raises(CatalogueError, match="revision 0"):
-        with_snapshot(small_catalogue(), Snapshot(0, other))
-    moved = with_snapshot(small_catalogue(), Snapshot(3, other))
-    assert np.array_equal(moved.codes, small_catalogue(seed=1).codes)
 
 
 def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:

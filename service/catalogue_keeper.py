@@ -1,0 +1,259 @@
+"""Keeps the answering model's catalogue at the end of the change stream, and writes changes to it.
+
+A write is acknowledged when this replica has read it back from the stream and swapped the new catalogue in, so whoever
+asks it next sees the change. Other replicas read it within ``catalogue_poll_s`` and the time that a step takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
+
+from model_store.errors import ItemRefused, LiveError, LiveUnavailable
+from service.catalogue_source import CatalogueSource
+from service.errors import CatalogueIsFull, FieldError, InvalidFields, InvalidLines, NotFound, NotReady
+from service.item_schemas import ItemBody, delete_change, read_payload
+from service.link import LiveLink
+from service.live.changes import APPEND_LIMIT, RawChange
+from service.live_catalogue import LiveCatalogue
+from service.model import LoadedModel
+from service.reload import ModelKeeper
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+SHOWN_LINES = 100
+"""Wrong lines of a bulk upload that are listed at most."""
+_UNKNOWN = "the catalogue has no item with this id"
+
+
+class Line(NamedTuple):
+    """One item of a bulk upload."""
+
+    number: int  # from 1, for reports
+    change: RawChange
+
+
+@dataclass(frozen=True)
+class Written:
+    """A change that this replica answers with from now on.
+
+    Attributes:
+        model: Contains it.
+        row: Of the item in its catalogue.
+        revision: Of the change.
+        took_ms: From the call to the swap.
+    """
+
+    model: LoadedModel
+    row: int
+    revision: int
+    took_ms: float
+
+
+@dataclass(frozen=True)
+class BulkWritten:
+    """Many changes that this replica answers with from now on; ``new`` items were not known before."""
+
+    items: int
+    new: int
+    revision: int
+    took_ms: float
+
+
+class CatalogueKeeper:
+    """Follows the change stream for whichever model answers. Used from one event loop."""
+
+    def __init__(
+        self, models: ModelKeeper, source: CatalogueSource, link: LiveLink, settings: Settings, telemetry: Telemetry
+    ) -> None:
+        self._models = models
+        self._source = source
+        self._link = link
+        self._settings = settings
+        self._telemetry = telemetry
+        self._stepping = asyncio.Lock()
+        self._bulk = asyncio.Lock()
+
+    async def watch(self) -> None:
+        """Follow the stream, until cancelled."""
+        is_failing = False
+        while True:
+            try:
+                has_moved = await self.step()
+                is_failing = False
+            except LiveError as failure:
+                has_moved = False
+                self._link.note_behind(behind=True)
+                if not is_failing:  # once an outage, not ten times a second
+                    log.warning("changes_unavailable", cause=str(failure), hint=failure.hint)
+                is_failing = True
+            except Exception:
+                has_moved = False
+                log.exception("catalogue_step_crashed")
+            await asyncio.sleep(0 if has_moved else self._settings.catalogue_poll_s)
+
+    async def step(self) -> bool:
+        """Read the stream once, compute the catalogue aside and swap it in; whether it has moved.
+
+        Raises:
+            LiveError: The store cannot be asked now.
+        """
+        async with self._stepping:
+            model = self._models.current
+            if model is None or model.live is None:
+                return False
+            live = await self._source.follow(model.live)
+            if live is model.live:
+                return False
+            newer = await asyncio.to_thread(model.moved, live, self._settings.rule_cache_entries)
+            if self._models.move(model, newer):
+                self._telemetry.catalogue_revision.set(newer.revision)
+            return True
+
+    async def find(self, item_id: str) -> tuple[LoadedModel, int]:
+        """The answering model and the row of an item, hidden or not.
+
+        Raises:
+            NotFound: The catalogue lacks it.
+            NotReady: No model is loaded.
+        """
+        model, _ = self._ready()
+        row = model.catalogue.row(item_id)
+        if row is None and await self._has_stepped():  # another replica may have acknowledged it a moment ago
+            model, _ = self._ready()
+            row = model.catalogue.row(item_id)
+        if row is None:
+            raise NotFound(_UNKNOWN)
+        return model, row
+
+    async def put(self, item_id: str, body: ItemBody) -> Written:
+        """Add or update one item.
+
+        Raises:
+            CatalogueIsFull: No semantic ID is left for it.
+            InvalidFields: This version cannot encode it.
+            LiveError: It could not be stored, or not be read back in time: repeating it is harmless.
+            NotReady: No model is loaded.
+        """
+        started = time.monotonic()
+        model, live = self._ready()
+        is_known = model.catalogue.row(item_id) is not None
+        if not is_known and live.room < 1:
+            raise CatalogueIsFull(live.room)
+        if not is_known or body.embedding is not None:
+            try:
+                await asyncio.to_thread(_check, live, body, is_new=not is_known)
+            except ItemRefused as refused:
+                raise InvalidFields([FieldError(refused.field, refused.problem)]) from None
+        at = await self._link.store.catalogue.append([body.change(item_id)])
+        model = await self._reached(at.revision)
+        row = model.catalogue.row(item_id)
+        if row is None:  # others took the last room at the same moment
+            raise CatalogueIsFull(0)
+        return Written(model, row, at.revision, _ms_since(started))
+
+    async def delete(self, item_id: str) -> Written:
+        """Hide one item. When this returns, no answer of this replica contains it any more.
+
+        Raises:
+            NotFound: The catalogue lacks it.
+            LiveError, NotReady: As for :meth:`put`.
+        """
+        started = time.monotonic()
+        await self.find(item_id)
+        at = await self._link.store.catalogue.append([delete_change(item_id)])
+        model = await self._reached(at.revision)
+        row = model.catalogue.row(item_id)
+        if row is None:  # the version changed meanwhile, and the new one never had it
+            raise NotFound(_UNKNOWN)
+        return Written(model, row, at.revision, _ms_since(started))
+
+    async def put_all(self, lines: Sequence[Line]) -> BulkWritten:
+        """Add or update many items: everything is checked before the first one is stored.
+
+        A crash of this process or of the store in between can leave the first items stored; all of them are whole, and
+        sending the same items again completes the rest and changes nothing else. One call at a time is worked on.
+
+        Raises:
+            CatalogueIsFull: There is no room for all new ones.
+            InvalidLines: This version cannot encode some of them.
+            LiveError, NotReady: As for :meth:`put`.
+        """
+        started = time.monotonic()
+        async with self._bulk:
+            model, live = self._ready()
+            new = await asyncio.to_thread(_unknown, model, lines)
+            if len(new) > live.room:
+                raise CatalogueIsFull(live.room)
+            await asyncio.to_thread(_check_all, live, lines, new)
+            revision = await self._append_all([line.change for line in lines])
+            await self._reached(revision)
+        return BulkWritten(len(lines), len(new), revision, _ms_since(started))
+
+    async def _append_all(self, changes: Sequence[RawChange]) -> int:
+        revision = 0
+        for start in range(0, len(changes), APPEND_LIMIT):
+            revision = (await self._link.store.catalogue.append(changes[start : start + APPEND_LIMIT])).revision
+        return revision
+
+    async def _reached(self, revision: int) -> LoadedModel:
+        """The answering model, once its catalogue contains a revision that is stored already."""
+        reached, give_up_at = -1, 0.0
+        while (model := self._ready()[0]).revision < revision:
+            if model.revision > reached:
+                reached, give_up_at = model.revision, time.monotonic() + self._settings.catalogue_wait_s
+            elif time.monotonic() > give_up_at:
+                raise LiveUnavailable("the change is stored, but was not applied in time", "it will be, or repeat it")
+            if not await self.step() and self._models.current is model:
+                await asyncio.sleep(self._settings.catalogue_poll_s)
+        return model
+
+    async def _has_stepped(self) -> bool:
+        try:
+            return await self.step()
+        except LiveError:
+            return False  # the answer is what this replica knows; it is marked degraded elsewhere
+
+    def _ready(self) -> tuple[LoadedModel, LiveCatalogue]:
+        model = self._models.current
+        if model is None or model.live is None:
+            raise NotReady(self._models.problem)
+        return model, model.live
+
+
+def _unknown(model: LoadedModel, lines: Sequence[Line]) -> set[str]:
+    item_ids = list(dict.fromkeys(line.change.item_id for line in lines))
+    rows = model.catalogue.row_of.find(item_ids).tolist()
+    return {item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0}
+
+
+def _check_all(live: LiveCatalogue, lines: Sequence[Line], new: set[str]) -> None:
+    wrong: list[FieldError] = []
+    for number, change in lines:
+        is_new = change.item_id in new
+        body = read_payload(change.payload) if is_new or b'"embedding"' in change.payload else None
+        try:
+            if body is not None and (is_new or body.embedding is not None):
+                _check(live, body, is_new=is_new)
+        except ItemRefused as refused:
+            wrong.append(FieldError(f"{number}.{refused.field}", refused.problem))
+    if wrong:
+        raise InvalidLines(len(wrong), wrong[:SHOWN_LINES])
+
+
+def _check(live: LiveCatalogue, body: ItemBody, *, is_new: bool) -> None:
+    """Encode, so that it is known to work; what a new item gave waits for the change to come back from the stream."""
+    encoded = live.items.encode(body)
+    if is_new:
+        live.items.ahead.keep(body.payload(), encoded)
+
+
+def _ms_since(started: float) -> float:
+    return (time.monotonic() - started) * 1000

@@ -1,0 +1,234 @@
+"""A version's catalogue at a place of the change stream, and how changes move it on. Pure: no store, no clock.
+
+Applying the same changes to the same catalogue gives the same catalogue on every replica, however the changes were
+grouped: items are encoded and placed one by one, and a change that this version cannot take is left out by all alike.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model_store.bundle import Bundle
+from model_store.catalogue import Catalogue
+from model_store.errors import CatalogueError, CatalogueFull, ItemRefused
+from model_store.item_changes import Change, ItemDelete, ItemPut
+from service.item_schemas import ItemBody, delete_change, read_payload
+from service.live.changes import START, ItemChange, Position, RawChange, Snapshot
+
+
+class Encoded(Protocol):
+    """What a model makes of one item."""
+
+    @property
+    def vector(self) -> npt.NDArray[np.float32]:
+        """Unit length, [d_s]."""
+
+    @property
+    def latent(self) -> npt.NDArray[np.float32]:
+        """For placement, [d_c]."""
+
+
+class Placer(Protocol):
+    """Gives encoded items their codes, one after another."""
+
+    def place(self, latent: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
+        """Codes [L] that are taken from now on; raises :class:`CatalogueFull`."""
+
+
+class ItemCoder(Protocol):
+    """What a version knows about items that it was not trained on: :class:`service.item_encoder.ItemEncoder`.
+
+    Deterministic and thread-safe.
+    """
+
+    def encode(
+        self,
+        title: str,
+        categories: Sequence[str],
+        attributes: Mapping[str, Any] | str,
+        embedding: Sequence[float] | None = None,
+    ) -> Encoded:
+        """Encode one item; raises :class:`ItemRefused` if this version cannot."""
+
+    def placement(self, catalogue: Catalogue) -> Placer:
+        """Places items into this catalogue."""
+
+
+CATALOGUE = "catalogue.parquet"
+ENCODED_AHEAD = 200_000
+"""Items encoded before their change is applied that are kept at most; the oldest are encoded once more."""
+
+
+class Ahead:
+    """Items that were encoded to check them, until their change comes back from the stream. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._encoded: dict[bytes, Encoded] = {}
+
+    def keep(self, payload: bytes, encoded: Encoded) -> None:
+        """Remember what a payload was encoded to."""
+        with self._lock:
+            self._encoded[payload] = encoded
+            if len(self._encoded) > ENCODED_AHEAD:
+                del self._encoded[next(iter(self._encoded))]
+
+    def take(self, payload: bytes) -> Encoded | None:
+        """What it was encoded to, once."""
+        with self._lock:
+            return self._encoded.pop(payload, None)
+
+
+@dataclass(frozen=True, eq=False)
+class VersionItems:
+    """What a version brings to its live catalogue.
+
+    Attributes:
+        bundle: The version.
+        coder: Encodes and places new items.
+        ahead: What was encoded already.
+    """
+
+    bundle: Bundle
+    coder: ItemCoder
+    ahead: Ahead = field(default_factory=Ahead)
+
+    @property
+    def version(self) -> str:
+        """Name of the version."""
+        return self.bundle.version
+
+    def encode(self, body: ItemBody) -> Encoded:
+        """Encode one item; raises :class:`ItemRefused` if this version cannot."""
+        return self.coder.encode(body.title, body.unique_categories, body.named_attributes, body.embedding)
+
+    @property
+    def origin(self) -> str:
+        """What snapshots of this version descend from: SHA-256 of the catalogue as trained."""
+        return self.bundle.manifest.files[CATALOGUE].sha256
+
+
+@dataclass(frozen=True, eq=False)
+class LiveCatalogue:
+    """A version's catalogue with all changes up to a place in the stream.
+
+    Attributes:
+        items: The version.
+        catalogue: Its items.
+        at: Changes up to here were applied, each once.
+        lineage: See :class:`service.live.changes.Head`; "" until the catalogue descends from a shared snapshot.
+    """
+
+    items: VersionItems
+    catalogue: Catalogue
+    at: Position = START
+    lineage: str = ""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """As replicas share it."""
+        return Snapshot(self.at, self.lineage, self.items.origin, self.catalogue.arrays())
+
+    @classmethod
+    def of_snapshot(cls, items: VersionItems, snapshot: Snapshot) -> LiveCatalogue:
+        """The catalogue that a snapshot holds, checked.
+
+        Raises:
+            CatalogueError: It belongs to another version, or contradicts itself.
+        """
+        if snapshot.origin != items.origin:
+            raise CatalogueError("the snapshot does not descend from this version's catalogue")
+        return cls(items, Catalogue.from_arrays(snapshot.arrays), snapshot.at, snapshot.lineage)
+
+    def moved(self, changes: Sequence[ItemChange], at: Position) -> Moved:
+        """The catalogue after these changes. Takes time: not for the event loop."""
+        entries, refused = _entries(self, changes)
+        catalogue = self.catalogue.with_changes(entries) if entries else self.catalogue
+        return Moved(replace(self, catalogue=catalogue, at=at), refused)
+
+    @property
+    def room(self) -> int:
+        """New items that still find a semantic ID: those that no item has, hidden or not."""
+        levels = self.catalogue.codes.shape[1]
+        return int(self.catalogue.codebook_size**levels) - len(self.catalogue)
+
+
+class Moved(NamedTuple):
+    """What changes led to; ``refused`` of them this version could not take."""
+
+    live: LiveCatalogue
+    refused: int
+
+
+def raw_changes(live: LiveCatalogue, trained: Catalogue) -> Iterator[RawChange]:
+    """Changes that would lead from the catalogue as trained to this one, in the order of its rows.
+
+    What a replica can give back to a store that lost its changes. A live item that is hidden has lost its content.
+    """
+    catalogue = live.catalogue
+    takes_embeddings = live.items.bundle.manifest.embedding_source == "user"
+    for row in range(len(catalogue)):
+        item_id = catalogue.item_ids[row]
+        if catalogue.is_hidden[row]:
+            yield delete_change(item_id)
+        elif row >= catalogue.trained:
+            vector = catalogue.vectors[row].tolist() if takes_embeddings and catalogue.vectors is not None else None
+            yield _body(catalogue, row, vector).change(item_id)
+        elif _shown(catalogue, row) != _shown(trained, row):
+            yield _body(catalogue, row, None).change(item_id)
+
+
+def _entries(live: LiveCatalogue, changes: Iterable[ItemChange]) -> tuple[list[Change], int]:
+    placer = live.items.coder.placement(live.catalogue)
+    entries: list[Change] = []
+    placed: set[str] = set()
+    refused = 0
+    for change in changes:
+        if change.kind == "delete":
+            entries.append(ItemDelete(change.item_id))
+        elif change.kind == "put":
+            is_known = change.item_id in placed or live.catalogue.row(change.item_id) is not None
+            entry = _known(change) if is_known else _new(live, change, placer)
+            if entry is None:
+                refused += 1
+                continue
+            entries.append(entry)
+            placed.add(change.item_id)
+    return entries, refused
+
+
+def _known(change: ItemChange) -> ItemPut | None:
+    body = read_payload(change.payload)
+    return None if body is None else body.put(change.item_id)
+
+
+def _new(live: LiveCatalogue, change: ItemChange, placer: Placer) -> ItemPut | None:
+    body = read_payload(change.payload)
+    if body is None:
+        return None
+    try:
+        encoded = live.items.ahead.take(change.payload) or live.items.encode(body)
+        codes = placer.place(encoded.latent)
+    except (ItemRefused, CatalogueFull):
+        return None  # counted by the caller; another version may well take it
+    vector = None if live.catalogue.vectors is None else encoded.vector
+    return replace(body.put(change.item_id), codes=codes, vector=vector)
+
+
+def _shown(catalogue: Catalogue, row: int) -> tuple[object, ...]:
+    return catalogue.titles[row], catalogue.categories[row], catalogue.attributes[row]
+
+
+def _body(catalogue: Catalogue, row: int, embedding: list[float] | None) -> ItemBody:
+    return ItemBody.model_construct(
+        title=catalogue.titles[row],
+        categories=list(catalogue.categories[row]),
+        attributes=catalogue.attributes[row],
+        embedding=embedding,
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,21 +8,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store.catalogue import Catalogue
+from model_store.catalogue import Catalogue, ItemDelete, ItemPut
 from service.engines.base import Found, SearchRequest
 from service.engines.fake import FakeEngine
 from service.fallback import popular
 from service.rules import RuleKey, Rules
-from service.schemas import Filter
+from service.schemas import AttributeRange, Filter
 from tests.model_store.bundles import small_catalogue
 
-CATALOGUE = small_catalogue()
+TRAINED = small_catalogue()
+TAKEN = set(map(tuple, TRAINED.codes.tolist()))
+FREE = [codes for codes in itertools.product(range(8), repeat=3) if codes not in TAKEN]
+CATALOGUE = TRAINED.with_changes(
+    [
+        *(ItemPut(f"item-{row}", "", ("category-0", "category-1"), {"year": 1994.5}) for row in (4, 7)),
+        *(ItemPut(f"item-{row}", "", (), {"year": "1994"}) for row in (5, 8)),
+        ItemPut("new-1", "New", ("category-2",), {"year": 1996}, np.array(FREE[0], dtype=np.int16)),
+        ItemPut("new-2", "Hidden", ("category-2",), {"year": 1996}, np.array(FREE[1], dtype=np.int16)),
+        *(ItemDelete(item_id) for item_id in ("item-2", "item-3", "new-2")),
+    ]
+)
+HIDDEN = {"item-2", "item-3", "new-2"}
 IDS = list(CATALOGUE.item_ids)
 IDS_OR_UNKNOWN = st.lists(st.sampled_from([*IDS, "unknown"]), max_size=50)
 CATEGORIES = st.lists(st.sampled_from(["category-0", "category-1", "category-2", "nothing"]), max_size=3)
+YEARS = st.none() | st.sampled_from([1990, 1994, 1994.5, 1996, 1999])
+RANGES = st.builds(AttributeRange, field=st.sampled_from(["year", "price"]), gte=YEARS, gt=YEARS, lte=YEARS, lt=YEARS)
 FILTERS = st.builds(
     Filter,
     categories=st.none() | CATEGORIES,
+    categories_all=st.none() | CATEGORIES,
+    attributes=st.none() | st.lists(RANGES, max_size=2),
     allow=st.none() | IDS_OR_UNKNOWN,
     deny=st.none() | IDS_OR_UNKNOWN,
 )
@@ -30,12 +47,26 @@ FILTERS = st.builds(
 def allowed(rules: Filter, seen: set[str]) -> set[str]:
     """The definition, item by item."""
     found = set()
-    for item_id, categories in zip(CATALOGUE.item_ids, CATALOGUE.categories, strict=True):
+    for item_id, categories, attributes in zip(IDS, CATALOGUE.categories, CATALOGUE.attributes, strict=True):
         in_category = rules.categories is None or not set(rules.categories).isdisjoint(categories)
+        in_all = set(rules.categories_all or ()) <= set(categories)
+        in_ranges = all(inside(attributes.get(bounds.field), bounds) for bounds in rules.attributes or ())
         in_allow = rules.allow is None or item_id in rules.allow
-        if in_category and in_allow and item_id not in (rules.deny or ()) and item_id not in seen:
+        is_out = item_id in (rules.deny or ()) or item_id in seen or item_id in HIDDEN
+        if in_category and in_all and in_ranges and in_allow and not is_out:
             found.add(item_id)
     return found
+
+
+def inside(value: object, bounds: AttributeRange) -> bool:
+    """Whether one attribute is a number that keeps the bounds."""
+    return (
+        isinstance(value, int | float)
+        and (bounds.gte is None or value >= bounds.gte)
+        and (bounds.gt is None or value > bounds.gt)
+        and (bounds.lte is None or value <= bounds.lte)
+        and (bounds.lt is None or value < bounds.lt)
+    )
 
 
 def ask(rules: Filter, seen: list[str], k: int, per_prefix: int | None) -> tuple[Found, Found]:
@@ -44,7 +75,7 @@ def ask(rules: Filter, seen: list[str], k: int, per_prefix: int | None) -> tuple
     rule = compiled.compile(RuleKey.of(rules))
     excluded = compiled.rows([*seen, *(rules.deny or ())])
     engine = FakeEngine()
-    request = SearchRequest(np.array([0]), k, 50, rule.mask, excluded, per_prefix)
+    request = SearchRequest(np.array([0]), k, 50, rule.mask, excluded, CATALOGUE, per_prefix)
     inputs = engine.prepare([request], CATALOGUE)
     [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
     return found, popular(CATALOGUE, rule, excluded, k, per_prefix)
@@ -75,23 +106,40 @@ def test_answers_share_their_first_code_only_so_often(rules: Filter, limit: int,
 
 
 def test_popular_items_come_by_popularity_with_their_log_probability() -> None:
-    rules = Rules(CATALOGUE, 8)
-    found = popular(CATALOGUE, rules.everything, np.empty(0, dtype=np.int64), 40)
-    counts = CATALOGUE.popularity[found.rows]
+    rules = Rules(TRAINED, 8)
+    found = popular(TRAINED, rules.everything, np.empty(0, dtype=np.int64), 40)
+    counts = TRAINED.popularity[found.rows]
     assert (np.diff(counts) <= 0).all()
     assert np.exp(found.log_prob).sum() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_fake_engine_answers_the_successors() -> None:
-    everything = Rules(CATALOGUE, 8).everything.mask
+    everything = Rules(TRAINED, 8).everything.mask
     engine = FakeEngine()
-    request = SearchRequest(np.array([3, 5]), 4, 20, everything, np.empty(0, dtype=np.int64))
-    inputs = engine.prepare([request], CATALOGUE)
-    [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
-    by_code = sorted(range(40), key=lambda row: CATALOGUE.codes[row].tolist())
+    request = SearchRequest(np.array([3, 5]), 4, 20, everything, np.empty(0, dtype=np.int64), TRAINED)
+    inputs = engine.prepare([request], TRAINED)
+    [found] = engine.finish(engine.compute(inputs, TRAINED), [request], TRAINED)
+    by_code = sorted(range(40), key=lambda row: TRAINED.codes[row].tolist())
     start = by_code.index(5)
     assert found.rows.tolist() == [by_code[(start + step) % 40] for step in range(1, 5)]
     assert found.log_prob.tolist() == pytest.approx([-0.01, -0.02, -0.03, -0.04])
+
+
+def test_popular_items_are_found_however_deep_they_lie() -> None:
+    rng = np.random.default_rng(0)
+    catalogue = dataclasses.replace(
+        small_catalogue(items=20_000, codebook_size=32),
+        popularity=rng.integers(0, 50, 20_000),
+        is_hidden=np.arange(20_000) % 7 == 0,
+    )
+    rules = Rules(catalogue, 8)
+    order = catalogue.by_popularity
+    open_order = order[order % 7 > 0]
+    last = [f"item-{row}" for row in open_order[-3:].tolist()]
+    found = popular(catalogue, rules.compile(RuleKey(allow=frozenset(last))), open_order[-1:].astype(np.int64), 10)
+    assert found.rows.tolist() == open_order[-3:-1].tolist()
+    found = popular(catalogue, rules.everything, order[:9_000].astype(np.int64), 10)
+    assert found.rows.tolist() == [row for row in order[9_000:].tolist() if row % 7][:10]
 
 
 def test_compiled_rules_are_shared_and_the_oldest_forgotten() -> None:
@@ -113,5 +161,18 @@ def test_a_rule_that_allows_nothing_says_so() -> None:
     assert not rules.compile(RuleKey(categories=frozenset({"category-1", "nothing"}))).is_empty
 
 
-def _catalogue_of(items: int) -> Catalogue:
-    return small_catalogue(items=items)
+def _catalogue_of(items: int, codebook_size: int = 8) -> Catalogue:
+    return small_catalogue(items=items, codebook_size=codebook_size)
+
+
+def test_ten_thousand_ids_are_allowed_and_denied() -> None:
+    catalogue = _catalogue_of(15_000, codebook_size=32)
+    rules = Rules(catalogue, 2)
+    ids = list(catalogue.item_ids)
+    rule = rules.compile(RuleKey(allow=frozenset([*ids[:10_000], "unknown"])))
+    assert np.flatnonzero(rule.open_rows).tolist() == list(range(10_000))
+    denied = rules.rows([*ids[5_000:], "unknown"])
+    assert denied.tolist() == list(range(5_000, 15_000))
+    nodes = np.unpackbits(rule.mask.bits, bitorder="little")[: catalogue.trie.nodes]
+    nodes[catalogue.trie.excluded_nodes(denied, rule.mask)] = 0
+    assert np.flatnonzero(nodes[catalogue.trie.node_offset[-2] :]).tolist() == sorted(catalogue.trie.item_leaf[:5_000])

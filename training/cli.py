@@ -22,6 +22,7 @@ from training.data.prepare import PrepareOptions
 from training.data.prepare import prepare as prepare_data
 from training.data.validate import validate as validate_data
 from training.metrics import SEEN_EXCLUDED
+from training.new_items import NewItems
 from training.pipeline import Evaluation, Pipeline
 from training.progress import progress_for
 from training.report.build import write_report
@@ -172,6 +173,27 @@ def ablate(
         return
     console = tables()
     for table in report.tables():
+        console.print(table)
+
+
+@app.command("new-items")
+def new_items(
+    data: DataOption,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the measurement. An unfinished one of the same settings goes on.")
+    ],
+    preset: PresetOption = "cpu",
+    overrides: SetOption = [],  # noqa: B006
+    share: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the items that training never sees.")] = 0.05,
+    json: JsonOption = False,
+) -> None:
+    """Train without some items, add them live by their content alone, and measure how well they are recommended."""
+    found = NewItems(out, load_config(preset, overrides), data, share, progress_for()).run()
+    if json:
+        print_json(found.as_dict())
+        return
+    console = tables()
+    for table in found.tables():
         console.print(table)
 
 

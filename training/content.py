@@ -189,8 +189,10 @@ def _held_out(items: _Items) -> tuple[dict[float, Tensor], Tensor]:
     predicted = {penalty: torch.zeros_like(items.target) for penalty in PENALTIES}
     average = torch.zeros_like(items.target)
     for part in range(min(FOLDS, len(fold))):
-        left = np.flatnonzero(fold == part)
-        fit, asked = _Fit(items.take(np.flatnonzero(fold != part))), padded(items.take(left).features)
+        left, fitted = np.flatnonzero(fold == part), np.flatnonzero(fold != part)
+        if not len(fitted):
+            break  # a single item, which nothing tells anything of
+        fit, asked = _Fit(items.take(fitted)), padded(items.take(left).features)
         for penalty in PENALTIES:
             model = fit.model(penalty)
             predicted[penalty][left], average[left] = model(*asked), model.mean

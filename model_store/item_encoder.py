@@ -25,7 +25,8 @@ from model_store.placement import Placement
 CODEBOOKS = "tokenizer.codebooks"
 """Tensor of ``weights.safetensors``, ``[levels, K, d_c]``."""
 
-_SHORTEST = 1e-6
+LARGEST, SHORTEST = 1e9, 1e-6
+"""Number of a given embedding at most, and its length at least."""
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -125,10 +126,10 @@ class ItemEncoder:
             )
         if len(embedding) != width:
             raise ItemRefused("embedding", f"holds {len(embedding)} numbers, this model takes {width}")
-        raw = np.asarray(embedding, dtype=np.float32)[None]
-        if not np.isfinite(raw).all() or np.linalg.norm(raw) < _SHORTEST:
-            raise ItemRefused("embedding", "must be finite numbers, not all 0")
-        return raw
+        exact = np.asarray(embedding, dtype=np.float64)
+        if not (np.abs(exact) <= LARGEST).all() or np.linalg.norm(exact) < SHORTEST:  # NaN is refused, too
+            raise ItemRefused("embedding", f"must be numbers of at most {LARGEST:g} and not all 0")
+        return exact.astype(np.float32)[None]
 
     def _nothing_to_go_by(self) -> ItemRefused:
         if self.takes_embeddings:

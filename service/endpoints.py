@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -48,9 +49,13 @@ def id_of(request: Request, name: str) -> str:
     """An item or user id from the path, percent-decoded.
 
     Raises:
-        InvalidFields: It is empty or too long.
+        InvalidFields: It is empty, too long, or no UTF-8: replacing what does not decode would name someone else.
     """
     value = str(request.path_params[name])
+    try:
+        unquote_to_bytes(request.scope.get("raw_path", b"")).decode()
+    except UnicodeDecodeError:
+        raise InvalidFields([FieldError(name, "must be percent-encoded UTF-8")]) from None
     if not 1 <= len(value.encode()) <= ID_BYTES:
         raise InvalidFields([FieldError(name, f"must be 1 to {ID_BYTES} bytes long in UTF-8")])
     return value

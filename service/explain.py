@@ -86,7 +86,7 @@ async def reasons(serving: Serving, question: SearchRequest, rows: npt.NDArray[n
         return NO_REASONS
     longest = serving.model.engine.max_history
     question = replace(question, history=question.history[-longest:])  # leaving one out must not let an older one in
-    asked = _questions(question, await asyncio.to_thread(_only, question.catalogue, rows), len(rows))
+    asked = questions(question, await asyncio.to_thread(restricted_to, question.catalogue, rows), len(rows))
     found = await all_of([serving.batcher.submit(each, budget_s) for each in asked])
     places = [_places(each, rows) for each in found]
     scores = np.stack([each.score[place] for each, place in zip(found, places, strict=True)])
@@ -96,7 +96,7 @@ async def reasons(serving: Serving, question: SearchRequest, rows: npt.NDArray[n
     return Reasons(rows, question.history[-LEFT_OUT:], contributions, by_code)
 
 
-def _questions(question: SearchRequest, mask: RuleMask, answers: int) -> list[SearchRequest]:
+def questions(question: SearchRequest, mask: RuleMask, answers: int) -> list[SearchRequest]:
     """The question over the mask, then without each of the newest history items, oldest first."""
     again = replace(
         question,
@@ -111,7 +111,8 @@ def _questions(question: SearchRequest, mask: RuleMask, answers: int) -> list[Se
     return [again, *(replace(again, history=np.delete(history, place)) for place in places)]
 
 
-def _only(catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> RuleMask:
+def restricted_to(catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> RuleMask:
+    """The mask that leaves these rows open and nothing else."""
     is_open = np.zeros(len(catalogue), dtype=np.bool_)
     is_open[rows] = True
     return catalogue.trie.mask(is_open)

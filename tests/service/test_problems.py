@@ -46,7 +46,7 @@ BAD_BODIES = {
     "long id": (b'{"user_id": "' + b"zebra" * 30 + b'"}', 422),
     "long id in bytes": ('{"history": ["' + "ä" * 65 + '"]}', 422),
     "long history": (b'{"history": [' + b",".join([b'"zebra"'] * 1001) + b"]}", 422),
-    "explain": (b'{"explain": true}', 422),
+    "explain as text": (b'{"explain": "zebra"}', 422),
     "negative budget": (b'{"budget_ms": -1}', 422),
     "as many keys as fit": (b'{"zebra": 1' + b"".join(b',"%d": 1' % n for n in range(30_000)) + b"}", 400),
 }

@@ -1,0 +1,187 @@
+"""``make bench-catalogue``: what the size of the catalogue costs, in time, in memory and at start-up.
+
+Catalogues of three sizes are generated (seeded, see :mod:`benchmarks.large_catalogue`). Search times come from the
+exported ONNX graph of an untrained model of the paper's size and the service's own engine: one batch from history to
+ranked rows, sizes alternating. Memory is the growth of the resident set of a fresh process that loads the catalogue
+and touches everything a live copy keeps. Loading from Redis goes through the service's store and a real server on this
+machine. The masking step is timed on its own beside a trie of nested dicts, on the same prefixes, results compared.
+Everything is a median of ``--repeats``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import typer
+
+from benchmarks.catalogue_search import BATCH, exported, mask_ratio, median_s, search_s
+from benchmarks.large_catalogue import CODEBOOK_SIZE, large_catalogue, skewed_codes
+from model_store.catalogue import Catalogue
+from model_store.manifest import FileSeal
+from model_store.trie import Trie
+from service.live.changes import START, Snapshot
+from service.live.redis import RedisLive
+from service.rules import Rules
+from tests.redis_server import RedisServer
+
+T = TypeVar("T")
+
+
+def fresh(work: Callable[..., T], *arguments: object) -> T:
+    """Call a function in a process of its own, whose memory is nobody else's."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def build_s(items: int, seed: int, repeats: int) -> float:
+    """Seconds to build the trie from codes ``[items, L]``."""
+    codes = skewed_codes(np.random.default_rng(seed), items)
+    return median_s(lambda: Trie.build(codes, CODEBOOK_SIZE), repeats)
+
+
+def load_bundle_s(path: Path, repeats: int) -> float:
+    """Seconds from the file in a bundle to a checked catalogue with its trie."""
+    return median_s(lambda: _from_bundle(path), repeats)
+
+
+def _from_bundle(path: Path) -> Catalogue:
+    data = path.read_bytes()
+    FileSeal.of(data)
+    return Catalogue.from_parquet(data)
+
+
+class Memory(NamedTuple):
+    """Bytes an item."""
+
+    trie: float
+    live: float
+
+
+def memory(path: Path) -> Memory:
+    """What a live copy takes, as the process grows."""
+    settle()
+    before = resident_bytes()
+    catalogue = _from_bundle(path)
+    rules = Rules(catalogue, 1)
+    _ = catalogue.row_of, catalogue.by_popularity, catalogue.trie.parents, catalogue.trie.item_leaf
+    settle()
+    live = (resident_bytes() - before) / len(catalogue)
+    assert not rules.everything.is_empty
+    return Memory(catalogue.trie.nbytes / len(catalogue), live)
+
+
+def settle() -> None:
+    """Give freed memory back to the system, so that the resident set is what is in use."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """Resident set of this process, on Linux."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def load_redis_s(path: Path, folder: Path, repeats: int) -> float:
+    """Seconds from the snapshot in Redis to a checked catalogue with its trie."""
+    server = RedisServer(folder)
+    server.start()
+    try:
+        return asyncio.run(_load_redis_s(server.url, Catalogue.from_parquet(path.read_bytes()), repeats))
+    finally:
+        server.kill()
+
+
+async def _load_redis_s(url: str, catalogue: Catalogue, repeats: int) -> float:
+    store = RedisLive(url, background_timeout_s=600, lock_ttl_s=600)
+
+    async def make() -> Snapshot:
+        return Snapshot(START, uuid4().hex, "0" * 64, catalogue.arrays())
+
+    taken = []
+    try:
+        if await store.catalogue.save_snapshot("bench", make) is None:
+            raise RuntimeError("the snapshot was not stored")
+        for _ in range(repeats):
+            started = time.perf_counter()
+            snapshot = await store.catalogue.load_snapshot("bench")
+            if snapshot is None:
+                raise RuntimeError("the snapshot is gone")
+            loaded = Catalogue.from_arrays(snapshot.arrays)
+            taken.append(time.perf_counter() - started)
+        if loaded.digest() != catalogue.digest():
+            raise RuntimeError("what came out of Redis is another catalogue")
+    finally:
+        await store.close()
+    return statistics.median(taken)
+
+
+def measured(work: Path, items: tuple[int, int, int], seed: int, repeats: int, overrides: list[str]) -> dict[str, Any]:
+    """All figures."""
+    paths = [work / f"{number}.parquet" for number in range(len(items))]
+    for count, path in zip(items, paths, strict=True):
+        path.write_bytes(large_catalogue(count, seed).to_parquet())
+    graph, server = work / "search.onnx", work / "redis"
+    server.mkdir()
+    config = exported(graph, overrides)
+    few = min(repeats, 3)
+    used, taken = fresh(memory, paths[2]), search_s(graph, config, paths, seed, repeats)
+    smallest, middle, largest = taken.by_size
+    return {
+        "bench": "catalogue",
+        "ratio_1m": round(middle / smallest, 3),
+        "ratio_10m": round(largest / smallest, 3),
+        "trie_bytes_item": round(used.trie, 2),
+        "live_bytes_item": round(used.live, 2),
+        "build_s_10m": round(build_s(items[2], seed, few), 3),
+        "load_bundle_s_10m": round(load_bundle_s(paths[2], few), 3),
+        "load_redis_s_10m": round(load_redis_s(paths[2], server, few), 3),
+        "filter_overhead_1m": round(taken.filtered / middle - 1, 3),
+        "dict_trie_mask_ratio": round(mask_ratio(paths[1], seed, repeats), 2),
+        "search_ms": [round(1000 * seconds, 2) for seconds in (*taken.by_size, taken.filtered)],
+        "items": items,
+        "batch": BATCH,
+        "repeats": repeats,
+        "threads": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def main(
+    items: Annotated[
+        tuple[int, int, int], typer.Option(help="Three sizes; the names in the answer stay those of the default.")
+    ] = (10_000, 1_000_000, 10_000_000),
+    repeats: Annotated[int, typer.Option(min=1)] = 7,
+    seed: int = 0,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Overrides of the paper preset.")] = None,
+    folder: Annotated[str, typer.Option(help="Where there is space; default: the system's temporary folder.")] = "",
+) -> None:
+    work = Path(tempfile.mkdtemp(prefix="bench-catalogue-", dir=folder or None))
+    try:
+        typer.echo(json.dumps(measured(work, items, seed, repeats, overrides or [])))
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    typer.run(main)

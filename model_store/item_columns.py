@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, overload
 
@@ -15,6 +17,7 @@ from model_store.errors import CatalogueError
 from model_store.packed import Arrays, PackedStrings, Ragged, Rows, arrow_lengths
 
 Attributes = dict[str, Any]
+Numbers = npt.NDArray[np.float64]
 
 NUMBER_COLUMNS = 16
 """Attribute fields whose numbers are kept ready, 8 bytes an item each; the one used longest ago makes room."""
@@ -130,14 +133,16 @@ class PackedCategories(Sequence[tuple[str, ...]]):
 
 
 class PackedAttributes(Sequence[Attributes]):
-    """Attributes of every item as JSON text, decoded when asked for. Reads like a list of dicts.
+    """Attributes of every item as JSON text, decoded when asked for. Reads like a list of dicts. Thread-safe.
 
     Numbers of a field are extracted for all items when a rule asks for them first, and carried over to changed copies.
     """
 
-    def __init__(self, texts: PackedStrings, numbers: Mapping[str, npt.NDArray[np.float64]] | None = None) -> None:
+    def __init__(self, texts: PackedStrings) -> None:
         self.texts = texts
-        self._numbers = dict(numbers or {})
+        self._lock = threading.Lock()
+        self._numbers: dict[str, Numbers] = {}  # by field, latest use last
+        self._fields: frozenset[str] | None = None  # in which an item may have a number; None: not looked yet
 
     @classmethod
     def of(cls, values: Sequence[Attributes]) -> PackedAttributes:
@@ -163,45 +168,59 @@ class PackedAttributes(Sequence[Attributes]):
         return (json.loads(text) for text in self.texts)
 
     def check_integrity(self) -> None:
-        """Raise :class:`CatalogueError` unless every text is a JSON object. Equal texts are parsed once."""
-        for text in self._distinct.dictionary:
-            try:
-                value = json.loads(text.as_py())
-            except ValueError as cause:
-                raise CatalogueError(f"attributes do not decode: {cause}") from cause
-            if not isinstance(value, dict):
-                raise CatalogueError(f"attributes must be JSON objects, found {type(value).__name__}")
+        """Raise :class:`CatalogueError` unless every text is a JSON object."""
+        try:
+            self._fields = frozenset().union(*(_fields(value) for value in self._distinct()[0]))
+        except ValueError as cause:
+            raise CatalogueError(f"attributes do not decode: {cause}") from cause
 
-    def numbers(self, field: str) -> npt.NDArray[np.float64]:
+    def numbers(self, field: str) -> Numbers:
         """The number that each item has in a field, ``[items]``; NaN where it has none. Slow the first time."""
-        found = self._numbers.pop(field, None)
-        if found is None:
-            found = self._extracted(field)
-        self._numbers[field] = found
-        while len(self._numbers) > NUMBER_COLUMNS:
-            self._numbers.pop(next(iter(self._numbers)), None)
-        return found
+        with self._lock:
+            if self._fields is None:
+                self.check_integrity()
+            if field not in (self._fields or ()):  # whatever names are asked for, only real fields take work and room
+                return np.broadcast_to(np.float64(np.nan), len(self))
+            found = self._numbers.pop(field, None)
+            self._numbers[field] = self._extracted(field) if found is None else found
+            if len(self._numbers) > NUMBER_COLUMNS:
+                del self._numbers[next(iter(self._numbers))]
+            return self._numbers[field]
 
     def with_rows(self, rows: Rows, content: Sequence[Attributes]) -> PackedAttributes:
         """See :meth:`~model_store.packed.Ragged.with_rows`."""
-        texts = self.texts.with_rows(rows, [_text(value) for value in content])
-        numbers = {}
-        for field, column in list(self._numbers.items()):
-            grown = np.append(column, np.full(len(texts) - len(column), np.nan))
+        changed = PackedAttributes(self.texts.with_rows(rows, [_text(value) for value in content]))
+        with self._lock:
+            known, fields = dict(self._numbers), self._fields
+        if fields is not None:
+            changed._fields = fields.union(*(_fields(value) for value in content))
+        for field, column in known.items():
+            grown = np.append(column, np.full(len(changed) - len(self), np.nan))
             grown[rows] = [_number(value.get(field)) for value in content]
-            numbers[field] = grown
-        return PackedAttributes(texts, numbers)
+            changed._numbers[field] = grown
+        return changed
 
-    def _extracted(self, field: str) -> npt.NDArray[np.float64]:
-        distinct = self._distinct
-        values = (json.loads(text.as_py()).get(field) for text in distinct.dictionary)
-        found = np.fromiter((_number(value) for value in values), np.float64, len(distinct.dictionary))
-        column: npt.NDArray[np.float64] = found[distinct.indices.to_numpy()]
-        return column
+    def _extracted(self, field: str) -> Numbers:
+        values, indices = self._distinct()
+        found = np.array([_number(value.get(field)) for value in values], dtype=np.float64)
+        return found[indices]
 
-    @property
-    def _distinct(self) -> Any:
-        return self.texts.to_arrow().dictionary_encode()
+    def _distinct(self) -> tuple[Iterator[Attributes], npt.NDArray[np.int32]]:
+        """Distinct objects, and which one each item has: equal texts are parsed once."""
+        encoded = self.texts.to_arrow().dictionary_encode()
+        return (_object(text.as_py()) for text in encoded.dictionary), encoded.indices.to_numpy()
+
+
+def _object(text: str) -> Attributes:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _fields(value: Attributes) -> list[str]:
+    """Fields that hold a number."""
+    return [field for field, content in value.items() if not math.isnan(_number(content))]
 
 
 def _text(value: Attributes) -> str:

@@ -120,6 +120,14 @@ def test_numbers_of_attributes() -> None:
     np.testing.assert_array_equal(changed.numbers("price"), [*[np.nan] * 6, -1])
 
 
+def test_a_field_may_begin_and_cease_to_hold_numbers() -> None:
+    packed = PackedAttributes.of([{"size": "L"}, {"year": 1}])
+    assert np.isnan(packed.numbers("size")).all()
+    changed = packed.with_rows(np.array([0, 1]), [{"size": 4}, {}])
+    np.testing.assert_array_equal(changed.numbers("size"), [4, np.nan])
+    assert np.isnan(changed.numbers("year")).all()
+
+
 def test_only_so_many_number_columns_are_kept() -> None:
     fields = [f"field-{number}" for number in range(NUMBER_COLUMNS + 1)]
     packed = PackedAttributes.of([dict.fromkeys(fields, 1)])

@@ -133,4 +133,4 @@ def training_share(catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> npt.NDA
 
 def interactions(catalogue: Catalogue) -> float:
     """Training interactions, with the one more that smoothing adds to each item."""
-    return float(catalogue.popularity.sum()) + len(catalogue)
+    return float(catalogue.interactions + len(catalogue))

@@ -1,225 +1,259 @@
 """Dynamic batching: requests that may share a batch wait for each other a moment, never for long.
 
-One batch is computed at a time, in a worker thread; the next one is prepared meanwhile, in another. The bucket whose
-oldest request has waited longest goes first, so no bucket starves. Whoever runs out of time, or whose client leaves,
-is taken out before the computation starts.
+One step of the loop reads: wait for a place, wait until the next batch is due, take it, hand it to a thread. A thread
+prepares its batch while others compute, computes as soon as the engine is free, and finishes while the next batch is
+computed already. A batch is taken as late as possible, shortly before the engine will be free, so that it takes along
+whoever comes meanwhile. The event loop computes nothing.
+
+Who cannot be answered in time, by the queue and the pace of the batches so far, is told at once. Whoever runs out of
+time, or whose client leaves, is taken out before the computation starts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
 
 import structlog
 
 from model_store.catalogue import Catalogue
 from model_store.search_interface import SearchInputs
-from service.engines.base import Engine, Found, SearchRequest
-from service.errors import DeadlineMissed, NotReady, QueueFull
+from service.engines.base import Engine, Found, SearchRequest, Shape
+from service.errors import DeadlineMissed, NotReady, QueueFull, QueueTooLong
+from service.pace import Pace
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.waiting import Job, Waiting
 
 log = structlog.get_logger()
 
+CAUTION = 1.3
+"""Expected seconds count so much more at admission: the pace is an average, and the batch may grow."""
+
+STAGES = ("prepare", "compute", "finish")
+
+LEAD_S = 0.002
+"""A batch is taken so long before the engine is expected to be free: it must be prepared by then."""
+
 
 @dataclass(eq=False)
-class _Job:
-    request: SearchRequest
-    deadline: float  # time.monotonic(), in seconds
-    answer: asyncio.Future[Found]
-    since: float = field(default_factory=time.monotonic)
+class _Batch:
+    jobs: list[Job]
+    catalogue: Catalogue
+    shape: Shape  # of the longest
+    started: float | None = None  # time.monotonic() at which its computation began
+    computed_s: float = 0.0
 
     @property
-    def is_gone(self) -> bool:
-        """Nobody waits for the answer any more, or it would come too late."""
-        return self.answer.done() or time.monotonic() >= self.deadline
-
-
-class _Batch(NamedTuple):
-    jobs: list[_Job]
-    inputs: SearchInputs
+    def work(self) -> int:
+        return len(self.jobs) * self.shape.work
 
 
 class Batcher:
-    """Feeds one engine with one catalogue. Its methods are called from the event loop.
+    """Feeds one engine. Its methods are called from the event loop.
 
     :meth:`start` before the first request; :meth:`close` finishes what was accepted.
     """
 
-    def __init__(self, engine: Engine, catalogue: Catalogue, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, engine: Engine, settings: Settings, telemetry: Telemetry) -> None:
         self._engine = engine
-        self._catalogue = catalogue
-        self._max_batch = settings.max_batch
         self._queue_size = settings.queue_size
         self._wait_s = settings.batch_wait_ms / 1000
         self._telemetry = telemetry
-        self._waiting: dict[Hashable, deque[_Job]] = {}
-        self._arrived = asyncio.Event()
-        self._prepared: asyncio.Queue[_Batch | None] = asyncio.Queue()
-        self._may_prepare = asyncio.Semaphore(2)  # one batch in computation, one prepared behind it
-        self._prepare_thread = ThreadPoolExecutor(1, "prepare")
-        self._compute_thread = ThreadPoolExecutor(1, "compute")
-        self._tasks: list[asyncio.Task[None]] = []
+        self._stage_s = {stage: telemetry.stage.labels(stage) for stage in STAGES}
+        self._stage_cpu_s = {stage: telemetry.stage_cpu.labels(stage) for stage in STAGES}
+        self._waiting = Waiting(settings.max_batch)
+        self._pace = Pace()
+        self._running: list[_Batch] = []
+        self._stirred = asyncio.Event()  # the next batch may be due earlier than it seemed
+        self._places = asyncio.Semaphore(engine.searches + 1)  # those in computation, and one prepared behind them
+        self._engine_free = threading.Semaphore(engine.searches)
+        self._threads = ThreadPoolExecutor(engine.searches + 1, "search")
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._batch_s = 0.05  # moving average of one batch's computation, for Retry-After
 
     def start(self) -> None:
         """Begin to work."""
-        self._tasks = [asyncio.create_task(self._prepare_batches()), asyncio.create_task(self._compute_batches())]
+        self._run(self._take_batches())
 
     @property
     def queued(self) -> int:
         """Requests that wait for a batch."""
-        return sum(map(len, self._waiting.values()))
+        return self._waiting.count
+
+    def expected_s(self, request: SearchRequest) -> float:
+        """Seconds until a request would be answered if it came now, by the pace so far; 0 before the first batch."""
+        shape = self._engine.shape(request)
+        ahead, batches = self._waiting.ahead(shape, request)
+        before_s = self._busy_s() + self._pace.seconds(ahead, batches)
+        return before_s / self._engine.searches + self._pace.seconds(shape.work)
+
+    def can_answer(self, request: SearchRequest, budget_s: float) -> bool:
+        """Whether an answer is expected within the budget, with some caution."""
+        return self.expected_s(request) * CAUTION <= budget_s
 
     async def submit(self, request: SearchRequest, budget_s: float) -> Found:
         """Wait for the answer to one request.
 
         Args:
-            request: The question, in rows of this batcher's catalogue.
+            request: The question, in rows of its catalogue.
             budget_s: Seconds from now until the answer is worthless.
 
         Raises:
             QueueFull: At once, when as many requests wait as may.
+            QueueTooLong: At once, when those before it take longer than the budget.
             DeadlineMissed: The budget ran out.
             NotReady: The batcher is closing.
         """
-        if self._closing:
-            raise NotReady("the service is shutting down")
-        if self.queued >= self._queue_size:
-            self._forget_gone()  # gone requests must not keep others out
-            if self.queued >= self._queue_size:
-                raise QueueFull(self._queue_size, self._retry_after_s())
-        if budget_s <= 0:
-            raise DeadlineMissed
-        job = _Job(request, time.monotonic() + budget_s, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(self._engine.bucket(request), deque()).append(job)
-        self._arrived.set()
+        job = self._admit(request, budget_s)
+        expiry = asyncio.get_running_loop().call_later(budget_s, self._expire, job)
         try:
-            async with asyncio.timeout(budget_s):
-                return await job.answer
-        except TimeoutError:
-            raise DeadlineMissed from None
+            return await job.answer
+        finally:
+            expiry.cancel()
+            if self._waiting.leave(job):
+                self._telemetry.dropped.inc()
 
     async def close(self) -> None:
         """Finish every accepted request, then stop the threads."""
         self._closing = True
-        self._arrived.set()
-        await asyncio.gather(*self._tasks)
-        self._prepare_thread.shutdown()
-        self._compute_thread.shutdown()
+        self._stirred.set()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._threads.shutdown()
 
-    async def _prepare_batches(self) -> None:
+    def _admit(self, request: SearchRequest, budget_s: float) -> Job:
+        if self._closing:
+            raise NotReady("the service is shutting down")
+        if self.queued >= self._queue_size:
+            raise QueueFull(self._queue_size, self._retry_after_s(request))
+        if budget_s <= 0:
+            self._telemetry.deadline_misses.labels("admission").inc()
+            raise DeadlineMissed
+        if not self.can_answer(request, budget_s):
+            self._telemetry.deadline_misses.labels("admission").inc()
+            raise QueueTooLong(self._retry_after_s(request))
+        answer = asyncio.get_running_loop().create_future()
+        job = Job(request, self._engine.shape(request), time.monotonic() + budget_s, answer)
+        self._waiting.add(job)
+        if self.queued == 1 or self._waiting.is_full:
+            self._stirred.set()
+        return job
+
+    def _expire(self, job: Job) -> None:
+        if not job.answer.done():
+            self._telemetry.deadline_misses.labels("queue" if job.is_waiting else "compute").inc()
+            job.answer.set_exception(DeadlineMissed())
+
+    async def _take_batches(self) -> None:
         while True:
-            await self._may_prepare.acquire()
-            jobs = await self._next_jobs()
-            if not jobs:
-                await self._prepared.put(None)
-                return
-            try:
-                await self._prepared.put(await self._prepare(self._prepare_thread, jobs))
-            except Exception as failure:  # whatever is wrong with this batch must not end the service
-                log.exception("prepare_failed", requests=len(jobs))
-                self._may_prepare.release()
-                _fail(jobs, failure)
+            await self._places.acquire()
+            while (due_s := self._due_in_s()) is None or due_s > 0:
+                if due_s is None and self._closing:
+                    return
+                await self._stirred_or(due_s)
+            jobs = self._waiting.take()
+            self._telemetry.queue_length.set(self.queued)
+            longest = max(jobs, key=lambda job: job.shape.length).shape
+            batch = _Batch(jobs, jobs[0].request.catalogue, longest)
+            self._running.append(batch)
+            self._run(self._answer(batch))
 
-    async def _compute_batches(self) -> None:
-        while (batch := await self._prepared.get()) is not None:
-            try:
-                await self._compute(batch)
-            except Exception as failure:
-                log.exception("compute_failed", requests=len(batch.jobs))
-                _fail(batch.jobs, failure)
-            finally:
-                self._may_prepare.release()
+    def _due_in_s(self) -> float | None:
+        """Seconds until the next batch should be taken; ``None`` while nobody waits."""
+        if not self.queued:
+            return None
+        if self._closing or self._waiting.is_full:
+            return 0.0
+        company_s = self._waiting.oldest_since + self._wait_s - time.monotonic()
+        engine_s = self._busy_s() - LEAD_S if len(self._running) >= self._engine.searches else 0.0
+        return max(company_s, engine_s)
 
-    async def _next_jobs(self) -> list[_Job]:
-        """Wait for the requests of the next batch; empty once closed and done."""
-        while True:
-            self._forget_gone()
-            if self._waiting:
-                bucket = min(self._waiting, key=lambda each: self._waiting[each][0].since)
-                ripe_in = self._waiting[bucket][0].since + self._wait_s - time.monotonic()
-                if ripe_in <= 0 or self._closing or len(self._waiting[bucket]) >= self._max_batch:
-                    return self._take(bucket)
-                await self._wait_for_arrival(ripe_in)
-            elif self._closing:
-                return []
-            else:
-                await self._wait_for_arrival(None)
-
-    async def _wait_for_arrival(self, timeout_s: float | None) -> None:
-        self._arrived.clear()
+    async def _stirred_or(self, timeout_s: float | None) -> None:
+        self._stirred.clear()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._arrived.wait()
+                await self._stirred.wait()
         except TimeoutError:
-            return  # the oldest request has waited long enough
-
-    def _take(self, bucket: Hashable) -> list[_Job]:
-        queue = self._waiting[bucket]
-        jobs = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
-        if not queue:
-            del self._waiting[bucket]
-        return jobs
-
-    def _forget_gone(self) -> None:
-        for bucket, queue in list(self._waiting.items()):
-            kept = deque(self._without_gone(queue))
-            if kept:
-                self._waiting[bucket] = kept
-            else:
-                del self._waiting[bucket]
-        self._telemetry.queue_length.set(self.queued)
-
-    def _without_gone(self, jobs: Sequence[_Job]) -> list[_Job]:
-        kept = [job for job in jobs if not job.is_gone]
-        self._telemetry.dropped.inc(len(jobs) - len(kept))
-        return kept
-
-    async def _prepare(self, thread: ThreadPoolExecutor, jobs: list[_Job]) -> _Batch:
-        requests = [job.request for job in jobs]
-
-        def work() -> SearchInputs:
-            with self._telemetry.stage.labels("prepare").time():
-                return self._engine.prepare(requests, self._catalogue)
-
-        return _Batch(jobs, await asyncio.get_running_loop().run_in_executor(thread, work))
-
-    async def _compute(self, batch: _Batch) -> None:
-        jobs = self._without_gone(batch.jobs)
-        if not jobs:
             return
-        if len(jobs) < len(batch.jobs):
-            batch = await self._prepare(self._compute_thread, jobs)
-        started = time.monotonic()
-        for job in jobs:
-            self._telemetry.queue_wait.observe(started - job.since)
-        self._telemetry.batch_size.observe(len(jobs))
-        found = await asyncio.get_running_loop().run_in_executor(self._compute_thread, self._search, batch)
-        self._batch_s += 0.2 * (time.monotonic() - started - self._batch_s)
-        for job, answer in zip(jobs, found, strict=True):
-            if not job.answer.done():
-                job.answer.set_result(answer)
 
-    def _search(self, batch: _Batch) -> list[Found]:
-        """Compute and finish, in the compute thread."""
-        with self._telemetry.stage.labels("compute").time():
-            outputs = self._engine.compute(batch.inputs, self._catalogue)
-        with self._telemetry.stage.labels("finish").time():
-            return self._engine.finish(outputs, [job.request for job in batch.jobs], self._catalogue)
+    def _busy_s(self) -> float:
+        """Expected seconds of computation left in the batches that were taken."""
+        now = time.monotonic()
+        return sum(
+            max(0.0, self._pace.seconds(batch.work) - (now - batch.started if batch.started else 0.0))
+            for batch in self._running
+        )
 
-    def _retry_after_s(self) -> int:
-        return max(1, ceil(self.queued / self._max_batch * self._batch_s))
+    async def _answer(self, batch: _Batch) -> None:
+        try:
+            answers = await asyncio.get_running_loop().run_in_executor(self._threads, self._search, batch)
+        except Exception as failure:  # whatever is wrong with this batch must not end the service
+            log.exception("batch_failed", requests=len(batch.jobs))
+            _fail(batch.jobs, failure)
+        else:
+            for job, found in zip(batch.jobs, answers, strict=True):
+                if not job.answer.done():
+                    job.answer.set_result(found)
+            self._note(batch)
+        finally:
+            self._running.remove(batch)
+            self._places.release()
+            self._stirred.set()
+
+    def _note(self, batch: _Batch) -> None:
+        if batch.started is None:
+            return
+        self._pace.learn(batch.work, batch.computed_s)
+        self._telemetry.batch_size.observe(len(batch.jobs))
+        for job in batch.jobs:
+            self._telemetry.queue_wait.observe(batch.started - job.since)
+
+    def _search(self, batch: _Batch) -> Sequence[Found]:
+        """All three stages, in a thread. The batch loses whoever is gone when its computation starts."""
+        inputs = self._prepare(batch)
+        with self._engine_free:
+            kept = [job for job in batch.jobs if not job.is_gone]
+            if len(kept) < len(batch.jobs):
+                self._telemetry.dropped.inc(len(batch.jobs) - len(kept))
+                batch.jobs = kept
+                if not kept:
+                    return []
+                inputs = self._prepare(batch)
+            batch.started = time.monotonic()
+            with self._timed("compute"):
+                outputs = self._engine.compute(inputs, batch.catalogue)
+            batch.computed_s = time.monotonic() - batch.started
+        with self._timed("finish"):
+            return self._engine.finish(outputs, [job.request for job in batch.jobs], batch.catalogue)
+
+    def _prepare(self, batch: _Batch) -> SearchInputs:
+        with self._timed("prepare"):
+            return self._engine.prepare([job.request for job in batch.jobs], batch.catalogue)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started, cpu = time.monotonic(), time.thread_time()
+        yield
+        self._stage_s[stage].observe(time.monotonic() - started)
+        self._stage_cpu_s[stage].inc(time.thread_time() - cpu)
+
+    def _retry_after_s(self, request: SearchRequest) -> int:
+        return max(1, ceil(self.expected_s(request)))
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-def _fail(jobs: Sequence[_Job], failure: Exception) -> None:
+def _fail(jobs: Sequence[Job], failure: Exception) -> None:
     for job in jobs:
         if not job.answer.done():
             job.answer.set_exception(failure)

@@ -94,7 +94,7 @@ def open_engine(bundle: Bundle, settings: Settings) -> Engine:
         return _open_torch_engine(bundle)
     from service.engines.onnx import GRAPH, OnnxEngine
 
-    return OnnxEngine(bundle.read(GRAPH), bundle.config, settings.threads)
+    return OnnxEngine(bundle.read(GRAPH), bundle.config, settings.threads, settings.searches)
 
 
 def _open_torch_engine(bundle: Bundle) -> Engine:

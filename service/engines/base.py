@@ -5,15 +5,17 @@ The batcher calls them and never learns what a model is. Engines are used by one
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue import Catalogue
+from model_store.exclusions import closed_nodes
 from model_store.fusion import GENERATIVE_ALONE, Fusion, best, scores
 from model_store.history import encode_histories
 from model_store.search_interface import SearchInputs, SearchOutputs, search_inputs
@@ -25,6 +27,17 @@ HISTORY_BUCKETS = (8, 16, 24, 32, 50)
 BEAM_WIDTHS = (20, 50, 100)
 """Beam widths a request can get; few, so that batches can be shared."""
 
+NARROW_WIDTHS = (10, 5)
+"""Beam widths for requests whose time budget does not allow the usual ones."""
+
+BOUND_CATALOGUES = 2
+"""Catalogues that an engine keeps ready: the current one, and the one that batches under way still search."""
+
+WASTE = 0.25
+"""Largest part of a request's work in a batch that may be padding to the length of the others."""
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class SearchRequest:
@@ -33,9 +46,10 @@ class SearchRequest:
     Attributes:
         history: Rows, oldest first, at least one.
         k: Answers wanted, at most ``beam_width``.
-        beam_width: One of :data:`BEAM_WIDTHS`.
+        beam_width: One of :data:`BEAM_WIDTHS` or :data:`NARROW_WIDTHS`.
         rule: Open nodes; requests with the same rule object share one mask in a batch.
         excluded: Rows that must not be answered (seen, denied).
+        catalogue: What the rows and the rule speak of; batches never mix catalogues.
         max_per_prefix: Answers that may share a first code; ``None``: any number.
         fusion: How dense scores enter the answer.
     """
@@ -45,8 +59,34 @@ class SearchRequest:
     beam_width: int
     rule: RuleMask
     excluded: npt.NDArray[np.int64]
+    catalogue: Catalogue
     max_per_prefix: int | None = None
     fusion: Fusion = GENERATIVE_ALONE
+
+
+class Shape(NamedTuple):
+    """What one request needs of an engine, padding included."""
+
+    length: int  # T, history items
+    beam_width: int  # W
+    candidates: int  # n, dense candidates beside the beams
+
+    @property
+    def work(self) -> int:
+        """Places that the network computes: history items, beams and candidates each cost about as much."""
+        return self.length + self.beam_width + self.candidates
+
+    def batch_limit(self, max_batch: int) -> int:
+        """Requests of this shape that cost what ``max_batch`` of the narrowest usual beam do, so that no batch takes
+        much longer than another.
+        """
+        narrow = min(self.beam_width, BEAM_WIDTHS[0])
+        usual = self._replace(beam_width=narrow, candidates=self.candidates * narrow // self.beam_width)
+        return max(1, max_batch * usual.work // self.work)
+
+    def takes_in(self, other: Shape) -> bool:
+        """Whether a batch padded to this shape may hold a request of the other: little of its work is padding."""
+        return other.length <= self.length and other.work >= (1 - WASTE) * self.work
 
 
 class Found(NamedTuple):
@@ -55,6 +95,7 @@ class Found(NamedTuple):
     rows: npt.NDArray[np.int64]  # [n]
     score: npt.NDArray[np.float32]  # [n], what the order follows
     log_prob: npt.NDArray[np.float32]  # [n], of the semantic ID, natural logarithm
+    log_probs: npt.NDArray[np.float32] | None = None  # [n, L], of each code; they sum up to log_prob
 
 
 class Engine(ABC):
@@ -62,41 +103,49 @@ class Engine(ABC):
 
     name: str
     max_history: int
+    searches = 1
+    """Batches computed at the same time."""
     checks_goldens = True
     """Whether its answers must be those that the bundle's goldens expect; only an engine without the model says no."""
     reduced_precision = False
     """Whether goldens are compared by overlap instead of by score."""
 
-    def bucket(self, request: SearchRequest) -> Hashable:
-        """Requests with equal buckets may share a batch; whichever they share it with, the answer is the same."""
+    def shape(self, request: SearchRequest) -> Shape:
+        """What the request needs of the engine. Whichever requests it shares a batch with, its answer is the same."""
         length = _bucketed(min(len(request.history), self.max_history), self.max_history)
-        return length, request.beam_width, request.fusion.candidates
+        return Shape(length, request.beam_width, request.fusion.candidates)
+
+    def bind(self, catalogue: Catalogue) -> None:  # noqa: B027  most engines have nothing to do
+        """Make ready for a catalogue, so that its first batch need not wait. Slow; callable from any thread."""
 
     def prepare(self, requests: Sequence[SearchRequest], catalogue: Catalogue) -> SearchInputs:
-        """Turn requests of one bucket into arrays. Cheap, no model involved; the result is valid for this catalogue."""
+        """Turn requests of one beam width into arrays. Cheap, no model involved; valid for this catalogue."""
         rules: dict[int, RuleMask] = {id(request.rule): request.rule for request in requests}
         row_of_rule = {key: row for row, key in enumerate(rules)}
+        masks, rule_of = list(rules.values()), [row_of_rule[id(request.rule)] for request in requests]
         longest = max(min(len(request.history), self.max_history) for request in requests)
         width = requests[0].beam_width
-        return search_inputs(
-            encode_histories(
-                [request.history for request in requests],
-                catalogue.trie.item_leaf,
-                self.max_history,
-                pad_to=_bucketed(longest, self.max_history),
-            ),
+        history = encode_histories(
+            [request.history for request in requests],
+            catalogue.trie.item_leaf,
+            self.max_history,
+            pad_to=_bucketed(longest, self.max_history),
+        )
+        inputs = search_inputs(
+            history,
             catalogue.trie,
             width,
-            list(rules.values()),
-            [row_of_rule[id(request.rule)] for request in requests],
-            [request.excluded for request in requests],
-            [request.max_per_prefix or width for request in requests],
-            requests[0].fusion.candidates,
+            masks,
+            rule_of,
+            max_per_prefix=[request.max_per_prefix or width for request in requests],
+            candidates=requests[0].fusion.candidates,
         )
+        closed = closed_nodes(catalogue.trie, masks, rule_of, [request.excluded for request in requests])
+        return inputs._replace(excluded=closed)
 
     @abstractmethod
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
-        """Run the search. Blocks its thread; called from one thread at a time.
+        """Run the search. Blocks its thread; called from at most :attr:`searches` threads at a time.
 
         Args:
             inputs: What :meth:`prepare` made with the same catalogue.
@@ -115,6 +164,41 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027  most engines free everything when they are collected
         """Free what the engine holds; it is not used afterwards."""
+
+
+class BoundCatalogues(Generic[T]):
+    """What an engine made of the catalogues that it searched last. Thread-safe.
+
+    Args:
+        make: Turns a catalogue into what the engine needs, once; a second caller waits for the first.
+    """
+
+    def __init__(self, make: Callable[[Catalogue], T]) -> None:
+        self._make = make
+        self._making = threading.Lock()
+        self._listing = threading.Lock()
+        self._bound: list[tuple[Catalogue, T]] = []  # latest use last
+
+    def of(self, catalogue: Catalogue) -> T:
+        """What was made of this catalogue. Making it keeps nobody from those that are ready."""
+        found = self._find(catalogue)
+        if found is not None:
+            return found[1]
+        with self._making:
+            found = self._find(catalogue) or self._keep((catalogue, self._make(catalogue)))
+        return found[1]
+
+    def _find(self, catalogue: Catalogue) -> tuple[Catalogue, T] | None:
+        with self._listing:
+            found = next((entry for entry in self._bound if entry[0] is catalogue), None)
+            if found is not None:
+                self._bound = [*(entry for entry in self._bound if entry is not found), found]
+            return found
+
+    def _keep(self, entry: tuple[Catalogue, T]) -> tuple[Catalogue, T]:
+        with self._listing:
+            self._bound = [*self._bound, entry][-BOUND_CATALOGUES:]
+        return entry
 
 
 def _bucketed(length: int, max_history: int) -> int:

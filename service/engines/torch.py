@@ -15,7 +15,7 @@ from model_store.network.bound import BoundSearch
 from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
 from model_store.search_interface import SearchInputs, SearchOutputs
-from service.engines.base import Engine
+from service.engines.base import BoundCatalogues, Engine
 
 PREFIX = "recommender."
 """Of the recommender's tensors in ``weights.safetensors``."""
@@ -52,10 +52,12 @@ class TorchEngine(Engine):
             hint = "publish the model again, with the release that serves it"
             raise BundleRefused("weights.safetensors: not the recommender that the manifest describes", hint) from cause
         self._search = BeamSearch(recommender).to(self.device).eval()
-        self._bound: tuple[Catalogue, BoundSearch] | None = None
+        self._bound = BoundCatalogues(lambda catalogue: BoundSearch(self._search, catalogue.trie, catalogue.vectors))
 
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
         """See :meth:`service.engines.base.Engine.compute`."""
-        if self._bound is None or self._bound[0] is not catalogue:
-            self._bound = catalogue, BoundSearch(self._search, catalogue.trie, catalogue.vectors)
-        return self._bound[1](inputs)
+        return self._bound.of(catalogue)(inputs)
+
+    def bind(self, catalogue: Catalogue) -> None:
+        """See :meth:`service.engines.base.Engine.bind`."""
+        self._bound.of(catalogue)

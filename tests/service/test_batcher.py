@@ -25,13 +25,13 @@ LONG_S = 30.0
 
 def question(newest: int, length: int = 3, k: int = 5, excluded: tuple[int, ...] = ()) -> SearchRequest:
     history = np.append(np.zeros(length - 1, dtype=np.int64), newest)
-    return SearchRequest(history, k, 20, CATALOGUE.trie.everything, np.array(excluded, dtype=np.int64))
+    return SearchRequest(history, k, 20, CATALOGUE.trie.everything, np.array(excluded, dtype=np.int64), CATALOGUE)
 
 
 @asynccontextmanager
 async def batching(engine: Engine, **given: float) -> AsyncIterator[tuple[Batcher, Telemetry]]:
     telemetry = Telemetry()
-    batcher = Batcher(engine, CATALOGUE, Settings.model_validate({"batch_wait_ms": 0.0, **given}), telemetry)
+    batcher = Batcher(engine, Settings.model_validate({"batch_wait_ms": 0.0, **given}), telemetry)
     batcher.start()
     try:
         yield batcher, telemetry

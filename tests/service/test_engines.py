@@ -65,7 +65,7 @@ def publish_real(folder: Path, graph: bytes, fusion: Fusion) -> Path:
 
 def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
     everything = CATALOGUE.trie.everything
-    request = SearchRequest(np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, fusion=fusion)
+    request = SearchRequest(np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, CATALOGUE, fusion=fusion)
     inputs = engine.prepare([request], CATALOGUE)
     [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
     return Golden(

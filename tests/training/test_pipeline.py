@@ -132,7 +132,9 @@ def test_published_engines_agree_with_each_other(finished: Path, tmp_path: Path)
     )
     everything, nothing = catalogue.trie.everything, np.empty(0, dtype=np.int64)
     requests = [
-        SearchRequest(np.arange(start, start + 5), k=5, beam_width=20, rule=everything, excluded=nothing)
+        SearchRequest(
+            np.arange(start, start + 5), k=5, beam_width=20, rule=everything, excluded=nothing, catalogue=catalogue
+        )
         for start in range(8)
     ]
     onnx, torch = (

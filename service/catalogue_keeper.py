@@ -126,7 +126,8 @@ class CatalogueKeeper:
         """
         model, _ = self._ready()
         row = model.catalogue.row(item_id)
-        if row is None and await self._has_stepped():  # another replica may have acknowledged it a moment ago
+        if row is None:
+            await self._step_if_possible()  # another replica may have acknowledged it a moment ago
             model, _ = self._ready()
             row = model.catalogue.row(item_id)
         if row is None:
@@ -215,11 +216,11 @@ class CatalogueKeeper:
                 await asyncio.sleep(self._settings.catalogue_poll_s)
         return model
 
-    async def _has_stepped(self) -> bool:
+    async def _step_if_possible(self) -> None:
         try:
-            return await self.step()
-        except LiveError:
-            return False  # the answer is what this replica knows; it is marked degraded elsewhere
+            await self.step()
+        except LiveError as failure:  # then the answer is what this replica knows
+            log.info("changes_unavailable", cause=str(failure))
 
     def _ready(self) -> tuple[LoadedModel, LiveCatalogue]:
         model = self._models.current

@@ -112,6 +112,8 @@ class RedisChanges(ChangeStore):
 
     async def trim(self, before: int) -> None:
         """The newest entry stays, so that its revision is known."""
+        if before < 1:
+            return
         async with self._connection.background() as redis:
             last = await self._last([self._keys.changes])
             keep_from = min(before, int(last.partition(b"-")[0]))

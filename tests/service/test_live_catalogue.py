@@ -1,0 +1,178 @@
+"""Changes move a catalogue on: deterministic, whatever their grouping, and given back whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_store.catalogue import Catalogue
+from model_store.errors import CatalogueError
+from model_store.registry import Store
+from service.item_schemas import MAX_PAYLOAD_BYTES, BulkItem, ItemBody, delete_change, read_payload
+from service.live.changes import START, ItemChange, Position, RawChange
+from service.live_catalogue import LiveCatalogue, VersionItems, raw_changes
+from tests.model_store.bundles import publish_small, small_catalogue
+from tests.service.coders import HashCoder
+
+IDS = [f"item-{n}" for n in range(36, 40)] + [f"new-{n}" for n in range(8)] + ["é/ü"]
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> VersionItems:
+    store = Store(tmp_path_factory.mktemp("store"))
+    return VersionItems(store.bundle(publish_small(store)), HashCoder())
+
+
+def begun(items: VersionItems, catalogue: Catalogue | None = None) -> LiveCatalogue:
+    return LiveCatalogue(items, small_catalogue() if catalogue is None else catalogue)
+
+
+def numbered(raw: list[RawChange], first: int = 1) -> list[ItemChange]:
+    return [ItemChange(Position(at), *change) for at, change in enumerate(raw, start=first)]
+
+
+def put(item_id: str, title: str = "A title", **fields: object) -> RawChange:
+    return ItemBody.model_validate({"title": title, **fields}).change(item_id)
+
+
+def after(live: LiveCatalogue, raw: list[RawChange]) -> LiveCatalogue:
+    changes = numbered(raw, live.at.revision + 1)
+    return live.moved(changes, changes[-1].at).live
+
+
+changes_of = st.lists(
+    st.one_of(
+        st.builds(put, st.sampled_from(IDS), st.sampled_from(["a", "b", "refused"])),
+        st.builds(delete_change, st.sampled_from(IDS)),
+        st.builds(RawChange, st.sampled_from(IDS), st.just("put"), st.sampled_from([b"", b"[]", b'{"x":1}', b"\xff"])),
+        st.just(RawChange("-", "restart", b"")),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(raw=changes_of, cuts=st.lists(st.integers(0, 40), max_size=5))
+def test_the_grouping_of_changes_changes_nothing(items: VersionItems, raw: list[RawChange], cuts: list[int]) -> None:
+    changes = numbered(raw)
+    whole = begun(items).moved(changes, changes[-1].at)
+    parts, refused = begun(items), 0
+    bounds = sorted({0, len(changes), *(min(cut, len(changes)) for cut in cuts)})
+    for start, end in pairwise(bounds):
+        parts, lost = parts.moved(changes[start:end], changes[end - 1].at)
+        refused += lost
+    assert parts.catalogue.digest() == whole.live.catalogue.digest()
+    assert (parts.at, refused) == (whole.live.at, whole.refused)
+    whole.live.catalogue.check_integrity()
+
+
+def test_a_new_item_has_codes_and_no_update_changes_them(items: VersionItems) -> None:
+    live = after(begun(items), [put("new", "first"), put("new", "second"), put("item-3", "renamed", categories=["x"])])
+    catalogue = live.catalogue
+    row, known = catalogue.row("new"), catalogue.row("item-3")
+    assert row == 40
+    assert known == 3
+    assert (catalogue.titles[row], catalogue.titles[known]) == ("second", "renamed")
+    assert np.array_equal(catalogue.codes[known], small_catalogue().codes[3])
+    first_only = after(begun(items), [put("new", "first")]).catalogue
+    assert np.array_equal(catalogue.codes[row], first_only.codes[40])
+
+
+def test_what_is_left_out_of_a_put_is_empty_afterwards(items: VersionItems) -> None:
+    catalogue = after(begun(items), [ItemBody().change("item-3")]).catalogue
+    assert (catalogue.titles[3], catalogue.categories[3], catalogue.attributes[3]) == ("", (), {})
+
+
+def test_a_full_catalogue_refuses_new_items_and_takes_the_rest(items: VersionItems) -> None:
+    room = 8**3 - 40
+    live = after(begun(items), [put(f"n{n}") for n in range(room)])
+    assert (begun(items).room, live.room) == (room, 0)
+    more = numbered([put("one more"), put("item-3", "renamed"), delete_change("n5")], live.at.revision + 1)
+    moved = live.moved(more, more[-1].at)
+    assert moved.refused == 1
+    assert moved.live.catalogue.row("one more") is None
+    assert moved.live.catalogue.titles[3] == "renamed"
+    assert moved.live.catalogue.is_hidden[moved.live.catalogue.row("n5")]
+    assert moved.live.room == 0
+
+
+def test_vectors_come_with_new_items(items: VersionItems) -> None:
+    with_vectors = replace(small_catalogue(), vectors=np.full((40, 4), 0.5, dtype=np.float32))
+    grown = after(begun(items, with_vectors), [put("new")]).catalogue
+    assert grown.vectors is not None
+    assert grown.vectors.shape == (41, 4)
+    assert np.linalg.norm(grown.vectors[40]) == pytest.approx(1)
+
+
+def test_an_item_encoded_ahead_is_not_encoded_again(items: VersionItems) -> None:
+    coder = HashCoder()
+    fresh = VersionItems(items.bundle, coder)
+    body = ItemBody(title="x", categories=["b", "a", "b"], attributes={"year": 1999})
+    fresh.ahead.keep(body.payload(), fresh.encode(body))
+    live = after(begun(fresh), [body.change("new")])
+    assert coder.encoded == 1
+    again = after(begun(VersionItems(items.bundle, HashCoder())), [body.change("new")])
+    assert live.catalogue.digest() == again.catalogue.digest()
+    assert fresh.ahead.take(body.payload()) is None
+
+
+def test_a_snapshot_comes_back_whole_and_belongs_to_its_version(items: VersionItems, tmp_path: Path) -> None:
+    live = after(begun(items), [put("new"), delete_change("item-5")])
+    back = LiveCatalogue.of_snapshot(items, live.snapshot)
+    assert (back.at, back.catalogue.digest()) == (live.at, live.catalogue.digest())
+    store = Store(tmp_path)
+    other = VersionItems(store.bundle(publish_small(store, seed=1)), HashCoder())
+    with pytest.raises(CatalogueError, match="version"):
+        LiveCatalogue.of_snapshot(other, live.snapshot)
+
+
+def test_raw_changes_lead_back_to_the_same_items(items: VersionItems) -> None:
+    live = after(
+        begun(items),
+        [
+            put("new-1", "one", categories=["x"], attributes={"a": [1, None, {"b": True}]}),
+            put("gone"),
+            put("item-7", "renamed", attributes="some text"),
+            delete_change("item-5"),
+            delete_change("gone"),
+            put("new-2", "two"),
+        ],
+    )
+    raw = list(raw_changes(live, small_catalogue()))
+    assert [change.item_id for change in raw] == ["item-5", "item-7", "new-1", "gone", "new-2"]
+    again = after(begun(items), raw).catalogue
+    for item_id in ("item-5", "item-7", "new-1", "new-2"):
+        row, other = live.catalogue.row(item_id), again.row(item_id)
+        assert row is not None
+        assert other is not None
+        assert live.catalogue.titles[row] == again.titles[other]
+        assert live.catalogue.categories[row] == again.categories[other]
+        assert live.catalogue.attributes[row] == again.attributes[other]
+        assert live.catalogue.is_hidden[row] == again.is_hidden[other]
+    assert again.row("gone") is None
+    assert list(raw_changes(begun(items), small_catalogue())) == []
+
+
+def test_payloads_are_canonical_and_bounded() -> None:
+    body = ItemBody.model_validate_json('{"title":"ü","attributes":{"b":1,"a":[1.5]},"categories":["x"]}', strict=True)
+    assert read_payload(body.payload()) == body
+    assert ItemBody().payload() == b"{}"
+    line = BulkItem.model_validate_json(b'{"item_id":"i","title":"t"}', strict=True)
+    assert line.bulk_change == ItemBody(title="t").change("i")
+    largest = ItemBody(embedding=[-1.2345678901234567e-300] * 2000)
+    assert len(largest.payload()) < MAX_PAYLOAD_BYTES
+    assert read_payload(b'{"title":1}') is None
+
+
+def test_the_start_has_no_changes(items: VersionItems) -> None:
+    assert begun(items).at == START
+    moved = begun(items).moved([ItemChange(Position(1, 5), "-", "restart", b"")], Position(1, 5))
+    assert moved.live.catalogue is not None
+    assert (moved.live.at, moved.refused) == (Position(1, 5), 0)

@@ -7,8 +7,6 @@ latent, catalogue and what was placed before, and from nothing else: replicas th
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -17,13 +15,11 @@ import numpy.typing as npt
 from model_store.catalogue import Catalogue
 from model_store.errors import CatalogueFull
 
-BEAMS = 32
+BEAMS = 16
 """Prefixes that are followed at each level when an item's first choice is taken; each of them has room."""
 
-_LOOKED_AT = 64
-"""Candidates that are put in order first: nearly always one of them will do."""
-
 Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
 Prefix = tuple[int, ...]
 
 
@@ -41,12 +37,13 @@ class Placement:
     def __init__(
         self, catalogue: Catalogue, codebooks: npt.NDArray[np.floating], policy: Literal["reassign", "token"]
     ) -> None:
-        self._catalogue, self._policy = catalogue, policy
+        self._catalogue, self._trie, self._policy = catalogue, catalogue.trie, policy
         self._codebooks = codebooks.astype(np.float64, copy=False)
         self._squares = np.square(self._codebooks).sum(axis=2)
         self._levels, self._size, _ = codebooks.shape
         self._capacity = 1 if policy == "reassign" else self._size
-        self._placed: Counter[Prefix] = Counter()  # items placed here, below each prefix
+        self._total = len(catalogue)
+        self._placed: dict[Prefix, dict[int, int]] = {}  # items placed here, by prefix and next code
         self._last_codes: dict[Prefix, set[int]] = {}  # of tuples that something was placed at
 
     def place(self, latent: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
@@ -64,61 +61,82 @@ class Placement:
         Raises:
             CatalogueFull: No tuple has room.
         """
-        if not self._has_room(()):
+        if self._total >= self._room(0):
             raise CatalogueFull(
-                f"the catalogue holds {self._count(()):,} items, as many as {self._levels} levels of {self._size} "
-                "codes have room for",
+                f"the catalogue holds {self._total:,} items, as many as {self._levels} levels of {self._size} codes "
+                "have room for",
                 "train a model with a larger model.tokenizer.codebook_size or more levels",
             )
-        found = self._own_choice(latent)
-        if not self._has_room(found):
-            found = self._nearest_with_room(latent)
-        for depth in range(self._levels + 1):
-            self._placed[found[:depth]] += 1
+        exact = latent.astype(np.float64)
+        found = self._own_choice(exact)
+        if len(self._trie.leaves_below(found)) + self._placed_at(found) >= self._capacity:
+            found = self._nearest_with_room(exact)
+        self._total += 1
+        for depth, code in enumerate(found):
+            below = self._placed.setdefault(found[:depth], {})
+            below[code] = below.get(code, 0) + 1
         codes = found if self._policy == "reassign" else (*found, self._last_code(found))
         return np.array(codes, dtype=np.int16)
 
-    def _own_choice(self, latent: npt.NDArray[np.floating]) -> Prefix:
+    def _room(self, depth: int) -> int:
+        """Items that fit below a prefix of so many codes."""
+        room: int = self._size ** (self._levels - depth) * self._capacity
+        return room
+
+    def _own_choice(self, latent: Float64Array) -> Prefix:
         """Residual quantisation, the nearest code of each level."""
-        residual, codes = latent.astype(np.float64), []
+        residual, codes = latent, []
         for book, squares in zip(self._codebooks, self._squares, strict=True):
             code = int(np.argmin(squares - 2 * (book @ residual)))
             residual = residual - book[code]
             codes.append(code)
         return tuple(codes)
 
-    def _nearest_with_room(self, latent: npt.NDArray[np.floating]) -> Prefix:
+    def _nearest_with_room(self, latent: Float64Array) -> Prefix:
+        """Beams ascend by code, so that of equal distances the first one has the smaller codes."""
         prefixes: list[Prefix] = [()]
-        residuals: Float64Array = latent.astype(np.float64)[None]
+        nodes, residuals = np.zeros(1, dtype=np.int64), latent[None]
         for level, (book, squares) in enumerate(zip(self._codebooks, self._squares, strict=True)):
             distance = np.square(residuals).sum(axis=1)[:, None] - 2 * (residuals @ book.T) + squares
-            width = BEAMS if level + 1 < self._levels else 1
-            kept: list[tuple[Prefix, Float64Array]] = []
-            for place in _ascending(distance.ravel()):
-                parent, code = divmod(place, self._size)
-                prefix = (*prefixes[parent], code)
-                if self._has_room(prefix):
-                    kept.append((prefix, residuals[parent] - book[code]))
-                if len(kept) == width:
-                    break
-            kept.sort(key=lambda each: each[0])  # so that ties of the next level go by codes
-            prefixes, residuals = [prefix for prefix, _ in kept], np.stack([residual for _, residual in kept])
+            children = self._children(level, nodes)
+            distance[self._taken(level + 1, prefixes, children) >= self._room(level + 1)] = np.inf
+            pick = _smallest(distance.ravel(), BEAMS if level + 1 < self._levels else 1)
+            parent, code = pick // self._size, pick % self._size
+            prefixes = [(*prefixes[row], each) for row, each in zip(parent.tolist(), code.tolist(), strict=True)]
+            nodes, residuals = children.ravel()[pick], residuals[parent] - book[code]
         return prefixes[0]
 
-    def _has_room(self, prefix: Prefix) -> bool:
-        room: int = self._size ** (self._levels - len(prefix)) * self._capacity
-        # Most prefixes can be told from without a look: the whole catalogue would fit below them.
-        return self._count(()) < room or self._count(prefix) < room
+    def _children(self, level: int, nodes: Int64Array) -> Int64Array:
+        """Trie nodes below nodes of a depth, by code, ``[beams, K]``; -1 where there is none."""
+        found = np.full((len(nodes), self._size), -1, dtype=np.int64)
+        known = np.flatnonzero(nodes >= 0)
+        start = self._trie.child_start[level]
+        first, end = (start[nodes[known] + step].astype(np.int64) for step in (0, 1))
+        count = end - first
+        child = np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())
+        found[np.repeat(known, count), self._trie.child_code[level][child]] = child
+        return found
 
-    def _count(self, prefix: Prefix) -> int:
-        known = len(self._catalogue.trie.leaves_below(prefix)) if prefix else len(self._catalogue)
-        return known + self._placed[prefix]
+    def _taken(self, depth: int, parents: list[Prefix], nodes: Int64Array) -> Int64Array:
+        """Items below nodes of a depth ``[beams, K]``, those placed here included."""
+        low, is_known = np.maximum(nodes, 0), nodes >= 0
+        high = low + is_known
+        for start in self._trie.child_start[depth:]:
+            low, high = start[low], start[high]
+        taken = np.where(is_known, high - low, 0).astype(np.int64)
+        for row, prefix in enumerate(parents):
+            for code, count in self._placed.get(prefix, {}).items():
+                taken[row, code] += count
+        return taken
+
+    def _placed_at(self, codes: Prefix) -> int:
+        return self._placed.get(codes[:-1], {}).get(codes[-1], 0)
 
     def _last_code(self, codes: Prefix) -> int:
         """The smallest last code that no item of this tuple has."""
         if codes not in self._last_codes:
-            leaves = self._catalogue.trie.leaves_below(codes)
-            rows = self._catalogue.trie.leaf_item[leaves.start : leaves.stop]
+            leaves = self._trie.leaves_below(codes)
+            rows = self._trie.leaf_item[leaves.start : leaves.stop]
             self._last_codes[codes] = set(self._catalogue.codes[rows, -1].tolist())
         used = self._last_codes[codes]
         free = next(code for code in range(self._size) if code not in used)
@@ -126,11 +144,10 @@ class Placement:
         return free
 
 
-def _ascending(values: Float64Array) -> Iterator[int]:
-    """Places of all values, smallest first, equal ones by place; sorts only as far as it is read."""
-    count = min(_LOOKED_AT, len(values))
-    limit = np.partition(values, count - 1)[count - 1]
-    first = np.flatnonzero(values <= limit)
-    yield from first[np.argsort(values[first], kind="stable")].tolist()
-    rest = np.flatnonzero(values > limit)
-    yield from rest[np.argsort(values[rest], kind="stable")].tolist()
+def _smallest(values: Float64Array, count: int) -> Int64Array:
+    """Places of the smallest finite values, ascending by place; of equal ones the first."""
+    if count == 1:
+        return np.array([np.argmin(values)])
+    limit = np.partition(values, min(count, len(values)) - 1)[min(count, len(values)) - 1]
+    near = np.flatnonzero((values <= limit) & np.isfinite(values))
+    return np.sort(near[np.argsort(values[near], kind="stable")[:count]])

@@ -136,7 +136,6 @@ def test_equal_distances_go_by_code() -> None:
 def test_a_narrow_beam_still_finds_the_last_free_tuple(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefixes without room are no beams, so one beam is enough to arrive."""
     monkeypatch.setattr(placement, "BEAMS", 1)
-    monkeypatch.setattr(placement, "_LOOKED_AT", 2)
     levels, size = 3, 4
     everything = list(itertools.product(range(size), repeat=levels))
     codebooks = random_codebooks(0, levels, size)

@@ -30,10 +30,15 @@ def live_error(cause: Exception, place: str) -> LiveError:
         cause: One of :data:`RAISED_BY_CLIENT`.
         place: Where Redis is, see :func:`redis_place`.
     """
-    text = str(cause)
-    if isinstance(cause, redis_errors.ResponseError) and "WRONGTYPE" in text:
+    if is_wrong_type(cause):
         return LiveCorrupt(f"Redis at {place} holds a value of another type", "another program uses the same prefix")
+    text = str(cause)
     return LiveUnavailable(f"Redis at {place} {_what(cause)}", f"{_fix(cause)} (cause: {type(cause).__name__}: {text})")
+
+
+def is_wrong_type(cause: Exception) -> bool:
+    """Whether a key holds a value of another type: Redis is well, this key is not."""
+    return isinstance(cause, redis_errors.ResponseError) and "WRONGTYPE" in str(cause)
 
 
 def _what(cause: Exception) -> str:

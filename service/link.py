@@ -8,6 +8,7 @@ from typing import NamedTuple
 import structlog
 
 from model_store.errors import LiveCorrupt, LiveError
+from service.history_reads import HistoryReads
 from service.live.base import LiveStore
 from service.telemetry import Telemetry
 
@@ -26,6 +27,7 @@ class LiveLink:
 
     def __init__(self, store: LiveStore, telemetry: Telemetry, check_s: float) -> None:
         self.store = store
+        self._reads = HistoryReads(store)
         self._telemetry = telemetry
         self._check_s = check_s
         self._answers = True
@@ -63,7 +65,7 @@ class LiveLink:
     async def history(self, user_id: str) -> StoredHistory:
         """The stored history, or an empty one marked missing. Never raises because the store is away."""
         try:
-            return StoredHistory(await self.store.history(user_id), is_missing=False)
+            return StoredHistory(await self._reads.history(user_id), is_missing=False)
         except LiveCorrupt:
             log.warning("history_corrupt")
         except LiveError as failure:

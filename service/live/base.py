@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from model_store.errors import LiveCorrupt
 from model_store.event_queue import Waiting
 from model_store.events import Event
 from service.live.changes import ChangeStore
@@ -52,6 +53,19 @@ class LiveStore(ABC):
     @abstractmethod
     async def history(self, user_id: str) -> list[str]:
         """Item ids of a user, oldest first, at most the configured cap; empty for an unknown user."""
+
+    async def histories(self, user_ids: Sequence[str]) -> list[list[str] | LiveCorrupt]:
+        """:meth:`history` of several users, in the given order; what one of them raises as corrupt stands in its place.
+
+        An implementation for which each call is a round trip makes it one for all.
+        """
+        found: list[list[str] | LiveCorrupt] = []
+        for user_id in user_ids:
+            try:
+                found.append(await self.history(user_id))
+            except LiveCorrupt as failure:
+                found.append(failure)
+        return found
 
     @abstractmethod
     async def record(self, events: Sequence[Event]) -> Recorded:

@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from model_store.errors import ConfigError, LiveUnavailable
+from model_store.errors import ConfigError, LiveError, LiveUnavailable
 from model_store.redis_errors import OUTAGES, RAISED_BY_CLIENT, live_error, redis_place
 from service.live.guard import CircuitBreaker, CircuitOpen
 
@@ -82,6 +82,10 @@ class Connection:
                 yield self.slow
         except RAISED_BY_CLIENT as cause:
             raise live_error(cause, self._place) from cause
+
+    def error_of(self, cause: Exception) -> LiveError:
+        """An error of the client, translated."""
+        return live_error(cause, self._place)
 
     async def close(self) -> None:
         """Disconnect."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from redis.exceptions import RedisError
+
 from model_store import live
 from model_store.errors import LiveCorrupt
 from model_store.event_queue import Waiting
 from model_store.events import Event
+from model_store.redis_errors import is_wrong_type
 from service.live.base import Forgotten, LiveStore, Recorded
 from service.live.connection import Connection
 from service.live.redis_changes import RedisChanges
@@ -81,10 +84,32 @@ class RedisLive(LiveStore):
 
     async def history(self, user_id: str) -> list[str]:
         """Oldest first. Entries that do not decode are skipped and counted: the rest of a history is still useful."""
-        key = self._keys.history(user_id)
-        raw = await self._connection.ask(lambda: self._connection.fast.lrange(key, 0, -1))
+        [found] = await self.histories([user_id])
+        if isinstance(found, LiveCorrupt):
+            raise found
+        return found
+
+    async def histories(self, user_ids: Sequence[str]) -> list[list[str] | LiveCorrupt]:
+        """One pipeline."""
+        lists = await self._connection.ask(lambda: self._lists([self._keys.history(user_id) for user_id in user_ids]))
+        return [self._decoded(each) for each in lists]
+
+    async def _lists(self, keys: Sequence[str]) -> list[list[bytes] | RedisError]:
+        """The lists under these keys; an error in the place of a key that holds something else, others are raised."""
+        async with self._connection.fast.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.lrange(key, 0, -1)
+            answers: list[list[bytes] | RedisError] = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, RedisError) and not is_wrong_type(answer):
+                raise answer
+        return answers
+
+    def _decoded(self, entries: list[bytes] | RedisError) -> list[str] | LiveCorrupt:
+        if isinstance(entries, RedisError):
+            return LiveCorrupt(str(self._connection.error_of(entries)), "another program uses the same prefix")
         item_ids = []
-        for entry in raw:
+        for entry in entries:
             try:
                 item_ids.append(live.decode_item_id(entry))
             except LiveCorrupt:

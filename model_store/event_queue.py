@@ -14,8 +14,7 @@ _EVENT = re.compile(rb'{"kind":"event","recorded_at":(\d+),')
 
 
 class _Content(NamedTuple):
-    size: int
-    offset: int
+    of: tuple[int, ...]  # what tells a segment that changed, erased lines included, from one that did not
     events: int
     oldest: int | None
 
@@ -46,13 +45,15 @@ class Backlog:
     def _read(self, number: int, offset: int) -> _Content:
         path, known = path_of(self._folder, number), self._known.get(number)
         try:
-            if known is not None and (known.size, known.offset) == (path.stat().st_size, offset):
+            stat = path.stat()
+            of = (offset, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+            if known is not None and known.of == of:
                 return known
             data = path.read_bytes()
         except FileNotFoundError:  # drained and deleted meanwhile
-            return _Content(0, offset, 0, None)
+            return _Content((), 0, None)
         seconds = [int(match[1]) for match in _EVENT.finditer(data, offset)]
-        return _Content(len(data), offset, len(seconds), seconds[0] if seconds else None)
+        return _Content(of, len(seconds), seconds[0] if seconds else None)
 
 
 def erase_user(folder: Path, user_id: str, through: int) -> int:

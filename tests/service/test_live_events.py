@@ -80,8 +80,10 @@ async def test_training_does_not_see_a_forgotten_user(
     await store.record(early)
     drained(source, prefix, tmp_path / "out")
     others = ["v", "u2", 'u"', "\\u", '","user_id":"u', "é\n\0"]
+    assert await store.waiting() == (0, None)
     late = [event(10 + n, "u" if n % 3 == 0 else others[n % 6], at=n) for n in range(1200)]
     await store.record(late)
+    assert (await store.waiting()).events == 1200
     history, erased = await store.forget("u")
     assert history == CAP
     assert erased in (400, 401)  # a log may still hold the one that was drained

@@ -27,7 +27,7 @@ class PackedCategories(Sequence[tuple[str, ...]]):
     """Category names of every item as numbers of a name table. Reads like a list of tuples.
 
     Args:
-        ragged: Numbers of names, int32.
+        ragged: Numbers of names, in the smallest type that holds them (see :func:`_narrow`).
         names: Distinct; some may be used by no item any more.
     """
 
@@ -57,7 +57,7 @@ class PackedCategories(Sequence[tuple[str, ...]]):
         if column.null_count or flat.null_count:
             raise ValueError("a category is null")
         encoded = flat.dictionary_encode()
-        numbers = encoded.indices.to_numpy().astype(np.int32)
+        numbers = _narrow(encoded.indices.to_numpy(), len(encoded.dictionary))
         return cls(Ragged.of_lengths(numbers, arrow_lengths(column)), PackedStrings.from_arrow(encoded.dictionary))
 
     @classmethod
@@ -70,7 +70,7 @@ class PackedCategories(Sequence[tuple[str, ...]]):
         ragged = Ragged.from_arrays(arrays, "categories")
         names = PackedStrings(Ragged.from_arrays(arrays, "category_names"))
         names.check_integrity("category names")
-        if len(ragged.values) and not 0 <= ragged.values.min() <= ragged.values.max() < len(names):
+        if len(ragged.values) and not 0 <= int(ragged.values.min()) <= int(ragged.values.max()) < len(names):
             raise CatalogueError(f"a category is none of the {len(names)} names")
         return cls(ragged, names)
 
@@ -106,11 +106,10 @@ class PackedCategories(Sequence[tuple[str, ...]]):
         numbers = dict(self._number_of)
         flat = [numbers.setdefault(name, len(numbers)) for names in content for name in names]
         lengths = np.array([len(names) for names in content], dtype=np.int64)
-        added = Ragged.of_lengths(np.array(flat, dtype=np.int32), lengths)
-        names = self.names
-        if len(numbers) > len(names):
-            names = PackedStrings.of(list(numbers))
-        return PackedCategories(self.ragged.with_rows(rows, added), names)
+        added = Ragged.of_lengths(_narrow(np.array(flat, dtype=np.int64), len(numbers)), lengths)
+        known = Ragged(_narrow(self.ragged.values, len(numbers)), self.ragged.offsets)
+        names = self.names if len(numbers) == len(self.names) else PackedStrings.of(list(numbers))
+        return PackedCategories(known.with_rows(rows, added), names)
 
     def canonical(self) -> PackedCategories:
         """The same categories, names numbered in the order in which rows mention them, none unused."""
@@ -118,8 +117,8 @@ class PackedCategories(Sequence[tuple[str, ...]]):
         first = np.full(len(self._names), len(used), dtype=np.int64)
         first[used[::-1]] = np.arange(len(used) - 1, -1, -1)  # the last assignment stands: the first mention
         order = np.argsort(first, kind="stable")[: int((first < len(used)).sum())]
-        number = np.zeros(len(self._names), dtype=np.int32)
-        number[order] = np.arange(len(order), dtype=np.int32)
+        number = _narrow(np.zeros(len(self._names), dtype=np.int64), len(order))
+        number[order] = np.arange(len(order))
         return PackedCategories(Ragged(number[used], self.ragged.offsets), self.names.take(order))
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -221,6 +220,11 @@ def _object(text: str) -> Attributes:
 def _fields(value: Attributes) -> list[str]:
     """Fields that hold a number."""
     return [field for field, content in value.items() if not math.isnan(_number(content))]
+
+
+def _narrow(numbers: npt.NDArray[np.integer[Any]], names: int) -> npt.NDArray[np.integer[Any]]:
+    """Numbers below ``names`` as uint16 if they fit, else uint32: two bytes a category for nearly every shop."""
+    return numbers.astype(np.uint16 if names <= 2**16 else np.uint32, copy=False)
 
 
 def _text(value: Attributes) -> str:

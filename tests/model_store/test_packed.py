@@ -56,6 +56,17 @@ def test_rows_are_replaced_and_appended(values: list[str], rows: list[int], data
     assert list(changed) == [(text,) if row in at else (text, "all") for row, text in enumerate(expected)]
 
 
+def test_more_names_than_two_bytes_hold() -> None:
+    few = PackedCategories.of([(f"name {number}",) for number in range(2**16)])
+    assert few.ragged.values.dtype == np.uint16
+    many = few.with_rows(np.array([3, 2**16]), [("one more", "name 7"), ("name 65535",)])
+    assert many.ragged.values.dtype == np.uint32
+    assert (many[3], many[2**16], many[2**16 - 1]) == (("one more", "name 7"), ("name 65535",), ("name 65535",))
+    arrays = many.arrays()
+    assert arrays["categories/values"].dtype == np.uint16  # name 3 is gone, so they fit again
+    assert PackedCategories.from_arrays(arrays)[3] == ("one more", "name 7")
+
+
 def test_offsets_that_do_not_fit_are_refused() -> None:
     good = PackedStrings.of(["ab", "", "c"]).ragged.arrays("titles")
     assert list(PackedStrings(Ragged.from_arrays(good, "titles"))) == ["ab", "", "c"]

@@ -9,6 +9,7 @@ newest snapshot loads it.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from model_store.errors import CatalogueError, LiveCorrupt, LiveError
+from model_store.errors import CatalogueError, LiveCorrupt, LiveError, LiveUnavailable
 from service.link import LiveLink
 from service.live.changes import ChangeStore, ItemChange, Snapshot, Tail
 from service.live_catalogue import LiveCatalogue, VersionItems, raw_changes
@@ -53,13 +54,15 @@ class CatalogueSource:
             await (
                 self._link.store.ping()
             )  # answered in milliseconds or away: loading must not wait as long as a transfer
-            async with asyncio.timeout(self._settings.catalogue_wait_s):
-                while True:
-                    found = await self._joined(items) or await self._founded(items)
-                    if found is not None:
-                        return found
-                    await asyncio.sleep(self._settings.catalogue_poll_s)
-        except (LiveError, TimeoutError) as failure:
+            give_up_at = time.monotonic() + self._settings.catalogue_wait_s
+            while (found := await self._joined(items) or await self._founded(items)) is None:
+                if time.monotonic() > give_up_at:
+                    raise LiveUnavailable(
+                        "another replica is making a snapshot still", "it is adopted when it is there"
+                    )
+                await asyncio.sleep(self._settings.catalogue_poll_s)
+            return found
+        except LiveError as failure:
             self._note("unavailable", items.version, failure)
             self._link.note_behind(behind=True)
         return LiveCatalogue(items, await asyncio.to_thread(items.bundle.catalogue))

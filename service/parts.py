@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from model_store.registry import Store
 from service.catalogue_keeper import CatalogueKeeper
@@ -18,6 +18,7 @@ from service.recommender import Recommender
 from service.reload import ModelKeeper
 from service.security import Keys
 from service.settings import Settings
+from service.tasks import end
 from service.telemetry import Telemetry
 from service.trending import Trends
 
@@ -62,9 +63,7 @@ class Service:
         finally:
             self.begin_drain()
             for watcher in watchers:
-                watcher.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watcher
+                await end(watcher)
             await self.models.close()
             await self.source.close()
             await self.lookups.close()

@@ -26,6 +26,7 @@ from service.live.changes import (
     Tail,
 )
 from service.live.connection import Arg, Connection
+from service.tasks import end
 
 _LOAD_ATTEMPTS = 3
 _SCAN_COUNT = 1000
@@ -176,9 +177,7 @@ class RedisChanges(ChangeStore):
         try:
             yield
         finally:
-            renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewing
+            await end(renewing)
 
     async def _renew_lock(self, lock: str, token: str) -> None:
         while True:

@@ -121,7 +121,7 @@ def _prefix_of(request: Request) -> list[int]:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/items/{item_id:path}/similar", similar_items),
+    Endpoint("GET", "/items/{item_id:id}/similar", similar_items),
     Endpoint("GET", "/codes/{prefix}", items_below_codes),
     Endpoint("GET", "/popular", popular_items),
     Endpoint("GET", "/trending", trending_items),

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from pydantic import BaseModel, ValidationError
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,12 +22,21 @@ Handler = Callable[[Service, Request], Awaitable[Response]]
 Query = TypeVar("Query", bound=BaseModel)
 
 
+class IdConvertor(StringConvertor):
+    """The rest of a path, or what stands before a suffix, as an id: it may hold any character."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("id", IdConvertor())
+
+
 class Endpoint(NamedTuple):
     """One operation of the interface; its docstring is its description.
 
     Attributes:
         method: HTTP method.
-        path: Starlette's path; ``{item_id:path}`` lets ids hold slashes.
+        path: Starlette's path; ``{item_id:id}`` lets ids hold slashes and line feeds.
         handler: Answers a request of the service.
     """
 

@@ -95,9 +95,9 @@ async def put_items(service: Service, request: Request) -> Response:
 
 ENDPOINTS = (
     Endpoint("POST", "/items/bulk", put_items),
-    Endpoint("PUT", "/items/{item_id:path}", put_item),
-    Endpoint("DELETE", "/items/{item_id:path}", delete_item),
-    Endpoint("GET", "/items/{item_id:path}", show_item),
+    Endpoint("PUT", "/items/{item_id:id}", put_item),
+    Endpoint("DELETE", "/items/{item_id:id}", delete_item),
+    Endpoint("GET", "/items/{item_id:id}", show_item),
 )
 """In the order in which they are matched; the last ones take every path below /items, since ids may hold slashes."""
 

@@ -85,8 +85,8 @@ _OPERATIONS = {
     "POST /events": _Bodies(
         {"anyOf": [_of(Event), _list_of(Event)]}, _of(EventsResponse), (400, 401, 403, 408, 413, 415, 422, 503)
     ),
-    "GET /users/{user_id}": _Bodies(None, _of(UserResponse), (401, 403, 422, 503)),
-    "DELETE /users/{user_id}": _Bodies(None, _of(ForgottenResponse), (401, 403, 422, 503)),
+    "GET /users/{user_id}": _Bodies(None, _of(UserResponse), (401, 403, 404, 422, 503)),
+    "DELETE /users/{user_id}": _Bodies(None, _of(ForgottenResponse), (401, 403, 404, 422, 503)),
     "POST /items/bulk": _Bodies(
         _of(BulkItem), _of(BulkResponse), (401, 403, 408, 409, 413, 415, 422, 503), None, "application/jsonl"
     ),
@@ -104,14 +104,14 @@ _OPERATIONS = {
     "GET /health/ready": _Bodies(None, _ANY, (503,)),
     "GET /metrics": _Bodies(None, {"type": "string"}, ()),
 }
-_PATH_PARAMETER = re.compile(r"{(\w+)(:path)?}")
+_PATH_PARAMETER = re.compile(r"{(\w+)(:id)?}")
 _IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": ID_BYTES}
 _PARAMETERS = {"prefix": {"type": "string", "pattern": CODE_PREFIX}}
 
 
 def documented(method: str, path: str, description: str) -> Documented:
     """Parameters, request body, answer and possible problems of one operation."""
-    bodies = _OPERATIONS[f"{method} {path.replace(':path', '')}"]
+    bodies = _OPERATIONS[f"{method} {path.replace(':id', '')}"]
     media = "text/plain" if path == "/metrics" else "application/json"
     extra: dict[str, Any] = {
         "responses": {

@@ -25,6 +25,6 @@ async def forget_user(service: Service, request: Request) -> Response:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/users/{user_id:path}", show_user),
-    Endpoint("DELETE", "/users/{user_id:path}", forget_user),
+    Endpoint("GET", "/users/{user_id:id}", show_user),
+    Endpoint("DELETE", "/users/{user_id:id}", forget_user),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -70,10 +71,18 @@ async def test_a_users_data_needs_a_write_key(served: Served) -> None:
 
 async def test_ids_that_cannot_be_are_refused(served: Served) -> None:
     client, _, __ = served
-    for user in ("x" * 129, "%FF", "%C3%A4" * 65):
+    for user in ("", "x" * 129, "%FF", "%C3%A4" * 65):
         refused = await client.delete(f"/users/{user}", headers=WRITE)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "user_id")
     assert (await client.put("/users/u", headers=WRITE)).headers["allow"] == "DELETE, GET"
+
+
+async def test_an_id_may_hold_any_character(served: Served) -> None:
+    client, _, __ = served
+    for number, user in enumerate(["a/../b", "\n", "a\nb\n", "?#%", "\u2028 \U0001f600", "\0"]):
+        await client.post("/events", json=event(number, user), headers=WRITE)
+        shown = (await client.get(f"/users/{quote(user, safe='')}", headers=WRITE)).json()
+        assert (shown["user_id"], shown["count"]) == (user, 1)
 
 
 async def test_events_are_counted_by_what_became_of_them(served: Served) -> None:

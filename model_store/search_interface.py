@@ -34,13 +34,14 @@ class SearchInputs(NamedTuple):
 class SearchOutputs(NamedTuple):
     """W beams by descending log_prob, then n dense candidates by descending dense score.
 
-    Where there is nothing, leaf is -1, log_prob -inf and dense 0: a beam that found no valid item, a dense candidate
-    that is a beam already, fewer open items than n.
+    Where there is nothing, leaf is -1, log_prob -inf and dense 0, and code_log_prob means nothing: a beam that found
+    no valid item, a dense candidate that is a beam already, fewer open items than n.
     """
 
     leaves: npt.NDArray[np.int64]  # [B, W + n]
     log_prob: npt.NDArray[np.float32]  # [B, W + n], natural logarithm
-    dense: npt.NDArray[np.float32]  # [B, W + n], cosine of the user's vector and the item's
+    dense: npt.NDArray[np.float32]  # [B, W + n], cosine of the user's vector and the item's, and what repeats add
+    code_log_prob: npt.NDArray[np.float32]  # [B, W + n, L], what each code contributes to log_prob
 
 
 POOL = "pool"
@@ -51,7 +52,7 @@ POOL = "pool"
 def catalogue_input_names(levels: int) -> list[str]:
     """Names of the inputs that change with the catalogue only, in order; :data:`POOL` comes after them."""
     by_level = [f"{name}_{depth}" for name in ("child_start", "child_code") for depth in range(levels)]
-    return [*by_level, "leaf_nodes", "leaf_vectors"]
+    return [*by_level, *(f"parent_{depth}" for depth in range(2, levels + 1)), "leaf_vectors"]
 
 
 def catalogue_inputs(
@@ -60,15 +61,13 @@ def catalogue_inputs(
     """The arrays of :func:`catalogue_input_names`; they change with the catalogue only.
 
     Args:
-        trie: L levels of ``child_start`` and ``child_code``.
-        vectors: Unit length, ``[items, d_s]`` by catalogue row; ``None``: zeros, every dense score is 0.
+        trie: L levels of ``child_start`` and ``child_code``, and the parent of each node of depths 2 … L.
+        vectors: Unit length, ``[items, d_s]`` by catalogue row; ``None``: a row of zeros stands for every item, and
+            every dense score is 0.
         embedding_dim: d_s.
     """
-    if vectors is None:
-        leaf_vectors = np.zeros((trie.items, embedding_dim), dtype=np.float32)
-    else:
-        leaf_vectors = vectors[trie.leaf_item]
-    return [*trie.child_start, *trie.child_code, trie.leaf_nodes, leaf_vectors]
+    leaf_vectors = np.zeros((1, embedding_dim), dtype=np.float32) if vectors is None else vectors[trie.leaf_item]
+    return [*trie.child_start, *trie.child_code, *trie.parents, leaf_vectors]
 
 
 def graph_input_names(levels: int) -> list[str]:

@@ -100,13 +100,17 @@ class ReferenceSearch:
 
     def score(self, history: npt.NDArray[np.integer], row: int) -> float:
         """Log-probability of one item by definition, without any search."""
+        return sum(self.code_scores(history, row))
+
+    def code_scores(self, history: npt.NDArray[np.integer], row: int) -> list[float]:
+        """What each code of an item contributes to :meth:`score`."""
         children, _ = _trie_of_dicts(self.codes)
         encoded, codes = self._encode(history), tuple(self.codes[row].tolist())
         prefixes = [codes[:depth] for depth in range(self.levels)]
-        return sum(
+        return [
             self._gains(encoded, history, prefix, children[prefix])[code]
             for prefix, code in zip(prefixes, codes, strict=True)
-        )
+        ]
 
     def candidates(
         self,

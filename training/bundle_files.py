@@ -217,7 +217,7 @@ def _onnx_outputs(graph: bytes, inputs: SearchInputs, catalogue: Catalogue, mode
 
 def _answers(catalogue: Catalogue, outputs: SearchOutputs, fusion: Fusion) -> Sequence[Answer]:
     answers = []
-    for leaves, log_prob, dense in zip(*outputs, strict=True):
+    for leaves, log_prob, dense in zip(*outputs[:3], strict=True):
         kept = best(log_prob, dense, fusion.weight, GOLDEN_ITEMS)
         item_ids = tuple(catalogue.item_ids[row] for row in catalogue.trie.leaf_item[leaves[kept]].tolist())
         score = scores(log_prob[kept], dense[kept], fusion.weight)

@@ -58,7 +58,6 @@ def nearest_leaves(
 
 
 def dense_scores(user: Tensor, vectors: Tensor, leaf: Tensor, history: History) -> Tensor:
-    """Dense scores of given leaves ``[B, W]`` (-1: any number), from vectors ``[D, d_s]`` of all leaves."""
-    cosine = (vectors[leaf.clamp(min=0)] @ user[:, :, None]).squeeze(2)
+    """Dense scores of given leaves ``[B, W]`` (-1: any number), which have these vectors ``[B, W, d_s]``."""
     is_same = leaf[:, :, None] == history.leaf[:, None, :]
-    return cosine + (is_same * history.added[:, None, :]).sum(dim=2)
+    return (vectors @ user[:, :, None]).squeeze(2) + (is_same * history.added[:, None, :]).sum(dim=2)

@@ -26,25 +26,43 @@ class CatalogueTensors(NamedTuple):
 
     child_start: tuple[Tensor, ...]  # per level [n_l + 1]
     child_code: tuple[Tensor, ...]  # per level [n_(l+1) + K]
-    leaf_nodes: Tensor  # [D, L]
-    leaf_vectors: Tensor  # [D, d_s]
+    parent: tuple[Tensor, ...]  # per depth 2 … L [n_depth]
+    leaf_vectors: Tensor  # [D, d_s], or a single row that stands for all
     pool: Tensor  # [P, d_s], leaf_vectors or no rows
 
     @classmethod
     def of(cls, tensors: tuple[Tensor, ...]) -> CatalogueTensors:
         """From the graph's inputs in order."""
-        *by_level, leaf_nodes, leaf_vectors, pool = tensors
-        levels = len(by_level) // 2
-        return cls(tuple(by_level[:levels]), tuple(by_level[levels:]), leaf_nodes, leaf_vectors, pool)
+        *by_level, leaf_vectors, pool = tensors
+        levels = (len(by_level) + 1) // 3
+        parent = by_level[2 * levels :]
+        return cls(tuple(by_level[:levels]), tuple(by_level[levels : 2 * levels]), tuple(parent), leaf_vectors, pool)
 
-    def codes_of(self, leaves: Tensor) -> Tensor:
-        """Semantic IDs ``[…, L]`` of leaves ``[…]``."""
-        path = self.leaf_nodes[leaves].long().unbind(dim=-1)
-        return torch.stack([codes[node].long() for codes, node in zip(self.child_code, path, strict=True)], dim=-1)
+    def path(self, leaves: Tensor) -> list[Tensor]:
+        """Nodes on the way to leaves ``[…]``, depth 1 … L, numbered within their depth."""
+        way = [leaves]
+        for parent in reversed(self.parent):
+            way.insert(0, _picked(parent, way[0]).long())
+        return way
+
+    def codes(self, path: list[Tensor]) -> Tensor:
+        """Semantic IDs ``[…, L]`` that a path spells."""
+        return torch.stack(
+            [_picked(code, node).long() for code, node in zip(self.child_code, path, strict=True)], dim=-1
+        )
+
+    def vectors(self, leaves: Tensor) -> Tensor:
+        """Item vectors ``[…, d_s]`` of leaves ``[…]``."""
+        return self.leaf_vectors[leaves.clamp(max=self.leaf_vectors.shape[0] - 1)]
 
     def first_node(self, level: int, codebook_size: int) -> int:
         """Node id of the first child of this level."""
         return sum(codes.shape[0] - codebook_size for codes in self.child_code[:level])
+
+
+def _picked(array: Tensor, index: Tensor) -> Tensor:
+    """``array[index]`` for one axis, as the plain gather that inference engines run fastest."""
+    return array.index_select(0, index.flatten()).view_as(index)
 
 
 class BeamSearch(nn.Module):
@@ -68,17 +86,16 @@ class BeamSearch(nn.Module):
         beam: Tensor,
         candidates: Tensor,
         *catalogue: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Search. Arguments are the fields of :class:`~model_store.search_interface.SearchInputs`, then the catalogue.
 
         Returns:
-            Leaves, log-probabilities and dense scores, ``[B, W + n]`` each: beams by log-probability, then dense
-            candidates by dense score. Leaf -1, log-probability -inf and dense score 0 where there is nothing.
+            The fields of :class:`~model_store.search_interface.SearchOutputs`.
         """
         fields = history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates
         return self.traced(*fields, *catalogue)[0]
 
-    def traced(self, *inputs: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
+    def traced(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
         """What :meth:`forward` returns, and the nodes that the beams stood on after each code, ``[B, W]`` a level.
 
         Inputs are those of :meth:`forward`. Nodes are numbered within their depth, -1 where a beam found nothing.
@@ -86,9 +103,10 @@ class BeamSearch(nn.Module):
         history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates, *catalogue = inputs
         net, width, batch = self.recommender, beam.shape[0], history.shape[0]
         known, codebook_size = CatalogueTensors.of(tuple(catalogue)), net.code_embedding.shape[1]
-        codes, items = known.codes_of(history), lengths[:, None]
-        memory = net.encode(codes, known.leaf_vectors[history], lengths)
-        had, had_path = History(history, net.dense_repeats(history.shape[1], items)[:, 0]), known.leaf_nodes[history]
+        had_path, items = known.path(history), lengths[:, None]
+        had_codes = known.codes(had_path)
+        memory = net.encode(had_codes, known.vectors(history), lengths)
+        had = History(history, net.dense_repeats(history.shape[1], items)[:, 0])
         history_bias = net.history_bias(memory, items)
         # Beams and candidates share one place at the start; afterwards each has its own, beams first.
         states, cache = net.step(net.start(memory, items), [], memory, history_bias)
@@ -96,25 +114,26 @@ class BeamSearch(nn.Module):
         first_leaf = known.first_node(net.levels - 1, codebook_size)
         closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
         nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, had, candidates.shape[0])
-        path = known.leaf_nodes[nearest.leaf.clamp(min=0)].long()  # [B, n, L]
-        path_log_prob = torch.zeros_like(nearest.dense)
+        path = known.path(nearest.leaf.clamp(min=0))  # L of [B, n]
+        path_steps: list[Tensor] = []
+        alive = torch.zeros_like(nearest.dense)
         own_place = width + torch.arange(candidates.shape[0], device=history.device).expand(batch, -1)
 
         beams, trace = _Beams.at_root(batch, history.device), []
         for level in range(net.levels):
-            places, is_below = beams.node, torch.ones_like(history, dtype=torch.bool)[:, None]
+            is_below = torch.ones_like(history, dtype=torch.bool)[:, None]
             if level:
-                places = torch.cat([beams.node, path[:, :, level - 1]], dim=1)
-                is_below = places[:, :, None] == had_path[:, None, :, level - 1]
-                x = net.code_embedding[level - 1][known.child_code[level - 1][places].long()]
+                places = torch.cat([beams.node, path[level - 1]], dim=1)
+                is_below = places[:, :, None] == had_path[level - 1][:, None]
+                x = net.code_embedding[level - 1][_picked(known.child_code[level - 1], places).long()]
                 states, cache = net.step(x, cache, memory, history_bias)
-            logits = net.logits(states, level) + net.repeat_logits(level, codes[:, :, level], is_below, items)
+            logits = net.logits(states, level)
+            if net.code_repeat_bias is not None:
+                logits = logits + net.repeat_logits(level, had_codes[:, :, level], is_below, items)
             arrays = known.child_start[level], known.child_code[level]
             children = Children(beams.node, beams.log_prob, *arrays, logits[:, :width])
-            beside = children
-            if level:
-                beside = Children(path[:, :, level - 1], path_log_prob, *arrays, logits[:, width:])
-            path_log_prob = path_log_prob + beside.log_prob_of(path[:, :, level])
+            beside = children if not level else Children(path[level - 1], alive, *arrays, logits[:, width:])
+            path_steps.append(beside.log_prob_of(path[level]))
             first_node = known.first_node(level, codebook_size)
             is_open = self._open(children.node + first_node, rule_bits, rule_of)
             is_open = is_open & ~_listed(children, excluded - first_node)
@@ -122,7 +141,8 @@ class BeamSearch(nn.Module):
             trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
             if level + 1 < net.levels:
                 cache = _reorder(cache, torch.cat([parent, own_place if level else torch.zeros_like(own_place)], dim=1))
-        return _joined(beams, nearest, path_log_prob, dense_scores(user, known.leaf_vectors, beams.node, had)), trace
+        dense = dense_scores(user, known.vectors(beams.node), beams.node, had)
+        return _joined(beams, nearest, torch.stack(path_steps, dim=2), dense), trace
 
     def _closed_leaves(self, leaves: int, first_leaf: int, rule_bits: Tensor) -> Tensor:
         """0 where a rule leaves a leaf open, -inf elsewhere: ``[R, leaves]``."""
@@ -133,9 +153,10 @@ class BeamSearch(nn.Module):
     def _open(self, node: Tensor, rule_bits: Tensor, rule_of: Tensor) -> Tensor:
         """Whether the rule of each request leaves nodes ``[B, W, K]`` open."""
         row = rule_of[:, None, None] * rule_bits.shape[1]
-        byte = rule_bits.flatten()[row + torch.clamp(node // 8, max=rule_bits.shape[1] - 1)]
+        place = row + torch.clamp(node // 8, max=rule_bits.shape[1] - 1)
+        byte = rule_bits.flatten().index_select(0, place.flatten()).view_as(node)
         table: Tensor = self.bit_table  # type: ignore[assignment]
-        return table[byte.long() * 8 + node % 8]
+        return table.index_select(0, (byte.long() * 8 + node % 8).flatten()).view_as(node)
 
 
 class _Beams(NamedTuple):
@@ -144,6 +165,7 @@ class _Beams(NamedTuple):
     node: Tensor  # [B, W], numbered within its depth
     log_prob: Tensor  # [B, W]
     group: Tensor  # [B, W], which first code each descends from
+    steps: tuple[Tensor, ...] = ()  # per code decoded so far [B, W], what it contributed to log_prob
 
     @classmethod
     def at_root(cls, batch: int, device: torch.device) -> _Beams:
@@ -165,9 +187,12 @@ class _Beams(NamedTuple):
         parent = pick // gained.shape[2]
         # A beam that found nothing must not point behind the end of the next level's arrays.
         node = torch.where(log_prob > DEAD, children.node.flatten(1).gather(1, pick), 0)
-        if most is None:
-            return _Beams(node, log_prob, torch.arange(width, device=node.device).expand_as(node)), parent
-        return _Beams(node, log_prob, self.group.gather(1, parent)), parent
+        step = children.log_prob.flatten(1).gather(1, pick)
+        steps = (*(before.gather(1, parent) for before in self.steps), step)
+        group = (
+            torch.arange(width, device=node.device).expand_as(node) if most is None else self.group.gather(1, parent)
+        )
+        return _Beams(node, log_prob, group, steps), parent
 
 
 class Children:
@@ -181,7 +206,8 @@ class Children:
         slot = torch.arange(codes, device=node.device)
         self.node = self.first[:, :, None] + slot
         self.exists = slot < self.count[:, :, None]
-        held = torch.where(self.exists, logits.gather(2, child_code[self.node].long()), -1e30)
+        code = child_code.index_select(0, self.node.flatten()).long().view_as(self.node)
+        held = torch.where(self.exists, logits.gather(2, code), -1e30)
         self.log_prob = torch.log_softmax(held, dim=-1)
 
     def log_prob_of(self, child: Tensor) -> Tensor:
@@ -240,18 +266,19 @@ def _reorder(cache: Cache, parent: Tensor) -> Cache:
     batch = parent.shape[0]
     before = cache[0][0].shape[0] // batch
     row = (torch.arange(batch, device=parent.device)[:, None] * before + parent).flatten()
-    return [(keys[row], values[row]) for keys, values in cache]
+    return [(keys.index_select(0, row), values.index_select(0, row)) for keys, values in cache]
 
 
 def _joined(
-    beams: _Beams, nearest: DenseCandidates, log_prob: Tensor, beam_dense: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The search's outputs, beams first."""
+    beams: _Beams, nearest: DenseCandidates, path_steps: Tensor, beam_dense: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The search's outputs, beams first; ``path_steps`` is ``[B, n, L]``."""
     found = beams.log_prob > DEAD
     leaf = torch.where(found, beams.node, -1)
     is_new = nearest.new_to(leaf)
     return (
         torch.cat([leaf, torch.where(is_new, nearest.leaf, -1)], dim=1),
-        torch.cat([beams.log_prob, torch.where(is_new, log_prob, DEAD)], dim=1),
+        torch.cat([beams.log_prob, torch.where(is_new, path_steps.sum(dim=2), DEAD)], dim=1),
         torch.cat([torch.where(found, beam_dense, 0.0), torch.where(is_new, nearest.dense, 0.0)], dim=1),
+        torch.cat([torch.stack(beams.steps, dim=2), path_steps], dim=1),
     )

@@ -43,7 +43,8 @@ class FakeEngine(Engine):
             ranked = _spread(ranked, trie, int(inputs.max_per_prefix[row]))[:width]
             leaves[row, : len(ranked)] = ranked
             log_prob[row, : len(ranked)] = -STEP * (1 + distance[ranked])
-        return SearchOutputs(leaves, log_prob, np.zeros_like(log_prob))
+        code_log_prob = np.repeat(log_prob[:, :, None] / np.float32(trie.levels), trie.levels, axis=2)
+        return SearchOutputs(leaves, log_prob, np.zeros_like(log_prob), code_log_prob)
 
 
 def _open_leaves(inputs: SearchInputs, row: int, trie: Trie) -> npt.NDArray[np.bool_]:

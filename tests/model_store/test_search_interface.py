@@ -91,7 +91,7 @@ def test_names_of_the_graphs_inputs_follow_the_order_of_the_arrays() -> None:
     inputs = ["history", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix", "beam", "candidates"]
     assert names[:8] == inputs
     assert names[8:] == [
-        *("child_start_0", "child_start_1", "child_code_0", "child_code_1", "leaf_nodes", "leaf_vectors", "pool")
+        *("child_start_0", "child_start_1", "child_code_0", "child_code_1", "parent_2", "leaf_vectors", "pool")
     ]
     assert arrays[7].shape == (3,)
 
@@ -101,5 +101,5 @@ def test_vectors_are_put_in_the_order_of_leaves() -> None:
     *_, leaf_vectors = catalogue_inputs(shuffled, VECTORS, 2)
     np.testing.assert_array_equal(leaf_vectors, VECTORS[::-1])
     *_, without = catalogue_inputs(shuffled, None, 2)
-    assert without.shape == (5, 2)
+    assert without.shape == (1, 2)  # one row of zeros stands for every item
     assert not without.any()

@@ -32,7 +32,9 @@ SHAPES = [
 
 def run(config: ModelConfig, seed: int, tensors: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with torch.inference_mode():
-        leaves, log_prob, dense = BeamSearch(random_recommender(config, seed))(*tensors)
+        leaves, log_prob, dense, by_code = BeamSearch(random_recommender(config, seed))(*tensors)
+    found = leaves >= 0
+    torch.testing.assert_close(by_code.sum(dim=2)[found], log_prob[found])
     return leaves.numpy(), log_prob.numpy(), dense.numpy()
 
 
@@ -43,6 +45,22 @@ def close(answer: list[Candidate], expected: list[Candidate], atol: float = 1e-4
         np.testing.assert_allclose(
             [getattr(one, scores) for one in answer], [getattr(one, scores) for one in expected], atol=atol
         )
+
+
+@pytest.mark.parametrize("config", SHAPES[:4])
+def test_every_code_tells_what_it_contributes(config: ModelConfig) -> None:
+    requests, net = random_requests(np.random.default_rng(1), config), random_recommender(config, 1)
+    judge = reference(config, net, requests.codes, requests.vectors)
+    with torch.inference_mode():
+        leaves, _, _, by_code = (output.numpy() for output in BeamSearch(net)(*requests.tensors()))
+    checked = 0
+    for row, history in enumerate(requests.histories):
+        for place in {0, requests.width - 1, leaves.shape[1] - 1}:
+            if leaves[row, place] >= 0:
+                expected = judge.code_scores(history, int(requests.trie.leaf_item[leaves[row, place]]))
+                np.testing.assert_allclose(by_code[row, place], expected, atol=1e-4)
+                checked += 1
+    assert checked
 
 
 @pytest.mark.parametrize("config", SHAPES)
@@ -143,7 +161,7 @@ def test_hiding_an_item_does_not_change_the_scores_of_others() -> None:
         inputs = search_inputs(history, trie, 64, excluded_items=[np.array(hidden, dtype=np.int64)])
         with torch.inference_mode():
             tensors = [torch.from_numpy(a) for a in graph_arrays(inputs, trie, vectors)]
-            leaves, log_prob, _ = BeamSearch(net)(*tensors)
+            leaves, log_prob, *_ = BeamSearch(net)(*tensors)
         found = leaves[0] >= 0
         rows = trie.leaf_item[leaves[0][found].numpy()].tolist()
         return dict(zip(rows, log_prob[0][found].tolist(), strict=True))

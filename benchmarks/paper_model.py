@@ -1,0 +1,86 @@
+"""The model that benchmarks of the search serve: the paper's sizes, and a catalogue tokenised by our own tokenizer.
+
+Weights are trained for a moment on generated histories, so that beams meet the peaked distributions of a real model
+and a comparison of answers means something. Everything is drawn from a fixed seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model_store.config import ModelConfig
+from model_store.history import encode_histories
+from model_store.network.recommender import Recommender
+from model_store.search_interface import SearchInputs, search_inputs
+from model_store.trie import Trie
+from training.batches import batches, collate, training_rows
+from training.codebooks import TokenizerTrainingConfig, pretrain_tokenizer
+from training.config import TrainingConfig, load_config
+from training.joint_losses import recommender_losses, weighted_sum
+from training.learner import new_learner
+from training.optimiser import Optimiser, descend, recommender_optimizer
+from training.progress import SilentProgress
+
+CLUSTERS, USERS, USER_LENGTH = 200, 2_000, 22
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A recommender with its catalogue."""
+
+    config: ModelConfig
+    recommender: Recommender  # in evaluation mode
+    trie: Trie
+    sequences: npt.NDArray[np.int64]  # [users, USER_LENGTH], catalogue rows
+
+    def batch(self, size: int, history: int, beam_width: int, seed: int = 0) -> SearchInputs:
+        """Requests of different users, ``history`` items each, which may be recommended again."""
+        rows = np.random.default_rng(seed).choice(len(self.sequences), size, replace=False)
+        histories = [self.sequences[row, :history] for row in rows]
+        encoded = encode_histories(histories, self.trie.item_leaf, self.config.recommender.max_history)
+        return search_inputs(encoded, self.trie, beam_width)
+
+
+def paper_config() -> TrainingConfig:
+    """The ``paper`` preset with three codes an item: our collision policy needs no fourth."""
+    return load_config("paper", ["model.collisions=reassign", "tokenizer.epochs=20"])
+
+
+def served_model(items: int = 12_000, steps: int = 60) -> ServedModel:
+    """Tokenise generated embeddings, and train a recommender on walks among neighbours for a few steps."""
+    config, rng = paper_config(), np.random.default_rng(0)
+    torch.manual_seed(0)
+    cluster = rng.integers(0, CLUSTERS, items)
+    width = config.model.tokenizer.embedding_dim
+    centres = rng.normal(size=(CLUSTERS, width))
+    embeddings = torch.from_numpy(centres[cluster] + 0.5 * rng.normal(size=(items, width))).float()
+    training = TokenizerTrainingConfig.model_validate(config.tokenizer.model_dump())
+    tokenizer = pretrain_tokenizer(embeddings, config.model.tokenizer, training, 0, SilentProgress())
+    learner = new_learner(config.model, tokenizer, embeddings, 0)
+    sequences = _walks(cluster, rng)
+    tree = learner.tree(sequences.ravel())
+    rows = training_rows(list(sequences), config.model.recommender.max_history, packed=False)
+    adamw = recommender_optimizer(learner.recommender, 1e-3, config.joint.weight_decay)
+    optimiser = Optimiser(adamw, lambda step: 1.0, config.joint.clip)
+    for chosen in batches(rows, 64, rng)[:steps]:
+        losses = recommender_losses(learner, collate(rows, chosen), tree, config.joint, aligned=False)
+        descend(weighted_sum(losses, config.joint), optimiser)
+    trie = Trie.build(learner.assignment.codes, config.model.tokenizer.codebook_size)
+    return ServedModel(config.model, learner.recommender.eval(), trie, sequences)
+
+
+def _walks(cluster: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Users who mostly stay in one cluster, popular items first."""
+    members = [np.flatnonzero(cluster == each) for each in range(CLUSTERS)]
+    home = rng.integers(0, CLUSTERS, USERS)
+    place = np.where(
+        rng.random((USERS, USER_LENGTH)) < 0.8, home[:, None], rng.integers(0, CLUSTERS, (USERS, USER_LENGTH))
+    )
+    rank = (rng.random((USERS, USER_LENGTH)) ** 2 * np.vectorize(lambda each: len(members[each]))(place)).astype(
+        np.int64
+    )
+    return np.vectorize(lambda each, at: members[each][at])(place, rank)

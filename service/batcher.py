@@ -69,7 +69,7 @@ class Batcher:
         self._stage_s = {stage: telemetry.stage.labels(stage) for stage in STAGES}
         self._stage_cpu_s = {stage: telemetry.stage_cpu.labels(stage) for stage in STAGES}
         self._waiting = Waiting(settings.max_batch)
-        self._pace = Pace()
+        self.pace = Pace()
         self._running: list[_Batch] = []
         self._stirred = asyncio.Event()  # the next batch may be due earlier than it seemed
         self._places = asyncio.Semaphore(engine.searches + 1)  # those in computation, and one prepared behind them
@@ -91,8 +91,8 @@ class Batcher:
         """Seconds until a request would be answered if it came now, by the pace so far; 0 before the first batch."""
         shape = self._engine.shape(request)
         ahead, batches = self._waiting.ahead(shape, request)
-        before_s = self._busy_s() + self._pace.seconds(ahead, batches)
-        return before_s / self._engine.searches + self._pace.seconds(shape.work)
+        before_s = self._busy_s() + self.pace.seconds(ahead, batches)
+        return before_s / self._engine.searches + self.pace.seconds(shape.work)
 
     def can_answer(self, request: SearchRequest, budget_s: float) -> bool:
         """Whether an answer is expected within the budget, with some caution."""
@@ -187,7 +187,7 @@ class Batcher:
         """Expected seconds of computation left in the batches that were taken."""
         now = time.monotonic()
         return sum(
-            max(0.0, self._pace.seconds(batch.work) - (now - batch.started if batch.started else 0.0))
+            max(0.0, self.pace.seconds(batch.work) - (now - batch.started if batch.started else 0.0))
             for batch in self._running
         )
 
@@ -210,7 +210,7 @@ class Batcher:
     def _note(self, batch: _Batch) -> None:
         if batch.started is None:
             return
-        self._pace.learn(batch.work, batch.computed_s)
+        self.pace.learn(batch.work, batch.computed_s)
         self._telemetry.batch_size.observe(len(batch.jobs))
         for job in batch.jobs:
             self._telemetry.queue_wait.observe(batch.started - job.since)

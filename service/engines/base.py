@@ -97,6 +97,11 @@ class Found(NamedTuple):
     log_prob: npt.NDArray[np.float32]  # [n], of the semantic ID, natural logarithm
     log_probs: npt.NDArray[np.float32] | None = None  # [n, L], of each code; they sum up to log_prob
 
+    def only(self, kept: npt.NDArray[np.bool_]) -> Found:
+        """Those of the answers that a mask ``[n]`` names."""
+        by_code = None if self.log_probs is None else self.log_probs[kept]
+        return Found(self.rows[kept], self.score[kept], self.log_prob[kept], by_code)
+
 
 class Engine(ABC):
     """A loaded model that answers batches of :class:`SearchRequest`. Thread-safe across different stages."""
@@ -155,11 +160,13 @@ class Engine(ABC):
     def finish(self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue) -> list[Found]:
         """Rank what was found and map it back to catalogue rows, one :class:`Found` a request."""
         answers = []
-        for leaves, log_prob, dense, request in zip(*outputs, requests, strict=True):
-            rows = catalogue.trie.leaf_item[leaves].astype(np.int64)
-            weight, first_code = request.fusion.weight, catalogue.codes[rows, 0]
+        for at, request in enumerate(requests):
+            log_prob, dense, weight = outputs.log_prob[at], outputs.dense[at], request.fusion.weight
+            rows = catalogue.trie.leaf_item[outputs.leaves[at]].astype(np.int64)
+            first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]
             kept = best(log_prob, dense, weight, request.k, first_code, request.max_per_prefix)
-            answers.append(Found(rows[kept], scores(log_prob[kept], dense[kept], weight), log_prob[kept]))
+            log_prob, score = log_prob[kept], scores(log_prob[kept], dense[kept], weight)
+            answers.append(Found(rows[kept], score, log_prob, outputs.code_log_prob[at, kept]))
         return answers
 
     def close(self) -> None:  # noqa: B027  most engines free everything when they are collected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from model_store.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from model_store.fusion import GENERATIVE_ALONE, Fusion
 from model_store.golden import Golden, goldens_to_json
@@ -16,7 +19,7 @@ from model_store.manifest import DataSummary, Description
 from model_store.publish import publish
 from model_store.registry import Store
 from model_store.search_reference import fused
-from service.engines.base import SearchRequest
+from service.engines.base import BoundCatalogues, SearchRequest
 from service.engines.onnx import OnnxEngine
 from service.engines.torch import PREFIX, TorchEngine
 from service.model import load_model, open_engine, replay_goldens
@@ -151,3 +154,38 @@ def test_a_graph_of_another_depth_is_refused(store: Path) -> None:
     graph = Store(store).bundle().read("search.onnx")
     with pytest.raises(BundleRefused, match="inputs"):
         OnnxEngine(graph, small_config(levels=2))
+
+
+def test_the_two_catalogues_searched_last_stay_bound() -> None:
+    made: list[int] = []
+
+    def make(catalogue: Catalogue) -> int:
+        made.append(len(catalogue))
+        return len(catalogue)
+
+    first, second, third = (small_catalogue(items=items) for items in (10, 20, 30))
+    bound = BoundCatalogues(make)
+    assert [bound.of(each) for each in (first, second, first, second, first)] == [10, 20, 10, 20, 10]
+    assert made == [10, 20]
+    assert [bound.of(each) for each in (third, first, second)] == [30, 10, 20]  # the second had to go
+    assert made == [10, 20, 30, 20]
+
+
+def test_an_engine_ready_for_one_catalogue_is_not_held_up_by_another_one() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    first, second = small_catalogue(items=10), small_catalogue(items=20)
+
+    def make(catalogue: Catalogue) -> int:
+        if catalogue is second:
+            begun.set()
+            assert may_end.wait(30)
+        return len(catalogue)
+
+    bound = BoundCatalogues(make)
+    assert bound.of(first) == 10
+    with ThreadPoolExecutor() as threads:
+        slow = threads.submit(bound.of, second)
+        assert begun.wait(30)
+        assert bound.of(first) == 10
+        may_end.set()
+        assert slow.result(30) == 20

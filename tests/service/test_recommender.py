@@ -12,6 +12,7 @@ from model_store.registry import Store
 from service.app import create_app
 from service.live.base import Recorded
 from service.live.embedded import EmbeddedLive
+from service.pace import Pace
 from tests.service.harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
 
 pytestmark = pytest.mark.anyio
@@ -143,11 +144,94 @@ async def test_a_missed_deadline_and_a_full_queue_are_problems(tmp_path: Path) -
         full = await client.post("/recommend", json=ask)
         engine.gate.set()
         assert [each.status_code for each in await asyncio.gather(*waiting)] == [200] * 3
-        engine.gate.clear()
-        late = await client.post("/recommend", json={**ask, "budget_ms": 20})
-        assert metric(service, "etegrec_rejected_total", slug="deadline-missed") == 1
-        engine.gate.set()
     assert (full.status_code, full.json()["type"]) == (429, "urn:etegrec:problem:queue-full")
     assert int(full.headers["retry-after"]) >= 1
+
+
+async def test_a_deadline_that_nothing_predicted_is_a_problem_and_one_of_its_own_gets_popular_items(
+    tmp_path: Path,
+) -> None:
+    live_store(tmp_path)
+    engine = GatedEngine()
+    engine.gate.set()
+    ask = {"history": ["item-1"], "k": 5}
+    async with serving(tmp_path, engine.opened, deadline_ms=80) as (client, service):
+        engine.gate.clear()
+        late = await client.post("/recommend", json=ask)
+        mine = await client.post("/recommend", json={**ask, "budget_ms": 40})
+        assert metric(service, "etegrec_rejected_total", slug="deadline-missed") == 1
+        assert metric(service, "etegrec_answers_total", served_by="popular") == 1
+        missed = [metric(service, "etegrec_deadline_misses_total", at=place) for place in ("queue", "compute")]
+        engine.gate.set()
+        order = service.models.current.catalogue.by_popularity.tolist()
     assert (late.status_code, late.json()["type"]) == (504, "urn:etegrec:problem:deadline-missed")
     assert "budget_ms" in late.json()["detail"]
+    assert sum(missed) == 2
+    assert (mine.status_code, mine.json()["served_by"]) == (200, "popular")
+    popular = [f"item-{row}" for row in order if row != 1]
+    assert [each["item_id"] for each in mine.json()["items"]] == popular[:5]
+
+
+def slow_pace() -> Pace:
+    """A tenth of a second for each place: eight history items beside 20, 10 and 5 beams."""
+    pace = Pace()
+    for places in (28, 18, 13):
+        pace.learn(places, places / 10)
+    return pace
+
+
+async def test_tight_budgets_narrow_the_beam_then_ask_the_cache_and_then_give_popular_items(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path, result_cache_entries=10) as (client, service):
+        with service.models.lease() as lease:
+            batcher = lease.batcher
+
+        async def ask(number: int, k: int, budget_s: float) -> tuple[str, float, float]:
+            batcher.pace = slow_pace()
+            before = [metric(service, "etegrec_narrowed_total", beam_width=width) for width in ("10", "5")]
+            body = {"history": [f"item-{number}"], "k": k, "budget_ms": budget_s * 1000}
+            answer = (await client.post("/recommend", json=body)).json()
+            assert len(answer["items"]) == k
+            after = [metric(service, "etegrec_narrowed_total", beam_width=width) for width in ("10", "5")]
+            return answer["served_by"], after[0] - before[0], after[1] - before[1]
+
+        assert await ask(1, 5, 5) == ("model", 0, 0)
+        assert await ask(2, 5, 3) == ("model", 1, 0)
+        assert await ask(3, 5, 2) == ("model", 0, 1)
+        assert await ask(4, 10, 2) == ("popular", 0, 0)  # five beams are too few for ten answers
+        assert await ask(5, 5, 1) == ("popular", 0, 0)
+        assert await ask(1, 5, 1) == ("cache", 0, 0)
+        assert await ask(2, 5, 1) == ("popular", 0, 0)  # narrowed answers are not kept
+        assert metric(service, "etegrec_result_cache_lookups_total", result="hit") == 1
+
+
+async def test_who_cannot_be_answered_in_time_is_told_at_once(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path, deadline_ms=1000) as (client, service):
+        with service.models.lease() as lease:
+            lease.batcher.pace = slow_pace()
+        refused = await client.post("/recommend", json={"history": ["item-6"]})
+        assert metric(service, "etegrec_deadline_misses_total", at="admission") == 1
+    assert (refused.status_code, refused.json()["type"]) == (429, "urn:etegrec:problem:queue-full")
+    assert refused.headers["retry-after"] == "3"
+
+
+async def test_kept_answers_are_those_of_the_model_under_the_same_rules(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    asked = [
+        {"history": ["item-1", "item-2"], "k": 5},
+        {"history": ["item-2", "item-1"], "k": 5},
+        {"history": ["item-1", "item-2"], "k": 6},
+        {"history": ["item-1", "item-2"], "k": 5, "exclude_seen": False},
+        {"history": ["item-1", "item-2"], "k": 5, "max_per_prefix": 1},
+        {"history": ["item-1", "item-2"], "k": 5, "filter": {"categories": ["category-1"]}},
+        {"history": ["item-1", "item-2"], "k": 5, "filter": {"deny": ["item-3"]}},
+    ]
+    async with serving(tmp_path, result_cache_entries=100) as (client, _):
+        first = [(await client.post("/recommend", json=each)).json() for each in asked]
+        again = [(await client.post("/recommend", json=each)).json() for each in asked]
+        why = (await client.post("/recommend", json={**asked[0], "explain": True})).json()
+    assert [each["served_by"] for each in first] == ["model"] * len(asked)
+    assert [each["served_by"] for each in again] == ["cache"] * len(asked)
+    assert [each["items"] for each in again] == [each["items"] for each in first]
+    assert why["served_by"] == "model"

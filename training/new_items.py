@@ -38,8 +38,7 @@ from training.progress import Progress
 from training.run_folder import RunFolder
 
 BOOSTS = (-1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""Values of ``fresh_boost`` that are compared: what is added to the scores of live items, in nats; below 0 it holds them
-back."""
+"""Values of ``fresh_boost`` that are compared: nats added to the scores of live items; below 0 it holds them back."""
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]

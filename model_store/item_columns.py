@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from model_store.errors import CatalogueError
-from model_store.packed import Arrays, PackedStrings, Ragged, Rows, arrow_lengths
+from model_store.packed import Arrays, PackedStrings, Ragged, Rows
 
 Attributes = dict[str, Any]
 Numbers = npt.NDArray[np.float64]
@@ -58,7 +58,7 @@ class PackedCategories(Sequence[tuple[str, ...]]):
             raise ValueError("a category is null")
         encoded = flat.dictionary_encode()
         numbers = _narrow(encoded.indices.to_numpy(), len(encoded.dictionary))
-        return cls(Ragged.of_lengths(numbers, arrow_lengths(column)), PackedStrings.from_arrow(encoded.dictionary))
+        return cls(Ragged.of_arrow(numbers, column), PackedStrings.from_arrow(encoded.dictionary))
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> PackedCategories:

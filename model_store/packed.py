@@ -35,6 +35,12 @@ class Ragged:
         return cls(values, _offsets(lengths))
 
     @classmethod
+    def of_arrow(cls, values: npt.NDArray[Any], column: Any) -> Ragged:
+        """From values and the Arrow array of large strings or large lists that they are the content of."""
+        bounds = _arrow_offsets(column)
+        return cls(values, (bounds - bounds[0]).astype(_offset_type(int(bounds[-1] - bounds[0]))))
+
+    @classmethod
     def from_arrays(cls, arrays: Arrays, name: str) -> Ragged:
         """Take back what :meth:`arrays` gave, checked.
 
@@ -124,7 +130,7 @@ class PackedStrings(Sequence[str]):
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.large_string())
         if column.null_count:
             raise ValueError("a string is null")
-        return cls(Ragged.of_lengths(arrow_values(column, np.dtype(np.uint8)), arrow_lengths(column)))
+        return cls(Ragged.of_arrow(_arrow_bytes(column), column))
 
     def to_arrow(self) -> Any:
         """As an Arrow array; the bytes are shared."""
@@ -199,12 +205,12 @@ def arrow_lengths(column: Any) -> Rows:
     return found
 
 
-def arrow_values(column: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _arrow_bytes(column: Any) -> npt.NDArray[np.uint8]:
     """The bytes of an Arrow array of large strings, as an array of its own."""
     bounds, values = _arrow_offsets(column), column.buffers()[2]
     if values is None:
-        return np.empty(0, dtype=dtype)
-    return np.frombuffer(values, dtype=dtype)[int(bounds[0]) : int(bounds[-1])].copy()
+        return np.empty(0, dtype=np.uint8)
+    return np.frombuffer(values, dtype=np.uint8)[int(bounds[0]) : int(bounds[-1])].copy()
 
 
 def _arrow_offsets(column: Any) -> Rows:
@@ -215,10 +221,13 @@ def _arrow_offsets(column: Any) -> Rows:
 
 
 def _offsets(lengths: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
-    total = int(lengths.sum(dtype=np.int64))
-    offsets = np.zeros(len(lengths) + 1, dtype=np.uint32 if total < 2**32 else np.uint64)
+    offsets = np.zeros(len(lengths) + 1, dtype=_offset_type(int(lengths.sum(dtype=np.int64))))
     np.cumsum(lengths.astype(offsets.dtype), out=offsets[1:])  # one type throughout is ten times faster
     return offsets
+
+
+def _offset_type(values: int) -> type[np.uint32] | type[np.uint64]:
+    return np.uint32 if values < 2**32 else np.uint64
 
 
 def batches(rows: int) -> Iterable[slice]:

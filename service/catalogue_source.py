@@ -93,6 +93,11 @@ class CatalogueSource:
         await asyncio.gather(*self._background, return_exceptions=True)
 
     @property
+    def is_publishing(self) -> bool:
+        """Whether a snapshot is being made or written."""
+        return bool(self._publishing)
+
+    @property
     def _store(self) -> ChangeStore:
         return self._link.store.catalogue
 

@@ -1,0 +1,198 @@
+"""``make bench-live``: how fast a change of the live catalogue shows, on two replicas and a real Redis.
+
+Both replicas run in this process and share its cores, so every figure includes the other replica's work. An item is
+recommendable when the catalogue that answers holds it. Times of 200 single changes come one after another while both
+replicas poll as they do by default; the bulk upload goes through HTTP parsing and back from the stream. Booting from
+the store reads, verifies and indexes the bundle's catalogue; booting from Redis the snapshot of it. Fill is the share
+of wanted answers that a search under a category rule returns, and that remain of the unfiltered top k under that rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+
+from benchmarks.live_world import UntrainedEngine, new_item, publish_large, random_histories
+from model_store.bundle import Bundle
+from model_store.registry import Store
+from service.app import create_app
+from service.engines.onnx import GRAPH
+from service.live.redis import RedisLive
+from service.live_catalogue import VersionItems
+from service.model import open_coder
+from service.parts import Service
+from service.schemas import Filter, RecommendRequest
+from service.settings import Settings
+from service.telemetry import set_up_logs
+from tests.redis_server import RedisServer
+
+HISTORY, K = 20, 10
+
+
+def opened(bundle: Bundle, settings: Settings) -> UntrainedEngine:
+    return UntrainedEngine(bundle.read(GRAPH), bundle.config, settings.threads)
+
+
+@asynccontextmanager
+async def replica(folder: Path, url: str) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+    """A running service with its model loaded."""
+    settings = Settings(store=str(folder), deadline_ms=60_000, catalogue_wait_s=600)
+    live = RedisLive(url, timeout_ms=2000, background_timeout_s=600, lock_ttl_s=600)
+    app = create_app(settings, live=live, opener=opened)
+    service: Service = app.state.service
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://live") as client,
+    ):
+        await when(lambda: service.models.current is not None and bool(service.models.current.lineage))
+        yield service, client
+
+
+async def when(condition: Callable[[], bool]) -> float:
+    """Seconds until a condition holds."""
+    started = time.perf_counter()
+    while not condition():
+        await asyncio.sleep(0.001)
+    return time.perf_counter() - started
+
+
+def holds(service: Service, item_id: str) -> bool:
+    """Whether the service can recommend an item."""
+    model = service.models.current
+    return model is not None and model.catalogue.row(item_id) is not None
+
+
+async def change_s(client: httpx.AsyncClient, same: Service, other: Service, number: int) -> tuple[float, float]:
+    """Seconds from the request until each replica can recommend a new item."""
+    item_id = f"single {number}"
+    waits = asyncio.gather(when(lambda: holds(same, item_id)), when(lambda: holds(other, item_id)))
+    response = await client.put(f"/items/{item_id}", json=new_item(number))
+    response.raise_for_status()
+    on_same, on_other = await waits
+    return on_same, on_other
+
+
+async def bulk_items_s(client: httpx.AsyncClient, count: int) -> float:
+    """Items a second, from the first byte until the uploading replica can recommend all of them."""
+    body = b"".join(json.dumps({"item_id": f"bulk {n}", **new_item(n)}).encode() + b"\n" for n in range(count))
+    started = time.perf_counter()
+    response = await client.post(
+        "/items/bulk", content=body, headers={"Content-Type": "application/jsonl"}, timeout=None
+    )
+    response.raise_for_status()
+    return count / (time.perf_counter() - started)
+
+
+async def fill(service: Service, requests: int) -> tuple[float, float]:
+    """Share of wanted answers that there are: rules inside the search, and filtering its unfiltered answer."""
+    model = service.models.current
+    assert model is not None
+    inside = post = 0
+    for number, history in enumerate(random_histories(model.catalogue, requests, HISTORY)):
+        rule = Filter(categories=[f"category {150 + number % 100}"])
+        found = await service.recommender.recommend(RecommendRequest(history=history, k=K, filter=rule))
+        free = await service.recommender.recommend(RecommendRequest(history=history, k=K))
+        inside += len(found.found.rows)
+        wanted = set(rule.categories or ())
+        post += sum(bool(wanted & set(free.model.catalogue.categories[row])) for row in free.found.rows.tolist())
+    return inside / (requests * K), post / (requests * K)
+
+
+async def median_s(work: Callable[[], Awaitable[object]], repeats: int) -> float:
+    """Median seconds of a call."""
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        await work()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+async def boot_s(store: Store, service: Service, settings: Settings, repeats: int) -> tuple[float, float]:
+    """Seconds to a catalogue that can be searched and looked up in: from Redis, from the store."""
+    bundle = store.bundle()
+    items = VersionItems(bundle, open_coder(bundle, settings))
+
+    def from_store() -> None:
+        catalogue = bundle.catalogue()
+        _ = catalogue.trie, catalogue.row_of
+
+    async def from_redis() -> None:
+        live = await service.source.open(items)
+        if not live.lineage:
+            raise RuntimeError("the snapshot was not used")
+
+    return await median_s(from_redis, repeats), await median_s(lambda: asyncio.to_thread(from_store), repeats)
+
+
+async def measured(
+    folder: Path, url: str, items: int, changes: int, bulk: int, requests: int, repeats: int, overrides: list[str]
+) -> dict[str, Any]:
+    """All figures."""
+    store = publish_large(folder, items, overrides)
+    async with AsyncExitStack() as stack:
+        same, client = await stack.enter_async_context(replica(folder, url))
+        await when(lambda: not same.source.is_publishing)
+        redis_s, store_s = await boot_s(store, same, same.settings, repeats)
+        other, _ = await stack.enter_async_context(replica(folder, url))
+        pairs = np.array([await change_s(client, same, other, number) for number in range(changes)])
+        inside, post = await fill(same, requests)
+        rate = await bulk_items_s(client, bulk)
+    p99_same, p99_other = np.percentile(pairs, 99, axis=0).tolist()
+    return {
+        "bench": "live",
+        "p99_same_s": round(p99_same, 4),
+        "p99_other_s": round(p99_other, 4),
+        "bulk_items_s": round(rate, 1),
+        "boot_redis_s_1m": round(redis_s, 3),
+        "boot_store_s_1m": round(store_s, 3),
+        "fill_inside": round(inside, 4),
+        "fill_post": round(post, 4),
+        "items": items,
+        "changes": changes,
+        "bulk": bulk,
+        "threads": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def main(
+    items: Annotated[
+        int, typer.Option(help="Of the catalogue; names in the answer stay those of the default.")
+    ] = 1_000_000,
+    changes: Annotated[int, typer.Option(min=1)] = 200,
+    bulk: Annotated[int, typer.Option(min=1, help="Items of the bulk upload.")] = 100_000,
+    requests: Annotated[int, typer.Option(min=1, help="Requests under a rule.")] = 100,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Overrides of the paper preset.")] = None,
+    folder: Annotated[str, typer.Option(help="Where there is space; default: the system's temporary folder.")] = "",
+) -> None:
+    set_up_logs("error")
+    work = Path(tempfile.mkdtemp(prefix="bench-live-", dir=folder or None))
+    (work / "redis").mkdir()
+    server = RedisServer(work / "redis")
+    server.start()
+    try:
+        found = measured(work / "store", server.url, items, changes, bulk, requests, repeats, overrides or [])
+        typer.echo(json.dumps(asyncio.run(found)))
+    finally:
+        server.kill()
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    typer.run(main)

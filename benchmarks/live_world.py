@@ -1,0 +1,88 @@
+"""A store with one large version that can place new items, for benchmarks of the live catalogue: untrained networks of
+the paper's shape, generated items with vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from benchmarks.large_catalogue import large_catalogue
+from model_store.bundle import EMBEDDINGS, VECTORS
+from model_store.catalogue import Catalogue
+from model_store.content import content_features
+from model_store.golden import Golden, goldens_to_json
+from model_store.manifest import DataSummary, Description
+from model_store.network.recommender import Recommender
+from model_store.network.tokenizer import Tokenizer
+from model_store.publish import publish
+from model_store.registry import Store
+from service.engines.onnx import GRAPH, OnnxEngine
+from training.config import load_config
+from training.content import ContentModel
+from training.export import export_content, export_search, export_tokenizer
+
+MODEL = [
+    'model.collisions="reassign"',
+    'model.recommender.history_tokens="code"',
+    "sasrec.embedding_dim=64",
+    "model.tokenizer.embedding_dim=64",
+]
+
+
+class UntrainedEngine(OnnxEngine):
+    """The real search; nobody knows what an untrained network should answer."""
+
+    checks_goldens = False
+
+
+def publish_large(folder: Path, items: int, overrides: list[str]) -> Store:
+    """Publish and promote the version."""
+    config = load_config("paper", [*MODEL, *overrides]).model
+    torch.manual_seed(0)
+    tokenizer, width = Tokenizer(config.tokenizer).eval(), config.tokenizer.embedding_dim
+    catalogue = large_catalogue(items)
+    vectors = torch.nn.functional.normalize(torch.randn(items, width), dim=1)
+    golden = Golden(
+        history=tuple(catalogue.item_ids[:3]), items=(catalogue.item_ids[3],), score=(-1.0,), log_prob=(-1.0,)
+    )
+    weights = {f"tokenizer.{name}": value.contiguous() for name, value in tokenizer.state_dict().items()}
+    files = {
+        "weights.safetensors": save(weights),
+        GRAPH: export_search(Recommender(config).eval()),
+        "tokenizer.onnx": export_tokenizer(tokenizer),
+        "content.onnx": export_content(_content(width)),
+        EMBEDDINGS: save({"embeddings": vectors[:1].clone(), VECTORS: vectors}),
+        "catalogue.parquet": catalogue.to_parquet(),
+        "golden.json": goldens_to_json([golden]),
+        "report/index.md": b"# Made for a benchmark\n",
+    }
+    store = Store(str(folder))
+    data = DataSummary(name="generated", fingerprint="0" * 64, counts={"items": items})
+    store.promote(publish(store, files, Description(config=config, data=data)))
+    return store
+
+
+def new_item(number: int) -> dict[str, object]:
+    """What a shop says of an item."""
+    return {
+        "title": f"Title {number} word{number % 997} word{number % 101}",
+        "categories": [f"category {number % 300}"],
+        "attributes": {"year": 1950 + number % 76, "price": number % 5000 / 100},
+    }
+
+
+def _content(width: int) -> ContentModel:
+    items = [new_item(number) for number in range(2000)]
+    known = np.unique(
+        np.concatenate([content_features(str(i["title"]), list(i["categories"]), i["attributes"]).ids for i in items])  # type: ignore[arg-type,call-overload]
+    )
+    return ContentModel(known, torch.randn(len(known), width), torch.randn(width), torch.tensor(1.0))
+
+
+def random_histories(catalogue: Catalogue, count: int, length: int, seed: int = 0) -> list[list[str]]:
+    """Item ids, ``length`` a user."""
+    rows = np.random.default_rng(seed).integers(0, len(catalogue), (count, length)).tolist()
+    return [[catalogue.item_ids[row] for row in each] for each in rows]

@@ -122,7 +122,7 @@ class CodeReason(BaseModel):
     """One code of an answer."""
 
     code: int
-    log_prob: float | None = Field(None, description="of this code after those before it; null where not measured")
+    log_prob: float | None = Field(None, description="of this code after those before it; null for popular items")
     items: int = Field(description="items below the prefix that ends here")
     examples: list[ShownItem] = Field(description="popular ones among them")
 

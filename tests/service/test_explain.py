@@ -99,6 +99,8 @@ def test_contributions_are_what_the_reference_scores_without_each_item(seed: int
         [found] = engine.finish(engine.compute(engine.prepare([each], catalogue), catalogue), [each], catalogue)
         assert sorted(found.rows.tolist()) == sorted(rows.tolist())
         expected = {row: judge.score(kept, row) + weight * judge.dense_scores(kept)[row] for row in rows.tolist()}
+        assert found.log_probs is not None
+        np.testing.assert_allclose(found.log_probs.sum(axis=1), found.log_prob, atol=1e-4)
         assert found.score.tolist() == pytest.approx([expected[row] for row in found.rows.tolist()], abs=1e-3)
 
 

@@ -357,6 +357,8 @@ async def test_one_process_keeps_its_items_across_restarts(tmp_path: Path) -> No
         service: Service = app.state.service
         async with running(app):
             await until(lambda: service.models.current is not None)  # noqa: B023
+            while kept is not None and place(service)[1] < kept[1]:
+                assert await service.catalogue.step()
             assert kept is None or kept == (digest(service), place(service)[1])
             await some_changes(service, start, 30)
             await some_requests(service, start, 5)

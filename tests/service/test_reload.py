@@ -74,17 +74,17 @@ async def test_a_version_that_fails_to_load_keeps_the_old_one(tmp_path: Path) ->
     first = live_store(tmp_path, 0)
     async with serving(tmp_path) as (client, service):
         second = live_store(tmp_path, 1)
-        catalogue = tmp_path / second / "catalogue.parquet"
+        goldens = tmp_path / second / "golden.json"  # the catalogue comes from its snapshot by now
         await until(lambda: service.models.current.version == second)
         Store(tmp_path).rollback()
         await until(lambda: service.models.current.version == first)
-        whole = catalogue.read_bytes()
-        catalogue.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        whole = goldens.read_bytes()
+        goldens.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         (tmp_path / "LIVE").write_text(f"{second}\n{first}\n")
         await until(lambda: metric(service, "etegrec_model_loads_total", result="failed") >= 1)
         ready = await client.get("/health/ready")
         answer = (await client.post("/recommend", json={})).json()
-        catalogue.write_bytes(whole)  # a failed version is tried again
+        goldens.write_bytes(whole)  # a failed version is tried again
         await until(lambda: service.models.current.version == second)
         assert (await client.get("/health/ready")).json()["problem"] == ""
     assert ready.status_code == 200

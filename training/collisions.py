@@ -32,7 +32,7 @@ class Assignment:
         codes: ``[items, L]``, unique rows.
         collision_rate: Share of items whose nearest tuple is also another item's.
         largest_group: Items that share the most crowded nearest tuple.
-        moved: Items that did not get their nearest tuple.
+        moved: Items that do not have their nearest tuple.
     """
 
     codes: Codes
@@ -74,22 +74,23 @@ def assign_codes(
             "raise model.tokenizer.codebook_size or model.tokenizer.levels",
         )
     greedy = [nearest_tuples(part, codebooks, 1) for part in latents.split(_items_at_once(size, 1))]
-    natural = torch.cat([codes[:, 0] for codes, _ in greedy]).numpy()
+    nearest = torch.cat([codes[:, 0] for codes, _ in greedy]).numpy()
     error = torch.cat([distance[:, 0] for _, distance in greedy])
+    natural = nearest
     if incumbent is not None and stickiness:
         own = torch.from_numpy(incumbent[:, :levels].astype(np.int64))
         distance = _distance(latents, codebooks, own)
         stays = distance <= (1 + stickiness) * error
-        natural = np.where(stays.numpy()[:, None], own.numpy(), natural)
+        natural = np.where(stays.numpy()[:, None], own.numpy(), nearest)
         error = torch.where(stays, distance, error)
-    _, group, count = np.unique(natural, axis=0, return_inverse=True, return_counts=True)
+    _, group, count = np.unique(nearest, axis=0, return_inverse=True, return_counts=True)
     placed = _place(latents, codebooks, error, natural, capacity)
     codes = placed if policy == "reassign" else np.column_stack([placed, _rank_in_group(placed)])
     return Assignment(
         codes.astype(np.int16),
         float((count[group.ravel()] > 1).mean()),
         int(count.max()),
-        int((placed != natural).any(axis=1).sum()),
+        int((placed != nearest).any(axis=1).sum()),
     )
 
 

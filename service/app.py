@@ -15,7 +15,7 @@ from service.live.base import LiveStore
 from service.model import CoderOpener, EngineOpener, open_coder, open_engine
 from service.openapi import describe
 from service.parts import Service
-from service.routes import add_routes
+from service.routes import add_routes, direct_routes
 from service.settings import Settings
 from service.trending import half_lives_s_of
 
@@ -50,7 +50,12 @@ def create_app(
     app.state.service = service
     add_routes(app, service)
     describe(app, settings)
-    app.add_middleware(Envelope, telemetry=service.telemetry, is_draining=lambda: service.is_draining)
+    app.add_middleware(
+        Envelope,
+        telemetry=service.telemetry,
+        is_draining=lambda: service.is_draining,
+        direct=direct_routes(service),
+    )
     return app
 
 

@@ -89,10 +89,7 @@ class Batcher:
 
     def expected_s(self, request: SearchRequest) -> float:
         """Seconds until a request would be answered if it came now, by the pace so far; 0 before the first batch."""
-        shape = self._engine.shape(request)
-        ahead, batches = self._waiting.ahead(shape, request)
-        before_s = self._busy_s() + self.pace.seconds(ahead, batches)
-        return before_s / self._engine.searches + self.pace.seconds(shape.work)
+        return self._expected_s(request, self._engine.shape(request))
 
     def can_answer(self, request: SearchRequest, budget_s: float) -> bool:
         """Whether an answer is expected within the budget, with some caution."""
@@ -128,6 +125,11 @@ class Batcher:
             await asyncio.wait(self._tasks)
         self._threads.shutdown()
 
+    def _expected_s(self, request: SearchRequest, shape: Shape) -> float:
+        ahead, batches = self._waiting.ahead(shape, request)
+        before_s = self._busy_s() + self.pace.seconds(ahead, batches)
+        return before_s / self._engine.searches + self.pace.seconds(shape.work)
+
     def _admit(self, request: SearchRequest, budget_s: float) -> Job:
         if self._closing:
             raise NotReady("the service is shutting down")
@@ -136,11 +138,12 @@ class Batcher:
         if budget_s <= 0:
             self._telemetry.deadline_misses.labels("admission").inc()
             raise DeadlineMissed
-        if not self.can_answer(request, budget_s):
+        shape = self._engine.shape(request)
+        if self._expected_s(request, shape) * CAUTION > budget_s:
             self._telemetry.deadline_misses.labels("admission").inc()
             raise QueueTooLong(self._retry_after_s(request))
         answer = asyncio.get_running_loop().create_future()
-        job = Job(request, self._engine.shape(request), time.monotonic() + budget_s, answer)
+        job = Job(request, shape, time.monotonic() + budget_s, answer)
         self._waiting.add(job)
         if self.queued == 1 or self._waiting.is_full:
             self._stirred.set()

@@ -18,6 +18,7 @@ class Pace:
         self._seconds = 0.0
         self._work_work = 0.0
         self._work_seconds = 0.0
+        self._per_batch = self._per_work = 0.0
 
     def learn(self, work: int, seconds: float) -> None:
         """Take in a batch: its work (see :attr:`service.engines.base.Shape.work`) and how long it was computed."""
@@ -27,15 +28,13 @@ class Pace:
         self._seconds += share * (seconds - self._seconds)
         self._work_work += share * (work * work - self._work_work)
         self._work_seconds += share * (work * seconds - self._work_seconds)
+        self._per_batch, self._per_work = self._fit()
 
     def seconds(self, work: float, batches: int = 1) -> float:
         """Expected seconds of computation of this much work in so many batches."""
-        per_batch, per_work = self._fit()
-        return per_batch * batches + per_work * work
+        return self._per_batch * batches + self._per_work * work
 
     def _fit(self) -> tuple[float, float]:
-        if not self._work:
-            return 0.0, 0.0
         spread = self._work_work - self._work**2
         slope = (self._work_seconds - self._work * self._seconds) / spread if spread > 1e-9 * self._work_work else -1.0
         intercept = self._seconds - slope * self._work

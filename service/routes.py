@@ -18,7 +18,7 @@ from model_store.events import Event
 from service import browse_routes, item_routes, user_routes
 from service.body import parse_aside
 from service.endpoints import Endpoint, Handler, body_of, check_key, json_answer
-from service.envelope import problem_response
+from service.envelope import Direct, problem_response
 from service.errors import ClientGone, NotReady, problem_of_status
 from service.explain import explanations_of
 from service.limits import check_events, check_request, check_requests
@@ -46,6 +46,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
         docs: Documented = documented(method, path, handler.__doc__ or "")
         app.add_api_route(path, _bound(handler, service), methods=[method], name=handler.__name__, **docs)
     app.add_exception_handler(HTTPException, _framework_problem)
+
+
+def direct_routes(service: Service) -> Direct:
+    """The endpoints that are asked thousands of times a second; :func:`add_routes` describes them."""
+    hot = [("/recommend", recommend), ("/recommend/batch", recommend_batch), ("/events", record_events)]
+    return {("POST", path): _bound(handler, service) for path, handler in hot}
 
 
 async def recommend(service: Service, request: Request) -> Response:
@@ -149,15 +155,18 @@ def _methods_of(request: Request) -> list[str]:
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Run the work, but give it up when the client closes its connection."""
-    task = asyncio.create_task(work)
+    here, is_over = asyncio.current_task(), False
+    assert here is not None
     gone = asyncio.ensure_future(request.receive())  # the body is read: the next message is the disconnection
+    gone.add_done_callback(lambda _: is_over or here.cancel())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("the client closed the connection")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if not gone.done() or here.uncancel():
+            raise
+        raise ClientGone("the client closed the connection") from None
     finally:
-        task.cancel()
+        is_over = True
         gone.cancel()
 
 

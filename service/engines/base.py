@@ -9,6 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -80,9 +81,7 @@ class Shape(NamedTuple):
         """Requests of this shape that cost what ``max_batch`` of the narrowest usual beam do, so that no batch takes
         much longer than another.
         """
-        narrow = min(self.beam_width, BEAM_WIDTHS[0])
-        usual = self._replace(beam_width=narrow, candidates=self.candidates * narrow // self.beam_width)
-        return max(1, max_batch * usual.work // self.work)
+        return _batch_limit(self, max_batch)
 
     def takes_in(self, other: Shape) -> bool:
         """Whether a batch padded to this shape may hold a request of the other: little of its work is padding."""
@@ -173,6 +172,13 @@ class Engine(ABC):
         """Free what the engine holds; it is not used afterwards."""
 
 
+@lru_cache(maxsize=1024)
+def _batch_limit(shape: Shape, max_batch: int) -> int:
+    narrow = min(shape.beam_width, BEAM_WIDTHS[0])
+    usual = shape._replace(beam_width=narrow, candidates=shape.candidates * narrow // shape.beam_width)
+    return max(1, max_batch * usual.work // shape.work)
+
+
 class BoundCatalogues(Generic[T]):
     """What an engine made of the catalogues that it searched last. Thread-safe.
 
@@ -208,5 +214,6 @@ class BoundCatalogues(Generic[T]):
         return entry
 
 
+@lru_cache(maxsize=1024)
 def _bucketed(length: int, max_history: int) -> int:
     return min(next((size for size in HISTORY_BUCKETS if size >= length), max_history), max_history)

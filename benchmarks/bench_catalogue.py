@@ -149,24 +149,31 @@ def measured(work: Path, items: tuple[int, int, int], seed: int, repeats: int, o
     few = min(repeats, 3)
     used, taken = fresh(memory, paths[2]), search_s(graph, config, paths, seed, repeats)
     smallest, middle, largest = taken.by_size
+    figures = {
+        "ratio_1m": middle / smallest,
+        "ratio_10m": largest / smallest,
+        "trie_bytes_item": used.trie,
+        "live_bytes_item": used.live,
+        "build_s_10m": build_s(items[2], seed, few),
+        "load_bundle_s_10m": load_bundle_s(paths[2], few),
+        "load_redis_s_10m": load_redis_s(paths[2], server, few),
+        "filter_overhead_1m": taken.filtered / middle - 1,
+        "dict_trie_mask_ratio": mask_ratio(paths[1], seed, repeats),
+    }
     return {
         "bench": "catalogue",
-        "ratio_1m": round(middle / smallest, 3),
-        "ratio_10m": round(largest / smallest, 3),
-        "trie_bytes_item": round(used.trie, 2),
-        "live_bytes_item": round(used.live, 2),
-        "build_s_10m": round(build_s(items[2], seed, few), 3),
-        "load_bundle_s_10m": round(load_bundle_s(paths[2], few), 3),
-        "load_redis_s_10m": round(load_redis_s(paths[2], server, few), 3),
-        "filter_overhead_1m": round(taken.filtered / middle - 1, 3),
-        "dict_trie_mask_ratio": round(mask_ratio(paths[1], seed, repeats), 2),
-        "search_ms": [round(1000 * seconds, 2) for seconds in (*taken.by_size, taken.filtered)],
+        **{name: _rounded(figure) for name, figure in figures.items()},
+        "search_ms": [_rounded(1000 * seconds) for seconds in (*taken.by_size, taken.filtered)],
         "items": items,
         "batch": BATCH,
         "repeats": repeats,
         "threads": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def _rounded(figure: float) -> float:
+    return float(f"{figure:.3g}")
 
 
 def main(

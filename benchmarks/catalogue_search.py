@@ -10,19 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from benchmarks.large_catalogue import CODEBOOK_SIZE, LEVELS
 from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig
-from model_store.network.recommender import Recommender
 from model_store.trie import Trie
 from service.engines.base import Found, SearchRequest
 from service.engines.onnx import OnnxEngine
 from service.rules import RuleKey, Rules
 from service.schemas import Filter
-from training.config import load_config
-from training.export import export_search
 
 BATCH, HISTORY, BEAM_WIDTH, K = 32, 20, 20, 10
 DENIED, RULES = 100, 8
@@ -48,6 +44,12 @@ def median_s(work: Callable[[], object], repeats: int) -> float:
 
 def exported(path: Path, overrides: list[str]) -> ModelConfig:
     """Write the search graph of an untrained model and return its configuration."""
+    import torch  # here, so that the processes that only measure memory do without
+
+    from model_store.network.recommender import Recommender
+    from training.config import load_config
+    from training.export import export_search
+
     torch.manual_seed(0)
     config = load_config("paper", [*MODEL, *overrides]).model
     path.write_bytes(export_search(Recommender(config).eval()))

@@ -7,7 +7,6 @@ ID for ever, a new one gets the next row, a deleted one is hidden and stays wher
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from model_store.catalogue_table import Columns, read_columns, table_bytes
 from model_store.errors import CatalogueError
 from model_store.id_index import IdIndex
 from model_store.item_changes import Change, ItemDelete, ItemPut, outcome
 from model_store.item_columns import Attributes, PackedAttributes, PackedCategories
-from model_store.packed import Arrays, PackedStrings, Ragged, Rows, arrow_lengths, as_packed
+from model_store.packed import Arrays, PackedStrings, Ragged, Rows, as_packed
 from model_store.trie import Trie
 from model_store.trie_growth import grown
 
@@ -33,17 +31,6 @@ ID_BYTES = 128
 
 LARGEST_CODEBOOK = 2**15
 """Codes are 16-bit, and the trie pads its arrays by the codebook size: a damaged size must not ask for all memory."""
-
-_COLUMNS = pa.schema(
-    [
-        pa.field("item_id", pa.large_string(), nullable=False),
-        pa.field("codes", pa.large_list(pa.int16()), nullable=False),
-        pa.field("title", pa.large_string(), nullable=False),
-        pa.field("categories", pa.large_list(pa.large_string()), nullable=False),
-        pa.field("attributes", pa.large_string(), nullable=False),
-        pa.field("popularity", pa.int64(), nullable=False),
-    ]
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,22 +183,17 @@ class Catalogue:
 
     def to_parquet(self) -> bytes:
         """Serialise what was trained as ``catalogue.parquet``; codes as a list column, attributes as JSON text."""
-        levels = self.codes.shape[1]
-        codes = pa.array(np.ascontiguousarray(self.codes, dtype=np.int16).reshape(-1))
-        bounds = pa.array(np.arange(len(self.codes) + 1, dtype=np.int64) * levels)
-        columns = {
-            "item_id": PackedStrings.of(self.item_ids).to_arrow(),
-            "codes": pa.LargeListArray.from_arrays(bounds, codes),
-            "title": PackedStrings.of(self.titles).to_arrow(),
-            "categories": PackedCategories.of(self.categories).to_arrow(),
-            "attributes": PackedAttributes.of(self.attributes).texts.to_arrow(),
-            "popularity": self.popularity,
-        }
-        table = pa.table(columns, schema=_COLUMNS.with_metadata({"codebook_size": str(self.codebook_size)}))
-        sink = io.BytesIO()
-        repeating = ["categories.list.element", "attributes"]  # a dictionary of distinct texts only slows reading
-        pq.write_table(table, sink, compression="zstd", use_dictionary=repeating)
-        return sink.getvalue()
+        return table_bytes(
+            Columns(
+                codebook_size=self.codebook_size,
+                item_ids=PackedStrings.of(self.item_ids),
+                codes=self.codes,
+                titles=PackedStrings.of(self.titles),
+                categories=PackedCategories.of(self.categories),
+                attributes=PackedAttributes.of(self.attributes),
+                popularity=self.popularity,
+            )
+        )
 
     @classmethod
     def from_parquet(cls, data: bytes, vectors: npt.NDArray[np.float32] | None = None) -> Catalogue:
@@ -220,24 +202,9 @@ class Catalogue:
         Raises:
             CatalogueError: The bytes are no such table, or its content is inconsistent.
         """
-        try:
-            stored = pq.read_table(pa.BufferReader(data))
-            # Casting refuses nulls, missing columns, and codes beyond 16 bits.
-            table = stored.select(_COLUMNS.names).cast(_COLUMNS)
-            attributes = PackedAttributes(PackedStrings.from_arrow(table["attributes"]))
-            catalogue = cls(
-                codebook_size=int((stored.schema.metadata or {})[b"codebook_size"]),
-                item_ids=PackedStrings.from_arrow(table["item_id"]),
-                codes=_codes(table["codes"]),
-                titles=PackedStrings.from_arrow(table["title"]),
-                categories=PackedCategories.from_arrow(table["categories"]),
-                attributes=attributes,
-                popularity=table["popularity"].to_numpy(),
-                vectors=vectors,
-            )
-        except (pa.ArrowException, KeyError, ValueError, TypeError) as cause:
-            raise CatalogueError(f"catalogue.parquet does not decode: {cause}") from cause
-        attributes.check_integrity()
+        columns = read_columns(data)
+        columns.attributes.check_integrity()
+        catalogue = cls(**columns._asdict(), vectors=vectors)
         catalogue._check_columns()
         _ = catalogue.trie  # building it checks the codes
         return catalogue
@@ -314,15 +281,3 @@ def _checked_id(item_id: str) -> str:
     if not 1 <= len(item_id.encode()) <= ID_BYTES:
         raise CatalogueError(f"item id {item_id[:40]!r} must be 1 to {ID_BYTES} bytes long")
     return item_id
-
-
-def _codes(column: Any) -> npt.NDArray[np.int16]:
-    """Semantic IDs ``[items, L]`` of a list column, all of one length."""
-    lists = column.combine_chunks()
-    lengths, flat = arrow_lengths(lists), lists.flatten()
-    if flat.null_count or lists.null_count:
-        raise ValueError("a code is null")
-    levels = int(lengths[0]) if len(lengths) else 0
-    if (lengths != levels).any():
-        raise ValueError("semantic IDs differ in length")
-    return np.array(flat.to_numpy(), dtype=np.int16).reshape(len(lists), levels)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.errors import CatalogueError
+from model_store.semantic_ids import by_semantic_id, check_codes
 
 Int32Array = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
@@ -240,29 +241,6 @@ class Trie:
     def _is_open(rule: RuleMask, node: npt.NDArray[np.integer]) -> BoolArray:
         bit = (rule.bits[node >> 3] >> (node & 7).astype(np.uint8)) & 1
         return np.asarray(bit, dtype=np.bool_)
-
-
-def check_codes(codes: npt.NDArray[np.integer], codebook_size: int) -> None:
-    """Raise :class:`CatalogueError` unless these are semantic IDs ``[items, L]``, each code below the codebook size."""
-    if codes.ndim != 2 or not codes.size:
-        raise CatalogueError(f"a trie needs codes of shape [items, L], got {codes.shape}")
-    if codes.min() < 0 or codes.max() >= codebook_size:
-        raise CatalogueError(f"codes must lie in 0 … {codebook_size - 1}, found {codes.min()} … {codes.max()}")
-
-
-def by_semantic_id(codes: npt.NDArray[np.integer], codebook_size: int) -> Int32Array:
-    """Rows in the order of their semantic IDs; equal ones by row."""
-    items, levels = codes.shape
-    row_bits, code_bits = items.bit_length(), (codebook_size - 1).bit_length()
-    if row_bits + levels * code_bits > 64:
-        return np.lexsort(codes.T[::-1]).astype(np.int32)
-    # Semantic ID and row in one number: sorting numbers is several times faster than sorting an order.
-    keys = np.zeros(items, dtype=np.uint64)
-    for level in range(levels):
-        keys = (keys << np.uint64(code_bits)) | codes[:, level].astype(np.uint64)
-    keys = (keys << np.uint64(row_bits)) | np.arange(items, dtype=np.uint64)
-    keys.sort()
-    return (keys & np.uint64((1 << row_bits) - 1)).astype(np.int32)
 
 
 def padded(codes: npt.NDArray[np.integer], codebook_size: int) -> npt.NDArray[np.int16]:

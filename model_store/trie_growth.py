@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.errors import CatalogueError
-from model_store.trie import Int32Array, Trie, by_semantic_id, check_codes, padded
+from model_store.semantic_ids import by_semantic_id, check_codes
+from model_store.trie import Int32Array, Trie, padded
 
 Places = npt.NDArray[np.int64]
 

@@ -6,12 +6,15 @@ and a comparison of answers means something. Everything is drawn from a fixed se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.history import encode_histories
 from model_store.network.recommender import Recommender
@@ -37,6 +40,20 @@ class ServedModel:
     trie: Trie
     sequences: npt.NDArray[np.int64]  # [users, USER_LENGTH], catalogue rows
 
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The items with made-up columns."""
+        rows = range(self.trie.items)
+        return Catalogue(
+            codebook_size=self.config.tokenizer.codebook_size,
+            item_ids=[f"item-{row:07d}" for row in rows],
+            codes=self.trie.codes(),
+            titles=[f"Title of item {row}" for row in rows],
+            categories=[(f"category-{row % 50}",) for row in rows],
+            attributes=[{"year": 1950 + row % 76} for row in rows],
+            popularity=np.bincount(self.sequences.ravel(), minlength=self.trie.items).astype(np.int64),
+        )
+
     def batch(self, size: int, history: int, beam_width: int, seed: int = 0) -> SearchInputs:
         """Requests of different users, ``history`` items each, which may be recommended again."""
         rows = np.random.default_rng(seed).choice(len(self.sequences), size, replace=False)
@@ -45,14 +62,14 @@ class ServedModel:
         return search_inputs(encoded, self.trie, beam_width)
 
 
-def paper_config() -> TrainingConfig:
+def paper_config(overrides: Sequence[str] = ()) -> TrainingConfig:
     """The ``paper`` preset with three codes an item: our collision policy needs no fourth."""
-    return load_config("paper", ["model.collisions=reassign", "tokenizer.epochs=20"])
+    return load_config("paper", ["model.collisions=reassign", "tokenizer.epochs=20", *overrides])
 
 
-def served_model(items: int = 12_000, steps: int = 60) -> ServedModel:
+def served_model(items: int = 12_000, steps: int = 60, overrides: Sequence[str] = ()) -> ServedModel:
     """Tokenise generated embeddings, and train a recommender on walks among neighbours for a few steps."""
-    config, rng = paper_config(), np.random.default_rng(0)
+    config, rng = paper_config(overrides), np.random.default_rng(0)
     torch.manual_seed(0)
     cluster = rng.integers(0, CLUSTERS, items)
     width = config.model.tokenizer.embedding_dim

@@ -39,9 +39,6 @@ class RecommenderConfig(Section):
     encoder_layers: int = Field(6, ge=1, le=48, description="encoder depth")
     decoder_layers: int = Field(6, ge=1, le=48, description="decoder depth")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout rate while training")
-    encoder_dropout: float | None = Field(
-        None, ge=0.0, lt=1.0, description="dropout rate inside the encoder; null: as everywhere"
-    )
     max_history: int = Field(50, ge=1, le=1024, description="newest items of a history that the encoder reads")
     history_tokens: Literal["code", "item", "vector"] = Field(
         "code",
@@ -58,6 +55,11 @@ class RecommenderConfig(Section):
     )
     recency_bias: bool = Field(
         True, description="bias cross-attention by how long ago a history item was, beyond plain T5"
+    )
+    user_encoder: Literal["shared", "own"] = Field(
+        "shared",
+        description="what the user's vector is read off: the decoder's encoder, or one of its own, which stays as SASRec "
+        "trained it",
     )
     repeat_bias: bool = Field(
         True, description="learn what having had an item already adds to its scores, beyond plain T5"

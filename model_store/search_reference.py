@@ -139,7 +139,7 @@ class ReferenceSearch:
 
         An item of the history gets what repeats add.
         """
-        user = self.weights["vector_out.weight"] @ self._encode(history)[-1]
+        user = self.weights["vector_out.weight"] @ self._user_states(history)[-1]
         scores: Array = self.vectors @ user / (np.linalg.norm(self.vectors, axis=1) * np.linalg.norm(user))
         for row, added in self._repeats(history, "repeat_bias", 0):
             scores[row] += added
@@ -169,19 +169,28 @@ class ReferenceSearch:
 
     def _encode(self, history: npt.NDArray[np.integer]) -> Array:
         """Encoder states ``[S, d]`` of catalogue rows ``[T]``."""
-        x = self._tokens(history[-self.shape.max_history :])
+        tokens = self._tokens(history[-self.shape.max_history :])
+        return self._encoder("encoder", tokens, self.shape.encoder_attention == "causal")
+
+    def _user_states(self, history: npt.NDArray[np.integer]) -> Array:
+        """States that the user's vector is read off."""
+        if self.shape.user_encoder == "shared":
+            return self._encode(history)
+        vectors = self.vectors[history[-self.shape.max_history :]]
+        return self._encoder("user_encoder", vectors @ self.weights["user_in.weight"].T, is_causal=True)
+
+    def _encoder(self, prefix: str, x: Array, is_causal: bool) -> Array:
         position = np.arange(len(x))
         distance = position[:, None] - position
-        bidirectional = self.shape.encoder_attention == "bidirectional"
-        bias = self._bias("encoder.bias", distance, bidirectional)
-        if not bidirectional:
+        bias = self._bias(f"{prefix}.bias", distance, not is_causal)
+        if is_causal:
             bias = np.where(distance < 0, -np.inf, bias)
         for layer in range(self.shape.encoder_layers):
-            name = f"encoder.layers.{layer}"
+            name = f"{prefix}.layers.{layer}"
             normed = self._norm(x, f"{name}.attention_norm")
             x = x + self._attend(normed, normed, bias, f"{name}.attention")
             x = x + self._feed_forward(x, name)
-        return self._norm(x, "encoder.norm")
+        return self._norm(x, f"{prefix}.norm")
 
     def _tokens(self, history: npt.NDArray[np.integer]) -> Array:
         """What enters the encoder, ``[S, d]``."""

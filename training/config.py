@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from model_store.config import ModelConfig, Section
 from model_store.errors import ConfigError
+from model_store.network.recommender import encoder_shape
 from training.codebooks import TokenizerTrainingConfig
 from training.data.prepare import PrepareOptions
 from training.joint import FinetuneConfig
@@ -44,6 +45,17 @@ class TrainingConfig(Section):
         if embedding != expected:
             raise ValueError(
                 f"sasrec.embedding_dim ({embedding}) must equal model.tokenizer.embedding_dim ({expected})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _user_encoder_is_sasrecs(self) -> Self:
+        shape, expected = encoder_shape(self.model.recommender)._replace(is_causal=True), self.sasrec.encoder
+        if self.model.recommender.user_encoder == "own" and shape != expected:
+            differing = [name for name, value in shape._asdict().items() if value != getattr(expected, name)]
+            raise ValueError(
+                f"model.recommender.user_encoder = own takes SASRec's encoder, but {', '.join(differing)} of "
+                "model.recommender and sasrec differ"
             )
         return self
 

@@ -26,7 +26,7 @@ Int64Array = npt.NDArray[np.int64]
 USERS_AT_ONCE = 128
 """Histories searched together; neighbours in length, so that little is padded."""
 
-WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 64.0)
+WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 """Fusion weights that are tried besides 0. Cosines lie in -1 … 1 and were trained under a temperature of about 0.07,
 so 1 / 0.07 is where a nat of the search and a nat of the dense head weigh the same."""
 

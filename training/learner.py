@@ -97,7 +97,7 @@ def item_vectors(embeddings: Tensor) -> Tensor:
 
 
 def can_start_from(model: ModelConfig, sasrec: SasrecConfig) -> bool:
-    """Whether the recommender reads item vectors through an encoder of SASRec's shape."""
+    """Whether the decoder reads item vectors through an encoder of SASRec's shape."""
     shape = model.recommender
     return shape.history_tokens == "vector" and encoder_shape(shape) == sasrec.encoder
 
@@ -137,10 +137,13 @@ def new_learner(
     """
     torch.manual_seed(seed)
     recommender = Recommender(model).to(embeddings.device)
-    if sasrec is not None and can_start_from(model, sasrec.config):
-        parts = ["vector_in", "encoder", "vector_out"] + ["repeat_bias"] * model.recommender.repeat_bias
-        for part in parts:
-            getattr(recommender, part).load_state_dict(getattr(sasrec, part).state_dict())
+    if sasrec is not None:
+        if recommender.vector_in is not None and can_start_from(model, sasrec.config):
+            recommender.vector_in.load_state_dict(sasrec.vector_in.state_dict())
+            recommender.encoder.load_state_dict(sasrec.encoder.state_dict())
+        if can_start_from(model, sasrec.config) or model.recommender.user_encoder == "own":
+            for name, part in recommender.user_parts.items():
+                part.load_state_dict(sasrec.get_submodule(name).state_dict())
     assignment = current_assignment(model, tokenizer, embeddings)
     if codes is not None:
         assignment = replace(assignment, codes=codes)

@@ -81,8 +81,8 @@ def cosine(steps: int, warmup: float = 0.0) -> Schedule:
 
 
 def recommender_optimizer(recommender: Recommender, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices, not the gains of norms."""
-    matrices = [p for p in recommender.parameters() if p.ndim >= 2]
-    gains = [p for p in recommender.parameters() if p.ndim < 2]
+    """AdamW that decays matrices, not the gains of norms, and leaves alone what is not to be trained."""
+    trained = [p for p in recommender.parameters() if p.requires_grad]
+    matrices, gains = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=rate, fused=True)

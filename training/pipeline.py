@@ -164,7 +164,7 @@ class Pipeline:
     def tiger(self) -> Learner:
         """The TIGER baseline: as many epochs on the same codes, which stay; histories read as codes; L_REC alone."""
         model, joint = self.config.model, self.config.joint
-        plain = {"history_tokens": "code", "newest_start": False, "repeat_bias": False, "encoder_dropout": None}
+        plain = {"history_tokens": "code", "newest_start": False, "repeat_bias": False, "user_encoder": "shared"}
         model = model.model_copy(update={"recommender": model.recommender.model_copy(update=plain)})
         alone = {"tokenizer": "frozen", "dense_weight": 0.0, "constrained": False, "distillation": 0.0}
         return self._trained("tiger_", model, joint.model_copy(update=alone))

@@ -88,7 +88,8 @@ class _FullSoftmax(torch.autograd.Function):
                 observe(start, gradient)
             # Of the scores: probabilities, less 1 at the target.
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
-            torch.mm(gradient, weight, out=hidden_gradient[start : start + size])
+            if ctx.needs_input_grad[0]:
+                torch.mm(gradient, weight, out=hidden_gradient[start : start + size])
             value_gradient[added] = gradient.view(-1)[place]
             if weight_gradient is not None:
                 weight_gradient.addmm_(gradient.T, part)

@@ -38,6 +38,7 @@ class Memory(NamedTuple):
 
     states: Tensor  # [B, S, d], encoder output
     cross: list[tuple[Tensor, Tensor]]  # per decoder layer: keys and values [B, H, S, D]
+    user_states: Tensor  # [B, S or T, d], what users' vectors are read off
 
 
 class TargetStates(NamedTuple):
@@ -51,6 +52,11 @@ class TargetStates(NamedTuple):
 
 def _adapter(width_in: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, width_in), nn.ReLU(), nn.Linear(width_in, width_out))
+
+
+def _at(states: Tensor, place: Tensor) -> Tensor:
+    """States ``[B, S, d]`` at places ``[B, P]``: ``[B, P, d]``."""
+    return states.gather(1, place.clamp(min=0)[:, :, None].expand(-1, -1, states.shape[2]))
 
 
 def encoder_shape(shape: RecommenderConfig) -> EncoderShape:
@@ -79,8 +85,7 @@ class Recommender(nn.Module):
         tables = torch.empty(self.levels, config.tokenizer.codebook_size, shape.d_model)
         self.code_embedding = nn.Parameter(nn.init.normal_(tables, std=shape.d_model**-0.5))
         self.bos = nn.Parameter(nn.init.normal_(torch.empty(shape.d_model), std=shape.d_model**-0.5))
-        encoder_dropout = shape.dropout if shape.encoder_dropout is None else shape.encoder_dropout
-        self.encoder = HistoryEncoder(encoder_shape(shape), encoder_dropout)
+        self.encoder = HistoryEncoder(encoder_shape(shape), shape.dropout)
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(shape.decoder_layers))
         self.decoder_norm = RmsNorm(shape.d_model)
         bias = (shape.position_buckets, shape.max_distance, shape.heads)
@@ -91,9 +96,27 @@ class Recommender(nn.Module):
         self.vector_in = VectorMap.into_model(embedding_dim, shape.d_model) if self.reads_vectors else None
         self.vector_out = VectorMap(shape.d_model, embedding_dim)
         self.repeat_bias = RepeatBias() if shape.repeat_bias else None
+        self.user_in: VectorMap | None = None
+        self.user_encoder: HistoryEncoder | None = None
+        if shape.user_encoder == "own":
+            self.user_in = VectorMap.into_model(embedding_dim, shape.d_model)
+            self.user_encoder = HistoryEncoder(encoder_shape(shape)._replace(is_causal=True), dropout=0.0)
+            for part in self.user_parts.values():
+                part.requires_grad_(False)
         self.code_repeat_bias = RepeatBias(self.levels, REPEAT_SCALE) if shape.repeat_bias else None
-        self.input_dropout, self.dropout = Dropout(encoder_dropout), Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         self._calm_decoder()
+
+    @property
+    def user_parts(self) -> dict[str, nn.Module]:
+        """What makes dense scores, by the names that SASRec has for it."""
+        parts: dict[str, nn.Module | None] = {
+            "vector_in": self.user_in or self.vector_in,
+            "encoder": self.user_encoder or self.encoder,
+            "vector_out": self.vector_out,
+            "repeat_bias": self.repeat_bias,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def reads_vectors(self) -> bool:
@@ -127,17 +150,20 @@ class Recommender(nn.Module):
         else:
             x = torch.stack([self.code_embedding[level][codes[:, :, level]] for level in range(self.levels)], dim=2)
             x = x.flatten(1, 2) if self.shape.history_tokens == "code" else x.sum(dim=2)
-        states = self.dropout(self.encoder(self.input_dropout(x), lengths, self.tokens_per_item))
-        return Memory(states, [layer.cross_attention.keys_values(states) for layer in self._decoder_layers])
+        states = self.dropout(self.encoder(self.dropout(x), lengths, self.tokens_per_item))
+        cross = [layer.cross_attention.keys_values(states) for layer in self._decoder_layers]
+        if self.user_encoder is None or self.user_in is None:
+            return Memory(states, cross, states)
+        return Memory(states, cross, self.user_encoder(self.user_in(vectors), lengths))
 
     def newest(self, memory: Memory, lengths: Tensor) -> Tensor:
         """State of the newest item of histories ``[B, P]`` items long: ``[B, P, d]``."""
-        last = (lengths * self.tokens_per_item - 1).clamp(min=0)
-        return memory.states.gather(1, last[:, :, None].expand(-1, -1, memory.states.shape[2]))
+        return _at(memory.states, lengths * self.tokens_per_item - 1)
 
     def user_vectors(self, memory: Memory, lengths: Tensor) -> Tensor:
         """What dense scores compare with item vectors: ``[B, P, d_s]``, of any length."""
-        vectors: Tensor = self.vector_out(self.newest(memory, lengths))
+        newest = self.newest(memory, lengths) if self.user_encoder is None else _at(memory.user_states, lengths - 1)
+        vectors: Tensor = self.vector_out(newest)
         return vectors
 
     def start(self, memory: Memory, lengths: Tensor) -> Tensor:

@@ -23,7 +23,16 @@ from tests.search.worlds import (
 )
 
 SHAPES = [
-    small_config(2 + index % 2, 3 + index % 6, collisions, tokens, attention, index % 3 > 0, newest_start=index % 4 > 1)
+    small_config(
+        2 + index % 2,
+        3 + index % 6,
+        collisions,
+        tokens,
+        attention,
+        index % 3 > 0,
+        newest_start=index % 4 > 1,
+        user_encoder=("shared", "own")[index % 5 > 2],
+    )
     for index, (collisions, tokens, attention) in enumerate(
         itertools.product(("reassign", "token"), ("code", "item", "vector"), ("bidirectional", "causal"))
     )

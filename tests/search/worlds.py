@@ -27,6 +27,7 @@ def small_config(
     recency_bias: bool = True,
     layers: int = 2,
     newest_start: bool = False,
+    user_encoder: str = "shared",
 ) -> ModelConfig:
     return ModelConfig.model_validate(
         {
@@ -44,6 +45,7 @@ def small_config(
                 "encoder_attention": encoder_attention,
                 "recency_bias": recency_bias,
                 "newest_start": newest_start,
+                "user_encoder": user_encoder,
             },
         }
     )

@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch.nn import functional
 
+from model_store.errors import ConfigError
 from model_store.network.tokenizer import Tokenizer
 from tests.search.worlds import random_codes, random_recommender, reference, small_config
 from training.batches import collate, training_rows
 from training.code_tree import CodeTree, Teacher
-from training.joint_losses import JointConfig, recommender_losses
+from training.config import load_config
+from training.joint_losses import JointConfig, recommender_losses, weighted_sum
 from training.learner import new_learner
 from training.losses import constrained_loss
+from training.optimiser import Optimiser, descend, recommender_optimizer
 from training.sasrec import Sasrec, SasrecConfig
 from training.softmax import Proposal, full_softmax_loss
 
@@ -152,6 +155,41 @@ def test_the_losses_are_what_the_search_scores(tokens: str) -> None:
             dense.append(scores[target] - np.log(np.exp(scores).sum()))
     assert losses["rec"].item() == pytest.approx(-np.mean(log_prob) / config.code_length, rel=1e-4)
     assert losses["dense"].item() == pytest.approx(-np.mean(dense), rel=1e-4)
+
+
+def test_a_user_encoder_of_its_own_stays_as_sasrec_trained_it() -> None:
+    config = small_config(3, SIZE, encoder_attention="causal", user_encoder="own")
+    shape = config.recommender.model_copy(update={"d_model": 6})
+    config = config.model_copy(update={"recommender": shape})
+    settings = SasrecConfig(
+        embedding_dim=6,
+        **{name: getattr(shape, name) for name in ("heads", "head_dim", "d_ff", "position_buckets", "max_distance")},
+    )
+    torch.manual_seed(0)
+    sasrec = Sasrec(settings, ITEMS).eval()
+    torch.nn.init.normal_(sasrec.repeat_bias.weight)
+    vectors = sasrec.vectors.detach()
+    learner = new_learner(config, Tokenizer(config.tokenizer), vectors, 0, sasrec)
+    sequences = [row.astype(np.int32) for row in np.random.default_rng(0).integers(0, ITEMS, (6, 5))]
+    rows = training_rows(sequences, 7, packed=True)
+    batch = collate(rows, np.arange(len(rows.start)))
+    optimiser = Optimiser(recommender_optimizer(learner.recommender, 0.1, 0.1), lambda step: 1.0)
+    before = learner.recommender.encoder.norm.weight.clone()
+    losses = recommender_losses(learner, batch, learner.tree(rows.items), JointConfig(), aligned=False)
+    descend(weighted_sum(losses, JointConfig()), optimiser)
+    assert not torch.equal(learner.recommender.encoder.norm.weight, before)
+
+    history, prefix = torch.tensor([[4, 9, 30]]), torch.tensor([[1, 2, 3]])
+    net = learner.recommender.train()  # even then: it has no dropout
+    with torch.no_grad():
+        users = net.user_vectors(net.encode(learner.codes[history], vectors[history], torch.tensor([3])), prefix)
+        torch.testing.assert_close(users, sasrec(history))
+        torch.testing.assert_close(net.dense_repeats(3, prefix), sasrec.repeat_bias(0, 3, prefix))
+
+
+def test_a_user_encoder_of_its_own_needs_sasrecs_shape() -> None:
+    with pytest.raises(ConfigError, match=r"layers of model\.recommender and sasrec differ"):
+        load_config("cpu", ["sasrec.layers=1"])
 
 
 def test_soft_targets_need_a_teacher() -> None:

@@ -1,0 +1,193 @@
+"""``make bench-search``: the constrained beam search beside a Hugging Face ``generate`` of the same sizes.
+
+The paper's sizes (6 + 6 layers, d 128), a catalogue of 12,000 items whose codes our tokenizer learned, histories of 20
+items, 20 beams, 10 answers, fp32; the same threads for all, in one run, repeats alternating, medians. The peer is
+whichever of its two usual constraints is faster. ``ratio_cheap`` is the same graph with 8-bit weights and activations,
+and ``overlap_cheap`` how much of the top 10 it shares with fp32.
+
+The floor: operations of one request, counted by :func:`operations`, at the rate of the best of several 2048-cubed fp32
+products on the same threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from benchmarks.paper_model import ServedModel, served_model
+from benchmarks.peer_generate import Peer
+from model_store.config import ModelConfig
+from model_store.search_interface import SearchInputs, SearchOutputs
+from service.engines.onnx import OnnxEngine
+from training.export import export_search
+
+HISTORY, BEAM_WIDTH, K = 20, 20, 10
+CUBE = 2048
+
+
+def operations(config: ModelConfig, items: int, beam_width: int) -> int:
+    """Floating-point operations of one search, a multiplication and an addition counting 2; masks and sorting nothing.
+
+    ``S`` encoder tokens; per layer and token: four projections d x HD, two maps d x F, and two products with S keys.
+    The decoder runs one place at [BOS] and W at each of the other L - 1 codes, with self- and cross-attention; the
+    keys and values of cross-attention are made once.
+    """
+    shape, levels = config.recommender, config.code_length
+    d, wide, inner = shape.d_model, shape.d_ff, shape.heads * shape.head_dim
+    tokens = items * (levels if shape.history_tokens == "code" else 1)
+    feed_forward = 2 * 2 * d * wide
+    encoder = tokens * shape.encoder_layers * (2 * 4 * d * inner + feed_forward + 2 * 2 * tokens * inner)
+    crossed = tokens * shape.decoder_layers * 2 * 2 * d * inner
+    decoded = 0
+    for level in range(levels):
+        places = beam_width if level else 1
+        attention = 2 * 4 * d * inner + 2 * 2 * d * inner + 2 * 2 * (tokens + level + 1) * inner
+        logits = 2 * d * config.tokenizer.codebook_size
+        decoded += places * (shape.decoder_layers * (attention + feed_forward) + logits)
+    return encoder + crossed + decoded
+
+
+def best_rate(repeats: int = 7) -> float:
+    """Operations a second of the best 2048-cubed fp32 product."""
+    left, right = torch.randn(CUBE, CUBE), torch.randn(CUBE, CUBE)
+    torch.mm(left, right)
+    return 2 * CUBE**3 / min(seconds(lambda: torch.mm(left, right)) for _ in range(repeats))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def eight_bit(graph: bytes) -> bytes:
+    """The graph with weights of 8 bits, one scale a column, and activations quantised on the way."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, small = Path(folder) / "search.onnx", Path(folder) / "cheap.onnx"
+        whole.write_bytes(graph)
+        quantize_dynamic(whole, small, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
+        return small.read_bytes()
+
+
+def overlap(mine: SearchOutputs, theirs: SearchOutputs) -> float:
+    """Share of the top K that two searches have in common."""
+    pairs = zip(mine.leaves[:, :K].tolist(), theirs.leaves[:, :K].tolist(), strict=True)
+    return statistics.mean(len(set(a) & set(b)) / K for a, b in pairs)
+
+
+class Contest:
+    """Everything that is timed, for one batch size."""
+
+    def __init__(self, model: ServedModel, engines: dict[str, OnnxEngine], peer: Peer, batch: int) -> None:
+        inputs = model.batch(batch, HISTORY, BEAM_WIDTH)
+        histories: npt.NDArray[np.int64] = model.trie.leaf_item[inputs.history].astype(np.int64)
+        self.batch = batch
+        self.work: dict[str, Callable[[], object]] = {
+            **{name: _search(engine, inputs, model) for name, engine in engines.items()},
+            **peer.ways(histories),
+        }
+        self.taken: dict[str, list[float]] = {name: [] for name in self.work}
+
+    def run(self, repeats: int) -> None:
+        """Time everything in turn."""
+        for work in self.work.values():
+            work()
+        for _ in range(repeats):
+            for name, work in self.work.items():
+                self.taken[name].append(seconds(work))
+
+    def median_s(self, name: str) -> float:
+        """Of a batch."""
+        return statistics.median(self.taken[name])
+
+    def peer(self) -> str:
+        """The faster of the peer's ways."""
+        return min(("prefix_allowed_tokens_fn", "logits_processor"), key=self.median_s)
+
+    def ratio(self, name: str) -> float:
+        """How many times as fast as the peer, the median over repeats."""
+        theirs = self.taken[self.peer()]
+        return statistics.median(their / mine for mine, their in zip(self.taken[name], theirs, strict=True))
+
+    def spread(self, name: str) -> list[float]:
+        """Lowest and highest milliseconds of a batch."""
+        return [round(1000 * min(self.taken[name]), 1), round(1000 * max(self.taken[name]), 1)]
+
+
+def _search(engine: OnnxEngine, inputs: SearchInputs, model: ServedModel) -> Callable[[], SearchOutputs]:
+    return lambda: engine.compute(inputs, model.catalogue)
+
+
+def main(
+    batch: Annotated[int, typer.Option(min=1)] = 32,
+    items: Annotated[int, typer.Option(min=300)] = 12_000,
+    repeats: Annotated[int, typer.Option(min=1)] = 7,
+    threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    steps: Annotated[int, typer.Option(min=0, help="Training steps of the model before it is measured.")] = 60,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Settings of the model, section.key=value.")] = None,
+) -> None:
+    torch.set_num_threads(threads)
+    model = served_model(items, steps, set_ or ())
+    graph = export_search(model.recommender)
+    engines = {
+        "ours": OnnxEngine(graph, model.config, threads),
+        "cheap": OnnxEngine(eight_bit(graph), model.config, threads),
+    }
+    peer = Peer(model.config, model.trie, BEAM_WIDTH, K)
+    together, single = (Contest(model, engines, peer, size) for size in (batch, 1))
+    rate = best_rate()
+    together.run(repeats)
+    single.run(3 * repeats)
+    rate = max(rate, best_rate())
+    exact, cheap = (
+        engine.compute(model.batch(64, HISTORY, BEAM_WIDTH, 1), model.catalogue) for engine in engines.values()
+    )
+    ours_s, hf_s = together.median_s("ours"), together.median_s(together.peer())
+    gflop = operations(model.config, HISTORY, BEAM_WIDTH) / 1e9
+    floor_ms = 1e12 * gflop / rate
+    typer.echo(
+        json.dumps(
+            {
+                "bench": "search",
+                "batch": batch,
+                "ours_req_s": round(batch / ours_s, 1),
+                "hf_req_s": round(batch / hf_s, 1),
+                "ratio": round(together.ratio("ours"), 2),
+                "ratio_cheap": round(together.ratio("cheap"), 2),
+                "overlap_cheap": round(overlap(exact, cheap), 4),
+                "ours_ms": round(1000 * ours_s / batch, 3),
+                "hf_ms": round(1000 * hf_s / batch, 2),
+                "ratio_single": round(single.ratio("ours"), 2),
+                "single_ms": round(1000 * single.median_s("ours"), 2),
+                "hf_single_ms": round(1000 * single.median_s(single.peer()), 1),
+                "gflop": round(gflop, 3),
+                "gflop_s": round(rate / 1e9, 1),
+                "floor_ms": round(floor_ms, 3),
+                "over_floor": round(1000 * ours_s / batch / floor_ms, 2),
+                "ours_batch_ms_spread": together.spread("ours"),
+                "hf_batch_ms_spread": together.spread(together.peer()),
+                "peer": together.peer(),
+                "codes": model.config.code_length,
+                "threads": threads,
+                "repeats": repeats,
+                "load": round(os.getloadavg()[0], 2),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

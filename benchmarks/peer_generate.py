@@ -1,0 +1,121 @@
+"""The peer of ``bench-search``: a Hugging Face T5 of the same sizes, decoding with ``generate`` under constraints.
+
+Two usual ways to keep it inside a catalogue: ``prefix_allowed_tokens_fn`` over a trie of dicts, and a logits processor
+that gathers a mask row for every beam. Nothing of the model is trained: its speed does not depend on weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, T5Config, T5ForConditionalGeneration
+
+from model_store.config import ModelConfig
+from model_store.trie import Trie
+
+SPECIAL = 2
+"""Tokens before the codes: padding, which also starts decoding, and an end that is never asked for."""
+
+
+class MaskRows(LogitsProcessor):
+    """Adds one precomputed mask row to the scores of every beam, found by the codes that it decoded."""
+
+    def __init__(self, trie: Trie, codes: npt.NDArray[np.integer]) -> None:
+        size, levels = trie.codebook_size, trie.levels
+        self._size, self._rows, self._masks = size, [], []
+        for level in range(levels):
+            prefixes, row = np.unique(_keys(codes[:, :level], size), return_inverse=True)
+            mask = torch.full((len(prefixes), SPECIAL + levels * size), -torch.inf)
+            mask[torch.from_numpy(row), torch.from_numpy(codes[:, level].astype(np.int64)) + SPECIAL + level * size] = (
+                0.0
+            )
+            lookup = torch.zeros(size**level, dtype=torch.int64)
+            lookup[torch.from_numpy(prefixes)] = torch.arange(len(prefixes))
+            self._rows.append(lookup)
+            self._masks.append(mask)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """See the base class; ``input_ids`` begin with the start token."""
+        level = input_ids.shape[1] - 1
+        key = torch.zeros(len(input_ids), dtype=torch.int64)
+        for at in range(level):
+            key = key * self._size + input_ids[:, at + 1] - SPECIAL - at * self._size
+        return scores + self._masks[level][self._rows[level][key]]
+
+
+class Peer:
+    """``generate`` for one batch of histories.
+
+    Args:
+        config: Sizes.
+        trie: The catalogue.
+        beam_width: Beams.
+        k: Answers.
+    """
+
+    def __init__(self, config: ModelConfig, trie: Trie, beam_width: int, k: int) -> None:
+        shape, self._size = config.recommender, config.tokenizer.codebook_size
+        self._model = T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=SPECIAL + trie.levels * self._size,
+                d_model=shape.d_model,
+                d_kv=shape.head_dim,
+                d_ff=shape.d_ff,
+                num_layers=shape.encoder_layers,
+                num_decoder_layers=shape.decoder_layers,
+                num_heads=shape.heads,
+                decoder_start_token_id=0,
+                pad_token_id=0,
+                eos_token_id=None,
+            )
+        ).eval()
+        self._options = GenerationConfig(
+            num_beams=beam_width,
+            num_return_sequences=k,
+            max_new_tokens=trie.levels,
+            do_sample=False,
+            decoder_start_token_id=0,
+            pad_token_id=0,
+        )
+        self._codes = trie.codes()
+        self._mask_rows = LogitsProcessorList([MaskRows(trie, self._codes)])
+        self._children = _children(self._codes, self._size)
+
+    def ways(self, histories: npt.NDArray[np.integer]) -> dict[str, Callable[[], Tensor]]:
+        """Both ways to answer histories of catalogue rows ``[B, T]``, by name; each returns codes ``[B·k, L]``."""
+        codes = torch.from_numpy(self._codes[histories].astype(np.int64))  # [B, T, L]
+        source = (codes + torch.arange(codes.shape[2]) * self._size + SPECIAL).flatten(1)
+
+        def allowed(_: int, decoded: Tensor) -> list[int]:
+            return self._children[tuple(decoded[1:].tolist())]
+
+        return {
+            "prefix_allowed_tokens_fn": lambda: self._generate(source, prefix_allowed_tokens_fn=allowed),
+            "logits_processor": lambda: self._generate(source, logits_processor=self._mask_rows),
+        }
+
+    def _generate(self, source: Tensor, **constraint: object) -> Tensor:
+        with torch.inference_mode():
+            mask = torch.ones_like(source)
+            found: Tensor = self._model.generate(source, self._options, attention_mask=mask, **constraint)
+        return found[:, 1:]
+
+
+def _keys(codes: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.int64]:
+    key = np.zeros(len(codes), dtype=np.int64)
+    for level in range(codes.shape[1]):
+        key = key * size + codes[:, level]
+    return key
+
+
+def _children(codes: npt.NDArray[np.integer], size: int) -> dict[tuple[int, ...], list[int]]:
+    tokens = codes.astype(np.int64) + np.arange(codes.shape[1]) * size + SPECIAL
+    found: dict[tuple[int, ...], set[int]] = {}
+    for row in tokens.tolist():
+        for depth, token in enumerate(row):
+            found.setdefault(tuple(row[:depth]), set()).add(token)
+    return {prefix: sorted(children) for prefix, children in found.items()}

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format bench-train bench-prepare clean
+.PHONY: demo test check format bench-train bench-prepare bench-search bench-live clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,12 @@ bench-train: $(VENV)/benchmarks  ## training throughput beside a Hugging Face T5
 
 bench-prepare: $(VENV)/installed  ## rows a second and peak memory of preparing 100 million interactions
 	@$(BIN)/python -m benchmarks.bench_prepare $(if $(ROWS),--rows $(ROWS))
+
+bench-search: $(VENV)/benchmarks  ## the search beside Hugging Face generate, and beside its floor
+	@$(BIN)/python -m benchmarks.bench_search
+
+bench-live: $(VENV)/installed  ## time until changes show on two replicas, bulk upload, boot, fill rate
+	@$(BIN)/python -m benchmarks.bench_live
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

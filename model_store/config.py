@@ -58,8 +58,8 @@ class RecommenderConfig(Section):
     )
     user_encoder: Literal["shared", "own"] = Field(
         "shared",
-        description="what the user's vector is read off: the decoder's encoder, or one of its own, which stays as SASRec "
-        "trained it",
+        description="what the user's vector is read off: the decoder's encoder, or one of its own that stays as "
+        "SASRec trained it",
     )
     repeat_bias: bool = Field(
         True, description="learn what having had an item already adds to its scores, beyond plain T5"

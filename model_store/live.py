@@ -4,7 +4,7 @@
     history:<user>                           list    no                  newest item ids of a user, oldest first
     events                                   stream  no                  field ``event``: the event as JSON
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
-    events:counts:<seconds>                  zset    yes, trimmed        fading counts of events by item id and half-life
+    events:counts:<seconds>                  zset    yes, trimmed        fading counts of events, by item and half-life
     changes                                  stream  no, trimmed         raw catalogue changes, id <revision>-<nonce>
     items                                    hash    no                  latest raw change by item id
     catalogue:<version>:head                 string  no                  :class:`SnapshotHead`, what readers start from

@@ -17,7 +17,8 @@ _FEW = 100
 """Up to so many ids are faster looked up one by one."""
 
 _REMEMBERED = 50_000
-"""Ids looked up lately that are remembered with their rows: a dict of strings is ten times as fast, and as large."""
+"""Ids that are remembered with their rows, all of a small catalogue, else those looked up lately: a dict of strings is
+ten times as fast, and as large."""
 
 _SEED, _FACTOR = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
 _WORD = 2**64 - 1
@@ -33,7 +34,7 @@ class IdIndex(Mapping[str, int]):
 
     def __init__(self, ids: PackedStrings) -> None:
         self.ids = ids
-        self._remembered: dict[str, int] = {}
+        self._remembered = {item_id: row for row, item_id in enumerate(ids)} if len(ids) <= _REMEMBERED else {}
         self._bits = _bits(len(ids))
         hashes = hash_ids(ids)
         # Sorting hash and row together keeps rows of one bucket in order and next to each other.

@@ -12,6 +12,7 @@ products on the same threads.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import statistics
 import tempfile
@@ -78,6 +79,7 @@ def eight_bit(graph: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder) / "search.onnx", Path(folder) / "cheap.onnx"
         whole.write_bytes(graph)
+        logging.getLogger().setLevel(logging.ERROR)  # it recommends a pre-processing that the exporter has done
         quantize_dynamic(whole, small, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
         return small.read_bytes()
 

@@ -59,7 +59,7 @@ def test_losses_are_those_of_one_process(trained: dict[str, Trained], alternatin
     assert {"rec", "sq", "sia", "psa"} <= {name for epoch in one for name in epoch}
     assert [epoch.keys() for epoch in two] == [epoch.keys() for epoch in one]
     for mine, theirs in zip(one, two, strict=True):
-        assert theirs == pytest.approx(mine, rel=1e-4)
+        assert theirs == pytest.approx(mine, rel=1e-3)
 
 
 @pytest.mark.parametrize("softmax", ["full", "sampled"])

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format bench-train bench-prepare bench-search bench-live clean
+.PHONY: demo test check format bench-train bench-prepare bench-search bench-catalogue bench-live clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ bench-prepare: $(VENV)/installed  ## rows a second and peak memory of preparing 
 
 bench-search: $(VENV)/benchmarks  ## the search beside Hugging Face generate, and beside its floor
 	@$(BIN)/python -m benchmarks.bench_search
+
+bench-catalogue: $(VENV)/installed  ## what the size of a catalogue costs: search, memory, start-up, filters
+	@$(BIN)/python -m benchmarks.bench_catalogue $(if $(ITEMS),--items $(ITEMS))
 
 bench-live: $(VENV)/installed  ## time until changes show on two replicas, bulk upload, boot, fill rate
 	@$(BIN)/python -m benchmarks.bench_live

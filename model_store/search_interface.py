@@ -14,7 +14,7 @@ import numpy.typing as npt
 from model_store.history import HistoryBatch
 from model_store.trie import RuleMask, Trie
 
-EXCLUDED_SIZES = (16, 128, 1024, 8192, 65536)
+EXCLUDED_SIZES = (16, 128, 1024, 8192, 16384, 32768, 65536)
 """E is padded up to one of these, so that few distinct shapes reach the engine."""
 
 

@@ -1,0 +1,169 @@
+"""``make bench-http``: what HTTP costs around the engine, and how long requests take below capacity.
+
+The real ``etegrec-serve`` runs in its own process on the paper-size model and a catalogue of 12,000 items; this process
+generates the load over keep-alive connections, on the same cores.
+
+engine_req_s: the engine alone in this process, before the service starts, in batches of ``max_batch``, with the same
+threads and as many batches at the same time as the service computes.
+
+http_req_s: the most that many connections get that send the next request as soon as the last one is answered; median
+over the repeats. Each user asks once: kept answers do not help, unless ``--returning`` says which share of requests
+repeats a recent one.
+
+server_cpu_ms_outside_engine: CPU time of the service's process per request during the same repeats, user and system,
+less that of the engine's ``compute``. The latter is counted inside the service by the CPU clocks of the threads that
+call it (``etegrec_stage_cpu_seconds_total``), which is all of it while a search has one thread. With more threads a
+search, the helpers' CPU time cannot be told apart: then it is the main thread's CPU time plus the preparing and
+finishing of the other threads. The load generator is another process and never counted.
+
+p50_ms, p99_ms: requests that arrive by themselves (Poisson) at 70 % of ``http_req_s``, from the moment each was due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.load import Load, Reply, encoded, milliseconds
+from benchmarks.served_store import HISTORY, K, histories, open_store
+from benchmarks.service_process import ServiceProcess, serving
+from model_store.bundle import Bundle
+from model_store.catalogue import Catalogue
+from service.engines.base import SearchRequest
+from service.model import open_engine
+from service.settings import Settings
+
+BODIES = 20_000
+
+
+def requests(catalogue: Catalogue, returning: float, seed: int = 0) -> list[bytes]:
+    """Encoded requests, each of another user; a share of them repeats one of the last thousand."""
+    rng = np.random.default_rng(seed)
+    fresh = iter(histories(catalogue, BODIES, seed))
+    asked: list[list[str]] = []
+    for _ in range(BODIES):
+        is_again = len(asked) > 0 and rng.random() < returning
+        asked.append(asked[-1 - int(rng.integers(min(len(asked), 1000)))] if is_again else next(fresh))
+    return [encoded("POST", "/recommend", json.dumps({"history": each, "k": K}).encode()) for each in asked]
+
+
+def engine_rate(bundle: Bundle, settings: Settings, seconds: float) -> float:
+    """Requests a second of the engine alone, preparing and finishing included."""
+    engine, catalogue = open_engine(bundle, settings), bundle.catalogue()
+    counts = [0] * engine.searches
+
+    def batch(seed: int) -> list[SearchRequest]:
+        rows = np.random.default_rng(seed).integers(0, len(catalogue), (settings.max_batch, HISTORY))
+        return [SearchRequest(each, K, 20, catalogue.trie.everything, each, catalogue) for each in rows]
+
+    def work(place: int, end: float) -> None:
+        while time.perf_counter() < end:
+            asked = batch(counts[place])
+            engine.finish(engine.compute(engine.prepare(asked, catalogue), catalogue), asked, catalogue)
+            counts[place] += len(asked)
+
+    for run_s in (min(1.0, seconds), seconds):
+        counts[:] = [0] * engine.searches
+        started = time.perf_counter()
+        threads = [threading.Thread(target=work, args=(at, started + run_s)) for at in range(engine.searches)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    rate = sum(counts) / (time.perf_counter() - started)
+    engine.close()
+    return rate
+
+
+def engine_cpu_s(service: ServiceProcess, threads: int) -> float:
+    """CPU seconds of the service that are the engine's, see the module."""
+    stage = 'etegrec_stage_cpu_seconds_total{{stage="{}"}}'
+    if threads == 1:
+        return service.metric(stage.format("compute"))
+    ours = service.cpu_s("main") + sum(service.metric(stage.format(each)) for each in ("prepare", "finish"))
+    return service.cpu_s() - ours
+
+
+def check(replies: list[Reply]) -> None:
+    """Refuse figures of a run in which something else than answers came back."""
+    failed = sorted({reply.status for reply in replies} - {200})
+    if failed or not replies:
+        raise SystemExit(f"{len(replies)} replies, some with status {failed}: the figures would mean nothing")
+
+
+def main(
+    store: Annotated[Path | None, typer.Option(help="Keep the model here; default: made anew, minutes.")] = None,
+    engine: Annotated[str, typer.Option()] = "onnx",
+    threads: Annotated[int, typer.Option(min=0, help="As ETEGREC_THREADS.")] = Settings.model_fields["threads"].default,
+    searches: Annotated[int, typer.Option(min=1, help="As ETEGREC_SEARCHES.")] = Settings.model_fields[
+        "searches"
+    ].default,
+    max_batch: Annotated[int, typer.Option(min=1)] = Settings.model_fields["max_batch"].default,
+    connections: Annotated[int, typer.Option(min=1)] = 64,
+    seconds: Annotated[float, typer.Option(help="Of each repeat.")] = 8.0,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    latency_seconds: Annotated[float, typer.Option()] = 30.0,
+    returning: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that repeat a recent one.")] = 0.0,
+    cache: Annotated[int, typer.Option(min=0, help="As ETEGREC_RESULT_CACHE_ENTRIES.")] = 0,
+) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = store or Path(temporary)
+        bundle = open_store(folder).bundle()
+        given = {"engine": engine, "threads": threads, "searches": searches, "max_batch": max_batch}
+        alone = engine_rate(bundle, Settings.load(**given), seconds)
+        bodies = requests(bundle.catalogue(), returning)
+        slack = {"deadline_ms": 30_000, "result_cache_entries": cache}
+        with serving(folder, **given, **slack) as service:
+            load = Load(service.port, bodies, connections)
+            check(asyncio.run(load.closed_loop(min(3.0, seconds))))
+            rates, cpu_ms = [], []
+            for _ in range(repeats):
+                before = service.cpu_s() - engine_cpu_s(service, threads)
+                started = time.perf_counter()
+                replies = asyncio.run(load.closed_loop(seconds))
+                rates.append(len(replies) / (time.perf_counter() - started))
+                cpu_ms.append((service.cpu_s() - engine_cpu_s(service, threads) - before) / len(replies) * 1000)
+                check(replies)
+            rate = statistics.median(rates)
+            replies = asyncio.run(Load(service.port, bodies[::-1], 256).open_loop(0.7 * rate, latency_seconds))
+            check(replies)
+            hits = service.metric('etegrec_result_cache_lookups_total{result="hit"}') if cache else 0.0
+            batches = service.metric("etegrec_batch_size_count")
+            computed = service.metric("etegrec_batch_size_sum")
+    typer.echo(
+        json.dumps(
+            {
+                "bench": "http",
+                "engine_req_s": round(alone, 1),
+                "http_req_s": round(rate, 1),
+                "http_spread": [round(min(rates), 1), round(max(rates), 1)],
+                "server_cpu_ms_outside_engine": round(statistics.median(cpu_ms), 3),
+                "cpu_spread": [round(min(cpu_ms), 3), round(max(cpu_ms), 3)],
+                "p50_ms": milliseconds(replies, 50),
+                "p99_ms": milliseconds(replies, 99),
+                "offered_req_s": round(0.7 * rate, 1),
+                "mean_batch": round(computed / max(1.0, batches), 1),
+                "threads": threads,
+                "searches": searches,
+                "max_batch": max_batch,
+                "returning": returning,
+                "cache_hits": int(hits),
+                "load": round(os.getloadavg()[0], 2),
+                "repeats": repeats,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,158 @@
+"""``make bench-overload``: twice the load that the service can carry, for a minute.
+
+The real ``etegrec-serve`` with its default settings runs in its own process on the paper-size model. Peak is what 64
+connections get that send the next request as soon as the last one is answered, median of three; goodput is the rate of
+requests answered with 200 within the deadline while twice the peak arrives by itself (Poisson, each request on time
+whatever became of the others).
+
+Every 200 is compared with what the model answers to the same history alone, computed in this process before: the same
+items, scores within 1e-3, order free to swap within that margin. Probes of health come ten times a second all along.
+
+recover_s is how long after the overload's last answer it took until requests, one each tenth of a second, are answered
+as in peace: ten in a row with 200, within the p99 of the run at half the peak that precedes the overload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks.load import Load, Reply, encoded, milliseconds
+from benchmarks.served_store import K, answer_alone, histories, open_store
+from benchmarks.service_process import ServiceProcess, serving
+from model_store.bundle import Bundle
+from model_store.catalogue import Catalogue
+from service.engines.base import Found
+from service.model import open_engine
+from service.settings import Settings
+
+MARGIN = 1e-3
+PROBES_A_SECOND = 10
+PEAK_CONNECTIONS = 64
+CALM = 10
+"""Requests in a row that must be answered as in peace."""
+
+
+def is_right(body: bytes, expected: Found, catalogue: Catalogue) -> bool:
+    """Whether an answer is the model's, up to swaps within the margin."""
+    answer: dict[str, Any] = json.loads(body)
+    rows = [catalogue.row(item["item_id"]) for item in answer["items"]]
+    scores = np.array([item["score"] for item in answer["items"]])
+    if answer["served_by"] != "model" or len(rows) != len(expected.rows) or len(set(rows)) != len(rows):
+        return False
+    if (np.abs(scores - expected.score) > MARGIN).any():
+        return False
+    known = dict(zip(expected.rows.tolist(), expected.score.tolist(), strict=True))
+    last = float(expected.score[-1])  # an item that is not among the expected ones may only share the last place
+    return all(abs(known.get(row, last) - score) <= MARGIN for row, score in zip(rows, scores.tolist(), strict=True))
+
+
+def expectations(bundle: Bundle, settings: Settings, users: int) -> tuple[list[list[str]], list[Found]]:
+    """Histories, and what the model answers to each alone."""
+    catalogue, engine = bundle.catalogue(), open_engine(bundle, settings)
+    asked = histories(catalogue, users)
+    found = [answer_alone(engine, catalogue, each, bundle.config.beam_width) for each in asked]
+    engine.close()
+    return asked, found
+
+
+async def peak_rate(port: int, bodies: Sequence[bytes], seconds: float) -> float:
+    """Requests answered a second, at full load."""
+    started = time.perf_counter()
+    replies = await Load(port, bodies, PEAK_CONNECTIONS).closed_loop(seconds)
+    return sum(reply.status == 200 for reply in replies) / (time.perf_counter() - started)
+
+
+async def recovery_s(port: int, bodies: Sequence[bytes], peaceful_s: float, longest_s: float = 60.0) -> float:
+    """Seconds until requests are answered as in peace again; ``longest_s`` if they never are."""
+    started, calm_since, calm = time.perf_counter(), 0.0, 0
+    while calm < CALM and time.perf_counter() - started < longest_s:
+        asked_at = time.perf_counter()
+        [reply] = await Load(port, [bodies[calm]], 1).open_loop(1e6, 1e-6)
+        is_calm = reply.status == 200 and reply.seconds <= peaceful_s
+        calm_since = asked_at if is_calm and not calm else calm_since
+        calm = calm + 1 if is_calm else 0
+        await asyncio.sleep(max(0.0, 0.1 - reply.seconds))
+    return calm_since - started if calm == CALM else longest_s
+
+
+async def overload(service: ServiceProcess, bodies: Sequence[bytes], rate: float, seconds: float) -> list[list[Reply]]:
+    """Replies to requests, and to probes of ``/health/live`` and ``/health/ready``."""
+    probes = [encoded("GET", f"/health/{name}") for name in ("live", "ready")]
+    requests = Load(service.port, bodies, 4096).open_loop(rate, seconds)
+    return list(await asyncio.gather(requests, Load(service.port, probes, 64).open_loop(PROBES_A_SECOND, seconds)))
+
+
+def main(
+    store: Annotated[Path | None, typer.Option(help="Keep the model here; default: made anew, minutes.")] = None,
+    engine: Annotated[str, typer.Option()] = "onnx",
+    threads: Annotated[int, typer.Option(min=0)] = Settings.model_fields["threads"].default,
+    searches: Annotated[int, typer.Option(min=1)] = Settings.model_fields["searches"].default,
+    deadline_ms: Annotated[float, typer.Option()] = Settings.model_fields["deadline_ms"].default,
+    seconds: Annotated[float, typer.Option(help="Of overload.")] = 60.0,
+    peak_seconds: Annotated[float, typer.Option(help="Of each of three measurements of the peak.")] = 8.0,
+    factor: Annotated[float, typer.Option(help="Times the peak.")] = 2.0,
+    users: Annotated[int, typer.Option(min=CALM, help="Different requests.")] = 500,
+) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle = open_store(store or Path(temporary)).bundle()
+        settings = Settings.load(engine=engine, threads=threads, searches=searches, deadline_ms=deadline_ms)
+        asked, expected = expectations(bundle, settings, users)
+        bodies = [encoded("POST", "/recommend", json.dumps({"history": each, "k": K}).encode()) for each in asked]
+        catalogue = bundle.catalogue()
+        given = {"engine": engine, "threads": threads, "searches": searches, "deadline_ms": deadline_ms}
+        with serving(store or Path(temporary), **given) as service:
+            peaks = [asyncio.run(peak_rate(service.port, bodies, peak_seconds)) for _ in range(3)]
+            peak = statistics.median(peaks)
+            peace = asyncio.run(Load(service.port, bodies, 256).open_loop(peak / 2, peak_seconds))
+            started = time.perf_counter()
+            replies, probes = asyncio.run(overload(service, bodies, factor * peak, seconds))
+            took = time.perf_counter() - started
+            recovered = asyncio.run(recovery_s(service.port, bodies, (milliseconds(peace, 99) or 0) / 1000))
+    answered = [reply for reply in replies if reply.status == 200]
+    refused = [reply for reply in replies if reply.status == 429]
+    in_time = sum(reply.seconds <= deadline_ms / 1000 for reply in answered)
+    typer.echo(
+        json.dumps(
+            {
+                "bench": "overload",
+                "peak_req_s": round(peak, 1),
+                "peak_spread": [round(min(peaks), 1), round(max(peaks), 1)],
+                "offered_req_s": round(len(replies) / seconds, 1),
+                "goodput_req_s": round(in_time / took, 1),
+                "goodput_of_peak": round(in_time / took / peak, 3),
+                "answered": len(answered),
+                "p50_ms": milliseconds(answered, 50),
+                "p99_ms": milliseconds(answered, 99),
+                "deadline_ms": deadline_ms,
+                "refused": len(refused),
+                "refused_p99_ms": milliseconds(refused, 99),
+                "late": sum(reply.status == 504 for reply in replies),
+                "other": sum(reply.status not in (200, 429, 504) for reply in replies),
+                "wrong": sum(not is_right(reply.body, expected[reply.request], catalogue) for reply in answered),
+                "probes": len(probes),
+                "probes_failed": sum(probe.status != 200 for probe in probes),
+                "probe_p99_ms": milliseconds(probes, 99),
+                "peace_p99_ms": milliseconds(peace, 99),
+                "recover_s": round(recovered, 2),
+                "seconds": seconds,
+                "threads": threads,
+                "searches": searches,
+                "load": round(os.getloadavg()[0], 2),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

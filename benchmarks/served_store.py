@@ -1,0 +1,75 @@
+"""A store whose live version is the model that benchmarks of the search serve, for benchmarks of the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from benchmarks.paper_model import ServedModel, served_model
+from model_store.bundle import EMBEDDINGS
+from model_store.catalogue import Catalogue
+from model_store.golden import Golden, goldens_to_json
+from model_store.manifest import DataSummary, Description
+from model_store.network.tokenizer import Tokenizer
+from model_store.publish import publish
+from model_store.registry import Store
+from service.engines.base import Found, SearchRequest
+from service.engines.onnx import GRAPH, OnnxEngine
+from training.export import export_search, export_tokenizer
+
+HISTORY, K = 20, 10
+
+
+def open_store(folder: Path, items: int = 12_000) -> Store:
+    """The store in a folder; made now unless it has a live version already, which takes minutes: the export is slow."""
+    store = Store(str(folder))
+    if store.live() is None:
+        torch.set_num_threads(1)
+        store.promote(_publish(store, served_model(items)))
+    return store
+
+
+def histories(catalogue: Catalogue, count: int, seed: int = 0) -> list[list[str]]:
+    """Item ids of users who saw :data:`HISTORY` items each, no two users alike."""
+    rows = np.random.default_rng(seed).integers(0, len(catalogue), (count, HISTORY)).tolist()
+    return [[catalogue.item_ids[row] for row in each] for each in rows]
+
+
+def answer_alone(engine: OnnxEngine, catalogue: Catalogue, item_ids: list[str], beam_width: int) -> Found:
+    """What the model answers to one history when nothing else is asked."""
+    history = catalogue.rows(item_ids)
+    request = SearchRequest(history, K, beam_width, catalogue.trie.everything, history, catalogue)
+    return engine.finish(engine.compute(engine.prepare([request], catalogue), catalogue), [request], catalogue)[0]
+
+
+def _publish(store: Store, served: ServedModel) -> str:
+    catalogue, config, rng = served.catalogue, served.config, np.random.default_rng(0)
+    graph = export_search(served.recommender)
+    engine = OnnxEngine(graph, config, threads=1)
+    weights = {f"recommender.{name}": value.contiguous() for name, value in served.recommender.state_dict().items()}
+    files = {
+        "weights.safetensors": save(weights),
+        GRAPH: graph,
+        "tokenizer.onnx": export_tokenizer(Tokenizer(config.tokenizer).eval()),
+        EMBEDDINGS: save({"embeddings": torch.from_numpy(rng.normal(size=(len(catalogue), 8))).float()}),
+        "catalogue.parquet": catalogue.to_parquet(),
+        "golden.json": goldens_to_json([_golden(engine, catalogue, each) for each in histories(catalogue, 4, seed=1)]),
+        "report/index.md": b"# Made for a benchmark\n",
+    }
+    data = DataSummary(name="generated", fingerprint="0" * 64, counts={"items": len(catalogue)})
+    return publish(store, files, Description(config=config, data=data))
+
+
+def _golden(engine: OnnxEngine, catalogue: Catalogue, item_ids: list[str]) -> Golden:
+    nothing = np.empty(0, dtype=np.int64)
+    request = SearchRequest(catalogue.rows(item_ids), K, 20, catalogue.trie.everything, nothing, catalogue)
+    [found] = engine.finish(engine.compute(engine.prepare([request], catalogue), catalogue), [request], catalogue)
+    return Golden(
+        history=tuple(item_ids),
+        items=tuple(catalogue.item_ids[row] for row in found.rows.tolist()),
+        score=tuple(found.score.tolist()),
+        log_prob=tuple(found.log_prob.tolist()),
+    )

@@ -1,0 +1,93 @@
+"""The real service in its own process: started, asked for its metrics, measured from outside, ended."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_S = 300.0
+
+
+@dataclass(frozen=True)
+class ServiceProcess:
+    """A running ``etegrec-serve`` with the embedded live store."""
+
+    pid: int
+    port: int
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric over those of its labels that the name asks for, such as ``name{stage="compute"}``."""
+        wanted = re.compile(re.escape(name) + r"(?:\{.*\})? (.+)" if "{" not in name else re.escape(name) + " (.+)")
+        lines = self.get("/metrics")[1].splitlines()
+        return sum(float(found[1]) for line in lines if (found := wanted.fullmatch(line)))
+
+    def cpu_s(self, thread: str = "") -> float:
+        """CPU seconds, user and system, of the process, or of its main thread for ``thread="main"`` (Linux)."""
+        path = f"/proc/{self.pid}/task/{self.pid}/stat" if thread == "main" else f"/proc/{self.pid}/stat"
+        fields = Path(path).read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def serving(store: Path, **settings: object) -> Iterator[ServiceProcess]:
+    """Start the service on a store and wait until it is ready.
+
+    Args:
+        store: Folder with a live version.
+        settings: Names and values of :class:`service.settings.Settings`.
+
+    Raises:
+        RuntimeError: It ended, or was not ready in time; with what it logged.
+    """
+    with tempfile.TemporaryDirectory() as events, socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+        free.close()
+        given = {"store": store, "port": port, "events_folder": events, "shutdown_delay_s": 0, **settings}
+        environment = os.environ | {f"ETEGREC_{name.upper()}": str(value) for name, value in given.items()}
+        log = Path(events) / "log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen([sys.executable, "-m", "service"], env=environment, stderr=sink)
+        try:
+            service = ServiceProcess(process.pid, port)
+            _wait_until_ready(service, process, log)
+            yield service
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(service: ServiceProcess, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if service.get("/health/ready")[0] == 200:
+                return
+        except OSError:
+            pass  # the port is not open yet
+        time.sleep(0.1)
+    raise RuntimeError("the service did not get ready; it logged:\n" + log.read_text()[-4000:])

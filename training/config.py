@@ -50,9 +50,12 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _user_encoder_is_sasrecs(self) -> Self:
-        shape, expected = encoder_shape(self.model.recommender)._replace(is_causal=True), self.sasrec.encoder
-        if self.model.recommender.user_encoder == "own" and shape != expected:
-            differing = [name for name, value in shape._asdict().items() if value != getattr(expected, name)]
+        if self.model.recommender.user_encoder != "own":
+            return self
+        shape = self.model.recommender
+        given = {**encoder_shape(shape)._asdict(), "is_causal": True, "max_history": shape.max_history}
+        expected = {**self.sasrec.encoder._asdict(), "max_history": self.sasrec.max_history}
+        if differing := [name for name, value in given.items() if value != expected[name]]:
             raise ValueError(
                 f"model.recommender.user_encoder = own takes SASRec's encoder, but {', '.join(differing)} of "
                 "model.recommender and sasrec differ"

@@ -1,6 +1,6 @@
 """``make bench-overload``: twice the load that the service can carry, for a minute.
 
-The real ``etegrec-serve`` with its default settings runs in its own process on the paper-size model. Peak is what 64
+The real ``etegrec-serve`` with its default settings runs in its own process on the paper-size model. Peak is what 32
 connections get that send the next request as soon as the last one is answered, median of three; goodput is the rate of
 requests answered with 200 within the deadline while twice the peak arrives by itself (Poisson, each request on time
 whatever became of the others).
@@ -38,7 +38,7 @@ from service.settings import Settings
 
 MARGIN = 1e-3
 PROBES_A_SECOND = 10
-PEAK_CONNECTIONS = 64
+PEAK_CONNECTIONS = 32
 CALM = 10
 """Requests in a row that must be answered as in peace."""
 

@@ -33,8 +33,8 @@ from service.waiting import Job, Waiting
 
 log = structlog.get_logger()
 
-CAUTION = 1.3
-"""Expected seconds count so much more at admission: the pace is an average, and the batch may grow."""
+TELLING = 0.5
+"""Part of its budget that a request must have been expected to need for its wait to tell how much caution is due."""
 
 STAGES = ("prepare", "compute", "finish")
 
@@ -48,7 +48,7 @@ class _Batch:
     catalogue: Catalogue
     shape: Shape  # of the longest
     started: float | None = None  # time.monotonic() at which its computation began
-    computed_s: float = 0.0
+    took_s: float = 0.0  # of the engine's time: it may have waited for this batch since the one before
 
     @property
     def work(self) -> int:
@@ -76,6 +76,7 @@ class Batcher:
         self._engine_free = threading.Semaphore(engine.searches)
         self._threads = ThreadPoolExecutor(engine.searches + 1, "search")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._freed = 0.0  # time.monotonic() at which a computation ended last
         self._closing = False
 
     def start(self) -> None:
@@ -93,7 +94,7 @@ class Batcher:
 
     def can_answer(self, request: SearchRequest, budget_s: float) -> bool:
         """Whether an answer is expected within the budget, with some caution."""
-        return self.expected_s(request) * CAUTION <= budget_s
+        return self.expected_s(request) * self.pace.caution <= budget_s
 
     async def submit(self, request: SearchRequest, budget_s: float) -> Found:
         """Wait for the answer to one request.
@@ -104,7 +105,7 @@ class Batcher:
 
         Raises:
             QueueFull: At once, when as many requests wait as may.
-            QueueTooLong: At once, when those before it take longer than the budget.
+            QueueTooLong: At once, when it and those before it take longer than the budget.
             DeadlineMissed: The budget ran out.
             NotReady: The batcher is closing.
         """
@@ -130,6 +131,11 @@ class Batcher:
         before_s = self._busy_s() + self.pace.seconds(ahead, batches)
         return before_s / self._engine.searches + self.pace.seconds(shape.work)
 
+    @property
+    def _is_idle(self) -> bool:
+        """Nothing to do: then a request is tried whatever its chances, else a wrong pace would never be corrected."""
+        return not self.queued and not self._running
+
     def _admit(self, request: SearchRequest, budget_s: float) -> Job:
         if self._closing:
             raise NotReady("the service is shutting down")
@@ -139,11 +145,12 @@ class Batcher:
             self._telemetry.deadline_misses.labels("admission").inc()
             raise DeadlineMissed
         shape = self._engine.shape(request)
-        if self._expected_s(request, shape) * CAUTION > budget_s:
+        expected_s = self._expected_s(request, shape)
+        if expected_s * self.pace.caution > budget_s and not self._is_idle:
             self._telemetry.deadline_misses.labels("admission").inc()
             raise QueueTooLong(self._retry_after_s(request))
         answer = asyncio.get_running_loop().create_future()
-        job = Job(request, shape, time.monotonic() + budget_s, answer)
+        job = Job(request, shape, time.monotonic() + budget_s, answer, expected_s=expected_s)
         self._waiting.add(job)
         if self.queued == 1 or self._waiting.is_full:
             self._stirred.set()
@@ -153,6 +160,11 @@ class Batcher:
         if not job.answer.done():
             self._telemetry.deadline_misses.labels("queue" if job.is_waiting else "compute").inc()
             job.answer.set_exception(DeadlineMissed())
+            self._learn_wait(job)
+
+    def _learn_wait(self, job: Job) -> None:
+        if job.expected_s * self.pace.caution >= TELLING * (job.deadline - job.since):
+            self.pace.learn_wait(job.expected_s, time.monotonic() - job.since)
 
     async def _take_batches(self) -> None:
         while True:
@@ -204,6 +216,7 @@ class Batcher:
             for job, found in zip(batch.jobs, answers, strict=True):
                 if not job.answer.done():
                     job.answer.set_result(found)
+                    self._learn_wait(job)
             self._note(batch)
         finally:
             self._running.remove(batch)
@@ -213,7 +226,7 @@ class Batcher:
     def _note(self, batch: _Batch) -> None:
         if batch.started is None:
             return
-        self.pace.learn(batch.work, batch.computed_s)
+        self.pace.learn(batch.work, batch.took_s)
         self._telemetry.batch_size.observe(len(batch.jobs))
         for job in batch.jobs:
             self._telemetry.queue_wait.observe(batch.started - job.since)
@@ -221,6 +234,7 @@ class Batcher:
     def _search(self, batch: _Batch) -> Sequence[Found]:
         """All three stages, in a thread. The batch loses whoever is gone when its computation starts."""
         inputs = self._prepare(batch)
+        ready = time.monotonic()
         with self._engine_free:
             kept = [job for job in batch.jobs if not job.is_gone]
             if len(kept) < len(batch.jobs):
@@ -232,7 +246,9 @@ class Batcher:
             batch.started = time.monotonic()
             with self._timed("compute"):
                 outputs = self._engine.compute(inputs, batch.catalogue)
-            batch.computed_s = time.monotonic() - batch.started
+            ended = time.monotonic()
+            batch.took_s = ended - max(ready, min(self._freed, batch.started))
+            self._freed = ended
         with self._timed("finish"):
             return self._engine.finish(outputs, [job.request for job in batch.jobs], batch.catalogue)
 

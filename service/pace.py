@@ -6,10 +6,20 @@ FORGET = 0.05
 """By how much each batch lowers the weight of all before it: the pace follows a machine whose load changes."""
 
 
+LEAST_CAUTION, MOST_CAUTION = 1.2, 4.0
+CAUTION_STEP = 0.05
+MISSES = 0.005
+"""Share of admitted requests that may take longer than was expected with caution."""
+
+
 class Pace:
     """``seconds = per_batch + per_work * work``, fitted by exponentially forgetting least squares.
 
     Before the first batch everything is expected to take no time.
+
+    Attributes:
+        caution: By how much expectations must be multiplied so that hardly any request takes longer. It follows what
+            became of those that were admitted: a busy machine, the event loop's delays, batches that grew.
     """
 
     def __init__(self) -> None:
@@ -19,6 +29,7 @@ class Pace:
         self._work_work = 0.0
         self._work_seconds = 0.0
         self._per_batch = self._per_work = 0.0
+        self.caution = LEAST_CAUTION
 
     def learn(self, work: int, seconds: float) -> None:
         """Take in a batch: its work (see :attr:`service.engines.base.Shape.work`) and how long it was computed."""
@@ -29,6 +40,13 @@ class Pace:
         self._work_work += share * (work * work - self._work_work)
         self._work_seconds += share * (work * seconds - self._work_seconds)
         self._per_batch, self._per_work = self._fit()
+
+    def learn_wait(self, expected_s: float, took_s: float) -> None:
+        """Take in how long an admitted request took after all, or how long it waited until it was given up."""
+        if took_s > expected_s * self.caution:
+            self.caution = min(MOST_CAUTION, self.caution * (1 + CAUTION_STEP))
+        else:
+            self.caution = max(LEAST_CAUTION, self.caution * (1 - CAUTION_STEP * MISSES))
 
     def seconds(self, work: float, batches: int = 1) -> float:
         """Expected seconds of computation of this much work in so many batches."""

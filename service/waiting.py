@@ -25,6 +25,7 @@ class Job:
     deadline: float  # time.monotonic(), in seconds
     answer: asyncio.Future[Found]
     since: float = field(default_factory=time.monotonic)
+    expected_s: float = 0.0  # from then until its answer, as it seemed at admission
     is_waiting: bool = True
 
     @property

@@ -11,7 +11,7 @@ import pytest
 from model_store.catalogue import Catalogue
 from service.engines.base import Shape
 from service.engines.fake import FakeEngine
-from service.pace import Pace
+from service.pace import LEAST_CAUTION, MOST_CAUTION, Pace
 from service.waiting import Job, Waiting
 from tests.model_store.bundles import small_catalogue
 from tests.service.test_batcher import CATALOGUE, question
@@ -124,3 +124,16 @@ def test_the_pace_never_expects_less_for_more() -> None:
     for _ in range(200):
         pace.learn(int(random.integers(10, 1000)), float(random.exponential(0.1)))
         assert 0 <= pace.seconds(10) <= pace.seconds(1000)
+
+
+def test_caution_follows_what_became_of_the_admitted() -> None:
+    random, pace = np.random.default_rng(0), Pace()
+    for _ in range(4000):
+        pace.learn_wait(1.0, float(random.uniform(0.5, 2.0)))
+    assert 1.9 <= pace.caution <= 2.3  # hardly any takes longer
+    for _ in range(20_000):
+        pace.learn_wait(1.0, 0.9)
+    assert pace.caution == LEAST_CAUTION
+    for _ in range(200):
+        pace.learn_wait(1.0, 100.0)
+    assert pace.caution == MOST_CAUTION

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import torch
 import typer
 from torch import Tensor
-from transformers import T5Config, T5ForConditionalGeneration
 
+from benchmarks.peer_t5 import SPECIAL, peer_t5
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
@@ -67,24 +67,10 @@ def our_step(config: TrainingConfig, codes: npt.NDArray[np.int16]) -> Callable[[
 
 
 def peer_step(config: ModelConfig, codes: Tensor) -> Callable[[Batch], None]:
-    shape, levels, size = config.recommender, config.code_length, config.tokenizer.codebook_size
-    model = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=levels * size + 2,
-            d_model=shape.d_model,
-            d_kv=shape.head_dim,
-            d_ff=shape.d_ff,
-            num_layers=shape.encoder_layers,
-            num_decoder_layers=shape.decoder_layers,
-            num_heads=shape.heads,
-            dropout_rate=shape.dropout,
-            decoder_start_token_id=0,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    ).train()
+    levels, size = config.code_length, config.tokenizer.codebook_size
+    model = peer_t5(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    tokens = codes + torch.arange(levels) * size + 2  # every level has its own part of the vocabulary
+    tokens = codes + torch.arange(levels) * size + SPECIAL
 
     def step(batch: Batch) -> None:
         mask = torch.arange(batch.history.shape[1]) < batch.lengths[:, None]

@@ -12,13 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, T5Config, T5ForConditionalGeneration
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from benchmarks.peer_t5 import SPECIAL, peer_t5
 from model_store.config import ModelConfig
 from model_store.trie import Trie
-
-SPECIAL = 2
-"""Tokens before the codes: padding, which also starts decoding, and an end that is never asked for."""
 
 
 class MaskRows(LogitsProcessor):
@@ -58,21 +56,7 @@ class Peer:
     """
 
     def __init__(self, config: ModelConfig, trie: Trie, beam_width: int, k: int) -> None:
-        shape, self._size = config.recommender, config.tokenizer.codebook_size
-        self._model = T5ForConditionalGeneration(
-            T5Config(
-                vocab_size=SPECIAL + trie.levels * self._size,
-                d_model=shape.d_model,
-                d_kv=shape.head_dim,
-                d_ff=shape.d_ff,
-                num_layers=shape.encoder_layers,
-                num_decoder_layers=shape.decoder_layers,
-                num_heads=shape.heads,
-                decoder_start_token_id=0,
-                pad_token_id=0,
-                eos_token_id=None,
-            )
-        ).eval()
+        self._size, self._model = config.tokenizer.codebook_size, peer_t5(config).eval()
         self._options = GenerationConfig(
             num_beams=beam_width,
             num_return_sequences=k,

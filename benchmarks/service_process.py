@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,10 +84,8 @@ def serving(store: Path, **settings: object) -> Iterator[ServiceProcess]:
 def _wait_until_ready(service: ServiceProcess, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + READY_S
     while time.monotonic() < end and process.poll() is None:
-        try:
+        with suppress(OSError):  # the port is not open yet
             if service.get("/health/ready")[0] == 200:
                 return
-        except OSError:
-            pass  # the port is not open yet
         time.sleep(0.1)
     raise RuntimeError("the service did not get ready; it logged:\n" + log.read_text()[-4000:])

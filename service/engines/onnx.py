@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig
-from model_store.errors import BundleRefused
+from model_store.onnx_session import open_session
 from model_store.search_interface import (
     POOL,
     SearchInputs,
@@ -23,16 +22,6 @@ from service.engines.base import BoundCatalogues, Engine
 
 GRAPH = "search.onnx"
 OUTPUTS = list(SearchOutputs._fields)
-
-_ERRORS_ONLY = 3  # ONNX Runtime's severity for logs
-_REFUSALS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 class OnnxEngine(Engine):
@@ -55,18 +44,8 @@ class OnnxEngine(Engine):
     def __init__(self, graph: bytes, config: ModelConfig, threads: int = 0, searches: int = 1) -> None:
         self.max_history = config.recommender.max_history
         self.searches = searches
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        # Threads that spin while they wait take the cores from the event loop and from each other.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except _REFUSALS as cause:
-            hint = "export and publish the model again, with the release that serves it"
-            raise BundleRefused(f"{GRAPH}: ONNX Runtime {ort.__version__} cannot load it", hint) from cause
-        self._check_interface(config.code_length)
+        names = graph_input_names(config.code_length)
+        self._session = open_session(GRAPH, graph, names, OUTPUTS, threads)
         self._embedding_dim = config.tokenizer.embedding_dim
         self._no_pool = ort.OrtValue.ortvalue_from_numpy(np.empty((0, self._embedding_dim), dtype=np.float32))
         self._bound = BoundCatalogues(self._catalogue_values)
@@ -89,12 +68,3 @@ class OnnxEngine(Engine):
         arrays = catalogue_inputs(catalogue.trie, catalogue.vectors, self._embedding_dim)
         values = (ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays)
         return dict(zip(names, values, strict=True))
-
-    def _check_interface(self, levels: int) -> None:
-        found = [value.name for value in self._session.get_inputs()]
-        if found != graph_input_names(levels):
-            raise BundleRefused(
-                f"{GRAPH}: its inputs are {found}, expected {graph_input_names(levels)}", "export again"
-            )
-        if [value.name for value in self._session.get_outputs()] != OUTPUTS:
-            raise BundleRefused(f"{GRAPH}: its outputs are not {OUTPUTS}", "export again")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from model_store.config import ModelConfig
 from model_store.errors import ConfigError
 from model_store.network.tokenizer import Tokenizer
 from tests.search.worlds import random_codes, random_recommender, reference, small_config
@@ -30,6 +31,17 @@ def make_tree(seed: int = 0) -> tuple[npt.NDArray[np.int16], CodeTree]:
     codes = random_codes(rng, small_config(3, SIZE), ITEMS)
     vectors = functional.normalize(torch.from_numpy(rng.normal(size=(ITEMS, 5))).float(), dim=-1)
     return codes, CodeTree(codes, SIZE, vectors)
+
+
+def with_sasrec(config: ModelConfig) -> tuple[ModelConfig, Sasrec]:
+    """The configuration at SASRec's width, and an untrained SASRec of its encoder's shape."""
+    shape = config.recommender.model_copy(update={"d_model": 6})
+    settings = SasrecConfig(
+        embedding_dim=6,
+        **{name: getattr(shape, name) for name in ("heads", "head_dim", "d_ff", "position_buckets", "max_distance")},
+    )
+    torch.manual_seed(0)
+    return config.model_copy(update={"recommender": shape}), Sasrec(settings, ITEMS).eval()
 
 
 def siblings(codes: npt.NDArray[np.int16], item: int, level: int) -> list[int]:
@@ -103,14 +115,7 @@ def test_an_only_child_teaches_nothing() -> None:
 
 def test_a_recommender_starts_as_good_as_sasrec() -> None:
     config = small_config(3, SIZE, history_tokens="vector", encoder_attention="causal")
-    shape = config.recommender.model_copy(update={"d_model": 6})
-    config = config.model_copy(update={"recommender": shape})
-    settings = SasrecConfig(
-        embedding_dim=6,
-        **{name: getattr(shape, name) for name in ("heads", "head_dim", "d_ff", "position_buckets", "max_distance")},
-    )
-    torch.manual_seed(0)
-    sasrec = Sasrec(settings, ITEMS).eval()
+    config, sasrec = with_sasrec(config)
     torch.nn.init.normal_(sasrec.item_embedding.weight)
     torch.nn.init.normal_(sasrec.repeat_bias.weight)
     vectors = sasrec.vectors.detach()
@@ -159,14 +164,7 @@ def test_the_losses_are_what_the_search_scores(tokens: str) -> None:
 
 def test_a_user_encoder_of_its_own_stays_as_sasrec_trained_it() -> None:
     config = small_config(3, SIZE, encoder_attention="causal", user_encoder="own")
-    shape = config.recommender.model_copy(update={"d_model": 6})
-    config = config.model_copy(update={"recommender": shape})
-    settings = SasrecConfig(
-        embedding_dim=6,
-        **{name: getattr(shape, name) for name in ("heads", "head_dim", "d_ff", "position_buckets", "max_distance")},
-    )
-    torch.manual_seed(0)
-    sasrec = Sasrec(settings, ITEMS).eval()
+    config, sasrec = with_sasrec(config)
     torch.nn.init.normal_(sasrec.repeat_bias.weight)
     vectors = sasrec.vectors.detach()
     learner = new_learner(config, Tokenizer(config.tokenizer), vectors, 0, sasrec)

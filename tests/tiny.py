@@ -27,6 +27,7 @@ OVERRIDES = [
     "model.recommender.decoder_layers=1",
     "model.recommender.max_history=8",
     "model.recommender.dropout=0.0",
+    'model.recommender.user_encoder="shared"',  # SASRec keeps its larger shape, and one encoder learns it all
     "tokenizer.epochs=300",
     "joint.epochs=14",
     "joint.alignment_from=8",

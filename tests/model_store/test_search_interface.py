@@ -26,7 +26,7 @@ def ids(count: int) -> npt.NDArray[np.int64]:
 
 @pytest.mark.parametrize(
     ("most", "padded"),
-    [(0, 16), (1, 16), (16, 16), (17, 128), (128, 128), (129, 1024), (1025, 8192), (8193, 65536), (65536, 65536)],
+    [(0, 16), (1, 16), (16, 16), (17, 128), (128, 128), (129, 1024), (1025, 8192), (8193, 16384), (32769, 65536)],
 )
 def test_exclusions_are_padded_to_few_sizes(most: int, padded: int) -> None:
     found = pad_excluded([ids(most), ids(0)])

@@ -16,6 +16,9 @@ CONFIGS = {
     "item tokens, causal, collision token": small_config(
         2, 5, "token", history_tokens="item", encoder_attention="causal", layers=1
     ),
+    "vector tokens, own user encoder": small_config(
+        history_tokens="vector", encoder_attention="causal", layers=1, newest_start=True, user_encoder="own"
+    ),
 }
 
 

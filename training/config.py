@@ -58,7 +58,7 @@ class TrainingConfig(Section):
         if differing := [name for name, value in given.items() if value != expected[name]]:
             raise ValueError(
                 f"model.recommender.user_encoder = own takes SASRec's encoder, but {', '.join(differing)} of "
-                "model.recommender and sasrec differ"
+                "model.recommender and sasrec differ: make them agree, or set it to shared"
             )
         return self
 

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         1000, gt=0, le=60_000, description="time budget of a request that brings no `budget_ms`; also its upper bound"
     )
     result_cache_entries: int = Field(
-        0, ge=0, le=10_000_000, description="answers kept for requests that repeat, about 1 KiB each; 0: none"
+        10_000, ge=0, le=10_000_000, description="answers kept for requests that repeat, about 1 KiB each; 0: none"
     )
     result_cache_s: float = Field(300, gt=0, le=86_400, description="how long such an answer may be given again")
     rule_cache_entries: int = Field(

@@ -30,6 +30,7 @@ Json = dict[str, Any]
 def fast_settings(store: Path, **given: Any) -> Settings:
     """Settings for tests: nothing waits for a poll."""
     quick = {"engine": "fake", "reload_s": 0.02, "live_check_s": 0.02, "batch_wait_ms": 0.0, "deadline_ms": 20_000}
+    quick["result_cache_entries"] = 0  # tests that repeat a request mean the engine
     return Settings(store=str(store), **{**quick, **given})
 
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format bench-train bench-prepare bench-search bench-catalogue bench-live clean
+.PHONY: demo test check format bench-train bench-prepare bench-search bench-http bench-overload bench-catalogue bench-live clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,12 @@ bench-prepare: $(VENV)/installed  ## rows a second and peak memory of preparing 
 
 bench-search: $(VENV)/benchmarks  ## the search beside Hugging Face generate, and beside its floor
 	@$(BIN)/python -m benchmarks.bench_search
+
+bench-http: $(VENV)/installed  ## requests a second and latency over HTTP, and what the server costs beside the engine
+	@$(BIN)/python -m benchmarks.bench_http
+
+bench-overload: $(VENV)/installed  ## twice the measured capacity: goodput, health, answers checked, recovery
+	@$(BIN)/python -m benchmarks.bench_overload
 
 bench-catalogue: $(VENV)/installed  ## what the size of a catalogue costs: search, memory, start-up, filters
 	@$(BIN)/python -m benchmarks.bench_catalogue $(if $(ITEMS),--items $(ITEMS))

@@ -73,11 +73,12 @@ class ItemLine(_Line):
 
 
 class HistoryLine(_Line):
-    """State only: the history of one user, oldest first."""
+    """State only: the history of one user, oldest first, and the Unix time of the newest event if it is known."""
 
     kind: Literal["history"] = "history"
     user_id: Id
     item_ids: tuple[Id, ...]
+    newest: int | None = None
 
 
 class CountLine(_Line):

@@ -2,6 +2,7 @@
 
     key (below the prefix)                   type    expires             holds
     history:<user>                           list    no                  newest item ids of a user, oldest first
+    newest                                   hash    no                  Unix time of the newest event, by user
     events                                   stream  no                  field ``event``: the event as JSON
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
     events:counts:<seconds>                  zset    yes, trimmed        fading counts of events, by item and half-life
@@ -79,6 +80,11 @@ class Keys:
     def history(self, user_id: str) -> str:
         """List of a user's item ids."""
         return f"{self.prefix}:history:{user_id}"
+
+    @property
+    def newest(self) -> str:
+        """Hash of the time of each user's newest event."""
+        return f"{self.prefix}:newest"
 
     def head(self, version: str) -> str:
         """Pointer to the newest complete snapshot."""

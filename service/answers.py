@@ -109,6 +109,7 @@ class UserResponse(BaseModel):
     user_id: str
     count: int
     history: list[str] = Field(description="item ids, oldest first")
+    newest_event_at: int | None = Field(description="Unix time of the newest event; null if none is known")
 
 
 class ForgottenResponse(BaseModel):

@@ -10,11 +10,12 @@ from service.parts import Service
 
 
 async def show_user(service: Service, request: Request) -> Response:
-    """The stored history of a user; empty for a user of whom nothing is stored. Needs a write key."""
+    """The stored history of a user and when the newest event was; empty if nothing is stored. Needs a write key."""
     check_key(service, request, write=True)
     user_id = id_of(request, "user_id")
     history = await service.link.store.history(user_id)
-    return json_answer({"user_id": user_id, "count": len(history), "history": history})
+    newest = await service.link.store.newest_event(user_id)
+    return json_answer({"user_id": user_id, "count": len(history), "history": history, "newest_event_at": newest})
 
 
 async def forget_user(service: Service, request: Request) -> Response:

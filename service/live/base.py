@@ -68,6 +68,10 @@ class LiveStore(ABC):
         return found
 
     @abstractmethod
+    async def newest_event(self, user_id: str) -> int | None:
+        """Unix time of the newest event of a user, by its timestamp; ``None`` for an unknown user."""
+
+    @abstractmethod
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Append events to the event log and to their users' histories, each in one atomic step.
 

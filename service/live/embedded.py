@@ -79,6 +79,11 @@ class EmbeddedLive(LiveStore):
         self._check_open()
         return list(self._state.histories.get(user_id, ()))
 
+    async def newest_event(self, user_id: str) -> int | None:
+        """From memory."""
+        self._check_open()
+        return self._state.newest.get(user_id)
+
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Returns after fsync."""
         now = int(self._clock())

@@ -67,6 +67,7 @@ class LiveState:
         self._history_cap = history_cap
         self.counts = {half_life: DecayedCounts(half_life) for half_life in half_lives_s}
         self.histories: dict[str, deque[str]] = {}
+        self.newest: dict[str, int] = {}  # Unix time of the newest event by user
         self.seen: dict[str, int] = {}  # second of recording by event id, oldest first
         self.changes = ChangeState()
 
@@ -78,10 +79,13 @@ class LiveState:
                     self._take_in(line)
             case ForgetLine():
                 self.histories.pop(line.user_id, None)
+                self.newest.pop(line.user_id, None)
             case ChangeLine() | ItemLine():
                 self.changes.apply(line)
             case HistoryLine():
                 self._history(line.user_id).extend(line.item_ids)
+                if line.newest is not None:
+                    self.newest[line.user_id] = line.newest
             case CountLine():
                 if line.half_life_s in self.counts:
                     self.counts[line.half_life_s].restore(line.item_id, line.score)
@@ -98,7 +102,7 @@ class LiveState:
     def lines(self) -> Iterator[LogLine]:
         """Lines that amount to this state."""
         for user_id, item_ids in self.histories.items():
-            yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids))
+            yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids), newest=self.newest.get(user_id))
         for half_life, counts in self.counts.items():
             for item_id, score in counts.scores.items():
                 yield CountLine(item_id=item_id, half_life_s=half_life, score=score)
@@ -109,6 +113,7 @@ class LiveState:
     def _take_in(self, line: EventLine) -> None:
         event = line.event
         self._history(event.user_id).append(event.item_id)
+        self.newest[event.user_id] = max(event.timestamp, self.newest.get(event.user_id, event.timestamp))
         self.seen[event.event_id] = line.recorded_at
         for counts in self.counts.values():
             counts.add(event.item_id, min(event.timestamp, line.recorded_at))

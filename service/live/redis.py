@@ -116,6 +116,14 @@ class RedisLive(LiveStore):
                 self.corrupt_values += 1
         return item_ids[-self._history_cap :]
 
+    async def newest_event(self, user_id: str) -> int | None:
+        """A time that does not decode is as good as none, and counted."""
+        raw = await self._connection.ask(lambda: self._connection.fast.hget(self._keys.newest, user_id))
+        if raw is None or raw.isdigit():
+            return None if raw is None else int(raw)
+        self.corrupt_values += 1
+        return None
+
     async def record(self, events: Sequence[Event]) -> Recorded:
         """One script per 256 events: each script is atomic, a batch across scripts is not."""
         accepted = await self._events.record(events)

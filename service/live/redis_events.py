@@ -57,10 +57,11 @@ class RedisEvents:
         accepted = 0
         for at in range(0, len(events), _EVENTS_PER_CALL):
             part = events[at : at + _EVENTS_PER_CALL]
-            keys = [self._keys.events, self._keys.seen, *counts, *(self._keys.history(each.user_id) for each in part)]
+            stream = [self._keys.events, self._keys.seen, self._keys.newest]
+            keys = [*stream, *counts, *(self._keys.history(each.user_id) for each in part)]
             args: list[Arg] = [*limits, len(counts), *self._half_lives_s]
             for event in part:
-                args += [event.event_id, event.item_id, event.timestamp, live.encode_event(event)]
+                args += [event.event_id, event.item_id, event.timestamp, live.encode_event(event), event.user_id]
             accepted += await self._connection.ask(partial(self._record, keys, args), self._timeout_s)
         return accepted
 
@@ -74,9 +75,10 @@ class RedisEvents:
             pipeline = redis.pipeline(transaction=True)
             pipeline.llen(history)
             pipeline.delete(history)
+            pipeline.hdel(self._keys.newest, user_id)
             pipeline.xrevrange(self._keys.events, count=1)
-            length, _, newest = await pipeline.execute()
-        erased = await self._erase_events(user_id, newest[0][0]) if newest else 0
+            length, _, __, last = await pipeline.execute()
+        erased = await self._erase_events(user_id, last[0][0]) if last else 0
         return Forgotten(int(length), erased)
 
     async def waiting(self) -> Waiting:

@@ -1,39 +1,44 @@
 """The Lua steps that Redis runs atomically. Only the numbers and values in ``ARGV`` and ``KEYS`` vary."""
 
 RECORD = """
--- KEYS: event stream, recorded ids, the decayed counts of each half-life, then the history of each event's user
+-- KEYS: event stream, recorded ids, newest times, the decayed counts of each half-life, then the history of each
+--       event's user
 -- ARGV: history cap, seconds to remember ids, items counted, half-lives of counts to their expiry, how many half-lives,
---       each in seconds, then per event: id, item id, Unix time, JSON
+--       each in seconds, then per event: id, item id, Unix time, JSON, user id
 -- The history comes first: should its key hold another type, the event leaves no trace and can be repeated. Counts
--- can be missed: one that holds another type is begun anew.
+-- and newest times can be missed: one that holds another type is begun anew.
 local cap, window, counted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local expiry, kinds = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = tonumber(redis.call('TIME')[1])
 local LN2 = math.log(2)
+local newest = redis.call('TYPE', KEYS[3]).ok
+if newest ~= 'hash' and newest ~= 'none' then redis.call('DEL', KEYS[3]) end
 local half_lives = {}
 for c = 1, kinds do
   half_lives[c] = tonumber(ARGV[5 + c])
-  local kind = redis.call('TYPE', KEYS[2 + c]).ok
-  if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[2 + c]) end
+  local kind = redis.call('TYPE', KEYS[3 + c]).ok
+  if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[3 + c]) end
 end
 local accepted = 0
-for i = 3 + kinds, #KEYS do
-  local at = 6 + kinds + 4 * (i - 3 - kinds)
+for i = 4 + kinds, #KEYS do
+  local at = 6 + kinds + 5 * (i - 4 - kinds)
   if not redis.call('ZSCORE', KEYS[2], ARGV[at]) then
     redis.call('RPUSH', KEYS[i], ARGV[at + 1])
     redis.call('LTRIM', KEYS[i], -cap, -1)
     redis.call('XADD', KEYS[1], '*', 'event', ARGV[at + 3])
     redis.call('ZADD', KEYS[2], now, ARGV[at])
     accepted = accepted + 1
+    local before = tonumber(redis.call('HGET', KEYS[3], ARGV[at + 4]) or '')
+    if not before or before < tonumber(ARGV[at + 2]) then redis.call('HSET', KEYS[3], ARGV[at + 4], ARGV[at + 2]) end
     for c = 1, kinds do  -- service/live/decayed.py explains these scores
       local score = math.min(tonumber(ARGV[at + 2]), now) / half_lives[c]
-      local known = redis.call('ZSCORE', KEYS[2 + c], ARGV[at + 1])
+      local known = redis.call('ZSCORE', KEYS[3 + c], ARGV[at + 1])
       if known then
         known = tonumber(known)
         local high = math.max(known, score)
         score = high + math.log(1 + math.exp((math.min(known, score) - high) * LN2)) / LN2
       end
-      redis.call('ZADD', KEYS[2 + c], string.format('%.17g', score), ARGV[at + 1])
+      redis.call('ZADD', KEYS[3 + c], string.format('%.17g', score), ARGV[at + 1])
     end
   end
 end
@@ -42,9 +47,9 @@ local old = redis.call('ZRANGE', KEYS[2], '-inf', now - window, 'BYSCORE', 'LIMI
 if #old > 0 then redis.call('ZREM', KEYS[2], unpack(old)) end
 if accepted > 0 then
   for c = 1, kinds do
-    local excess = redis.call('ZCARD', KEYS[2 + c]) - counted
-    if excess > 0 then redis.call('ZREMRANGEBYRANK', KEYS[2 + c], 0, math.min(excess, 1000) - 1) end
-    redis.call('EXPIRE', KEYS[2 + c], math.ceil(half_lives[c] * expiry))
+    local excess = redis.call('ZCARD', KEYS[3 + c]) - counted
+    if excess > 0 then redis.call('ZREMRANGEBYRANK', KEYS[3 + c], 0, math.min(excess, 1000) - 1) end
+    redis.call('EXPIRE', KEYS[3 + c], math.ceil(half_lives[c] * expiry))
   end
 end
 return accepted

@@ -78,6 +78,14 @@ async def test_forget_drops_one_history_only(store: LiveStore) -> None:
     await store.record([event(1), event(2, user="v")])
     await store.forget("u")
     assert (await store.history("u"), await store.history("v")) == ([], ["i2"])
+    assert (await store.newest_event("u"), await store.newest_event("v")) == (None, 2)
+
+
+async def test_the_newest_event_is_so_by_its_timestamp(store: LiveStore) -> None:
+    assert await store.newest_event("u") is None
+    await store.record([event(7), event(9), event(8, user="v"), event(0, user="w")])
+    await store.record([event(3), event(9)])
+    assert [await store.newest_event(user) for user in "uvwx"] == [9, 8, 0, None]
 
 
 async def test_cached_results_expire(store: LiveStore) -> None:

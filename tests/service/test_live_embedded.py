@@ -87,6 +87,7 @@ async def test_full_segments_are_closed_and_covered_by_a_state(tmp_path: Path) -
     await store.close()
     store = EmbeddedLive(tmp_path)
     assert await store.history("u") == [f"i{number}" for number in range(50)]
+    assert await store.newest_event("u") == max(event(number).timestamp for number in range(50))
     assert await store.record([event(0)]) == Recorded(0, 1)
     await store.close()
 

@@ -197,6 +197,18 @@ async def test_value_of_another_type_is_corrupt_and_leaves_no_trace(open_store: 
     assert (await store.record([event(1)])).accepted == 1
 
 
+async def test_damaged_newest_times_are_none_and_begun_anew(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    raw.hset(KEYS.newest, "u", "noon")
+    assert await store.newest_event("u") is None
+    assert store.corrupt_values == 1
+    await store.record([event(1)])
+    assert await store.newest_event("u") == event(1).timestamp
+    raw.set(KEYS.newest, "text")
+    await store.record([event(2)])
+    assert await store.newest_event("u") == event(2).timestamp
+
+
 async def test_damaged_cached_result_is_a_counted_miss(open_store: Open, raw: Redis) -> None:
     store = open_store()
     await store.cache_put("k", b"value", ttl_s=600)

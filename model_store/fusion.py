@@ -2,7 +2,8 @@
 
     score(item) = log_prob(item) + weight * dense(item)
 
-``dense`` is the cosine between the user's vector and the item's. Candidates are the beams and, up to
+``dense`` is the cosine between the user's vector and the item's. Items that came live may get a ``fresh_boost`` on top
+(:func:`boosted`), which ranks candidates and finds none. Candidates are the beams and, up to
 :data:`DENSE_ITEMS` items, those with the highest dense scores. Evaluation and service rank through here.
 """
 
@@ -38,6 +39,17 @@ def dense_candidates(beam_width: int, items: int) -> int:
 def scores(log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:
     """The ranking value of candidates ``[…]``; -inf where there is none, as ``log_prob`` says."""
     return log_prob + np.float32(weight) * dense
+
+
+def boosted(
+    log_prob: npt.NDArray[np.float32], is_fresh: npt.NDArray[np.bool_], fresh_boost: float
+) -> npt.NDArray[np.float32]:
+    """Log-probabilities ``[…]`` as they enter :func:`scores`: of fresh items so many nats higher (below 0: lower).
+
+    Fresh are items that came after training. It is a matter of exposure, not of probability: answers still tell the
+    ``log_prob`` without it.
+    """
+    return np.where(is_fresh, log_prob + np.float32(fresh_boost), log_prob)
 
 
 def ranking(log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.int64]:

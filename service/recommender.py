@@ -55,6 +55,7 @@ class _Asked(NamedTuple):
     rule_key: RuleKey
     rule: Rule
     excluded: npt.NDArray[np.int64]  # rows
+    fresh_boost: float
 
     def question(self, beam_width: int) -> SearchRequest:
         """What the engine is asked."""
@@ -67,6 +68,7 @@ class _Asked(NamedTuple):
             catalogue=self.model.catalogue,
             max_per_prefix=self.request.max_per_prefix,
             fusion=self.model.fusion(beam_width),
+            fresh_boost=self.fresh_boost,
         )
 
 
@@ -125,7 +127,7 @@ class Recommender:
         excluded = known if request.exclude_seen else known[:0]
         if request.filter is not None and request.filter.deny:
             excluded = np.concatenate([excluded, rules.rows(request.filter.deny)])
-        return _Asked(model, request, known, key, rule, excluded)
+        return _Asked(model, request, known, key, rule, excluded, self._settings.fresh_boost)
 
     async def _by_model(self, serving: Serving, asked: _Asked, deadline: float) -> _Answered:
         """By an answer that is kept, by the search, or, where the request's own budget is too tight, by popularity."""

@@ -46,6 +46,13 @@ class Settings(BaseSettings):
     deadline_ms: float = Field(
         1000, gt=0, le=60_000, description="time budget of a request that brings no `budget_ms`; also its upper bound"
     )
+    fresh_boost: float = Field(
+        0.0,
+        ge=-20,
+        le=20,
+        allow_inf_nan=False,
+        description="added to the `score` of items that came live, to show them more often (below 0: less); 0: nothing",
+    )
     result_cache_entries: int = Field(
         10_000, ge=0, le=10_000_000, description="answers kept for requests that repeat, about 1 KiB each; 0: none"
     )

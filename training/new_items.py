@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue, ItemPut
-from model_store.fusion import ranking
+from model_store.fusion import boosted, ranking
 from model_store.history import encode_histories
 from model_store.item_encoder import ItemEncoder
 from model_store.network.bound import BoundSearch
@@ -59,8 +59,8 @@ class Answers(NamedTuple):
             boost: Which catalogue rows get more.
             by: How much.
         """
-        boosted = self.log_prob + np.float32(by) * boost[self.rows].astype(np.float32)
-        order = ranking(boosted, self.dense, weight)[:, :CUTOFF]
+        raised = boosted(self.log_prob, boost[self.rows], by)
+        order = ranking(raised, self.dense, weight)[:, :CUTOFF]
         rows = np.take_along_axis(self.rows, order, axis=1)
         is_answer = np.isfinite(np.take_along_axis(self.log_prob, order, axis=1))
         return np.where(is_answer, rows, -1)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model_store.catalogue import Catalogue
 from model_store.exclusions import closed_nodes
-from model_store.fusion import GENERATIVE_ALONE, Fusion, best, scores
+from model_store.fusion import GENERATIVE_ALONE, Fusion, best, boosted, scores
 from model_store.history import encode_histories
 from model_store.search_interface import SearchInputs, SearchOutputs, search_inputs
 from model_store.trie import RuleMask
@@ -53,6 +53,7 @@ class SearchRequest:
         catalogue: What the rows and the rule speak of; batches never mix catalogues.
         max_per_prefix: Answers that may share a first code; ``None``: any number.
         fusion: How dense scores enter the answer.
+        fresh_boost: What items that came live get on top, see :func:`model_store.fusion.boosted`.
     """
 
     history: npt.NDArray[np.int64]
@@ -63,6 +64,7 @@ class SearchRequest:
     catalogue: Catalogue
     max_per_prefix: int | None = None
     fusion: Fusion = GENERATIVE_ALONE
+    fresh_boost: float = 0.0
 
 
 class Shape(NamedTuple):
@@ -163,9 +165,10 @@ class Engine(ABC):
             log_prob, dense, weight = outputs.log_prob[at], outputs.dense[at], request.fusion.weight
             rows = catalogue.trie.leaf_item[outputs.leaves[at]].astype(np.int64)
             first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]
-            kept = best(log_prob, dense, weight, request.k, first_code, request.max_per_prefix)
-            log_prob, score = log_prob[kept], scores(log_prob[kept], dense[kept], weight)
-            answers.append(Found(rows[kept], score, log_prob, outputs.code_log_prob[at, kept]))
+            raised = boosted(log_prob, rows >= catalogue.trained, request.fresh_boost)
+            kept = best(raised, dense, weight, request.k, first_code, request.max_per_prefix)
+            score = scores(raised[kept], dense[kept], weight)
+            answers.append(Found(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))
         return answers
 
     def close(self) -> None:  # noqa: B027  most engines free everything when they are collected

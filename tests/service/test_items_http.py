@@ -86,6 +86,31 @@ async def test_a_new_item_is_recommended_hidden_and_brought_back(tmp_path: Path)
         assert "new" in await recommended(client)
 
 
+async def test_fresh_boost_moves_live_items_and_nothing_else(tmp_path: Path) -> None:
+    answers = {}
+    for boost in (0.0, 5.0, -5.0):
+        async with shop(tmp_path / str(boost), fresh_boost=boost) as (client, _):
+            for item_id in ("new-1", "new-2"):
+                assert (await client.put(f"/items/{item_id}", json={"title": item_id})).status_code == 200
+            body = {"history": ["item-1"], "k": 20, "filter": {"allow": ["new-1", "new-2", "item-2", "item-3"]}}
+            answers[boost] = (await client.post("/recommend", json=body)).json()["items"]
+            hidden = (await client.delete("/items/new-2")).json()["hidden"]
+            assert hidden
+            assert "new-2" not in await recommended(client)
+    plain = {item["item_id"]: item for item in answers[0.0]}
+    assert len(plain) == 4
+    trained = [item["item_id"] for item in answers[0.0] if item["item_id"].startswith("item-")]
+    live = [item["item_id"] for item in answers[0.0] if item["item_id"].startswith("new-")]
+    assert [item["item_id"] for item in answers[5.0]] == live + trained
+    assert [item["item_id"] for item in answers[-5.0]] == trained + live
+    for boost in (5.0, -5.0):
+        for item in answers[boost]:
+            before = plain[item["item_id"]]
+            assert item["log_prob"] == before["log_prob"]
+            added = boost if item["item_id"] in live else 0
+            assert item["score"] == pytest.approx(before["score"] + added, abs=1e-5)
+
+
 async def test_an_update_of_a_trained_item_keeps_its_codes(tmp_path: Path) -> None:
     async with shop(tmp_path / "s") as (client, _):
         put = (await client.put("/items/item-3", json={"title": "Renamed", "attributes": "plain text"})).json()

@@ -12,6 +12,7 @@
     catalogue:<version>:chunk:<snapshot>:<n> string  unless published    8 MiB of a packed snapshot
     catalogue:<version>:lock                 string  with its holder     token of the replica that writes a snapshot
     cache:<key>                              string  yes                 one cached result with its checksum
+    probe                                    string  yes                 whether Redis takes writes
 
 Redis runs with ``maxmemory-policy volatile-lru``: short of memory it drops keys that have an expiry, least recently
 used first, and refuses writes once none is left. Cached results go first and cost a recomputation; chunks of a
@@ -107,6 +108,11 @@ class Keys:
     def lock(self, version: str) -> str:
         """Lock of the snapshot writer."""
         return f"{self.prefix}:catalogue:{version}:lock"
+
+    @property
+    def probe(self) -> str:
+        """Written to see whether Redis takes writes."""
+        return f"{self.prefix}:probe"
 
     def cache(self, key: str) -> str:
         """One cached result."""

@@ -19,7 +19,7 @@ from service.catalogue_source import CatalogueSource
 from service.errors import CatalogueIsFull, FieldError, InvalidFields, InvalidLines, NotFound, NotReady
 from service.item_schemas import ItemBody, delete_change, read_payload
 from service.link import LiveLink
-from service.live.changes import APPEND_LIMIT, RawChange
+from service.live.changes import APPEND_LIMIT, Position, RawChange
 from service.live_catalogue import LiveCatalogue
 from service.model import LoadedModel
 from service.reload import ModelKeeper
@@ -153,7 +153,7 @@ class CatalogueKeeper:
                 await asyncio.to_thread(_check, live, body, is_new=not is_known)
             except ItemRefused as refused:
                 raise InvalidFields([FieldError(refused.field, refused.problem)]) from None
-        at = await self._link.store.catalogue.append([body.change(item_id)])
+        at = await self._append([body.change(item_id)])
         model = await self._reached(at.revision)
         row = model.catalogue.row(item_id)
         if row is None:  # others took the last room at the same moment
@@ -169,7 +169,7 @@ class CatalogueKeeper:
         """
         started = time.monotonic()
         await self.find(item_id)
-        at = await self._link.store.catalogue.append([delete_change(item_id)])
+        at = await self._append([delete_change(item_id)])
         model = await self._reached(at.revision)
         row = model.catalogue.row(item_id)
         if row is None:  # the version changed meanwhile, and the new one never had it
@@ -201,7 +201,7 @@ class CatalogueKeeper:
     async def _append_all(self, changes: Sequence[RawChange]) -> int:
         revision = 0
         for start in range(0, len(changes), APPEND_LIMIT):
-            revision = (await self._link.store.catalogue.append(changes[start : start + APPEND_LIMIT])).revision
+            revision = (await self._append(changes[start : start + APPEND_LIMIT])).revision
         return revision
 
     async def _reached(self, revision: int) -> LoadedModel:
@@ -216,10 +216,18 @@ class CatalogueKeeper:
                 await asyncio.sleep(self._settings.catalogue_poll_s)
         return model
 
+    async def _append(self, changes: Sequence[RawChange]) -> Position:
+        """To the end of a stream that holds at least what this replica has read."""
+        return await self._link.store.catalogue.append(changes, self._ready()[0].revision)
+
     async def _step_if_possible(self) -> None:
+        """Where the store cannot be asked, the answer is what this replica knows: nobody waits for one that hangs."""
+        if not self._link.is_up:
+            return
         try:
-            await self.step()
-        except LiveError as failure:  # then the answer is what this replica knows
+            async with asyncio.timeout(self._settings.deadline_ms / 1000):
+                await self.step()
+        except (LiveError, TimeoutError) as failure:
             log.info("changes_unavailable", cause=str(failure))
 
     def _ready(self) -> tuple[LoadedModel, LiveCatalogue]:

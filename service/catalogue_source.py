@@ -20,7 +20,7 @@ import structlog
 
 from model_store.errors import CatalogueError, LiveCorrupt, LiveError, LiveUnavailable
 from service.link import LiveLink
-from service.live.changes import ChangeStore, ItemChange, Snapshot, Tail
+from service.live.changes import LOST, REFILLED, ChangeStore, ItemChange, Snapshot, Tail
 from service.live_catalogue import LiveCatalogue, VersionItems, raw_changes
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 STEP = 4096
 """Changes applied together: each step copies the catalogue once, and holds up the next one."""
 _REBUILD_ATTEMPTS = 3
+_PUBLISH_AGAIN_S = 5.0  # a store that is full refuses the next snapshot, too, and each one costs packing a catalogue
 _BROKEN = Tail(latest=0, is_unbroken=False, changes=(), head=None)
 Make = Callable[[], Awaitable[Snapshot | None]]
 
@@ -43,6 +44,7 @@ class CatalogueSource:
         self._telemetry = telemetry
         self._background: set[asyncio.Task[Snapshot | None]] = set()
         self._publishing: set[str] = set()
+        self._publish_again_at = 0.0
 
     async def open(self, items: VersionItems) -> LiveCatalogue:
         """The catalogue to begin with: never fails because the live store does.
@@ -84,7 +86,7 @@ class CatalogueSource:
         self._telemetry.catalogue_lag.set(tail.latest - moved.at.revision)
         self._link.note_behind(behind=False)
         is_due = tail.head is None or moved.at.revision - tail.head.at.revision >= self._settings.compact_changes
-        if is_due and live.items.version not in self._publishing:
+        if is_due and live.items.version not in self._publishing and time.monotonic() >= self._publish_again_at:
             self._publish(live.items.version, self._offer(moved))
         return moved
 
@@ -128,21 +130,25 @@ class CatalogueSource:
             self._note("refused", items.version, failure)
             return None
 
-    async def _joined(self, items: VersionItems) -> LiveCatalogue | None:
-        """The newest snapshot, if the stream still goes on from it."""
+    async def _joined(self, items: VersionItems, least: int = 0) -> LiveCatalogue | None:
+        """The newest snapshot, if the stream still goes on from it, to revision ``least`` at least."""
         found = await self._loaded(items)
-        if found is None or not (await self._tail(found)).is_unbroken:
+        if found is None:
+            return None
+        tail = await self._tail(found)
+        if not tail.is_unbroken or tail.latest < least:
             return None
         self._note("loaded", items.version)
         return found
 
     async def _adopted(self, live: LiveCatalogue) -> LiveCatalogue:
-        found = await self._joined(live.items) or await self._founded(live.items)
+        least = live.at.revision  # never behind what was read: a store that lost that is given it back by the next step
+        found = await self._joined(live.items, least) or await self._founded(live.items, least)
         if found is None:
             self._link.note_behind(behind=True)
         return found or live
 
-    async def _founded(self, items: VersionItems) -> LiveCatalogue | None:
+    async def _founded(self, items: VersionItems, least: int = 0) -> LiveCatalogue | None:
         """Make the snapshot that everyone begins with; ``None`` if another replica is about to.
 
         Returns as soon as the catalogue is there. It is written in the background: serving need not wait for that.
@@ -152,8 +158,8 @@ class CatalogueSource:
         made: asyncio.Future[LiveCatalogue] = asyncio.get_running_loop().create_future()
 
         async def make() -> Snapshot | None:
-            joined = await self._joined(items)  # someone may have been faster
-            live = joined or await self._rebuilt(items)
+            joined = await self._joined(items, least)  # someone may have been faster
+            live = joined or await self._rebuilt(items, least)
             made.set_result(live)
             return None if joined else await asyncio.to_thread(lambda: live.snapshot)
 
@@ -166,12 +172,14 @@ class CatalogueSource:
         await writing  # raises what kept it from being made
         return None
 
-    async def _rebuilt(self, items: VersionItems) -> LiveCatalogue:
+    async def _rebuilt(self, items: VersionItems, least: int) -> LiveCatalogue:
         """Everything that ever changed, applied anew: to the newest snapshot though the stream left it behind, so
         that items keep their codes, else to the bundle's catalogue."""
         base = await self._loaded(items) or LiveCatalogue(items, await asyncio.to_thread(items.bundle.catalogue))
         for _ in range(_REBUILD_ATTEMPTS):
             latest = await self._store.latest()
+            if latest.at.revision < least:
+                raise LiveUnavailable(LOST, REFILLED)
             live, rest = replace(base, lineage=uuid.uuid4().hex), iter(latest.changes)
             while part := list(islice(rest, STEP)):
                 live = await self._moved(live, part)
@@ -235,6 +243,7 @@ class CatalogueSource:
             if saved is not None:
                 await self._store.trim(saved.at.revision - self._settings.compact_changes)
         except LiveError as failure:
+            self._publish_again_at = time.monotonic() + _PUBLISH_AGAIN_S
             self._note("unavailable", version, failure)
             raise
         except Exception:

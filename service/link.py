@@ -36,7 +36,8 @@ class LiveLink:
 
     @property
     def is_up(self) -> bool:
-        """Whether histories can be read and the catalogue follows the changes: else answers are degraded."""
+        """Whether the store takes writes, histories can be read and the catalogue follows the changes: else answers are
+        degraded."""
         return self._answers and not self._is_behind
 
     def note_behind(self, *, behind: bool) -> None:
@@ -46,7 +47,7 @@ class LiveLink:
         self._is_behind = behind
 
     async def watch(self) -> None:
-        """Ask the store every ``check_s`` seconds whether it is there, until cancelled."""
+        """Ask the store every ``check_s`` seconds whether it is there and takes writes, until cancelled."""
         while True:
             try:
                 await self.check()
@@ -57,7 +58,7 @@ class LiveLink:
     async def check(self) -> None:
         """Ask once."""
         try:
-            await self.store.ping()
+            await self.store.check()
             self._note(up=True)
         except LiveError as failure:
             self._note(up=False, cause=failure)

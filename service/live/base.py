@@ -50,6 +50,10 @@ class LiveStore(ABC):
     async def ping(self) -> None:
         """Return if the store answers."""
 
+    async def check(self) -> None:
+        """Return if the store answers and takes writes: one that only reads lets histories and catalogue grow old."""
+        await self.ping()
+
     @abstractmethod
     async def history(self, user_id: str) -> list[str]:
         """Item ids of a user, oldest first, at most the configured cap; empty for an unknown user."""

@@ -128,8 +128,12 @@ class ChangeStore(ABC):
     """
 
     @abstractmethod
-    async def append(self, changes: Sequence[RawChange]) -> Position:
+    async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
         """Append changes in order and return the place of the last one.
+
+        A store that holds less than revision ``known``, up to which the caller has read, lost changes and is about to
+        be begun anew (:meth:`restart`), which would drop what is appended meanwhile: it raises
+        :class:`LiveUnavailable` and appends nothing.
 
         At most :data:`APPEND_LIMIT` of them are one atomic step; more are several steps. A crash or
         :class:`LiveUnavailable` can leave the first steps appended: repeating all changes is harmless, as the last
@@ -195,3 +199,6 @@ class ChangeStore(ABC):
 
 APPEND_LIMIT = 256
 """Changes appended in one atomic step: it blocks Redis for everyone, about two milliseconds."""
+
+LOST = "the live store lost changes that this replica has"
+REFILLED = "the replica gives them back within seconds: repeat the write then"

@@ -11,7 +11,9 @@ from model_store.durable import write_durably
 from model_store.errors import LiveCorrupt, LiveUnavailable
 from service.live.changes import (
     APPEND_LIMIT,
+    LOST,
     READ_LIMIT,
+    REFILLED,
     ChangeStore,
     Head,
     ItemChange,
@@ -44,8 +46,10 @@ class EmbeddedChanges(ChangeStore):
         self._heads: dict[str, Head | None] = {}
         self._writing: set[str] = set()
 
-    async def append(self, changes: Sequence[RawChange]) -> Position:
+    async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
         """Returns after fsync. All changes are one step, however many."""
+        if self._state.revision < known:
+            raise LiveUnavailable(LOST, REFILLED)
         lines = [change_line(ItemChange(Position(1), *change)) for change in changes]  # numbered by the batch
 
         def step(batch: Batch) -> int:

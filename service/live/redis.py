@@ -16,6 +16,8 @@ from service.live.connection import Connection
 from service.live.redis_changes import RedisChanges
 from service.live.redis_events import RedisEvents
 
+_PROBE_MS = 60_000
+
 
 class RedisLive(LiveStore):
     """See :class:`LiveStore`.
@@ -81,6 +83,10 @@ class RedisLive(LiveStore):
     async def ping(self) -> None:
         """Return if Redis answers."""
         await self._connection.ask(lambda: self._connection.fast.ping())
+
+    async def check(self) -> None:
+        """A write of one byte: Redis answers ``PING`` though it is full, paused for writes or a read-only replica."""
+        await self._connection.ask(lambda: self._connection.fast.set(self._keys.probe, b"1", px=_PROBE_MS))
 
     async def history(self, user_id: str) -> list[str]:
         """Oldest first. Entries that do not decode are skipped and counted: the rest of a history is still useful."""

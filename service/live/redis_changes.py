@@ -14,7 +14,9 @@ from model_store.errors import LiveCorrupt, LiveUnavailable
 from service.live import scripts
 from service.live.changes import (
     APPEND_LIMIT,
+    LOST,
     READ_LIMIT,
+    REFILLED,
     ChangeKind,
     ChangeStore,
     Head,
@@ -61,12 +63,12 @@ class RedisChanges(ChangeStore):
         self._unlock = slow.register_script(scripts.UNLOCK)
         self._renew = slow.register_script(scripts.RENEW)
 
-    async def append(self, changes: Sequence[RawChange]) -> Position:
+    async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
         """One script per 256 changes. A single change is a request's: it fails at once while Redis is down."""
         keys = [self._keys.changes, self._keys.items]
         entry_id = b""
         for at in range(0, len(changes), APPEND_LIMIT):
-            args: list[Arg] = [secrets.randbits(53)]
+            args: list[Arg] = [secrets.randbits(53), known]
             for change in changes[at : at + APPEND_LIMIT]:
                 args += change
             if len(changes) == 1:
@@ -74,6 +76,8 @@ class RedisChanges(ChangeStore):
             else:
                 async with self._connection.background():
                     entry_id = await self._append_many(keys, args)
+            if not entry_id:
+                raise LiveUnavailable(LOST, REFILLED)
         return Position(*live.decode_entry_id(entry_id))
 
     async def read(self, version: str, after: Position, limit: int = READ_LIMIT) -> Tail:

@@ -82,11 +82,12 @@ end
 APPEND_CHANGES = (
     _LAST_ID
     + """
--- KEYS: change stream, latest changes.  ARGV: nonce, then per change: item id, kind, payload
+-- KEYS: change stream, latest changes.  ARGV: nonce, least revision, then per change: item id, kind, payload
 -- Reading the hash comes before the first write: should a key hold another type, nothing was written.
 local revision = tonumber(string.match(last_id(KEYS[1]), '^%d+'))
 local id = ''
-for i = 2, #ARGV, 3 do
+if revision < tonumber(ARGV[2]) then return id end
+for i = 3, #ARGV, 3 do
   revision = revision + 1
   local old = redis.call('HGET', KEYS[2], ARGV[i])
   local text = string.format('%.0f', revision)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_store.errors import LiveUnavailable
 from model_store.trie import Trie
 from service.live.base import LiveStore
 from service.live.changes import ChangeStore, Position, RawChange, Snapshot
@@ -136,6 +137,15 @@ async def test_a_store_that_lost_changes_is_begun_anew_by_one_reader(store: Chan
         "lost": b'{"title":"lost"}',
     }
     assert (await store.append([put("next")])).revision == place.revision + 1
+
+
+async def test_nothing_is_appended_to_a_store_that_holds_less_than_the_caller_has_read(store: ChangeStore) -> None:
+    await store.append([put("a")], known=0)
+    for changes in ([put("b")], [put("b"), put("c")]):
+        with pytest.raises(LiveUnavailable, match="lost changes"):
+            await store.append(changes, known=2)
+    assert [change.item_id for change in (await store.latest()).changes] == ["a"]
+    assert (await store.append([put("b")], known=1)).revision == 2
 
 
 async def test_snapshot_comes_back_as_saved_and_read_only(store: ChangeStore, rng: np.random.Generator) -> None:

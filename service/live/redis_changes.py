@@ -53,6 +53,7 @@ class RedisChanges(ChangeStore):
         self._lock_ttl_ms = round(lock_ttl_s * 1000)
         self._grace_ms = round(grace_s * 1000)
         self._append_timeout_s = append_timeout_s
+        self._unneeded: dict[str, str] = {}  # locks by the token that they were taken with
         fast, slow = connection.fast, connection.slow
         self._append_one = fast.register_script(scripts.APPEND_CHANGES)
         self._append_many = slow.register_script(scripts.APPEND_CHANGES)
@@ -161,18 +162,20 @@ class RedisChanges(ChangeStore):
     async def save_snapshot(self, version: str, make: Callable[[], Awaitable[Snapshot | None]]) -> Snapshot | None:
         """Chunks first, with an expiry; then one script makes them permanent, moves the head, retires the old ones."""
         lock, token = self._keys.lock(version), uuid.uuid4().hex
-        async with self._connection.background() as redis:
-            if not await redis.set(lock, token, nx=True, px=self._lock_ttl_ms):
-                return None
+        await self._release()
         try:
+            async with self._connection.background() as redis:
+                if not await redis.set(lock, token, nx=True, px=self._lock_ttl_ms):
+                    return None
             async with self._kept(lock, token):
                 snapshot = await make()
                 if snapshot is None or not await self._write(version, token, snapshot):
                     return None
                 return snapshot
         finally:
-            with suppress(LiveUnavailable):  # then the lock expires by itself
-                await asyncio.shield(self._release(lock, token))
+            self._unneeded[token] = lock
+            with suppress(LiveUnavailable):  # then the next call does it, or the lock expires by itself
+                await asyncio.shield(self._release())
 
     @asynccontextmanager
     async def _kept(self, lock: str, token: str) -> AsyncIterator[None]:
@@ -209,9 +212,12 @@ class RedisChanges(ChangeStore):
     def _chunk_keys(self, version: str, head: live.SnapshotHead) -> list[str]:
         return [self._keys.chunk(version, head.snapshot_id, number) for number in range(head.chunks)]
 
-    async def _release(self, lock: str, token: str) -> None:
-        async with self._connection.background():
-            await self._unlock([lock], [token])
+    async def _release(self) -> None:
+        """Let go of locks that are not needed any more, those of earlier calls included if Redis was away then."""
+        for token, lock in list(self._unneeded.items()):
+            async with self._connection.background():
+                await self._unlock([lock], [token])
+            self._unneeded.pop(token, None)
 
     async def _head(self, version: str) -> live.SnapshotHead | None:
         async with self._connection.background() as redis:

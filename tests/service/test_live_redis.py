@@ -408,3 +408,19 @@ async def test_breaker_lets_one_probe_through_and_ignores_cancelled_calls() -> N
     with pytest.raises(ConnectionResetError):
         call(ConnectionResetError)
     assert not breaker.is_open
+
+
+async def test_a_lock_that_could_not_be_let_go_is_let_go_by_the_next_call(
+    open_store: Open, own_redis: RedisServer, raw: Redis
+) -> None:
+    store = open_store()
+
+    async def killed_meanwhile() -> Snapshot:
+        own_redis.kill()
+        return snapshot(1)
+
+    with pytest.raises(LiveUnavailable):
+        await store.catalogue.save_snapshot("v", killed_meanwhile)
+    own_redis.start()
+    assert raw.exists(KEYS.lock("v"))
+    assert await save(store, snapshot(1)) is not None

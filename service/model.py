@@ -19,6 +19,7 @@ from model_store.golden import Answer, Golden, compare
 from model_store.manifest import Manifest
 from model_store.packed import PackedStrings
 from service.engines.base import BEAM_WIDTHS, Engine, SearchRequest
+from service.engines.buckets import Plan, batch_sizes, history_lengths
 from service.live_catalogue import Encoded, ItemCoder, LiveCatalogue, Placer
 from service.rules import Rules
 from service.settings import Settings
@@ -64,19 +65,16 @@ class LoadedModel:
 
     def beam_width(self, k: int) -> int:
         """The smallest shared beam width that serves k answers at the model's quality."""
-        wanted = min(max(k, self.manifest.config.beam_width), BEAM_WIDTHS[-1])
-        return next(width for width in BEAM_WIDTHS if width >= wanted)
+        return _beam_width(self.manifest, k)
 
     def fusion(self, beam_width: int) -> Fusion:
         """How dense scores enter answers of this beam width: as many candidates a beam as the weight was fitted with.
 
         Catalogues beyond :data:`~model_store.fusion.DENSE_ITEMS` get their beams re-ranked and nothing more.
         """
-        fitted = self.manifest.fusion
-        if not fitted.weight or len(self.catalogue) > DENSE_ITEMS:
-            return Fusion(weight=fitted.weight)
-        candidates = math.ceil(fitted.candidates * beam_width / self.manifest.config.beam_width)
-        return Fusion(weight=fitted.weight, candidates=candidates)
+        if len(self.catalogue) > DENSE_ITEMS:
+            return Fusion(weight=self.manifest.fusion.weight)
+        return _fusion(self.manifest, beam_width)
 
 
 def open_engine(bundle: Bundle, settings: Settings) -> Engine:
@@ -91,19 +89,39 @@ def open_engine(bundle: Bundle, settings: Settings) -> Engine:
 
         return FakeEngine(bundle.config.recommender.max_history)
     if settings.engine == "torch":
-        return _open_torch_engine(bundle)
+        return _open_torch_engine(bundle, settings)
     from service.engines.onnx import GRAPH, OnnxEngine
 
     return OnnxEngine(bundle.read(GRAPH), bundle.config, settings.threads, settings.searches)
 
 
-def _open_torch_engine(bundle: Bundle) -> Engine:
+def _open_torch_engine(bundle: Bundle, settings: Settings) -> Engine:
     try:
-        from service.engines.torch import TorchEngine
+        from service.engines.torch import CALL_BY_CALL, TorchEngine, default_device
     except ModuleNotFoundError as missing:
         hint = "install etegrec[gpu], or set ETEGREC_ENGINE=onnx"
         raise ConfigError(f"the torch engine needs the package {missing.name}", hint) from missing
-    return TorchEngine(bundle.weights(), bundle.config)
+    device = default_device()
+    plan = usual_plan(bundle.manifest, settings.max_batch) if device.type == "cuda" else CALL_BY_CALL
+    return TorchEngine(bundle.weights(), bundle.config, str(device), plan, settings.torch_precision)
+
+
+def usual_plan(manifest: Manifest, max_batch: int) -> Plan:
+    """The shapes that nearly all batches have, for an engine that is made ready for few of them."""
+    width, longest = _beam_width(manifest, k=1), manifest.config.recommender.max_history
+    return Plan(batch_sizes(max_batch), history_lengths(longest), width, _fusion(manifest, width).candidates)
+
+
+def _beam_width(manifest: Manifest, k: int) -> int:
+    wanted = min(max(k, manifest.config.beam_width), BEAM_WIDTHS[-1])
+    return next(width for width in BEAM_WIDTHS if width >= wanted)
+
+
+def _fusion(manifest: Manifest, beam_width: int) -> Fusion:
+    """For catalogues of which every item gets a dense score."""
+    fitted = manifest.fusion
+    candidates = math.ceil(fitted.candidates * beam_width / manifest.config.beam_width) if fitted.weight else 0
+    return Fusion(weight=fitted.weight, candidates=candidates)
 
 
 class KnownItemsOnly:
@@ -160,13 +178,14 @@ def as_trained(catalogue: Catalogue) -> Catalogue:
 
 
 def load_model(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener: EngineOpener) -> LoadedModel:
-    """Open the engine, warm it up and replay the goldens. Takes seconds: not for the event loop.
+    """Open the engine, make it ready for the catalogue and replay the goldens. Takes seconds: not for the event loop.
 
     Raises:
         BundleRefused: A file is damaged, or the engine does not answer the goldens as the exporter did.
     """
     engine = opener(bundle, settings)
     try:
+        engine.bind(catalogue)
         model = LoadedModel(bundle.manifest, catalogue, engine, Rules(catalogue, settings.rule_cache_entries))
         replay_goldens(model, bundle.goldens())
         return model

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     searches: int = Field(
         1, ge=1, le=256, description="batches that the onnx engine computes at the same time; they share its threads"
     )
+    torch_precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="products inside the torch engine's layers; bf16 must answer 99% of the goldens' items"
+    )
     max_batch: int = Field(32, ge=1, le=1024, description="requests computed together at most")
     batch_wait_ms: float = Field(
         1.0, ge=0, le=1000, description="how long an idle engine waits for company, in milliseconds"

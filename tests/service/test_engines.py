@@ -22,7 +22,7 @@ from model_store.search_reference import fused
 from service.engines.base import BoundCatalogues, SearchRequest
 from service.engines.onnx import OnnxEngine
 from service.engines.torch import PREFIX, TorchEngine
-from service.model import load_model, open_engine, replay_goldens
+from service.model import load_model, open_engine, replay_goldens, usual_plan
 from service.settings import Settings
 from tests.model_store.bundles import bundle_files, small_catalogue
 from tests.search.worlds import random_recommender, random_vectors, reference, small_config
@@ -148,6 +148,21 @@ def test_goldens_that_this_engine_does_not_answer_are_refused(store: Path) -> No
     shifted = [each.model_copy(update={"score": tuple(v - 0.01 for v in each.score)}) for each in goldens]
     with pytest.raises(BundleRefused, match=r"golden\.json"):
         replay_goldens(model, shifted)
+
+
+@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION], ids=["generative", "fused"])
+def test_usual_requests_find_a_captured_shape(stores: dict[Fusion, Path], fusion: Fusion) -> None:
+    bundle = Store(stores[fusion]).bundle()
+    settings = Settings(engine="torch", threads=1, torch_precision="bf16")
+    assert open_engine(bundle, settings).reduced_precision
+    model = load_model(bundle, bundle.catalogue(), settings.model_copy(update={"torch_precision": "fp32"}), open_engine)
+    assert not model.engine.reduced_precision
+    plan, width = usual_plan(bundle.manifest, max_batch=64), model.beam_width(10)
+    request = SearchRequest(
+        np.arange(3), 10, width, CATALOGUE.trie.everything, NOTHING, CATALOGUE, fusion=model.fusion(width)
+    )
+    inputs = model.engine.prepare([request] * 33, CATALOGUE)
+    assert plan.find(inputs._replace(rule_bits=inputs.rule_bits[:0])) == (64, CONFIG.recommender.max_history)
 
 
 def test_a_graph_of_another_depth_is_refused(store: Path) -> None:

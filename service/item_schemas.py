@@ -7,14 +7,12 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, JsonValue, ValidationError
 
 from model_store.item_changes import ItemPut
+from model_store.item_payload import named
 from service.live.changes import RawChange
 from service.schemas import Body, Listed, ShortId
 
 MAX_PAYLOAD_BYTES = 65_536
 """Longest item, as JSON. Replicas read thousands of changes at once."""
-
-TEXT = "text"
-"""Name of the attribute that attributes given as plain text become."""
 
 
 def _known_number(value: float) -> float:
@@ -38,9 +36,7 @@ class ItemBody(Body):
     @property
     def named_attributes(self) -> dict[str, JsonValue]:
         """Attributes by key; plain text has the key ``text``."""
-        if isinstance(self.attributes, str):
-            return {TEXT: self.attributes} if self.attributes else {}
-        return self.attributes
+        return named(self.attributes)
 
     @property
     def unique_categories(self) -> tuple[str, ...]:

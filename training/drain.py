@@ -159,7 +159,7 @@ def _delete_drained(folder: Path, cursor: Cursor) -> None:
 
 def _from_redis(url: str, keys: live.Keys, limit: int) -> Iterator[_Batch]:
     """First what a killed drain had taken, then what is new; each batch is acknowledged and deleted once written."""
-    client, place = _client(url), redis_place(url)
+    client, place = redis_client(url), redis_place(url)
     try:
         with client:
             _create_group(client, keys.events)
@@ -169,7 +169,12 @@ def _from_redis(url: str, keys: live.Keys, limit: int) -> Iterator[_Batch]:
         raise live_error(cause, place) from cause
 
 
-def _client(url: str) -> Redis:
+def redis_client(url: str) -> Redis:
+    """A patient client of the live store, which does not repeat what failed.
+
+    Raises:
+        ConfigError: The URL is none that the client takes.
+    """
     try:
         client = Redis.from_url(
             url,

@@ -1,9 +1,11 @@
 """One pass of retraining: drain events, train a candidate, compare it with the incumbent, promote if it is not worse.
 
-    events -> Parquet -> base data + events -> candidate -> gate on the same held-out interactions -> promote or keep
+    events, live items -> Parquet -> base data joined by them -> candidate -> gate on the same held-out interactions
+        -> promote or keep
 
 A report is written either way. Candidate and incumbent rank the newest interaction of every user, which neither was
-trained on, from the same histories, each as it is served: fused where its fusion weight is above 0.
+trained on, from the same histories, each as it is served: fused where its fusion weight is above 0, and the incumbent
+with the items that came live, which the candidate was trained on.
 """
 
 from __future__ import annotations
@@ -18,15 +20,20 @@ import numpy as np
 import torch
 
 from model_store.bundle import Bundle
+from model_store.catalogue import Catalogue, ItemPut
 from model_store.durable import write_durably
+from model_store.errors import BundleRefused, CatalogueFull, ItemRefused
+from model_store.item_encoder import ItemEncoder
 from model_store.network.recommender import Recommender
 from model_store.registry import Store
 from training.bundle_files import publish_run
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Split
+from training.data.live_items import Joined, joined
 from training.data.prepare import open_or_prepare
 from training.data.storage import save_dataset
 from training.drain import drain, read_drained
+from training.drain_items import drain_items
 from training.evaluate import search_split
 from training.pipeline import Pipeline
 from training.progress import Progress
@@ -45,6 +52,8 @@ class RetrainReport:
         version: The version that is live after the pass.
         events: Interactions drained so far that the data set took.
         rejected: Drained events of items that the data set does not know.
+        new_items: Items that came live and were interacted with often enough to be trained.
+        changed_items: Items of the base data whose content was changed live.
         candidate: Test metrics of the new model; empty if none was trained.
         incumbent: The same of the model that was live; empty if there was none.
     """
@@ -54,6 +63,8 @@ class RetrainReport:
     version: str | None
     events: int
     rejected: int
+    new_items: int
+    changed_items: int
     candidate: dict[str, float]
     incumbent: dict[str, float]
 
@@ -95,16 +106,14 @@ class Retrainer:
         drained = drain(self.event_source, self.work / "events")
         self.progress.say(f"drained {drained.events} events, {drained.rejected} did not decode")
         base = open_or_prepare(self.source, self.work / "base", self.config.data, self.progress.say)
-        events = read_drained(self.work / "events")
-        merged = base.with_interactions(
-            events["user_id"].to_list(), events["item_id"].to_list(), events["timestamp"].to_list()
-        )
+        items = drain_items(self.event_source, self.work / "items")
+        data = joined(base, read_drained(self.work / "events"), items, self.config.data.min_item)
         live = self.store.live()
         incumbent = self.store.bundle(live) if live else None
-        if incumbent and not force and incumbent.manifest.data.fingerprint == merged.dataset.fingerprint:
-            report = RetrainReport(False, "no new interactions", live, merged.accepted, merged.rejected, {}, {})
+        if incumbent and not force and incumbent.manifest.data.fingerprint == data.dataset.fingerprint:
+            report = _report(data, False, "no new interactions or items", live, {}, {})
         else:
-            report = self._train_and_judge(merged.dataset, incumbent, merged.accepted, merged.rejected)
+            report = self._train_and_judge(data, incumbent)
         self._keep(report)
         self.progress.say(report.reason)
         return report
@@ -115,29 +124,29 @@ class Retrainer:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, (json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n").encode())
 
-    def _train_and_judge(self, data: Dataset, incumbent: Bundle | None, accepted: int, rejected: int) -> RetrainReport:
-        folder = self.work / "runs" / f"{data.fingerprint[:12]}-{self.config.key}"
-        save_dataset(data, folder / "data")
+    def _train_and_judge(self, data: Joined, incumbent: Bundle | None) -> RetrainReport:
+        folder = self.work / "runs" / f"{data.dataset.fingerprint[:12]}-{self.config.key}"
+        save_dataset(data.dataset, folder / "data")
         run = RunFolder.create_or_resume(folder, self.config, str(folder / "data"))
         pipeline = Pipeline(run, self.progress)
         candidate = pipeline.evaluate().test["fused"]
-        rival = incumbent_metrics(incumbent, data) if incumbent else {}
+        rival = incumbent_metrics(incumbent, data.dataset) if incumbent else {}
         live = incumbent.manifest.version if incumbent else None
         promoted = not rival or candidate[GATE_METRIC] >= rival[GATE_METRIC]
         if promoted:
             live = publish_run(pipeline, self.store, parent=live)
             self.store.promote(live)
-        return RetrainReport(promoted, _reason(promoted, candidate, rival), live, accepted, rejected, candidate, rival)
+        return _report(data, promoted, _reason(promoted, candidate, rival), live, candidate, rival)
 
 
 def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
     """Test metrics of a published model's answers on a data set that may know further items and users.
 
-    Items that the model does not know leave the histories; a target that it does not know counts as missed, and so does
-    a user of whom nothing is left.
+    Items that the model was not trained on are placed by their content, as the service does. Those that it cannot place
+    leave the histories; such a target counts as missed, and so does a user of whom nothing is left.
     """
     recommender = load_recommender(bundle)
-    catalogue = bundle.catalogue()
+    catalogue = served_catalogue(bundle, data)
     row = np.array([catalogue.row_of.get(item_id, -1) for item_id in data.item_ids], dtype=np.int64)
     split = data.test()
     histories = [known[known >= 0] for known in (row[history] for history in split.histories)]
@@ -149,6 +158,28 @@ def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
     return found.ranks(fusion).spread_over(len(targets), judged).summary()
 
 
+def served_catalogue(bundle: Bundle, data: Dataset) -> Catalogue:
+    """The catalogue of a published model after the items of a data set that it lacks came live."""
+    catalogue = bundle.catalogue()
+    missing = [row for row, item_id in enumerate(data.item_ids) if item_id not in catalogue.row_of]
+    if not missing:
+        return catalogue
+    try:
+        encoder = ItemEncoder.open(bundle)
+    except BundleRefused:
+        return catalogue  # an older release exported it: it is served without new items
+    places, puts = encoder.placement(catalogue), []
+    for row in missing:
+        content = data.titles[row], data.categories[row], data.attributes[row]
+        try:
+            encoded = encoder.encode(*content)
+            codes = places.place(encoded.latent)
+        except (ItemRefused, CatalogueFull):
+            continue  # it was not served either
+        puts.append(ItemPut(data.item_ids[row], *content, codes, encoded.vector))
+    return catalogue.with_changes(puts)
+
+
 def load_recommender(bundle: Bundle) -> Recommender:
     """The recommender of a published model, in evaluation mode on the CPU."""
     recommender = Recommender(bundle.config)
@@ -156,6 +187,27 @@ def load_recommender(bundle: Bundle) -> Recommender:
     weights = {name: torch.from_numpy(np.array(value)) for name, value in bundle.weights().items()}
     recommender.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
     return recommender.eval()
+
+
+def _report(
+    data: Joined,
+    promoted: bool,
+    reason: str,
+    live: str | None,
+    candidate: dict[str, float],
+    incumbent: dict[str, float],
+) -> RetrainReport:
+    return RetrainReport(
+        promoted=promoted,
+        reason=reason,
+        version=live,
+        events=data.accepted,
+        rejected=data.rejected,
+        new_items=data.new_items,
+        changed_items=data.changed_items,
+        candidate=candidate,
+        incumbent=incumbent,
+    )
 
 
 def _reason(promoted: bool, candidate: dict[str, float], incumbent: dict[str, float]) -> str:

@@ -8,20 +8,27 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from model_store.console import run
+from model_store.content import CONTENT
 from model_store.errors import LiveUnavailable
 from model_store.events import Event
 from model_store.registry import Store
+from service.item_schemas import ItemBody, delete_change
 from service.live import open_live_store
+from service.live.changes import RawChange
 from tests.redis_server import RedisServer
+from tests.service.encodable import encodable_bundle
+from tests.service.harness import serving
 from tests.tiny import ITEMS, OVERRIDES, set_options, write_cycle
 from training.cli import app
 from training.config import load_config
+from training.data.dataset import Dataset, ItemInfo
 from training.data.storage import load_dataset
 from training.progress import SilentProgress
-from training.retrain import Retrainer, RetrainReport, incumbent_metrics
+from training.retrain import Retrainer, RetrainReport, incumbent_metrics, served_catalogue
 from training.schedule import parse_cron
 
 
@@ -44,6 +51,17 @@ def record(redis_url: str | None, folder: Path, batch: list[Event]) -> None:
     async def go() -> None:
         store = open_live_store(redis_url, folder)
         await store.record(batch)
+        await store.close()
+
+    asyncio.run(go())
+
+
+def change_items(folder: Path, changes: list[RawChange]) -> None:
+    """Change items as the service does."""
+
+    async def go() -> None:
+        store = open_live_store(None, folder)
+        await store.catalogue.append(changes)
         await store.close()
 
     asyncio.run(go())
@@ -122,12 +140,62 @@ def test_the_incumbent_is_judged_as_its_own_evaluation_did(first_pass: tuple[Pat
     assert incumbent_metrics(Store(folder / "models").bundle(), data) == pytest.approx(report.candidate)
 
 
+def test_items_that_came_live_are_trained_with_what_was_said_of_them(tmp_path: Path) -> None:
+    """From PUT and events to a promoted bundle, and back into a service that applies the changes once more."""
+    write_cycle(tmp_path / "cycle.txt")
+    log = tmp_path / "models" / "events"
+    late = ItemBody(title="Late", categories=["new"], attributes={"year": 2026})
+    rare, renamed = ItemBody(title="Rare"), ItemBody(title="Renamed", attributes="as text")
+    changes = [body.change(name) for name, body in (("late", late), ("rare", rare), ("i3", renamed), ("gone", late))]
+    change_items(log, [*changes, delete_change("gone")])
+    seen = [Event(event_id=f"l{n}", user_id=f"u{n}", item_id="late", timestamp=1_600_000_000) for n in range(20)]
+    unseen = [event.model_copy(update={"event_id": f"r{n}", "item_id": "rare"}) for n, event in enumerate(seen[:2])]
+    record(None, log, [*seen, *unseen, *events(3, 60)])
+    report = retrainer(tmp_path, log).run_once()
+    assert (report.promoted, report.new_items, report.changed_items) == (True, 1, 1)
+    assert (report.events, report.rejected) == (80, 2)
+
+    bundle = Store(tmp_path / "models").bundle()
+    catalogue = bundle.catalogue()
+    row, known = catalogue.row("late"), catalogue.row("i3")
+    assert row is not None
+    assert known is not None
+    assert (catalogue.titles[row], catalogue.categories[row]) == ("Late", ("new",))
+    assert catalogue.attributes[row] == {"year": 2026}
+    assert (catalogue.titles[known], catalogue.attributes[known]) == ("Renamed", {"text": "as text"})
+    assert catalogue.popularity[row] == 20
+    assert CONTENT in bundle
+    assert retrainer(tmp_path, log).run_once().reason == "no new interactions or items"
+
+    async def served() -> list[tuple[bool, str]]:
+        async with serving(tmp_path / "models", engine="onnx") as (client, _):
+            shown = [(await client.get(f"/items/{item_id}")).json() for item_id in ("late", "rare", "i3")]
+            answer = (await client.post("/recommend", json={"history": ["i1", "late"], "k": 5})).json()
+            assert (answer["served_by"], answer["unknown_items"]) == ("model", [])
+            return [(item["is_new"], item["title"]) for item in shown]
+
+    assert asyncio.run(served()) == [(False, "Late"), (True, "Rare"), (False, "Renamed")]
+
+
+def test_the_incumbent_is_judged_with_the_items_that_came_live(tmp_path: Path) -> None:
+    bundle = encodable_bundle(tmp_path)
+    trained = bundle.catalogue()
+    rows = [("u", item_id, at) for at, item_id in enumerate([*trained.item_ids, "late"])]
+    frame = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+    data = Dataset.from_frame("all", frame, {"late": ItemInfo("Title", ("category-1",), {"year": 1995})})
+    catalogue = served_catalogue(bundle, data)
+    assert (len(catalogue), catalogue.trained, catalogue.row("late")) == (len(trained) + 1, len(trained), len(trained))
+    catalogue.check_integrity()
+    bare = encodable_bundle(tmp_path / "bare", has_content=False)
+    assert served_catalogue(bare, data).row("late") is None
+
+
 def test_without_new_interactions_nothing_is_trained(after_first: Path) -> None:
     log = after_first / "models" / "events"
     record(None, log, [Event(event_id="x", user_id="u1", item_id="never-seen", timestamp=5)])
     report = retrainer(after_first, log).run_once()
     assert (report.events, report.rejected, report.promoted) == (0, 1, False)
-    assert report.reason == "no new interactions"
+    assert report.reason == "no new interactions or items"
     assert report.candidate == {}
 
 

@@ -22,7 +22,7 @@ from model_store.trie import Trie
 class MaskRows(LogitsProcessor):
     """Adds one precomputed mask row to the scores of every beam, found by the codes that it decoded."""
 
-    def __init__(self, trie: Trie, codes: npt.NDArray[np.integer]) -> None:
+    def __init__(self, trie: Trie, codes: npt.NDArray[np.integer], device: str = "cpu") -> None:
         size, levels = trie.codebook_size, trie.levels
         self._size, self._rows, self._masks = size, [], []
         for level in range(levels):
@@ -33,13 +33,13 @@ class MaskRows(LogitsProcessor):
             )
             lookup = torch.zeros(size**level, dtype=torch.int64)
             lookup[torch.from_numpy(prefixes)] = torch.arange(len(prefixes))
-            self._rows.append(lookup)
-            self._masks.append(mask)
+            self._rows.append(lookup.to(device))
+            self._masks.append(mask.to(device))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """See the base class; ``input_ids`` begin with the start token."""
         level = input_ids.shape[1] - 1
-        key = torch.zeros(len(input_ids), dtype=torch.int64)
+        key = torch.zeros_like(input_ids[:, 0])
         for at in range(level):
             key = key * self._size + input_ids[:, at + 1] - SPECIAL - at * self._size
         return scores + self._masks[level][self._rows[level][key]]
@@ -53,10 +53,13 @@ class Peer:
         trie: The catalogue.
         beam_width: Beams.
         k: Answers.
+        device: Where the model and the masks are.
     """
 
-    def __init__(self, config: ModelConfig, trie: Trie, beam_width: int, k: int) -> None:
-        self._size, self._model = config.tokenizer.codebook_size, peer_t5(config).eval()
+    def __init__(self, config: ModelConfig, trie: Trie, beam_width: int, k: int, device: str = "cpu") -> None:
+        self._size, self._device = config.tokenizer.codebook_size, device
+        with torch.device(device):
+            self._model = peer_t5(config).eval()
         self._options = GenerationConfig(
             num_beams=beam_width,
             num_return_sequences=k,
@@ -66,13 +69,13 @@ class Peer:
             pad_token_id=0,
         )
         self._codes = trie.codes()
-        self._mask_rows = LogitsProcessorList([MaskRows(trie, self._codes)])
+        self._mask_rows = LogitsProcessorList([MaskRows(trie, self._codes, device)])
         self._children = _children(self._codes, self._size)
 
     def ways(self, histories: npt.NDArray[np.integer]) -> dict[str, Callable[[], Tensor]]:
         """Both ways to answer histories of catalogue rows ``[B, T]``, by name; each returns codes ``[B·k, L]``."""
         codes = torch.from_numpy(self._codes[histories].astype(np.int64))  # [B, T, L]
-        source = (codes + torch.arange(codes.shape[2]) * self._size + SPECIAL).flatten(1)
+        source = (codes + torch.arange(codes.shape[2]) * self._size + SPECIAL).flatten(1).to(self._device)
 
         def allowed(_: int, decoded: Tensor) -> list[int]:
             return self._children[tuple(decoded[1:].tolist())]
@@ -86,7 +89,7 @@ class Peer:
         with torch.inference_mode():
             mask = torch.ones_like(source)
             found: Tensor = self._model.generate(source, self._options, attention_mask=mask, **constraint)
-        return found[:, 1:]
+        return found[:, 1:].cpu()
 
 
 def _keys(codes: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.int64]:

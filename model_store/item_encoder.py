@@ -20,7 +20,7 @@ from model_store.config import ModelConfig
 from model_store.content import CONTENT, CONTENT_INPUTS, CONTENT_OUTPUTS, TOKENIZER, TOKENIZER_OUTPUTS, content_features
 from model_store.errors import BundleRefused, ItemRefused
 from model_store.onnx_session import open_session
-from model_store.placement import Placement
+from model_store.placement import Codebooks, Placement
 
 CODEBOOKS = "tokenizer.codebooks"
 """Tensor of ``weights.safetensors``, ``[levels, K, d_c]``."""
@@ -58,7 +58,7 @@ class ItemEncoder:
             content: Runs ``content.onnx``, if the version has one.
             takes_embeddings: Whether whoever adds an item gives its embedding.
         """
-        self._config, self._codebooks = config, codebooks.astype(np.float64)
+        self._config, self._codebooks = config, Codebooks.of(codebooks)
         self._tokenizer, self._content = tokenizer, content
         self.takes_embeddings = takes_embeddings
 

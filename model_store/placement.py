@@ -3,24 +3,66 @@
 The service's counterpart of ``training/collisions.py``, one item at a time and in NumPy. As there, ``reassign`` lets
 one item have a tuple and ``token`` as many as there are codes, told apart by a last code. The result follows from
 latent, catalogue and what was placed before, and from nothing else: replicas that place alike hold the same codes.
+
+A tuple t stands for the sum of its codes b_l[t_l]. What remains of a latent r behind a prefix is r - sum_l b_l[t_l], so
+
+    |remainder - b|^2 = |remainder|^2 + (|b|^2 - 2 r . b) + sum_l 2 b_l[t_l] . b
+
+needs the products of the latent with all codes, taken once an item, and those of codes with codes, taken once a model.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue import Catalogue
 from model_store.errors import CatalogueFull
+from model_store.trie import Trie
 
 BEAMS = 16
 """Prefixes that are followed at each level when an item's first choice is taken; each of them has room."""
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 Prefix = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Codebooks:
+    """A tokenizer's codes and their products with each other.
+
+    Attributes:
+        flat: All codes, ``[levels * K, d_c]``.
+        squares: Squared lengths, ``[levels, K]``.
+        cross: ``cross[i, j, a, b]`` is twice code a of level i times code b of level j, ``[levels, levels, K, K]``.
+    """
+
+    flat: Float64Array
+    squares: Float64Array
+    cross: Float64Array
+
+    @classmethod
+    def of(cls, codes: npt.NDArray[np.floating]) -> Self:
+        """From the codes, ``[levels, K, d_c]``; takes milliseconds."""
+        levels, size, width = codes.shape
+        flat = np.ascontiguousarray(codes, dtype=np.float64).reshape(levels * size, width)
+        cross = 2 * (flat @ flat.T).reshape(levels, size, levels, size).transpose(0, 2, 1, 3)
+        return cls(flat, np.square(flat).sum(axis=1).reshape(levels, size), np.ascontiguousarray(cross))
+
+    def towards(self, latent: npt.NDArray[np.floating]) -> Float64Array:
+        """|b|^2 - 2 r . b for all codes b and a latent r ``[d_c]``, ``[levels, K]``.
+
+        Of one latent at a time: a product of matrices rounds differently from one of a matrix and a vector, and how
+        items are grouped must not matter.
+        """
+        products = (self.flat @ latent.astype(np.float64)).reshape(self.squares.shape)
+        return np.asarray(self.squares - 2 * products)
 
 
 class Placement:
@@ -30,21 +72,19 @@ class Placement:
 
     Args:
         catalogue: Where the items go; hidden ones keep their place in it.
-        codebooks: The tokenizer's, ``[levels, K, d_c]``.
+        codebooks: The tokenizer's.
         policy: The model's ``collisions``.
     """
 
-    def __init__(
-        self, catalogue: Catalogue, codebooks: npt.NDArray[np.floating], policy: Literal["reassign", "token"]
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, codebooks: Codebooks, policy: Literal["reassign", "token"]) -> None:
         self._catalogue, self._trie, self._policy = catalogue, catalogue.trie, policy
-        self._codebooks = codebooks.astype(np.float64, copy=False)
-        self._squares = np.square(self._codebooks).sum(axis=2)
-        self._levels, self._size, _ = codebooks.shape
+        self._books = codebooks
+        self._levels, self._size = codebooks.squares.shape
         self._capacity = 1 if policy == "reassign" else self._size
         self._total = len(catalogue)
-        self._placed: dict[Prefix, dict[int, int]] = {}  # items placed here, by prefix and next code
+        self._left: dict[Prefix, int] = {}  # room below prefixes that something was placed at
         self._last_codes: dict[Prefix, set[int]] = {}  # of tuples that something was placed at
+        self._full = _Full(catalogue.trie, self._levels, self._room)
 
     def place(self, latent: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
         """Codes for an item, which are taken from now on.
@@ -67,14 +107,11 @@ class Placement:
                 "have room for",
                 "train a model with a larger model.tokenizer.codebook_size or more levels",
             )
-        exact = latent.astype(np.float64)
-        found = self._own_choice(exact)
-        if len(self._trie.leaves_below(found)) + self._placed_at(found) >= self._capacity:
-            found = self._nearest_with_room(exact)
-        self._total += 1
-        for depth, code in enumerate(found):
-            below = self._placed.setdefault(found[:depth], {})
-            below[code] = below.get(code, 0) + 1
+        towards = self._books.towards(latent)
+        found = self._own_choice(towards)
+        if not self._left_below(found):
+            found = self._nearest_with_room(towards)
+        self._take(found)
         codes = found if self._policy == "reassign" else (*found, self._last_code(found))
         return np.array(codes, dtype=np.int16)
 
@@ -83,54 +120,44 @@ class Placement:
         room: int = self._size ** (self._levels - depth) * self._capacity
         return room
 
-    def _own_choice(self, latent: Float64Array) -> Prefix:
+    def _left_below(self, prefix: Prefix) -> int:
+        """Items that still fit below a prefix."""
+        left = self._left.get(prefix)
+        return self._room(len(prefix)) - len(self._trie.leaves_below(prefix)) if left is None else left
+
+    def _take(self, codes: Prefix) -> None:
+        self._total += 1
+        key = 0
+        for level, code in enumerate(codes):
+            prefix = codes[: level + 1]
+            left = self._left[prefix] = self._left_below(prefix) - 1
+            if not left:
+                self._full.add(level, key, code)
+            key = key * self._size + code
+
+    def _own_choice(self, towards: Float64Array) -> Prefix:
         """Residual quantisation, the nearest code of each level."""
-        residual, codes = latent, []
-        for book, squares in zip(self._codebooks, self._squares, strict=True):
-            code = int(np.argmin(squares - 2 * (book @ residual)))
-            residual = residual - book[code]
-            codes.append(code)
+        codes: list[int] = []
+        for level, distance in enumerate(towards):
+            for before, code in enumerate(codes):
+                distance = distance + self._books.cross[before, level, code]
+            codes.append(int(distance.argmin()))
         return tuple(codes)
 
-    def _nearest_with_room(self, latent: Float64Array) -> Prefix:
+    def _nearest_with_room(self, towards: Float64Array) -> Prefix:
         """Beams ascend by code, so that of equal distances the first one has the smaller codes."""
-        prefixes: list[Prefix] = [()]
-        nodes, residuals = np.zeros(1, dtype=np.int64), latent[None]
-        for level, (book, squares) in enumerate(zip(self._codebooks, self._squares, strict=True)):
-            distance = np.square(residuals).sum(axis=1)[:, None] - 2 * (residuals @ book.T) + squares
-            children = self._children(level, nodes)
-            distance[self._taken(level + 1, prefixes, children) >= self._room(level + 1)] = np.inf
+        keys, base = np.zeros(1, dtype=np.int64), np.zeros((1, 1))
+        codes: list[Int64Array] = []
+        for level, each in enumerate(towards):
+            distance = base + each  # less the latent's square, which all share
+            for before, code in enumerate(codes):
+                distance += self._books.cross[before, level, code]
+            self._full.close(level, keys, distance)
             pick = _smallest(distance.ravel(), BEAMS if level + 1 < self._levels else 1)
-            parent, code = pick // self._size, pick % self._size
-            prefixes = [(*prefixes[row], each) for row, each in zip(parent.tolist(), code.tolist(), strict=True)]
-            nodes, residuals = children.ravel()[pick], residuals[parent] - book[code]
-        return prefixes[0]
-
-    def _children(self, level: int, nodes: Int64Array) -> Int64Array:
-        """Trie nodes below nodes of a depth, by code, ``[beams, K]``; -1 where there is none."""
-        found = np.full((len(nodes), self._size), -1, dtype=np.int64)
-        known = np.flatnonzero(nodes >= 0)
-        start = self._trie.child_start[level]
-        first, end = (start[nodes[known] + step].astype(np.int64) for step in (0, 1))
-        count = end - first
-        child = np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())
-        found[np.repeat(known, count), self._trie.child_code[level][child]] = child
-        return found
-
-    def _taken(self, depth: int, parents: list[Prefix], nodes: Int64Array) -> Int64Array:
-        """Items below nodes of a depth ``[beams, K]``, those placed here included."""
-        low, is_known = np.maximum(nodes, 0), nodes >= 0
-        high = low + is_known
-        for start in self._trie.child_start[depth:]:
-            low, high = start[low], start[high]
-        taken = np.where(is_known, high - low, 0).astype(np.int64)
-        for row, prefix in enumerate(parents):
-            for code, count in self._placed.get(prefix, {}).items():
-                taken[row, code] += count
-        return taken
-
-    def _placed_at(self, codes: Prefix) -> int:
-        return self._placed.get(codes[:-1], {}).get(codes[-1], 0)
+            parent, last = pick // self._size, pick % self._size
+            codes = [*(code[parent] for code in codes), last]
+            keys, base = keys[parent] * self._size + last, distance.ravel()[pick, None]
+        return tuple(int(code[0]) for code in codes)
 
     def _last_code(self, codes: Prefix) -> int:
         """The smallest last code that no item of this tuple has."""
@@ -144,10 +171,67 @@ class Placement:
         return free
 
 
+class _Full:
+    """Which codes have no room left behind a prefix: in the trie, or since.
+
+    A prefix of c_1 … c_d is known by its *key*, the number that these digits write in base K.
+    """
+
+    def __init__(self, trie: Trie, levels: int, room: Callable[[int], int]) -> None:
+        self._trie, self._size = trie, trie.codebook_size
+        self._nodes = _full_nodes(trie, levels, room)
+        self._nothing = np.zeros(self._size, dtype=np.bool_)
+        self._masks: list[dict[int, BoolArray]] = [{} for _ in range(levels)]
+        self._keys = [np.zeros(1, dtype=np.int64)]  # of the trie's nodes by depth, ascending
+        for start, code in zip(trie.child_start[: levels - 1], trie.child_code, strict=False):
+            parents = np.repeat(self._keys[-1], np.diff(start))
+            self._keys.append(parents * self._size + code[: len(parents)])
+
+    def add(self, level: int, key: int, code: int) -> None:
+        """From now on a code has no room behind a prefix."""
+        mask = self._read(level, [key])[0]
+        if mask is self._nothing:
+            mask = self._masks[level][key] = mask.copy()
+        mask[code] = True
+
+    def close(self, level: int, keys: Int64Array, distance: Float64Array) -> None:
+        """Put codes without room behind these prefixes ``[beams]`` infinitely far, in ``[beams, K]``."""
+        if self._nodes[level] is not None or self._masks[level]:
+            np.putmask(distance, np.array(self._read(level, keys.tolist())), np.inf)
+
+    def _read(self, level: int, keys: list[int]) -> list[BoolArray]:
+        known = self._masks[level]
+        full = self._nodes[level]
+        if full is None:
+            return [known.get(key, self._nothing) for key in keys]
+        missing = [key for key in keys if key not in known]
+        node = np.searchsorted(self._keys[level], missing) if missing else ()
+        for key, each in zip(missing, node, strict=True):
+            mask = known[key] = self._nothing.copy()
+            if each < len(self._keys[level]) and self._keys[level][each] == key:
+                below = slice(*self._trie.child_start[level][each : each + 2])
+                mask[self._trie.child_code[level][below][full[below]]] = True
+        return [known[key] for key in keys]
+
+
+def _full_nodes(trie: Trie, levels: int, room: Callable[[int], int]) -> list[BoolArray | None]:
+    """Which of the trie's nodes at depth 1 … levels have no room, ``None`` where all have."""
+    begins = trie.child_start[-1]  # the leaf at which each node begins
+    found: list[BoolArray | None] = []
+    if levels == trie.levels:  # a leaf is an item, and takes all the room of its tuple
+        found.append(np.ones(trie.items, dtype=np.bool_))
+    for depth in range(levels - len(found), 0, -1):
+        full = np.diff(begins) >= room(depth)
+        found.append(full if full.any() else None)
+        begins = begins[trie.child_start[depth - 1]]
+    return found[::-1]
+
+
 def _smallest(values: Float64Array, count: int) -> Int64Array:
     """Places of the smallest finite values, ascending by place; of equal ones the first."""
     if count == 1:
-        return np.array([np.argmin(values)])
-    limit = np.partition(values, min(count, len(values)) - 1)[min(count, len(values)) - 1]
-    near = np.flatnonzero((values <= limit) & np.isfinite(values))
-    return np.sort(near[np.argsort(values[near], kind="stable")[:count]])
+        return np.array([values.argmin()])
+    count = min(count, len(values))
+    limit = np.partition(values, count - 1)[count - 1]
+    near = np.flatnonzero(values <= limit if limit < np.inf else values < np.inf)
+    return near if len(near) <= count else np.sort(near[np.argsort(values[near], kind="stable")[:count]])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from model_store import placement
 from model_store.catalogue import Catalogue, ItemPut
 from model_store.errors import CatalogueFull
-from model_store.placement import Placement
+from model_store.placement import Codebooks, Placement
 
 Policy = Literal["reassign", "token"]
 Tuple = tuple[int, ...]
@@ -72,7 +72,7 @@ def test_items_are_placed_as_by_brute_force_until_nothing_is_free(
     random = np.random.default_rng(seed)
     codebooks, known = random_codebooks(seed, levels, size), taken(random, levels, size, items)
     used = Counter(known)
-    places = Placement(catalogue_of(known, size), codebooks, "reassign")
+    places = Placement(catalogue_of(known, size), Codebooks.of(codebooks), "reassign")
     for latent in random.normal(size=(size**levels - items, 3)):
         expected = brute_force(latent, codebooks, used, capacity=1)
         assert tuple(places.place(latent).tolist()) == expected
@@ -88,7 +88,7 @@ def test_a_further_code_tells_items_of_a_tuple_apart(seed: int) -> None:
     known: list[Tuple] = [(0, 0, 0), (0, 0, 2), (2, 1, 1)]
     used = Counter(codes[:levels] for codes in known)
     everything = set(known)
-    places = Placement(catalogue_of(known, size), codebooks, "token")
+    places = Placement(catalogue_of(known, size), Codebooks.of(codebooks), "token")
     for latent in random.normal(size=(size ** (levels + 1) - len(known), 3)):
         expected = brute_force(latent, codebooks, used, capacity=size)
         free = min(set(range(size)) - {codes[-1] for codes in everything if codes[:levels] == expected})
@@ -114,11 +114,11 @@ def test_codes_do_not_depend_on_how_items_are_grouped(
     first: Tuple = (0,) * (levels + (policy == "token"))
     codebooks = np.random.default_rng(seed).integers(-2, 3, size=(levels, size, 2)).astype(np.float64)
     start = catalogue_of([first], size)
-    together = Placement(start, codebooks, policy)
+    together = Placement(start, Codebooks.of(codebooks), policy)
     in_one = [together.place(np.array(latent)).tolist() for latent in latents[: size**levels - 1]]
     catalogue, one_by_one = start, []
     for number, latent in enumerate(latents[: size**levels - 1]):
-        codes = Placement(catalogue, codebooks, policy).place(np.array(latent))
+        codes = Placement(catalogue, Codebooks.of(codebooks), policy).place(np.array(latent))
         catalogue = catalogue.with_changes([ItemPut(f"new-{number}", "", (), {}, codes)])
         one_by_one.append(codes.tolist())
     assert in_one == one_by_one
@@ -127,7 +127,7 @@ def test_codes_do_not_depend_on_how_items_are_grouped(
 
 def test_equal_distances_go_by_code() -> None:
     codebooks = np.array([[[1.0], [-1.0], [1.0]], [[0.5], [-0.5], [0.5]]])
-    places = Placement(catalogue_of([(0, 0)], 3), codebooks, "reassign")
+    places = Placement(catalogue_of([(0, 0)], 3), Codebooks.of(codebooks), "reassign")
     # 1.5 is reached by (0, 0), taken, (0, 2), (2, 0) and (2, 2); then by 0.5: (0, 1) and (2, 1).
     found = [tuple(places.place(np.array([1.5])).tolist()) for _ in range(5)]
     assert found == [(0, 2), (2, 0), (2, 2), (0, 1), (2, 1)]
@@ -140,5 +140,7 @@ def test_a_narrow_beam_still_finds_the_last_free_tuple(monkeypatch: pytest.Monke
     everything = list(itertools.product(range(size), repeat=levels))
     codebooks = random_codebooks(0, levels, size)
     for free in everything[:: size + 1]:
-        places = Placement(catalogue_of([codes for codes in everything if codes != free], size), codebooks, "reassign")
+        places = Placement(
+            catalogue_of([codes for codes in everything if codes != free], size), Codebooks.of(codebooks), "reassign"
+        )
         assert tuple(places.place(np.zeros(3)).tolist()) == free

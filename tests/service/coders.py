@@ -13,7 +13,7 @@ import numpy.typing as npt
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import ItemRefused
-from model_store.placement import Placement
+from model_store.placement import Codebooks, Placement
 from service.live_catalogue import ItemCoder
 from service.settings import Settings
 
@@ -29,7 +29,8 @@ class HashCoder:
     """Encodes by hash; items that are titled "refused", and embeddings that are not ``WIDTH`` long, are refused."""
 
     def __init__(self, levels: int = 3, codebook_size: int = 8, seed: int = 0) -> None:
-        self._codebooks = np.random.default_rng(seed).normal(size=(levels, codebook_size, WIDTH))
+        codes = np.random.default_rng(seed).normal(size=(levels, codebook_size, WIDTH))
+        self._codebooks = Codebooks.of(codes)
         self.encoded = 0
 
     def encode(

@@ -16,6 +16,12 @@ from service.engines.base import Found, SearchRequest
 from service.rules import RuleKey
 
 
+LARGEST_KEY = 8192
+"""Bytes of a key, about, above which an answer is not kept: filters may name 10,000 items, and rarely repeat."""
+
+_NAME_BYTES = 100  # of a category or an item id in a rule, with what Python adds
+
+
 class AnswerKey(NamedTuple):
     """What makes two questions about one catalogue the same."""
 
@@ -30,6 +36,11 @@ class AnswerKey(NamedTuple):
         """The key of a question at the model's full quality."""
         history, excluded = question.history[-max_history:].tobytes(), question.excluded.tobytes()
         return cls(history, excluded, rule, question.k, question.max_per_prefix)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, about."""
+        return len(self.history) + len(self.excluded) + _NAME_BYTES * self.rule.names
 
 
 class ResultCache:
@@ -73,8 +84,8 @@ class ResultCache:
         return found
 
     def keep(self, catalogue: Catalogue, key: AnswerKey, found: Found) -> None:
-        """Keep an answer, unless the catalogue has changed since it was asked for."""
-        if not self.is_on or catalogue is not self._catalogue:
+        """Keep an answer, unless the catalogue has changed since it was asked for, or the question is a long one."""
+        if not self.is_on or catalogue is not self._catalogue or key.size > LARGEST_KEY:
             return
         self._kept[key] = self._clock() + self._ttl_s, found
         self._kept.move_to_end(key)

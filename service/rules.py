@@ -42,6 +42,13 @@ class RuleKey:
         )
 
 
+    @property
+    def names(self) -> int:
+        """Categories, items and attributes that it names."""
+        parts = (self.categories, self.allow, self.categories_all, self.attributes)
+        return sum(len(part) for part in parts if part is not None)
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """A compiled rule of one catalogue. It never opens a hidden item."""

@@ -36,6 +36,19 @@ def test_the_least_recently_used_answer_goes_first() -> None:
     assert [rows(cache, CATALOGUE, newest) for newest in (1, 2, 3)] == [[1], None, [3]]
 
 
+def test_long_questions_are_not_kept() -> None:
+    cache = ResultCache(10, 60.0)
+    plain = key(1)
+    ids = [frozenset(f"item-{n}" for n in range(count)) for count in (50, 5000)]
+    short, long = (plain._replace(rule=RuleKey(allow=each)) for each in ids)
+    many = plain._replace(excluded=bytes(8 * 5000))
+    for asked in (short, long, many):
+        assert cache.find(CATALOGUE, asked) is None
+        cache.keep(CATALOGUE, asked, answer(1))
+    assert [cache.find(CATALOGUE, asked) is not None for asked in (short, long, many)] == [True, False, False]
+    assert len(cache) == 1
+
+
 def test_answers_grow_old() -> None:
     now = 100.0
     cache = ResultCache(2, 60.0, lambda: now)

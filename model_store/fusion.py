@@ -41,15 +41,20 @@ def scores(log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32], we
     return log_prob + np.float32(weight) * dense
 
 
-def boosted(
-    log_prob: npt.NDArray[np.float32], is_fresh: npt.NDArray[np.bool_], fresh_boost: float
-) -> npt.NDArray[np.float32]:
-    """Log-probabilities ``[…]`` as they enter :func:`scores`: of fresh items so many nats higher (below 0: lower).
+TEMPERATURE = 0.07
+"""About what cosines are divided by where they are trained: so much of one is a nat of the dense head."""
 
-    Fresh are items that came after training. It is a matter of exposure, not of probability: answers still tell the
-    ``log_prob`` without it.
+
+def boosted(
+    log_prob: npt.NDArray[np.float32], is_fresh: npt.NDArray[np.bool_], fresh_boost: float, weight: float
+) -> npt.NDArray[np.float32]:
+    """Log-probabilities ``[…]`` as they enter :func:`scores`, higher for items that came after training.
+
+    By ``fresh_boost`` nats of both scores together, ``fresh_boost * (1 + TEMPERATURE * weight)``, so that it means about
+    the same at any weight; below 0 it holds items back. It is a matter of exposure, not of probability: answers still
+    tell the ``log_prob`` without it.
     """
-    return np.where(is_fresh, log_prob + np.float32(fresh_boost), log_prob)
+    return np.where(is_fresh, log_prob + np.float32(fresh_boost * (1 + TEMPERATURE * weight)), log_prob)
 
 
 def ranking(log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.int64]:

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
         ge=-20,
         le=20,
         allow_inf_nan=False,
-        description="added to the `score` of items that came live, to show them more often (below 0: less); 0: nothing",
+        description="nats that raise the `score` of items that came live, to show them more often (below 0: less)",
     )
     result_cache_entries: int = Field(
         10_000, ge=0, le=10_000_000, description="answers kept for requests that repeat, about 1 KiB each, 16 at most; 0: none"

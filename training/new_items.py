@@ -37,8 +37,8 @@ from training.pipeline import Pipeline
 from training.progress import Progress
 from training.run_folder import RunFolder
 
-BOOSTS = (-1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""Values of ``fresh_boost`` that are compared: nats added to the scores of live items; below 0 it holds them back."""
+BOOSTS = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
+"""Values of ``fresh_boost`` that are compared, see :func:`model_store.fusion.boosted`."""
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -59,7 +59,7 @@ class Answers(NamedTuple):
             boost: Which catalogue rows get more.
             by: How much.
         """
-        raised = boosted(self.log_prob, boost[self.rows], by)
+        raised = boosted(self.log_prob, boost[self.rows], by, weight)
         order = ranking(raised, self.dense, weight)[:, :CUTOFF]
         rows = np.take_along_axis(self.rows, order, axis=1)
         is_answer = np.isfinite(np.take_along_axis(self.log_prob, order, axis=1))

@@ -16,7 +16,7 @@ class BoostRow:
     """What one ``fresh_boost`` gives and takes.
 
     Attributes:
-        fresh_boost: Added to the score of every live item.
+        fresh_boost: See :func:`model_store.fusion.boosted`.
         recall: Recall@10 of users whose next item is new.
         exposure: Share of new items among their answers.
         other_exposure: The same of the other users.

@@ -165,7 +165,7 @@ class Engine(ABC):
             log_prob, dense, weight = outputs.log_prob[at], outputs.dense[at], request.fusion.weight
             rows = catalogue.trie.leaf_item[outputs.leaves[at]].astype(np.int64)
             first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]
-            raised = boosted(log_prob, rows >= catalogue.trained, request.fresh_boost)
+            raised = boosted(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
             kept = best(raised, dense, weight, request.k, first_code, request.max_per_prefix)
             score = scores(raised[kept], dense[kept], weight)
             answers.append(Found(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model_store.fusion import DENSE_ITEMS, Fusion, best, boosted, dense_candidates, occurrence, scores
+from model_store.fusion import DENSE_ITEMS, TEMPERATURE, Fusion, best, boosted, dense_candidates, occurrence, scores
 from model_store.search_reference import Candidate, fused
 
 LOG_PROB = np.array([-1.0, -2.0, -np.inf, -4.0, -np.inf, -3.5], dtype=np.float32)
@@ -24,9 +24,16 @@ def test_the_weight_decides_between_both_scores(weight: float, k: int, expected:
 @pytest.mark.parametrize(("boost", "expected"), [(0.0, [0, 1, 5, 3]), (2.6, [1, 0, 3, 5]), (-3.0, [0, 5, 1, 3])])
 def test_fresh_items_are_raised_or_held_back_and_nothing_comes_of_nothing(boost: float, expected: list[int]) -> None:
     is_fresh = np.array([False, True, True, True, True, False])
-    raised = boosted(LOG_PROB, is_fresh, boost)
+    raised = boosted(LOG_PROB, is_fresh, boost, 0.0)
     assert raised.dtype == np.float32
     assert best(raised, DENSE, 0.0, 9).tolist() == expected
+
+
+@pytest.mark.parametrize("weight", [0.0, 8.0, 512.0])
+def test_a_boost_is_worth_the_same_at_any_weight(weight: float) -> None:
+    added = boosted(LOG_PROB, np.ones(6, dtype=np.bool_), 0.5, weight)[0] - LOG_PROB[0]
+    [a_nat_of_both] = scores(np.ones(1, dtype=np.float32), np.full(1, TEMPERATURE, dtype=np.float32), weight)
+    assert added == pytest.approx(0.5 * a_nat_of_both, rel=1e-5)
 
 
 def test_ties_keep_the_order_of_the_search() -> None:

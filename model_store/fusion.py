@@ -50,9 +50,9 @@ def boosted(
 ) -> npt.NDArray[np.float32]:
     """Log-probabilities ``[…]`` as they enter :func:`scores`, higher for items that came after training.
 
-    By ``fresh_boost`` nats of both scores together, ``fresh_boost * (1 + TEMPERATURE * weight)``, so that it means about
-    the same at any weight; below 0 it holds items back. It is a matter of exposure, not of probability: answers still
-    tell the ``log_prob`` without it.
+    By ``fresh_boost`` nats of both scores together, ``fresh_boost * (1 + TEMPERATURE * weight)``, so that it means
+    about the same at any weight; below 0 it holds items back. It is a matter of exposure, not of probability: answers
+    still tell the ``log_prob`` without it.
     """
     return np.where(is_fresh, log_prob + np.float32(fresh_boost * (1 + TEMPERATURE * weight)), log_prob)
 

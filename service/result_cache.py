@@ -15,7 +15,6 @@ from model_store.catalogue import Catalogue
 from service.engines.base import Found, SearchRequest
 from service.rules import RuleKey
 
-
 LARGEST_KEY = 8192
 """Bytes of a key, about, above which an answer is not kept: filters may name 10,000 items, and rarely repeat."""
 

@@ -41,7 +41,6 @@ class RuleKey:
             frozenset(rules.attributes or ()),
         )
 
-
     @property
     def names(self) -> int:
         """Categories, items and attributes that it names."""

@@ -57,7 +57,10 @@ class Settings(BaseSettings):
         description="nats that raise the `score` of items that came live, to show them more often (below 0: less)",
     )
     result_cache_entries: int = Field(
-        10_000, ge=0, le=10_000_000, description="answers kept for requests that repeat, about 1 KiB each, 16 at most; 0: none"
+        10_000,
+        ge=0,
+        le=10_000_000,
+        description="answers kept for requests that repeat, about 1 KiB each, 16 at most; 0: none",
     )
     result_cache_s: float = Field(300, gt=0, le=86_400, description="how long such an answer may be given again")
     rule_cache_entries: int = Field(

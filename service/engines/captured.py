@@ -6,6 +6,7 @@ CUDA graph and replayed with one launch. A CPU calls it again. Everything around
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,9 @@ Work = Callable[[], Sequence[Tensor]]
 
 WARM_UPS = 2
 """Plain calls before a capture: libraries choose and load their kernels, which a capture must not see."""
+
+_CAPTURING = threading.Lock()
+"""One capture at a time in a process, whichever engine it is for."""
 
 
 class Runner(ABC):
@@ -80,7 +84,8 @@ class CudaGraphs(Runner):
             work()
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with _CAPTURING, capture:
             outputs = work()
 
         def replay() -> Sequence[Tensor]:

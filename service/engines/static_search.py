@@ -191,7 +191,7 @@ class StaticSearch:
         return self._on_device((self.plan.largest.numbers,), torch.int64)
 
     def _on_device(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), self._runner.in_order():
             return torch.zeros(shape, dtype=dtype, device=self._device)
 
     def _moved(self, array: npt.NDArray[np.generic]) -> Tensor:

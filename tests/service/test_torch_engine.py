@@ -84,7 +84,7 @@ def requests(
     ]
 
 
-def same(mine: SearchOutputs, expected: SearchOutputs) -> None:
+def same(mine: SearchOutputs, expected: SearchOutputs, atol: float = 1e-5) -> None:
     """The same leaves with the same scores; rounding may swap two that are nearly equal."""
     for row, leaves in enumerate(expected.leaves):
         ours, theirs = np.argsort(mine.leaves[row]), np.argsort(leaves)
@@ -92,9 +92,9 @@ def same(mine: SearchOutputs, expected: SearchOutputs) -> None:
         for name in ("log_prob", "dense", "code_log_prob"):
             values = getattr(mine, name)[row][ours], getattr(expected, name)[row][theirs]
             found = leaves[theirs] >= 0
-            np.testing.assert_allclose(values[0][found], values[1][found], atol=1e-5, rtol=0)
+            np.testing.assert_allclose(values[0][found], values[1][found], atol=atol, rtol=0)
     beams = mine.log_prob[:, :WIDTH], expected.log_prob[:, :WIDTH]
-    np.testing.assert_allclose(*beams, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(*beams, atol=atol, rtol=0)
 
 
 def asked(engine: TorchEngine, items: Catalogue, rng: np.random.Generator, count: int, **kinds: int) -> SearchInputs:
@@ -258,6 +258,19 @@ def test_bf16_answers_nearly_like_fp32(config: ModelConfig, rng: np.random.Gener
         off = max(off, *(abs(scores[0][leaf] - scores[1][leaf]) for leaf in both))
     assert 0 < off < 0.1
     assert shared / 8 > 0.9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_replayed_graphs_answer_as_the_plain_search_on_a_cpu(
+    config: ModelConfig, rng: np.random.Generator
+) -> None:
+    given, catalogues = weights(random_recommender(config, seed=3)), [catalogue(items) for items in (ITEMS, 470)]
+    engine = TorchEngine(given, config, "cuda", PLAN)
+    batches = [(items, asked(engine, items, rng, count)) for count in (8, 1, 5, 9, 3) for items in catalogues]
+    with ThreadPoolExecutor(engine.searches) as threads:
+        found = list(threads.map(lambda batch: engine.compute(batch[1], batch[0]), batches))
+    for (items, inputs), outputs in zip(batches, found, strict=True):
+        same(outputs, plain(config, items)(inputs), atol=1e-4)
 
 
 def test_headroom_renumbers_nodes_and_masks(rng: np.random.Generator) -> None:

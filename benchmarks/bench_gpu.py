@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 import typer
 
-from benchmarks.paper_model import ServedModel, served_model
+from benchmarks.paper_model import USERS, ServedModel, served_model
 from model_store.console import new_app, run
 from model_store.errors import ConfigError
 from model_store.network.bound import BoundSearch
@@ -128,19 +128,20 @@ def chosen_device(device: str) -> str:
     Raises:
         ConfigError: There is none, or not that one.
     """
-    if device and not device.startswith("cuda"):
+    hint = "run it where a GPU and torch's CUDA build are; --device cpu --items 1500 --batches 8 shows that it works"
+    if device == "cpu":
         return device
     if not torch.cuda.is_available():
-        hint = (
-            "run it where a GPU and torch's CUDA build are; --device cpu --items 1500 --batches 8 shows that it works"
-        )
         raise ConfigError("bench-gpu needs a CUDA device, and torch sees none", hint)
+    known = ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if device and device not in known:
+        raise ConfigError(f"--device {device}: not among {', '.join(known)} and cpu", hint)
     return device or "cuda"
 
 
 def main(
     device: Annotated[str, typer.Option(help="cuda, cuda:1 or cpu; empty: the GPU.")] = "",
-    batches: Annotated[list[int], typer.Option(min=1, help="Batch sizes.")] = list(BATCHES),  # noqa: B006
+    batches: Annotated[list[int], typer.Option(min=1, max=USERS, help="Batch sizes.")] = list(BATCHES),  # noqa: B006
     items: Annotated[int, typer.Option(min=1500)] = 12_000,
     repeats: Annotated[int, typer.Option(min=1)] = 15,
     steps: Annotated[int, typer.Option(min=0, help="Training steps of the model before it is measured.")] = 60,

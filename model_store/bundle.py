@@ -21,8 +21,10 @@ from model_store.fusion import GENERATIVE_ALONE, Fusion
 from model_store.golden import GOLDEN, Golden, goldens_from_json
 from model_store.manifest import MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
 from model_store.storage import Entry, Folder
+from model_store.transitions import Transitions
 
 EMBEDDINGS = "embeddings.safetensors"
+TRANSITIONS = "transitions.safetensors"
 VECTORS = "vectors"
 """Tensor of :data:`EMBEDDINGS` with the unit-length vectors that dense scores compare users with."""
 
@@ -74,6 +76,10 @@ class Bundle:
     def weights(self) -> Tensors:
         """Tensors of tokenizer, recommender and heads by parameter name."""
         return read_tensors(self.read, "weights.safetensors")
+
+    def transitions(self) -> Transitions | None:
+        """Which items follow which; none in a bundle whose answers do not use it."""
+        return read_transitions(self.read, self.manifest.files, self.manifest.fusion)
 
     def embeddings(self) -> Tensors:
         """Tensors of ``embeddings.safetensors`` by name."""
@@ -131,6 +137,9 @@ def check_contents(read: Read, names: Iterable[str], config: ModelConfig, fusion
         BundleRefused: Names the first file that is wrong.
     """
     known = read_catalogue(read, config, fusion).row_of
+    memory = read_transitions(read, names, fusion)
+    if memory is not None and memory.items != len(known):
+        raise BundleRefused(f"{TRANSITIONS}: knows {memory.items} items, the catalogue has {len(known)}", REFUSED_HINT)
     goldens = goldens_from_json(read(GOLDEN))
     for number, golden in enumerate(goldens):
         if unknown := (set(golden.history) | set(golden.items)) - known.keys():
@@ -193,6 +202,17 @@ def _read_vectors(read: Read, config: ModelConfig, fusion: Fusion) -> npt.NDArra
     if not (np.abs(length - 1) < UNIT_TOLERANCE).all():  # negated, so that NaN is refused too
         raise BundleRefused(f"{EMBEDDINGS}: a row of {VECTORS} has no unit length", REFUSED_HINT)
     return vectors.astype(np.float32, copy=False)
+
+
+def read_transitions(read: Read, names: Iterable[str], fusion: Fusion) -> Transitions | None:
+    """Which items follow which, if there is such a file; answers that use it need it."""
+    if TRANSITIONS in names:
+        return Transitions.from_arrays(read_tensors(read, TRANSITIONS))
+    if fusion.transitions:
+        raise BundleRefused(
+            f"{TRANSITIONS}: missing, which fusion.transitions {fusion.transitions} needs", REFUSED_HINT
+        )
+    return None
 
 
 def read_tensors(read: Read, name: str) -> Tensors:

@@ -1,17 +1,22 @@
 """The fused answer: how log-probabilities of the search and dense scores of the same items become one ranking.
 
-    score(item) = log_prob(item) + weight * dense(item)
+    score(item) = log_prob(item) + weight * (dense(item) + transitions * transition(item))
 
-``dense`` is the cosine between the user's vector and the item's. Items that came live may get a ``fresh_boost`` on top
-(:func:`boosted`), which ranks candidates and finds none. Candidates are the beams and, up to
-:data:`DENSE_ITEMS` items, those with the highest dense scores. Evaluation and service rank through here.
+``dense`` is the cosine between the user's vector and the item's, and ``transition`` what :mod:`model_store.transitions`
+remembers of the history's successors. Items that came live may get a ``fresh_boost`` on top (:func:`boosted`), which
+ranks candidates and finds none. Candidates are the beams and, up to :data:`DENSE_ITEMS` items, those with the highest
+cosines. Evaluation and service rank through here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
+
+from model_store.transitions import Transitions, newest_items
 
 DENSE_ITEMS = 200_000
 """Largest catalogue of which every item gets a dense score; above it only beams are re-ranked."""
@@ -26,6 +31,26 @@ class Fusion(BaseModel):
         0.0, ge=0, description="of the dense score; 0: none, the search alone validated better and is what answers"
     )
     candidates: int = Field(0, ge=0, le=1000, description="n, items that join the beams for their dense score")
+    transitions: float = Field(0.0, ge=0, description="of the transition score, added to the dense one; 0: none")
+
+    def dense(
+        self,
+        cosine: npt.NDArray[np.float32],
+        memory: Transitions | None,
+        histories: Sequence[npt.NDArray[np.integer]],
+        rows: npt.NDArray[np.integer],
+    ) -> npt.NDArray[np.float32]:
+        """Dense scores of candidates ``[B, C]``: cosines, and what users' newest items say of them.
+
+        Args:
+            cosine: The search's dense scores, ``[B, C]``.
+            memory: Needed unless :attr:`transitions` is 0.
+            histories: Catalogue rows of B users, oldest first.
+            rows: The candidates' catalogue rows, ``[B, C]``.
+        """
+        if not self.transitions or memory is None:
+            return cosine
+        return cosine + np.float32(self.transitions) * memory.scores(newest_items(histories), rows)
 
 
 GENERATIVE_ALONE = Fusion()

@@ -36,7 +36,12 @@ REQUIRED_FILES = frozenset(
         "golden.json",  # histories with expected answers
     }
 )
-OPTIONAL_FILES = frozenset({"content.onnx"})  # attributes -> item embedding
+OPTIONAL_FILES = frozenset(
+    {
+        "content.onnx",  # attributes -> item embedding
+        "transitions.safetensors",  # which items follow which
+    }
+)
 REPORT_FILE = re.compile(r"report(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,4}")
 
 REFUSED_HINT = "restore the version from a backup, or publish it again; `etegrec-models rollback` serves the one before"

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue import Catalogue
-from model_store.fusion import Fusion
 from model_store.trie import RuleMask
 from service.engines.base import Found, SearchRequest
 from service.reload import Serving
@@ -104,7 +103,8 @@ def questions(question: SearchRequest, mask: RuleMask, answers: int) -> list[Sea
         rule=mask,
         excluded=question.excluded[:0],
         max_per_prefix=None,
-        fusion=Fusion(weight=question.fusion.weight),  # every answer is a beam: no need for dense candidates
+        # Every answer is a beam: no need for dense candidates.
+        fusion=question.fusion.model_copy(update={"candidates": 0}),
     )
     history = question.history
     places = range(max(0, len(history) - LEFT_OUT), len(history)) if len(history) > 1 else ()

@@ -18,6 +18,7 @@ from model_store.fusion import DENSE_ITEMS, Fusion
 from model_store.golden import Answer, Golden, compare
 from model_store.manifest import Manifest
 from model_store.packed import PackedStrings
+from model_store.transitions import Transitions
 from service.engines.base import BEAM_WIDTHS, Engine, SearchRequest
 from service.engines.buckets import Plan, batch_sizes, history_lengths
 from service.live_catalogue import Encoded, ItemCoder, LiveCatalogue, Placer
@@ -38,6 +39,8 @@ class LoadedModel:
     catalogue: Catalogue
     engine: Engine
     rules: Rules
+    transitions: Transitions | None = None
+    """Which items follow which, as the answers of this version use it."""
     live: LiveCatalogue | None = None
     """Where in the change stream ``catalogue`` is; none for one as trained."""
 
@@ -73,7 +76,7 @@ class LoadedModel:
         Catalogues beyond :data:`~model_store.fusion.DENSE_ITEMS` get their beams re-ranked and nothing more.
         """
         if len(self.catalogue) > DENSE_ITEMS:
-            return Fusion(weight=self.manifest.fusion.weight)
+            return self.manifest.fusion.model_copy(update={"candidates": 0})
         return _fusion(self.manifest, beam_width)
 
 
@@ -121,7 +124,7 @@ def _fusion(manifest: Manifest, beam_width: int) -> Fusion:
     """For catalogues of which every item gets a dense score."""
     fitted = manifest.fusion
     candidates = math.ceil(fitted.candidates * beam_width / manifest.config.beam_width) if fitted.weight else 0
-    return Fusion(weight=fitted.weight, candidates=candidates)
+    return fitted.model_copy(update={"candidates": candidates})
 
 
 class KnownItemsOnly:
@@ -186,7 +189,8 @@ def load_model(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener:
     engine = opener(bundle, settings)
     try:
         engine.bind(catalogue)
-        model = LoadedModel(bundle.manifest, catalogue, engine, Rules(catalogue, settings.rule_cache_entries))
+        rules = Rules(catalogue, settings.rule_cache_entries)
+        model = LoadedModel(bundle.manifest, catalogue, engine, rules, bundle.transitions())
         replay_goldens(model, bundle.goldens())
         return model
     except BaseException:
@@ -218,6 +222,7 @@ def _answer(model: LoadedModel, golden: Golden) -> Answer:
         excluded=np.empty(0, dtype=np.int64),
         catalogue=catalogue,
         fusion=model.fusion(beam_width),
+        transitions=model.transitions,
     )
     inputs = engine.prepare([request], catalogue)
     [found] = engine.finish(engine.compute(inputs, catalogue), [request], catalogue)

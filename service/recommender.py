@@ -68,6 +68,7 @@ class _Asked(NamedTuple):
             catalogue=self.model.catalogue,
             max_per_prefix=self.request.max_per_prefix,
             fusion=self.model.fusion(beam_width),
+            transitions=self.model.transitions,
             fresh_boost=self.fresh_boost,
         )
 

@@ -204,6 +204,14 @@ def _measure(pipeline: Pipeline, unseen: Split) -> Metrics:
     fusion = Fusion(**pipeline.evaluate().fusion)  # fitted on validation users, who are seen ones
     codes, vectors = learner.assignment.codes, learner.vectors
     with pipeline.progress.track("Evaluating unseen users", 1) as bar:
-        found = search_split(learner.recommender, codes, unseen, width, vectors, fusion.candidates)
+        found = search_split(
+            learner.recommender,
+            codes,
+            unseen,
+            width,
+            vectors,
+            fusion.candidates,
+            transitions=pipeline.transitions,
+        )
         bar.advance(1)
     return {"generative": found.ranks().summary(), "fused": found.ranks(fusion).summary()}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import torch
 from pydantic import JsonValue
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from model_store.bundle import EMBEDDINGS, VECTORS
+from model_store.bundle import EMBEDDINGS, TRANSITIONS, VECTORS
 from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.content import CONTENT, content_features
@@ -26,6 +29,7 @@ from model_store.network.search import BeamSearch
 from model_store.publish import publish
 from model_store.registry import Store
 from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
+from model_store.transitions import Transitions
 from training.content import ContentModel, fit_content, has_content, padded
 from training.export import export_content, export_search, export_tokenizer
 from training.learner import Learner
@@ -105,6 +109,7 @@ def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
         EMBEDDINGS: save(
             {"embeddings": learner.embeddings.cpu().contiguous(), VECTORS: torch.from_numpy(learner.vectors)}
         ),
+        TRANSITIONS: save_arrays(pipeline.transitions.arrays()),
         "catalogue.parquet": catalogue.to_parquet(),
         "golden.json": goldens_to_json(goldens),
         **write_report(pipeline),
@@ -194,7 +199,8 @@ def _goldens(pipeline: Pipeline, catalogue: Catalogue, search: bytes) -> list[Go
     encoded = encode_histories(histories, catalogue.trie.item_leaf, model.recommender.max_history)
     inputs = search_inputs(encoded, catalogue.trie, model.beam_width, candidates=fusion.candidates)
     torch_search = BoundSearch(BeamSearch(pipeline.learner.recommender.eval()), catalogue.trie, catalogue.vectors)
-    expected = _answers(catalogue, torch_search(inputs), fusion)
+    answers = partial(_answers, catalogue, fusion, pipeline.transitions, histories)
+    expected = answers(torch_search(inputs))
     goldens = [
         Golden(
             history=tuple(catalogue.item_ids[row] for row in history),
@@ -204,7 +210,7 @@ def _goldens(pipeline: Pipeline, catalogue: Catalogue, search: bytes) -> list[Go
         )
         for history, answer in zip(histories, expected, strict=True)
     ]
-    compare(goldens, _answers(catalogue, _onnx_outputs(search, inputs, catalogue, model), fusion))
+    compare(goldens, answers(_onnx_outputs(search, inputs, catalogue, model)))
     return goldens
 
 
@@ -215,11 +221,18 @@ def _onnx_outputs(graph: bytes, inputs: SearchInputs, catalogue: Catalogue, mode
     return SearchOutputs(*onnxruntime.InferenceSession(graph).run(None, feed))
 
 
-def _answers(catalogue: Catalogue, outputs: SearchOutputs, fusion: Fusion) -> Sequence[Answer]:
-    answers = []
-    for leaves, log_prob, dense in zip(*outputs[:3], strict=True):
+def _answers(
+    catalogue: Catalogue,
+    fusion: Fusion,
+    transitions: Transitions,
+    histories: Sequence[npt.NDArray[np.integer]],
+    outputs: SearchOutputs,
+) -> Sequence[Answer]:
+    rows, answers = catalogue.trie.leaf_item[outputs.leaves], []
+    scored = fusion.dense(outputs.dense, transitions, histories, rows)
+    for found, log_prob, dense in zip(rows, outputs.log_prob, scored, strict=True):
         kept = best(log_prob, dense, fusion.weight, GOLDEN_ITEMS)
-        item_ids = tuple(catalogue.item_ids[row] for row in catalogue.trie.leaf_item[leaves[kept]].tolist())
+        item_ids = tuple(catalogue.item_ids[row] for row in found[kept].tolist())
         score = scores(log_prob[kept], dense[kept], fusion.weight)
         answers.append(Answer(item_ids, tuple(score.tolist()), tuple(log_prob[kept].tolist())))
     return answers

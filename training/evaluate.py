@@ -17,6 +17,7 @@ from model_store.network.bound import BoundSearch
 from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
 from model_store.search_interface import search_inputs
+from model_store.transitions import Transitions, newest_items
 from model_store.trie import Trie
 from training.data.dataset import Split
 from training.metrics import Ranks, ndcg
@@ -30,6 +31,9 @@ WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 
 """Fusion weights that are tried besides 0. Cosines lie in -1 … 1 and were trained under a temperature of about 0.07,
 so 1 / 0.07 is where a nat of the search and a nat of the dense head weigh the same."""
 
+TRANSITIONS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06)
+"""Weights of the transition score tried with each of them; it is in nats, which are about 0.07 in a cosine."""
+
 FIT_CUTOFF = 10
 
 
@@ -39,7 +43,8 @@ class SearchResults:
 
     is_target: npt.NDArray[np.bool_]  # [2, n, C]
     log_prob: npt.NDArray[np.float32]  # [2, n, C]
-    dense: npt.NDArray[np.float32]  # [2, n, C]
+    dense: npt.NDArray[np.float32]  # [2, n, C], cosines
+    transition: npt.NDArray[np.float32]  # [2, n, C], see model_store.transitions
     beam_width: int
 
     @property
@@ -49,17 +54,28 @@ class SearchResults:
 
     def ranks(self, fusion: Fusion = GENERATIVE_ALONE) -> Ranks:
         """Rank of every target among the answers under a fusion; with weight 0 the beams alone are the answers."""
-        return Ranks(self._ranks(0, fusion.weight), self._ranks(1, fusion.weight))
+        return Ranks(self._ranks(0, fusion), self._ranks(1, fusion))
 
     def fit(self) -> Fusion:
-        """The fusion with the best NDCG@10 (first protocol); ties go to the smaller weight, generative alone first."""
-        found = {weight: ndcg(self._ranks(0, weight), FIT_CUTOFF) for weight in (0.0, *WEIGHTS)}
-        weight = max(found, key=lambda each: (found[each], -each))
-        return Fusion(weight=weight, candidates=self.joined) if weight else GENERATIVE_ALONE
+        """The fusion with the best NDCG@10 (first protocol); ties go to smaller weights, generative alone first."""
+        remembers = self.transition.any()
+        tried = [
+            GENERATIVE_ALONE,
+            *(
+                Fusion(weight=weight, candidates=self.joined, transitions=share)
+                for weight in WEIGHTS
+                for share in (TRANSITIONS if remembers else (0.0,))
+            ),
+        ]
+        found = [ndcg(self._ranks(0, fusion), FIT_CUTOFF) for fusion in tried]
+        return tried[int(np.argmax(found))]  # the first of the best
 
-    def _ranks(self, protocol: int, weight: float) -> Int64Array:
-        places = slice(None) if weight else slice(self.beam_width)
-        order = ranking(self.log_prob[protocol, :, places], self.dense[protocol, :, places], weight)
+    def _ranks(self, protocol: int, fusion: Fusion) -> Int64Array:
+        places = slice(None) if fusion.weight else slice(self.beam_width)
+        dense = self.dense[protocol, :, places]
+        if fusion.transitions:
+            dense = dense + np.float32(fusion.transitions) * self.transition[protocol, :, places]
+        order = ranking(self.log_prob[protocol, :, places], dense, fusion.weight)
         hit = np.take_along_axis(self.is_target[protocol, :, places], order, axis=1)
         return np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int64)
 
@@ -72,6 +88,7 @@ def search_split(
     vectors: npt.NDArray[np.float32] | None = None,
     candidates: int = 0,
     seen_excluded: bool = True,
+    transitions: Transitions | None = None,
 ) -> SearchResults:
     """Search for every user of a split.
 
@@ -85,18 +102,19 @@ def search_split(
         vectors: Unit length, ``[items, d_s]``, for dense scores and recommenders that read vectors.
         candidates: Dense candidates that join the beams.
         seen_excluded: Whether to search the second protocol too; if not, it repeats the first.
+        transitions: Which items follow which; without it, all transition scores are 0.
     """
     trie = Trie.build(codes, recommender.code_embedding.shape[1])
     search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors)
     shape = (2, len(split.targets), beam_width + candidates)
-    found = SearchResults(
-        np.empty(shape, np.bool_), np.empty(shape, np.float32), np.empty(shape, np.float32), beam_width
-    )
+    log_prob, dense, transition = np.zeros((3, *shape), dtype=np.float32)
+    found = SearchResults(np.empty(shape, np.bool_), log_prob, dense, transition, beam_width)
     order = np.argsort([len(history) for history in split.histories], kind="stable")
     for start in range(0, len(order), USERS_AT_ONCE):
         rows = order[start : start + USERS_AT_ONCE]
         histories, targets = [split.histories[row] for row in rows], split.targets[rows]
         encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
+        newest = newest_items(histories)
         others = [np.unique(seen[seen != target]) for seen, target in zip(histories, targets, strict=True)]
         for protocol, excluded in enumerate(((), others) if seen_excluded else ((),)):
             outputs = search(search_inputs(encoded, trie, beam_width, excluded_items=excluded, candidates=candidates))
@@ -104,6 +122,8 @@ def search_split(
             found.is_target[places] = outputs.leaves == trie.item_leaf[targets][:, None]
             found.log_prob[places] = outputs.log_prob
             found.dense[places] = outputs.dense
+            if transitions is not None:
+                found.transition[places] = transitions.scores(newest, trie.leaf_item[outputs.leaves])
     return found
 
 

@@ -174,7 +174,7 @@ class NewItems:
 
     def _search(self, catalogue: Catalogue, split: Split, is_open: BoolArray | None = None) -> Answers:
         """Candidates for every user, those of the history excluded, the target never."""
-        fusion, width = self.bundle.manifest.fusion, self.config.model.beam_width
+        fusion, width, memory = self.bundle.manifest.fusion, self.config.model.beam_width, self.bundle.transitions()
         trie, recommender = catalogue.trie, self.pipeline.learner.recommender.eval()
         search = BoundSearch(BeamSearch(recommender), trie, catalogue.vectors)
         rules = [trie.everything if is_open is None else trie.mask(is_open)]
@@ -189,7 +189,8 @@ class NewItems:
             inputs = search_inputs(encoded, trie, width, rules, (), seen, candidates=fusion.candidates)
             outputs = search(inputs)
             found.rows[users] = trie.leaf_item[outputs.leaves]
-            found.log_prob[users], found.dense[users] = outputs.log_prob, outputs.dense
+            found.log_prob[users] = outputs.log_prob
+            found.dense[users] = fusion.dense(outputs.dense, memory, histories, found.rows[users])
         return found
 
     def _ranks(self, found: Answers, split: Split, boost: float = 0.0) -> Int64Array:

@@ -17,6 +17,7 @@ from model_store.config import ModelConfig
 from model_store.errors import CheckpointError, ConfigError
 from model_store.fusion import GENERATIVE_ALONE, dense_candidates
 from model_store.network.tokenizer import Tokenizer
+from model_store.transitions import Transitions
 from training import distributed
 from training.checkpoint import State, checkpoint_name, seconds_spent
 from training.codebooks import pretrain_tokenizer
@@ -35,6 +36,7 @@ from training.report.ranks import RANKS, TestRanks
 from training.report.survival import sampled_codes_kept
 from training.run_folder import RunFolder
 from training.sasrec import Sasrec, evaluate_sasrec, train_sasrec
+from training.transitions import count_transitions
 
 EVALUATION = "evaluation.json"
 UNSEEN = "unseen.json"
@@ -169,6 +171,11 @@ class Pipeline:
         alone = {"tokenizer": "frozen", "dense_weight": 0.0, "constrained": False, "distillation": 0.0}
         return self._trained("tiger_", model, joint.model_copy(update=alone))
 
+    @cached_property
+    def transitions(self) -> Transitions:
+        """Which items follow which in training sequences. Counted anew whenever needed: it takes seconds."""
+        return count_transitions(self.dataset.training_sequences(), self.dataset.n_items)
+
     def train(self, tiger: bool = False) -> None:
         """All stages before ``evaluate``: several processes do them together, the first one alone goes on."""
         _ = self.learner
@@ -249,7 +256,9 @@ class Pipeline:
                 if tiger is not None:
                     rows["tiger"] = generative_ranks(tiger.recommender, tiger.assignment.codes, split, width)
                     bar.advance(1)
-                found = search_split(learner.recommender, codes, split, width, vectors, joining)
+                found = search_split(
+                    learner.recommender, codes, split, width, vectors, joining, transitions=self.transitions
+                )
                 fusion = found.fit() if name == "valid" else fusion
                 rows |= {"generative": found.ranks(), "fused": found.ranks(fusion)}
                 bar.advance(1)

@@ -154,7 +154,15 @@ def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
     judged = np.flatnonzero([len(history) and target >= 0 for history, target in zip(histories, targets, strict=True)])
     part = Split([histories[user].astype(np.int32) for user in judged], targets[judged].astype(np.int32), judged)
     width, fusion = bundle.config.beam_width, bundle.manifest.fusion
-    found = search_split(recommender, catalogue.codes, part, width, catalogue.vectors, fusion.candidates)
+    found = search_split(
+        recommender,
+        catalogue.codes,
+        part,
+        width,
+        catalogue.vectors,
+        fusion.candidates,
+        transitions=bundle.transitions(),
+    )
     return found.ranks(fusion).spread_over(len(targets), judged).summary()
 
 

@@ -20,6 +20,7 @@ from model_store.exclusions import closed_nodes
 from model_store.fusion import GENERATIVE_ALONE, Fusion, best, boosted, scores
 from model_store.history import encode_histories
 from model_store.search_interface import SearchInputs, SearchOutputs, search_inputs
+from model_store.transitions import Transitions
 from model_store.trie import RuleMask
 
 HISTORY_BUCKETS = (8, 16, 24, 32, 50)
@@ -53,6 +54,7 @@ class SearchRequest:
         catalogue: What the rows and the rule speak of; batches never mix catalogues.
         max_per_prefix: Answers that may share a first code; ``None``: any number.
         fusion: How dense scores enter the answer.
+        transitions: Which items follow which, if the fusion uses it.
         fresh_boost: What items that came live get on top, see :func:`model_store.fusion.boosted`.
     """
 
@@ -64,6 +66,7 @@ class SearchRequest:
     catalogue: Catalogue
     max_per_prefix: int | None = None
     fusion: Fusion = GENERATIVE_ALONE
+    transitions: Transitions | None = None
     fresh_boost: float = 0.0
 
 
@@ -160,10 +163,12 @@ class Engine(ABC):
 
     def finish(self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue) -> list[Found]:
         """Rank what was found and map it back to catalogue rows, one :class:`Found` a request."""
-        answers = []
+        answers, histories = [], [request.history for request in requests]
+        found = catalogue.trie.leaf_item[outputs.leaves[: len(requests)]].astype(np.int64)  # [B, C]
+        # All requests of a batch are of one model.
+        scored = requests[0].fusion.dense(outputs.dense[: len(requests)], requests[0].transitions, histories, found)
         for at, request in enumerate(requests):
-            log_prob, dense, weight = outputs.log_prob[at], outputs.dense[at], request.fusion.weight
-            rows = catalogue.trie.leaf_item[outputs.leaves[at]].astype(np.int64)
+            log_prob, dense, rows, weight = outputs.log_prob[at], scored[at], found[at], request.fusion.weight
             first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]
             raised = boosted(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
             kept = best(raised, dense, weight, request.k, first_code, request.max_per_prefix)

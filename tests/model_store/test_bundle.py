@@ -11,11 +11,21 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from model_store.bundle import EMBEDDINGS, VECTORS, Bundle, check_contents, load_bundle, read_catalogue
+from model_store.bundle import (
+    EMBEDDINGS,
+    TRANSITIONS,
+    VECTORS,
+    Bundle,
+    check_contents,
+    load_bundle,
+    read_catalogue,
+    read_transitions,
+)
 from model_store.errors import BundleRefused, VersionNotFound
 from model_store.fusion import Fusion
 from model_store.golden import goldens_to_json
 from model_store.registry import Store
+from model_store.transitions import Transitions
 from tests.model_store.bundles import (
     bundle_files,
     publish_small,
@@ -266,6 +276,30 @@ def test_vectors_come_with_the_catalogue_and_fused_answers_need_them() -> None:
     reader = small_config().model_copy(update={"recommender": shape})
     with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: lacks vectors, as which histories are read"):
         check_contents(without.__getitem__, without, reader)
+
+
+def with_transitions(items: int) -> Files:
+    """A memory in which item 1 follows item 0."""
+    start = np.repeat([0, 1], [1, items]).astype(np.int64)
+    known = Transitions(start, np.array([1], dtype=np.int32), np.array([0.5], dtype=np.float32))
+    return with_vectors(unit_vectors())() | {TRANSITIONS: safetensors.numpy.save(known.arrays())}
+
+
+def test_a_memory_of_what_follows_what_is_read_and_checked() -> None:
+    fusion, items = Fusion(weight=2.0, candidates=20, transitions=0.02), len(unit_vectors())
+    files = with_transitions(items)
+    check_contents(files.__getitem__, files, small_config(), fusion)
+    memory = read_transitions(files.__getitem__, files, fusion)
+    assert memory is not None
+    assert memory.successor.tolist() == [1]
+    wrong, problem = with_transitions(items + 1), f"knows {items + 1} items, the catalogue has {items}"
+    with pytest.raises(BundleRefused, match=problem):
+        check_contents(wrong.__getitem__, wrong, small_config(), fusion)
+    without = with_vectors(unit_vectors())()
+    with pytest.raises(
+        BundleRefused, match=r"transitions\.safetensors: missing, which fusion\.transitions 0\.02 needs"
+    ):
+        check_contents(without.__getitem__, without, small_config(), fusion)
 
 
 def test_reading_bundles_needs_no_torch(pristine: tuple[Path, str, str]) -> None:

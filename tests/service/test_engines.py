@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from model_store.bundle import TRANSITIONS
 from model_store.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from model_store.fusion import GENERATIVE_ALONE, Fusion
@@ -28,20 +29,24 @@ from tests.model_store.bundles import bundle_files, small_catalogue
 from tests.search.worlds import random_recommender, random_vectors, reference, small_config
 from tests.service.harness import serving
 from training.export import export_search
+from training.transitions import count_transitions
 
 CONFIG = small_config(layers=1)
 CODED = small_catalogue(items=60, codebook_size=CONFIG.tokenizer.codebook_size)
 CATALOGUE = replace(CODED, vectors=random_vectors(np.random.default_rng(7), CONFIG, 60))
 FUSION = Fusion(weight=3.0, candidates=CONFIG.beam_width)
+REMEMBERING = Fusion(weight=3.0, candidates=CONFIG.beam_width, transitions=0.5)
+MEMORY = count_transitions([np.random.default_rng(8).integers(0, 60, 2_000)], 60)
 NOTHING = np.empty(0, dtype=np.int64)
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[Fusion, Path]:
-    """The same network, once with generative answers and once with fused ones."""
+    """One network with generative answers, with fused ones, and with fused ones that remember what follows what."""
     folder = tmp_path_factory.mktemp("real")
     graph = export_search(random_recommender(CONFIG, seed=3))
-    return {fusion: publish_real(folder / str(fusion.weight), graph, fusion) for fusion in (GENERATIVE_ALONE, FUSION)}
+    fusions = GENERATIVE_ALONE, FUSION, REMEMBERING
+    return {fusion: publish_real(folder / str(place), graph, fusion) for place, fusion in enumerate(fusions)}
 
 
 @pytest.fixture
@@ -59,6 +64,7 @@ def publish_real(folder: Path, graph: bytes, fusion: Fusion) -> Path:
         "weights.safetensors": safetensors.numpy.save(weights),
         "search.onnx": graph,
         "golden.json": goldens_to_json(goldens),
+        TRANSITIONS: safetensors.numpy.save(MEMORY.arrays()),
     }
     described = Description(config=CONFIG, data=DataSummary(name="random", fingerprint="0" * 64), fusion=fusion)
     opened = Store(folder)
@@ -68,7 +74,9 @@ def publish_real(folder: Path, graph: bytes, fusion: Fusion) -> Path:
 
 def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
     everything = CATALOGUE.trie.everything
-    request = SearchRequest(np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, CATALOGUE, fusion=fusion)
+    request = SearchRequest(
+        np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, CATALOGUE, fusion=fusion, transitions=MEMORY
+    )
     inputs = engine.prepare([request], CATALOGUE)
     [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
     return Golden(
@@ -80,7 +88,7 @@ def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION], ids=["generative", "fused"])
+@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION, REMEMBERING], ids=["generative", "fused", "remembering"])
 async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusion, Path], fusion: Fusion) -> None:
     store = stores[fusion]
     asked = [
@@ -103,6 +111,23 @@ async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusio
         assert all((each["score"] == each["log_prob"]) == (fusion.weight == 0) for each in onnx)
     by_category = [CATALOGUE.row_of[each] % 3 for each in ids(answers["onnx"][1])]
     assert by_category == [1] * 10
+
+
+@pytest.mark.anyio
+async def test_what_followed_the_history_adds_to_the_score(stores: dict[Fusion, Path]) -> None:
+    asked = {"history": ["item-4", "item-8"], "k": 20}
+    scores = {}
+    for fusion in (FUSION, REMEMBERING):
+        async with serving(stores[fusion], engine="onnx", threads=1) as (client, _):
+            answer = (await client.post("/recommend", json=asked)).json()["items"]
+            scores[fusion] = {each["item_id"]: each["score"] for each in answer}
+    both = sorted(scores[FUSION].keys() & scores[REMEMBERING].keys())
+    rows = np.array([[CATALOGUE.row_of[item_id] for item_id in both]])
+    added = REMEMBERING.weight * REMEMBERING.transitions * MEMORY.scores(np.array([[4, 8]]), rows)[0]
+    assert added.any()
+    found = [scores[REMEMBERING][item_id] - scores[FUSION][item_id] for item_id in both]
+    assert found == pytest.approx(added.tolist(), abs=1e-4)
+    assert list(scores[FUSION]) != list(scores[REMEMBERING])
 
 
 @pytest.mark.anyio

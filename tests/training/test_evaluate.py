@@ -7,10 +7,12 @@ import pytest
 from model_store.config import ModelConfig
 from model_store.fusion import GENERATIVE_ALONE, Fusion
 from model_store.search_reference import fused
+from model_store.transitions import newest_items
 from tests.search.worlds import random_codes, random_recommender, random_vectors, reference, small_config
 from training.data.dataset import Split
 from training.evaluate import USERS_AT_ONCE, SearchResults, generative_ranks, sample_split, search_split
 from training.metrics import Ranks
+from training.transitions import count_transitions
 
 ITEMS, WIDTH = 60, 8
 
@@ -75,11 +77,14 @@ def test_fused_ranks_equal_the_references(weight: float) -> None:
     assert (found.ranks().all_items != ranks.all_items).any() == bool(weight)
 
 
-def scored_targets(log_prob: list[list[float]], dense: list[list[float]], beam_width: int) -> SearchResults:
+def scored_targets(
+    log_prob: list[list[float]], dense: list[list[float]], beam_width: int, transition: list[list[float]] | None = None
+) -> SearchResults:
     """Users whose target is the second of their candidates."""
+    zeros = np.zeros_like(dense).tolist()
     is_target = np.zeros((2, len(log_prob), len(log_prob[0])), dtype=np.bool_)
     is_target[:, :, 1] = True
-    both = [np.array([values, values], dtype=np.float32) for values in (log_prob, dense)]
+    both = [np.array([values, values], dtype=np.float32) for values in (log_prob, dense, transition or zeros)]
     return SearchResults(is_target, *both, beam_width)
 
 
@@ -98,6 +103,32 @@ def test_generative_alone_is_fitted_where_dense_scores_mislead_or_change_nothing
     assert misleading.fit() == GENERATIVE_ALONE
     indifferent = scored_targets([[-3.0, -2.0, -np.inf]], [[0.5, 0.5, 0.0]], beam_width=2)
     assert indifferent.fit() == GENERATIVE_ALONE
+
+
+def test_what_follows_what_is_weighed_on_validation_too() -> None:
+    # Cosines alone never lift the target; 30 nats of memory do, once they weigh more than 0.3 / 30 of a cosine.
+    results = scored_targets([[-1.0, -1.0]], [[0.8, 0.5]], beam_width=2, transition=[[0.0, 30.0]])
+    fitted = results.fit()
+    assert fitted == Fusion(weight=0.5, candidates=0, transitions=0.02)
+    assert results.ranks(fitted).all_items.tolist() == [0]
+    assert results.ranks(Fusion(weight=0.5)).all_items.tolist() == [1]
+
+
+def test_transition_scores_are_those_of_the_memory() -> None:
+    config = small_config(2, 9)
+    rng = np.random.default_rng(6)
+    codes, split = random_codes(rng, config, ITEMS), make_split(rng, 20)
+    vectors = random_vectors(rng, config, ITEMS)
+    memory = count_transitions(split.histories, ITEMS)
+    net = random_recommender(config, 3)
+    found = search_split(net, codes, split, WIDTH, vectors, 6, transitions=memory)
+    assert not search_split(net, codes, split, WIDTH, vectors, 6).transition.any()
+    of_targets = memory.scores(newest_items(split.histories), split.targets[:, None])[:, 0]
+    for row in range(20):
+        for protocol in range(2):
+            hit = found.transition[protocol, row][found.is_target[protocol, row]]
+            np.testing.assert_array_equal(hit, of_targets[[row] * len(hit)])
+    assert found.transition[found.is_target].any()
 
 
 def test_users_beyond_one_batch_keep_their_order() -> None:

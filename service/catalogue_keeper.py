@@ -28,6 +28,9 @@ from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
+BULK_STEP, BULK_SHARE = 1024, 256
+"""Items of a bulk upload that are applied together, or the share of the catalogue that they are, whichever is more:
+single changes wait for no more than those, and each step copies the catalogue."""
 SHOWN_LINES = 100
 """Wrong lines of a bulk upload that are listed at most."""
 _UNKNOWN = "the catalogue has no item with this id"
@@ -194,14 +197,17 @@ class CatalogueKeeper:
             if len(new) > live.room:
                 raise CatalogueIsFull(live.room)
             await asyncio.to_thread(_check_all, live, lines, new)
-            revision = await self._append_all([line.change for line in lines])
-            await self._reached(revision)
+            revision = await self._write_all([line.change for line in lines])
         return BulkWritten(len(lines), len(new), revision, _ms_since(started))
 
-    async def _append_all(self, changes: Sequence[RawChange]) -> int:
-        revision = 0
-        for start in range(0, len(changes), APPEND_LIMIT):
-            revision = (await self._append(changes[start : start + APPEND_LIMIT])).revision
+    async def _write_all(self, changes: Sequence[RawChange]) -> int:
+        """Part by part, each applied before the next is appended: what others write meanwhile comes in between."""
+        revision, size = 0, max(BULK_STEP, len(self._ready()[0].catalogue) // BULK_SHARE)
+        for start in range(0, len(changes), size):
+            part = changes[start : start + size]
+            for at in range(0, len(part), APPEND_LIMIT):
+                revision = (await self._append(part[at : at + APPEND_LIMIT])).revision
+            await self._reached(revision)
         return revision
 
     async def _reached(self, revision: int) -> LoadedModel:

@@ -15,7 +15,9 @@ from redis import Redis
 from model_store import live
 from model_store.errors import LiveError
 from model_store.registry import Store
+from service import catalogue_keeper
 from service.app import create_app
+from service.catalogue_keeper import Line
 from service.errors import CatalogueIsFull, InvalidFields, NotFound
 from service.item_schemas import ItemBody, delete_change
 from service.live.changes import RawChange
@@ -367,3 +369,20 @@ async def test_one_process_keeps_its_items_across_restarts(tmp_path: Path) -> No
             kept = (digest(service), place(service)[1])
     assert kept is not None
     assert kept[1] >= 120
+
+
+async def test_single_changes_come_between_the_parts_of_a_bulk_upload(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue_keeper, "BULK_STEP", 5)
+    lines = [Line(number, ItemBody(title=f"title {number}").change(f"bulk-{number}")) for number in range(1, 301)]
+    async with replicas.one() as first, replicas.one() as second:
+        uploading = asyncio.create_task(first.catalogue.put_all(lines))
+        await until(lambda: place(second)[1] > 0)
+        deleted = await second.catalogue.delete("item-7")
+        single = await first.catalogue.put("single", ItemBody(title="single"))
+        written = await uploading
+        assert max(deleted.revision, single.revision) < written.revision
+        assert (written.items, written.new) == (300, 300)
+        await same_place(first, second)
+        assert place(first)[1] == 302

@@ -40,11 +40,13 @@ class Resident:
     everything: Tensor  # [1, mask_bytes], the mask that excludes nothing
 
 
+@dataclass(frozen=True, eq=False)
 class _Slot:
-    """Staging buffers of one batch."""
+    """Staging buffers of one batch, as large as the largest needs."""
 
-    def __init__(self, staged: Tensor, rules: Tensor, outputs: Sequence[Tensor]) -> None:
-        self.staged, self.rules, self.outputs = staged, rules, tuple(outputs)
+    requests: Tensor  # [numbers] int64, see Bucket.carved
+    rules: Tensor  # [RULES - 1, mask_bytes] uint8
+    outputs: tuple[Tensor, ...]  # as SearchOutputs
 
 
 class StaticSearch:
@@ -66,7 +68,8 @@ class StaticSearch:
         self._captured: dict[Bucket, Work] = {}
         self._active: Resident | None = None  # whose copy the static tensors hold
         self._catalogue: tuple[Tensor, ...] = ()
-        self._rules, self._requests = self._on_device((RULES, room.mask_bytes), torch.uint8), self._static_requests()
+        self._rules = self._zeros(RULES, room.mask_bytes, dtype=torch.uint8)
+        self._requests = self._zeros(plan.largest.numbers, dtype=torch.int64)
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
         for _ in range(STAGED if plan.batches else 0):
             self._slots.put(self._new_slot())
@@ -110,12 +113,12 @@ class StaticSearch:
 
     def _replayed(self, asked: SearchInputs, bucket: Bucket, slot: _Slot, resident: Resident) -> SearchOutputs:
         size, rules = len(asked.lengths), slot.rules[: len(asked.rule_bits)]
-        bucket.carved(slot.staged.numpy()).fill(asked)
+        bucket.carved(slot.requests.numpy()).fill(asked)
         rules.numpy()[...] = asked.rule_bits
         answers = [staged[:size] for staged in slot.outputs]
         with self._lock, self._runner.in_order():
             self._activate(resident)
-            self._requests[: bucket.numbers].copy_(slot.staged[: bucket.numbers], non_blocking=True)
+            self._requests[: bucket.numbers].copy_(slot.requests[: bucket.numbers], non_blocking=True)
             self._rules[1 : 1 + len(rules)].copy_(rules, non_blocking=True)
             for answer, output in zip(answers, self._captured[bucket](), strict=True):
                 answer.copy_(output[:size], non_blocking=True)
@@ -184,13 +187,10 @@ class StaticSearch:
         return _Slot(
             staging(plan.largest.numbers, dtype=torch.int64),
             staging(RULES - 1, self.room.mask_bytes, dtype=torch.uint8),
-            [*outputs, staging(*places, levels, dtype=torch.float32)],
+            (*outputs, staging(*places, levels, dtype=torch.float32)),
         )
 
-    def _static_requests(self) -> Tensor:
-        return self._on_device((self.plan.largest.numbers,), torch.int64)
-
-    def _on_device(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def _zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
         with torch.inference_mode(), self._runner.in_order():
             return torch.zeros(shape, dtype=dtype, device=self._device)
 

@@ -21,7 +21,7 @@ READY_S = 300.0
 
 @dataclass(frozen=True)
 class ServiceProcess:
-    """A running ``etegrec-serve`` with the embedded live store."""
+    """A running ``etegrec-serve``, with the embedded live store unless told otherwise."""
 
     pid: int
     port: int

@@ -61,10 +61,16 @@ class Connection:
         """Whether calls of the request path fail at once for now."""
         return self._breaker.is_open
 
-    async def ask(self, call: Callable[[], Any], timeout_s: float | None = None) -> Any:
-        """Await one call of the request path, on :attr:`fast`: guarded, within its deadline, errors translated."""
+    async def ask(self, call: Callable[[], Any], timeout_s: float | None = None, *, probes: bool = True) -> Any:
+        """Await one call of the request path, on :attr:`fast`: guarded, within its deadline, errors translated.
+
+        Args:
+            call: The call.
+            timeout_s: Its deadline, if not that of a read.
+            probes: Whether it may be the one that finds out if Redis is back; somebody waits for the others.
+        """
         try:
-            with self._breaker.watch():
+            with self._breaker.watch(probes=probes):
                 async with asyncio.timeout(timeout_s or self._deadline_s):
                     return await call()
         except CircuitOpen as cause:

@@ -50,13 +50,15 @@ class CircuitBreaker:
         return self._in_a_row >= self._threshold
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
+    def watch(self, *, probes: bool = True) -> Iterator[None]:
         """Wrap one call.
 
         Raises:
-            CircuitOpen: The circuit is open and no probe is due.
+            CircuitOpen: The circuit is open and no probe is due, or this call must not be one.
         """
         if self.is_open:
+            if not probes:
+                raise CircuitOpen
             self._claim_probe()
         answered_before = self._answered
         try:

@@ -96,8 +96,9 @@ class RedisLive(LiveStore):
         return found
 
     async def histories(self, user_ids: Sequence[str]) -> list[list[str] | LiveCorrupt]:
-        """One pipeline."""
-        lists = await self._connection.ask(lambda: self._lists([self._keys.history(user_id) for user_id in user_ids]))
+        """One pipeline. Never a probe: while Redis is down, whoever waits for an answer gets one without a history."""
+        keys = [self._keys.history(user_id) for user_id in user_ids]
+        lists = await self._connection.ask(lambda: self._lists(keys), probes=False)
         return [self._decoded(each) for each in lists]
 
     async def _lists(self, keys: Sequence[str]) -> list[list[bytes] | RedisError]:

@@ -1,0 +1,333 @@
+"""``make bench-faults``: what clients notice while Redis has trouble.
+
+The real ``etegrec-serve`` runs in its own process on the paper-size model, without kept answers, with a Redis that it
+reaches through a proxy. Requests arrive by themselves (Poisson), every other one with its history, the rest with a user
+id whose history Redis holds; a client writes events all along. Each fault is preceded by the same load in peace.
+
+answered is the share of requests that got 200. An answer is wrong unless it is what the model answers to that history
+alone, computed in this process before; by user id, popular items are right, too, while the history cannot be had.
+A write is lost if it was acknowledged and is gone after the fault; what a server that restarts empty had held is not
+counted. p99_extra_ms is p99 during a fault less p99 before it, recover_s the time from the end of a fault until
+answers are not degraded and a write is taken; both are those of the worst fault, ``faults`` has all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from benchmarks.bench_overload import expectations, is_right
+from benchmarks.load import Load, Reply, encoded, milliseconds
+from benchmarks.served_store import K, open_store
+from benchmarks.service_process import serving
+from model_store.catalogue import Catalogue
+from model_store.live import Keys
+from service.engines.base import Found
+from service.settings import Settings
+from tests.redis_server import RedisServer
+from tests.tcp_proxy import TcpProxy
+
+T = TypeVar("T")
+KEYS = Keys()
+CONNECTIONS = 256
+WRITES_A_SECOND = 4
+WRITER = "writer"
+SLOW_S = 0.5
+LONGEST_RECOVERY_S = 60.0
+
+
+class Network:
+    """A proxy that goes on while this process waits: it lives in a thread of its own."""
+
+    def __init__(self, server_port: int) -> None:
+        self.proxy = TcpProxy(server_port)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._do(self.proxy.mend())
+
+    def cut(self) -> None:
+        """The service cannot reach the server any more."""
+        self._do(self.proxy.cut())
+
+    def mend(self) -> None:
+        """It can again."""
+        self._do(self.proxy.mend())
+
+    def close(self) -> None:
+        """End the thread."""
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How trouble begins and ends; neither runs on the event loop."""
+
+    begin: Callable[[], object]
+    end: Callable[[], object]
+    loses_data: bool = False
+
+
+def faults(server: RedisServer, network: Network, users: Sequence[str], seconds: float) -> dict[str, Fault]:
+    """All kinds of trouble with one server, by name."""
+
+    def run(*command: str | int) -> Callable[[], object]:
+        def send() -> None:
+            with server.client() as client:
+                client.execute_command(*command)
+
+        return send
+
+    def limit_memory() -> None:
+        run("CONFIG", "SET", "maxmemory-policy", "noeviction")()
+        run("CONFIG", "SET", "maxmemory", 1)()
+
+    def change_password() -> None:
+        with server.client() as client:
+            client.config_set("requirepass", "another")
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+            client.close()
+
+    def restore_password() -> None:
+        right, server.password = server.password, "another"
+        try:
+            run("CONFIG", "SET", "requirepass", str(right))()
+        finally:
+            server.password = right
+
+    def corrupt() -> None:
+        with server.client() as client:
+            client.mset({KEYS.history(user): b"\xff" for user in users[::2]})
+            client.hset(KEYS.items, "noise", b"noise")
+            for chunk in client.keys(f"{KEYS.prefix}:catalogue:*:chunk:*"):
+                client.setrange(chunk, 100, b"\xff\xfe\xfd")
+
+    def slow_down(delay_s: float) -> Callable[[], None]:
+        return lambda: setattr(network.proxy, "delay_s", delay_s)
+
+    def empty() -> None:
+        server.kill()
+        shutil.rmtree(server.folder / "appendonlydir")
+
+    histories = [KEYS.history(user) for user in users]
+    stopped = server.frozen()
+    return {
+        "killed": Fault(server.kill, server.start),
+        "stopped": Fault(stopped.__enter__, lambda: stopped.__exit__(None, None, None)),
+        "paused": Fault(run("CLIENT", "PAUSE", round(seconds * 1000), "ALL"), lambda: None),  # ends by itself
+        "slow": Fault(slow_down(SLOW_S), slow_down(0)),
+        "out_of_memory": Fault(limit_memory, run("CONFIG", "SET", "maxmemory", 0)),
+        "wrong_password": Fault(change_password, restore_password),
+        "corrupt": Fault(corrupt, run("DEL", *histories), loses_data=True),
+        "unreachable": Fault(network.cut, network.mend),
+        "restarted_empty": Fault(empty, server.start, loses_data=True),
+    }
+
+
+@dataclass
+class Clients:
+    """Who asks, what is right, and what was acknowledged."""
+
+    port: int
+    catalogue: Catalogue
+    histories: list[list[str]]
+    expected: list[Found]
+    rate: float
+    written: int = 0
+    acknowledged: set[str] = field(default_factory=set)
+    refused: int = 0
+    unexpected: int = 0
+
+    @property
+    def users(self) -> list[str]:
+        """Their ids."""
+        return [f"user-{number}" for number in range(len(self.histories))]
+
+    async def load(self, seconds: float) -> list[Reply]:
+        """Replies to requests: those of even numbers bring the history, the others the user id."""
+        asked = chain.from_iterable(
+            ({"history": history, "k": K}, {"user_id": user, "k": K})
+            for history, user in zip(self.histories, self.users, strict=True)
+        )
+        bodies = [encoded("POST", "/recommend", json.dumps(each).encode()) for each in asked]
+        return await Load(self.port, bodies, CONNECTIONS).open_loop(self.rate, seconds, seed=self.written)
+
+    async def write(self, seconds: float) -> None:
+        """Events of one user, one after another."""
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            await self.write_one()
+            await asyncio.sleep(1 / WRITES_A_SECOND)
+
+    async def write_one(self) -> bool:
+        """One event; whether it was acknowledged."""
+        item_id = f"written-{self.written}"
+        self.written += 1
+        status = (await self.ask("POST", "/events", [_event(WRITER, item_id, self.written)])).status
+        if status == 200:
+            self.acknowledged.add(item_id)
+        self.refused += status == 503
+        self.unexpected += status not in (200, 503)
+        return status == 200
+
+    async def store_histories(self) -> None:
+        """Record what each user saw, in Redis."""
+        for user, history in zip(self.users, self.histories, strict=True):
+            events = [_event(user, item_id, number) for number, item_id in enumerate(history)]
+            while (await self.ask("POST", "/events", events)).status != 200:
+                await asyncio.sleep(0.05)
+
+    async def lost(self) -> int:
+        """Acknowledged events that the writer's history lacks."""
+        kept = json.loads((await self.ask("GET", f"/users/{WRITER}")).body)["history"]
+        return len(self.acknowledged - set(kept))
+
+    async def recovery_s(self) -> float:
+        """Seconds until answers are not degraded and a write is taken."""
+        started = time.perf_counter()
+        while (now := time.perf_counter() - started) < LONGEST_RECOVERY_S:
+            reply = await self.ask("POST", "/recommend", {"history": self.histories[0], "k": K})
+            if reply.status == 200 and not json.loads(reply.body)["degraded"] and await self.write_one():
+                break
+            await asyncio.sleep(0.05)
+        return now
+
+    async def ask(self, method: str, path: str, body: object = None) -> Reply:
+        """One request on a connection of its own."""
+        data = encoded(method, path, b"" if body is None else json.dumps(body).encode())
+        [reply] = await Load(self.port, [data], 1).open_loop(1e6, 1e-6)
+        return reply
+
+    def wrong(self, replies: Sequence[Reply], *, has_histories: bool) -> int:
+        """Answers that nobody should get; without histories, popular items need no excuse."""
+        return sum(not self._is_right(reply, has_histories) for reply in replies if reply.status == 200)
+
+    def _is_right(self, reply: Reply, has_histories: bool) -> bool:
+        answer = json.loads(reply.body)
+        is_by_user = reply.request % 2 == 1
+        if is_by_user and answer["served_by"] == "popular":
+            return len(answer["items"]) == K and (answer["degraded"] or not has_histories)
+        return is_right(reply.body, self.expected[reply.request // 2], self.catalogue)
+
+
+async def endured(clients: Clients, fault: Fault, before_s: float, seconds: float) -> dict[str, Any]:
+    """What one fault does, from the peace before it to full service after it."""
+    before, _ = await asyncio.gather(clients.load(before_s), clients.write(before_s))
+    refused, unexpected = clients.refused, clients.unexpected
+    begin: Awaitable[object] = asyncio.to_thread(fault.begin)
+    during, *_ = await asyncio.gather(clients.load(seconds), clients.write(seconds), begin)
+    after = asyncio.create_task(clients.load(before_s))
+    await asyncio.to_thread(fault.end)
+    if fault.loses_data:
+        clients.acknowledged.clear()
+    recover_s = await clients.recovery_s()
+    replies = [*during, *await after]
+    answered = sum(reply.status == 200 for reply in (*before, *replies))
+    p99_before, p99_during = milliseconds(before, 99) or 0.0, milliseconds(during, 99) or 0.0
+    found = {
+        "requests": len(before) + len(replies),
+        "unanswered": len(before) + len(replies) - answered,
+        "wrong": clients.wrong(before, has_histories=True) + clients.wrong(replies, has_histories=not fault.loses_data),
+        "degraded": sum(json.loads(reply.body).get("degraded", False) for reply in during if reply.status == 200),
+        "p99_before_ms": p99_before,
+        "p99_during_ms": p99_during,
+        "p99_extra_ms": round(p99_during - p99_before, 2),
+        "recover_s": round(recover_s, 2),
+        "writes_refused": clients.refused - refused,
+        "writes_failed": clients.unexpected - unexpected,
+        "writes_lost": await clients.lost(),
+    }
+    if fault.loses_data:
+        await clients.store_histories()
+    return found
+
+
+async def measured(
+    clients: Clients, found_faults: dict[str, Fault], before_s: float, seconds: float
+) -> dict[str, dict[str, Any]]:
+    """All faults, one after another."""
+    await clients.store_histories()
+    await clients.load(before_s)  # warms up
+    return {name: await endured(clients, fault, before_s, seconds) for name, fault in found_faults.items()}
+
+
+@contextmanager
+def redis_and_network(folder: Path) -> Iterator[tuple[RedisServer, Network]]:
+    """A server with a password, and the network in front of it."""
+    folder.mkdir()
+    server = RedisServer(folder, password="right")
+    server.start()
+    network = Network(server.port)
+    try:
+        yield server, network
+    finally:
+        network.close()
+        server.kill()
+
+
+def main(
+    store: Annotated[Path | None, typer.Option(help="Keep the model here; default: made anew, minutes.")] = None,
+    engine: Annotated[str, typer.Option()] = "onnx",
+    threads: Annotated[int, typer.Option(min=0)] = Settings.model_fields["threads"].default,
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 40.0,
+    before_s: Annotated[float, typer.Option(help="Peace before each fault.")] = 3.0,
+    seconds: Annotated[float, typer.Option(help="Of each fault.")] = 5.0,
+    users: Annotated[int, typer.Option(min=2, help="Different histories.")] = 100,
+) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle = open_store(store or Path(temporary) / "store").bundle()
+        asked, expected = expectations(bundle, Settings.load(engine=engine, threads=threads), users)
+        with redis_and_network(Path(temporary) / "redis") as (server, network):
+            url = f"redis://:{server.password}@127.0.0.1:{network.proxy.port}/0"
+            given = {"engine": engine, "threads": threads, "redis_url": url, "result_cache_entries": 0}
+            with serving(store or Path(temporary) / "store", **given) as service:
+                clients = Clients(service.port, bundle.catalogue(), asked, expected, rate)
+                kinds = faults(server, network, clients.users, seconds)
+                found = asyncio.run(measured(clients, kinds, before_s, seconds))
+    requests = sum(each["requests"] for each in found.values())
+    unanswered = sum(each["unanswered"] for each in found.values())
+    typer.echo(
+        json.dumps(
+            {
+                "bench": "faults",
+                "answered": round(1 - unanswered / requests, 5),
+                "wrong": sum(each["wrong"] for each in found.values()),
+                "p99_extra_ms": max(each["p99_extra_ms"] for each in found.values()),
+                "recover_s": max(each["recover_s"] for each in found.values()),
+                "writes_lost": sum(each["writes_lost"] for each in found.values()),
+                "requests": requests,
+                "rate": rate,
+                "seconds": seconds,
+                "faults": found,
+                "threads": threads,
+                "load": round(os.getloadavg()[0], 2),
+            }
+        )
+    )
+
+
+def _event(user: str, item_id: str, number: int) -> dict[str, object]:
+    event_id = f"{user}-{number}-{time.time_ns()}"
+    return {"event_id": event_id, "user_id": user, "item_id": item_id, "timestamp": int(time.time())}
+
+
+if __name__ == "__main__":
+    typer.run(main)

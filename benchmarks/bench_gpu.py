@@ -156,6 +156,7 @@ def main(
     engines = {str(name): each.engine for name, each in ready.items()}
     asked = model.batch(min(COMPARED, len(model.sequences)), HISTORY, BEAM_WIDTH, 1)
     expected = onnx.compute(asked, model.catalogue)
+    onnx.close()
     answers = {
         name: compared(_in_parts(engine, asked, model, max(batches)), expected) for name, engine in engines.items()
     }

@@ -11,10 +11,8 @@ over the repeats. Each user asks once: kept answers do not help, unless ``--retu
 repeats a recent one.
 
 server_cpu_ms_outside_engine: CPU time of the service's process per request during the same repeats, user and system,
-less that of the engine's ``compute``. The latter is counted inside the service by the CPU clocks of the threads that
-call it (``etegrec_stage_cpu_seconds_total``), which is all of it while a search has one thread. With more threads a
-search, the helpers' CPU time cannot be told apart: then it is the main thread's CPU time plus the preparing and
-finishing of the other threads. The load generator is another process and never counted.
+less that of the engine's ``compute``, which the service counts by the CPU clocks of the threads that do it
+(``etegrec_stage_cpu_seconds_total``). The load generator is another process and never counted.
 
 p50_ms, p99_ms: requests that arrive by themselves (Poisson) at 70 % of ``http_req_s``, from the moment each was due.
 """
@@ -85,13 +83,9 @@ def engine_rate(bundle: Bundle, settings: Settings, seconds: float) -> float:
     return rate
 
 
-def engine_cpu_s(service: ServiceProcess, threads: int) -> float:
+def engine_cpu_s(service: ServiceProcess) -> float:
     """CPU seconds of the service that are the engine's, see the module."""
-    stage = 'etegrec_stage_cpu_seconds_total{{stage="{}"}}'
-    if threads == 1:
-        return service.metric(stage.format("compute"))
-    ours = service.cpu_s("main") + sum(service.metric(stage.format(each)) for each in ("prepare", "finish"))
-    return service.cpu_s() - ours
+    return service.metric('etegrec_stage_cpu_seconds_total{stage="compute"}')
 
 
 def check(replies: list[Reply]) -> None:
@@ -128,11 +122,11 @@ def main(
             check(asyncio.run(load.closed_loop(min(3.0, seconds))))
             rates, cpu_ms = [], []
             for _ in range(repeats):
-                before = service.cpu_s() - engine_cpu_s(service, threads)
+                before = service.cpu_s() - engine_cpu_s(service)
                 started = time.perf_counter()
                 replies = asyncio.run(load.closed_loop(seconds))
                 rates.append(len(replies) / (time.perf_counter() - started))
-                cpu_ms.append((service.cpu_s() - engine_cpu_s(service, threads) - before) / len(replies) * 1000)
+                cpu_ms.append((service.cpu_s() - engine_cpu_s(service) - before) / len(replies) * 1000)
                 check(replies)
             rate = statistics.median(rates)
             replies = asyncio.run(Load(service.port, bodies[::-1], 256).open_loop(0.7 * rate, latency_seconds))

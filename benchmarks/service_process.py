@@ -42,10 +42,9 @@ class ServiceProcess:
         lines = self.get("/metrics")[1].splitlines()
         return sum(float(found[1]) for line in lines if (found := wanted.fullmatch(line)))
 
-    def cpu_s(self, thread: str = "") -> float:
-        """CPU seconds, user and system, of the process, or of its main thread for ``thread="main"`` (Linux)."""
-        path = f"/proc/{self.pid}/task/{self.pid}/stat" if thread == "main" else f"/proc/{self.pid}/stat"
-        fields = Path(path).read_text().rpartition(")")[2].split()
+    def cpu_s(self) -> float:
+        """CPU seconds of the process, user and system (Linux)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -76,6 +76,8 @@ class Batcher:
         self._engine_free = threading.Semaphore(engine.searches)
         self._threads = ThreadPoolExecutor(engine.searches + 1, "search")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._counting = threading.Lock()
+        self._helper_cpu_s = engine.helper_cpu_s  # counted so far
         self._freed = 0.0  # time.monotonic() at which a computation ended last
         self._closing = False
 
@@ -246,6 +248,7 @@ class Batcher:
             batch.started = time.monotonic()
             with self._timed("compute"):
                 outputs = self._engine.compute(inputs, batch.catalogue)
+            self._count_helpers()
             ended = time.monotonic()
             batch.took_s = ended - max(ready, min(self._freed, batch.started))
             self._freed = ended
@@ -255,6 +258,12 @@ class Batcher:
     def _prepare(self, batch: _Batch) -> SearchInputs:
         with self._timed("prepare"):
             return self._engine.prepare([job.request for job in batch.jobs], batch.catalogue)
+
+    def _count_helpers(self) -> None:
+        """Add what the engine's own threads spent since the last time, whichever batch they did it for."""
+        with self._counting:
+            spent, self._helper_cpu_s = self._engine.helper_cpu_s - self._helper_cpu_s, self._engine.helper_cpu_s
+        self._stage_cpu_s["compute"].inc(spent)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

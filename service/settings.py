@@ -34,9 +34,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
 
     engine: EngineName = Field("onnx", description="onnx (CPU), torch (GPU) or fake (no weights, for trying the API)")
-    threads: int = Field(0, ge=0, le=256, description="threads of one search; 0: one per physical core")
+    threads: int = Field(
+        0, ge=0, le=256, description="cores that a batch is spread over; 0: all that the process may use"
+    )
     searches: int = Field(
-        1, ge=1, le=256, description="batches that the onnx engine computes at the same time; they share its threads"
+        1, ge=1, le=256, description="batches that the onnx engine computes at the same time; they share its cores"
     )
     torch_precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="products inside the torch engine's layers; bf16 must answer 99% of the goldens' items"

@@ -59,7 +59,7 @@ class Telemetry:
         )
         self.stage_cpu = Counter(
             "etegrec_stage_cpu_seconds_total",
-            "CPU time of the batches' own threads in each stage; helper threads of an engine are not counted.",
+            "CPU time of the batches' threads in each stage, those of the onnx engine included.",
             ("stage",),
             registry=registry,
         )

@@ -114,6 +114,8 @@ class Engine(ABC):
     max_history: int
     searches = 1
     """Batches computed at the same time."""
+    helper_cpu_s = 0.0
+    """CPU seconds that its own threads have spent so far, beside those of the threads that call it."""
     checks_goldens = True
     """Whether its answers must be those that the bundle's goldens expect; only an engine without the model says no."""
     reduced_precision = False

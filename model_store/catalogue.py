@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from model_store.catalogue_table import Columns, read_columns, table_bytes
 from model_store.errors import CatalogueError
+from model_store.growing import GrowingRows
 from model_store.id_index import IdIndex
 from model_store.item_changes import Change, ItemDelete, ItemPut, outcome
 from model_store.item_columns import Attributes, PackedAttributes, PackedCategories
@@ -88,6 +89,11 @@ class Catalogue:
         """Training interactions of all items together."""
         return int(self.popularity.sum())
 
+    @cached_property
+    def _growing(self) -> GrowingRows | None:
+        """``vectors``, and whatever room there is behind them for those of new items."""
+        return None if self.vectors is None else GrowingRows(self.vectors)
+
     def row(self, item_id: str) -> int | None:
         """Row of an item, hidden or not; ``None`` if the catalogue lacks it."""
         return self.row_of.row(item_id)
@@ -108,7 +114,8 @@ class Catalogue:
     def with_changes(self, changes: Sequence[Change]) -> Catalogue:
         """A catalogue with these changes, in order; this one stays as it is.
 
-        Takes time in proportion to the items, at the speed of copying memory.
+        Takes time in proportion to the items, at the speed of copying memory. Only vectors, which are most of it, are
+        seldom copied: those of new items are written behind the old ones, which both catalogues share.
 
         Raises:
             CatalogueError: A new item lacks its codes or its vector, or they do not fit; nothing is applied then.
@@ -126,13 +133,15 @@ class Catalogue:
             changed["categories"] = categories.with_rows(rows, [put.categories for put in content])
             changed["attributes"] = attributes.with_rows(rows, [put.attributes for put in content])
         if not new:
-            return self._with_columns(changed, {"row_of": self.row_of, "trie": self.trie})
+            return self._with_columns(changed, {"row_of": self.row_of, "trie": self.trie, "_growing": self._growing})
         codes, trie = self._with_codes(new)
         ids = PackedStrings.of(self.item_ids)
         ids = ids.with_rows(np.arange(len(self), len(self) + len(new)), [_checked_id(put.item_id) for put in new])
-        changed |= {"item_ids": ids, "codes": codes, "vectors": self._with_vectors(new)}
+        changed |= {"item_ids": ids, "codes": codes}
         changed["popularity"] = np.append(self.popularity, np.zeros(len(new), dtype=np.int64))
-        return self._with_columns(changed, {"row_of": self.row_of.with_ids(ids), "trie": trie})
+        growing = self._with_vectors(new)
+        changed["vectors"] = None if growing is None else growing.rows
+        return self._with_columns(changed, {"row_of": self.row_of.with_ids(ids), "trie": trie, "_growing": growing})
 
     def _with_columns(self, columns: dict[str, Any], derived: dict[str, Any]) -> Catalogue:
         """A copy with other columns that takes over what was derived from them before."""
@@ -152,14 +161,14 @@ class Catalogue:
         trie = grown(self.trie, codes)
         return np.concatenate([self.codes, codes.astype(np.int16)]), trie
 
-    def _with_vectors(self, new: Sequence[ItemPut]) -> npt.NDArray[np.float32] | None:
-        if self.vectors is None:
+    def _with_vectors(self, new: Sequence[ItemPut]) -> GrowingRows | None:
+        if self._growing is None:
             return None
-        width = self.vectors.shape[1]
+        width = self._growing.rows.shape[1]
         for put in new:
             if put.vector is None or np.shape(put.vector) != (width,):
                 raise CatalogueError(f"the new item {put.item_id[:40]!r} needs a vector of {width} numbers")
-        return np.concatenate([self.vectors, np.stack([np.asarray(put.vector, dtype=np.float32) for put in new])])
+        return self._growing.with_rows(np.stack([np.asarray(put.vector, dtype=np.float32) for put in new]))
 
     def check_integrity(self) -> None:
         """Raise :class:`CatalogueError` unless columns agree and ids and codes are unique."""

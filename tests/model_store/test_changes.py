@@ -152,6 +152,27 @@ def test_hiding_and_bringing_back_leaves_row_codes_and_trie_alone() -> None:
     assert catalogue.with_changes([ItemDelete("nobody")]) is catalogue
 
 
+def new_item(item_id: str, codes: tuple[int, ...]) -> ItemPut:
+    return ItemPut(item_id, "", (), {}, np.array(codes, dtype=np.int16), vector(item_id))
+
+
+def test_revisions_share_the_memory_of_their_vectors_and_forks_do_not_meet() -> None:
+    free = sorted(set(np.ndindex((SIZE,) * LEVELS)) - {tuple(codes.tolist()) for codes in CODES.values()})
+    start = trained(has_vectors=True)
+    one = start.with_changes([new_item("one", free[0])])
+    two = one.with_changes([ItemDelete("item-3")]).with_changes([new_item("two", free[1])])
+    fork = one.with_changes([new_item("fork", free[2])])
+    snapshot = Catalogue.from_arrays(two.arrays())
+    further = dataclasses.replace(two, titles=["other"] * len(two)).with_changes([new_item("further", free[2])])
+    names = [("one",), ("one", "two"), ("one", "fork"), ("one", "two"), ("one", "two", "further")]
+    for catalogue, new in zip((one, two, fork, snapshot, further), names, strict=True):
+        expected = np.stack([vector(item_id) for item_id in (*IDS[:ITEMS], *new)])
+        np.testing.assert_array_equal(np.asarray(catalogue.vectors), expected)
+    assert np.shares_memory(np.asarray(one.vectors), np.asarray(two.vectors))
+    for other in (start, fork, further):  # of a catalogue made in any other way the vectors are copied once
+        assert not np.shares_memory(np.asarray(one.vectors), np.asarray(other.vectors))
+
+
 def test_every_part_of_a_catalogue_changes_its_digest() -> None:
     one = trained(has_vectors=True)
     vectors = np.ascontiguousarray(np.asarray(one.vectors)[::-1])

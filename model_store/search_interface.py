@@ -45,14 +45,14 @@ class SearchOutputs(NamedTuple):
 
 
 POOL = "pool"
-"""Last input of the graph: vectors ``[P, d_s]`` of the leaves that dense candidates are chosen from. Those of
-``leaf_vectors``, or no rows at all where n is 0, which then costs nothing."""
+"""Last input of the graph: vectors ``[P, d_s]`` of the leaves that dense candidates are chosen from, see
+:func:`pool_vectors`; no rows at all where n is 0, which then costs nothing."""
 
 
 def catalogue_input_names(levels: int) -> list[str]:
     """Names of the inputs that change with the catalogue only, in order; :data:`POOL` comes after them."""
-    by_level = [f"{name}_{depth}" for name in ("child_start", "child_code") for depth in range(levels)]
-    return [*by_level, *(f"parent_{depth}" for depth in range(2, levels + 1)), "leaf_vectors"]
+    by_level = [f"{name}_{depth}" for name in ("child_start", "child_code", "window") for depth in range(levels)]
+    return [*by_level, *(f"parent_{depth}" for depth in range(2, levels + 1)), "leaf_row", "vectors"]
 
 
 def catalogue_inputs(
@@ -61,13 +61,24 @@ def catalogue_inputs(
     """The arrays of :func:`catalogue_input_names`; they change with the catalogue only.
 
     Args:
-        trie: L levels of ``child_start`` and ``child_code``, and the parent of each node of depths 2 … L.
-        vectors: Unit length, ``[items, d_s]`` by catalogue row; ``None``: a row of zeros stands for every item, and
-            every dense score is 0.
+        trie: L levels of ``child_start``, ``child_code`` and windows, of which only the sizes matter, the parent of
+            each node of depths 2 … L, and the catalogue row of each leaf.
+        vectors: Unit length, ``[items, d_s]`` by catalogue row, not copied; ``None``: a row of zeros stands for every
+            item, and every dense score is 0.
         embedding_dim: d_s.
     """
-    leaf_vectors = np.zeros((1, embedding_dim), dtype=np.float32) if vectors is None else vectors[trie.leaf_item]
-    return [*trie.child_start, *trie.child_code, *trie.parents, leaf_vectors]
+    by_row = np.zeros((1, embedding_dim), dtype=np.float32) if vectors is None else vectors
+    windows = (np.arange(size, dtype=np.int64) for size in trie.windows)
+    return [*trie.child_start, *trie.child_code, *windows, *trie.parents, trie.leaf_item, by_row]
+
+
+def pool_vectors(
+    trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int, candidates: int
+) -> npt.NDArray[np.float32]:
+    """What :data:`POOL` is for n candidates, in the order of leaves: a copy of all vectors, so worth keeping."""
+    if not candidates:
+        return np.empty((0, embedding_dim), dtype=np.float32)
+    return np.zeros((1, embedding_dim), dtype=np.float32) if vectors is None else vectors[trie.leaf_item]
 
 
 def graph_input_names(levels: int) -> list[str]:

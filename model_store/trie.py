@@ -103,6 +103,15 @@ class Trie:
             np.repeat(np.arange(len(start) - 1, dtype=np.int32), np.diff(start)) for start in self.child_start[1:]
         )
 
+    @cached_property
+    def windows(self) -> tuple[int, ...]:
+        """Per depth 0 … L - 1: slots that hold the children of any node, a power of two of at least 2, or K.
+
+        Few nodes have K children; a search that looks at no more slots than this has a fraction of the work.
+        """
+        most = [int(np.diff(start).max()) for start in self.child_start]
+        return tuple(min(self.codebook_size, max(2, 1 << (count - 1).bit_length())) for count in most)
+
     @property
     def leaf_nodes(self) -> Int32Array:
         """Nodes on the way to each leaf, ``[items, L]``, depth 1 … L, numbered within their depth; not kept."""

@@ -28,7 +28,14 @@ from model_store.network.bound import BoundSearch
 from model_store.network.search import BeamSearch
 from model_store.publish import publish
 from model_store.registry import Store
-from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
+from model_store.search_interface import (
+    SearchInputs,
+    SearchOutputs,
+    catalogue_inputs,
+    graph_input_names,
+    pool_vectors,
+    search_inputs,
+)
 from model_store.transitions import Transitions
 from training.content import ContentModel, fit_content, has_content, padded
 from training.export import export_content, export_search, export_tokenizer
@@ -216,7 +223,8 @@ def _goldens(pipeline: Pipeline, catalogue: Catalogue, search: bytes) -> list[Go
 
 def _onnx_outputs(graph: bytes, inputs: SearchInputs, catalogue: Catalogue, model: ModelConfig) -> SearchOutputs:
     known = catalogue_inputs(catalogue.trie, catalogue.vectors, model.tokenizer.embedding_dim)
-    pool = known[-1][: len(catalogue) if len(inputs.candidates) else 0]
+    width, candidates = model.tokenizer.embedding_dim, len(inputs.candidates)
+    pool = pool_vectors(catalogue.trie, catalogue.vectors, width, candidates)
     feed = dict(zip(graph_input_names(catalogue.trie.levels), [*inputs, *known, pool], strict=True))
     return SearchOutputs(*onnxruntime.InferenceSession(graph).run(None, feed))
 

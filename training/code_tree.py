@@ -42,6 +42,7 @@ class CodeTree:
         self._leaf_nodes = _moved(trie.leaf_nodes, device)  # [D, L]
         self._child_start = [_moved(array, device) for array in trie.child_start]
         self._child_code = [_moved(array, device) for array in trie.child_code]
+        self._window = torch.arange(codebook_size, device=device)  # every slot, as soft targets have
         self.leaf_vectors = vectors[_moved(trie.leaf_item, device)]
         """Unit-length vectors in the order of leaves, ``[D, d_s]``."""
         # Leaves are sorted by semantic ID, so those below a node are neighbours.
@@ -61,7 +62,9 @@ class CodeTree:
         """The codes that may come at a level on the way to each leaf ``[N]``, with log-softmax of logits ``[N, K]``."""
         node = self._leaf_nodes[leaves, level - 1] if level else torch.zeros_like(leaves)
         alive = torch.zeros_like(node, dtype=logits.dtype)[:, None]
-        return Children(node[:, None], alive, self._child_start[level], self._child_code[level], logits[:, None])
+        return Children(
+            node[:, None], alive, self._child_start[level], self._child_code[level], self._window, logits[:, None]
+        )
 
     def child(self, leaves: Tensor, level: int) -> Tensor:
         """Node that each leaf's own code leads to, ``[N, 1]``."""

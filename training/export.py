@@ -41,7 +41,7 @@ def export_search(recommender: Recommender) -> bytes:
     """The search graph of :mod:`model_store.search_interface`, catalogue and rules left as inputs."""
     levels, codebook_size = recommender.levels, recommender.code_embedding.shape[1]
     inputs, trie = _example(levels, codebook_size)
-    vectors = np.ones((trie.items, recommender.embedding_dim), dtype=np.float32)
+    vectors = np.ones((trie.items + 1, recommender.embedding_dim), dtype=np.float32)  # or one that stands for all
     catalogue = catalogue_inputs(trie, vectors, recommender.embedding_dim)
     pool = vectors[: trie.items // 2]  # in service all rows or none: its size is no other input's
     dynamic = (*(dict.fromkeys(DYNAMIC_AXES[name], Dim.DYNAMIC) for name in SearchInputs._fields),)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model_store.network.search import BeamSearch
-from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs
+from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs, pool_vectors
 from model_store.trie import Trie
 
 
@@ -28,6 +28,7 @@ class BoundSearch:
         if vectors is None and search.recommender.reads_vectors:
             raise ValueError("this recommender reads histories as item vectors, which were not given")
         self.trie, self._search = trie, search
+        self._vectors, self._pools = vectors, dict[bool, Tensor]()
         arrays = catalogue_inputs(trie, vectors, search.recommender.embedding_dim)
         # Arrays out of a snapshot are read-only views, which torch does not take without a warning.
         self._catalogue = [self._moved(np.require(array, requirements=("C", "W"))) for array in arrays]
@@ -44,9 +45,13 @@ class BoundSearch:
             return [nodes.cpu().numpy() for nodes in self._search.traced(*self._arguments(inputs))[1]]
 
     def _arguments(self, inputs: SearchInputs) -> list[Tensor]:
-        leaf_vectors = self._catalogue[-1]
-        pool = leaf_vectors if len(inputs.candidates) else leaf_vectors[:0]
-        return [*(self._moved(array) for array in inputs), *self._catalogue, pool]
+        return [*(self._moved(array) for array in inputs), *self._catalogue, self._pool(len(inputs.candidates))]
+
+    def _pool(self, candidates: int) -> Tensor:
+        if (candidates > 0) not in self._pools:
+            width = self._search.recommender.embedding_dim
+            self._pools[candidates > 0] = self._moved(pool_vectors(self.trie, self._vectors, width, candidates))
+        return self._pools[candidates > 0]
 
     def _moved(self, array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._search.recommender.bos.device, non_blocking=True)

@@ -6,7 +6,8 @@ adds 0. Dense candidates get the same log-probability by being walked down the t
 each stands on the node that its semantic ID prescribes, and takes one more place in the decoder's step.
 
 There is no Python between steps at run time: the loop over L levels unrolls, every choice is a tensor. Shapes: B
-requests, W beams, n dense candidates, K codes a level, E excluded nodes of a request, D leaves, P leaves in the pool.
+requests, W beams, n dense candidates, K codes a level, w slots of a level's window, E excluded nodes of a request, D
+leaves, P leaves in the pool.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ class CatalogueTensors(NamedTuple):
 
     child_start: tuple[Tensor, ...]  # per level [n_l + 1]
     child_code: tuple[Tensor, ...]  # per level [n_(l+1) + K]
+    window: tuple[Tensor, ...]  # per level [w_l]: 0 … w_l - 1, slots that hold the children of any node
     parent: tuple[Tensor, ...]  # per depth 2 … L [n_depth]
-    leaf_vectors: Tensor  # [D, d_s], or a single row that stands for all
-    pool: Tensor  # [P, d_s], leaf_vectors or no rows
+    leaf_row: Tensor  # [D], catalogue row of each leaf
+    by_row: Tensor  # [items, d_s], vectors by catalogue row, or a single one that stands for all
+    pool: Tensor  # [P, d_s], the vectors by leaf, or none
 
     @classmethod
     def of(cls, tensors: tuple[Tensor, ...]) -> CatalogueTensors:
         """From the graph's inputs in order."""
-        *by_level, leaf_vectors, pool = tensors
-        levels = (len(by_level) + 1) // 3
-        parent = by_level[2 * levels :]
-        return cls(tuple(by_level[:levels]), tuple(by_level[levels : 2 * levels]), tuple(parent), leaf_vectors, pool)
+        *by_level, leaf_row, by_row, pool = tensors
+        levels = (len(by_level) + 1) // 4
+        start, code, window = (tuple(by_level[at * levels : (at + 1) * levels]) for at in range(3))
+        return cls(start, code, window, tuple(by_level[3 * levels :]), leaf_row, by_row, pool)
 
     def path(self, leaves: Tensor) -> list[Tensor]:
         """Nodes on the way to leaves ``[…]``, depth 1 … L, numbered within their depth."""
@@ -53,7 +56,8 @@ class CatalogueTensors(NamedTuple):
 
     def vectors(self, leaves: Tensor) -> Tensor:
         """Item vectors ``[…, d_s]`` of leaves ``[…]``."""
-        return self.leaf_vectors[leaves.clamp(max=self.leaf_vectors.shape[0] - 1)]
+        row = _picked(self.leaf_row, leaves).long()
+        return self.by_row[row.clamp(max=self.by_row.shape[0] - 1)]
 
     def first_node(self, level: int, codebook_size: int) -> int:
         """Node id of the first child of this level."""
@@ -130,7 +134,7 @@ class BeamSearch(nn.Module):
             logits = net.logits(states, level)
             if net.code_repeat_bias is not None:
                 logits = logits + net.repeat_logits(level, had_codes[:, :, level], is_below, items)
-            arrays = known.child_start[level], known.child_code[level]
+            arrays = known.child_start[level], known.child_code[level], known.window[level]
             children = Children(beams.node, beams.log_prob, *arrays, logits[:, :width])
             beside = children if not level else Children(path[level - 1], alive, *arrays, logits[:, width:])
             path_steps.append(beside.log_prob_of(path[level]))
@@ -178,7 +182,7 @@ class _Beams(NamedTuple):
 
         Args:
             children: Of these beams.
-            is_open: ``[B, W, K]``.
+            is_open: ``[B, W, w]``.
             width: Beams afterwards.
             most: ``[B]``, beams that may share a first code; ``None`` while choosing first codes.
         """
@@ -196,16 +200,16 @@ class _Beams(NamedTuple):
 
 
 class Children:
-    """The window of K child slots of every node, ``[B, W, K]`` each."""
+    """The window of w child slots of every node, ``[B, W, w]`` each; no node has more children."""
 
-    def __init__(self, node: Tensor, score: Tensor, child_start: Tensor, child_code: Tensor, logits: Tensor) -> None:
-        codes = logits.shape[2]
+    def __init__(
+        self, node: Tensor, score: Tensor, child_start: Tensor, child_code: Tensor, window: Tensor, logits: Tensor
+    ) -> None:
         self.first = child_start[node].long()  # [B, W]
         # A dead beam has no children, whatever node it stands on.
         self.count = torch.where(score > DEAD, child_start[node + 1].long() - self.first, 0)
-        slot = torch.arange(codes, device=node.device)
-        self.node = self.first[:, :, None] + slot
-        self.exists = slot < self.count[:, :, None]
+        self.node = self.first[:, :, None] + window
+        self.exists = window < self.count[:, :, None]
         code = child_code.index_select(0, self.node.flatten()).long().view_as(self.node)
         held = torch.where(self.exists, logits.gather(2, code), -1e30)
         self.log_prob = torch.log_softmax(held, dim=-1)
@@ -219,7 +223,7 @@ class Children:
 def _listed(children: Children, excluded: Tensor) -> Tensor:
     """Whether each child slot is among the excluded nodes ``[B, E]`` (numbered within this depth).
 
-    Every excluded node is looked up in the W windows, which costs E·W, not E·W·K: catalogue size plays no part.
+    Every excluded node is looked up in the W windows, which costs E·W, not E·W·w: catalogue size plays no part.
     """
     batch, width, codes = children.node.shape
     inside = excluded[:, :, None] - children.first[:, None, :]  # [B, E, W]
@@ -234,7 +238,7 @@ def _listed(children: Children, excluded: Tensor) -> Tensor:
 
 
 def _best(gained: Tensor, group: Tensor, width: int, most: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The best ``width`` candidates of ``[B, W, K]``, as scores and flat picks ``[B, width]``.
+    """The best ``width`` candidates of ``[B, W, w]``, as scores and flat picks ``[B, width]``.
 
     Args:
         gained: Scores of all candidates.

@@ -202,6 +202,10 @@ class BoundCatalogues(Generic[T]):
         self._listing = threading.Lock()
         self._bound: list[tuple[Catalogue, T]] = []  # latest use last
 
+    def __bool__(self) -> bool:
+        """Whether anything was made yet."""
+        return bool(self._bound)
+
     def of(self, catalogue: Catalogue) -> T:
         """What was made of this catalogue. Making it keeps nobody from those that are ready."""
         found = self._find(catalogue)

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from model_store.search_interface import catalogue_inputs
+from model_store.search_interface import catalogue_inputs, pool_vectors
 from model_store.trie import Trie
 
 SPARE = 1 / 8
@@ -30,10 +30,12 @@ class Headroom:
     Attributes:
         codebook_size: K.
         nodes: For depths 1 … L.
+        windows: For depths 0 … L - 1, slots for the children of a node.
     """
 
     codebook_size: int
     nodes: tuple[int, ...]
+    windows: tuple[int, ...]
 
     @classmethod
     def over(cls, trie: Trie) -> Headroom:
@@ -46,14 +48,14 @@ class Headroom:
                 min(limit, count + max(LEAST_SPARE, int(count * SPARE)))
                 for count, limit in zip(counts, most, strict=True)
             ),
+            trie.windows,
         )
 
     def holds(self, trie: Trie) -> bool:
-        """Whether the trie has no more nodes than there is room for, at any depth."""
-        counts = np.diff(trie.node_offset).tolist()
-        return len(counts) == len(self.nodes) and all(
-            count <= room for count, room in zip(counts, self.nodes, strict=True)
-        )
+        """Whether the trie has no more nodes than there is room for, at any depth and below any node."""
+        counts = *np.diff(trie.node_offset).tolist(), *trie.windows
+        rooms = *self.nodes, *self.windows
+        return len(counts) == len(rooms) and all(count <= room for count, room in zip(counts, rooms, strict=True))
 
     @cached_property
     def offset(self) -> tuple[int, ...]:
@@ -66,17 +68,21 @@ class Headroom:
         return -(-self.offset[-1] // 8)
 
     def arrays(
-        self, trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int
+        self, trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int, candidates: int
     ) -> list[npt.NDArray[np.generic]]:
-        """The arrays of :func:`model_store.search_interface.catalogue_inputs`, padded."""
+        """The arrays of :func:`model_store.search_interface.catalogue_inputs` and the pool for n candidates, padded."""
         given, levels = catalogue_inputs(trie, vectors, embedding_dim), trie.levels
-        starts, codes, parents = given[:levels], given[levels : 2 * levels], given[2 * levels : -1]
-        leaf_vectors = given[-1]
+        starts, codes, parents = given[:levels], given[levels : 2 * levels], given[3 * levels : -2]
+        *_, leaf_row, by_row = given
+        pool, leaves = pool_vectors(trie, vectors, embedding_dim, candidates), self.nodes[-1]
         return [
             *(_padded(array, room + 1) for array, room in zip(starts, (1, *self.nodes), strict=False)),
             *(_padded(array, room + self.codebook_size) for array, room in zip(codes, self.nodes, strict=True)),
+            *(np.arange(size, dtype=np.int64) for size in self.windows),
             *(_padded(array, room) for array, room in zip(parents, self.nodes[1:], strict=True)),
-            leaf_vectors if vectors is None else _padded(leaf_vectors, self.nodes[-1]),
+            _padded(leaf_row, leaves),
+            by_row if vectors is None else _padded(by_row, leaves),
+            pool if vectors is None or not candidates else _padded(pool, leaves),
         ]
 
     def node_ids(self, trie: Trie, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

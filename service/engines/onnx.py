@@ -27,6 +27,7 @@ from model_store.search_interface import (
     catalogue_input_names,
     catalogue_inputs,
     graph_input_names,
+    pool_vectors,
 )
 from service.engines.base import BoundCatalogues, Engine
 
@@ -56,23 +57,23 @@ class OnnxEngine(Engine):
         names = graph_input_names(config.code_length)
         self._session = open_session(GRAPH, graph, names, OUTPUTS, threads=1)
         self._cores = threads or usable_cores()
-        self._pool = ThreadPoolExecutor(self._cores, "onnx")
+        self._workers = ThreadPoolExecutor(self._cores, "onnx")
         self._counting = threading.Lock()
         self._embedding_dim = config.tokenizer.embedding_dim
-        self._no_pool = ort.OrtValue.ortvalue_from_numpy(np.empty((0, self._embedding_dim), dtype=np.float32))
         self._bound = BoundCatalogues(self._catalogue_values)
+        self._pools = BoundCatalogues(lambda catalogue: self._pool_value(catalogue, candidates=1))
 
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
         """See :meth:`service.engines.base.Engine.compute`."""
-        known = self._bound.of(catalogue)
-        known = known | {POOL: known["leaf_vectors"] if len(inputs.candidates) else self._no_pool}
+        pool = self._pools.of(catalogue) if len(inputs.candidates) else self._pool_value(catalogue, candidates=0)
+        known = self._bound.of(catalogue) | {POOL: pool}
         parts = split(inputs, self._cores)
-        found = list(self._pool.map(self._search, parts, [known] * len(parts)))
+        found = list(self._workers.map(self._search, parts, [known] * len(parts)))
         return found[0] if len(found) == 1 else SearchOutputs(*map(np.concatenate, zip(*found, strict=True)))
 
     def close(self) -> None:
         """End the threads, when what they compute is done."""
-        self._pool.shutdown()
+        self._workers.shutdown()
 
     def _search(self, inputs: SearchInputs, known: dict[str, Any]) -> SearchOutputs:
         started = time.thread_time()
@@ -86,6 +87,8 @@ class OnnxEngine(Engine):
     def bind(self, catalogue: Catalogue) -> None:
         """See :meth:`service.engines.base.Engine.bind`."""
         self._bound.of(catalogue)
+        if self._pools:  # requests of this model ask for dense candidates
+            self._pools.of(catalogue)
 
     def _catalogue_values(self, catalogue: Catalogue) -> dict[str, Any]:
         """The catalogue as device values."""
@@ -93,6 +96,11 @@ class OnnxEngine(Engine):
         arrays = catalogue_inputs(catalogue.trie, catalogue.vectors, self._embedding_dim)
         values = (ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays)
         return dict(zip(names, values, strict=True))
+
+    def _pool_value(self, catalogue: Catalogue, candidates: int) -> Any:
+        return ort.OrtValue.ortvalue_from_numpy(
+            pool_vectors(catalogue.trie, catalogue.vectors, self._embedding_dim, candidates)
+        )
 
 
 def usable_cores() -> int:

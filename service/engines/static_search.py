@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model_store.fusion import DENSE_ITEMS
 from model_store.network.search import BeamSearch
 from model_store.search_interface import SearchInputs, SearchOutputs
 from model_store.trie import Trie
@@ -81,7 +82,8 @@ class StaticSearch:
     @torch.inference_mode()
     def resident(self, trie: Trie, vectors: npt.NDArray[np.float32] | None) -> Resident:
         """Bring a catalogue to the device, beside those that are searched meanwhile."""
-        arrays = self.room.arrays(trie, vectors, self._search.recommender.embedding_dim)
+        candidates = 1 if trie.items <= DENSE_ITEMS else 0  # of larger ones no request wants dense candidates
+        arrays = self.room.arrays(trie, vectors, self._search.recommender.embedding_dim, candidates)
         tensors = tuple(self._moved(array) for array in arrays)
         return Resident(trie, tensors, self._moved(self.room.masks(trie, [trie.everything.bits])))
 
@@ -131,7 +133,7 @@ class StaticSearch:
             history, lengths, rules, *rest = (self._moved(field) for field in asked)
             rules = torch.cat([resident.everything, rules])
             pool = _pool(resident.tensors, len(asked.candidates))
-            outputs = self._search(history, lengths, rules, *rest, *resident.tensors, pool)
+            outputs = self._search(history, lengths, rules, *rest, *resident.tensors[:-1], pool)
             return SearchOutputs(*(output.cpu().numpy() for output in outputs))
 
     def _work(self, bucket: Bucket) -> Work:
@@ -151,7 +153,7 @@ class StaticSearch:
                 fields.max_per_prefix,
                 beam,
                 candidates,
-                *self._catalogue,
+                *self._catalogue[:-1],
                 pool,
             )
             return found
@@ -199,5 +201,5 @@ class StaticSearch:
 
 
 def _pool(catalogue: Sequence[Tensor], candidates: int) -> Tensor:
-    """Item vectors that dense candidates are chosen from; none where there are no candidates."""
+    """Item vectors that dense candidates are chosen from, the last tensor; none where there are no candidates."""
     return catalogue[-1] if candidates else catalogue[-1][:0]

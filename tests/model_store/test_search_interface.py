@@ -10,6 +10,7 @@ from model_store.search_interface import (
     catalogue_inputs,
     graph_input_names,
     pad_excluded,
+    pool_vectors,
     search_inputs,
 )
 from model_store.trie import Trie
@@ -91,15 +92,19 @@ def test_names_of_the_graphs_inputs_follow_the_order_of_the_arrays() -> None:
     inputs = ["history", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix", "beam", "candidates"]
     assert names[:8] == inputs
     assert names[8:] == [
-        *("child_start_0", "child_start_1", "child_code_0", "child_code_1", "parent_2", "leaf_vectors", "pool")
+        *("child_start_0", "child_start_1", "child_code_0", "child_code_1"),
+        *("window_0", "window_1", "parent_2", "leaf_row", "vectors", "pool"),
     ]
     assert arrays[7].shape == (3,)
 
 
-def test_vectors_are_put_in_the_order_of_leaves() -> None:
+def test_vectors_are_found_by_leaf() -> None:
     shuffled = Trie.build(CODES[::-1], 3)
-    *_, leaf_vectors = catalogue_inputs(shuffled, VECTORS, 2)
-    np.testing.assert_array_equal(leaf_vectors, VECTORS[::-1])
+    *_, leaf_row, by_row = catalogue_inputs(shuffled, VECTORS, 2)
+    assert by_row is VECTORS  # a million of them are not copied for every change of the catalogue
+    np.testing.assert_array_equal(by_row[leaf_row], VECTORS[::-1])
+    np.testing.assert_array_equal(pool_vectors(shuffled, VECTORS, 2, candidates=3), VECTORS[::-1])
+    assert pool_vectors(shuffled, VECTORS, 2, candidates=0).shape == (0, 2)
     *_, without = catalogue_inputs(shuffled, None, 2)
     assert without.shape == (1, 2)  # one row of zeros stands for every item
     assert not without.any()

@@ -99,3 +99,18 @@ def test_a_damaged_snapshot_is_refused(broken: str) -> None:
     del arrays[broken]
     with pytest.raises(CatalogueError):
         Trie.from_arrays(arrays, 4)
+
+
+@pytest.mark.parametrize(
+    ("codes", "size", "windows"),
+    [
+        ([[0, 0], [0, 1], [0, 2], [1, 0]], 8, (2, 4)),
+        ([[0, 0]], 8, (2, 2)),
+        ([[code, 0] for code in range(5)], 5, (5, 2)),
+        ([[0, code] for code in range(5)], 256, (2, 8)),
+    ],
+)
+def test_windows_hold_the_children_of_every_node(codes: list[list[int]], size: int, windows: tuple[int, int]) -> None:
+    trie = Trie.build(np.array(codes), size)
+    assert trie.windows == windows
+    assert all(np.diff(start).max() <= window for start, window in zip(trie.child_start, trie.windows, strict=True))

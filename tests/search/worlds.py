@@ -11,7 +11,7 @@ import torch
 from model_store.config import ModelConfig, RecommenderConfig, TokenizerConfig
 from model_store.history import encode_histories
 from model_store.network.recommender import Recommender
-from model_store.search_interface import SearchInputs, catalogue_inputs, search_inputs
+from model_store.search_interface import SearchInputs, catalogue_inputs, pool_vectors, search_inputs
 from model_store.search_reference import Candidate, ReferenceSearch
 from model_store.trie import Trie
 
@@ -116,7 +116,7 @@ class Requests:
 def graph_arrays(inputs: SearchInputs, trie: Trie, vectors: npt.NDArray[np.float32]) -> list[npt.NDArray[np.generic]]:
     """All inputs of the graph; the pool is empty where no dense candidates are wanted."""
     catalogue = catalogue_inputs(trie, vectors, vectors.shape[1])
-    return [*inputs, *catalogue, catalogue[-1][: trie.items if len(inputs.candidates) else 0]]
+    return [*inputs, *catalogue, pool_vectors(trie, vectors, vectors.shape[1], len(inputs.candidates))]
 
 
 def random_vectors(rng: np.random.Generator, config: ModelConfig, items: int) -> npt.NDArray[np.float32]:

@@ -22,6 +22,8 @@ from service.live.guard import CircuitBreaker, CircuitOpen
 
 Arg = bytes | bytearray | memoryview | str | int | float
 
+_READ_BYTES = 262_144  # taken from a socket at once, as many as asyncio has: snapshots come in megabytes
+
 
 class Connection:
     """The two clients of one Redis.
@@ -108,6 +110,7 @@ def _client(url: str, timeout_s: float, max_connections: int) -> Redis:
             timeout=None,  # waiting for a connection is no outage; the deadline of the call ends it
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
+            socket_read_size=_READ_BYTES,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
             protocol=2,

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from model_store import live
 from model_store.durable import write_durably
 from model_store.errors import LiveCorrupt, LiveUnavailable
+from model_store.snapshots import Joining, SnapshotHead, pack_arrays, unpack_arrays
 from service.live.changes import (
     APPEND_LIMIT,
     LOST,
@@ -108,8 +108,8 @@ class EmbeddedChanges(ChangeStore):
         return self._folder / f"{version}{_SUFFIX}"
 
     def _save(self, version: str, snapshot: Snapshot) -> None:
-        block = live.pack_arrays(snapshot.arrays)
-        head = live.SnapshotHead.of(block, *snapshot.at, snapshot.lineage, snapshot.origin)
+        block = pack_arrays(snapshot.arrays)
+        head = SnapshotHead.of(block, *snapshot.at, snapshot.lineage, snapshot.origin)
         try:
             write_durably(self._path(version), head.encode().encode() + b"\n" + block)
             files = sorted(self._folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
@@ -131,14 +131,16 @@ class EmbeddedChanges(ChangeStore):
                 f"a catalogue snapshot cannot be read: {cause.strerror}", "check the rights on ETEGREC_STORE"
             ) from cause
         line, _, block = data.partition(b"\n")
-        head = live.SnapshotHead.decode(line)
-        arrays = live.unpack_arrays(live.join_chunks(head, [block]))
+        head = SnapshotHead.decode(line)
+        joining = Joining(head)
+        joining.add(block)
+        arrays = unpack_arrays(joining.block())
         return Snapshot(Position(head.revision, head.nonce), head.lineage, head.origin, arrays)
 
     def _read_head(self, version: str) -> Head | None:
         try:
             with self._path(version).open("rb") as file:
-                head = live.SnapshotHead.decode(file.readline().rstrip(b"\n"))
+                head = SnapshotHead.decode(file.readline().rstrip(b"\n"))
         except (OSError, LiveCorrupt):
             return None  # as good as none: the catalogue in memory is written again
         return Head(Position(head.revision, head.nonce), head.lineage)

@@ -11,6 +11,7 @@ from typing import cast
 
 from model_store import live
 from model_store.errors import LiveCorrupt, LiveUnavailable
+from model_store.snapshots import Joining, SnapshotHead, pack_arrays, split_chunks, unpack_arrays
 from service.live import scripts
 from service.live.changes import (
     APPEND_LIMIT,
@@ -146,10 +147,9 @@ class RedisChanges(ChangeStore):
         for _ in range(_LOAD_ATTEMPTS):
             if head is None:
                 return None
-            chunks = await self._chunks(version, head)
-            if chunks is not None:
-                block = await asyncio.to_thread(live.join_chunks, head, chunks)
-                arrays = await asyncio.to_thread(live.unpack_arrays, block)
+            joining = await self._joined(version, head)
+            if joining is not None:
+                arrays = await asyncio.to_thread(lambda: unpack_arrays(joining.block()))  # noqa: B023  awaited here
                 return Snapshot(Position(head.revision, head.nonce), head.lineage, head.origin, arrays)
             latest = await self._head(version)
             if latest == head:
@@ -195,10 +195,10 @@ class RedisChanges(ChangeStore):
 
     async def _write(self, version: str, token: str, snapshot: Snapshot) -> bool:
         old = await self._head_or_none(version)
-        block = await asyncio.to_thread(live.pack_arrays, snapshot.arrays)
-        head = await asyncio.to_thread(live.SnapshotHead.of, block, *snapshot.at, snapshot.lineage, snapshot.origin)
+        block = await asyncio.to_thread(pack_arrays, snapshot.arrays)
+        head = await asyncio.to_thread(SnapshotHead.of, block, *snapshot.at, snapshot.lineage, snapshot.origin)
         chunk_keys = self._chunk_keys(version, head)
-        for key, piece in zip(chunk_keys, live.split_chunks(block), strict=True):
+        for key, piece in zip(chunk_keys, split_chunks(block), strict=True):
             async with self._connection.background() as redis:
                 # twice the lock's life: chunks of a writer that crashed vanish by themselves
                 await redis.set(key, piece, px=2 * self._lock_ttl_ms)
@@ -209,7 +209,7 @@ class RedisChanges(ChangeStore):
             outcome = await self._publish(keys, args)
         return _published(outcome, version)
 
-    def _chunk_keys(self, version: str, head: live.SnapshotHead) -> list[str]:
+    def _chunk_keys(self, version: str, head: SnapshotHead) -> list[str]:
         return [self._keys.chunk(version, head.snapshot_id, number) for number in range(head.chunks)]
 
     async def _release(self) -> None:
@@ -219,33 +219,39 @@ class RedisChanges(ChangeStore):
                 await self._unlock([lock], [token])
             self._unneeded.pop(token, None)
 
-    async def _head(self, version: str) -> live.SnapshotHead | None:
+    async def _head(self, version: str) -> SnapshotHead | None:
         async with self._connection.background() as redis:
             raw = await redis.get(self._keys.head(version))
-        return None if raw is None else live.SnapshotHead.decode(cast(bytes, raw))
+        return None if raw is None else SnapshotHead.decode(cast(bytes, raw))
 
-    async def _head_or_none(self, version: str) -> live.SnapshotHead | None:
+    async def _head_or_none(self, version: str) -> SnapshotHead | None:
         try:
             return await self._head(version)
         except LiveCorrupt:
             self.corrupt_values += 1  # it names no chunks, so there is nothing to keep: the next head replaces it
             return None
 
-    async def _chunks(self, version: str, head: live.SnapshotHead) -> list[bytes] | None:
-        chunks = []
-        for key in self._chunk_keys(version, head):
+    async def _joined(self, version: str, head: SnapshotHead) -> Joining | None:
+        """All chunks, each hashed while the next one travels; ``None`` if one is missing."""
+        joining, keys = Joining(head), self._chunk_keys(version, head)
+        adding: asyncio.Future[None] | None = None
+        for key in keys:
             async with self._connection.background() as redis:
                 raw = await redis.get(key)
+            if adding is not None:
+                await adding
             if raw is None:
                 return None
-            chunks.append(cast(bytes, raw))
-        return chunks
+            adding = asyncio.ensure_future(asyncio.to_thread(joining.add, cast(bytes, raw)))
+        if adding is not None:
+            await adding
+        return joining
 
     def _head_of(self, raw: bytes | None) -> Head | None:
         if raw is None:
             return None
         try:
-            head = live.SnapshotHead.decode(raw)
+            head = SnapshotHead.decode(raw)
         except LiveCorrupt:
             self.corrupt_values += 1  # as good as none: whoever holds a catalogue writes it again
             return None

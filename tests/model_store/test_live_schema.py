@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,61 +10,6 @@ from model_store import live
 from model_store.errors import LiveCorrupt
 from model_store.events import Event
 from model_store.redis_errors import redis_place
-
-ARRAYS = {
-    "empty": np.zeros((0, 3), dtype=np.int16),
-    "scalar": np.array(7, dtype=np.int64),
-    "big_endian": np.arange(5, dtype=">i4"),
-    "transposed": np.arange(12, dtype=np.float32).reshape(3, 4).T,
-    "bits": np.array([True, False]),
-}
-
-
-def test_arrays_come_back_equal_aligned_and_read_only() -> None:
-    found = live.unpack_arrays(live.pack_arrays(ARRAYS))
-    assert list(found) == list(ARRAYS)
-    for name, array in ARRAYS.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].shape == array.shape
-        assert found[name].dtype == array.dtype.newbyteorder("<")
-        assert found[name].flags.aligned
-        assert not found[name].flags.writeable
-
-
-def test_objects_are_never_packed() -> None:
-    with pytest.raises(ValueError, match="dtype"):
-        live.pack_arrays({"a": np.array([{}], dtype=object)})
-
-
-@given(st.data())
-def test_any_flipped_or_missing_byte_is_noticed_or_harmless(data: st.DataObject) -> None:
-    block = live.pack_arrays(ARRAYS)
-    at = data.draw(st.integers(0, len(block) - 1))
-    flipped = block[:at] + bytes([block[at] ^ data.draw(st.integers(1, 255))]) + block[at + 1 :]
-    head = live.SnapshotHead.of(block, 0, 0, "a" * 32, "b" * 64)
-    for damaged in (flipped, block[:at]):
-        with pytest.raises(LiveCorrupt):
-            live.join_chunks(head, list(live.split_chunks(damaged)))
-    with pytest.raises(LiveCorrupt):
-        live.unpack_arrays(block[:at])
-    if at >= block.rindex(b"}") + 1 and block[at] != ord(" "):
-        with pytest.raises(LiveCorrupt):
-            live.unpack_arrays(flipped)
-
-
-@given(st.binary(max_size=300))
-def test_any_bytes_are_refused_as_a_snapshot(noise: bytes) -> None:
-    for block in (noise, b"ETGSNAP1" + noise, b"ETGSNAP1" + struct.pack("<I", len(noise)) + noise):
-        with pytest.raises(LiveCorrupt):
-            live.unpack_arrays(block)
-    with pytest.raises(LiveCorrupt):
-        live.SnapshotHead.decode(noise)
-
-
-def test_header_that_asks_for_more_than_there_is() -> None:
-    block = live.pack_arrays({"a": np.zeros(1000, dtype=np.int32)}).replace(b"[1000]", b"[9999]")
-    with pytest.raises(LiveCorrupt, match="cut short"):
-        live.unpack_arrays(block)
 
 
 def test_events_round_trip_and_noise_is_refused() -> None:

@@ -13,6 +13,7 @@ from redis import Redis
 from model_store import live
 from model_store.errors import ConfigError, LiveCorrupt, LiveUnavailable
 from model_store.events import Event
+from model_store.snapshots import CHUNK_BYTES
 from service.live.changes import Position, RawChange, Snapshot
 from service.live.guard import CircuitBreaker, CircuitOpen
 from service.live.redis import RedisLive
@@ -260,7 +261,7 @@ async def test_writer_that_lost_its_lock_publishes_nothing(
     open_store: Open, raw: Redis, holder: str | None, message: str | None
 ) -> None:
     store = open_store()
-    saving = asyncio.create_task(save(store, snapshot(1, 10 * live.CHUNK_BYTES // 4)))
+    saving = asyncio.create_task(save(store, snapshot(1, 10 * CHUNK_BYTES // 4)))
     while not raw.keys("*:chunk:*"):  # the writer is at work; take its lock away before it publishes
         await asyncio.sleep(0)
     if holder is None:
@@ -278,7 +279,7 @@ async def test_writer_that_lost_its_lock_publishes_nothing(
 
 async def test_large_snapshot_spans_chunks_and_old_chunks_expire(open_store: Open, raw: Redis) -> None:
     store = open_store()
-    size = live.CHUNK_BYTES // 4 + 1000
+    size = CHUNK_BYTES // 4 + 1000
     await save(store, snapshot(1, size))
     old = set(raw.keys("*:chunk:*"))
     assert len(old) == 2

@@ -25,7 +25,7 @@ from benchmarks.peer_t5 import SPECIAL, peer_t5
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
-from training.batches import PADDING, Batch, TrainingRows, batches, collate, training_rows
+from training.batches import Batch, TrainingRows, batches, collate, training_rows
 from training.collisions import Assignment
 from training.config import TrainingConfig, load_config
 from training.joint_losses import recommender_losses, weighted_sum
@@ -46,7 +46,7 @@ def timed(step: Callable[[Batch], None], work: list[Batch]) -> float:
     started = time.perf_counter()
     for batch in work:
         step(batch)
-    targets = sum(int((batch.targets != PADDING).sum()) for batch in work)
+    targets = sum(batch.all_targets for batch in work)
     return targets / (time.perf_counter() - started)
 
 

@@ -7,7 +7,7 @@ many targets, one per position, and the encoder's work is shared; with bidirecti
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from training import distributed
+from training.upload import upload
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -29,24 +30,48 @@ class TrainingRows(NamedTuple):
     start: Int64Array  # [rows], first history item
     length: Int64Array  # [rows], history items; the target of the longest prefix follows them
     predicted: Int64Array  # [rows], number of prefixes, and so of targets
+    resident: Tensor  # the items again, on the device where batches are made
+
+
+class OnHost(NamedTuple):
+    """What the host knows of a batch, which it planned, and so never has to ask the device for."""
+
+    items: Int64Array  # [n] targets of the joint batch, row by row
+    shares: tuple[int, ...]  # how many of them each process has, in order
+    prefix: Int64Array  # [N] history items before each target of this process, row by row
 
 
 class Batch(NamedTuple):
-    """One step's rows, padded to the longest among them."""
+    """One step's rows, padded to the longest among them: this process's share, if several train together."""
 
     history: Tensor  # [B, T] item rows, int64
     lengths: Tensor  # [B]
     targets: Tensor  # [B, P] item rows, PADDING where a row has fewer
     prefix: Tensor  # [B, P] history items before each target, at least 1
-    all_targets: int | None = None  # targets of the joint batch, where these rows are one process's share of it
+    real: Tensor  # [N] places of the targets that are none of the padding, in [B · P], ascending
+    host: OnHost
 
-    def to(self, device: torch.device) -> Self:
-        """The same on a device."""
-        history, lengths, targets, prefix = (tensor.to(device) for tensor in self[:4])
-        return self._replace(history=history, lengths=lengths, targets=targets, prefix=prefix)
+    @property
+    def all_targets(self) -> int:
+        """Targets of the joint batch."""
+        return len(self.host.items)
+
+    @property
+    def items(self) -> Tensor:
+        """The real targets, ``[N]``."""
+        return self.of_targets(self.targets)
+
+    def of_targets(self, values: Tensor) -> Tensor:
+        """The real targets' rows ``[N, …]`` of ``[B, P, …]``; a boolean mask would make the host count."""
+        return values.flatten(0, 1).index_select(0, self.real)
 
 
-def training_rows(sequences: Sequence[npt.NDArray[np.integer]], max_history: int, packed: bool) -> TrainingRows:
+def training_rows(
+    sequences: Sequence[npt.NDArray[np.integer]],
+    max_history: int,
+    packed: bool,
+    device: torch.device | str = "cpu",
+) -> TrainingRows:
     """Cut sequences into rows so that every item but the first of a sequence is a target exactly once.
 
     Args:
@@ -54,6 +79,7 @@ def training_rows(sequences: Sequence[npt.NDArray[np.integer]], max_history: int
         max_history: History items a row may have.
         packed: Many targets a row. A long sequence is then cut into windows that overlap by half: a target
             away from the sequence's start sees at least ``max_history / 2`` items.
+        device: Where batches are made.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -67,7 +93,7 @@ def training_rows(sequences: Sequence[npt.NDArray[np.integer]], max_history: int
             done, end = end + 1, min(end + stride, size - 1)
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
     flat = np.concatenate([np.empty(0, dtype=np.int64), *sequences]).astype(np.int64)
-    return TrainingRows(flat, table[:, 0], table[:, 1], table[:, 2])
+    return TrainingRows(flat, table[:, 0], table[:, 1], table[:, 2], torch.from_numpy(flat).to(device))
 
 
 def batches(rows: TrainingRows, targets_per_batch: int, rng: np.random.Generator) -> list[Int64Array]:
@@ -81,23 +107,38 @@ def batches(rows: TrainingRows, targets_per_batch: int, rng: np.random.Generator
 
 
 def collate(rows: TrainingRows, chosen: Int64Array) -> Batch:
-    """Gather rows into one padded batch."""
-    length, count = rows.length[chosen], rows.predicted[chosen]
-    step = np.arange(length.max())
-    at = rows.start[chosen][:, None] + np.minimum(step, length[:, None] - 1)
-    history = np.where(step < length[:, None], rows.items[at], 0)
-    slot = np.arange(count.max())
-    prefix = np.minimum(length[:, None] - count[:, None] + 1 + slot, length[:, None])
-    targets = np.where(slot < count[:, None], rows.items[rows.start[chosen][:, None] + prefix], PADDING)
-    as_tensor = torch.from_numpy
-    return Batch(as_tensor(history), as_tensor(length), as_tensor(targets), as_tensor(prefix))
-
-
-def collate_share(rows: TrainingRows, chosen: Int64Array) -> Batch:
-    """This process's rows of a joint batch, in a single process all; a row that must not count has no target."""
+    """This process's rows of a joint batch, in a single process all of them, padded into one batch on the device."""
     mine, counts = distributed.share(chosen)
-    batch = collate(rows, mine)._replace(all_targets=int(rows.predicted[chosen].sum()))
-    return batch if counts else batch._replace(targets=torch.full_like(batch.targets, PADDING))
+    known = _known(rows, chosen)
+    length, slots = rows.length[mine], int(rows.predicted[mine].max())
+    # A row that must not count has no target.
+    predicted = rows.predicted[mine] if counts else np.zeros_like(mine)
+    flat, device = rows.resident, rows.resident.device
+    start, lengths, count = upload(torch.from_numpy(np.stack([rows.start[mine], length, predicted])), device)
+    step, slot = (torch.arange(most, device=device) for most in (int(length.max()), slots))
+    last = lengths[:, None]
+    history = flat[start[:, None] + torch.minimum(step, last - 1)].masked_fill(step >= last, 0)
+    prefix = torch.minimum(last - count[:, None] + 1 + slot, last)
+    targets = flat[start[:, None] + prefix].masked_fill(slot >= count[:, None], PADDING)
+    row, place = ragged(count, len(known.prefix))
+    return Batch(history, lengths, targets, prefix, row * slots + place, known)
+
+
+def ragged(count: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Row and place in it of every entry of rows with ``count`` entries each, ``total`` of them together."""
+    row = torch.arange(len(count), device=count.device).repeat_interleave(count, output_size=total)
+    place = torch.arange(total, device=count.device)
+    return row, place - (count.cumsum(0) - count)[row]
+
+
+def _known(rows: TrainingRows, chosen: Int64Array) -> OnHost:
+    count = rows.predicted[chosen]
+    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    prefix = np.repeat(rows.length[chosen] - count + 1, count) + place
+    items = rows.items[np.repeat(rows.start[chosen], count) + prefix]
+    shares = tuple(int(count[part].sum()) for part in distributed.stretches(len(chosen)))
+    before = sum(shares[: distributed.rank()])
+    return OnHost(items, shares, prefix[before : before + shares[distributed.rank()]])
 
 
 def epoch(rows: TrainingRows, targets_per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:

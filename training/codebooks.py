@@ -54,7 +54,8 @@ def pretrain_tokenizer(
         initialise_codebooks(tokenizer, embeddings, config.kmeans_iterations, generator)
     with progress.track("Tokenizer", config.epochs, course.epoch) as bar:
         for epoch in course.epochs(config.epochs):
-            for rows in course.batches(torch.randperm(len(embeddings), generator=generator).split(config.batch_size)):
+            order = torch.randperm(len(embeddings), generator=generator).to(embeddings.device)
+            for rows in course.batches(order.split(config.batch_size)):
                 loss = _loss(tokenizer, embeddings, rows, config.beta)
                 descend(loss, optimiser)
                 course.add({"sq": loss})

@@ -108,18 +108,23 @@ def wait() -> None:
         dist.all_reduce(torch.zeros(1, device=_wire()))
 
 
+def stretches(size: int) -> list[slice]:
+    """Which rows of a batch each process takes: all parts in order are the batch."""
+    count = processes()
+    return [slice(size * part // count, size * (part + 1) // count) for part in range(count)]
+
+
 def share(rows: Rows) -> tuple[Rows, bool]:
-    """This process's part of a batch: a stretch, so that all parts in order are the batch.
+    """This process's part of a batch, see :func:`stretches`.
 
     Returns:
         The part, and whether its rows count. A batch with fewer rows than processes leaves some with nothing of their
         own; they get a row that must not count, so that they take part in the step.
     """
-    count, me, size = processes(), rank(), len(rows)
-    start, end = size * me // count, size * (me + 1) // count
-    if start == end:
+    mine = stretches(len(rows))[rank()]
+    if mine.start == mine.stop:
         return cast(Rows, rows[:1]), False
-    return cast(Rows, rows[start:end]), True
+    return cast(Rows, rows[mine]), True
 
 
 def even_share(loss: Tensor) -> Tensor:
@@ -127,12 +132,16 @@ def even_share(loss: Tensor) -> Tensor:
     return loss / processes() if _together() else loss
 
 
-def gather(rows: Tensor) -> Tensor:
+def gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """Rows ``[n, …]`` of all processes in their order, ``[sum of n, …]``; differentiable.
 
     What follows must be the same computation in all processes: the gradient that comes back stands for theirs, too.
+
+    Args:
+        rows: Of this process.
+        counts: n of every process.
     """
-    return cast(Tensor, _Gather.apply(rows)) if _together() else rows
+    return cast(Tensor, _Gather.apply(rows, counts)) if _together() else rows
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -157,11 +166,7 @@ def total(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        mine = torch.tensor([len(rows)], device=rows.device)
-        each = [torch.empty_like(mine) for _ in range(processes())]
-        dist.all_gather(each, mine)
-        counts = torch.cat(each).tolist()
+    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
@@ -170,9 +175,9 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         # All hold an even share of the same loss: the sum of their gradients is this one's times their number.
-        return grad_outputs[0][ctx.start : ctx.start + ctx.count] * processes()
+        return grad_outputs[0][ctx.start : ctx.start + ctx.count] * processes(), None
 
 
 def _together() -> bool:

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from model_store.config import Section
 from training import distributed
-from training.batches import Batch, TrainingRows, batches, collate_share, training_rows
+from training.batches import Batch, TrainingRows, batches, collate, training_rows
 from training.checkpoint import Best, Course
 from training.codebooks import tokenizer_optimizer
 from training.data.dataset import Split
@@ -161,7 +161,8 @@ def phase_of(epoch: int, config: JointConfig) -> Phase:
 
 def _rows(learner: Learner, sequences: list[npt.NDArray[np.int32]]) -> TrainingRows:
     shape = learner.model.recommender
-    return training_rows(sequences, shape.max_history, packed=shape.encoder_attention == "causal")
+    packed = shape.encoder_attention == "causal"
+    return training_rows(sequences, shape.max_history, packed, learner.embeddings.device)
 
 
 def _losses_of(
@@ -187,9 +188,9 @@ def _epoch(
     course: Course,
     bar: Bar,
 ) -> dict[str, float]:
-    """One pass over all rows; returns the mean of each loss."""
+    """One pass over all rows; returns the mean of each loss, the only thing that the host waits for."""
     for chosen in course.batches(batches(rows, config.targets_per_batch, rng)):
-        found = losses(collate_share(rows, chosen).to(learner.embeddings.device))
+        found = losses(collate(rows, chosen))
         descend(weighted_sum(found, config), *trained)
         course.add(found)
         bar.advance(1)

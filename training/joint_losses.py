@@ -17,7 +17,7 @@ from model_store.config import Section
 from model_store.network.recommender import TargetStates
 from model_store.network.tokenizer import Quantised
 from training import distributed
-from training.batches import PADDING, Batch
+from training.batches import Batch
 from training.code_tree import CodeTree, Teacher
 from training.codebooks import reconstruct
 from training.learner import Learner
@@ -30,6 +30,7 @@ from training.losses import (
     sequence_item_loss,
 )
 from training.softmax import SAMPLED_ABOVE, Additions, full_softmax_loss, sampled_softmax_loss
+from training.upload import upload
 
 Losses = dict[str, Tensor]
 """Scalars by name (rec, dense, sq, sia, psa): this process's shares of them, where several train together."""
@@ -99,7 +100,7 @@ def recommender_losses(learner: Learner, batch: Batch, tree: CodeTree, config: J
     states = _decoded(learner, batch, tree)
     losses = _recommendation(learner, batch, states, tree, config)
     if aligned:
-        targets, sequence, preference = _distinct(batch.targets, states.sequence, states.preference)
+        targets, sequence, preference = _distinct(batch, states.sequence, states.preference)
         with torch.no_grad():
             quantised, reconstruction = reconstruct(learner.tokenizer, learner.embeddings[targets])
         losses |= _alignment(learner, quantised, reconstruction, sequence, preference, config)
@@ -133,18 +134,17 @@ def _decoded(learner: Learner, batch: Batch, tree: CodeTree) -> TargetStates:
 def _recommendation(
     learner: Learner, batch: Batch, states: TargetStates, tree: CodeTree, config: JointConfig
 ) -> Losses:
-    real = batch.targets != PADDING
-    items, decoded = batch.targets[real], states.decoder[real]
+    items, decoded = batch.items, batch.of_targets(states.decoder)
     logits = [
         learner.recommender.logits(decoded[:, level], level) + repeated
-        for level, repeated in enumerate(_repeat_logits(learner, batch, tree, real))
+        for level, repeated in enumerate(_repeat_logits(learner, batch, tree))
     ]
     if not config.constrained:
         rec = recommendation_loss(logits, tree.codes[items], config.label_smoothing, batch.all_targets)
-        return {"rec": rec} | (_dense(learner, states.user[real], batch, tree, config, None))
+        return {"rec": rec} | (_dense(learner, batch.of_targets(states.user), batch, tree, config, None))
     leaves = tree.leaves(items)
     teacher = Teacher(tree, leaves) if config.distillation and tree.proposal is None else None
-    dense = _dense(learner, states.user[real], batch, tree, config, teacher)
+    dense = _dense(learner, batch.of_targets(states.user), batch, tree, config, teacher)
     children = [tree.children(leaves, level, found) for level, found in enumerate(logits)]
     rec = constrained_loss(
         [each.log_prob[:, 0] for each in children],
@@ -156,13 +156,14 @@ def _recommendation(
     return {"rec": rec} | dense
 
 
-def _repeat_logits(learner: Learner, batch: Batch, tree: CodeTree, real: Tensor) -> list[Tensor]:
+def _repeat_logits(learner: Learner, batch: Batch, tree: CodeTree) -> list[Tensor]:
     """What histories add to the logits of each level, ``[N, K]`` for the real ones of the targets ``[B, P]``."""
     history, targets = tree.codes[batch.history], tree.codes[batch.targets.clamp(min=0)]
-    is_below = torch.ones_like(real)[:, :, None]
+    is_below = torch.ones_like(batch.targets, dtype=torch.bool)[:, :, None]
     added = []
     for level in range(tree.levels):
-        added.append(learner.recommender.repeat_logits(level, history[:, :, level], is_below, batch.prefix)[real])
+        found = learner.recommender.repeat_logits(level, history[:, :, level], is_below, batch.prefix)
+        added.append(batch.of_targets(found))
         is_below = is_below & (history[:, None, :, level] == targets[:, :, None, level])
     return added
 
@@ -172,22 +173,22 @@ def _dense(
 ) -> Losses:
     if not config.dense_weight:
         return {}
-    real = batch.targets != PADDING
-    items, scaled = batch.targets[real], functional.normalize(users, dim=-1) / config.temperature
+    items, scaled = batch.items, functional.normalize(users, dim=-1) / config.temperature
     value = learner.recommender.dense_repeats(batch.history.shape[1], batch.prefix) / config.temperature
     if tree.proposal is not None:
-        additions = Additions.of_histories(batch.history, batch.prefix, value, real)
-        candidates = tree.proposal.candidates(items.cpu().numpy()).to(items.device)
+        additions = Additions.of_histories(batch.history, batch.prefix, value, batch.real, batch.host.prefix)
+        candidates = tree.proposal.candidates(batch.host.items).to(items.device)
         loss = sampled_softmax_loss(scaled, tree.vectors, items, candidates, batch.all_targets, additions)
     else:
-        additions = Additions.of_histories(tree.leaves(batch.history), batch.prefix, value, real)
+        leaves = tree.leaves(batch.history)
+        additions = Additions.of_histories(leaves, batch.prefix, value, batch.real, batch.host.prefix)
         observe = teacher.observe if teacher else None
         loss = full_softmax_loss(scaled, tree.leaf_vectors, tree.leaves(items), batch.all_targets, observe, additions)
     return {"dense": loss}
 
 
 def _quantisation_and_alignment(learner: Learner, batch: Batch, states: TargetStates, config: JointConfig) -> Losses:
-    targets, sequence, preference = _distinct(batch.targets, states.sequence, states.preference)
+    targets, sequence, preference = _distinct(batch, states.sequence, states.preference)
     embeddings = learner.embeddings[targets]
     quantised, reconstruction = reconstruct(learner.tokenizer, embeddings)
     standardised = learner.tokenizer.standardise(embeddings)
@@ -212,9 +213,9 @@ def _alignment(
     return {"sia": distributed.even_share(sia), "psa": distributed.even_share(psa)}
 
 
-def _distinct(targets: Tensor, *states: Tensor) -> list[Tensor]:
-    """Targets ``[N]`` of all processes that are real and no repetition, and their rows of ``[B, P, …]`` states."""
-    real = targets != PADDING
-    everyone = distributed.gather(targets[real])
-    kept = first_occurrences(everyone)
-    return [everyone[kept], *(distributed.gather(state[real])[kept] for state in states)]
+def _distinct(batch: Batch, *states: Tensor) -> list[Tensor]:
+    """Targets ``[N]`` of all processes that are no repetition, and their rows of ``[B, P, …]`` states."""
+    kept = first_occurrences(batch.host.items)
+    targets, rows = (upload(torch.from_numpy(each), batch.real.device) for each in (batch.host.items[kept], kept))
+    everyone = (distributed.gather(batch.of_targets(state), batch.host.shares) for state in states)
+    return [targets, *(state.index_select(0, rows) for state in everyone)]

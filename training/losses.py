@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -105,12 +107,9 @@ def constrained_loss(
     return total / (len(log_prob) * (len(slot[0]) if rows is None else rows))
 
 
-def first_occurrences(targets: Tensor) -> Tensor:
+def first_occurrences(targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Indices of the rows ``[N]`` at which each target appears for the first time, ascending.
 
     Rows that repeat a target drop out of SIA, PSA and L_SQ: as in-batch negatives they would contradict themselves.
     """
-    _, inverse = torch.unique(targets, return_inverse=True)
-    position = torch.arange(len(targets), device=targets.device)
-    first = torch.full_like(position, len(targets)).scatter_reduce_(0, inverse, position, "amin")
-    return first[first < len(targets)].sort().values
+    return np.sort(np.unique(targets, return_index=True)[1])

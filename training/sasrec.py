@@ -27,13 +27,14 @@ from model_store.network.encoder import EncoderShape, HistoryEncoder, VectorMap
 from model_store.network.layers import Dropout
 from model_store.network.repeats import RepeatBias
 from training import distributed
+from training.batches import Batch, collate
 from training.checkpoint import Best, Course, Resumable, Weights
 from training.data.dataset import Dataset, Split
 from training.learning_curve import LearningCurve
 from training.metrics import Ranks, both_protocols, summary
 from training.optimiser import Optimiser, cosine, descend
 from training.progress import Progress
-from training.sasrec_batches import IGNORED, Batch, collate, epoch_batches, padded
+from training.sasrec_batches import Windows
 from training.softmax import SAMPLED_ABOVE, Additions, Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
 
 Int32Array = npt.NDArray[np.int32]
@@ -123,15 +124,16 @@ class Sasrec(nn.Module):
             items: Histories, ``[B, T]``.
             lengths: ``[B]``.
         """
-        row, item, value = self.additions(items, lengths[:, None], torch.ones_like(lengths[:, None], dtype=torch.bool))
+        every = torch.arange(len(items), device=items.device)
+        row, item, value, _ = self.additions(items, lengths[:, None], every, lengths.cpu().numpy())
         scores = functional.linear(*self.matched(users))
         scores.view(-1).index_add_(0, row * scores.shape[1] + item, value)
         return scores
 
-    def additions(self, items: Tensor, prefix: Tensor, real: Tensor) -> Additions:
+    def additions(self, items: Tensor, prefix: Tensor, real: Tensor, known: npt.NDArray[np.int64]) -> Additions:
         """What histories add to scores; arguments as in :meth:`Additions.of_histories`."""
         value = self.repeat_bias(0, items.shape[1], prefix) / self.config.temperature
-        return Additions.of_histories(items, prefix, value, real)
+        return Additions.of_histories(items, prefix, value, real, known)
 
 
 @dataclass(frozen=True)
@@ -147,15 +149,19 @@ class SasrecResult:
     history: list[dict[str, float]]  # "loss" and "valid_ndcg@10" of every epoch
 
 
-def sasrec_loss(model: Sasrec, batch: Batch) -> Tensor:
-    """Mean cross-entropy over all items and all real positions of a batch; with several processes a share of it."""
-    real = batch.targets != IGNORED
-    users, items = model.matched(model(batch.inputs)[real])
-    prefix = torch.arange(1, batch.inputs.shape[1] + 1, device=real.device).expand_as(batch.inputs)
-    additions = model.additions(batch.inputs, prefix, real)
-    if batch.candidates is None:
-        return full_softmax_loss(users, items, batch.targets[real], batch.all_targets, additions=additions)
-    return sampled_softmax_loss(users, items, batch.targets[real], batch.candidates, batch.all_targets, additions)
+def sasrec_loss(model: Sasrec, batch: Batch, candidates: Candidates | None = None) -> Tensor:
+    """Mean cross-entropy over all items and all real positions of a batch; with several processes a share of it.
+
+    Args:
+        model: In training or evaluation mode.
+        batch: Windows: position t of a row reads t + 1 items and has the one that follows as its target.
+        candidates: What the loss is estimated from; None: all items.
+    """
+    users, items = model.matched(batch.of_targets(model(batch.history)))
+    additions = model.additions(batch.history, batch.prefix, batch.real, batch.host.prefix)
+    if candidates is None:
+        return full_softmax_loss(users, items, batch.items, batch.all_targets, additions=additions)
+    return sampled_softmax_loss(users, items, batch.items, candidates, batch.all_targets, additions)
 
 
 def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
@@ -210,10 +216,10 @@ def _fit(
     device, rng = model.item_embedding.weight.device, np.random.default_rng(seed)
     adamw = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     # Cuts between windows are drawn anew each epoch, so their number differs a little from epoch to epoch.
-    sizes = config.max_history, config.batch_tokens
-    steps = config.epochs * len(epoch_batches(sequences, *sizes, np.random.default_rng(seed)))
+    windows = Windows(sequences, config.max_history, device)
+    steps = config.epochs * len(windows.epoch(config.batch_tokens, np.random.default_rng(seed))[1])
     optimiser, best = Optimiser(adamw, cosine(steps, config.warmup)), Best(model)
-    proposal = _proposal(config, sequences, model.item_embedding.num_embeddings)
+    proposal = _proposal(config, windows, model.item_embedding.num_embeddings)
     curve = LearningCurve()
     parts: dict[str, Resumable] = {"model": Weights(model), "optimiser": optimiser, "best": best, "curve": curve}
     course = Course(checkpoint, rng, parts, device)
@@ -222,9 +228,10 @@ def _fit(
             if best.misses >= config.patience:
                 break
             model.train()
-            for pieces in course.batches(epoch_batches(sequences, *sizes, rng)):
-                candidates = _candidates(proposal, pieces, (seed, epoch, course.step))
-                loss = sasrec_loss(model, collate(pieces, candidates).to(device))
+            rows, groups = windows.epoch(config.batch_tokens, rng)
+            for chosen in course.batches(groups):
+                batch = collate(rows, chosen)
+                loss = sasrec_loss(model, batch, _candidates(proposal, batch, (seed, epoch, course.step)))
                 descend(loss, optimiser)
                 course.add({"loss": loss})
             metrics = distributed.on_first(lambda: summary(evaluate_sasrec(model, split).all_items))
@@ -239,19 +246,15 @@ def _fit(
     return SasrecResult(embeddings, model, best.metrics, course.epoch, best_epoch, seconds, curve.epochs)
 
 
-def _proposal(config: SasrecConfig, sequences: Sequence[Int32Array], n_items: int) -> Proposal | None:
-    if not config.samples(n_items):
-        return None
-    return Proposal(np.concatenate([sequence[1:] for sequence in sequences]), n_items, config.negatives)
+def _proposal(config: SasrecConfig, windows: Windows, n_items: int) -> Proposal | None:
+    return Proposal(windows.targets, n_items, config.negatives) if config.samples(n_items) else None
 
 
-def _candidates(
-    proposal: Proposal | None, pieces: Sequence[Int32Array], place: tuple[int, int, int]
-) -> Candidates | None:
+def _candidates(proposal: Proposal | None, batch: Batch, place: tuple[int, int, int]) -> Candidates | None:
     if proposal is None:
         return None
     # Seeded by the place in training: the same in all processes, and in a run that was resumed.
-    return proposal.candidates(np.concatenate([piece[1:] for piece in pieces]), np.random.default_rng(place))
+    return proposal.candidates(batch.host.items, np.random.default_rng(place)).to(batch.real.device)
 
 
 @torch.no_grad()
@@ -259,7 +262,15 @@ def _score(model: Sasrec, histories: Sequence[Int32Array], device: torch.device)
     """Scores of all items after each history, [B, N]."""
     kept = [history[-model.config.max_history :] for history in histories]
     lengths = torch.tensor([len(history) for history in kept], device=device)
-    items = padded(kept, 0).to(device)
+    items = _padded(kept).to(device)
     users = model(items)[torch.arange(len(kept)), lengths - 1]
     scores: npt.NDArray[np.float32] = model.scores(users, items, lengths).float().cpu().numpy()
     return scores
+
+
+def _padded(rows: Sequence[Int32Array]) -> Tensor:
+    """Item rows of several sequences as one array ``[B, T]``, int64, filled up on the right."""
+    out = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(out)

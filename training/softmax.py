@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.batches import ragged
+from training.upload import upload
+
 SAMPLED_ABOVE = 200_000
 """Items up to which scoring all of them in every step is affordable."""
 
@@ -38,21 +41,25 @@ class Additions(NamedTuple):
     row: Tensor  # [m] int64
     item: Tensor  # [m] int64
     value: Tensor  # [m]
+    up_to: npt.NDArray[np.int64]  # [n + 1] on the host, entries of all rows before each, and m
 
     @classmethod
-    def of_histories(cls, items: Tensor, prefix: Tensor, value: Tensor, real: Tensor) -> Additions:
+    def of_histories(
+        cls, items: Tensor, prefix: Tensor, value: Tensor, real: Tensor, known: npt.NDArray[np.int64]
+    ) -> Additions:
         """What histories add to the scores of their own items, a row for each real target in order.
 
         Args:
             items: ``[B, T]``, numbered as the scores are.
             prefix: ``[B, P]``, items before each target.
             value: ``[B, P, T]``.
-            real: ``[B, P]``, which targets there are.
+            real: ``[n]``, places of the real targets in ``[B · P]``.
+            known: ``[n]``, their prefixes on the host.
         """
-        before = torch.arange(items.shape[1], device=items.device) < prefix[real][:, None]
-        row, at = before.nonzero(as_tuple=True)
-        of_row = items[:, None].expand(-1, prefix.shape[1], -1)[real]
-        return cls(row, of_row[row, at], value[real][row, at])
+        up_to = np.concatenate([[0], np.cumsum(known)])
+        row, at = ragged(prefix.flatten()[real], int(up_to[-1]))
+        target = real[row]
+        return cls(row, items[target // prefix.shape[1], at], value.flatten(0, 1)[target, at], up_to)
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -64,6 +71,7 @@ class _FullSoftmax(torch.autograd.Function):
         row: Tensor,
         item: Tensor,
         value: Tensor,
+        up_to: npt.NDArray[np.int64],
         targets: Tensor,
         rows: int,
         observe: Observer | None,
@@ -73,11 +81,9 @@ class _FullSoftmax(torch.autograd.Function):
         hidden_gradient, value_gradient = torch.empty_like(hidden), torch.empty_like(value)
         weight_gradient = torch.zeros_like(weight) if is_trained else None
         total = hidden.new_zeros(())
-        starts = range(0, len(targets), size)
-        ends = torch.searchsorted(row, torch.tensor([*starts, len(targets)], device=row.device)).tolist()
-        for number, start in enumerate(starts):
+        for start in range(0, len(targets), size):
             part, wanted = hidden[start : start + size], targets[start : start + size, None]
-            added = slice(ends[number], ends[number + 1])
+            added = slice(int(up_to[start]), int(up_to[min(start + size, len(targets))]))
             place = (row[added] - start) * len(weight) + item[added]
             score = part @ weight.T
             score.view(-1).index_add_(0, place, value[added])
@@ -113,6 +119,7 @@ class _FullSoftmax(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
@@ -137,9 +144,10 @@ def full_softmax_loss(
     Returns:
         Scalar.
     """
-    row, item, value = additions or (targets[:0], targets[:0], hidden.new_empty(0))
+    none = np.zeros(len(targets) + 1, dtype=np.int64)
+    added = additions or Additions(targets[:0], targets[:0], hidden.new_empty(0), none)
     count = len(targets) if rows is None else rows
-    loss: Tensor = _FullSoftmax.apply(hidden, weight, row, item, value, targets, count, observe)
+    loss: Tensor = _FullSoftmax.apply(hidden, weight, *added, targets, count, observe)
     return loss
 
 
@@ -151,7 +159,7 @@ class Candidates(NamedTuple):
 
     def to(self, device: torch.device) -> Candidates:
         """The same on a device."""
-        return Candidates(self.items.to(device), self.log_weight.to(device))
+        return Candidates(upload(self.items, device), upload(self.log_weight, device))
 
 
 class Proposal:
@@ -190,12 +198,12 @@ def sampled_softmax_loss(
     exact = (hidden * weight[targets]).sum(dim=1)
     estimated = hidden @ weight[candidates.items].T + candidates.log_weight
     if additions is not None:
-        row, item, value = additions
-        own = targets[row] == item
-        exact = exact.index_add(0, row[own], value[own])
+        row, item, value, _ = additions
+        # Entries that do not apply add 0: to leave them out, the host would have to count.
+        exact = exact.index_add(0, row, value.masked_fill(targets[row] != item, 0.0))
         column = torch.searchsorted(candidates.items, item).clamp(max=len(candidates.items) - 1)
-        held = candidates.items[column] == item
-        estimated = estimated.index_put((row[held], column[held]), value[held], accumulate=True)
+        held = value.masked_fill(candidates.items[column] != item, 0.0)
+        estimated = estimated.index_put((row, column), held, accumulate=True)
     estimated = estimated.masked_fill(candidates.items == targets[:, None], -torch.inf)
     first = torch.zeros_like(targets)
     loss = functional.cross_entropy(torch.cat([exact[:, None], estimated], dim=1), first, reduction="sum")

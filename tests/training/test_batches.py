@@ -64,6 +64,10 @@ def test_lengths_prefixes_and_padding_agree(lengths: list[int], max_history: int
     assert batch.targets.shape[1] == real.sum(dim=1).max()
     assert ((batch.prefix >= 1) & (batch.prefix <= batch.lengths[:, None])).all()
     assert (batch.prefix[~real] == batch.lengths[:, None].expand_as(real)[~real]).all()
+    assert torch.equal(batch.real, torch.nonzero(real.flatten()).flatten())
+    assert batch.items.tolist() == batch.targets[real].tolist() == batch.host.items.tolist()
+    assert batch.host.prefix.tolist() == batch.prefix[real].tolist()
+    assert batch.host.shares == (batch.all_targets,) == (int(real.sum()),)
     padding = torch.arange(batch.history.shape[1]) >= batch.lengths[:, None]
     assert (batch.history[padding] == 0).all()
     if not packed:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model_store.config import ModelConfig, RecommenderConfig, TokenizerConfig
-from training.batches import Batch, collate, training_rows
+from training.batches import Batch, OnHost, collate, training_rows
 from training.codebooks import TokenizerTrainingConfig, pretrain_tokenizer, tokenizer_optimizer
 from training.data.dataset import Split
 from training.evaluate import generative_ranks
@@ -200,19 +200,16 @@ def test_repeated_targets_and_empty_slots_drop_out_of_the_alignment() -> None:
     learner = make_learner(make_config("causal"))
     history = torch.tensor([[1, 2, 3], [4, 5, 0], [6, 7, 8]])
     lengths = torch.tensor([3, 2, 3])
-    padded = Batch(
-        history,
-        lengths,
-        torch.tensor([[2, 3, 9], [9, 11, -1], [7, 2, -1]]),
-        torch.tensor([[1, 2, 3], [1, 2, 2], [1, 3, 3]]),
-    )
+
+    def batch_of(targets: list[list[int]], prefix: list[list[int]]) -> Batch:
+        wanted, before = torch.tensor(targets), torch.tensor(prefix)
+        real = torch.nonzero(wanted.flatten() >= 0).flatten()
+        items, known = wanted.flatten()[real].numpy(), before.flatten()[real].numpy()
+        return Batch(history, lengths, wanted, before, real, OnHost(items, (len(items),), known))
+
+    padded = batch_of([[2, 3, 9], [9, 11, -1], [7, 2, -1]], [[1, 2, 3], [1, 2, 2], [1, 3, 3]])
     # Targets 9 and 2 come again in later rows: the losses are those of the first occurrences alone.
-    kept = Batch(
-        history,
-        lengths,
-        torch.tensor([[2, 3, 9], [11, -1, -1], [7, -1, -1]]),
-        torch.tensor([[1, 2, 3], [2, 2, 2], [1, 3, 3]]),
-    )
+    kept = batch_of([[2, 3, 9], [11, -1, -1], [7, -1, -1]], [[1, 2, 3], [2, 2, 2], [1, 3, 3]])
     config = JointConfig()
     both = [tokenizer_losses(learner, batch, learner.tree(ROWS), config) for batch in (padded, kept)]
     torch.testing.assert_close(both[0], both[1])

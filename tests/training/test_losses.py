@@ -178,16 +178,9 @@ def test_recommendation_loss_is_the_mean_over_rows_and_codes(smoothing: float) -
 
 
 def test_first_occurrences_drop_repetitions() -> None:
-    assert first_occurrences(torch.tensor([5, 2, 5, 9, 2, 2, 0])).tolist() == [0, 1, 3, 6]
-    assert first_occurrences(torch.tensor([3, 3, 3])).tolist() == [0]
-    assert first_occurrences(torch.empty(0, dtype=torch.int64)).tolist() == []
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_first_occurrences_equal_numpys(seed: int) -> None:
-    targets = np.random.default_rng(seed).integers(0, 12, 40)
-    expected = np.sort(np.unique(targets, return_index=True)[1])
-    np.testing.assert_array_equal(first_occurrences(torch.from_numpy(targets)).numpy(), expected)
+    assert first_occurrences(np.array([5, 2, 5, 9, 2, 2, 0])).tolist() == [0, 1, 3, 6]
+    assert first_occurrences(np.array([3, 3, 3])).tolist() == [0]
+    assert first_occurrences(np.empty(0, dtype=np.int64)).tolist() == []
 
 
 def gradients(loss: Tensor, tokenizer: Tokenizer) -> dict[str, float]:

@@ -9,11 +9,12 @@ import torch
 from pydantic import ValidationError
 
 from model_store.errors import DataError
+from training.batches import PADDING, collate
 from training.data.dataset import Dataset
 from training.metrics import both_protocols
 from training.progress import Bar, PlainProgress, SilentProgress, TerminalProgress, progress_for
 from training.sasrec import Sasrec, SasrecConfig, SasrecResult, evaluate_sasrec, sasrec_loss, train_sasrec
-from training.sasrec_batches import Batch, collate, epoch_batches, length_batches, windows
+from training.sasrec_batches import Windows, length_batches
 from training.softmax import full_softmax_loss
 
 ITEMS, USERS = 12, 48
@@ -78,14 +79,16 @@ def test_positions_read_no_future_and_no_padding() -> None:
 def test_loss_is_the_mean_cross_entropy_over_real_positions() -> None:
     torch.manual_seed(0)
     model = Sasrec(TINY, ITEMS).eval()
-    batch = Batch(torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[2, 3, 4], [5, 6, -100]]))
+    sequences = [np.array([1, 2, 3, 4], dtype=np.int32), np.array([4, 5, 6], dtype=np.int32)]
+    batch = collate(Windows(sequences, 6).cut(), np.arange(2))
+    assert batch.history.tolist() == [[1, 2, 3], [4, 5, 0]]
     with torch.no_grad():
         model.repeat_bias.weight.copy_(torch.linspace(-1.0, 1.0, 16)[None])
-        users = model(batch.inputs)
+        users = model(batch.history)
         scores = np.stack(
             [
-                model.scores(users[:, at], batch.inputs, torch.tensor([at + 1] * 2)).double().numpy()
-                for at in range(batch.inputs.shape[1])
+                model.scores(users[:, at], batch.history, torch.tensor([at + 1] * 2)).double().numpy()
+                for at in range(batch.history.shape[1])
             ],
             axis=1,
         )
@@ -129,10 +132,13 @@ def test_that_nobody_comes_back_is_learned() -> None:
 @pytest.mark.parametrize("shift", range(4))
 def test_windows_have_every_target_exactly_once(shift: int) -> None:
     sequences = [np.arange(100 * length, 100 * length + length, dtype=np.int32) for length in range(1, 15)]
-    pieces = windows(sequences, 4, shift)
-    targets = np.concatenate([piece[1:] for piece in pieces])
+    windows = Windows(sequences, 4)
+    rows = windows.cut(shift)
+    pieces = [windows.items[start : start + size + 1] for start, size in zip(rows.start, rows.length, strict=True)]
     expected = np.concatenate([sequence[1:] for sequence in sequences])
-    np.testing.assert_array_equal(np.sort(targets), expected)
+    np.testing.assert_array_equal(np.sort(np.concatenate([piece[1:] for piece in pieces])), expected)
+    np.testing.assert_array_equal(windows.targets, expected)
+    np.testing.assert_array_equal(rows.predicted, rows.length)
     assert max(map(len, pieces)) == 5
     for piece in pieces:
         assert len(piece) >= 2
@@ -147,16 +153,14 @@ def test_batches_group_similar_lengths_within_the_budget() -> None:
     padded = [len(rows) * int(lengths[rows].max()) for rows in batches]
     assert max(padded) <= 128
     assert sum(padded) <= 1.1 * lengths.sum()
-    assert length_batches(np.array([500]), 128, rng) == [[0]]
+    assert [rows.tolist() for rows in length_batches(np.array([500]), 128, rng)] == [[0]]
 
 
 def test_an_epoch_trains_on_every_position_once() -> None:
     sequences = cyclic().training_sequences()
-    batches = [
-        collate(pieces)
-        for pieces in epoch_batches(sequences, TINY.max_history, TINY.batch_tokens, np.random.default_rng(0))
-    ]
-    trained_on = np.sort(np.concatenate([batch.targets[batch.targets >= 0].numpy() for batch in batches]))
+    rows, groups = Windows(sequences, TINY.max_history).epoch(TINY.batch_tokens, np.random.default_rng(0))
+    batches = [collate(rows, chosen) for chosen in groups]
+    trained_on = np.sort(np.concatenate([batch.targets[batch.targets != PADDING].numpy() for batch in batches]))
     np.testing.assert_array_equal(trained_on, np.sort(np.concatenate([sequence[1:] for sequence in sequences])))
 
 

@@ -17,6 +17,10 @@ def popularity(rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.arange(ITEMS), (ITEMS * rng.random(400) ** 3).astype(np.int64)])
 
 
+def additions_of(row: torch.Tensor, item: torch.Tensor, value: torch.Tensor, rows: int) -> Additions:
+    return Additions(row, item, value, np.searchsorted(row.numpy(), np.arange(rows + 1)))
+
+
 def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
     return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, inputs)])
 
@@ -59,7 +63,8 @@ def test_additions_enter_scores_and_gradients(count: int) -> None:
     hidden, weight = torch.randn(count, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True)
     targets = torch.randint(ITEMS, (count,))
     row = torch.randint(count, (3 * count,)).sort().values  # some rows have none, some repeat an item
-    additions = Additions(row, torch.randint(ITEMS, (3 * count,)), torch.randn(3 * count, requires_grad=True))
+    value = torch.randn(3 * count, requires_grad=True)
+    additions = additions_of(row, torch.randint(ITEMS, (3 * count,)), value, count)
     scores = (hidden @ weight.T).index_put((row, additions.item), additions.value, accumulate=True)
     plain = torch.nn.functional.cross_entropy(scores, targets)
     wanted = gradients(plain, hidden, weight, additions.value)
@@ -76,7 +81,7 @@ def test_additions_to_items_that_were_not_drawn_change_nothing() -> None:
     torch.manual_seed(0)
     hidden, weight, targets = torch.randn(2, WIDTH), torch.randn(ITEMS, WIDTH), torch.tensor([4, 7])
     few = Candidates(torch.tensor([4, 7, 9]), torch.zeros(3))
-    additions = Additions(torch.tensor([0, 1]), torch.tensor([8, ITEMS - 1]), torch.tensor([5.0, 5.0]))
+    additions = additions_of(torch.tensor([0, 1]), torch.tensor([8, ITEMS - 1]), torch.tensor([5.0, 5.0]), 2)
     found = sampled_softmax_loss(hidden, weight, targets, few, additions=additions)
     torch.testing.assert_close(found, sampled_softmax_loss(hidden, weight, targets, few))
 

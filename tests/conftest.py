@@ -12,6 +12,21 @@ import pytest
 from tests.redis_server import RedisServer
 
 
+def cuda_is_available() -> bool:
+    """Not asked before a test needs it: the import of torch takes seconds."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` need one."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not cuda_is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """Asynchronous tests (``@pytest.mark.anyio``) run on asyncio."""

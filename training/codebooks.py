@@ -89,11 +89,14 @@ def reconstruct(tokenizer: Tokenizer, embeddings: Tensor) -> tuple[Quantised, Te
 
 
 def tokenizer_optimizer(tokenizer: Tokenizer, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices but neither biases nor codebooks, which would shrink away from their clusters."""
+    """AdamW that decays matrices but neither biases nor codebooks, which would shrink away from their clusters.
+
+    On a GPU it steps in one kernel.
+    """
     plain = [p for name, p in tokenizer.named_parameters() if name == "codebooks" or p.ndim < 2]
     decayed = [p for name, p in tokenizer.named_parameters() if name != "codebooks" and p.ndim >= 2]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=tokenizer.codebooks.is_cuda)
 
 
 @torch.no_grad()

@@ -214,11 +214,10 @@ def _fit(
 ) -> SasrecResult:
     config, started = model.config, time.monotonic()
     device, rng = model.item_embedding.weight.device, np.random.default_rng(seed)
-    adamw = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     # Cuts between windows are drawn anew each epoch, so their number differs a little from epoch to epoch.
     windows = Windows(sequences, config.max_history, device)
     steps = config.epochs * len(windows.epoch(config.batch_tokens, np.random.default_rng(seed))[1])
-    optimiser, best = Optimiser(adamw, cosine(steps, config.warmup)), Best(model)
+    optimiser, best = Optimiser(sasrec_optimizer(model), cosine(steps, config.warmup)), Best(model)
     proposal = _proposal(config, windows, model.item_embedding.num_embeddings)
     curve = LearningCurve()
     parts: dict[str, Resumable] = {"model": Weights(model), "optimiser": optimiser, "best": best, "curve": curve}
@@ -231,7 +230,7 @@ def _fit(
             rows, groups = windows.epoch(config.batch_tokens, rng)
             for chosen in course.batches(groups):
                 batch = collate(rows, chosen)
-                loss = sasrec_loss(model, batch, _candidates(proposal, batch, (seed, epoch, course.step)))
+                loss = sasrec_loss(model, batch, sasrec_candidates(proposal, batch, (seed, epoch, course.step)))
                 descend(loss, optimiser)
                 course.add({"loss": loss})
             metrics = distributed.on_first(lambda: summary(evaluate_sasrec(model, split).all_items))
@@ -246,14 +245,23 @@ def _fit(
     return SasrecResult(embeddings, model, best.metrics, course.epoch, best_epoch, seconds, curve.epochs)
 
 
+def sasrec_optimizer(model: Sasrec) -> torch.optim.AdamW:
+    """AdamW over all weights; on a GPU in one kernel."""
+    config, fused = model.config, model.item_embedding.weight.is_cuda
+    return torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+
+
 def _proposal(config: SasrecConfig, windows: Windows, n_items: int) -> Proposal | None:
     return Proposal(windows.targets, n_items, config.negatives) if config.samples(n_items) else None
 
 
-def _candidates(proposal: Proposal | None, batch: Batch, place: tuple[int, int, int]) -> Candidates | None:
+def sasrec_candidates(proposal: Proposal | None, batch: Batch, place: tuple[int, int, int]) -> Candidates | None:
+    """What the loss of a batch is estimated from, if it is; drawn by its place in training (seed, epoch, step).
+
+    So they are the same in all processes, and in a run that was resumed.
+    """
     if proposal is None:
         return None
-    # Seeded by the place in training: the same in all processes, and in a run that was resumed.
     return proposal.candidates(batch.host.items, np.random.default_rng(place)).to(batch.real.device)
 
 

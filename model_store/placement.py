@@ -27,6 +27,8 @@ from model_store.trie import Trie
 BEAMS = 16
 """Prefixes that are followed at each level when an item's first choice is taken; each of them has room."""
 
+_GROUP = 64  # values whose least one stands for them
+
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -82,7 +84,7 @@ class Placement:
         self._levels, self._size = codebooks.squares.shape
         self._capacity = 1 if policy == "reassign" else self._size
         self._total = len(catalogue)
-        self._left: dict[Prefix, int] = {}  # room below prefixes that something was placed at
+        self._left: list[dict[int, int]] = [{} for _ in range(self._levels + 1)]  # by depth and key, where known
         self._last_codes: dict[Prefix, set[int]] = {}  # of tuples that something was placed at
         self._full = _Full(catalogue.trie, self._levels, self._room)
 
@@ -109,7 +111,7 @@ class Placement:
             )
         towards = self._books.towards(latent)
         found = self._own_choice(towards)
-        if not self._left_below(found):
+        if self._full.has(found):
             found = self._nearest_with_room(towards)
         self._take(found)
         codes = found if self._policy == "reassign" else (*found, self._last_code(found))
@@ -120,20 +122,17 @@ class Placement:
         room: int = self._size ** (self._levels - depth) * self._capacity
         return room
 
-    def _left_below(self, prefix: Prefix) -> int:
-        """Items that still fit below a prefix."""
-        left = self._left.get(prefix)
-        return self._room(len(prefix)) - len(self._trie.leaves_below(prefix)) if left is None else left
-
     def _take(self, codes: Prefix) -> None:
         self._total += 1
         key = 0
         for level, code in enumerate(codes):
-            prefix = codes[: level + 1]
-            left = self._left[prefix] = self._left_below(prefix) - 1
-            if not left:
-                self._full.add(level, key, code)
-            key = key * self._size + code
+            above, key, depth = key, key * self._size + code, level + 1
+            left = self._left[depth].get(key)
+            if left is None:
+                left = self._room(depth) - self._full.items_below(codes[:depth], key)
+            self._left[depth][key] = left - 1
+            if left == 1:
+                self._full.add(level, above, code)
 
     def _own_choice(self, towards: Float64Array) -> Prefix:
         """Residual quantisation, the nearest code of each level."""
@@ -151,7 +150,7 @@ class Placement:
         for level, each in enumerate(towards):
             distance = base + each  # less the latent's square, which all share
             for before, code in enumerate(codes):
-                distance += self._books.cross[before, level, code]
+                distance += self._books.cross[before, level].take(code, axis=0)
             self._full.close(level, keys, distance)
             pick = _smallest(distance.ravel(), BEAMS if level + 1 < self._levels else 1)
             parent, last = pick // self._size, pick % self._size
@@ -178,14 +177,29 @@ class _Full:
     """
 
     def __init__(self, trie: Trie, levels: int, room: Callable[[int], int]) -> None:
-        self._trie, self._size = trie, trie.codebook_size
-        self._nodes = _full_nodes(trie, levels, room)
+        self._trie, self._size, self._levels = trie, trie.codebook_size, levels
+        self._items, self._nodes = _by_node(trie, levels, room)
         self._nothing = np.zeros(self._size, dtype=np.bool_)
         self._masks: list[dict[int, BoolArray]] = [{} for _ in range(levels)]
         self._keys = [np.zeros(1, dtype=np.int64)]  # of the trie's nodes by depth, ascending
         for start, code in zip(trie.child_start[: levels - 1], trie.child_code, strict=False):
             parents = np.repeat(self._keys[-1], np.diff(start))
             self._keys.append(parents * self._size + code[: len(parents)])
+
+    def items_below(self, prefix: Prefix, key: int) -> int:
+        """Items that the trie has below a prefix."""
+        depth = len(prefix)
+        if depth == self._levels:
+            return len(self._trie.leaves_below(prefix))
+        node = self._node(depth, key)
+        return 0 if node is None else int(self._items[depth][node])
+
+    def has(self, codes: Prefix) -> bool:
+        """Whether a whole tuple has no room."""
+        key = 0
+        for code in codes[:-1]:
+            key = key * self._size + code
+        return bool(self._read(self._levels - 1, [key])[0][codes[-1]])
 
     def add(self, level: int, key: int, code: int) -> None:
         """From now on a code has no room behind a prefix."""
@@ -204,33 +218,57 @@ class _Full:
         full = self._nodes[level]
         if full is None:
             return [known.get(key, self._nothing) for key in keys]
-        missing = [key for key in keys if key not in known]
-        node = np.searchsorted(self._keys[level], missing) if missing else ()
-        for key, each in zip(missing, node, strict=True):
-            mask = known[key] = self._nothing.copy()
-            if each < len(self._keys[level]) and self._keys[level][each] == key:
-                below = slice(*self._trie.child_start[level][each : each + 2])
-                mask[self._trie.child_code[level][below][full[below]]] = True
+        for key in keys:
+            if key not in known:
+                mask, node = self._nothing.copy(), self._node(level, key)
+                if node is not None:
+                    start = self._trie.child_start[level]
+                    below = slice(int(start[node]), int(start[node + 1]))
+                    mask[self._trie.child_code[level][below][full[below]]] = True
+                known[key] = mask
         return [known[key] for key in keys]
 
+    def _node(self, depth: int, key: int) -> int | None:
+        """The trie's node at a key, numbered within its depth; ``None`` if it has none."""
+        keys = self._keys[depth]
+        node = int(keys.searchsorted(key))
+        return node if node < len(keys) and keys[node] == key else None
 
-def _full_nodes(trie: Trie, levels: int, room: Callable[[int], int]) -> list[BoolArray | None]:
-    """Which of the trie's nodes at depth 1 … levels have no room, ``None`` where all have."""
+
+def _by_node(
+    trie: Trie, levels: int, room: Callable[[int], int]
+) -> tuple[list[npt.NDArray[np.integer]], list[BoolArray | None]]:
+    """How many items the trie's nodes have below them, by depth from 0 on to above the leaves; and which nodes at depth
+    1 … levels have no room, ``None`` where all have.
+    """
     begins = trie.child_start[-1]  # the leaf at which each node begins
+    items: list[npt.NDArray[np.integer]] = []
     found: list[BoolArray | None] = []
     if levels == trie.levels:  # a leaf is an item, and takes all the room of its tuple
         found.append(np.ones(trie.items, dtype=np.bool_))
-    for depth in range(levels - len(found), 0, -1):
-        full = np.diff(begins) >= room(depth)
+    for depth in range(trie.levels - 1, 0, -1):
+        items.append(np.diff(begins))
+        full = items[-1] >= room(depth)
         found.append(full if full.any() else None)
         begins = begins[trie.child_start[depth - 1]]
-    return found[::-1]
+    return [np.diff(begins), *items[::-1]], found[::-1]
 
 
 def _smallest(values: Float64Array, count: int) -> Int64Array:
     """Places of the smallest finite values, ascending by place; of equal ones the first."""
     if count == 1:
         return np.array([values.argmin()])
+    groups = len(values) // _GROUP
+    if groups < count:
+        return _by_partition(values, count)
+    # The count-th of the groups' least values is no smaller than the count-th of all values: what is above it need not
+    # be sorted, nor looked at again.
+    least = values[: groups * _GROUP].reshape(_GROUP, groups).min(axis=0)
+    near = np.flatnonzero(values <= np.partition(least, count - 1)[count - 1])
+    return near[_by_partition(values[near], count)]
+
+
+def _by_partition(values: Float64Array, count: int) -> Int64Array:
     count = min(count, len(values))
     limit = np.partition(values, count - 1)[count - 1]
     near = np.flatnonzero(values <= limit if limit < np.inf else values < np.inf)

@@ -144,3 +144,14 @@ def test_a_narrow_beam_still_finds_the_last_free_tuple(monkeypatch: pytest.Monke
             catalogue_of([codes for codes in everything if codes != free], size), Codebooks.of(codebooks), "reassign"
         )
         assert tuple(places.place(np.zeros(3)).tolist()) == free
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("size", [1, 16, 300, 1024, 1500, 4096])
+def test_the_smallest_of_many_are_those_of_sorting(seed: int, size: int) -> None:
+    random = np.random.default_rng(seed)
+    values = random.integers(0, 5 ** (seed + 1), size).astype(np.float64)  # from mostly ties to hardly any
+    values[random.random(size) < seed / 5] = np.inf  # from none to all
+    ascending = np.argsort(values, kind="stable")
+    expected = np.sort(ascending[np.isfinite(values[ascending])][:16])
+    assert placement._smallest(values, 16).tolist() == expected.tolist()

@@ -5,6 +5,7 @@ The service checks what clients send (``service/item_schemas.py``) and writes th
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -19,6 +20,15 @@ class ItemContent(NamedTuple):
     title: str  # "" where unknown
     categories: tuple[str, ...]
     attributes: dict[str, Any]
+
+
+class NewItem(NamedTuple):
+    """What a model encodes."""
+
+    title: str  # "" where unknown
+    categories: Sequence[str]
+    attributes: Mapping[str, Any] | str  # text, or values by key
+    embedding: Sequence[float] | None = None  # raw, [d_s], where the model was trained on embeddings of the user's
 
 
 class _Payload(BaseModel):

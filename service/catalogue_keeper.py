@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import structlog
 
@@ -26,11 +26,14 @@ from service.reload import ModelKeeper
 from service.settings import Settings
 from service.telemetry import Telemetry
 
+K = TypeVar("K")
+
 log = structlog.get_logger()
 
 BULK_STEP, BULK_SHARE = 1024, 256
 """Items of a bulk upload that are applied together, or the share of the catalogue that they are, whichever is more:
 single changes wait for no more than those, and each step copies the catalogue."""
+_CHECKED = 4096  # items checked together
 SHOWN_LINES = 100
 """Wrong lines of a bulk upload that are listed at most."""
 _UNKNOWN = "the catalogue has no item with this id"
@@ -152,10 +155,9 @@ class CatalogueKeeper:
         if not is_known and live.room < 1:
             raise CatalogueIsFull(live.room)
         if not is_known or body.embedding is not None:
-            try:
-                await asyncio.to_thread(_check, live, body, is_new=not is_known)
-            except ItemRefused as refused:
-                raise InvalidFields([FieldError(refused.field, refused.problem)]) from None
+            wrong = await asyncio.to_thread(_refused, live, {item_id: body}, set() if is_known else {item_id})
+            if wrong:
+                raise InvalidFields([FieldError(each.field, each.problem) for each in wrong.values()])
         at = await self._append([body.change(item_id)])
         model = await self._reached(at.revision)
         row = model.catalogue.row(item_id)
@@ -251,23 +253,25 @@ def _unknown(model: LoadedModel, lines: Sequence[Line]) -> set[str]:
 
 def _check_all(live: LiveCatalogue, lines: Sequence[Line], new: set[str]) -> None:
     wrong: list[FieldError] = []
-    for number, change in lines:
-        is_new = change.item_id in new
-        body = read_payload(change.payload) if is_new or b'"embedding"' in change.payload else None
-        try:
-            if body is not None and (is_new or body.embedding is not None):
-                _check(live, body, is_new=is_new)
-        except ItemRefused as refused:
-            wrong.append(FieldError(f"{number}.{refused.field}", refused.problem))
+    for start in range(0, len(lines), _CHECKED):
+        part = lines[start : start + _CHECKED]
+        asked = [line for line in part if line.change.item_id in new or b'"embedding"' in line.change.payload]
+        bodies = {line.number: read_payload(line.change.payload) for line in asked}
+        is_new = {line.number for line in asked if line.change.item_id in new}
+        refused = _refused(live, {number: body for number, body in bodies.items() if body is not None}, is_new)
+        wrong += [FieldError(f"{number}.{each.field}", each.problem) for number, each in refused.items()]
     if wrong:
         raise InvalidLines(len(wrong), wrong[:SHOWN_LINES])
 
 
-def _check(live: LiveCatalogue, body: ItemBody, *, is_new: bool) -> None:
-    """Encode, so that it is known to work; what a new item gave waits for the change to come back from the stream."""
-    encoded = live.items.encode(body)
-    if is_new:
-        live.items.ahead.keep(body.payload(), encoded)
+def _refused(live: LiveCatalogue, bodies: Mapping[K, ItemBody], new: Set[K]) -> dict[K, ItemRefused]:
+    """Which of these items cannot be encoded, and why; what new ones gave waits for the change to come back."""
+    asked = {key: body for key, body in bodies.items() if key in new or body.embedding is not None}
+    found = dict(zip(asked, live.items.encode(list(asked.values())), strict=True))
+    for key, each in found.items():
+        if key in new and not isinstance(each, ItemRefused):
+            live.items.ahead.keep(asked[key].payload(), each)
+    return {key: each for key, each in found.items() if isinstance(each, ItemRefused)}
 
 
 def _ms_since(started: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import CatalogueError, CatalogueFull, ItemRefused
 from model_store.item_changes import Change, ItemDelete, ItemPut
+from model_store.item_payload import NewItem
 from service.item_schemas import ItemBody, delete_change, read_payload
 from service.live.changes import START, ItemChange, Position, RawChange, Snapshot
 
@@ -47,14 +48,8 @@ class ItemCoder(Protocol):
     Deterministic and thread-safe.
     """
 
-    def encode(
-        self,
-        title: str,
-        categories: Sequence[str],
-        attributes: Mapping[str, Any] | str,
-        embedding: Sequence[float] | None = None,
-    ) -> Encoded:
-        """Encode one item; raises :class:`ItemRefused` if this version cannot."""
+    def encode_all(self, items: Sequence[NewItem]) -> Sequence[Encoded | ItemRefused]:
+        """Encode each item as if it were the only one; why not, in the place of one that this version cannot."""
 
     def placement(self, catalogue: Catalogue) -> Placer:
         """Places items into this catalogue."""
@@ -104,9 +99,19 @@ class VersionItems:
         """Name of the version."""
         return self.bundle.version
 
-    def encode(self, body: ItemBody) -> Encoded:
-        """Encode one item; raises :class:`ItemRefused` if this version cannot."""
-        return self.coder.encode(body.title, body.unique_categories, body.named_attributes, body.embedding)
+    def encode(self, bodies: Sequence[ItemBody]) -> Sequence[Encoded | ItemRefused]:
+        """Encode items; why not, in the place of one that this version cannot."""
+        return self.coder.encode_all(
+            [NewItem(body.title, body.unique_categories, body.named_attributes, body.embedding) for body in bodies]
+        )
+
+    def encoded(self, payloads: Iterable[bytes]) -> Mapping[bytes, Encoded | ItemRefused]:
+        """What payloads of new items come to; one that this release does not understand is missing."""
+        ahead = {payload: self.ahead.take(payload) for payload in payloads}
+        found: dict[bytes, Encoded | ItemRefused] = {key: each for key, each in ahead.items() if each is not None}
+        bodies = {payload: read_payload(payload) for payload in ahead if payload not in found}
+        known = {payload: body for payload, body in bodies.items() if body is not None}
+        return found | dict(zip(known, self.encode(list(known.values())), strict=True))
 
     @property
     def origin(self) -> str:
@@ -184,17 +189,21 @@ def raw_changes(live: LiveCatalogue, trained: Catalogue) -> Iterator[RawChange]:
             yield _body(catalogue, row, None).change(item_id)
 
 
-def _entries(live: LiveCatalogue, changes: Iterable[ItemChange]) -> tuple[list[Change], int]:
+def _entries(live: LiveCatalogue, changes: Sequence[ItemChange]) -> tuple[list[Change], int]:
+    is_known = live.catalogue.row_of.find([change.item_id for change in changes]) >= 0
+    asked = zip(changes, is_known.tolist(), strict=True)
+    encoded = live.items.encoded(change.payload for change, known in asked if change.kind == "put" and not known)
     placer = live.items.coder.placement(live.catalogue)
     entries: list[Change] = []
     placed: set[str] = set()
     refused = 0
-    for change in changes:
+    for change, known in zip(changes, is_known.tolist(), strict=True):
         if change.kind == "delete":
             entries.append(ItemDelete(change.item_id))
         elif change.kind == "put":
-            is_known = change.item_id in placed or live.catalogue.row(change.item_id) is not None
-            entry = _known(change) if is_known else _new(live, change, placer)
+            entry = _put(change)
+            if entry is not None and not known and change.item_id not in placed:
+                entry = _placed(live, entry, encoded[change.payload], placer)
             if entry is None:
                 refused += 1
                 continue
@@ -203,22 +212,19 @@ def _entries(live: LiveCatalogue, changes: Iterable[ItemChange]) -> tuple[list[C
     return entries, refused
 
 
-def _known(change: ItemChange) -> ItemPut | None:
+def _put(change: ItemChange) -> ItemPut | None:
     body = read_payload(change.payload)
     return None if body is None else body.put(change.item_id)
 
 
-def _new(live: LiveCatalogue, change: ItemChange, placer: Placer) -> ItemPut | None:
-    body = read_payload(change.payload)
-    if body is None:
-        return None
-    try:
-        encoded = live.items.ahead.take(change.payload) or live.items.encode(body)
-        codes = placer.place(encoded.latent)
-    except (ItemRefused, CatalogueFull):
+def _placed(live: LiveCatalogue, put: ItemPut, encoded: Encoded | ItemRefused, placer: Placer) -> ItemPut | None:
+    if isinstance(encoded, ItemRefused):
         return None  # counted by the caller; another version may well take it
-    vector = None if live.catalogue.vectors is None else encoded.vector
-    return replace(body.put(change.item_id), codes=codes, vector=vector)
+    try:
+        codes = placer.place(encoded.latent)
+    except CatalogueFull:
+        return None
+    return replace(put, codes=codes, vector=None if live.catalogue.vectors is None else encoded.vector)
 
 
 def _shown(catalogue: Catalogue, row: int) -> tuple[object, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from model_store.catalogue import Catalogue
 from model_store.errors import BundleRefused, CatalogueFull, ConfigError, ItemRefused
 from model_store.fusion import DENSE_ITEMS, Fusion
 from model_store.golden import Answer, Golden, compare
+from model_store.item_payload import NewItem
 from model_store.manifest import Manifest
 from model_store.packed import PackedStrings
 from model_store.transitions import Transitions
@@ -130,15 +130,12 @@ def _fusion(manifest: Manifest, beam_width: int) -> Fusion:
 class KnownItemsOnly:
     """Stands in where a version can place no new items: it goes on serving those that it knows."""
 
-    def encode(
-        self,
-        title: str,
-        categories: Sequence[str],
-        attributes: Mapping[str, Any] | str,
-        embedding: Sequence[float] | None = None,
-    ) -> Encoded:
+    def encode_all(self, items: Sequence[NewItem]) -> Sequence[Encoded | ItemRefused]:
         """Refuse every item."""
-        raise ItemRefused("item_id", "is not known to this model, which cannot place new items", "train a new model")
+        refused = ItemRefused(
+            "item_id", "is not known to this model, which cannot place new items", "train a new model"
+        )
+        return [refused] * len(items)
 
     def placement(self, catalogue: Catalogue) -> Placer:
         """Nothing is placed, since nothing is encoded."""

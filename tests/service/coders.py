@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import ItemRefused
+from model_store.item_payload import NewItem
 from model_store.placement import Codebooks, Placement
 from service.live_catalogue import ItemCoder
 from service.settings import Settings
@@ -33,19 +34,16 @@ class HashCoder:
         self._codebooks = Codebooks.of(codes)
         self.encoded = 0
 
-    def encode(
-        self,
-        title: str,
-        categories: Sequence[str],
-        attributes: Mapping[str, Any] | str,
-        embedding: Sequence[float] | None = None,
-    ) -> HashEncoded:
-        if title == "refused":
-            raise ItemRefused("title", "is refused by this model")
-        if embedding is not None and len(embedding) != WIDTH:
-            raise ItemRefused("embedding", f"holds {len(embedding)} numbers, this model takes {WIDTH}")
+    def encode_all(self, items: Sequence[NewItem]) -> list[HashEncoded | ItemRefused]:
+        return [self._encoded(item) for item in items]
+
+    def _encoded(self, item: NewItem) -> HashEncoded | ItemRefused:
+        if item.title == "refused":
+            return ItemRefused("title", "is refused by this model")
+        if item.embedding is not None and len(item.embedding) != WIDTH:
+            return ItemRefused("embedding", f"holds {len(item.embedding)} numbers, this model takes {WIDTH}")
         self.encoded += 1
-        text = json.dumps([title, list(categories), attributes, embedding], sort_keys=True)
+        text = json.dumps([item.title, list(item.categories), item.attributes, item.embedding], sort_keys=True)
         random = np.random.default_rng(int.from_bytes(sha256(text.encode()).digest()[:8], "little"))
         latent = random.normal(size=WIDTH).astype(np.float32)
         return HashEncoded(latent / np.linalg.norm(latent), latent)

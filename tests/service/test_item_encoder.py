@@ -14,6 +14,7 @@ from model_store.bundle import Bundle
 from model_store.catalogue import ItemPut
 from model_store.content import content_features
 from model_store.errors import BundleRefused, CatalogueFull, ItemRefused
+from model_store.item_payload import NewItem
 from service.item_encoder import ItemEncoder
 from tests.model_store.bundles import bundle_files
 from tests.service.encodable import SHAPE, WIDTH, encodable_bundle, graphs, networks
@@ -44,6 +45,24 @@ def test_an_item_is_encoded_as_training_does(bundle: Bundle, item: Item) -> None
     assert found.vector.dtype == np.float32
     np.testing.assert_allclose(found.vector, (raw[0] / raw[0].norm()).numpy(), atol=1e-5)
     np.testing.assert_allclose(found.latent, latent, atol=1e-4)
+
+
+def test_what_comes_of_an_item_does_not_depend_on_its_company(bundle: Bundle) -> None:
+    encoder = ItemEncoder.open(bundle)
+    many = [NewItem(f"Title {n % 7} of {n}", (f"category-{n % 3}",), {"year": 1990 + n % 11}) for n in range(300)]
+    together = encoder.encode_all(many)
+    for place in (0, 3, 7, 8, 255, 256, 299):
+        alone, among = encoder.encode(*many[place]), together[place]
+        assert not isinstance(among, ItemRefused)
+        assert among.vector.tobytes() == alone.vector.tobytes()
+        assert among.latent.tobytes() == alone.latent.tobytes()
+
+
+def test_of_many_items_only_those_that_do_not_fit_are_refused(bundle: Bundle) -> None:
+    encoder = ItemEncoder.open(bundle)
+    found = encoder.encode_all([NewItem("a", (), {}), NewItem("b", (), {}, [1.0] * WIDTH), NewItem("c", (), {})])
+    assert [isinstance(each, ItemRefused) for each in found] == [False, True, False]
+    assert encoder.encode_all([]) == []
 
 
 def test_items_are_placed_where_the_tokenizer_has_them(bundle: Bundle) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store.catalogue import Catalogue
-from model_store.errors import CatalogueError
+from model_store.errors import CatalogueError, ItemRefused
 from model_store.registry import Store
 from service.item_schemas import MAX_PAYLOAD_BYTES, BulkItem, ItemBody, delete_change, read_payload
 from service.live.changes import START, ItemChange, Position, RawChange
@@ -115,12 +115,25 @@ def test_an_item_encoded_ahead_is_not_encoded_again(items: VersionItems) -> None
     coder = HashCoder()
     fresh = VersionItems(items.bundle, coder)
     body = ItemBody(title="x", categories=["b", "a", "b"], attributes={"year": 1999})
-    fresh.ahead.keep(body.payload(), fresh.encode(body))
+    [encoded] = fresh.encode([body])
+    assert not isinstance(encoded, ItemRefused)
+    fresh.ahead.keep(body.payload(), encoded)
     live = after(begun(fresh), [body.change("new")])
     assert coder.encoded == 1
     again = after(begun(VersionItems(items.bundle, HashCoder())), [body.change("new")])
     assert live.catalogue.digest() == again.catalogue.digest()
     assert fresh.ahead.take(body.payload()) is None
+
+
+def test_items_that_say_the_same_are_encoded_once_and_placed_apart(items: VersionItems) -> None:
+    coder, body = HashCoder(), ItemBody(title="twin")
+    fresh = VersionItems(items.bundle, coder)
+    refused = ItemBody(title="refused").change("no")
+    catalogue = after(begun(fresh), [body.change("one"), refused, body.change("other"), body.change("one")]).catalogue
+    assert coder.encoded == 1
+    rows = catalogue.rows(["one", "other"])
+    assert len({tuple(codes) for codes in catalogue.codes[rows].tolist()}) == 2
+    assert catalogue.row("no") is None
 
 
 def test_a_snapshot_comes_back_whole_and_belongs_to_its_version(items: VersionItems, tmp_path: Path) -> None:

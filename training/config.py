@@ -14,6 +14,7 @@ from model_store.config import ModelConfig, Section
 from model_store.errors import ConfigError
 from model_store.network.recommender import encoder_shape
 from training.codebooks import TokenizerTrainingConfig
+from training.compute import ComputeConfig
 from training.data.prepare import PrepareOptions
 from training.joint import FinetuneConfig
 from training.joint_losses import JointConfig
@@ -27,6 +28,7 @@ class TrainingConfig(Section):
 
     seed: int = Field(42, ge=0, lt=2**63, description="source of all randomness")
     threads: int = Field(0, ge=0, le=1024, description="compute threads on a CPU; 0: as many as torch finds cores")
+    compute: ComputeConfig = ComputeConfig()
     data: PrepareOptions = PrepareOptions()
     sasrec: SasrecConfig = SasrecConfig()
     model: ModelConfig = ModelConfig()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.config import Section
-from model_store.network.recommender import TargetStates
+from model_store.network.recommender import Recommender, TargetStates
 from model_store.network.tokenizer import Quantised
 from training import distributed
 from training.batches import Batch
@@ -89,15 +89,13 @@ def tokenizer_losses(learner: Learner, batch: Batch, tree: CodeTree, config: Joi
     """L_SQ, L_SIA and L_PSA of a batch, with gradients for the tokenizer only; the recommender gives constants."""
     with torch.no_grad():
         # [BOS] alone: the alignment losses need no decoded code.
-        states = learner.recommender.eval()(
-            *_read(batch, tree), batch.lengths, tree.codes[batch.targets.clamp(min=0)][..., :1], batch.prefix
-        )
+        states = _states(learner.recommender.eval(), learner, batch, tree, codes=1)
     return _quantisation_and_alignment(learner, batch, states, config)
 
 
 def recommender_losses(learner: Learner, batch: Batch, tree: CodeTree, config: JointConfig, aligned: bool) -> Losses:
     """L_REC and L_DENSE, and if ``aligned`` L_SIA and L_PSA, with gradients for the recommender only."""
-    states = _decoded(learner, batch, tree)
+    states = _states(learner.recommender.train(), learner, batch, tree)
     losses = _recommendation(learner, batch, states, tree, config)
     if aligned:
         targets, sequence, preference = _distinct(batch, states.sequence, states.preference)
@@ -109,7 +107,7 @@ def recommender_losses(learner: Learner, batch: Batch, tree: CodeTree, config: J
 
 def joint_losses(learner: Learner, batch: Batch, tree: CodeTree, config: JointConfig) -> Losses:
     """All losses at once, with gradients for both networks: training without alternation."""
-    states = _decoded(learner, batch, tree)
+    states = _states(learner.recommender.train(), learner, batch, tree)
     losses = _recommendation(learner, batch, states, tree, config)
     return losses | _quantisation_and_alignment(learner, batch, states, config)
 
@@ -120,14 +118,13 @@ def weighted_sum(losses: Losses, config: JointConfig) -> Tensor:
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
-def _read(batch: Batch, tree: CodeTree) -> tuple[Tensor, Tensor]:
-    """Codes and vectors of a batch's histories."""
-    return tree.codes[batch.history], tree.vectors[batch.history]
-
-
-def _decoded(learner: Learner, batch: Batch, tree: CodeTree) -> TargetStates:
-    targets = tree.codes[batch.targets.clamp(min=0)]
-    states: TargetStates = learner.recommender.train()(*_read(batch, tree), batch.lengths, targets, batch.prefix)
+def _states(
+    recommender: Recommender, learner: Learner, batch: Batch, tree: CodeTree, codes: int | None = None
+) -> TargetStates:
+    """What the recommender says of a batch, decoding the first codes of each target, or all of them."""
+    targets = tree.codes[batch.targets.clamp(min=0)][..., :codes]
+    read = tree.codes[batch.history], tree.vectors[batch.history]
+    states: TargetStates = learner.compute.run(recommender, *read, batch.lengths, targets, batch.prefix)
     return states
 
 

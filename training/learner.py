@@ -18,6 +18,7 @@ from model_store.network.tokenizer import Tokenizer
 from training.checkpoint import State
 from training.code_tree import CodeTree
 from training.collisions import Assignment, Codes, assign_codes
+from training.compute import FP32, ComputeConfig, suited
 from training.sasrec import Sasrec, SasrecConfig
 from training.softmax import SAMPLED_ABOVE, Proposal
 
@@ -36,6 +37,7 @@ class Learner:
     recommender: Recommender
     embeddings: Tensor
     assignment: Assignment
+    compute: ComputeConfig = FP32
     history: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -124,6 +126,7 @@ def new_learner(
     seed: int,
     sasrec: Sasrec | None = None,
     codes: Codes | None = None,
+    compute: ComputeConfig = FP32,
 ) -> Learner:
     """A trained tokenizer with a fresh recommender, whose encoder starts from SASRec's if both have one shape.
 
@@ -134,9 +137,10 @@ def new_learner(
         seed: Of the recommender's first weights.
         sasrec: Whose encoder to start from.
         codes: ``[items, L]``, given by this tokenizer on an earlier way, to go on with; default: its nearest ones.
+        compute: How the recommender is computed in training.
     """
     torch.manual_seed(seed)
-    recommender = Recommender(model).to(embeddings.device)
+    recommender = suited(Recommender(model).to(embeddings.device))
     if sasrec is not None:
         if recommender.vector_in is not None and can_start_from(model, sasrec.config):
             recommender.vector_in.load_state_dict(sasrec.vector_in.state_dict())
@@ -147,4 +151,4 @@ def new_learner(
     assignment = current_assignment(model, tokenizer, embeddings)
     if codes is not None:
         assignment = replace(assignment, codes=codes)
-    return Learner(model, tokenizer, recommender, embeddings, assignment)
+    return Learner(model, tokenizer, recommender, embeddings, assignment, compute)

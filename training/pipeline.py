@@ -134,7 +134,8 @@ class Pipeline:
         if not self._is_done(artefact):
             data, config, seed = self.dataset, self.config.sasrec, self.config.seed
             with self._under_way("embed", artefact) as checkpoint:
-                result = train_sasrec(data, config, seed, self._shown("embed"), self.device, checkpoint)
+                shown, compute = self._shown("embed"), self.config.compute
+                result = train_sasrec(data, config, seed, shown, self.device, checkpoint, compute)
             self.run.write_json("sasrec.json", {"history": result.history})
             self._store(artefact, result.model.state_dict())
         model = Sasrec(self.config.sasrec, self.dataset.n_items)
@@ -272,7 +273,8 @@ class Pipeline:
     def _trained(self, prefix: str, model: ModelConfig, config: JointConfig) -> Learner:
         sequences, valid, seed = self.dataset.training_sequences(), self.dataset.validation(), self.config.seed
         tokenizer, codes = copy.deepcopy(self.tokenizer), self._adopted_codes()
-        learner = new_learner(model, tokenizer, self.embedded.embeddings, seed, self.embedded.model, codes)
+        embedded, compute = self.embedded, self.config.compute
+        learner = new_learner(model, tokenizer, embedded.embeddings, seed, embedded.model, codes, compute)
         joint, final = f"{prefix}joint", f"{prefix}finetune"
         if self._load_learner(learner, final):
             return learner

@@ -29,6 +29,7 @@ from model_store.network.repeats import RepeatBias
 from training import distributed
 from training.batches import Batch, collate
 from training.checkpoint import Best, Course, Resumable, Weights
+from training.compute import FP32, ComputeConfig, suited
 from training.data.dataset import Dataset, Split
 from training.learning_curve import LearningCurve
 from training.metrics import Ranks, both_protocols, summary
@@ -149,15 +150,18 @@ class SasrecResult:
     history: list[dict[str, float]]  # "loss" and "valid_ndcg@10" of every epoch
 
 
-def sasrec_loss(model: Sasrec, batch: Batch, candidates: Candidates | None = None) -> Tensor:
+def sasrec_loss(
+    model: Sasrec, batch: Batch, candidates: Candidates | None = None, compute: ComputeConfig = FP32
+) -> Tensor:
     """Mean cross-entropy over all items and all real positions of a batch; with several processes a share of it.
 
     Args:
         model: In training or evaluation mode.
         batch: Windows: position t of a row reads t + 1 items and has the one that follows as its target.
         candidates: What the loss is estimated from; None: all items.
+        compute: How the network is computed.
     """
-    users, items = model.matched(batch.of_targets(model(batch.history)))
+    users, items = model.matched(batch.of_targets(compute.run(model, batch.history)))
     additions = model.additions(batch.history, batch.prefix, batch.real, batch.host.prefix)
     if candidates is None:
         return full_softmax_loss(users, items, batch.items, batch.all_targets, additions=additions)
@@ -185,11 +189,12 @@ def train_sasrec(
     progress: Progress,
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
+    compute: ComputeConfig = FP32,
 ) -> SasrecResult:
     """Train until validation NDCG@10 stops rising, and return the best epoch.
 
     On the CPU the same seed gives the same result. The global random state is left as it was. A ``checkpoint`` keeps
-    the stage while it is under way, and is gone on with if it is there.
+    the stage while it is under way, and is gone on with if it is there. ``compute`` says how the network is computed.
 
     Raises:
         DataError: No sequence is long enough to train on, or no user to validate with.
@@ -204,13 +209,19 @@ def train_sasrec(
     place = torch.device(device)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = Sasrec(config, dataset.n_items).to(place)
+        model = suited(Sasrec(config, dataset.n_items).to(place))
         distributed.seed_dropout(seed)
-        return _fit(model, sequences, split, seed, progress, checkpoint)
+        return _fit(model, sequences, split, seed, progress, checkpoint, compute)
 
 
 def _fit(
-    model: Sasrec, sequences: Sequence[Int32Array], split: Split, seed: int, progress: Progress, checkpoint: Path | None
+    model: Sasrec,
+    sequences: Sequence[Int32Array],
+    split: Split,
+    seed: int,
+    progress: Progress,
+    checkpoint: Path | None,
+    compute: ComputeConfig,
 ) -> SasrecResult:
     config, started = model.config, time.monotonic()
     device, rng = model.item_embedding.weight.device, np.random.default_rng(seed)
@@ -230,7 +241,8 @@ def _fit(
             rows, groups = windows.epoch(config.batch_tokens, rng)
             for chosen in course.batches(groups):
                 batch = collate(rows, chosen)
-                loss = sasrec_loss(model, batch, sasrec_candidates(proposal, batch, (seed, epoch, course.step)))
+                candidates = sasrec_candidates(proposal, batch, (seed, epoch, course.step))
+                loss = sasrec_loss(model, batch, candidates, compute)
                 descend(loss, optimiser)
                 course.add({"loss": loss})
             metrics = distributed.on_first(lambda: summary(evaluate_sasrec(model, split).all_items))

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.batches import ragged
+from training.compute import without_autocast
 from training.upload import upload
 
 SAMPLED_ABOVE = 200_000
@@ -133,6 +134,8 @@ def full_softmax_loss(
 ) -> Tensor:
     """Mean of -log softmax(hidden · weightᵀ + additions) at the targets; for training (gradients are computed at once).
 
+    In fp32, also inside autocast.
+
     Args:
         hidden: ``[n, d]``, at least one row, or ``rows`` given.
         weight: ``[N, d]``, item embeddings.
@@ -147,7 +150,8 @@ def full_softmax_loss(
     none = np.zeros(len(targets) + 1, dtype=np.int64)
     added = additions or Additions(targets[:0], targets[:0], hidden.new_empty(0), none)
     count = len(targets) if rows is None else rows
-    loss: Tensor = _FullSoftmax.apply(hidden, weight, *added, targets, count, observe)
+    with without_autocast(hidden.device):
+        loss: Tensor = _FullSoftmax.apply(hidden.float(), weight.float(), *added, targets, count, observe)
     return loss
 
 

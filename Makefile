@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format bench-train bench-prepare bench-search bench-http bench-overload bench-catalogue bench-live clean
+.PHONY: demo test check format bench-train bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,12 @@ bench-prepare: $(VENV)/installed  ## rows a second and peak memory of preparing 
 
 bench-search: $(VENV)/benchmarks  ## the search beside Hugging Face generate, and beside its floor
 	@$(BIN)/python -m benchmarks.bench_search
+
+bench-gpu: $(VENV)/benchmarks  ## the torch engine on a GPU, beside Hugging Face generate and eager torch
+	@$(BIN)/python -m benchmarks.bench_gpu
+
+gpu-session: $(VENV)/benchmarks  ## on a GPU, in calls of minutes: its tests, bench-gpu, both presets trained on DATA
+	@$(BIN)/python -m benchmarks.gpu_session --data $(DATA)
 
 bench-http: $(VENV)/installed  ## requests a second and latency over HTTP, and what the server costs beside the engine
 	@$(BIN)/python -m benchmarks.bench_http

@@ -21,8 +21,9 @@ from model_store.network.tokenizer import Tokenizer
 from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
 from model_store.trie import Trie
 from training.content import ContentModel
+from training.graph_network import for_graph
 
-OPSET = 20
+OPSET = 23
 
 DYNAMIC_AXES: Mapping[str, tuple[int, ...]] = {
     "history": (0, 1),
@@ -46,7 +47,7 @@ def export_search(recommender: Recommender) -> bytes:
     pool = vectors[: trie.items // 2]  # in service all rows or none: its size is no other input's
     dynamic = (*(dict.fromkeys(DYNAMIC_AXES[name], Dim.DYNAMIC) for name in SearchInputs._fields),)
     return _export(
-        BeamSearch(recommender),
+        BeamSearch(for_graph(copy.deepcopy(recommender).cpu().eval())),
         tuple(torch.from_numpy(array) for array in (*inputs, *catalogue, pool)),
         graph_input_names(levels),
         list(SearchOutputs._fields),

@@ -44,8 +44,39 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        # Written as inference engines recognise it, to run it as one operation.
-        return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon) * self.weight
+        return functional.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon)
+
+
+class Mix(nn.Module):
+    """Softmax attention of queries over keys, heads side by side in the last axis; no weights of its own.
+
+    A part by itself, so that an inference engine's own operation can take its place.
+    """
+
+    def __init__(self, heads: int, head_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, head_dim
+        self.dropout = Dropout(dropout)
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Mix values.
+
+        Args:
+            query: ``[B, Q, H·D]``.
+            keys: ``[B, S, H·D]``.
+            values: ``[B, S, H·D]``.
+            bias: Added to the scores, broadcastable to ``[B, H, Q, S]``; holds positions and masks.
+
+        Returns:
+            ``[B, Q, H·D]``.
+        """
+        scores = self._split(query / math.sqrt(self.head_dim)) @ self._split(keys).transpose(-1, -2)
+        weights = self.dropout(torch.softmax(scores + bias, dim=-1))
+        mixed = (weights @ self._split(values)).transpose(1, 2)
+        return mixed.reshape(query.shape)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -53,36 +84,21 @@ class Attention(nn.Module):
 
     def __init__(self, d_model: int, heads: int, head_dim: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.head_dim = heads, head_dim
         inner = heads * head_dim
         self.query = nn.Linear(d_model, inner, bias=False)
         self.key = nn.Linear(d_model, inner, bias=False)
         self.value = nn.Linear(d_model, inner, bias=False)
         self.out = nn.Linear(inner, d_model, bias=False)
-        self.dropout = Dropout(dropout)
+        self.mix = Mix(heads, head_dim, dropout)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Project ``[B, S, d]`` to keys and values ``[B, H, S, D]``."""
-        return self._split(self.key(x)), self._split(self.value(x))
+        """Project ``[B, S, d]`` to keys and values ``[B, S, H·D]``."""
+        return self.key(x), self.value(x)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Attend from ``[B, Q, d]``.
-
-        Args:
-            x: Queries before projection.
-            keys: ``[B, H, S, D]``.
-            values: ``[B, H, S, D]``.
-            bias: Added to the scores, broadcastable to ``[B, H, Q, S]``; holds positions and masks.
-        """
-        scores = self._split(self.query(x) / math.sqrt(self.head_dim)) @ keys.transpose(-1, -2)
-        weights = self.dropout(torch.softmax(scores + bias, dim=-1))
-        mixed = (weights @ values).transpose(1, 2)
-        return self.out(mixed.reshape(x.shape[0], x.shape[1], self.heads * self.head_dim))
-
-    def _split(self, x: Tensor) -> Tensor:
-        if isinstance(x.shape[1], int) and x.shape[1] == 1:  # a step of the search: nothing has to move
-            return x.reshape(-1, self.heads, 1, self.head_dim)
-        return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(1, 2)
+        """Attend from ``[B, Q, d]``, queries before projection; the other arguments are those of :class:`Mix`."""
+        attended: Tensor = self.out(self.mix(self.query(x), keys, values, bias))
+        return attended
 
 
 class FeedForward(nn.Module):
@@ -154,7 +170,7 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attend_self(self, x: Tensor, normed: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Residual self-attention from ``[N, Q, d]`` over kept keys and values ``[N, H, S, D]``."""
+        """Residual self-attention from ``[N, Q, d]`` over kept keys and values ``[N, S, H·D]``."""
         return x + self.dropout(self.self_attention(normed, keys, values, bias))
 
     def attend_history(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:

@@ -30,14 +30,14 @@ REPEAT_SCALE = 10.0
 """Unit of the repeat bias of logits, which has to reach several nats at the step size of the network."""
 
 Cache = list[tuple[Tensor, Tensor]]
-"""Self-attention keys and values of the codes decoded so far, per decoder layer: [B·W, H, steps, D] each."""
+"""Self-attention keys and values of all places decoded so far, per decoder layer: [B, places, H·D] each."""
 
 
 class Memory(NamedTuple):
     """What the decoder needs of a history, computed once and shared by all beams and targets of the row."""
 
     states: Tensor  # [B, S, d], encoder output
-    cross: list[tuple[Tensor, Tensor]]  # per decoder layer: keys and values [B, H, S, D]
+    cross: list[tuple[Tensor, Tensor]]  # per decoder layer: keys and values [B, S, H·D]
     user_states: Tensor  # [B, S or T, d], what users' vectors are read off
 
 
@@ -221,33 +221,44 @@ class Recommender(nn.Module):
         preference = self.preference_adapter(x[:, :, 0])
         return TargetStates(x, self._sequence(memory, prefix), preference, self.user_vectors(memory, prefix))
 
-    def step(self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor) -> tuple[Tensor, Cache]:
-        """Decode one more code of every beam.
+    def step(self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor, way: Tensor) -> tuple[Tensor, Cache]:
+        """Decode one more code at several places of every request.
+
+        Keys and values stay where they were written, in the order of the steps; ``way`` says which of them a place
+        continues. So nothing is copied when beams change their order, and all places of a request attend at once.
 
         Args:
-            x: ``[B, W, d]``, embedding of the code each beam chose last, or [BOS].
-            cache: Keys and values of the steps before; empty at [BOS].
+            x: ``[B, P, d]``, embedding of the code each place stands for, or [BOS].
+            cache: Keys and values of the places before; empty at [BOS].
             memory: Encoded histories.
             history_bias: ``[B, H or 1, 1, S]``, from :meth:`history_bias`.
+            way: ``[B, P, steps]`` int64, which places each one descends from, oldest first, itself last. Places are
+                numbered in the order in which they were decoded, these ones after those of the cache.
 
         Returns:
-            States ``[B, W, d]`` and the cache with this step appended.
+            States ``[B, P, d]`` and the cache with these places appended.
         """
-        batch, width, d_model = x.shape
-        age = torch.arange(cache[0][0].shape[2] if cache else 0, -1, -1, device=x.device)
-        self_bias = self.decoder_bias(age).t()[:, None]
+        before = cache[0][0].shape[1] if cache else 0
+        self_bias = self._descent_bias(way, before + x.shape[1])
         longer: Cache = []
         for index, layer in enumerate(self._decoder_layers):
-            x = x.reshape(batch * width, 1, d_model)
             normed = layer.self_norm(x)
             keys, values = layer.self_attention.keys_values(normed)
             if cache:
-                keys = torch.cat([cache[index][0], keys], dim=2)
-                values = torch.cat([cache[index][1], values], dim=2)
+                keys = torch.cat([cache[index][0], keys], dim=1)
+                values = torch.cat([cache[index][1], values], dim=1)
             longer.append((keys, values))
             x = layer.attend_self(x, normed, keys, values, self_bias)
-            x = layer.attend_history(x.reshape(batch, width, d_model), *memory.cross[index], history_bias)
+            x = layer.attend_history(x, *memory.cross[index], history_bias)
         return self.decoder_norm(x), longer
+
+    def _descent_bias(self, way: Tensor, places: int) -> Tensor:
+        """Self-attention bias ``[B, H, P, places]``: by age for the places on the way, masking all others."""
+        steps = way.shape[2]
+        by_age = self.decoder_bias(torch.arange(steps - 1, -1, -1, device=way.device)).t()  # [H, steps]
+        masked = by_age.new_full((way.shape[0], by_age.shape[0], way.shape[1], places), NEGATIVE)
+        at = way[:, None].expand(-1, by_age.shape[0], -1, -1)
+        return masked.scatter(3, at, by_age[:, None].expand_as(at))
 
     def logits(self, states: Tensor, level: int) -> Tensor:
         """Scores of all K codes of a level for ``[…, d]`` states: ``[…, K]``."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.network.dense import DEAD, DenseCandidates, History, dense_scores, nearest_leaves
-from model_store.network.recommender import Cache, Recommender
+from model_store.network.recommender import Recommender
 
 
 class CatalogueTensors(NamedTuple):
@@ -113,7 +113,8 @@ class BeamSearch(nn.Module):
         had = History(history, net.dense_repeats(history.shape[1], items)[:, 0])
         history_bias = net.history_bias(memory, items)
         # Beams and candidates share one place at the start; afterwards each has its own, beams first.
-        states, cache = net.step(net.start(memory, items), [], memory, history_bias)
+        way = torch.zeros_like(items)[:, :, None]
+        states, cache = net.step(net.start(memory, items), [], memory, history_bias, way)
         user = functional.normalize(net.user_vectors(memory, items)[:, 0], dim=-1)
         first_leaf = known.first_node(net.levels - 1, codebook_size)
         closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
@@ -122,6 +123,7 @@ class BeamSearch(nn.Module):
         path_steps: list[Tensor] = []
         alive = torch.zeros_like(nearest.dense)
         own_place = width + torch.arange(candidates.shape[0], device=history.device).expand(batch, -1)
+        came_from = torch.zeros(batch, width + candidates.shape[0], dtype=torch.int64, device=history.device)
 
         beams, trace = _Beams.at_root(batch, history.device), []
         for level in range(net.levels):
@@ -130,7 +132,8 @@ class BeamSearch(nn.Module):
                 places = torch.cat([beams.node, path[level - 1]], dim=1)
                 is_below = places[:, :, None] == had_path[level - 1][:, None]
                 x = net.code_embedding[level - 1][_picked(known.child_code[level - 1], places).long()]
-                states, cache = net.step(x, cache, memory, history_bias)
+                way = _continued(way, came_from, before=cache[0][0].shape[1])
+                states, cache = net.step(x, cache, memory, history_bias, way)
             logits = net.logits(states, level)
             if net.code_repeat_bias is not None:
                 logits = logits + net.repeat_logits(level, had_codes[:, :, level], is_below, items)
@@ -143,8 +146,8 @@ class BeamSearch(nn.Module):
             is_open = is_open & ~_listed(children, excluded - first_node)
             beams, parent = beams.grown(children, is_open, width, max_per_prefix if level else None)
             trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
-            if level + 1 < net.levels:
-                cache = _reorder(cache, torch.cat([parent, own_place if level else torch.zeros_like(own_place)], dim=1))
+            if level:
+                came_from = torch.cat([parent, own_place], dim=1)
         dense = dense_scores(user, known.vectors(beams.node), beams.node, had)
         return _joined(beams, nearest, torch.stack(path_steps, dim=2), dense), trace
 
@@ -265,12 +268,20 @@ def _best(gained: Tensor, group: Tensor, width: int, most: Tensor | None) -> tup
     return score, pick.gather(1, kept)
 
 
-def _reorder(cache: Cache, parent: Tensor) -> Cache:
-    """Follow each beam to its parent's keys and values: ``[B·W', …]`` to ``[B·W, …]``."""
-    batch = parent.shape[0]
-    before = cache[0][0].shape[0] // batch
-    row = (torch.arange(batch, device=parent.device)[:, None] * before + parent).flatten()
-    return [(keys.index_select(0, row), values.index_select(0, row)) for keys, values in cache]
+def _continued(way: Tensor, parent: Tensor, before: int) -> Tensor:
+    """The way of places that continue others, see :meth:`Recommender.step`.
+
+    Args:
+        way: Of the places of the step before, ``[B, P', steps]``.
+        parent: Which of them each place continues, ``[B, P]``.
+        before: Places decoded so far.
+
+    Returns:
+        ``[B, P, steps + 1]``.
+    """
+    own = before + torch.arange(parent.shape[1], device=way.device)
+    behind = way.gather(1, parent[:, :, None].expand(-1, -1, way.shape[2]))
+    return torch.cat([behind, own[:, None].expand(*parent.shape, 1)], dim=2)
 
 
 def _joined(

@@ -18,11 +18,11 @@ from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
 from model_store.search_interface import SearchInputs, SearchOutputs
 from service.engines.base import BoundCatalogues, Engine
+from service.engines.bf16 import Bf16Recommender
 from service.engines.buckets import Plan
 from service.engines.captured import runner
 from service.engines.headroom import Headroom
 from service.engines.static_search import STAGED, Resident, StaticSearch
-from service.engines.tuned import Bf16Recommender, with_fast_norms
 
 PREFIX = "recommender."
 """Of the recommender's tensors in ``weights.safetensors``."""
@@ -47,7 +47,7 @@ class TorchEngine(Engine):
         device: ``cuda``, ``cuda:1`` or ``cpu``; by default a GPU if there is one.
         plan: Shapes that are captured when the first catalogue is bound, and again when one outgrows their headroom.
             Its candidates are for catalogues that get dense candidates at all.
-        precision: ``bf16``: see :class:`~service.engines.tuned.Bf16Recommender`.
+        precision: ``bf16``: see :class:`~service.engines.bf16.Bf16Recommender`.
 
     Raises:
         BundleRefused: The tensors are not those of such a model.
@@ -69,7 +69,7 @@ class TorchEngine(Engine):
         self.reduced_precision = precision == "bf16"
         recommender = (Bf16Recommender if self.reduced_precision else Recommender)(config)
         _load(recommender, weights)
-        self._search = BeamSearch(with_fast_norms(recommender)).to(self.device).eval()
+        self._search = BeamSearch(recommender).to(self.device).eval()
         self._plan = plan
         self._latest: StaticSearch | None = None
         self._bound = BoundCatalogues(self._bind)

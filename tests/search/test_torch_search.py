@@ -208,7 +208,7 @@ def test_teacher_forcing_and_stepwise_decoding_agree() -> None:
             bias, cache, x = net.history_bias(memory, lengths[:, None]), [], net.start(memory, lengths[:, None])
             torch.testing.assert_close(net.user_vectors(memory, lengths[:, None]), states.user)
             for level in range(config.code_length):
-                state, cache = net.step(x, cache, memory, bias)
+                state, cache = net.step(x, cache, memory, bias, torch.arange(level + 1)[None, None])
                 torch.testing.assert_close(state[0, 0], states.decoder[0, 0, level], atol=1e-5, rtol=1e-4)
                 x = net.code_embedding[level][target[:, :, level]]
 

@@ -23,7 +23,6 @@ from service.engines.captured import PlainCalls, Runner, runner
 from service.engines.headroom import Headroom
 from service.engines.static_search import StaticSearch
 from service.engines.torch import PREFIX, TorchEngine
-from service.engines.tuned import with_fast_norms
 from tests.model_store.bundles import small_catalogue
 from tests.search.worlds import random_recommender, random_requests, random_vectors, small_config
 from tests.service.tape import FROM_THE_HOST, Noted, TapeRunner
@@ -110,7 +109,7 @@ def config(request: pytest.FixtureRequest) -> ModelConfig:
 def captured(request: pytest.FixtureRequest, config: ModelConfig) -> tuple[StaticSearch, Runner]:
     runs: Runner = request.param()
     room = Headroom.over(catalogue().trie)
-    return StaticSearch(BeamSearch(with_fast_norms(random_recommender(config, 3))), room, True, PLAN, runs), runs
+    return StaticSearch(BeamSearch(random_recommender(config, 3)), room, True, PLAN, runs), runs
 
 
 def test_batches_of_all_sizes_are_answered_as_without_padding(
@@ -260,7 +259,7 @@ def test_bf16_answers_nearly_like_fp32(config: ModelConfig, rng: np.random.Gener
     assert shared / 8 > 0.9
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_replayed_graphs_answer_as_the_plain_search_on_a_cpu(
     config: ModelConfig, rng: np.random.Generator
 ) -> None:

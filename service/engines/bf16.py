@@ -1,26 +1,12 @@
-"""The recommender's network as a GPU runs it fastest: norms in one kernel, and on request products in bf16."""
+"""The recommender's network with products in bf16, on request."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model_store.config import ModelConfig
-from model_store.network.layers import RmsNorm
 from model_store.network.recommender import Cache, Memory, Recommender
-
-
-class OneKernelNorm(nn.Module):
-    """What :class:`~model_store.network.layers.RmsNorm` computes, in fp32, by torch's own operation."""
-
-    def __init__(self, norm: RmsNorm) -> None:
-        super().__init__()
-        self.weight, self.epsilon = norm.weight, norm.epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        return functional.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon)
 
 
 class Bf16Recommender(Recommender):
@@ -43,20 +29,11 @@ class Bf16Recommender(Recommender):
         with self._bf16():
             return super().encode(codes, vectors, lengths)
 
-    def step(self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor) -> tuple[Tensor, Cache]:
+    def step(self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor, way: Tensor) -> tuple[Tensor, Cache]:
         """See the base class."""
         with self._bf16():
-            states, longer = super().step(x, cache, memory, history_bias)
+            states, longer = super().step(x, cache, memory, history_bias, way)
         return states.float(), longer
 
     def _bf16(self) -> torch.autocast:
         return torch.autocast(self.bos.device.type, torch.bfloat16, cache_enabled=False)
-
-
-def with_fast_norms(recommender: Recommender) -> Recommender:
-    """Replace the norms in place; the weights stay where they are."""
-    for module in list(recommender.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, RmsNorm):
-                setattr(module, name, OneKernelNorm(child))
-    return recommender

@@ -73,6 +73,10 @@ class Bundle:
         """Items and semantic IDs, one to one, checked against the config."""
         return read_catalogue(self.read, self.config, self.manifest.fusion)
 
+    def vectors(self) -> npt.NDArray[np.float32] | None:
+        """Vectors of the catalogue's items alone, ``[items, d_s]``; ``None`` if the version has none."""
+        return _read_vectors(self.read, self.config, self.manifest.fusion)
+
     def weights(self) -> Tensors:
         """Tensors of tokenizer, recommender and heads by parameter name."""
         return read_tensors(self.read, "weights.safetensors")
@@ -198,10 +202,11 @@ def _read_vectors(read: Read, config: ModelConfig, fusion: Fusion) -> npt.NDArra
             f"{EMBEDDINGS}: {VECTORS} are {vectors.dtype} of shape {vectors.shape}, expected float32 [items, {width}]",
             REFUSED_HINT,
         )
-    length = np.linalg.norm(vectors, axis=1)
+    found: npt.NDArray[np.float32] = vectors.astype(np.float32, copy=False)
+    length = np.sqrt(np.einsum("ij,ij->i", found, found))  # without a temporary of their size
     if not (np.abs(length - 1) < UNIT_TOLERANCE).all():  # negated, so that NaN is refused too
         raise BundleRefused(f"{EMBEDDINGS}: a row of {VECTORS} has no unit length", REFUSED_HINT)
-    return vectors.astype(np.float32, copy=False)
+    return found
 
 
 def read_transitions(read: Read, names: Iterable[str], fusion: Fusion) -> Transitions | None:

@@ -237,8 +237,12 @@ class Catalogue:
         return named if self.vectors is None else named | {"vectors": self.vectors}
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> Catalogue:
+    def from_arrays(cls, arrays: Arrays, vectors: GrowingRows | None = None) -> Catalogue:
         """Rebuild from :meth:`arrays`, checked; columns stay views of the given arrays.
+
+        Args:
+            arrays: By name.
+            vectors: Of all items, where the arrays leave them out.
 
         Raises:
             CatalogueError: An array is missing or they contradict each other.
@@ -255,7 +259,8 @@ class Catalogue:
         for name, column in texts.items():
             column.check_integrity(name)
         attributes = PackedAttributes(texts["attributes"])
-        vectors = arrays["vectors"].astype(np.float32, copy=False) if "vectors" in arrays else None
+        if "vectors" in arrays:
+            vectors = GrowingRows(arrays["vectors"].astype(np.float32, copy=False))
         catalogue = cls(
             codebook_size=codebook_size,
             item_ids=texts["item_ids"],
@@ -264,11 +269,11 @@ class Catalogue:
             categories=PackedCategories.from_arrays(arrays),
             attributes=attributes,
             popularity=popularity,
-            vectors=vectors,
+            vectors=None if vectors is None else vectors.rows,
             is_hidden=is_hidden.astype(np.bool_, copy=False),
             trained=trained,
         )
-        catalogue.__dict__["trie"] = trie
+        catalogue.__dict__.update({"trie": trie, "_growing": vectors})
         catalogue._check_columns()
         return catalogue
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from model_store.errors import CatalogueError, LiveCorrupt, LiveError, LiveUnavailable
+from model_store.errors import CatalogueError, LiveCorrupt, LiveError, LiveUnavailable, StoreError
 from service.link import LiveLink
 from service.live.changes import LOST, REFILLED, ChangeStore, ItemChange, Snapshot, Tail
 from service.live_catalogue import LiveCatalogue, VersionItems, raw_changes
@@ -120,15 +120,23 @@ class CatalogueSource:
         return moved
 
     async def _loaded(self, items: VersionItems) -> LiveCatalogue | None:
-        """The newest snapshot, if it can be used."""
+        """The newest snapshot, if it can be used.
+
+        Raises:
+            LiveUnavailable: Also where the store of models cannot be read: what a snapshot leaves out is there.
+        """
         try:
-            snapshot = await self._store.load_snapshot(items.version)
+            vectors, snapshot = await asyncio.gather(
+                asyncio.to_thread(items.bundle.vectors), self._store.load_snapshot(items.version)
+            )
             if snapshot is None:
                 return None
-            return await asyncio.to_thread(LiveCatalogue.of_snapshot, items, snapshot)
+            return await asyncio.to_thread(LiveCatalogue.of_snapshot, items, snapshot, vectors)
         except (LiveCorrupt, CatalogueError) as failure:
             self._note("refused", items.version, failure)
             return None
+        except StoreError as failure:
+            raise LiveUnavailable("the version's vectors cannot be read", str(failure)) from failure
 
     async def _joined(self, items: VersionItems, least: int = 0) -> LiveCatalogue | None:
         """The newest snapshot, if the stream still goes on from it, to revision ``least`` at least."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import CatalogueError, CatalogueFull, ItemRefused
+from model_store.growing import GrowingRows
 from model_store.item_changes import Change, ItemDelete, ItemPut
 from model_store.item_payload import NewItem
 from service.item_schemas import ItemBody, delete_change, read_payload
@@ -56,6 +57,8 @@ class ItemCoder(Protocol):
 
 
 CATALOGUE = "catalogue.parquet"
+LIVE_VECTORS = "live_vectors"
+"""Array of a snapshot: vectors of the items that came live, ``[items, d_s]``."""
 ENCODED_AHEAD = 200_000
 """Items encoded before their change is applied that are kept at most; the oldest are encoded once more."""
 
@@ -137,19 +140,31 @@ class LiveCatalogue:
 
     @property
     def snapshot(self) -> Snapshot:
-        """As replicas share it."""
-        return Snapshot(self.at, self.lineage, self.items.origin, self.catalogue.arrays())
+        """As replicas share it. Vectors of trained items, most of a catalogue's bytes, stay in the bundle."""
+        arrays = self.catalogue.arrays()
+        vectors = arrays.pop("vectors", None)
+        if vectors is not None:
+            arrays[LIVE_VECTORS] = vectors[self.catalogue.trained :]
+        return Snapshot(self.at, self.lineage, self.items.origin, arrays)
 
     @classmethod
-    def of_snapshot(cls, items: VersionItems, snapshot: Snapshot) -> LiveCatalogue:
+    def of_snapshot(
+        cls, items: VersionItems, snapshot: Snapshot, trained: npt.NDArray[np.float32] | None
+    ) -> LiveCatalogue:
         """The catalogue that a snapshot holds, checked.
+
+        Args:
+            items: The version.
+            snapshot: What replicas share.
+            trained: Vectors of its trained items, :meth:`model_store.bundle.Bundle.vectors`.
 
         Raises:
             CatalogueError: It belongs to another version, or contradicts itself.
         """
         if snapshot.origin != items.origin:
             raise CatalogueError("the snapshot does not descend from this version's catalogue")
-        return cls(items, Catalogue.from_arrays(snapshot.arrays), snapshot.at, snapshot.lineage)
+        vectors = _with_live(trained, snapshot.arrays.get(LIVE_VECTORS))
+        return cls(items, Catalogue.from_arrays(snapshot.arrays, vectors), snapshot.at, snapshot.lineage)
 
     def moved(self, changes: Sequence[ItemChange], at: Position) -> Moved:
         """The catalogue after these changes. Takes time: not for the event loop."""
@@ -169,6 +184,17 @@ class Moved(NamedTuple):
 
     live: LiveCatalogue
     refused: int
+
+
+def _with_live(
+    trained: npt.NDArray[np.float32] | None, came_live: npt.NDArray[np.generic] | None
+) -> GrowingRows | None:
+    if trained is None and came_live is None:
+        return None
+    if trained is None or came_live is None or came_live.shape[1:] != trained.shape[1:]:
+        raise CatalogueError("the vectors of a snapshot are not those of its version")
+    rows = GrowingRows(trained)
+    return rows.with_rows(came_live.astype(np.float32, copy=False)) if len(came_live) else rows
 
 
 def raw_changes(live: LiveCatalogue, trained: Catalogue) -> Iterator[RawChange]:

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from model_store.catalogue import Catalogue
 from model_store.errors import CatalogueError, ItemRefused
 from model_store.registry import Store
+from service.item_encoder import ItemEncoder
 from service.item_schemas import MAX_PAYLOAD_BYTES, BulkItem, ItemBody, delete_change, read_payload
 from service.live.changes import START, ItemChange, Position, RawChange
 from service.live_catalogue import LiveCatalogue, VersionItems, raw_changes
 from tests.model_store.bundles import publish_small, small_catalogue
 from tests.service.coders import HashCoder
+from tests.service.encodable import WIDTH, encodable_bundle
 
 IDS = [f"item-{n}" for n in range(36, 40)] + [f"new-{n}" for n in range(8)] + ["é/ü"]
 
@@ -138,12 +140,34 @@ def test_items_that_say_the_same_are_encoded_once_and_placed_apart(items: Versio
 
 def test_a_snapshot_comes_back_whole_and_belongs_to_its_version(items: VersionItems, tmp_path: Path) -> None:
     live = after(begun(items), [put("new"), delete_change("item-5")])
-    back = LiveCatalogue.of_snapshot(items, live.snapshot)
+    back = LiveCatalogue.of_snapshot(items, live.snapshot, None)
     assert (back.at, back.catalogue.digest()) == (live.at, live.catalogue.digest())
     store = Store(tmp_path)
     other = VersionItems(store.bundle(publish_small(store, seed=1)), HashCoder())
     with pytest.raises(CatalogueError, match="version"):
-        LiveCatalogue.of_snapshot(other, live.snapshot)
+        LiveCatalogue.of_snapshot(other, live.snapshot, None)
+
+
+@pytest.mark.parametrize("added", [0, 2])
+def test_a_snapshot_leaves_the_vectors_of_trained_items_to_the_bundle(tmp_path: Path, added: int) -> None:
+    bundle = encodable_bundle(tmp_path)
+    items = VersionItems(bundle, ItemEncoder.open(bundle))
+    raw = [put(f"new-{number}", categories=["category-1"]) for number in range(added)]
+    live = after(begun(items, bundle.catalogue()), [*raw, delete_change("item-5")])
+    snapshot = live.snapshot
+    assert "vectors" not in snapshot.arrays
+    assert snapshot.arrays["live_vectors"].shape == (added, WIDTH)
+    back = LiveCatalogue.of_snapshot(items, snapshot, bundle.vectors())
+    assert back.catalogue.digest() == live.catalogue.digest()
+    more = [put("more", categories=["category-0"])]
+    assert after(back, more).catalogue.digest() == after(live, more).catalogue.digest()
+    for wrong in (np.zeros((added, WIDTH + 1), dtype=np.float32), np.zeros((added + 1, WIDTH), dtype=np.float32)):
+        damaged = replace(snapshot, arrays={**snapshot.arrays, "live_vectors": wrong})
+        with pytest.raises(CatalogueError):
+            LiveCatalogue.of_snapshot(items, damaged, bundle.vectors())
+    rest = {name: array for name, array in snapshot.arrays.items() if name != "live_vectors"}
+    with pytest.raises(CatalogueError, match="vectors"):
+        LiveCatalogue.of_snapshot(items, replace(snapshot, arrays=rest), bundle.vectors())
 
 
 def test_raw_changes_lead_back_to_the_same_items(items: VersionItems) -> None:

@@ -59,7 +59,7 @@ class ItemRefused(DataError):
 
     def __init__(self, field: str, message: str, hint: str = "") -> None:
         super().__init__(f"{field}: {message}", hint)
-        self.field, self.problem = field, message
+        self.field, self.advice = field, f"{message}; {hint}" if hint else message
 
 
 class CatalogueError(EtegrecError):

@@ -23,6 +23,15 @@ Id = Annotated[str, AfterValidator(_fits)]
 """An item, user or event id."""
 
 
+LATEST = 253_402_300_799  # the end of the year 9999
+
+
+def _in_seconds(value: int) -> int:
+    if not 0 <= value <= LATEST:
+        raise ValueError(f"must be Unix time in seconds, not milliseconds: 0 to {LATEST}")
+    return value
+
+
 class Event(BaseModel):
     """One interaction of a user with an item."""
 
@@ -32,4 +41,7 @@ class Event(BaseModel):
     user_id: Id
     item_id: Id
     type: Literal["view", "click", "cart", "purchase", "rating"] = "click"
-    timestamp: int = Field(ge=0, le=253_402_300_799, description="Unix time in seconds, at most the year 9999")
+    timestamp: Annotated[int, AfterValidator(_in_seconds)] = Field(
+        description="Unix time in seconds, at most the year 9999",
+        json_schema_extra={"minimum": 0, "maximum": LATEST},
+    )

@@ -155,7 +155,7 @@ class ItemEncoder:
         width = self._config.tokenizer.embedding_dim
         if not self.takes_embeddings:
             raise ItemRefused(
-                "embedding", "this model makes its own embeddings", "leave it out; title, categories and attributes do"
+                "embedding", "this model makes its own embeddings", "leave it out: title, categories and attributes do"
             )
         if len(embedding) != width:
             raise ItemRefused("embedding", f"holds {len(embedding)} numbers, this model takes {width}")

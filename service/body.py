@@ -33,17 +33,29 @@ _TEXT_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[][{}]', re.DOTALL)
 _CLOSE = {"Connection": "close"}  # the rest of the body is not read, so the connection cannot be used again
 
 
+def content_type(request: Request) -> str:
+    """What a body is declared as, without parameters.
+
+    Raises:
+        WrongContentType: It is compressed: the limits are of what a body becomes, not of what it was.
+    """
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        detail = "send the body as it is: this service takes no Content-Encoding, such as gzip"
+        raise WrongContentType(detail, headers={"Accept-Encoding": "identity", **_CLOSE})
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
     """All bytes of a JSON body, counted as they come: a missing or wrong Content-Length changes nothing.
 
     Raises:
-        WrongContentType: It is not declared as JSON.
+        WrongContentType: It is not declared as JSON, or compressed.
         BodyTooLarge: It exceeds ``max_bytes``; the rest is not read.
         BodyTooSlow: It took longer than ``timeout_s``.
         ClientGone: The connection closed before its end.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
+    declared = content_type(request)
+    if declared != "application/json" and not declared.endswith("+json"):
         raise WrongContentType("send JSON with the header Content-Type: application/json", headers=_CLOSE)
     chunks, size = [], 0
     try:
@@ -78,7 +90,8 @@ def parse(body: bytes, validate: Callable[[bytes], T]) -> T:
     except ValidationError as refused:
         first = refused.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            raise BadJson(str(first["ctx"]["error"]) + " in the JSON body") from None
+            reason = str(first["ctx"]["error"]).replace("unexpected end of hex escape", "a lone surrogate")
+            raise BadJson(f"{reason} in the JSON body") from None
         raise InvalidFields.of(refused) from None
 
 

@@ -49,7 +49,10 @@ async def items_below_codes(service: Service, request: Request) -> Response:
     model = _model(service)
     group = await service.lookups.run(partial(service.code_groups.below, model.catalogue, prefix))
     if group is None:
-        raise NotFound("no semantic ID of the catalogue begins with these codes")
+        levels, size = model.catalogue.codes.shape[1], model.catalogue.codebook_size
+        raise NotFound(
+            f"no semantic ID of the catalogue begins with these codes; they have {levels} codes, each 0 to {size - 1}"
+        )
     page = group.rows[asked.offset : asked.offset + asked.limit].tolist()
     return json_answer(
         {

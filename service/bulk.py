@@ -8,7 +8,7 @@ from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.body import parse
+from service.body import content_type, parse
 from service.catalogue_keeper import SHOWN_LINES, Line
 from service.errors import (
     BadJson,
@@ -73,8 +73,7 @@ async def read_lines(request: Request, settings: Settings) -> list[Line]:
         InvalidLines: Names line and field; lines count from 1.
         InvalidFields: There is no line.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type not in MEDIA_TYPES:
+    if content_type(request) not in MEDIA_TYPES:
         raise WrongContentType(f"send JSON Lines with the header Content-Type: {MEDIA_TYPES[0]}", headers=_CLOSE)
     lines = _Lines()
     try:

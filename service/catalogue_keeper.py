@@ -157,7 +157,7 @@ class CatalogueKeeper:
         if not is_known or body.embedding is not None:
             wrong = await asyncio.to_thread(_refused, live, {item_id: body}, set() if is_known else {item_id})
             if wrong:
-                raise InvalidFields([FieldError(each.field, each.problem) for each in wrong.values()])
+                raise InvalidFields([FieldError(each.field, each.advice) for each in wrong.values()])
         at = await self._append([body.change(item_id)])
         model = await self._reached(at.revision)
         row = model.catalogue.row(item_id)
@@ -259,7 +259,7 @@ def _check_all(live: LiveCatalogue, lines: Sequence[Line], new: set[str]) -> Non
         bodies = {line.number: read_payload(line.change.payload) for line in asked}
         is_new = {line.number for line in asked if line.change.item_id in new}
         refused = _refused(live, {number: body for number, body in bodies.items() if body is not None}, is_new)
-        wrong += [FieldError(f"{number}.{each.field}", each.problem) for number, each in refused.items()]
+        wrong += [FieldError(f"{number}.{each.field}", each.advice) for number, each in refused.items()]
     if wrong:
         raise InvalidLines(len(wrong), wrong[:SHOWN_LINES])
 

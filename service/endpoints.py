@@ -80,7 +80,9 @@ def query_of(request: Request, model: type[Query]) -> Query:
     pairs = request.query_params.multi_items()
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise InvalidFields([FieldError("", "the query repeats a parameter")])
+        raise InvalidFields([FieldError("query", "repeats a parameter")])
+    if not values.keys() <= model.model_fields.keys():
+        raise InvalidFields([FieldError("query", f"holds a parameter that is none of {', '.join(model.model_fields)}")])
     try:
         return model.model_validate_strings(values)
     except ValidationError as refused:

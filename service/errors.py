@@ -131,7 +131,9 @@ class InvalidFields(RequestError):
             unknown = problem["type"] == "extra_forbidden"  # its location ends with a name that the client chose
             location = problem["loc"][:-1] if unknown else problem["loc"]
             reason = problem["msg"].removeprefix("Value error, ")
-            message = "holds a field that this endpoint does not know" if unknown else reason
+            message = (
+                "holds a field that this endpoint does not know; GET /docs lists those it knows" if unknown else reason
+            )
             found.append(FieldError(".".join(map(str, location)), message))
         return cls(found)
 
@@ -143,7 +145,8 @@ class InvalidLines(RequestError):
 
     def __init__(self, wrong: int, fields: Sequence[FieldError]) -> None:
         shown = f"; the first {len(fields)} problems are listed" if wrong > len(fields) else ""
-        super().__init__(f"{wrong} lines are wrong, nothing was stored{shown}")
+        lines = "1 line is" if wrong == 1 else f"{wrong} lines are"
+        super().__init__(f"{lines} wrong, nothing was stored{shown}")
         self.fields = fields
 
 
@@ -231,4 +234,10 @@ def problem_of(error: Exception) -> Problem:
 def problem_of_status(status: int, headers: Mapping[str, str] | None = None) -> Problem:
     """The problem document of an error that the framework raised itself (404, 405, …)."""
     phrase = HTTPStatus(status).phrase
-    return Problem(status, phrase.lower().replace(" ", "-"), phrase, headers or {})
+    return Problem(status, phrase.lower().replace(" ", "-"), _FRAMEWORK_DETAILS.get(status, phrase), headers or {})
+
+
+_FRAMEWORK_DETAILS = {
+    404: "there is no such path; GET /docs lists all of them, and none ends with a slash",
+    405: "this path takes other methods; the header Allow names them",
+}

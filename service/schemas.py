@@ -5,9 +5,9 @@ Bounds that operators choose (``max_k``, ``max_history_ids`` …) are checked by
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from model_store.catalogue import ID_BYTES
 from model_store.events import Event
@@ -43,6 +43,19 @@ class AttributeRange(Body):
     gt: float | None = Field(None, allow_inf_nan=False, description="more than")
     lte: float | None = Field(None, allow_inf_nan=False, description="at most")
     lt: float | None = Field(None, allow_inf_nan=False, description="less than")
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Self:
+        """A range without bounds, or one that nothing lies in, is a mistake of whoever asks, not a wish."""
+        low = [bound for bound in (self.gte, self.gt) if bound is not None]
+        high = [bound for bound in (self.lte, self.lt) if bound is not None]
+        if not low and not high:
+            raise ValueError("must have a bound: gte, gt, lte or lt")
+        if low and high:
+            least, most = max(low), min(high)
+            if least > most or (least == most and (self.gt == least or self.lt == most)):
+                raise ValueError("no number lies in this range: its lower bound is not below its upper one")
+        return self
 
 
 class Filter(Body):

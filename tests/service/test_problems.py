@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -133,6 +134,45 @@ async def test_wrong_content_types_are_refused(client: httpx.AsyncClient) -> Non
         check(await client.post("/recommend", content=b"{}", headers=headers), 415)
     accepted = {"Content-Type": "application/json; charset=utf-8"}
     assert (await client.post("/recommend", content=b"{}", headers=accepted)).status_code == 200
+
+
+async def test_compressed_bodies_are_refused_as_such(client: httpx.AsyncClient) -> None:
+    for path, media_type in (("/recommend", "application/json"), ("/items/bulk", "application/jsonl")):
+        headers = {"Content-Type": media_type, "Content-Encoding": "gzip"}
+        refused = await client.post(path, content=gzip.compress(b"{}"), headers=headers)
+        check(refused, 415)
+        assert refused.headers["accept-encoding"] == "identity"
+        assert "Content-Encoding" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "advice"),
+    [
+        ("POST", "/recommend", {"zebra": 1}, "does not know; GET /docs"),
+        ("POST", "/recommend", '{"user_id": "\\ud800"}', "a lone surrogate at line 1"),
+        ("POST", "/recommend", {"filter": {"attributes": [{"field": "a"}]}}, "filter.attributes.0: must have a bound"),
+        ("GET", "/popular?zebra=1", None, "query: holds a parameter that is none of k, category"),
+        ("GET", "/popular?k=1&k=2", None, "query: repeats a parameter"),
+        ("GET", "/codes/1-2-3-4", None, "they have 3 codes, each 0 to 7"),
+        ("GET", "/zebra", None, "GET /docs"),
+        ("DELETE", "/recommend", None, "the header Allow"),
+        (
+            "POST",
+            "/events",
+            {"event_id": "e", "user_id": "u", "item_id": "i", "timestamp": 1_795_614_435_000},
+            "timestamp: must be Unix time in seconds, not milliseconds",
+        ),
+        ("PUT", "/items/new", {}, "is not known to this model, which cannot place new items; train a new model"),
+    ],
+)
+async def test_details_say_what_to_do(
+    client: httpx.AsyncClient, method: str, path: str, body: object, advice: str
+) -> None:
+    content = body if isinstance(body, str) else json.dumps(body)
+    refused = await client.request(method, path, content=None if body is None else content, headers=JSON)
+    check(refused, refused.status_code)
+    assert refused.status_code >= 400
+    assert advice in refused.json()["detail"]
 
 
 async def test_the_frameworks_own_errors_are_problems(client: httpx.AsyncClient) -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from model_store.catalogue import Catalogue, ItemDelete, ItemPut
 from service.engines.base import Found, SearchRequest
@@ -28,12 +30,24 @@ CATALOGUE = TRAINED.with_changes(
         *(ItemDelete(item_id) for item_id in ("item-2", "item-3", "new-2")),
     ]
 )
+
+
+def is_range(bounds: dict[str, Any]) -> bool:
+    """Whether anything can lie in it: what else is refused."""
+    try:
+        AttributeRange.model_validate(bounds)
+    except ValidationError:
+        return False
+    return True
+
+
 HIDDEN = {"item-2", "item-3", "new-2"}
 IDS = list(CATALOGUE.item_ids)
 IDS_OR_UNKNOWN = st.lists(st.sampled_from([*IDS, "unknown"]), max_size=50)
 CATEGORIES = st.lists(st.sampled_from(["category-0", "category-1", "category-2", "nothing"]), max_size=3)
 YEARS = st.none() | st.sampled_from([1990, 1994, 1994.5, 1996, 1999])
-RANGES = st.builds(AttributeRange, field=st.sampled_from(["year", "price"]), gte=YEARS, gt=YEARS, lte=YEARS, lt=YEARS)
+BOUNDS = {"field": st.sampled_from(["year", "price"]), "gte": YEARS, "gt": YEARS, "lte": YEARS, "lt": YEARS}
+RANGES = st.fixed_dictionaries(BOUNDS).filter(is_range).map(AttributeRange.model_validate)
 FILTERS = st.builds(
     Filter,
     categories=st.none() | CATEGORIES,
@@ -176,3 +190,26 @@ def test_ten_thousand_ids_are_allowed_and_denied() -> None:
     nodes = np.unpackbits(rule.mask.bits, bitorder="little")[: catalogue.trie.nodes]
     nodes[catalogue.trie.excluded_nodes(denied, rule.mask)] = 0
     assert np.flatnonzero(nodes[catalogue.trie.node_offset[-2] :]).tolist() == sorted(catalogue.trie.item_leaf[:5_000])
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [{"gte": 1, "lte": 1}, {"gt": 1, "lt": 1.5}, {"gte": 2, "gt": 1}, {"lt": 0}, {"gte": -1, "gt": -2, "lte": 0}],
+)
+def test_ranges_that_something_can_lie_in(bounds: dict[str, float]) -> None:
+    AttributeRange.model_validate({"field": "year", **bounds})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({}, "must have a bound"),
+        ({"gte": 2, "lte": 1}, "no number lies in this range"),
+        ({"gt": 1, "lte": 1}, "no number lies in this range"),
+        ({"gte": 1, "lt": 1}, "no number lies in this range"),
+        ({"gte": 1, "gt": 3, "lte": 2}, "no number lies in this range"),
+    ],
+)
+def test_ranges_that_nothing_can_lie_in_are_refused(bounds: dict[str, float], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        AttributeRange.model_validate({"field": "year", **bounds})

@@ -380,6 +380,8 @@ async def test_single_changes_come_between_the_parts_of_a_bulk_upload(
         uploading = asyncio.create_task(first.catalogue.put_all(lines))
         await until(lambda: place(second)[1] > 0)
         deleted = await second.catalogue.delete("item-7")
+        shown = await second.recommender.recommend(RecommendRequest(history=["item-1"], k=100))
+        assert shown.model.catalogue.row("item-7") not in shown.found.rows.tolist()
         single = await first.catalogue.put("single", ItemBody(title="single"))
         written = await uploading
         assert max(deleted.revision, single.revision) < written.revision

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format bench-train bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live clean
+.PHONY: demo test check format bench-train bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,6 +57,9 @@ bench-catalogue: $(VENV)/installed  ## what the size of a catalogue costs: searc
 
 bench-live: $(VENV)/installed  ## time until changes show on two replicas, bulk upload, boot, fill rate
 	@$(BIN)/python -m benchmarks.bench_live
+
+bench-faults: $(VENV)/installed  ## what clients notice while Redis is killed, frozen, slow, full, corrupt, empty or away
+	@$(BIN)/python -m benchmarks.bench_faults
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -31,13 +31,13 @@ def similar(catalogue: Catalogue, row: int, k: int, candidates: int = CANDIDATES
     ``candidates`` vectors, tens of milliseconds: not for the event loop.
     """
     rows = _candidates(catalogue, row, candidates)
-    shared = shared_codes(catalogue, row, rows)
     if catalogue.vectors is None:
+        shared = shared_codes(catalogue, row, rows)
         order = np.lexsort((-catalogue.popularity[rows], -shared))[:k]
         return Similar(rows[order], None, shared[order])
     cosine = _cosines(catalogue.vectors, row, rows)
     order = _largest(cosine, k)
-    return Similar(rows[order], cosine[order], shared[order])
+    return Similar(rows[order], cosine[order], shared_codes(catalogue, row, rows[order]))
 
 
 def shared_codes(catalogue: Catalogue, row: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -93,7 +93,7 @@ def name_of(device: str) -> str:
 
 def main(
     data: Annotated[str, typer.Option(help="What to train on, as for `etegrec-train run`.")],
-    out: Annotated[Path, typer.Option(help="Folder of the session. An unfinished one goes on.")] = Path("gpu-session"),
+    out: Annotated[Path, typer.Option(help="Folder of the session. An unfinished one goes on.")] = Path("runs/gpu-session"),
     device: Annotated[str, typer.Option(help="cuda, cuda:1 or cpu; empty: the GPU.")] = "",
     minutes: Annotated[float, typer.Option(min=0, help="Ends after this time; the next call goes on.")] = 9.0,
     only: Annotated[list[str], typer.Option(help="A step to do, of several; default: all.")] = [],  # noqa: B006

@@ -18,7 +18,7 @@ from model_store.network.tokenizer import Tokenizer
 from training.checkpoint import State
 from training.code_tree import CodeTree
 from training.collisions import Assignment, Codes, assign_codes
-from training.compute import FP32, ComputeConfig, suited
+from training.compute import FP32, ComputeConfig
 from training.sasrec import Sasrec, SasrecConfig
 from training.softmax import SAMPLED_ABOVE, Proposal
 
@@ -140,7 +140,7 @@ def new_learner(
         compute: How the recommender is computed in training.
     """
     torch.manual_seed(seed)
-    recommender = suited(Recommender(model).to(embeddings.device))
+    recommender = compute.suited(Recommender(model).to(embeddings.device))
     if sasrec is not None:
         if recommender.vector_in is not None and can_start_from(model, sasrec.config):
             recommender.vector_in.load_state_dict(sasrec.vector_in.state_dict())

@@ -29,7 +29,7 @@ from model_store.network.repeats import RepeatBias
 from training import distributed
 from training.batches import Batch, collate
 from training.checkpoint import Best, Course, Resumable, Weights
-from training.compute import FP32, ComputeConfig, suited
+from training.compute import FP32, ComputeConfig
 from training.data.dataset import Dataset, Split
 from training.learning_curve import LearningCurve
 from training.metrics import Ranks, both_protocols, summary
@@ -209,7 +209,7 @@ def train_sasrec(
     place = torch.device(device)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = suited(Sasrec(config, dataset.n_items).to(place))
+        model = compute.suited(Sasrec(config, dataset.n_items).to(place))
         distributed.seed_dropout(seed)
         return _fit(model, sequences, split, seed, progress, checkpoint, compute)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model_store.network.layers import Dropout, RmsNorm
 from tests.training.forks import cyclic
 from tests.training.test_joint import ROWS, cycle, make_config, make_learner, some_batch
-from training.compute import ComputeConfig, replace_dropout
+from training.batches import TrainingRows, collate, training_rows
+from training.compute import ComputeConfig, compiled_layers, replace_dropout
 from training.config import PRESETS, load_config
 from training.evaluate import generative_ranks
 from training.joint import train_joint
@@ -35,6 +38,10 @@ def learner_in(compute: ComputeConfig) -> Learner:
     learner = make_learner(make_config("causal"))
     learner.compute = compute
     return learner
+
+
+def some_rows(learner: Learner) -> TrainingRows:
+    return training_rows(cycle()[0], learner.model.recommender.max_history, packed=True)
 
 
 def step(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -143,8 +150,44 @@ def test_torchs_dropout_takes_the_place_of_the_layers_own() -> None:
     assert list(network.state_dict()) == names
 
 
-def test_only_the_papers_preset_asks_for_bf16() -> None:
-    assert {preset: load_config(preset).compute.precision for preset in PRESETS} == {
-        **dict.fromkeys(PRESETS, "fp32"),
-        "paper": "bf16",
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it, and hides what it provokes
+def test_compiled_layers_compute_the_same_whatever_the_sizes_and_are_put_back() -> None:
+    learner, counter = make_learner(make_config("causal")), CompileCounterWithBackend("aot_eager")
+    network, tree = learner.recommender.train(), learner.tree(ROWS)
+    plain = [vars(module).keys() for module in network.modules()]
+    rows, compiled = some_rows(learner), []
+    for chosen in ([0, 9, 3], [7, 8, 9, 10, 4], [5, 6, 7, 20]):
+        batch = collate(rows, np.array(chosen))
+        inputs = tree.codes[batch.history], tree.vectors[batch.history], batch.lengths
+        targets = tree.codes[batch.targets.clamp(min=0)]
+        wanted = network(*inputs, targets, batch.prefix)
+        with compiled_layers(network, counter):
+            found = network(*inputs, targets, batch.prefix)
+        torch.testing.assert_close(found, wanted)
+        slopes = [torch.autograd.grad(each.decoder.square().sum(), network.code_embedding) for each in (found, wanted)]
+        torch.testing.assert_close(*slopes)
+        compiled.append(counter.frame_count)
+    assert compiled[0] > 2  # an encoder layer, and both methods of a decoder layer
+    assert compiled == [compiled[0]] * 3
+    assert [vars(module).keys() for module in network.modules()] == plain
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it, and hides what it provokes
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu_compiled_training_learns_what_a_cpu_learns(precision: Literal["fp32", "bf16"]) -> None:
+    """Also that the compiler is there: on a CPU it would need a C++ compiler, and a minute."""
+    shape = {"embedding_dim": 16, "layers": 1, "heads": 2, "dropout": 0.0, "max_history": 6, "batch_tokens": 256}
+    config = SasrecConfig.model_validate({**shape, "learning_rate": 0.02, "epochs": 20})
+    compute = ComputeConfig(precision=precision, compile="gpu")
+    found = train_sasrec(cyclic(), config, 1, SilentProgress(), "cuda", compute=compute)
+    exact = train_sasrec(cyclic(), config, 1, SilentProgress())
+    assert found.valid["recall@5"] == 1.0
+    assert found.history[0]["loss"] == pytest.approx(exact.history[0]["loss"], rel=0.05)
+
+
+def test_only_the_papers_preset_asks_for_a_gpu() -> None:
+    assert {preset: load_config(preset).compute for preset in PRESETS} == {
+        **dict.fromkeys(PRESETS, ComputeConfig()),
+        "paper": ComputeConfig(precision="bf16", compile="gpu"),
     }

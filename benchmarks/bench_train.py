@@ -22,6 +22,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.peer_t5 import SPECIAL, peer_t5
+from benchmarks.review_users import ITEMS, sequences
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
@@ -31,14 +32,6 @@ from training.config import TrainingConfig, load_config
 from training.joint_losses import recommender_losses, weighted_sum
 from training.learner import Learner
 from training.optimiser import Optimiser, descend, recommender_optimizer
-
-ITEMS, USERS, MEAN_LENGTH = 12_000, 3_000, 9
-
-
-def sequences(rng: np.random.Generator) -> list[np.ndarray]:
-    """Users with about nine interactions each, long-tailed, as in the Amazon review sets."""
-    lengths = np.clip(5 + rng.geometric(1 / (MEAN_LENGTH - 4), USERS) - 1, 5, 200)
-    return [rng.integers(0, ITEMS, length) for length in lengths]
 
 
 def timed(step: Callable[[Batch], None], work: list[Batch]) -> float:

@@ -1,8 +1,9 @@
 """``make gpu-session DATA=…``: all that a machine with a GPU has to show, in one go, in calls of a few minutes.
 
-The tests that need a GPU, ``bench-gpu``, and both presets trained on a data set from interactions to an evaluated
-bundle. Each step leaves ``NAME.json`` in one folder, with the device's name; a step that is there is not done again.
-When the time is up the step under way is ended, and the next call goes on with it: training from its last checkpoint.
+The tests that need a GPU, ``bench-gpu``, what bf16 and compiled layers give in training (``bench_compute``), and both
+presets trained on a data set from interactions to an evaluated bundle. Each step leaves ``NAME.json`` in one folder,
+with the device's name; a step that is there is not done again. When the time is up the step under way is ended, and the
+next call goes on with it: training from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def steps(data: str, out: Path, device: str, tests: str, bench: list[str], overr
     return [
         Step("tests", ["-m", "pytest", "-m", "gpu", tests], prints_json=False),
         Step("bench-gpu", ["-m", "benchmarks.bench_gpu", "--device", device, *bench]),
+        Step("bench-compute", ["-m", "benchmarks.bench_compute", "--device", device]),
         *(
             Step(each.name, [*each.command, "--baseline", "tiger", "--json", "--out", f"{out / each.name}", *settings])
             for each in trained
@@ -93,7 +95,9 @@ def name_of(device: str) -> str:
 
 def main(
     data: Annotated[str, typer.Option(help="What to train on, as for `etegrec-train run`.")],
-    out: Annotated[Path, typer.Option(help="Folder of the session. An unfinished one goes on.")] = Path("runs/gpu-session"),
+    out: Annotated[Path, typer.Option(help="Folder of the session. An unfinished one goes on.")] = Path(
+        "runs/gpu-session"
+    ),
     device: Annotated[str, typer.Option(help="cuda, cuda:1 or cpu; empty: the GPU.")] = "",
     minutes: Annotated[float, typer.Option(min=0, help="Ends after this time; the next call goes on.")] = 9.0,
     only: Annotated[list[str], typer.Option(help="A step to do, of several; default: all.")] = [],  # noqa: B006

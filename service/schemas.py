@@ -36,7 +36,7 @@ class Body(BaseModel):
 
 
 class AttributeRange(Body):
-    """Restricts a numeric attribute; items without a number in the field do not match."""
+    """Restricts a numeric attribute by at least one bound; items without a number in the field do not match."""
 
     field: str = Field(min_length=1, max_length=256, description="name of the attribute, such as `year`")
     gte: float | None = Field(None, allow_inf_nan=False, description="at least")

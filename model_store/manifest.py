@@ -39,6 +39,7 @@ REQUIRED_FILES = frozenset(
 OPTIONAL_FILES = frozenset(
     {
         "content.onnx",  # attributes -> item embedding
+        "search.int8.onnx",  # search.onnx with weights of 8 bits
         "transitions.safetensors",  # which items follow which
     }
 )

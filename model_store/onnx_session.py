@@ -23,7 +23,7 @@ _REFUSALS = (
 
 
 def open_session(
-    name: str, graph: bytes, inputs: Sequence[str], outputs: Sequence[str], threads: int
+    name: str, graph: bytes, inputs: Sequence[str], outputs: Sequence[str], threads: int, spins: bool = False
 ) -> ort.InferenceSession:
     """A graph on the CPU.
 
@@ -33,6 +33,8 @@ def open_session(
         inputs: Names of what must go in, in order.
         outputs: Names of what must come out, in order.
         threads: Threads of one run; 0 lets ONNX Runtime take the physical cores.
+        spins: Whether they spin, during a run and no longer, while they wait for each other. Sleeping, they wake up so
+            late that a small graph gains nothing from a second thread; spinning, they take cores from everybody else.
 
     Raises:
         BundleRefused: The bytes are no graph that can be run here, or one with another interface.
@@ -41,8 +43,8 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    # Threads that spin while they wait take the cores from the event loop and from each other.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1" if spins else "0")
     try:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except _REFUSALS as cause:

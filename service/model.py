@@ -93,9 +93,14 @@ def open_engine(bundle: Bundle, settings: Settings) -> Engine:
         return FakeEngine(bundle.config.recommender.max_history)
     if settings.engine == "torch":
         return _open_torch_engine(bundle, settings)
-    from service.engines.onnx import GRAPH, OnnxEngine
+    from service.engines.onnx import EIGHT_BIT_GRAPH, GRAPH, OnnxEngine
 
-    return OnnxEngine(bundle.read(GRAPH), bundle.config, settings.threads, settings.searches)
+    is_int8 = settings.onnx_precision == "int8"
+    if is_int8 and EIGHT_BIT_GRAPH not in bundle:
+        hint = "export and publish the model again, or set ETEGREC_ONNX_PRECISION=fp32"
+        raise BundleRefused(f"version {bundle.version} has no {EIGHT_BIT_GRAPH}", hint)
+    graph = bundle.read(EIGHT_BIT_GRAPH if is_int8 else GRAPH)
+    return OnnxEngine(graph, bundle.config, settings.threads, settings.searches, is_int8)
 
 
 def _open_torch_engine(bundle: Bundle, settings: Settings) -> Engine:

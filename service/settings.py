@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     searches: int = Field(
         1, ge=1, le=256, description="batches that the onnx engine computes at the same time; they share its cores"
     )
+    onnx_precision: Literal["fp32", "int8"] = Field(
+        "fp32", description="weights of the onnx engine; int8 must answer 99% of the goldens' items"
+    )
     torch_precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="products inside the torch engine's layers; bf16 must answer 99% of the goldens' items"
     )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import partial
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import torch
 from pydantic import JsonValue
@@ -17,35 +15,21 @@ from safetensors.torch import save
 
 from model_store.bundle import EMBEDDINGS, TRANSITIONS, VECTORS
 from model_store.catalogue import Catalogue
-from model_store.config import ModelConfig
 from model_store.content import CONTENT, content_features
 from model_store.errors import BundleRefused
-from model_store.fusion import Fusion, best, scores
-from model_store.golden import Answer, Golden, compare, goldens_to_json
-from model_store.history import encode_histories
+from model_store.fusion import Fusion
+from model_store.golden import Golden, compare, goldens_to_json
 from model_store.manifest import REQUIRED_FILES, DataSummary, Description
-from model_store.network.bound import BoundSearch
-from model_store.network.search import BeamSearch
 from model_store.publish import publish
 from model_store.registry import Store
-from model_store.search_interface import (
-    SearchInputs,
-    SearchOutputs,
-    catalogue_inputs,
-    graph_input_names,
-    pool_vectors,
-    search_inputs,
-)
-from model_store.transitions import Transitions
 from training.content import ContentModel, fit_content, has_content, padded
+from training.eight_bit import eight_bit_search
 from training.export import export_content, export_search, export_tokenizer
+from training.goldens import Questions
 from training.learner import Learner
 from training.pipeline import BUNDLE, EVALUATION, Pipeline
 from training.progress import Bar
 from training.report.build import write_report
-
-GOLDENS = 24
-GOLDEN_ITEMS = 10
 
 CHECKED_ITEMS = 256
 """Items whose predicted embeddings are compared."""
@@ -106,11 +90,14 @@ def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     check_tokenizer(tokenizer, learner)
     bar.advance(1)
     content = _content(pipeline, catalogue)
-    goldens = _goldens(pipeline, catalogue, search)
+    questions = Questions(pipeline, catalogue)
+    goldens = questions.goldens()
+    compare(goldens, questions.answers(search))
     bar.advance(1)
     return {
         "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
         "search.onnx": search,
+        **_eight_bit(pipeline, search, questions, goldens),
         "tokenizer.onnx": tokenizer,
         **content,
         EMBEDDINGS: save(
@@ -167,6 +154,17 @@ def check_content(graph: bytes, model: ContentModel, catalogue: Catalogue) -> No
         )
 
 
+def _eight_bit(pipeline: Pipeline, search: bytes, questions: Questions, goldens: Sequence[Golden]) -> dict[str, bytes]:
+    """``search.int8.onnx``; nothing if its answers are too different."""
+    graph = eight_bit_search(search, pipeline.learner.recommender)
+    try:
+        compare(goldens, questions.answers(graph), reduced_precision=True)
+    except BundleRefused as refused:
+        pipeline.progress.say(f"The bundle gets no search.int8.onnx. {refused}")
+        return {}
+    return {"search.int8.onnx": graph}
+
+
 def _content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes]:
     """``content.onnx``; nothing if only ids are known of the items."""
     if not has_content(pipeline.dataset):
@@ -195,52 +193,3 @@ def _catalogue(pipeline: Pipeline) -> Catalogue:
         popularity=data.popularity("all"),
         vectors=pipeline.learner.vectors,
     )
-
-
-def _goldens(pipeline: Pipeline, catalogue: Catalogue, search: bytes) -> list[Golden]:
-    """Histories of real users with torch's fused answers, which ONNX Runtime must give too."""
-    split, model = pipeline.dataset.test(), pipeline.config.model
-    fusion = Fusion.model_validate(pipeline.evaluate().fusion)
-    chosen = np.random.default_rng(pipeline.config.seed).permutation(len(split.histories))[:GOLDENS]
-    histories = [split.histories[row][-model.recommender.max_history :] for row in chosen]
-    encoded = encode_histories(histories, catalogue.trie.item_leaf, model.recommender.max_history)
-    inputs = search_inputs(encoded, catalogue.trie, model.beam_width, candidates=fusion.candidates)
-    torch_search = BoundSearch(BeamSearch(pipeline.learner.recommender.eval()), catalogue.trie, catalogue.vectors)
-    answers = partial(_answers, catalogue, fusion, pipeline.transitions, histories)
-    expected = answers(torch_search(inputs))
-    goldens = [
-        Golden(
-            history=tuple(catalogue.item_ids[row] for row in history),
-            items=tuple(answer.items),
-            score=tuple(answer.score),
-            log_prob=tuple(answer.log_prob),
-        )
-        for history, answer in zip(histories, expected, strict=True)
-    ]
-    compare(goldens, answers(_onnx_outputs(search, inputs, catalogue, model)))
-    return goldens
-
-
-def _onnx_outputs(graph: bytes, inputs: SearchInputs, catalogue: Catalogue, model: ModelConfig) -> SearchOutputs:
-    known = catalogue_inputs(catalogue.trie, catalogue.vectors, model.tokenizer.embedding_dim)
-    width, candidates = model.tokenizer.embedding_dim, len(inputs.candidates)
-    pool = pool_vectors(catalogue.trie, catalogue.vectors, width, candidates)
-    feed = dict(zip(graph_input_names(catalogue.trie.levels), [*inputs, *known, pool], strict=True))
-    return SearchOutputs(*onnxruntime.InferenceSession(graph).run(None, feed))
-
-
-def _answers(
-    catalogue: Catalogue,
-    fusion: Fusion,
-    transitions: Transitions,
-    histories: Sequence[npt.NDArray[np.integer]],
-    outputs: SearchOutputs,
-) -> Sequence[Answer]:
-    rows, answers = catalogue.trie.leaf_item[outputs.leaves], []
-    scored = fusion.dense(outputs.dense, transitions, histories, rows)
-    for found, log_prob, dense in zip(rows, outputs.log_prob, scored, strict=True):
-        kept = best(log_prob, dense, fusion.weight, GOLDEN_ITEMS)
-        item_ids = tuple(catalogue.item_ids[row] for row in found[kept].tolist())
-        score = scores(log_prob[kept], dense[kept], fusion.weight)
-        answers.append(Answer(item_ids, tuple(score.tolist()), tuple(log_prob[kept].tolist())))
-    return answers

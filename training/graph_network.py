@@ -18,10 +18,9 @@ class OneNodeMix(nn.Module):
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """See the class."""
-        heads = {"q_num_heads": self.heads, "kv_num_heads": self.heads}
         # ONNX Runtime broadcasts the first two axes of a bias, not the queries'.
         bias = bias[(None,) * (4 - bias.ndim)].expand(-1, -1, query.shape[1], -1)
-        mixed, *_ = torch.onnx.ops.attention(query, keys, values, bias, **heads)
+        mixed, *_ = torch.onnx.ops.attention(query, keys, values, bias, q_num_heads=self.heads, kv_num_heads=self.heads)
         return mixed
 
 

@@ -21,13 +21,14 @@ from model_store.publish import publish
 from model_store.registry import Store
 from model_store.search_reference import fused
 from service.engines.base import BoundCatalogues, SearchRequest
-from service.engines.onnx import OnnxEngine
+from service.engines.onnx import EIGHT_BIT_GRAPH, OnnxEngine
 from service.engines.torch import PREFIX, TorchEngine
 from service.model import load_model, open_engine, replay_goldens, usual_plan
 from service.settings import Settings
 from tests.model_store.bundles import bundle_files, small_catalogue
 from tests.search.worlds import random_recommender, random_vectors, reference, small_config
 from tests.service.harness import serving
+from training.eight_bit import eight_bit_search
 from training.export import export_search
 from training.transitions import count_transitions
 
@@ -63,6 +64,7 @@ def publish_real(folder: Path, graph: bytes, fusion: Fusion) -> Path:
     content = {
         "weights.safetensors": safetensors.numpy.save(weights),
         "search.onnx": graph,
+        EIGHT_BIT_GRAPH: eight_bit_search(graph, network),
         "golden.json": goldens_to_json(goldens),
         TRANSITIONS: safetensors.numpy.save(MEMORY.arrays()),
     }
@@ -173,6 +175,29 @@ def test_goldens_that_this_engine_does_not_answer_are_refused(store: Path) -> No
     shifted = [each.model_copy(update={"score": tuple(v - 0.01 for v in each.score)}) for each in goldens]
     with pytest.raises(BundleRefused, match=r"golden\.json"):
         replay_goldens(model, shifted)
+
+
+@pytest.mark.anyio
+async def test_weights_of_8_bits_serve_nearly_the_same_answers(stores: dict[Fusion, Path]) -> None:
+    asked, answers = {"history": ["item-3", "item-9"], "k": 10}, {}
+    for precision in ("fp32", "int8"):
+        async with serving(stores[FUSION], engine="onnx", threads=1, onnx_precision=precision) as (client, service):
+            assert service.models.current.engine.reduced_precision == (precision == "int8")
+            answers[precision] = (await client.post("/recommend", json=asked)).json()["items"]
+    exact, cheap = ({each["item_id"]: each["log_prob"] for each in items} for items in answers.values())
+    shared = exact.keys() & cheap.keys()
+    assert len(shared) >= 9
+    assert [cheap[each] for each in shared] == pytest.approx([exact[each] for each in shared], abs=0.2)
+    assert cheap != exact  # else the other graph was served
+
+
+def test_a_version_without_8_bits_says_how_to_serve_it(tmp_path: Path) -> None:
+    opened = Store(tmp_path)
+    described = Description(config=CONFIG, data=DataSummary(name="random", fingerprint="0" * 64))
+    opened.promote(publish(opened, bundle_files(0, CATALOGUE), described))
+    with pytest.raises(BundleRefused, match=r"no search\.int8\.onnx") as refused:
+        open_engine(opened.bundle(), Settings(engine="onnx", onnx_precision="int8"))
+    assert "ETEGREC_ONNX_PRECISION=fp32" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION], ids=["generative", "fused"])

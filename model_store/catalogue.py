@@ -143,6 +143,14 @@ class Catalogue:
         changed["vectors"] = None if growing is None else growing.rows
         return self._with_columns(changed, {"row_of": self.row_of.with_ids(ids), "trie": trie, "_growing": growing})
 
+    def with_room(self) -> Catalogue:
+        """The same catalogue with room behind its vectors: copies them now, so that the first new item need not."""
+        growing = None if self._growing is None else self._growing.with_room()
+        if growing is None or growing is self._growing:
+            return self
+        derived = {"row_of": self.row_of, "trie": self.trie, "_growing": growing}
+        return self._with_columns({"vectors": growing.rows}, derived)
+
     def _with_columns(self, columns: dict[str, Any], derived: dict[str, Any]) -> Catalogue:
         """A copy with other columns that takes over what was derived from them before."""
         copy = replace(self, **columns)

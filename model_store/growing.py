@@ -45,6 +45,12 @@ class GrowingRows:
     def __init__(self, rows: Array, buffer: _Buffer | None = None) -> None:
         self.rows, self._buffer = rows, buffer or _Buffer(rows, len(rows))
 
+    def with_room(self) -> GrowingRows:
+        """The same rows where some are spare: the copy that the first growth would make, made now."""
+        if len(self._buffer.memory) > len(self.rows):
+            return self
+        return self._moved(_Buffer(self._copied(len(self.rows)), len(self.rows)), len(self.rows))
+
     def with_rows(self, new: Array) -> GrowingRows:
         """These rows and after them the new ones ``[m, d]``, as a read-only view; this one stays as it is."""
         begin, end = len(self.rows), len(self.rows) + len(new)
@@ -52,7 +58,10 @@ class GrowingRows:
         if not buffer.claim(begin, end):
             buffer = _Buffer(self._copied(end), end)
         buffer.memory[begin:end] = new
-        rows = buffer.memory[:end]
+        return self._moved(buffer, end)
+
+    def _moved(self, buffer: _Buffer, length: int) -> GrowingRows:
+        rows = buffer.memory[:length]
         rows.flags.writeable = False
         return GrowingRows(rows, buffer)
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -165,6 +165,7 @@ class ModelKeeper:
         return VersionItems(bundle, self._coders(bundle, self._settings))
 
     def _opened(self, items: VersionItems, live: LiveCatalogue) -> LoadedModel:
+        live = replace(live, catalogue=live.catalogue.with_room())  # now, not while somebody waits for a new item
         model = load_model(items.bundle, as_trained(live.catalogue), self._settings, self._opener)
         return model.moved(live, self._settings.rule_cache_entries)
 

@@ -173,6 +173,19 @@ def test_revisions_share_the_memory_of_their_vectors_and_forks_do_not_meet() -> 
         assert not np.shares_memory(np.asarray(one.vectors), np.asarray(other.vectors))
 
 
+def test_a_catalogue_with_room_is_the_same_and_its_first_new_item_copies_no_vectors() -> None:
+    free = sorted(set(np.ndindex((SIZE,) * LEVELS)) - {tuple(codes.tolist()) for codes in CODES.values()})
+    start, new = trained(has_vectors=True), [new_item("one", free[0])]
+    roomy = start.with_room()
+    assert roomy.digest() == start.digest()
+    assert not np.shares_memory(np.asarray(roomy.vectors), np.asarray(start.vectors))
+    assert np.shares_memory(np.asarray(roomy.with_changes(new).vectors), np.asarray(roomy.vectors))
+    assert roomy.with_changes(new).digest() == start.with_changes(new).digest()
+    assert roomy.with_room() is roomy
+    bare = trained(has_vectors=False)
+    assert bare.with_room() is bare
+
+
 def test_every_part_of_a_catalogue_changes_its_digest() -> None:
     one = trained(has_vectors=True)
     vectors = np.ascontiguousarray(np.asarray(one.vectors)[::-1])

@@ -88,3 +88,16 @@ def test_of_threads_that_grow_at_once_one_gets_the_spare_rows() -> None:
             assert sum(shares(found, parent) for found in grown) == 1
             for number, found in enumerate(grown):
                 np.testing.assert_array_equal(found.rows[5:], rows(3, 1000 * number))
+
+
+def test_room_is_made_once_and_then_used() -> None:
+    given = np.arange(6, dtype=np.float32).reshape(3, 2)
+    roomy = GrowingRows(given).with_room()
+    assert not np.shares_memory(roomy.rows, given)
+    assert roomy.rows.tolist() == given.tolist()
+    assert roomy.with_room() is roomy
+    longer = roomy.with_rows(np.ones((2, 2), dtype=np.float32))
+    assert np.shares_memory(longer.rows, roomy.rows)
+    assert longer.rows.tolist() == [*given.tolist(), [1, 1], [1, 1]]
+    with pytest.raises(ValueError, match="read-only"):
+        roomy.rows[0] = 0

@@ -40,7 +40,8 @@ class ComputeConfig(Section):
     """How networks are computed while they train. Validation, evaluation and everything after are fp32 and plain."""
 
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="of products in SASRec and the recommender; bf16 is fast on GPUs and slow on most CPUs"
+        "fp32",
+        description="of products in SASRec and the recommender; bf16 is slow on a CPU without instructions for it",
     )
     compile: Literal["never", "gpu", "always"] = Field(
         "never", description="torch.compile of their layers; gpu: where training is on one, always: on a CPU too"

@@ -3,7 +3,7 @@
 The real ``etegrec-serve`` runs in its own process on the paper-size model and a catalogue of 12,000 items; this process
 generates the load over keep-alive connections, on the same cores.
 
-engine_req_s: the engine alone in this process, before the service starts, in batches of ``max_batch``, with the same
+engine_req_s: the engine alone in this process, before the service starts, in batches of the largest size, with the same
 threads and as many batches at the same time as the service computes.
 
 http_req_s: the most that many connections get that send the next request as soon as the last one is answered; median
@@ -58,10 +58,10 @@ def requests(catalogue: Catalogue, returning: float, seed: int = 0) -> list[byte
 def engine_rate(bundle: Bundle, settings: Settings, seconds: float) -> float:
     """Requests a second of the engine alone, preparing and finishing included."""
     engine, catalogue = open_engine(bundle, settings), bundle.catalogue()
-    counts = [0] * engine.searches
+    counts, size = [0] * engine.searches, settings.max_batch or engine.usual_batch
 
     def batch(seed: int) -> list[SearchRequest]:
-        rows = np.random.default_rng(seed).integers(0, len(catalogue), (settings.max_batch, HISTORY))
+        rows = np.random.default_rng(seed).integers(0, len(catalogue), (size, HISTORY))
         return [SearchRequest(each, K, 20, catalogue.trie.everything, each, catalogue) for each in rows]
 
     def work(place: int, end: float) -> None:
@@ -102,7 +102,12 @@ def main(
     searches: Annotated[int, typer.Option(min=1, help="As ETEGREC_SEARCHES.")] = Settings.model_fields[
         "searches"
     ].default,
-    max_batch: Annotated[int, typer.Option(min=1)] = Settings.model_fields["max_batch"].default,
+    max_batch: Annotated[int | None, typer.Option(min=1, help="As ETEGREC_MAX_BATCH.")] = Settings.model_fields[
+        "max_batch"
+    ].default,
+    onnx_precision: Annotated[str, typer.Option(help="As ETEGREC_ONNX_PRECISION.")] = Settings.model_fields[
+        "onnx_precision"
+    ].default,
     connections: Annotated[int, typer.Option(min=1)] = 64,
     seconds: Annotated[float, typer.Option(help="Of each repeat.")] = 8.0,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
@@ -114,6 +119,7 @@ def main(
         folder = store or Path(temporary)
         bundle = open_store(folder).bundle()
         given = {"engine": engine, "threads": threads, "searches": searches, "max_batch": max_batch}
+        given["onnx_precision"] = onnx_precision
         alone = engine_rate(bundle, Settings.load(**given), seconds)
         bodies = requests(bundle.catalogue(), returning)
         slack = {"deadline_ms": 30_000, "result_cache_entries": cache}
@@ -150,6 +156,7 @@ def main(
                 "threads": threads,
                 "searches": searches,
                 "max_batch": max_batch,
+                "onnx_precision": onnx_precision,
                 "returning": returning,
                 "cache_hits": int(hits),
                 "load": round(os.getloadavg()[0], 2),

@@ -17,7 +17,8 @@ from model_store.network.tokenizer import Tokenizer
 from model_store.publish import publish
 from model_store.registry import Store
 from service.engines.base import Found, SearchRequest
-from service.engines.onnx import GRAPH, OnnxEngine
+from service.engines.onnx import EIGHT_BIT_GRAPH, GRAPH, OnnxEngine
+from training.eight_bit import eight_bit_search
 from training.export import export_search, export_tokenizer
 
 HISTORY, K = 20, 10
@@ -53,6 +54,7 @@ def _publish(store: Store, served: ServedModel) -> str:
     files = {
         "weights.safetensors": save(weights),
         GRAPH: graph,
+        EIGHT_BIT_GRAPH: eight_bit_search(graph, served.recommender),
         "tokenizer.onnx": export_tokenizer(Tokenizer(config.tokenizer).eval()),
         EMBEDDINGS: save({"embeddings": torch.from_numpy(rng.normal(size=(len(catalogue), 8))).float()}),
         "catalogue.parquet": catalogue.to_parquet(),

@@ -54,7 +54,7 @@ def serving(store: Path, **settings: object) -> Iterator[ServiceProcess]:
 
     Args:
         store: Folder with a live version.
-        settings: Names and values of :class:`service.settings.Settings`.
+        settings: Names and values of :class:`service.settings.Settings`; None leaves one unset.
 
     Raises:
         RuntimeError: It ended, or was not ready in time; with what it logged.
@@ -63,7 +63,9 @@ def serving(store: Path, **settings: object) -> Iterator[ServiceProcess]:
         port = int(free.getsockname()[1])
         free.close()
         given = {"store": store, "port": port, "events_folder": events, "shutdown_delay_s": 0, **settings}
-        environment = os.environ | {f"ETEGREC_{name.upper()}": str(value) for name, value in given.items()}
+        environment = os.environ | {
+            f"ETEGREC_{name.upper()}": str(value) for name, value in given.items() if value is not None
+        }
         log = Path(events) / "log"
         with log.open("wb") as sink:
             process = subprocess.Popen([sys.executable, "-m", "service"], env=environment, stderr=sink)

@@ -46,7 +46,12 @@ class Settings(BaseSettings):
     torch_precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="products inside the torch engine's layers; bf16 must answer 99% of the goldens' items"
     )
-    max_batch: int = Field(32, ge=1, le=1024, description="requests computed together at most")
+    max_batch: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="requests computed together at most; unset: 4 a core on the onnx engine, else 32",
+    )
     batch_wait_ms: float = Field(
         1.0, ge=0, le=1000, description="how long an idle engine waits for company, in milliseconds"
     )

@@ -35,6 +35,8 @@ NARROW_WIDTHS = (10, 5)
 BOUND_CATALOGUES = 2
 """Catalogues that an engine keeps ready: the current one, and the one that batches under way still search."""
 
+USUAL_BATCH = 32
+
 WASTE = 0.25
 """Largest part of a request's work in a batch that may be padding to the length of the others."""
 
@@ -114,6 +116,8 @@ class Engine(ABC):
     max_history: int
     searches = 1
     """Batches computed at the same time."""
+    usual_batch = USUAL_BATCH
+    """Requests in a batch from which on more of them gain nothing, and only make each other wait."""
     helper_cpu_s = 0.0
     """CPU seconds that its own threads have spent so far, beside those of the threads that call it."""
     checks_goldens = True

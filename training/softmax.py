@@ -198,9 +198,10 @@ def sampled_softmax_loss(
     rows: int | None = None,
     additions: Additions | None = None,
 ) -> Tensor:
-    """Estimate of :func:`full_softmax_loss` from candidates; same arguments otherwise."""
+    """Estimate of :func:`full_softmax_loss` from candidates; same arguments otherwise, in fp32 too."""
     exact = (hidden * weight[targets]).sum(dim=1)
-    estimated = hidden @ weight[candidates.items].T + candidates.log_weight
+    with without_autocast(hidden.device):
+        estimated = hidden.float() @ weight[candidates.items].T.float() + candidates.log_weight
     if additions is not None:
         row, item, value, _ = additions
         # Entries that do not apply add 0: to leave them out, the host would have to count.

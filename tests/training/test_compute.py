@@ -24,7 +24,7 @@ from training.learner import Learner
 from training.metrics import recall
 from training.progress import SilentProgress
 from training.sasrec import SasrecConfig, train_sasrec
-from training.softmax import full_softmax_loss
+from training.softmax import Candidates, full_softmax_loss, sampled_softmax_loss
 
 BF16 = ComputeConfig(precision="bf16")
 
@@ -34,8 +34,8 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def learner_in(compute: ComputeConfig) -> Learner:
-    learner = make_learner(make_config("causal"))
+def learner_in(compute: ComputeConfig, attention: str = "causal") -> Learner:
+    learner = make_learner(make_config(attention))
     learner.compute = compute
     return learner
 
@@ -53,8 +53,11 @@ def step(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return losses, {name: each.grad for name, each in named.items() if each.grad is not None}
 
 
-def test_losses_and_gradients_are_close_to_those_of_fp32() -> None:
-    (exact, exact_gradients), (found, gradients) = step(learner_in(ComputeConfig())), step(learner_in(BF16))
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_losses_and_gradients_are_close_to_those_of_fp32(attention: str) -> None:
+    (exact, exact_gradients), (found, gradients) = (
+        step(learner_in(compute, attention)) for compute in (ComputeConfig(), BF16)
+    )
     assert found.keys() == exact.keys() == {"rec", "dense", "sq", "sia", "psa"}
     torch.testing.assert_close(found, exact, rtol=0.02, atol=1e-4)
     assert found["rec"].item() != exact["rec"].item()
@@ -104,16 +107,24 @@ def test_products_are_bf16_and_what_is_sensitive_is_not() -> None:
     assert {loss.dtype for loss in losses.values()} == fp32
 
 
-def test_the_sliced_softmax_is_exact_inside_autocast() -> None:
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_both_softmax_losses_are_exact_inside_autocast(is_sampled: bool) -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(9, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
     targets = torch.randint(40, (9,))
-    wanted = full_softmax_loss(hidden, weight, targets)
+    candidates = Candidates(torch.arange(0, 40, 2), torch.randn(20))
+
+    def loss() -> Tensor:
+        if is_sampled:
+            return sampled_softmax_loss(hidden, weight, targets, candidates)
+        return full_softmax_loss(hidden, weight, targets)
+
+    wanted = loss()
     with torch.autocast("cpu", torch.bfloat16):
         assert (hidden @ weight.T).dtype == torch.bfloat16
-        found = full_softmax_loss(hidden, weight, targets)
+        found = loss()
     assert found.item() == wanted.item()
-    torch.testing.assert_close(*(torch.autograd.grad(loss, (hidden, weight)) for loss in (found, wanted)))
+    torch.testing.assert_close(*(torch.autograd.grad(each, (hidden, weight)) for each in (found, wanted)))
 
 
 def test_sasrec_learns_in_bf16() -> None:

@@ -31,7 +31,7 @@ WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 
 """Fusion weights that are tried besides 0. Cosines lie in -1 … 1 and were trained under a temperature of about 0.07,
 so 1 / 0.07 is where a nat of the search and a nat of the dense head weigh the same."""
 
-TRANSITIONS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06)
+TRANSITIONS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2)
 """Weights of the transition score tried with each of them; it is in nats, which are about 0.07 in a cosine."""
 
 FIT_CUTOFF = 10

@@ -24,6 +24,7 @@ from model_store.catalogue import Catalogue, ItemPut
 from model_store.durable import write_durably
 from model_store.errors import BundleRefused, CatalogueFull, ItemRefused
 from model_store.item_encoder import ItemEncoder
+from model_store.item_payload import NewItem
 from model_store.network.recommender import Recommender
 from model_store.registry import Store
 from training.bundle_files import publish_run
@@ -176,15 +177,17 @@ def served_catalogue(bundle: Bundle, data: Dataset) -> Catalogue:
         encoder = ItemEncoder.open(bundle)
     except BundleRefused:
         return catalogue  # an older release exported it: it is served without new items
+    contents = [(data.titles[row], data.categories[row], data.attributes[row]) for row in missing]
+    encoded = encoder.encode_all([NewItem(*content) for content in contents])
     places, puts = encoder.placement(catalogue), []
-    for row in missing:
-        content = data.titles[row], data.categories[row], data.attributes[row]
-        try:
-            encoded = encoder.encode(*content)
-            codes = places.place(encoded.latent)
-        except (ItemRefused, CatalogueFull):
+    for row, content, found in zip(missing, contents, encoded, strict=True):
+        if isinstance(found, ItemRefused):
             continue  # it was not served either
-        puts.append(ItemPut(data.item_ids[row], *content, codes, encoded.vector))
+        try:
+            codes = places.place(found.latent)
+        except CatalogueFull:
+            continue
+        puts.append(ItemPut(data.item_ids[row], *content, codes, found.vector))
     return catalogue.with_changes(puts)
 
 

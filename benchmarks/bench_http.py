@@ -58,7 +58,7 @@ def requests(catalogue: Catalogue, returning: float, seed: int = 0) -> list[byte
 def engine_rate(bundle: Bundle, settings: Settings, seconds: float) -> float:
     """Requests a second of the engine alone, preparing and finishing included."""
     engine, catalogue = open_engine(bundle, settings), bundle.catalogue()
-    counts, size = [0] * engine.searches, settings.max_batch or engine.usual_batch
+    counts, size = [0] * engine.searches, settings.max_batch or engine.largest_batch
 
     def batch(seed: int) -> list[SearchRequest]:
         rows = np.random.default_rng(seed).integers(0, len(catalogue), (size, HISTORY))

@@ -68,7 +68,8 @@ class Batcher:
         self._telemetry = telemetry
         self._stage_s = {stage: telemetry.stage.labels(stage) for stage in STAGES}
         self._stage_cpu_s = {stage: telemetry.stage_cpu.labels(stage) for stage in STAGES}
-        self._waiting = Waiting(settings.max_batch or engine.usual_batch)
+        largest = settings.max_batch or engine.largest_batch
+        self._waiting = Waiting(largest, engine.usual_batch)
         self.pace = Pace()
         self._running: list[_Batch] = []
         self._stirred = asyncio.Event()  # the next batch may be due earlier than it seemed

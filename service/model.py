@@ -19,7 +19,7 @@ from model_store.item_payload import NewItem
 from model_store.manifest import Manifest
 from model_store.packed import PackedStrings
 from model_store.transitions import Transitions
-from service.engines.base import BEAM_WIDTHS, USUAL_BATCH, Engine, SearchRequest
+from service.engines.base import BEAM_WIDTHS, LARGEST_BATCH, Engine, SearchRequest
 from service.engines.buckets import Plan, batch_sizes, history_lengths
 from service.live_catalogue import Encoded, ItemCoder, LiveCatalogue, Placer
 from service.rules import Rules
@@ -110,7 +110,7 @@ def _open_torch_engine(bundle: Bundle, settings: Settings) -> Engine:
         hint = "install etegrec[gpu], or set ETEGREC_ENGINE=onnx"
         raise ConfigError(f"the torch engine needs the package {missing.name}", hint) from missing
     device = default_device()
-    plan = usual_plan(bundle.manifest, settings.max_batch or USUAL_BATCH) if device.type == "cuda" else CALL_BY_CALL
+    plan = usual_plan(bundle.manifest, settings.max_batch or LARGEST_BATCH) if device.type == "cuda" else CALL_BY_CALL
     return TorchEngine(bundle.weights(), bundle.config, str(device), plan, settings.torch_precision)
 
 

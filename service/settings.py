@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="requests computed together at most; unset: 4 a core on the onnx engine, else 32",
+        description="requests computed together at most; unset: 16 a core on the onnx engine, else 32",
     )
     batch_wait_ms: float = Field(
         1.0, ge=0, le=1000, description="how long an idle engine waits for company, in milliseconds"

@@ -46,11 +46,12 @@ class Waiting:
     """The queue in front of one engine. Used from one event loop.
 
     Args:
-        max_batch: Requests of the usual shape computed together; fewer of wider ones.
+        largest: Requests of the usual shape computed together at most; fewer of wider ones.
+        usual: As many as a batch holds while few wait: beyond, it holds half of those that wait. None: ``largest``.
     """
 
-    def __init__(self, max_batch: int) -> None:
-        self._max_batch = max_batch
+    def __init__(self, largest: int, usual: int | None = None) -> None:
+        self._largest, self._usual = largest, min(usual or largest, largest)
         self._lanes: dict[Hashable, _Lane] = {}
         self._reached = 0.0  # work done for the lane that was chosen last
         self.count = 0
@@ -83,6 +84,10 @@ class Waiting:
         before = own.work if own else 0
         work = before + sum(min(lane.work, before + shape.work) for lane in self._lanes.values() if lane is not own)
         return work, -(-work // (shape.work * shape.batch_limit(self._max_batch)))
+
+    @property
+    def _max_batch(self) -> int:
+        return max(self._usual, min(self._largest, self.count // 2))
 
     @property
     def oldest_since(self) -> float:

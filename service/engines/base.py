@@ -35,7 +35,7 @@ NARROW_WIDTHS = (10, 5)
 BOUND_CATALOGUES = 2
 """Catalogues that an engine keeps ready: the current one, and the one that batches under way still search."""
 
-USUAL_BATCH = 32
+LARGEST_BATCH = 32
 
 WASTE = 0.25
 """Largest part of a request's work in a batch that may be padding to the length of the others."""
@@ -116,8 +116,11 @@ class Engine(ABC):
     max_history: int
     searches = 1
     """Batches computed at the same time."""
-    usual_batch = USUAL_BATCH
-    """Requests in a batch from which on more of them gain nothing, and only make each other wait."""
+    largest_batch = LARGEST_BATCH
+    """Requests computed together at most, where the settings do not say."""
+    usual_batch: int | None = None
+    """Requests from which on more of them in a batch gain little and make each other wait, so that a batch only gets
+    larger while many wait; none: the more the better."""
     helper_cpu_s = 0.0
     """CPU seconds that its own threads have spent so far, beside those of the threads that call it."""
     checks_goldens = True

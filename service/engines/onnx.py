@@ -36,8 +36,8 @@ GRAPH = "search.onnx"
 EIGHT_BIT_GRAPH = "search.int8.onnx"
 """The same search with weights of 8 bits."""
 
-BATCH_A_CORE = 4
-"""Requests a core from which on a batch is computed no faster per request: its products fill the core."""
+USUAL_A_CORE, MOST_A_CORE = 4, 16
+"""Requests of a batch for each core: from the first number on products fill a core, and the second gains a tenth."""
 
 ALONE_THREADS = 2
 """Threads that search a request which came alone."""
@@ -73,7 +73,7 @@ class OnnxEngine(Engine):
         self.max_history = config.recommender.max_history
         self.searches, self.reduced_precision = searches, reduced_precision
         self._cores = threads or usable_cores()
-        self.usual_batch = BATCH_A_CORE * self._cores
+        self.usual_batch, self.largest_batch = USUAL_A_CORE * self._cores, MOST_A_CORE * self._cores
         name, inputs = EIGHT_BIT_GRAPH if reduced_precision else GRAPH, graph_input_names(config.code_length)
         self._session = open_session(name, graph, inputs, OUTPUTS, threads=1)
         self._alone_threads = ALONE_THREADS if self._cores >= ALONE_THREADS and searches == 1 else 1

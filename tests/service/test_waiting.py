@@ -137,3 +137,19 @@ def test_caution_follows_what_became_of_the_admitted() -> None:
     for _ in range(200):
         pace.learn_wait(1.0, 100.0)
     assert pace.caution == MOST_CAUTION
+
+
+@pytest.mark.parametrize(("waiting_now", "first"), [(5, 5), (12, 8), (16, 8), (40, 20), (90, 32)])
+async def test_batches_grow_while_many_wait(waiting_now: int, first: int) -> None:
+    waiting = Waiting(32, usual=8)
+    for _ in range(waiting_now):
+        waiting.add(job())
+    assert waiting.is_full == (waiting_now >= 8)
+    batches = taken(waiting)
+    assert len(batches[0]) == first
+    assert all(len(batch) <= max(8, before // 2) for batch, before in zip(batches, _before(batches), strict=True))
+
+
+def _before(batches: list[list[Job]]) -> list[int]:
+    """How many waited when each batch was taken."""
+    return [sum(map(len, batches[at:])) for at in range(len(batches))]

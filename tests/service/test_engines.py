@@ -215,7 +215,7 @@ def test_usual_requests_find_a_captured_shape(stores: dict[Fusion, Path], fusion
     assert plan.find(inputs._replace(rule_bits=inputs.rule_bits[:0])) == (64, CONFIG.recommender.max_history)
 
 
-@pytest.mark.parametrize(("cores", "size"), [(3, 7), (4, 2), (2, 1)])
+@pytest.mark.parametrize(("cores", "size"), [(3, 7), (4, 2), (2, 1), (2, 21)])
 def test_a_batch_on_many_cores_is_answered_as_on_one(stores: dict[Fusion, Path], cores: int, size: int) -> None:
     graph = Store(stores[FUSION]).bundle().read("search.onnx")
     rng, everything = np.random.default_rng(1), CATALOGUE.trie.everything

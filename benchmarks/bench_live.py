@@ -1,8 +1,9 @@
 """``make bench-live``: how fast a change of the live catalogue shows, on two replicas and a real Redis.
 
-Both replicas run in this process and share its cores, so every figure includes the other replica's work. An item is
+Both replicas run in this process and share its cores, so times of changes include the other replica's work. An item is
 recommendable when the catalogue that answers holds it. Times of 200 single changes come one after another while both
-replicas poll as they do by default; the bulk upload goes through HTTP parsing and back from the stream. Booting from
+replicas poll as they do by default. The bulk upload comes when the other replica has left, which has cores of its own
+elsewhere; it goes through HTTP parsing and back from the stream. Booting from
 the store reads, verifies and indexes the bundle's catalogue; booting from Redis the snapshot of it. Fill is the share
 of wanted answers that a search under a category rule returns, and that remain of the unfiltered top k under that rule.
 """
@@ -148,8 +149,8 @@ async def measured(
         same, client = await stack.enter_async_context(replica(folder, url))
         await when(lambda: not same.source.is_publishing)
         redis_s, store_s = await boot_s(store, same, same.settings, repeats)
-        other, _ = await stack.enter_async_context(replica(folder, url))
-        pairs = np.array([await change_s(client, same, other, number) for number in range(changes)])
+        async with replica(folder, url) as (other, _):
+            pairs = np.array([await change_s(client, same, other, number) for number in range(changes)])
         inside, post = await fill(same, requests)
         rate = await bulk_items_s(client, bulk)
     p99_same, p99_other = np.percentile(pairs, 99, axis=0).tolist()

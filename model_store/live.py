@@ -8,7 +8,7 @@
     events:counts:<seconds>                  zset    yes, trimmed        fading counts of events, by item and half-life
     changes                                  stream  no, trimmed         raw catalogue changes, id <revision>-<nonce>
     items                                    hash    no                  latest raw change by item id
-    catalogue:<version>:head                 string  no                  :class:`SnapshotHead`, what readers start from
+    catalogue:<version>:head                 string  no                  a :class:`~model_store.snapshots.SnapshotHead`
     catalogue:<version>:chunk:<snapshot>:<n> string  unless published    8 MiB of a packed snapshot
     catalogue:<version>:lock                 string  with its holder     token of the replica that writes a snapshot
     cache:<key>                              string  yes                 one cached result with its checksum

@@ -1,4 +1,4 @@
-"""The live store on Redis, shared by all replicas. Key schema, packing and eviction: :mod:`model_store.live`."""
+"""The live store on Redis, shared by all replicas. Key schema, values and eviction: :mod:`model_store.live`."""
 
 from __future__ import annotations
 

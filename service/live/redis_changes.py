@@ -1,4 +1,4 @@
-"""Catalogue changes and snapshots on Redis. Key schema and packing: :mod:`model_store.live`."""
+"""Catalogue changes and snapshots on Redis. Keys: :mod:`model_store.live`; packing: :mod:`model_store.snapshots`."""
 
 from __future__ import annotations
 

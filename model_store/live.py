@@ -38,7 +38,7 @@ from pydantic import ValidationError
 from model_store.catalogue import ID_BYTES
 from model_store.errors import LiveCorrupt
 from model_store.events import Event
-from model_store.snapshots import REFILL
+from model_store.snapshots import REFILL, SNAPSHOT_FORMAT
 
 DEFAULT_PREFIX = "etegrec"
 HISTORY_CAP = 100
@@ -79,13 +79,18 @@ class Keys:
         """Hash of the time of each user's newest event."""
         return f"{self.prefix}:newest"
 
+    @property
+    def _snapshots(self) -> str:
+        """Replicas of two releases, while one replaces the other, must not take turns in adopting their snapshots."""
+        return f"{self.prefix}:catalogue:{SNAPSHOT_FORMAT}"
+
     def head(self, version: str) -> str:
         """Pointer to the newest complete snapshot."""
-        return f"{self.prefix}:catalogue:{version}:head"
+        return f"{self._snapshots}:{version}:head"
 
     def chunk(self, version: str, snapshot_id: str, number: int) -> str:
         """One piece of a packed snapshot."""
-        return f"{self.prefix}:catalogue:{version}:chunk:{snapshot_id}:{number}"
+        return f"{self._snapshots}:{version}:chunk:{snapshot_id}:{number}"
 
     @property
     def changes(self) -> str:
@@ -99,7 +104,7 @@ class Keys:
 
     def lock(self, version: str) -> str:
         """Lock of the snapshot writer."""
-        return f"{self.prefix}:catalogue:{version}:lock"
+        return f"{self._snapshots}:{version}:lock"
 
     @property
     def probe(self) -> str:

@@ -31,6 +31,10 @@ class SearchInputs(NamedTuple):
     candidates: npt.NDArray[np.int64]  # [n], only its size matters: how many dense candidates join the beams
 
 
+BY_REQUEST = ("history", "lengths", "rule_of", "excluded", "max_per_prefix")
+"""Fields of :class:`SearchInputs` with a row a request."""
+
+
 class SearchOutputs(NamedTuple):
     """W beams by descending log_prob, then n dense candidates by descending dense score.
 

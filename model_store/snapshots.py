@@ -21,7 +21,10 @@ from model_store.errors import LiveCorrupt
 CHUNK_BYTES = 8 * 1024 * 1024
 REFILL = "delete the catalogue keys of this version: a replica writes them again from the store"
 
-_MAGIC = b"ETGSNAP2"
+SNAPSHOT_FORMAT = 2
+"""Of packed catalogues; releases with another one neither read nor replace each other's snapshots."""
+
+_MAGIC = f"ETGSNAP{SNAPSHOT_FORMAT}".encode()
 _ALIGN = 64  # so that arrays read in place are aligned for every dtype
 
 

@@ -110,7 +110,7 @@ class VersionItems:
 
     def encoded(self, payloads: Iterable[bytes]) -> Mapping[bytes, Encoded | ItemRefused]:
         """What payloads of new items come to; one that this release does not understand is missing."""
-        ahead = {payload: self.ahead.take(payload) for payload in payloads}
+        ahead = {payload: self.ahead.take(payload) for payload in dict.fromkeys(payloads)}
         found: dict[bytes, Encoded | ItemRefused] = {key: each for key, each in ahead.items() if each is not None}
         bodies = {payload: read_payload(payload) for payload in ahead if payload not in found}
         known = {payload: body for payload, body in bodies.items() if body is not None}

@@ -95,10 +95,10 @@ def open_engine(bundle: Bundle, settings: Settings) -> Engine:
         return _open_torch_engine(bundle, settings)
     from service.engines.onnx import EIGHT_BIT_GRAPH, GRAPH, OnnxEngine
 
-    is_int8 = settings.onnx_precision == "int8"
-    if is_int8 and EIGHT_BIT_GRAPH not in bundle:
-        hint = "export and publish the model again, or set ETEGREC_ONNX_PRECISION=fp32"
-        raise BundleRefused(f"version {bundle.version} has no {EIGHT_BIT_GRAPH}", hint)
+    is_int8 = settings.onnx_precision == "int8" and EIGHT_BIT_GRAPH in bundle
+    if settings.onnx_precision == "int8" and not is_int8:
+        # Its answers were too different in 8 bits, or an older release exported it. Slower is better than not at all.
+        log.warning("served_in_fp32", version=bundle.version, cause=f"the version has no {EIGHT_BIT_GRAPH}")
     graph = bundle.read(EIGHT_BIT_GRAPH if is_int8 else GRAPH)
     return OnnxEngine(graph, bundle.config, settings.threads, settings.searches, is_int8)
 
@@ -201,22 +201,24 @@ def load_model(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener:
 
 
 def replay_goldens(model: LoadedModel, goldens: Sequence[Golden]) -> None:
-    """Ask the engine the goldens one by one, which also warms it up, and compare unless it has no model.
+    """Ask the engine the goldens, one by one and all together, which also warms it up; compare unless it has no model.
 
     Raises:
         BundleRefused: It answers something else, or a golden names an item that the catalogue lacks.
     """
-    answers = [_answer(model, golden) for golden in goldens]
-    if model.engine.checks_goldens:
-        compare(goldens, answers, reduced_precision=model.engine.reduced_precision)
+    asked = [_request(model, golden) for golden in goldens]
+    alone = [answer for request in asked for answer in _answers(model, [request])]
+    for answers in (alone, _answers(model, asked)):
+        if model.engine.checks_goldens:
+            compare(goldens, answers, reduced_precision=model.engine.reduced_precision)
 
 
-def _answer(model: LoadedModel, golden: Golden) -> Answer:
-    engine, catalogue, beam_width = model.engine, model.catalogue, model.manifest.config.beam_width
+def _request(model: LoadedModel, golden: Golden) -> SearchRequest:
+    catalogue, beam_width = model.catalogue, model.manifest.config.beam_width
     missing = [item_id for item_id in golden.history if item_id not in catalogue.row_of]
     if missing:
         raise BundleRefused("golden.json: a history names an item that the catalogue lacks", "export the bundle again")
-    request = SearchRequest(
+    return SearchRequest(
         history=np.array([catalogue.row_of[item_id] for item_id in golden.history], dtype=np.int64),
         k=len(golden.items),
         beam_width=beam_width,
@@ -226,7 +228,12 @@ def _answer(model: LoadedModel, golden: Golden) -> Answer:
         fusion=model.fusion(beam_width),
         transitions=model.transitions,
     )
-    inputs = engine.prepare([request], catalogue)
-    [found] = engine.finish(engine.compute(inputs, catalogue), [request], catalogue)
-    item_ids = [catalogue.item_ids[row] for row in found.rows.tolist()]
-    return Answer(item_ids, found.score.tolist(), found.log_prob.tolist())
+
+
+def _answers(model: LoadedModel, requests: Sequence[SearchRequest]) -> list[Answer]:
+    engine, catalogue = model.engine, model.catalogue
+    outputs = engine.compute(engine.prepare(requests, catalogue), catalogue)
+    return [
+        Answer([catalogue.item_ids[row] for row in found.rows.tolist()], found.score.tolist(), found.log_prob.tolist())
+        for found in engine.finish(outputs, requests, catalogue)
+    ]

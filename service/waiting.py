@@ -83,7 +83,8 @@ class Waiting:
         own = self._lanes.get((id(request.catalogue), shape.beam_width, shape.candidates))
         before = own.work if own else 0
         work = before + sum(min(lane.work, before + shape.work) for lane in self._lanes.values() if lane is not own)
-        return work, -(-work // (shape.work * shape.batch_limit(self._max_batch)))
+        # Batches get smaller as the queue gets shorter, so most of them will be of the usual size.
+        return work, -(-work // (shape.work * shape.batch_limit(self._usual)))
 
     @property
     def _max_batch(self) -> int:

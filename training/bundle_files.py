@@ -158,7 +158,8 @@ def _eight_bit(pipeline: Pipeline, search: bytes, questions: Questions, goldens:
     """``search.int8.onnx``; nothing if its answers are too different."""
     graph = eight_bit_search(search, pipeline.learner.recommender)
     try:
-        compare(goldens, questions.answers(graph), reduced_precision=True)
+        for answers in (questions.answers(graph), questions.answers_alone(graph)):
+            compare(goldens, answers, reduced_precision=True)
     except BundleRefused as refused:
         pipeline.progress.say(f"The bundle gets no search.int8.onnx. {refused}")
         return {}

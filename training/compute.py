@@ -8,6 +8,8 @@ are nearest neighbours, and its products are too small to matter.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
@@ -44,7 +46,9 @@ class ComputeConfig(Section):
         description="of products in SASRec and the recommender; bf16 is slow on a CPU without instructions for it",
     )
     compile: Literal["never", "gpu", "always"] = Field(
-        "never", description="torch.compile of their layers; gpu: where training is on one, always: on a CPU too"
+        "never",
+        description="torch.compile of their layers; gpu: where training is on one and there is a C compiler, which it "
+        "needs; always: on a CPU too",
     )
 
     def run(self, network: nn.Module, *inputs: Tensor) -> Any:
@@ -69,11 +73,17 @@ class ComputeConfig(Section):
         return network
 
     def _compiles_on(self, device: torch.device) -> bool:
-        return self.compile == "always" or (self.compile == "gpu" and device.type == "cuda")
+        return self.compile == "always" or (self.compile == "gpu" and device.type == "cuda" and has_c_compiler())
 
 
 FP32 = ComputeConfig()
 """Plain."""
+
+
+@cache
+def has_c_compiler() -> bool:
+    """Whether torch.compile can build what launches its kernels."""
+    return any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -37,6 +37,8 @@ def eight_bit_search(graph: bytes, recommender: Recommender) -> bytes:
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
         _fold(graph, plain)
         chosen = _products(onnx.load(plain).graph, _quantised(recommender))
+        if not chosen:  # for the quantiser no name means every product
+            raise RuntimeError("the exported search multiplies with none of the layers' matrices")
         quantize_dynamic(
             plain,
             small,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from model_store.catalogue import Catalogue
@@ -14,6 +15,7 @@ from model_store.history import encode_histories
 from model_store.network.bound import BoundSearch
 from model_store.network.search import BeamSearch
 from model_store.search_interface import (
+    BY_REQUEST,
     SearchOutputs,
     catalogue_inputs,
     graph_input_names,
@@ -49,20 +51,31 @@ class Questions:
                 score=tuple(answer.score),
                 log_prob=tuple(answer.log_prob),
             )
-            for history, answer in zip(self._histories, self._ranked(search(self._inputs)), strict=True)
+            for history, answer in zip(
+                self._histories, self._ranked(search(self._inputs), self._histories), strict=True
+            )
         ]
 
     def answers(self, graph: bytes) -> Sequence[Answer]:
-        """What ONNX Runtime answers with an exported search."""
+        """What ONNX Runtime answers with an exported search, all questions asked together."""
+        return self._asked(onnxruntime.InferenceSession(graph), slice(None))
+
+    def answers_alone(self, graph: bytes) -> Sequence[Answer]:
+        """The same, asked one by one: with 8 bits, company makes a difference."""
+        session = onnxruntime.InferenceSession(graph)
+        return [each for at in range(len(self._histories)) for each in self._asked(session, slice(at, at + 1))]
+
+    def _asked(self, session: onnxruntime.InferenceSession, chosen: slice) -> Sequence[Answer]:
         catalogue, width = self._catalogue, self._pipeline.config.model.tokenizer.embedding_dim
         known = catalogue_inputs(catalogue.trie, catalogue.vectors, width)
         pool = pool_vectors(catalogue.trie, catalogue.vectors, width, len(self._inputs.candidates))
-        feed = dict(zip(graph_input_names(catalogue.trie.levels), [*self._inputs, *known, pool], strict=True))
-        return self._ranked(SearchOutputs(*onnxruntime.InferenceSession(graph).run(None, feed)))
+        inputs = self._inputs._replace(**{name: getattr(self._inputs, name)[chosen] for name in BY_REQUEST})
+        feed = dict(zip(graph_input_names(catalogue.trie.levels), [*inputs, *known, pool], strict=True))
+        return self._ranked(SearchOutputs(*session.run(None, feed)), self._histories[chosen])
 
-    def _ranked(self, outputs: SearchOutputs) -> Sequence[Answer]:
+    def _ranked(self, outputs: SearchOutputs, histories: Sequence[npt.NDArray[np.integer]]) -> Sequence[Answer]:
         rows, answers = self._catalogue.trie.leaf_item[outputs.leaves], []
-        scored = self._fusion.dense(outputs.dense, self._pipeline.transitions, self._histories, rows)
+        scored = self._fusion.dense(outputs.dense, self._pipeline.transitions, histories, rows)
         for found, log_prob, dense in zip(rows, outputs.log_prob, scored, strict=True):
             kept = best(log_prob, dense, self._fusion.weight, GOLDEN_ITEMS)
             item_ids = tuple(self._catalogue.item_ids[row] for row in found[kept].tolist())

@@ -129,7 +129,8 @@ class Engine(ABC):
     """Whether goldens are compared by overlap instead of by score."""
 
     def shape(self, request: SearchRequest) -> Shape:
-        """What the request needs of the engine. Whichever requests it shares a batch with, its answer is the same."""
+        """What the request needs of the engine. Whichever requests it shares a batch with, its answer is the same,
+        up to rounding, which is coarse with 8 bits: activations are then quantised a batch at a time."""
         length = _bucketed(min(len(request.history), self.max_history), self.max_history)
         return Shape(length, request.beam_width, request.fusion.candidates)
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from model_store.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.onnx_session import open_session
 from model_store.search_interface import (
+    BY_REQUEST,
     POOL,
     SearchInputs,
     SearchOutputs,
@@ -41,6 +44,9 @@ USUAL_A_CORE, MOST_A_CORE = 4, 16
 
 LARGEST_PART = 8
 """Requests of a part. Free cores take the next part, so that one which is busy elsewhere does not hold up a batch."""
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""What a container may use, on Linux (cgroup v2): microseconds of CPU time, or max, in so many microseconds."""
 
 ALONE_THREADS = 2
 """Threads that search a request which came alone."""
@@ -134,17 +140,20 @@ class OnnxEngine(Engine):
         )
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(quota: Path = CPU_QUOTA) -> int:
+    """Cores that this process may run on, or that a container's limit gives it the time of, if those are fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not quota.is_file():
+        return cores
+    granted, period = quota.read_text().split()
+    return cores if granted == "max" else max(1, min(cores, ceil(int(granted) / int(period))))
 
 
 def split(inputs: SearchInputs, parts: int) -> Sequence[SearchInputs]:
     """A batch as at most so many batches of nearly one size, in order; they share the masks of rules."""
     size = len(inputs.lengths)
     ends = np.linspace(0, size, min(parts, size) + 1, dtype=np.int64)
-    by_request = ("history", "lengths", "rule_of", "excluded", "max_per_prefix")
     return [
-        inputs._replace(**{name: getattr(inputs, name)[start:end] for name in by_request})
+        inputs._replace(**{name: getattr(inputs, name)[start:end] for name in BY_REQUEST})
         for start, end in pairwise(ends.tolist())
     ]

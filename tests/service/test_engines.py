@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from model_store.bundle import TRANSITIONS
+from model_store.bundle import TRANSITIONS, Bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from model_store.fusion import GENERATIVE_ALONE, Fusion
@@ -19,9 +19,10 @@ from model_store.golden import Golden, goldens_to_json
 from model_store.manifest import DataSummary, Description
 from model_store.publish import publish
 from model_store.registry import Store
+from model_store.search_interface import SearchInputs, SearchOutputs
 from model_store.search_reference import fused
 from service.engines.base import BoundCatalogues, SearchRequest
-from service.engines.onnx import EIGHT_BIT_GRAPH, OnnxEngine
+from service.engines.onnx import EIGHT_BIT_GRAPH, OnnxEngine, usable_cores
 from service.engines.torch import PREFIX, TorchEngine
 from service.model import load_model, open_engine, replay_goldens, usual_plan
 from service.settings import Settings
@@ -191,13 +192,36 @@ async def test_weights_of_8_bits_serve_nearly_the_same_answers(stores: dict[Fusi
     assert cheap != exact  # else the other graph was served
 
 
-def test_a_version_without_8_bits_says_how_to_serve_it(tmp_path: Path) -> None:
+def test_a_version_without_8_bits_is_served_in_fp32(store: Path, tmp_path: Path) -> None:
     opened = Store(tmp_path)
     described = Description(config=CONFIG, data=DataSummary(name="random", fingerprint="0" * 64))
-    opened.promote(publish(opened, bundle_files(0, CATALOGUE), described))
-    with pytest.raises(BundleRefused, match=r"no search\.int8\.onnx") as refused:
-        open_engine(opened.bundle(), Settings(engine="onnx", onnx_precision="int8"))
-    assert "ETEGREC_ONNX_PRECISION=fp32" in str(refused.value.hint)
+    graph = {"search.onnx": Store(store).bundle().read("search.onnx")}
+    opened.promote(publish(opened, bundle_files(0, CATALOGUE) | graph, described))
+    engine = open_engine(opened.bundle(), Settings(engine="onnx", onnx_precision="int8"))
+    assert not engine.reduced_precision
+    engine.close()
+
+
+class WrongInCompany(OnnxEngine):
+    def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
+        found = super().compute(inputs, catalogue)
+        return found if len(inputs.lengths) == 1 else found._replace(log_prob=found.log_prob - 1)
+
+
+def test_goldens_are_asked_together_too(store: Path) -> None:
+    def opener(bundle: Bundle, settings: Settings) -> WrongInCompany:
+        return WrongInCompany(bundle.read("search.onnx"), bundle.config, settings.threads)
+
+    bundle = Store(store).bundle()
+    with pytest.raises(BundleRefused, match=r"golden\.json"):
+        load_model(bundle, bundle.catalogue(), Settings(engine="onnx", threads=1), opener)
+
+
+def test_a_containers_limit_counts_if_it_is_lower(tmp_path: Path) -> None:
+    quota, cores = tmp_path / "cpu.max", usable_cores(tmp_path / "missing")
+    for text, expected in (("max 100000", cores), ("50000 100000", 1), ("100000 100000", 1), ("9900000 100000", cores)):
+        quota.write_text(text + "\n")
+        assert usable_cores(quota) == expected
 
 
 @pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION], ids=["generative", "fused"])

@@ -62,7 +62,7 @@ class CodeTree:
         """The codes that may come at a level on the way to each leaf ``[N]``, with log-softmax of logits ``[N, K]``."""
         node = self._leaf_nodes[leaves, level - 1] if level else torch.zeros_like(leaves)
         alive = torch.zeros_like(node, dtype=logits.dtype)[:, None]
-        return Children(
+        return Children.of(
             node[:, None], alive, self._child_start[level], self._child_code[level], self._window, logits[:, None]
         )
 

@@ -21,7 +21,7 @@ from model_store.network.tokenizer import Tokenizer
 from model_store.search_interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
 from model_store.trie import Trie
 from training.content import ContentModel
-from training.graph_network import for_graph
+from training.graph_network import TRANSLATIONS, for_graph
 
 OPSET = 23
 
@@ -110,6 +110,7 @@ def _export(
             input_names=list(inputs),
             output_names=list(outputs),
             opset_version=OPSET,
+            custom_translation_table=dict(TRANSLATIONS),
             external_data=False,
             verbose=False,
         )

@@ -1,8 +1,15 @@
-"""The recommender's network as ONNX Runtime runs it fastest: an attention in one operation of the graph."""
+"""The search's network as ONNX Runtime runs it fastest: in few operations.
+
+A search of one request is a thousand operations of a few microseconds; each one fewer counts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
+from onnxscript import opset23 as op
 from torch import Tensor, nn
 
 from model_store.network.layers import Mix
@@ -31,3 +38,19 @@ def for_graph(recommender: Recommender) -> Recommender:
             if isinstance(child, Mix):
                 setattr(module, name, OneNodeMix(child))
     return recommender
+
+
+def _take(array: Any, index: Any) -> Any:
+    return op.Gather(array, index, axis=0)
+
+
+def _floor_divide(dividend: Any, divisor: Any) -> Any:
+    return op.Div(dividend, divisor)
+
+
+TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.take.default: _take,
+    torch.ops.aten.floor_divide.default: _floor_divide,
+}
+"""Operations of torch that the exporter would spell out at length. ``take`` is used on one axis only. What the search
+divides is never negative: there, ONNX's division of integers, which rounds to zero, rounds down."""

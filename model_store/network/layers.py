@@ -125,7 +125,9 @@ class RelativeBias(nn.Module):
 
     def forward(self, distance: Tensor) -> Tensor:
         """Bias ``[…, H]`` for integer distances ``[…]`` (query position minus key position)."""
-        return self.weight[self.bucket(distance)]
+        far = self.max_distance  # whatever is farther shares its bucket
+        by_distance = self.weight[self.bucket(torch.arange(-far, far + 1, device=distance.device))]
+        return functional.embedding(distance.clamp(-far, far) + far, by_distance)
 
     def bucket(self, distance: Tensor) -> Tensor:
         """Bucket of each distance; when not bidirectional, distances below zero share bucket 0 with zero itself."""

@@ -17,6 +17,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model_store.config import ModelConfig, RecommenderConfig
 from model_store.network.encoder import EncoderShape, HistoryEncoder, VectorMap
@@ -148,7 +149,8 @@ class Recommender(nn.Module):
         if self.vector_in is not None:
             x = self.vector_in(vectors)
         else:
-            x = torch.stack([self.code_embedding[level][codes[:, :, level]] for level in range(self.levels)], dim=2)
+            offset = torch.arange(self.levels, device=codes.device) * self.code_embedding.shape[1]
+            x = functional.embedding(codes + offset, self.code_embedding.flatten(0, 1))
             x = x.flatten(1, 2) if self.shape.history_tokens == "code" else x.sum(dim=2)
         states = self.dropout(self.encoder(self.dropout(x), lengths, self.tokens_per_item))
         cross = [layer.cross_attention.keys_values(states) for layer in self._decoder_layers]
@@ -228,7 +230,7 @@ class Recommender(nn.Module):
         continues. So nothing is copied when beams change their order, and all places of a request attend at once.
 
         Args:
-            x: ``[B, P, d]``, embedding of the code each place stands for, or [BOS].
+            x: ``[B, P, d]``, embedding of the code each place stands for, or ``[B, 1, d]``, [BOS].
             cache: Keys and values of the places before; empty at [BOS].
             memory: Encoded histories.
             history_bias: ``[B, H or 1, 1, S]``, from :meth:`history_bias`.
@@ -238,17 +240,18 @@ class Recommender(nn.Module):
         Returns:
             States ``[B, P, d]`` and the cache with these places appended.
         """
-        before = cache[0][0].shape[1] if cache else 0
-        self_bias = self._descent_bias(way, before + x.shape[1])
+        self_bias = self._descent_bias(way, cache[0][0].shape[1] + x.shape[1]) if cache else None
         longer: Cache = []
         for index, layer in enumerate(self._decoder_layers):
             normed = layer.self_norm(x)
             keys, values = layer.self_attention.keys_values(normed)
-            if cache:
+            if self_bias is None:
+                x = x + layer.self_attention.out(values)  # the only key has all the weight
+            else:
                 keys = torch.cat([cache[index][0], keys], dim=1)
                 values = torch.cat([cache[index][1], values], dim=1)
+                x = layer.attend_self(x, normed, keys, values, self_bias)
             longer.append((keys, values))
-            x = layer.attend_self(x, normed, keys, values, self_bias)
             x = layer.attend_history(x, *memory.cross[index], history_bias)
         return self.decoder_norm(x), longer
 

@@ -45,28 +45,21 @@ class CatalogueTensors(NamedTuple):
         """Nodes on the way to leaves ``[…]``, depth 1 … L, numbered within their depth."""
         way = [leaves]
         for parent in reversed(self.parent):
-            way.insert(0, _picked(parent, way[0]).long())
+            way.insert(0, parent.take(way[0]).long())
         return way
 
     def codes(self, path: list[Tensor]) -> Tensor:
         """Semantic IDs ``[…, L]`` that a path spells."""
-        return torch.stack(
-            [_picked(code, node).long() for code, node in zip(self.child_code, path, strict=True)], dim=-1
-        )
+        return torch.stack([code.take(node).long() for code, node in zip(self.child_code, path, strict=True)], dim=-1)
 
     def vectors(self, leaves: Tensor) -> Tensor:
         """Item vectors ``[…, d_s]`` of leaves ``[…]``."""
-        row = _picked(self.leaf_row, leaves).long()
-        return self.by_row[row.clamp(max=self.by_row.shape[0] - 1)]
+        row = self.leaf_row.take(leaves).long()
+        return functional.embedding(row.clamp(max=self.by_row.shape[0] - 1), self.by_row)
 
     def first_node(self, level: int, codebook_size: int) -> int:
         """Node id of the first child of this level."""
         return sum(codes.shape[0] - codebook_size for codes in self.child_code[:level])
-
-
-def _picked(array: Tensor, index: Tensor) -> Tensor:
-    """``array[index]`` for one axis, as the plain gather that inference engines run fastest."""
-    return array.index_select(0, index.flatten()).view_as(index)
 
 
 class BeamSearch(nn.Module):
@@ -127,24 +120,25 @@ class BeamSearch(nn.Module):
 
         beams, trace = _Beams.at_root(batch, history.device), []
         for level in range(net.levels):
-            is_below = torch.ones_like(history, dtype=torch.bool)[:, None]
+            node, log_prob, is_below = beams.node, beams.log_prob, torch.ones_like(history, dtype=torch.bool)[:, None]
             if level:
-                places = torch.cat([beams.node, path[level - 1]], dim=1)
-                is_below = places[:, :, None] == had_path[level - 1][:, None]
-                x = net.code_embedding[level - 1][_picked(known.child_code[level - 1], places).long()]
+                node = torch.cat([beams.node, path[level - 1]], dim=1)
+                log_prob = torch.cat([beams.log_prob, alive], dim=1)
+                is_below = node[:, :, None] == had_path[level - 1][:, None]
+                code = known.child_code[level - 1].take(node).long()
                 way = _continued(way, came_from, before=cache[0][0].shape[1])
+                x = functional.embedding(code, net.code_embedding[level - 1])
                 states, cache = net.step(x, cache, memory, history_bias, way)
             logits = net.logits(states, level)
             if net.code_repeat_bias is not None:
                 logits = logits + net.repeat_logits(level, had_codes[:, :, level], is_below, items)
             arrays = known.child_start[level], known.child_code[level], known.window[level]
-            children = Children(beams.node, beams.log_prob, *arrays, logits[:, :width])
-            beside = children if not level else Children(path[level - 1], alive, *arrays, logits[:, width:])
+            every = Children.of(node, log_prob, *arrays, logits)
+            children, beside = (every.of_places(0, width), every.of_places(width, None)) if level else (every, every)
             path_steps.append(beside.log_prob_of(path[level]))
             first_node = known.first_node(level, codebook_size)
             is_open = self._open(children.node + first_node, rule_bits, rule_of)
-            is_open = is_open & ~_listed(children, excluded - first_node)
-            beams, parent = beams.grown(children, is_open, width, max_per_prefix if level else None)
+            beams, parent = beams.grown(children, is_open, excluded - first_node, width, max_per_prefix)
             trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
             if level:
                 came_from = torch.cat([parent, own_place], dim=1)
@@ -158,12 +152,62 @@ class BeamSearch(nn.Module):
         return torch.where(table[rule_bits[:, node // 8].long() * 8 + node % 8], 0.0, DEAD)
 
     def _open(self, node: Tensor, rule_bits: Tensor, rule_of: Tensor) -> Tensor:
-        """Whether the rule of each request leaves nodes ``[B, W, K]`` open."""
+        """Whether the rule of each request leaves nodes ``[B, W, w]`` open."""
         row = rule_of[:, None, None] * rule_bits.shape[1]
-        place = row + torch.clamp(node // 8, max=rule_bits.shape[1] - 1)
-        byte = rule_bits.flatten().index_select(0, place.flatten()).view_as(node)
+        byte = rule_bits.flatten().take(row + torch.clamp(node // 8, max=rule_bits.shape[1] - 1))
         table: Tensor = self.bit_table  # type: ignore[assignment]
-        return table.index_select(0, (byte.long() * 8 + node % 8).flatten()).view_as(node)
+        return table.take(byte.long() * 8 + node % 8)
+
+
+class Children(NamedTuple):
+    """The window of w child slots of every place, ``[B, W, w]`` each; no node has more children."""
+
+    first: Tensor  # [B, W], first child of each place
+    size: Tensor  # [B, W], how many it has
+    window: Tensor  # [w], 0 … w - 1
+    exists: Tensor  # which slots hold a child
+    log_prob: Tensor  # of the slots, given the place
+
+    @classmethod
+    def of(
+        cls, node: Tensor, log_prob: Tensor, child_start: Tensor, child_code: Tensor, window: Tensor, logits: Tensor
+    ) -> Children:
+        """Of places on nodes ``[B, W]``, reached with these log-probabilities; logits of all codes, ``[B, W, K]``."""
+        first = child_start.take(node).long()
+        # A dead beam has no children, whatever node it stands on.
+        size = torch.where(log_prob > DEAD, child_start.take(node + 1).long() - first, 0)
+        exists = window < size[:, :, None]
+        code = child_code.take(first[:, :, None] + window).long()
+        held = torch.where(exists, logits.gather(2, code), -1e30)
+        return cls(first, size, window, exists, torch.log_softmax(held, dim=-1))
+
+    def of_places(self, start: int, end: int | None) -> Children:
+        """Of some of the places."""
+        first, size, window, exists, log_prob = self
+        return Children(first[:, start:end], size[:, start:end], window, exists[:, start:end], log_prob[:, start:end])
+
+    @property
+    def node(self) -> Tensor:
+        """Of all slots, numbered within their depth."""
+        return self.first[:, :, None] + self.window
+
+    def log_prob_of(self, child: Tensor) -> Tensor:
+        """Log-probability of one child ``[B, n]`` of each place, or of several children of the only place."""
+        slot = (child - self.first)[:, :, None]
+        return self.log_prob.expand(-1, child.shape[1], -1).gather(2, slot).squeeze(2)
+
+    def closing(self, excluded: Tensor, scores: Tensor) -> Tensor:
+        """Scores ``[B, W, w + spare]`` with those of the excluded nodes ``[B, E]`` dead (numbered within this depth).
+
+        Every excluded node is looked up in the W windows, which costs E·W, not E·W·w: catalogue size plays no part.
+        """
+        columns = scores.shape[2]
+        inside = excluded[:, :, None] - self.first[:, None, :]  # [B, E, W]
+        is_hit = (inside >= 0) & (inside < self.size[:, None, :])
+        slot = inside + torch.arange(scores.shape[1], device=excluded.device) * columns
+        # Beams stand on different nodes, so at most one window holds a node; misses go to the last, a spare slot.
+        at = torch.where(is_hit, slot, scores.shape[1] * columns - 1).amin(dim=2)
+        return scores.flatten(1).scatter(1, at, DEAD).view_as(scores)
 
 
 class _Beams(NamedTuple):
@@ -171,101 +215,63 @@ class _Beams(NamedTuple):
 
     node: Tensor  # [B, W], numbered within its depth
     log_prob: Tensor  # [B, W]
-    group: Tensor  # [B, W], which first code each descends from
+    group: Tensor | None = None  # [B, W], which first code each descends from; None: each from its own
     steps: tuple[Tensor, ...] = ()  # per code decoded so far [B, W], what it contributed to log_prob
 
     @classmethod
     def at_root(cls, batch: int, device: torch.device) -> _Beams:
         """One beam a request, before the first code."""
-        root = torch.zeros(batch, 1, dtype=torch.int64, device=device)
-        return cls(root, torch.zeros(batch, 1, device=device), root)
+        return cls(torch.zeros(batch, 1, dtype=torch.int64, device=device), torch.zeros(batch, 1, device=device))
 
-    def grown(self, children: Children, is_open: Tensor, width: int, most: Tensor | None) -> tuple[_Beams, Tensor]:
+    def grown(
+        self, children: Children, is_open: Tensor, excluded: Tensor, width: int, most: Tensor
+    ) -> tuple[_Beams, Tensor]:
         """The best ``width`` open children, and the beam that each came from ``[B, width]``.
 
         Args:
             children: Of these beams.
-            is_open: ``[B, W, w]``.
+            is_open: ``[B, W, w]``, what the rules allow.
+            excluded: ``[B, E]``, nodes of the children's depth that are closed as well.
             width: Beams afterwards.
-            most: ``[B]``, beams that may share a first code; ``None`` while choosing first codes.
+            most: ``[B]``, beams that may share a first code.
         """
+        slots = children.window.shape[0]
         gained = torch.where(is_open & children.exists, self.log_prob[:, :, None] + children.log_prob, DEAD)
-        log_prob, pick = _best(gained, self.group, width, most)
+        # Spare slots: a beam may have fewer children than are wanted, and misses among the excluded go to the last.
+        gained = children.closing(excluded, functional.pad(gained, (0, width), value=DEAD))
+        log_prob, pick = self._best(gained, width, most)
         parent = pick // gained.shape[2]
+        slot = (pick - parent * gained.shape[2]).clamp(max=slots - 1)
         # A beam that found nothing must not point behind the end of the next level's arrays.
-        node = torch.where(log_prob > DEAD, children.node.flatten(1).gather(1, pick), 0)
-        step = children.log_prob.flatten(1).gather(1, pick)
+        node = torch.where(log_prob > DEAD, children.first.gather(1, parent) + slot, 0)
+        step = children.log_prob.flatten(1).gather(1, parent * slots + slot)
         steps = (*(before.gather(1, parent) for before in self.steps), step)
-        group = (
-            torch.arange(width, device=node.device).expand_as(node) if most is None else self.group.gather(1, parent)
-        )
+        # What is grown from first codes came from the beam of that code; later, from whatever that beam came from.
+        group = None
+        if self.steps:
+            group = parent if self.group is None else self.group.gather(1, parent)
         return _Beams(node, log_prob, group, steps), parent
 
-
-class Children:
-    """The window of w child slots of every node, ``[B, W, w]`` each; no node has more children."""
-
-    def __init__(
-        self, node: Tensor, score: Tensor, child_start: Tensor, child_code: Tensor, window: Tensor, logits: Tensor
-    ) -> None:
-        self.first = child_start[node].long()  # [B, W]
-        # A dead beam has no children, whatever node it stands on.
-        self.count = torch.where(score > DEAD, child_start[node + 1].long() - self.first, 0)
-        self.node = self.first[:, :, None] + window
-        self.exists = window < self.count[:, :, None]
-        code = child_code.index_select(0, self.node.flatten()).long().view_as(self.node)
-        held = torch.where(self.exists, logits.gather(2, code), -1e30)
-        self.log_prob = torch.log_softmax(held, dim=-1)
-
-    def log_prob_of(self, child: Tensor) -> Tensor:
-        """Log-probability of one child ``[B, n]`` of each node, or of several children of the only node."""
-        slot = (child - self.first)[:, :, None]
-        return self.log_prob.expand(-1, child.shape[1], -1).gather(2, slot).squeeze(2)
-
-
-def _listed(children: Children, excluded: Tensor) -> Tensor:
-    """Whether each child slot is among the excluded nodes ``[B, E]`` (numbered within this depth).
-
-    Every excluded node is looked up in the W windows, which costs E·W, not E·W·w: catalogue size plays no part.
-    """
-    batch, width, codes = children.node.shape
-    inside = excluded[:, :, None] - children.first[:, None, :]  # [B, E, W]
-    hit = (inside >= 0) & (inside < children.count[:, None, :])
-    slot = inside + torch.arange(width, device=excluded.device) * codes
-    # Beams stand on different nodes, so at most one window holds a node; misses go to a spare slot at the end.
-    at = torch.where(hit, slot, -1).amax(dim=2)
-    at = torch.where(at >= 0, at, width * codes)
-    listed = torch.zeros(batch, width * codes + 1, dtype=torch.int64, device=excluded.device)
-    listed = listed.scatter(1, at, torch.ones_like(at))
-    return listed[:, :-1].reshape(batch, width, codes) > 0
-
-
-def _best(gained: Tensor, group: Tensor, width: int, most: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The best ``width`` candidates of ``[B, W, w]``, as scores and flat picks ``[B, width]``.
-
-    Args:
-        gained: Scores of all candidates.
-        group: ``[B, W]``, which first code each beam descends from.
-        width: Candidates kept.
-        most: ``[B]``, candidates kept that share a group; ``None``: any number.
-    """
-    batch, beams, codes = gained.shape
-    if most is None:
-        padded = torch.cat([gained.flatten(1), torch.full((batch, width), DEAD, device=gained.device)], dim=1)
-        score, pick = padded.topk(width, dim=1)
-        return score, pick.clamp(max=beams * codes - 1)
-    # No beam places more than W candidates, nor more than its group may: its own best W suffice.
-    wide = torch.cat([gained, torch.full((batch, beams, width), DEAD, device=gained.device)], dim=2)
-    score, slot = wide.topk(width, dim=2)
-    pick = slot.clamp(max=codes - 1) + torch.arange(beams, device=gained.device)[:, None] * codes
-    score, order = score.flatten(1).topk(beams * width, dim=1)
-    pick = pick.flatten(1).gather(1, order)
-    of_group = group.gather(1, pick // codes)
-    member = of_group[:, :, None] == torch.arange(beams, device=gained.device)
-    rank = member.long().cumsum(dim=1).gather(2, of_group[:, :, None]).squeeze(2)
-    score = torch.where(rank <= most[:, None], score, DEAD)
-    score, kept = score.topk(width, dim=1)
-    return score, pick.gather(1, kept)
+    def _best(self, gained: Tensor, width: int, most: Tensor) -> tuple[Tensor, Tensor]:
+        """The best ``width`` of ``[B, W, w + width]``, as scores and flat picks ``[B, width]``."""
+        if not self.steps:  # first codes, of the only beam
+            return gained.flatten(1).topk(width, dim=1)
+        # No beam places more than W candidates, nor more than its group may: its own best W suffice.
+        score, pick = gained.topk(width, dim=2)
+        beams = torch.arange(gained.shape[1], device=gained.device)
+        pick = (pick + beams[:, None] * gained.shape[2]).flatten(1)
+        if self.group is None:
+            rank = 1 + torch.arange(width, device=gained.device)
+            score = torch.where(rank <= most[:, None, None], score, DEAD).flatten(1)
+        else:
+            score, order = score.flatten(1).topk(gained.shape[1] * width, dim=1)
+            pick = pick.gather(1, order)
+            of_group = self.group.gather(1, pick // gained.shape[2])
+            is_member = of_group[:, :, None] == beams
+            rank = is_member.long().cumsum(dim=1).gather(2, of_group[:, :, None]).squeeze(2)
+            score = torch.where(rank <= most[:, None], score, DEAD)
+        score, kept = score.topk(width, dim=1)
+        return score, pick.gather(1, kept)
 
 
 def _continued(way: Tensor, parent: Tensor, before: int) -> Tensor:

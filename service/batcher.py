@@ -130,9 +130,9 @@ class Batcher:
         self._threads.shutdown()
 
     def _expected_s(self, request: SearchRequest, shape: Shape) -> float:
-        ahead, batches = self._waiting.ahead(shape, request)
+        ahead, batches, own = self._waiting.ahead(shape, request)
         before_s = self._busy_s() + self.pace.seconds(ahead, batches)
-        return before_s / self._engine.searches + self.pace.seconds(shape.work)
+        return before_s / self._engine.searches + self.pace.seconds(own)
 
     @property
     def _is_idle(self) -> bool:

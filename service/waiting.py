@@ -75,16 +75,21 @@ class Waiting:
             del self._lanes[_key(job)]
         return True
 
-    def ahead(self, shape: Shape, request: SearchRequest) -> tuple[int, int]:
-        """Work, and about how many batches, that will be done before a new request's own batch is.
+    def ahead(self, shape: Shape, request: SearchRequest) -> tuple[int, int, int]:
+        """What will be done until a new request is answered.
 
         Other lanes get the same share as its own, so no more of theirs counts than stands in front of it there.
+
+        Returns:
+            Work before its own batch, about how many batches that is, and the work of its own batch: those who share
+            it are answered together, and as many will come after it as came before.
         """
         own = self._lanes.get((id(request.catalogue), shape.beam_width, shape.candidates))
-        before = own.work if own else 0
+        before, company = (own.work, own.count) if own else (0, 0)
         work = before + sum(min(lane.work, before + shape.work) for lane in self._lanes.values() if lane is not own)
         # Batches get smaller as the queue gets shorter, so most of them will be of the usual size.
-        return work, -(-work // (shape.work * shape.batch_limit(self._usual)))
+        batches = -(-work // (shape.work * shape.batch_limit(self._usual)))
+        return work, batches, shape.work * min(company + 1, shape.batch_limit(self._max_batch))
 
     @property
     def _max_batch(self) -> int:

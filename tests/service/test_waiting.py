@@ -101,8 +101,22 @@ async def test_no_more_of_another_lane_counts_than_stands_in_front() -> None:
     for _ in range(50):
         waiting.add(job(20, 100))
     own = job(20, 20)
-    work, _ = waiting.ahead(own.shape, own.request)
+    work, *_ = waiting.ahead(own.shape, own.request)
     assert work == own.shape.work  # as much of the wide lane as of its own
+
+
+async def test_a_request_is_answered_when_its_whole_batch_is() -> None:
+    waiting = Waiting(16, usual=4)
+    new = job(20, 20)
+    assert waiting.ahead(new.shape, new.request) == (0, 0, new.shape.work)
+    for _ in range(3):
+        waiting.add(job(20, 20))
+    assert waiting.ahead(new.shape, new.request)[2] == 4 * new.shape.work
+    for _ in range(97):
+        waiting.add(job(20, 20))
+    work, batches, own = waiting.ahead(new.shape, new.request)
+    assert (work, batches) == (100 * new.shape.work, 25)
+    assert own == 16 * new.shape.work  # as many will have come behind it
 
 
 def test_the_pace_is_that_of_the_batches() -> None:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format bench-train bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults clean
+.PHONY: demo test check format bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ $(VENV)/benchmarks: $(VENV)/installed
 
 bench-train: $(VENV)/benchmarks  ## training throughput beside a Hugging Face T5, one line of JSON
 	@$(BIN)/python -m benchmarks.bench_train
+
+bench-compute: $(VENV)/installed  ## what bf16 and compiled layers give in training, on a GPU
+	@$(BIN)/python -m benchmarks.bench_compute
 
 bench-prepare: $(VENV)/installed  ## rows a second and peak memory of preparing 100 million interactions
 	@$(BIN)/python -m benchmarks.bench_prepare $(if $(ROWS),--rows $(ROWS))

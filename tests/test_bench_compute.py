@@ -21,6 +21,5 @@ def test_one_line_of_json_with_every_figure(capsys: pytest.CaptureFixture[str]) 
     found = json.loads(line)
     assert (found["bench"], found["device"], found["steps"]) == ("compute", "cpu", 2)
     for name in ("fp32", "bf16", "compiled"):
-        assert found[f"{name}_items_s"] > 0
-        assert found[f"{name}_spread_s"][0] <= found[f"{name}_spread_s"][1]
-    assert found["fp32_over_fp32"] == 1
+        ratio = found[f"{name}_items_s"] / found["fp32_items_s"]
+        assert found[f"{name}_over_fp32"] == pytest.approx(ratio, abs=0.02)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,10 @@ USUAL_A_CORE, MOST_A_CORE = 4, 16
 """Requests of a batch for each core: from the first number on products fill a core, and the second gains a tenth."""
 
 LARGEST_PART = 8
-"""Requests of a part: larger ones are no cheaper per request. Free cores take the next part."""
+"""Requests of a part. Free cores take the next part, so that one which is busy elsewhere does not hold up a batch."""
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """What a container may use, on Linux (cgroup v2): microseconds of CPU time, or max, in so many microseconds."""
-
-SMALLEST_PART = 4
-"""Requests of the last parts of a large batch; fewer only where no more are left."""
 
 ALONE_THREADS = 2
 """Threads that search a request which came alone."""
@@ -104,7 +101,7 @@ class OnnxEngine(Engine):
         known = self._bound.of(catalogue) | {POOL: pool}
         if (size := len(inputs.lengths)) == 1:
             return self._workers.submit(self._search, self._alone, inputs, known, self._alone_threads).result()
-        parts = split(inputs, part_sizes(size, self._cores))
+        parts = split(inputs, self._cores * -(-size // (self._cores * LARGEST_PART)))
         found = list(self._workers.map(lambda part: self._search(self._session, part, known), parts))
         return SearchOutputs(*map(np.concatenate, zip(*found, strict=True)))
 
@@ -152,23 +149,11 @@ def usable_cores(quota: Path = CPU_QUOTA) -> int:
     return cores if granted == "max" else max(1, min(cores, ceil(int(granted) / int(period))))
 
 
-def part_sizes(size: int, cores: int) -> list[int]:
-    """Requests of each part of a batch, in the order in which cores take them.
-
-    Up to one part a core, all are of nearly one size. Beyond, they shrink towards the end (guided self-scheduling,
-    Polychronopoulos and Kuck 1987), for a core that is busy elsewhere too must not hold up the batch.
-    """
-    sizes: list[int] = []
-    while left := size - sum(sizes):
-        free = max(1, cores - len(sizes)) if size <= cores * LARGEST_PART else min(2 * cores, -(-left // SMALLEST_PART))
-        sizes.append(min(LARGEST_PART, -(-left // free)))
-    return sizes
-
-
-def split(inputs: SearchInputs, sizes: Sequence[int]) -> Sequence[SearchInputs]:
-    """A batch as batches of these sizes, in order; they share the masks of rules."""
-    ends = accumulate(sizes, initial=0)
+def split(inputs: SearchInputs, parts: int) -> Sequence[SearchInputs]:
+    """A batch as at most so many batches of nearly one size, in order; they share the masks of rules."""
+    size = len(inputs.lengths)
+    ends = np.linspace(0, size, min(parts, size) + 1, dtype=np.int64)
     return [
         inputs._replace(**{name: getattr(inputs, name)[start:end] for name in BY_REQUEST})
-        for start, end in pairwise(ends)
+        for start, end in pairwise(ends.tolist())
     ]

@@ -22,7 +22,7 @@ from model_store.registry import Store
 from model_store.search_interface import SearchInputs, SearchOutputs
 from model_store.search_reference import fused
 from service.engines.base import BoundCatalogues, SearchRequest
-from service.engines.onnx import EIGHT_BIT_GRAPH, LARGEST_PART, OnnxEngine, part_sizes, usable_cores
+from service.engines.onnx import EIGHT_BIT_GRAPH, OnnxEngine, usable_cores
 from service.engines.torch import PREFIX, TorchEngine
 from service.model import load_model, open_engine, replay_goldens, usual_plan
 from service.settings import Settings
@@ -260,19 +260,6 @@ def test_a_batch_on_many_cores_is_answered_as_on_one(stores: dict[Fusion, Path],
     for alone, together in zip(*answers, strict=True):
         np.testing.assert_array_equal(alone.rows, together.rows)
         np.testing.assert_allclose(alone.score, together.score, atol=1e-5)
-
-
-@pytest.mark.parametrize("cores", [1, 2, 3, 16])
-def test_large_batches_end_in_small_parts(cores: int) -> None:
-    for size in range(1, 16 * cores + 1):
-        sizes = part_sizes(size, cores)
-        assert sum(sizes) == size
-        assert sizes == sorted(sizes, reverse=True)
-        assert 1 <= sizes[-1] <= sizes[0] <= LARGEST_PART
-        if size <= cores * LARGEST_PART:
-            assert len(sizes) == min(size, cores)
-            assert sizes[0] - sizes[-1] <= 1
-    assert part_sizes(32, 2) == [8, 6, 5, 4, 3, 3, 3]
 
 
 def test_a_graph_of_another_depth_is_refused(store: Path) -> None:

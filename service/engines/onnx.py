@@ -100,9 +100,9 @@ class OnnxEngine(Engine):
         pool = self._pools.of(catalogue) if len(inputs.candidates) else self._pool_value(catalogue, candidates=0)
         known = self._bound.of(catalogue) | {POOL: pool}
         if (size := len(inputs.lengths)) == 1:
-            return self._workers.submit(self._search, self._alone, inputs, known, self._alone_threads).result()
+            return self._search(self._alone, inputs, known, helpers=self._alone_threads - 1)
         parts = split(inputs, self._cores * -(-size // (self._cores * LARGEST_PART)))
-        found = list(self._workers.map(lambda part: self._search(self._session, part, known), parts))
+        found = list(self._workers.map(lambda part: self._search(self._session, part, known, helpers=1), parts))
         return SearchOutputs(*map(np.concatenate, zip(*found, strict=True)))
 
     def close(self) -> None:
@@ -110,15 +110,29 @@ class OnnxEngine(Engine):
         self._workers.shutdown()
 
     def _search(
-        self, session: ort.InferenceSession, inputs: SearchInputs, known: dict[str, Any], threads: int = 1
+        self, session: ort.InferenceSession, inputs: SearchInputs, known: dict[str, Any], helpers: int
     ) -> SearchOutputs:
+        """Run the graph in this thread.
+
+        Args:
+            session: Of one thread or several.
+            inputs: Of a batch or a part of it.
+            known: Inputs that stay.
+            helpers: Threads of the engine that this keeps busy, itself included if it is one.
+        """
         started = time.thread_time()
-        feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs._asdict().items()}
-        outputs = session.run_with_ort_values(OUTPUTS, feeds | known)
-        found = SearchOutputs(*(output.numpy() for output in outputs))
+        binding = session.io_binding()  # a twentieth of a lone request faster than to pass dictionaries
+        for name, value in known.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, array in inputs._asdict().items():
+            binding.bind_cpu_input(name, array)
+        for name in OUTPUTS:
+            binding.bind_output(name)
+        session.run_with_iobinding(binding)
+        found = SearchOutputs(*binding.copy_outputs_to_cpu())
         with self._counting:
             # Threads that spin are busy for as long as the one that calls them.
-            self.helper_cpu_s += threads * (time.thread_time() - started)
+            self.helper_cpu_s += helpers * (time.thread_time() - started)
         return found
 
     def bind(self, catalogue: Catalogue) -> None:

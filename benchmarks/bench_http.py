@@ -130,7 +130,7 @@ def main(
         bodies = requests(bundle.catalogue(), returning)
         slack = {"deadline_ms": 30_000, "result_cache_entries": cache}
         with serving(folder, **given, **slack) as service:
-            load = Load(service.port, bodies, connections)
+            load, arriving = Load(service.port, bodies, connections), Load(service.port, bodies[::-1], 256)
             check(asyncio.run(load.closed_loop(min(3.0, seconds))))
             rates, cpu_ms, timed = [], [], []
             for _ in range(repeats):
@@ -140,9 +140,7 @@ def main(
                 rates.append(len(replies) / (time.perf_counter() - started))
                 cpu_ms.append((service.cpu_s() - engine_cpu_s(service) - before) / len(replies) * 1000)
                 check(replies)
-                timed.append(
-                    asyncio.run(Load(service.port, bodies[::-1], 256).open_loop(0.7 * rates[-1], latency_seconds))
-                )
+                timed.append(asyncio.run(arriving.open_loop(0.7 * rates[-1], latency_seconds)))
                 check(timed[-1])
             rate = statistics.median(rates)
             hits = service.metric('etegrec_result_cache_lookups_total{result="hit"}') if cache else 0.0

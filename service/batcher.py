@@ -38,6 +38,10 @@ TELLING = 0.5
 
 STAGES = ("prepare", "compute", "finish")
 
+ANSWERED_AT_ONCE = 4
+"""Requests of a batch whose answers are written before the event loop looks what else has come: refusals and probes
+must not wait for a whole batch to be written."""
+
 LEAD_S = 0.002
 """A batch is taken so long before the engine is expected to be free: it must be prepared by then."""
 
@@ -53,6 +57,26 @@ class _Batch:
     @property
     def work(self) -> int:
         return len(self.jobs) * self.shape.work
+
+
+class _Turn:
+    """A place in the engine, given back once: when the engine could begin another batch, at the latest at the end."""
+
+    def __init__(self, places: threading.Semaphore) -> None:
+        self._places = places
+        self._ended = threading.Lock()
+
+    def __enter__(self) -> _Turn:
+        self._places.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Call it from any thread, as often as you like."""
+        if self._ended.acquire(blocking=False):
+            self._places.release()
 
 
 class Batcher:
@@ -212,19 +236,21 @@ class Batcher:
     async def _answer(self, batch: _Batch) -> None:
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._threads, self._search, batch)
+            self._note(batch)
         except Exception as failure:  # whatever is wrong with this batch must not end the service
             log.exception("batch_failed", requests=len(batch.jobs))
             _fail(batch.jobs, failure)
-        else:
-            for job, found in zip(batch.jobs, answers, strict=True):
-                if not job.answer.done():
-                    job.answer.set_result(found)
-                    self._learn_wait(job)
-            self._note(batch)
+            return
         finally:
             self._running.remove(batch)
             self._places.release()
             self._stirred.set()
+        for place, (job, found) in enumerate(zip(batch.jobs, answers, strict=True), 1):
+            if not job.answer.done():
+                job.answer.set_result(found)
+                self._learn_wait(job)
+            if place % ANSWERED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _note(self, batch: _Batch) -> None:
         if batch.started is None:
@@ -238,7 +264,7 @@ class Batcher:
         """All three stages, in a thread. The batch loses whoever is gone when its computation starts."""
         inputs = self._prepare(batch)
         ready = time.monotonic()
-        with self._engine_free:
+        with _Turn(self._engine_free) as turn:
             kept = [job for job in batch.jobs if not job.is_gone]
             if len(kept) < len(batch.jobs):
                 self._telemetry.dropped.inc(len(batch.jobs) - len(kept))
@@ -248,13 +274,18 @@ class Batcher:
                 inputs = self._prepare(batch)
             batch.started = time.monotonic()
             with self._timed("compute"):
-                outputs = self._engine.compute(inputs, batch.catalogue)
+                outputs = self._engine.compute_freeing(inputs, batch.catalogue, turn.end)
             self._count_helpers()
             ended = time.monotonic()
-            batch.took_s = ended - max(ready, min(self._freed, batch.started))
+            batch.took_s = ended - max(ready, self._engine_since(batch.started))
             self._freed = ended
         with self._timed("finish"):
             return self._engine.finish(outputs, [job.request for job in batch.jobs], batch.catalogue)
+
+    def _engine_since(self, started: float) -> float:
+        """Since when the engine worked for a batch that ends now. Batches in turn overlap at their ends at most, so
+        what counts is the time since the last one ended; batches side by side share the engine all along."""
+        return self._freed if self._engine.searches == 1 else min(self._freed, started)
 
     def _prepare(self, batch: _Batch) -> SearchInputs:
         with self._timed("prepare"):

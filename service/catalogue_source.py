@@ -20,7 +20,7 @@ import structlog
 
 from model_store.errors import CatalogueError, LiveCorrupt, LiveError, LiveUnavailable, StoreError
 from service.link import LiveLink
-from service.live.changes import LOST, REFILLED, START, ChangeStore, ItemChange, Snapshot, Tail
+from service.live.changes import LOST, REFILLED, ChangeStore, ItemChange, Snapshot, Tail
 from service.live_catalogue import LiveCatalogue, VersionItems, raw_changes
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -125,8 +125,8 @@ class CatalogueSource:
         Raises:
             LiveUnavailable: Also where the store of models cannot be read: what a snapshot leaves out is there.
         """
-        if not await self._may_have_snapshot(items.version):
-            return None
+        if not await self._store.has_snapshot(items.version):
+            return None  # asked first, for the vectors that are read beside it are a version's largest file
         try:
             vectors, snapshot = await asyncio.gather(
                 asyncio.to_thread(items.bundle.vectors), self._store.load_snapshot(items.version)
@@ -139,13 +139,6 @@ class CatalogueSource:
             return None
         except StoreError as failure:
             raise LiveUnavailable("the version's vectors cannot be read", str(failure)) from failure
-
-    async def _may_have_snapshot(self, version: str) -> bool:
-        """Asked first, for the vectors that are read beside a snapshot are the largest file of a version."""
-        try:
-            return (await self._store.read(version, START, limit=1)).head is not None
-        except LiveCorrupt:  # a change does not decode, which says nothing about snapshots
-            return True
 
     async def _joined(self, items: VersionItems, least: int = 0) -> LiveCatalogue | None:
         """The newest snapshot, if the stream still goes on from it, to revision ``least`` at least."""

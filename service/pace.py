@@ -8,7 +8,7 @@ FORGET = 0.05
 
 LEAST_CAUTION, MOST_CAUTION = 1.2, 4.0
 CAUTION_STEP = 0.05
-MISSES = 0.005
+MISSES = 0.001
 """Share of admitted requests that may take longer than was expected with caution."""
 
 

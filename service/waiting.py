@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from math import ceil
 
 from service.engines.base import Found, SearchRequest, Shape
 
@@ -75,21 +76,29 @@ class Waiting:
             del self._lanes[_key(job)]
         return True
 
-    def ahead(self, shape: Shape, request: SearchRequest) -> tuple[int, int, int]:
+    def ahead(self, shape: Shape, request: SearchRequest) -> tuple[float, int, float]:
         """What will be done until a new request is answered.
 
-        Other lanes get the same share as its own, so no more of theirs counts than stands in front of it there.
+        Other lanes get the same share as its own, so of theirs counts what stands in front of it there, or their next
+        batch if that is more: it may come first.
 
         Returns:
-            Work before its own batch, about how many batches that is, and the work of its own batch: those who share
-            it are answered together, and as many will come after it as came before.
+            Work of the batches before its own, about how many they are, and the work of its own batch: those who share
+            it are answered together, and as many may come after it as came before.
         """
         own = self._lanes.get((id(request.catalogue), shape.beam_width, shape.candidates))
-        before, company = (own.work, own.count) if own else (0, 0)
-        work = before + sum(min(lane.work, before + shape.work) for lane in self._lanes.values() if lane is not own)
+        limit = shape.batch_limit(self._max_batch)
+        queued, each = (own.count, own.work / own.count) if own else (0, shape.work)
+        company = queued % limit
+        before = (queued - company) * each
+        work = before + sum(
+            min(lane.work, max(before + shape.work, self._next_batch(lane)))
+            for lane in self._lanes.values()
+            if lane is not own
+        )
         # Batches get smaller as the queue gets shorter, so most of them will be of the usual size.
-        batches = -(-work // (shape.work * shape.batch_limit(self._usual)))
-        return work, batches, shape.work * min(company + 1, shape.batch_limit(self._max_batch))
+        batches = ceil(work / (shape.work * shape.batch_limit(self._usual)))
+        return work, batches, company * each + shape.work * min(company + 1, limit - company)
 
     @property
     def _max_batch(self) -> int:
@@ -129,6 +138,11 @@ class Waiting:
         if not lane.count:
             del self._lanes[key]
         return taken
+
+    def _next_batch(self, lane: _Lane) -> int:
+        """Work of the next batch of a lane, at most."""
+        shape = _leader(lane).shape
+        return shape.work * shape.batch_limit(self._max_batch)
 
     def _next(self) -> tuple[Hashable, _Lane]:
         return min(self._lanes.items(), key=lambda entry: (entry[1].served, _leader(entry[1]).since))

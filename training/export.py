@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,7 @@ def export_search(recommender: Recommender) -> bytes:
         graph_input_names(levels),
         list(SearchOutputs._fields),
         (*dynamic, tuple({0: Dim.DYNAMIC} for _ in (*catalogue, pool))),
+        TRANSLATIONS,
     )
 
 
@@ -100,6 +102,7 @@ def _export(
     inputs: Sequence[str],
     outputs: Sequence[str],
     dynamic: tuple[object, ...],
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> bytes:
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
@@ -110,7 +113,7 @@ def _export(
             input_names=list(inputs),
             output_names=list(outputs),
             opset_version=OPSET,
-            custom_translation_table=dict(TRANSLATIONS),
+            custom_translation_table=dict(translations or {}),
             external_data=False,
             verbose=False,
         )

@@ -224,7 +224,7 @@ class Recommender(nn.Module):
         return TargetStates(x, self._sequence(memory, prefix), preference, self.user_vectors(memory, prefix))
 
     def step(self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor, way: Tensor) -> tuple[Tensor, Cache]:
-        """Decode one more code at several places of every request.
+        """Decode one more code at several places of every request; for evaluation, without dropout.
 
         Keys and values stay where they were written, in the order of the steps; ``way`` says which of them a place
         continues. So nothing is copied when beams change their order, and all places of a request attend at once.

@@ -171,6 +171,11 @@ class Engine(ABC):
             catalogue: Holds the trie to search.
         """
 
+    def compute_freeing(self, inputs: SearchInputs, catalogue: Catalogue, free: Callable[[], None]) -> SearchOutputs:
+        """:meth:`compute`, but as soon as the engine could begin another batch it calls ``free``, maybe more than once
+        and from another thread. The next call may then overlap with the end of this one."""
+        return self.compute(inputs, catalogue)
+
     def finish(self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue) -> list[Found]:
         """Rank what was found and map it back to catalogue rows, one :class:`Found` a request."""
         answers, histories = [], [request.history for request in requests]

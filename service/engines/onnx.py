@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from math import ceil
@@ -91,19 +91,41 @@ class OnnxEngine(Engine):
             self._alone = open_session(name, graph, inputs, OUTPUTS, self._alone_threads, spins=True)
         self._workers = ThreadPoolExecutor(self._cores, "onnx")
         self._counting = threading.Lock()
+        self._computing = 0  # batches
         self._embedding_dim = config.tokenizer.embedding_dim
         self._bound = BoundCatalogues(self._catalogue_values)
         self._pools = BoundCatalogues(lambda catalogue: self._pool_value(catalogue, candidates=1))
 
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
         """See :meth:`service.engines.base.Engine.compute`."""
+        return self.compute_freeing(inputs, catalogue, lambda: None)
+
+    def compute_freeing(self, inputs: SearchInputs, catalogue: Catalogue, free: Callable[[], None]) -> SearchOutputs:
+        """See :meth:`service.engines.base.Engine.compute_freeing`: free is a core that finds no more parts to take."""
         pool = self._pools.of(catalogue) if len(inputs.candidates) else self._pool_value(catalogue, candidates=0)
         known = self._bound.of(catalogue) | {POOL: pool}
-        if (size := len(inputs.lengths)) == 1:
-            return self._search(self._alone, inputs, known, helpers=self._alone_threads - 1)
-        parts = split(inputs, self._cores * -(-size // (self._cores * LARGEST_PART)))
-        found = list(self._workers.map(lambda part: self._search(self._session, part, known, helpers=1), parts))
-        return SearchOutputs(*map(np.concatenate, zip(*found, strict=True)))
+        size = len(inputs.lengths)
+        with self._counting:
+            is_alone = size == 1 and not self._computing and self._alone_threads > 1
+            self._computing += 1
+        try:
+            if is_alone:
+                return self._search(self._alone, inputs, known, helpers=self._alone_threads - 1)
+            waiting = split(inputs, self._cores * -(-size // (self._cores * LARGEST_PART)))
+            untaken = Countdown(len(waiting))
+
+            def search(part: SearchInputs) -> SearchOutputs:
+                untaken.count()
+                found = self._search(self._session, part, known, helpers=1)
+                if untaken.is_over:
+                    free()
+                return found
+
+            found = list(self._workers.map(search, waiting))
+            return SearchOutputs(*map(np.concatenate, zip(*found, strict=True)))
+        finally:
+            with self._counting:
+                self._computing -= 1
 
     def close(self) -> None:
         """End the threads, when what they compute is done."""
@@ -152,6 +174,24 @@ class OnnxEngine(Engine):
         return ort.OrtValue.ortvalue_from_numpy(
             pool_vectors(catalogue.trie, catalogue.vectors, self._embedding_dim, candidates)
         )
+
+
+class Countdown:
+    """Of so many events, in any thread."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+        self._counting = threading.Lock()
+
+    def count(self) -> None:
+        """One event."""
+        with self._counting:
+            self._left -= 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of them happened."""
+        return self._left <= 0
 
 
 def usable_cores(quota: Path = CPU_QUOTA) -> int:

@@ -173,6 +173,10 @@ class ChangeStore(ABC):
         """
 
     @abstractmethod
+    async def has_snapshot(self, version: str) -> bool:
+        """Whether something is kept as the snapshot of a version, be it damaged."""
+
+    @abstractmethod
     async def load_snapshot(self, version: str) -> Snapshot | None:
         """The newest complete snapshot of a model version, ``None`` if there is none.
 

@@ -86,6 +86,10 @@ class EmbeddedChanges(ChangeStore):
         line = change_line(ItemChange(Position(after + 1), "-", "restart", b""))
         return Position(await self._commit(lambda batch: batch.add_restart(line)))
 
+    async def has_snapshot(self, version: str) -> bool:
+        """By its file."""
+        return await asyncio.to_thread(self._path(version).exists)
+
     async def load_snapshot(self, version: str) -> Snapshot | None:
         """From its file."""
         return await asyncio.to_thread(self._load, version)

@@ -141,6 +141,11 @@ class RedisChanges(ChangeStore):
             is_mine = await self._restart([self._keys.changes], [after, f"{at.revision}-{at.nonce}"])
         return at if is_mine else None
 
+    async def has_snapshot(self, version: str) -> bool:
+        """By its head."""
+        async with self._connection.background() as redis:
+            return bool(await redis.exists(self._keys.head(version)))
+
     async def load_snapshot(self, version: str) -> Snapshot | None:
         """Follow the head to its chunks; again if the head moved and the chunks expired meanwhile."""
         head = await self._head(version)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 
+from model_store.catalogue import Catalogue
+from model_store.search_interface import SearchInputs, SearchOutputs
 from service.batcher import Batcher
 from service.engines.base import Engine, Found, SearchRequest
 from service.engines.fake import FakeEngine
@@ -139,6 +141,28 @@ async def test_no_bucket_starves() -> None:
     lengths = [int(each.lengths[0]) for each in engine.batches]
     # After those that came before it, in batches that a slow machine leaves half full; not after all 13 of the bucket.
     assert lengths.index(30) <= 8
+
+
+class TwoHalves(GatedEngine):
+    """Is free for the next batch in the middle of each; the gate holds up second halves."""
+
+    def compute_freeing(self, inputs: SearchInputs, catalogue: Catalogue, free: Callable[[], None]) -> SearchOutputs:
+        free()
+        free()
+        return self.compute(inputs, catalogue)
+
+
+async def test_a_batch_begins_when_the_engine_is_free_for_it_and_no_sooner() -> None:
+    answers = []
+    for engine, computed_together in ((TwoHalves(), 2), (GatedEngine(), 1)):
+        async with batching(engine, max_batch=1) as (batcher, _):
+            asked = [asyncio.create_task(batcher.submit(question(n), LONG_S)) for n in range(5)]
+            for _ in range(computed_together):
+                assert await asyncio.to_thread(engine.entered.acquire, timeout=10)
+            assert not await asyncio.to_thread(engine.entered.acquire, timeout=0.1)
+            engine.gate.set()
+            answers.append([found.rows.tolist() for found in await asyncio.gather(*asked)])
+    assert answers[0] == answers[1]
 
 
 async def test_a_failing_batch_fails_alone() -> None:

@@ -255,7 +255,7 @@ def test_a_batch_on_many_cores_is_answered_as_on_one(stores: dict[Fusion, Path],
         engine = OnnxEngine(graph, CONFIG, threads=each)
         inputs = engine.prepare(asked, CATALOGUE)
         answers.append(engine.finish(engine.compute(inputs, CATALOGUE), asked, CATALOGUE))
-        assert (engine.helper_cpu_s > 0) == (size > 1 or each > 1)  # alone on one core: the caller computes
+        assert engine.helper_cpu_s > 0
         engine.close()
     for alone, together in zip(*answers, strict=True):
         np.testing.assert_array_equal(alone.rows, together.rows)

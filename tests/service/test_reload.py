@@ -157,6 +157,23 @@ async def test_a_snapshot_of_something_else_is_refused_and_repaired(tmp_path: Pa
     await live.close()
 
 
+async def test_the_first_boot_reads_no_vectors_for_a_snapshot_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_store(tmp_path)
+    read: list[object] = []
+    monkeypatch.setattr(Bundle, "vectors", lambda bundle: read.append(bundle))
+    live = EmbeddedLive(tmp_path / "events")
+    for boots in (0, 1):
+        service = create_app(fast_settings(tmp_path), live=live).state.service
+        await service.models.poll()
+        assert len(read) == boots
+        if not boots:
+            await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)  # noqa: B023
+        await service.models.close()
+    await live.close()
+
+
 def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
     live_store(tmp_path)
     bundle: Bundle = Store(tmp_path).bundle()

@@ -90,19 +90,24 @@ async def test_those_who_leave_are_not_taken_and_make_room() -> None:
     assert not waiting.leave(jobs[0])
     assert (waiting.count, waiting.is_full) == (3, False)
     assert waiting.oldest_since == jobs[1].since
-    assert waiting.ahead(jobs[1].shape, jobs[1].request)[0] == 3 * jobs[1].shape.work
+    assert waiting.ahead(jobs[1].shape, jobs[1].request)[2] == 4 * jobs[1].shape.work
     assert waiting.take() == [jobs[1], jobs[4], jobs[5]]
     assert not waiting.leave(jobs[1])
     assert waiting.take() == []
 
 
-async def test_no_more_of_another_lane_counts_than_stands_in_front() -> None:
+async def test_of_another_lane_its_share_counts_or_the_batch_that_may_come_first() -> None:
     waiting = Waiting(16)
-    for _ in range(50):
-        waiting.add(job(20, 100))
+    wide = [job(20, 100) for _ in range(50)]
+    for each in wide:
+        waiting.add(each)
     own = job(20, 20)
+    batch = wide[0].shape.batch_limit(16) * wide[0].shape.work
+    assert waiting.ahead(own.shape, own.request)[0] == batch  # not all fifty
+    for _ in range(160):
+        waiting.add(job(20, 20))
     work, *_ = waiting.ahead(own.shape, own.request)
-    assert work == own.shape.work  # as much of the wide lane as of its own
+    assert work == 160 * own.shape.work + min(50 * wide[0].shape.work, 161 * own.shape.work)
 
 
 async def test_a_request_is_answered_when_its_whole_batch_is() -> None:
@@ -111,12 +116,12 @@ async def test_a_request_is_answered_when_its_whole_batch_is() -> None:
     assert waiting.ahead(new.shape, new.request) == (0, 0, new.shape.work)
     for _ in range(3):
         waiting.add(job(20, 20))
-    assert waiting.ahead(new.shape, new.request)[2] == 4 * new.shape.work
-    for _ in range(97):
+    assert waiting.ahead(new.shape, new.request) == (0, 0, 4 * new.shape.work)  # all in one batch
+    for _ in range(98):
         waiting.add(job(20, 20))
     work, batches, own = waiting.ahead(new.shape, new.request)
-    assert (work, batches) == (100 * new.shape.work, 25)
-    assert own == 16 * new.shape.work  # as many will have come behind it
+    assert (work, batches) == (96 * new.shape.work, 24)
+    assert own == 11 * new.shape.work  # five share its batch, and five more will
 
 
 def test_the_pace_is_that_of_the_batches() -> None:

@@ -59,6 +59,11 @@ class _Batch:
         return len(self.jobs) * self.shape.work
 
 
+@dataclass(eq=False)
+class _Computation:
+    ended: float | None = None  # time.monotonic(); None: it goes on
+
+
 class _Turn:
     """A place in the engine, given back once: when the engine could begin another batch, at the latest at the end."""
 
@@ -104,6 +109,7 @@ class Batcher:
         self._counting = threading.Lock()
         self._helper_cpu_s = engine.helper_cpu_s  # counted so far
         self._freed = 0.0  # time.monotonic() at which a computation ended last
+        self._begun = _Computation(ended=0.0)  # the last one
         self._closing = False
 
     def start(self) -> None:
@@ -273,19 +279,17 @@ class Batcher:
                     return []
                 inputs = self._prepare(batch)
             batch.started = time.monotonic()
+            since = max(ready, min(self._freed, batch.started))
+            before, self._begun = self._begun, (mine := _Computation())
             with self._timed("compute"):
                 outputs = self._engine.compute_freeing(inputs, batch.catalogue, turn.end)
             self._count_helpers()
-            ended = time.monotonic()
-            batch.took_s = ended - max(ready, self._engine_since(batch.started))
-            self._freed = ended
+            ended = mine.ended = self._freed = time.monotonic()
+            if self._engine.searches == 1:  # what it did before it ended counts for the batch before
+                since = max(since, batch.started if before.ended is None else before.ended)
+            batch.took_s = ended - since
         with self._timed("finish"):
             return self._engine.finish(outputs, [job.request for job in batch.jobs], batch.catalogue)
-
-    def _engine_since(self, started: float) -> float:
-        """Since when the engine worked for a batch that ends now. Batches in turn overlap at their ends at most, so
-        what counts is the time since the last one ended; batches side by side share the engine all along."""
-        return self._freed if self._engine.searches == 1 else min(self._freed, started)
 
     def _prepare(self, batch: _Batch) -> SearchInputs:
         with self._timed("prepare"):

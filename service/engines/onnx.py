@@ -111,17 +111,18 @@ class OnnxEngine(Engine):
         try:
             if is_alone:
                 return self._search(self._alone, inputs, known, helpers=self._alone_threads - 1)
-            waiting = split(inputs, self._cores * -(-size // (self._cores * LARGEST_PART)))
-            untaken = Countdown(len(waiting))
+            parts = split(inputs, self._cores * -(-size // (self._cores * LARGEST_PART)))
+            all_taken = threading.Event()  # by then the last one is: workers take them in order
 
-            def search(part: SearchInputs) -> SearchOutputs:
-                untaken.count()
+            def search(at: int, part: SearchInputs) -> SearchOutputs:
+                if at == len(parts) - 1:
+                    all_taken.set()
                 found = self._search(self._session, part, known, helpers=1)
-                if untaken.is_over:
+                if all_taken.is_set():
                     free()
                 return found
 
-            found = list(self._workers.map(search, waiting))
+            found = list(self._workers.map(search, range(len(parts)), parts))
             return SearchOutputs(*map(np.concatenate, zip(*found, strict=True)))
         finally:
             with self._counting:
@@ -174,24 +175,6 @@ class OnnxEngine(Engine):
         return ort.OrtValue.ortvalue_from_numpy(
             pool_vectors(catalogue.trie, catalogue.vectors, self._embedding_dim, candidates)
         )
-
-
-class Countdown:
-    """Of so many events, in any thread."""
-
-    def __init__(self, left: int) -> None:
-        self._left = left
-        self._counting = threading.Lock()
-
-    def count(self) -> None:
-        """One event."""
-        with self._counting:
-            self._left -= 1
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all of them happened."""
-        return self._left <= 0
 
 
 def usable_cores(quota: Path = CPU_QUOTA) -> int:

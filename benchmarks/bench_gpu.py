@@ -151,7 +151,7 @@ def main(
     """Requests a second and latency of the torch engine, one line of JSON."""
     where = chosen_device(device)
     model = served_model(items, steps, set_ or ())
-    onnx = OnnxEngine(export_search(model.recommender), model.config)
+    onnx = OnnxEngine(export_search(model.recommender, has_dense=False), model.config)
     ready = {precision: opened(model, where, precision, batches) for precision in PRECISIONS}
     engines = {str(name): each.engine for name, each in ready.items()}
     asked = model.batch(min(COMPARED, len(model.sequences)), HISTORY, BEAM_WIDTH, 1)

@@ -147,7 +147,7 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     model = served_model(items, steps, set_ or ())
-    graph = export_search(model.recommender)
+    graph = export_search(model.recommender, has_dense=False)
     engines = {
         "ours": OnnxEngine(graph, model.config, threads),
         "cheap": OnnxEngine(eight_bit_search(graph, model.recommender), model.config, threads, reduced_precision=True),

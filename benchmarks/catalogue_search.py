@@ -52,7 +52,7 @@ def exported(path: Path, overrides: list[str]) -> ModelConfig:
 
     torch.manual_seed(0)
     config = load_config("paper", [*MODEL, *overrides]).model
-    path.write_bytes(export_search(Recommender(config).eval()))
+    path.write_bytes(export_search(Recommender(config).eval(), has_dense=False))
     return config
 
 

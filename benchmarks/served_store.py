@@ -48,7 +48,7 @@ def answer_alone(engine: OnnxEngine, catalogue: Catalogue, item_ids: list[str], 
 
 def _publish(store: Store, served: ServedModel) -> str:
     catalogue, config, rng = served.catalogue, served.config, np.random.default_rng(0)
-    graph = export_search(served.recommender)
+    graph = export_search(served.recommender, has_dense=False)
     engine = OnnxEngine(graph, config, threads=1)
     weights = {f"recommender.{name}": value.contiguous() for name, value in served.recommender.state_dict().items()}
     files = {

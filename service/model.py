@@ -76,7 +76,7 @@ class LoadedModel:
         Catalogues beyond :data:`~model_store.fusion.DENSE_ITEMS` get their beams re-ranked and nothing more.
         """
         if len(self.catalogue) > DENSE_ITEMS:
-            return self.manifest.fusion.model_copy(update={"candidates": 0})
+            return _with_candidates(self.manifest.fusion, 0)
         return _fusion(self.manifest, beam_width)
 
 
@@ -129,7 +129,11 @@ def _fusion(manifest: Manifest, beam_width: int) -> Fusion:
     """For catalogues of which every item gets a dense score."""
     fitted = manifest.fusion
     candidates = math.ceil(fitted.candidates * beam_width / manifest.config.beam_width) if fitted.weight else 0
-    return fitted.model_copy(update={"candidates": candidates})
+    return _with_candidates(fitted, candidates)
+
+
+def _with_candidates(fusion: Fusion, candidates: int) -> Fusion:
+    return fusion if fusion.candidates == candidates else fusion.model_copy(update={"candidates": candidates})
 
 
 class KnownItemsOnly:

@@ -30,6 +30,9 @@ from service.tasks import all_of
 
 T = TypeVar("T")
 
+WATCHED_AFTER_S = 0.005
+"""Requests that take longer are given up when their client leaves; to watch those that do not costs more than they."""
+
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Register every endpoint, and the handler of the framework's own errors."""
@@ -155,19 +158,28 @@ def _methods_of(request: Request) -> list[str]:
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Run the work, but give it up when the client closes its connection."""
-    here, is_over = asyncio.current_task(), False
+    here, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert here is not None
-    gone = asyncio.ensure_future(request.receive())  # the body is read: the next message is the disconnection
-    gone.add_done_callback(lambda _: is_over or here.cancel())
+    gone: asyncio.Future[Any] | None = None
+    is_over = False
+
+    def watch() -> None:
+        nonlocal gone
+        gone = asyncio.ensure_future(request.receive())  # the body is read: the next message is the disconnection
+        gone.add_done_callback(lambda _: is_over or here.cancel())
+
+    timer = loop.call_later(WATCHED_AFTER_S, watch)
     try:
         return await work
     except asyncio.CancelledError:
-        if not gone.done() or here.uncancel():
+        if gone is None or not gone.done() or here.uncancel():
             raise
         raise ClientGone("the client closed the connection") from None
     finally:
         is_over = True
-        gone.cancel()
+        timer.cancel()
+        if gone is not None:
+            gone.cancel()
 
 
 async def _explanations(service: Service, answer: Recommendation) -> list[dict[str, object]] | None:

@@ -74,17 +74,21 @@ def publish_run(pipeline: Pipeline, store: Store, parent: str | None = None) -> 
         ),
         metrics=evaluation.test,
         tokenizer=evaluation.tokenizer | _content_fit(pipeline),
-        fusion=Fusion.model_validate(evaluation.fusion),
+        fusion=_fusion(pipeline),
         parent=parent,
     )
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return publish(store, files, about)
 
 
+def _fusion(pipeline: Pipeline) -> Fusion:
+    return Fusion.model_validate(pipeline.evaluate().fusion)
+
+
 def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     learner = pipeline.learner
     catalogue = _catalogue(pipeline)
-    search = export_search(learner.recommender)
+    search = export_search(learner.recommender, has_dense=_fusion(pipeline).weight > 0)
     bar.advance(1)
     tokenizer = export_tokenizer(learner.tokenizer)
     check_tokenizer(tokenizer, learner)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model_store.network.search import Children
+from model_store.network.beams import Children
 from model_store.trie import Trie
 from training.softmax import Proposal
 

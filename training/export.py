@@ -39,8 +39,13 @@ DYNAMIC_AXES: Mapping[str, tuple[int, ...]] = {
 """Axes of the graph's inputs that may change from call to call; those of the catalogue may change their first axis."""
 
 
-def export_search(recommender: Recommender) -> bytes:
-    """The search graph of :mod:`model_store.search_interface`, catalogue and rules left as inputs."""
+def export_search(recommender: Recommender, has_dense: bool = True) -> bytes:
+    """The search graph of :mod:`model_store.search_interface`, catalogue and rules left as inputs.
+
+    Args:
+        recommender: Stays as it is.
+        has_dense: Whether answers need dense scores; a graph without them is faster and takes no candidates.
+    """
     levels, codebook_size = recommender.levels, recommender.code_embedding.shape[1]
     inputs, trie = _example(levels, codebook_size)
     vectors = np.ones((trie.items + 1, recommender.embedding_dim), dtype=np.float32)  # or one that stands for all
@@ -48,7 +53,7 @@ def export_search(recommender: Recommender) -> bytes:
     pool = vectors[: trie.items // 2]  # in service all rows or none: its size is no other input's
     dynamic = (*(dict.fromkeys(DYNAMIC_AXES[name], Dim.DYNAMIC) for name in SearchInputs._fields),)
     return _export(
-        BeamSearch(for_graph(copy.deepcopy(recommender).cpu().eval())),
+        for_graph(BeamSearch(copy.deepcopy(recommender).cpu().eval(), has_dense)),
         tuple(torch.from_numpy(array) for array in (*inputs, *catalogue, pool)),
         graph_input_names(levels),
         list(SearchOutputs._fields),

@@ -12,8 +12,10 @@ import torch
 from onnxscript import opset23 as op
 from torch import Tensor, nn
 
-from model_store.network.layers import Mix
-from model_store.network.recommender import Recommender
+from model_store.network.beams import BestOfGroups
+from model_store.network.encoder import HistoryEncoder
+from model_store.network.layers import Mix, RelativeBias
+from model_store.network.search import BeamSearch
 
 
 class OneNodeMix(nn.Module):
@@ -26,18 +28,60 @@ class OneNodeMix(nn.Module):
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """See the class."""
         # ONNX Runtime broadcasts the first two axes of a bias, not the queries'.
-        bias = bias[(None,) * (4 - bias.ndim)].expand(-1, -1, query.shape[1], -1)
+        bias = bias[(None,) * (4 - bias.ndim)]
+        if bias.shape[2] == 1:
+            bias = bias.expand(-1, -1, query.shape[1], -1)
         mixed, *_ = torch.onnx.ops.attention(query, keys, values, bias, q_num_heads=self.heads, kv_num_heads=self.heads)
         return mixed
 
 
-def for_graph(recommender: Recommender) -> Recommender:
-    """Replace the attentions in place; the weights stay where they are."""
+class FixedBias(nn.Module):
+    """What :class:`~model_store.network.layers.RelativeBias` says of the places of one sequence, read off a table."""
+
+    def __init__(self, bias: RelativeBias, longest: int) -> None:
+        super().__init__()
+        self.register_buffer("table", bias.among(longest).detach())  # [H, longest, longest]
+
+    def among(self, places: int) -> Tensor:
+        """See :meth:`~model_store.network.layers.RelativeBias.among`."""
+        table: Tensor = self.table  # type: ignore[assignment]
+        return table[:, :places, :places]
+
+
+class BestUnlessLimited(nn.Module):
+    """What :class:`~model_store.network.beams.BestOfGroups` chooses, without ranks where no request has a limit."""
+
+    def __init__(self, best: BestOfGroups) -> None:
+        super().__init__()
+        self.best = best
+
+    def forward(self, gained: Tensor, group: Tensor | None, beam: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+
+        def limited(flat: Tensor, beam: Tensor, most: Tensor, *group: Tensor) -> tuple[Tensor, Tensor]:
+            gained = flat.unflatten(1, (beam.shape[0], -1))
+            return self.best(gained, group[0] if group else None, beam, most)
+
+        def free(flat: Tensor, beam: Tensor, most: Tensor, *group: Tensor) -> tuple[Tensor, Tensor]:
+            score, pick = flat.topk(beam.shape[0], dim=1)
+            return score, pick
+
+        given = (gained.flatten(1), beam, most) if group is None else (gained.flatten(1), beam, most, group)
+        return torch.cond((most < beam.shape[0]).any(), limited, free, given)
+
+
+def for_graph(search: BeamSearch) -> BeamSearch:
+    """Replace attentions, the encoders' biases and the choice of beams in place; the weights stay where they are."""
+    recommender = search.recommender
+    tokens = recommender.shape.max_history * recommender.tokens_per_item
     for module in list(recommender.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Mix):
                 setattr(module, name, OneNodeMix(child))
-    return recommender
+        if isinstance(module, HistoryEncoder):
+            module.bias = FixedBias(module.bias, tokens)  # type: ignore[assignment]  # no training here
+    search.best = BestUnlessLimited(search.best)  # type: ignore[assignment]
+    return search
 
 
 def _take(array: Any, index: Any) -> Any:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_store.network.beams import Beams, BestOfGroups, Children
 from model_store.network.dense import DEAD, DenseCandidates, History, dense_scores, nearest_leaves
 from model_store.network.recommender import Recommender
 
@@ -63,14 +64,20 @@ class CatalogueTensors(NamedTuple):
 
 
 class BeamSearch(nn.Module):
-    """Histories, rules and the catalogue in; leaves with both scores out. Inputs as in ``search_interface``."""
+    """Histories, rules and the catalogue in; leaves with both scores out. Inputs as in ``search_interface``.
 
-    def __init__(self, recommender: Recommender) -> None:
+    Args:
+        recommender: What scores codes, and users' vectors.
+        has_dense: Whether there are dense scores; if not, all are 0 and no dense candidates join the beams.
+    """
+
+    def __init__(self, recommender: Recommender, has_dense: bool = True) -> None:
         super().__init__()
-        self.recommender = recommender
+        self.recommender, self.has_dense = recommender, has_dense
+        self.best = BestOfGroups()
         device = recommender.bos.device
         bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
-        self.register_buffer("bit_table", bits.bool().flatten(), persistent=False)  # [256 * 8]
+        self.register_buffer("bit_table", bits.bool(), persistent=False)  # [256, 8]
 
     def forward(
         self,
@@ -103,27 +110,25 @@ class BeamSearch(nn.Module):
         had_path, items = known.path(history), lengths[:, None]
         had_codes = known.codes(had_path)
         memory = net.encode(had_codes, known.vectors(history), lengths)
-        had = History(history, net.dense_repeats(history.shape[1], items)[:, 0])
         history_bias = net.history_bias(memory, items)
         # Beams and candidates share one place at the start; afterwards each has its own, beams first.
         way = torch.zeros_like(items)[:, :, None]
         states, cache = net.step(net.start(memory, items), [], memory, history_bias, way)
-        user = functional.normalize(net.user_vectors(memory, items)[:, 0], dim=-1)
-        first_leaf = known.first_node(net.levels - 1, codebook_size)
-        closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
-        nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, had, candidates.shape[0])
-        path = known.path(nearest.leaf.clamp(min=0))  # L of [B, n]
-        path_steps: list[Tensor] = []
-        alive = torch.zeros_like(nearest.dense)
-        own_place = width + torch.arange(candidates.shape[0], device=history.device).expand(batch, -1)
-        came_from = torch.zeros(batch, width + candidates.shape[0], dtype=torch.int64, device=history.device)
+        beside = None
+        if self.has_dense:
+            had = History(history, net.dense_repeats(history.shape[1], items)[:, 0])
+            user = functional.normalize(net.user_vectors(memory, items)[:, 0], dim=-1)
+            first_leaf = known.first_node(net.levels - 1, codebook_size)
+            closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
+            nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, had, candidates.shape[0])
+            beside = _Beside(user, had, nearest, known.path(nearest.leaf.clamp(min=0)), [])
 
-        beams, trace = _Beams.at_root(batch, history.device), []
+        beams, came_from, trace = Beams.at_root(batch, history.device), torch.zeros_like(items), []
         for level in range(net.levels):
             node, log_prob, is_below = beams.node, beams.log_prob, torch.ones_like(history, dtype=torch.bool)[:, None]
             if level:
-                node = torch.cat([beams.node, path[level - 1]], dim=1)
-                log_prob = torch.cat([beams.log_prob, alive], dim=1)
+                if beside is not None:
+                    node, log_prob = beside.joining(beams, level)
                 is_below = node[:, :, None] == had_path[level - 1][:, None]
                 code = known.child_code[level - 1].take(node).long()
                 way = _continued(way, came_from, before=cache[0][0].shape[1])
@@ -133,145 +138,43 @@ class BeamSearch(nn.Module):
             if net.code_repeat_bias is not None:
                 logits = logits + net.repeat_logits(level, had_codes[:, :, level], is_below, items)
             arrays = known.child_start[level], known.child_code[level], known.window[level]
-            every = Children.of(node, log_prob, *arrays, logits)
-            children, beside = (every.of_places(0, width), every.of_places(width, None)) if level else (every, every)
-            path_steps.append(beside.log_prob_of(path[level]))
+            children = Children.of(node, log_prob, *arrays, logits)
+            if beside is not None:
+                beside.steps.append(children.of_places(width if level else 0, None).log_prob_of(beside.path[level]))
+                children = children.of_places(0, width) if level else children
             first_node = known.first_node(level, codebook_size)
-            is_open = self._open(children.node + first_node, rule_bits, rule_of)
-            beams, parent = beams.grown(children, is_open, excluded - first_node, width, max_per_prefix)
+            is_open = self._open(children.first + first_node, children.window, rule_bits, rule_of)
+            closed_nodes = excluded - first_node
+            beams, came_from = beams.grown(children, is_open, closed_nodes, beam, max_per_prefix, self.best)
             trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
-            if level:
-                came_from = torch.cat([parent, own_place], dim=1)
-        dense = dense_scores(user, known.vectors(beams.node), beams.node, had)
-        return _joined(beams, nearest, torch.stack(path_steps, dim=2), dense), trace
+            if beside is not None:
+                came_from = torch.cat([came_from, beside.places(width if level else None)], dim=1)
+        if beside is None:
+            return beams.alone(), trace
+        return beside.joined(beams, known.vectors(beams.node)), trace
 
     def _closed_leaves(self, leaves: int, first_leaf: int, rule_bits: Tensor) -> Tensor:
         """0 where a rule leaves a leaf open, -inf elsewhere: ``[R, leaves]``."""
-        node = first_leaf + torch.arange(leaves, device=rule_bits.device)
+        start, shift = first_leaf // 8, first_leaf % 8
+        bits = self._bits(rule_bits[:, start : start + _bytes_around(leaves)])
+        return torch.where(bits[:, shift : shift + leaves], 0.0, DEAD)
+
+    def _open(self, first: Tensor, window: Tensor, rule_bits: Tensor, rule_of: Tensor) -> Tensor:
+        """Whether the rule of each request leaves the w nodes from ``first [B, W]`` on open: ``[B, W, w]``."""
+        span = torch.arange(_bytes_around(window.shape[0]), device=window.device)
+        byte = torch.clamp((first // 8)[:, :, None] + span, max=rule_bits.shape[1] - 1)
+        bits = self._bits(rule_bits.flatten().take(rule_of[:, None, None] * rule_bits.shape[1] + byte))
+        return bits.gather(2, (first % 8)[:, :, None] + window)
+
+    def _bits(self, byte: Tensor) -> Tensor:
+        """Bits of bytes ``[…, n]``, the lowest first: ``[…, 8 * n]``."""
         table: Tensor = self.bit_table  # type: ignore[assignment]
-        return torch.where(table[rule_bits[:, node // 8].long() * 8 + node % 8], 0.0, DEAD)
-
-    def _open(self, node: Tensor, rule_bits: Tensor, rule_of: Tensor) -> Tensor:
-        """Whether the rule of each request leaves nodes ``[B, W, w]`` open."""
-        row = rule_of[:, None, None] * rule_bits.shape[1]
-        byte = rule_bits.flatten().take(row + torch.clamp(node // 8, max=rule_bits.shape[1] - 1))
-        table: Tensor = self.bit_table  # type: ignore[assignment]
-        return table.take(byte.long() * 8 + node % 8)
+        return functional.embedding(byte.long(), table).flatten(-2)
 
 
-class Children(NamedTuple):
-    """The window of w child slots of every place, ``[B, W, w]`` each; no node has more children."""
-
-    first: Tensor  # [B, W], first child of each place
-    size: Tensor  # [B, W], how many it has
-    window: Tensor  # [w], 0 … w - 1
-    exists: Tensor  # which slots hold a child
-    log_prob: Tensor  # of the slots, given the place
-
-    @classmethod
-    def of(
-        cls, node: Tensor, log_prob: Tensor, child_start: Tensor, child_code: Tensor, window: Tensor, logits: Tensor
-    ) -> Children:
-        """Of places on nodes ``[B, W]``, reached with these log-probabilities; logits of all codes, ``[B, W, K]``."""
-        first = child_start.take(node).long()
-        # A dead beam has no children, whatever node it stands on.
-        size = torch.where(log_prob > DEAD, child_start.take(node + 1).long() - first, 0)
-        exists = window < size[:, :, None]
-        code = child_code.take(first[:, :, None] + window).long()
-        held = torch.where(exists, logits.gather(2, code), -1e30)
-        return cls(first, size, window, exists, torch.log_softmax(held, dim=-1))
-
-    def of_places(self, start: int, end: int | None) -> Children:
-        """Of some of the places."""
-        first, size, window, exists, log_prob = self
-        return Children(first[:, start:end], size[:, start:end], window, exists[:, start:end], log_prob[:, start:end])
-
-    @property
-    def node(self) -> Tensor:
-        """Of all slots, numbered within their depth."""
-        return self.first[:, :, None] + self.window
-
-    def log_prob_of(self, child: Tensor) -> Tensor:
-        """Log-probability of one child ``[B, n]`` of each place, or of several children of the only place."""
-        slot = (child - self.first)[:, :, None]
-        return self.log_prob.expand(-1, child.shape[1], -1).gather(2, slot).squeeze(2)
-
-    def closing(self, excluded: Tensor, scores: Tensor) -> Tensor:
-        """Scores ``[B, W, w + spare]`` with those of the excluded nodes ``[B, E]`` dead (numbered within this depth).
-
-        Every excluded node is looked up in the W windows, which costs E·W, not E·W·w: catalogue size plays no part.
-        """
-        columns = scores.shape[2]
-        inside = excluded[:, :, None] - self.first[:, None, :]  # [B, E, W]
-        is_hit = (inside >= 0) & (inside < self.size[:, None, :])
-        slot = inside + torch.arange(scores.shape[1], device=excluded.device) * columns
-        # Beams stand on different nodes, so at most one window holds a node; misses go to the last, a spare slot.
-        at = torch.where(is_hit, slot, scores.shape[1] * columns - 1).amin(dim=2)
-        return scores.flatten(1).scatter(1, at, DEAD).view_as(scores)
-
-
-class _Beams(NamedTuple):
-    """Where the beams stand; a beam that found nothing has log_prob -inf."""
-
-    node: Tensor  # [B, W], numbered within its depth
-    log_prob: Tensor  # [B, W]
-    group: Tensor | None = None  # [B, W], which first code each descends from; None: each from its own
-    steps: tuple[Tensor, ...] = ()  # per code decoded so far [B, W], what it contributed to log_prob
-
-    @classmethod
-    def at_root(cls, batch: int, device: torch.device) -> _Beams:
-        """One beam a request, before the first code."""
-        return cls(torch.zeros(batch, 1, dtype=torch.int64, device=device), torch.zeros(batch, 1, device=device))
-
-    def grown(
-        self, children: Children, is_open: Tensor, excluded: Tensor, width: int, most: Tensor
-    ) -> tuple[_Beams, Tensor]:
-        """The best ``width`` open children, and the beam that each came from ``[B, width]``.
-
-        Args:
-            children: Of these beams.
-            is_open: ``[B, W, w]``, what the rules allow.
-            excluded: ``[B, E]``, nodes of the children's depth that are closed as well.
-            width: Beams afterwards.
-            most: ``[B]``, beams that may share a first code.
-        """
-        slots = children.window.shape[0]
-        gained = torch.where(is_open & children.exists, self.log_prob[:, :, None] + children.log_prob, DEAD)
-        # Spare slots: a beam may have fewer children than are wanted, and misses among the excluded go to the last.
-        gained = children.closing(excluded, functional.pad(gained, (0, width), value=DEAD))
-        log_prob, pick = self._best(gained, width, most)
-        parent = pick // gained.shape[2]
-        slot = (pick - parent * gained.shape[2]).clamp(max=slots - 1)
-        # A beam that found nothing must not point behind the end of the next level's arrays.
-        node = torch.where(log_prob > DEAD, children.first.gather(1, parent) + slot, 0)
-        step = children.log_prob.flatten(1).gather(1, parent * slots + slot)
-        steps = (*(before.gather(1, parent) for before in self.steps), step)
-        # What is grown from first codes came from the beam of that code; later, from whatever that beam came from.
-        group = None
-        if self.steps:
-            group = parent if self.group is None else self.group.gather(1, parent)
-        return _Beams(node, log_prob, group, steps), parent
-
-    def _best(self, gained: Tensor, width: int, most: Tensor) -> tuple[Tensor, Tensor]:
-        """The best ``width`` of ``[B, W, w + width]``, as scores and flat picks ``[B, width]``."""
-        if not self.steps:  # first codes, of the only beam
-            return gained.flatten(1).topk(width, dim=1)
-        # No beam places more than W candidates, nor more than its group may: its own best W suffice.
-        score, pick = gained.topk(width, dim=2)
-        beams = torch.arange(gained.shape[1], device=gained.device)
-        pick = (pick + beams[:, None] * gained.shape[2]).flatten(1)
-        if self.group is None:
-            rank = 1 + torch.arange(width, device=gained.device)
-            score = torch.where(rank <= most[:, None, None], score, DEAD).flatten(1)
-        else:
-            score, order = score.flatten(1).topk(gained.shape[1] * width, dim=1)
-            pick = pick.gather(1, order)
-            of_group = self.group.gather(1, pick // gained.shape[2])
-            is_member = of_group[:, :, None] == beams
-            rank = is_member.long().cumsum(dim=1).gather(2, of_group[:, :, None]).squeeze(2)
-            score = torch.where(rank <= most[:, None], score, DEAD)
-        score, kept = score.topk(width, dim=1)
-        return score, pick.gather(1, kept)
+def _bytes_around(bits: int) -> int:
+    """Bytes that hold so many neighbouring bits, wherever in the first of them they begin."""
+    return (bits + 14) // 8
 
 
 def _continued(way: Tensor, parent: Tensor, before: int) -> Tensor:
@@ -290,16 +193,35 @@ def _continued(way: Tensor, parent: Tensor, before: int) -> Tensor:
     return torch.cat([behind, own[:, None].expand(*parent.shape, 1)], dim=2)
 
 
-def _joined(
-    beams: _Beams, nearest: DenseCandidates, path_steps: Tensor, beam_dense: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The search's outputs, beams first; ``path_steps`` is ``[B, n, L]``."""
-    found = beams.log_prob > DEAD
-    leaf = torch.where(found, beams.node, -1)
-    is_new = nearest.new_to(leaf)
-    return (
-        torch.cat([leaf, torch.where(is_new, nearest.leaf, -1)], dim=1),
-        torch.cat([beams.log_prob, torch.where(is_new, path_steps.sum(dim=2), DEAD)], dim=1),
-        torch.cat([torch.where(found, beam_dense, 0.0), torch.where(is_new, nearest.dense, 0.0)], dim=1),
-        torch.cat([torch.stack(beams.steps, dim=2), path_steps], dim=1),
-    )
+class _Beside(NamedTuple):
+    """Dense candidates, which walk down the trie beside the beams."""
+
+    user: Tensor  # [B, d_s], unit length
+    had: History
+    nearest: DenseCandidates
+    path: list[Tensor]  # nodes that they stand on after each code, L of [B, n]
+    steps: list[Tensor]  # log-probability of each code so far, [B, n]
+
+    def joining(self, beams: Beams, level: int) -> tuple[Tensor, Tensor]:
+        """Nodes and log-probabilities of all places at a level but the first, ``[B, W + n]``: candidates never die."""
+        alive = torch.zeros_like(self.nearest.dense)
+        return torch.cat([beams.node, self.path[level - 1]], dim=1), torch.cat([beams.log_prob, alive], dim=1)
+
+    def places(self, width: int | None) -> Tensor:
+        """Which places the candidates continue, ``[B, n]``: their own behind W beams; None: the only one."""
+        count = self.nearest.leaf.shape[1]
+        if width is None:
+            return torch.zeros_like(self.nearest.leaf)
+        return (width + torch.arange(count, device=self.user.device)).expand_as(self.nearest.leaf)
+
+    def joined(self, beams: Beams, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The search's outputs, beams first, whose item vectors are ``[B, W, d_s]``."""
+        leaf, log_prob, _, steps = beams.alone()
+        beam_dense = dense_scores(self.user, vectors, beams.node, self.had)
+        is_new, own_steps = self.nearest.new_to(leaf), torch.stack(self.steps, dim=2)
+        return (
+            torch.cat([leaf, torch.where(is_new, self.nearest.leaf, -1)], dim=1),
+            torch.cat([log_prob, torch.where(is_new, own_steps.sum(dim=2), DEAD)], dim=1),
+            torch.cat([torch.where(leaf >= 0, beam_dense, 0.0), torch.where(is_new, self.nearest.dense, 0.0)], dim=1),
+            torch.cat([steps, own_steps], dim=1),
+        )

@@ -1,5 +1,7 @@
 """The exported graph against the torch module it came from, in ONNX Runtime, over changing shapes and catalogues."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -8,7 +10,7 @@ import torch
 from model_store.network.search import BeamSearch
 from model_store.network.tokenizer import Tokenizer
 from model_store.search_interface import SearchOutputs, graph_input_names
-from tests.search.worlds import random_recommender, random_requests, small_config
+from tests.search.worlds import Requests, random_recommender, random_requests, small_config
 from training.export import export_search, export_tokenizer
 
 CONFIGS = {
@@ -36,6 +38,8 @@ def test_one_graph_serves_every_batch_catalogue_rule_and_width(
     search = BeamSearch(random_recommender(config, seed=11))
     for seed in range(25):
         requests = random_requests(np.random.default_rng(seed), config, batch=1 + seed % 7)
+        if seed % 2:
+            requests = without_limits(requests)
         feed = dict(zip(graph_input_names(config.code_length), requests.arrays(), strict=True))
         leaves, *scores = session.run(None, feed)
         with torch.inference_mode():
@@ -47,11 +51,36 @@ def test_one_graph_serves_every_batch_catalogue_rule_and_width(
         assert np.isneginf(scores[0][leaves < 0]).all()
 
 
+def without_limits(requests: Requests) -> Requests:
+    unlimited = np.full_like(requests.inputs.max_per_prefix, requests.width)
+    return replace(requests, inputs=requests.inputs._replace(max_per_prefix=unlimited))
+
+
+def test_a_graph_without_dense_scores_finds_the_same_beams() -> None:
+    config = CONFIGS["code tokens, bidirectional"]
+    graph = export_search(random_recommender(config, seed=11), has_dense=False)
+    session, search = onnxruntime.InferenceSession(graph), BeamSearch(random_recommender(config, seed=11))
+    for seed in range(10):
+        requests = random_requests(np.random.default_rng(seed), config, candidates=0)
+        leaves, log_prob, dense, by_code = session.run(None, dict(zip(names(session), requests.arrays(), strict=True)))
+        with torch.inference_mode():
+            expected = [output.numpy() for output in search(*requests.tensors())]
+        np.testing.assert_array_equal(leaves, expected[0])
+        np.testing.assert_allclose(log_prob, expected[1], atol=1e-4)
+        np.testing.assert_allclose(by_code[leaves >= 0], expected[3][leaves >= 0], atol=1e-4)
+        assert dense.shape == leaves.shape
+        assert not dense.any()
+
+
+def names(session: onnxruntime.InferenceSession) -> list[str]:
+    return [node.name for node in session.get_inputs()]
+
+
 def test_the_graph_names_its_inputs_as_the_interface_does(
     exported: tuple[str, onnxruntime.InferenceSession],
 ) -> None:
     name, session = exported
-    assert [node.name for node in session.get_inputs()] == graph_input_names(CONFIGS[name].code_length)
+    assert names(session) == graph_input_names(CONFIGS[name].code_length)
     assert [node.name for node in session.get_outputs()] == list(SearchOutputs._fields)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model_store.network.beams import Children
+from model_store.network.beams import Children, Span
 from model_store.trie import Trie
 from training.softmax import Proposal
 
@@ -62,9 +62,8 @@ class CodeTree:
         """The codes that may come at a level on the way to each leaf ``[N]``, with log-softmax of logits ``[N, K]``."""
         node = self._leaf_nodes[leaves, level - 1] if level else torch.zeros_like(leaves)
         alive = torch.zeros_like(node, dtype=logits.dtype)[:, None]
-        return Children.of(
-            node[:, None], alive, self._child_start[level], self._child_code[level], self._window, logits[:, None]
-        )
+        span = Span.of(node[:, None], alive, self._child_start[level])
+        return Children.of(span, self._child_code[level], self._window, logits[:, None])
 
     def child(self, leaves: Tensor, level: int) -> Tensor:
         """Node that each leaf's own code leads to, ``[N, 1]``."""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from onnxscript import opset23 as op
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
-from model_store.network.beams import BestOfGroups
+from model_store.network.beams import BestOfGroups, Span
 from model_store.network.encoder import HistoryEncoder
 from model_store.network.layers import Mix, RelativeBias
 from model_store.network.search import BeamSearch
@@ -29,7 +30,7 @@ class OneNodeMix(nn.Module):
         """See the class."""
         # ONNX Runtime broadcasts the first two axes of a bias, not the queries'.
         bias = bias[(None,) * (4 - bias.ndim)]
-        if bias.shape[2] == 1:
+        if guard_or_false(bias.shape[2] == 1):
             bias = bias.expand(-1, -1, query.shape[1], -1)
         mixed, *_ = torch.onnx.ops.attention(query, keys, values, bias, q_num_heads=self.heads, kv_num_heads=self.heads)
         return mixed
@@ -70,8 +71,23 @@ class BestUnlessLimited(nn.Module):
         return torch.cond((most < beam.shape[0]).any(), limited, free, given)
 
 
+class UndecidedPlaces(nn.Module):
+    """Instead of :class:`~model_store.network.beams.AllPlaces`: those with several children.
+
+    All requests of a batch get as many places as the one that needs most of them.
+    """
+
+    def forward(self, span: Span) -> Tensor | None:
+        """See the class."""
+        is_undecided = span.size > 1
+        count: Any = is_undecided.sum(dim=1).amax(dim=0).clamp(min=1).item()  # one at least: no shape must be empty
+        torch._check(count >= 1)  # what the exporter cannot know, but has to
+        torch._check(count <= span.size.shape[1])
+        return is_undecided.long().topk(count, dim=1).indices
+
+
 def for_graph(search: BeamSearch) -> BeamSearch:
-    """Replace attentions, the encoders' biases and the choice of beams in place; the weights stay where they are."""
+    """Replace in place what the graph does in its own way; the weights stay where they are."""
     recommender = search.recommender
     tokens = recommender.shape.max_history * recommender.tokens_per_item
     for module in list(recommender.modules()):
@@ -80,6 +96,7 @@ def for_graph(search: BeamSearch) -> BeamSearch:
                 setattr(module, name, OneNodeMix(child))
         if isinstance(module, HistoryEncoder):
             module.bias = FixedBias(module.bias, tokens)  # type: ignore[assignment]  # no training here
+    search.undecided = UndecidedPlaces()  # type: ignore[assignment]
     search.best = BestUnlessLimited(search.best)  # type: ignore[assignment]
     return search
 

@@ -15,6 +15,20 @@ from torch.nn import functional
 from model_store.network.dense import DEAD
 
 
+class Span(NamedTuple):
+    """Where the children of places are, numbered within their depth."""
+
+    first: Tensor  # [B, W]
+    size: Tensor  # [B, W], how many there are
+
+    @classmethod
+    def of(cls, node: Tensor, log_prob: Tensor, child_start: Tensor) -> Span:
+        """Of places on nodes ``[B, W]`` that were reached with these log-probabilities."""
+        first = child_start.take(node).long()
+        # A dead beam has no children, whatever node it stands on.
+        return cls(first, torch.where(log_prob > DEAD, child_start.take(node + 1).long() - first, 0))
+
+
 class Children(NamedTuple):
     """The window of w child slots of every place, ``[B, W, w]`` each; no node has more children."""
 
@@ -26,16 +40,25 @@ class Children(NamedTuple):
 
     @classmethod
     def of(
-        cls, node: Tensor, log_prob: Tensor, child_start: Tensor, child_code: Tensor, window: Tensor, logits: Tensor
+        cls, span: Span, child_code: Tensor, window: Tensor, logits: Tensor, places: Tensor | None = None
     ) -> Children:
-        """Of places on nodes ``[B, W]``, reached with these log-probabilities; logits of all codes, ``[B, W, K]``."""
-        first = child_start.take(node).long()
-        # A dead beam has no children, whatever node it stands on.
-        size = torch.where(log_prob > DEAD, child_start.take(node + 1).long() - first, 0)
+        """Of all places.
+
+        Args:
+            span: Of these places.
+            child_code: Codes of the children's depth.
+            window: ``[w]``.
+            logits: Of all codes, ``[B, W, K]``.
+            places: ``[B, P]``, if logits are ``[B, P, K]``, of these places only; others have one child or none.
+        """
+        first, size = span
         exists = window < size[:, :, None]
-        code = child_code.take(first[:, :, None] + window).long()
-        held = torch.where(exists, logits.gather(2, code), -1e30)
-        return cls(first, size, window, exists, torch.log_softmax(held, dim=-1))
+        if places is None:
+            return cls(first, size, window, exists, _log_prob(first, exists, child_code, window, logits))
+        some = places[:, :, None].expand(-1, -1, window.shape[0])
+        decided = _log_prob(first.gather(1, places), exists.gather(1, some), child_code, window, logits)
+        certain = torch.zeros_like(exists, dtype=decided.dtype)
+        return cls(first, size, window, exists, certain.scatter(1, some, decided))
 
     def of_places(self, start: int, end: int | None) -> Children:
         """Of some of the places."""
@@ -59,6 +82,12 @@ class Children(NamedTuple):
         # Beams stand on different nodes, so at most one window holds a node; misses go to the last, a spare slot.
         at = torch.where(is_hit, slot, scores.shape[1] * columns - 1).amin(dim=2)
         return scores.flatten(1).scatter(1, at, DEAD).view_as(scores)
+
+
+def _log_prob(first: Tensor, exists: Tensor, child_code: Tensor, window: Tensor, logits: Tensor) -> Tensor:
+    """Of the child slots of places, ``[B, P, w]``, by the logits of all codes, ``[B, P, K]``."""
+    code = child_code.take(first[:, :, None] + window).long()
+    return torch.log_softmax(torch.where(exists, logits.gather(2, code), -1e30), dim=-1)
 
 
 class Beams(NamedTuple):
@@ -111,6 +140,19 @@ class Beams(NamedTuple):
         if self.steps:
             group = parent if self.group is None else self.group.gather(1, parent)
         return Beams(node, log_prob, group, steps), parent
+
+
+class AllPlaces(nn.Module):
+    """Which places are decoded for the last code: all; no weights.
+
+    A part by itself, so that an inference engine may leave out those that have one child, whose code is certain. Their
+    number depends on the data, which shapes of a captured search must not.
+    """
+
+    def forward(self, span: Span) -> Tensor | None:
+        """Choose places ``[B, P]`` of all that have several children; None: all."""
+        del span
+        return None
 
 
 class BestOfGroups(nn.Module):

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.network.beams import Beams, BestOfGroups, Children
+from model_store.network.beams import AllPlaces, Beams, BestOfGroups, Children, Span
 from model_store.network.dense import DEAD, DenseCandidates, History, dense_scores, nearest_leaves
-from model_store.network.recommender import Recommender
+from model_store.network.recommender import Cache, Memory, Recommender
 
 
 class CatalogueTensors(NamedTuple):
@@ -74,7 +74,7 @@ class BeamSearch(nn.Module):
     def __init__(self, recommender: Recommender, has_dense: bool = True) -> None:
         super().__init__()
         self.recommender, self.has_dense = recommender, has_dense
-        self.best = BestOfGroups()
+        self.best, self.undecided = BestOfGroups(), AllPlaces()
         device = recommender.bos.device
         bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
         self.register_buffer("bit_table", bits.bool(), persistent=False)  # [256, 8]
@@ -105,15 +105,12 @@ class BeamSearch(nn.Module):
         Inputs are those of :meth:`forward`. Nodes are numbered within their depth, -1 where a beam found nothing.
         """
         history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates, *catalogue = inputs
-        net, width, batch = self.recommender, beam.shape[0], history.shape[0]
+        net, width, items = self.recommender, beam.shape[0], lengths[:, None]
         known, codebook_size = CatalogueTensors.of(tuple(catalogue)), net.code_embedding.shape[1]
-        had_path, items = known.path(history), lengths[:, None]
+        had_path = known.path(history)
         had_codes = known.codes(had_path)
         memory = net.encode(had_codes, known.vectors(history), lengths)
-        history_bias = net.history_bias(memory, items)
-        # Beams and candidates share one place at the start; afterwards each has its own, beams first.
-        way = torch.zeros_like(items)[:, :, None]
-        states, cache = net.step(net.start(memory, items), [], memory, history_bias, way)
+        decoding = _Decoding(net, memory, items, had_path, had_codes, known.child_code)
         beside = None
         if self.has_dense:
             had = History(history, net.dense_repeats(history.shape[1], items)[:, 0])
@@ -123,22 +120,18 @@ class BeamSearch(nn.Module):
             nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, had, candidates.shape[0])
             beside = _Beside(user, had, nearest, known.path(nearest.leaf.clamp(min=0)), [])
 
-        beams, came_from, trace = Beams.at_root(batch, history.device), torch.zeros_like(items), []
+        beams, came_from, trace = Beams.at_root(history.shape[0], history.device), torch.zeros_like(items), []
         for level in range(net.levels):
-            node, log_prob, is_below = beams.node, beams.log_prob, torch.ones_like(history, dtype=torch.bool)[:, None]
-            if level:
-                if beside is not None:
-                    node, log_prob = beside.joining(beams, level)
-                is_below = node[:, :, None] == had_path[level - 1][:, None]
-                code = known.child_code[level - 1].take(node).long()
-                way = _continued(way, came_from, before=cache[0][0].shape[1])
-                x = functional.embedding(code, net.code_embedding[level - 1])
-                states, cache = net.step(x, cache, memory, history_bias, way)
-            logits = net.logits(states, level)
-            if net.code_repeat_bias is not None:
-                logits = logits + net.repeat_logits(level, had_codes[:, :, level], is_below, items)
-            arrays = known.child_start[level], known.child_code[level], known.window[level]
-            children = Children.of(node, log_prob, *arrays, logits)
+            node, log_prob = beams.node, beams.log_prob
+            if beside is not None and level:
+                node, log_prob = beside.joining(beams, level)
+            span, places = Span.of(node, log_prob, known.child_start[level]), None
+            if 0 < level == net.levels - 1:  # nobody reads what the last step keeps: it may leave places out
+                places = self.undecided(span)
+            if places is not None:
+                node, came_from = node.gather(1, places), came_from.gather(1, places)
+            logits = decoding.logits(level, node, came_from)
+            children = Children.of(span, known.child_code[level], known.window[level], logits, places)
             if beside is not None:
                 beside.steps.append(children.of_places(width if level else 0, None).log_prob_of(beside.path[level]))
                 children = children.of_places(0, width) if level else children
@@ -191,6 +184,58 @@ def _continued(way: Tensor, parent: Tensor, before: int) -> Tensor:
     own = before + torch.arange(parent.shape[1], device=way.device)
     behind = way.gather(1, parent[:, :, None].expand(-1, -1, way.shape[2]))
     return torch.cat([behind, own[:, None].expand(*parent.shape, 1)], dim=2)
+
+
+class _Decoding:
+    """The decoder's side of one search: what was decoded so far, and what that says of the next code.
+
+    Args:
+        net: The recommender.
+        memory: Encoded histories.
+        items: ``[B, 1]``, items of each history.
+        had_path: Nodes on the way to these items, L of ``[B, T]``.
+        had_codes: Their semantic IDs, ``[B, T, L]``.
+        child_code: Of the catalogue, by level.
+    """
+
+    def __init__(
+        self,
+        net: Recommender,
+        memory: Memory,
+        items: Tensor,
+        had_path: list[Tensor],
+        had_codes: Tensor,
+        child_code: tuple[Tensor, ...],
+    ) -> None:
+        self._net, self._memory, self._items, self._child_code = net, memory, items, child_code
+        self._had_path, self._had_codes = had_path, had_codes
+        self._history_bias = net.history_bias(memory, items)
+        self._cache: Cache = []
+        # Beams and candidates share one place at the start; afterwards each has its own, beams first.
+        self._way = torch.zeros_like(items)[:, :, None]
+
+    def logits(self, level: int, node: Tensor, came_from: Tensor) -> Tensor:
+        """Of all codes of a level, ``[B, P, K]``; call it level by level.
+
+        Args:
+            level: 0 … L - 1.
+            node: ``[B, P]``, which the places stand on.
+            came_from: ``[B, P]``, places of the level before that they continue; at level 0 nothing counts.
+        """
+        net = self._net
+        if level:
+            is_below = node[:, :, None] == self._had_path[level - 1][:, None]
+            self._way = _continued(self._way, came_from, before=self._cache[0][0].shape[1])
+            code = self._child_code[level - 1].take(node).long()
+            x = functional.embedding(code, net.code_embedding[level - 1])
+        else:
+            is_below = torch.ones_like(self._had_path[0], dtype=torch.bool)[:, None]
+            x = net.start(self._memory, self._items)
+        states, self._cache = net.step(x, self._cache, self._memory, self._history_bias, self._way)
+        logits = net.logits(states, level)
+        if net.code_repeat_bias is None:
+            return logits
+        return logits + net.repeat_logits(level, self._had_codes[:, :, level], is_below, self._items)
 
 
 class _Beside(NamedTuple):

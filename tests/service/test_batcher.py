@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,6 +166,42 @@ async def test_a_batch_begins_when_the_engine_is_free_for_it_and_no_sooner() -> 
             engine.gate.set()
             answers.append([found.rows.tolist() for found in await asyncio.gather(*asked)])
     assert answers[0] == answers[1]
+
+
+class Overlapping(FakeEngine):
+    """Its first batch begins at 10 s, is half done at 16 and done at 20, when the second has begun long ago."""
+
+    def __init__(self, clock: SimpleNamespace) -> None:
+        super().__init__()
+        self.clock, self.calls = clock, 0
+        self.second_began, self.second_may_end = threading.Event(), threading.Event()
+
+    def compute_freeing(self, inputs: SearchInputs, catalogue: Catalogue, free: Callable[[], None]) -> SearchOutputs:
+        self.calls += 1
+        if self.calls == 1:
+            self.clock.now = 16.0
+            free()
+            assert self.second_began.wait(10)
+            self.clock.now = 20.0
+        else:
+            self.second_began.set()
+            assert self.second_may_end.wait(10)
+        return self.compute(inputs, catalogue)
+
+
+async def test_time_in_which_two_batches_overlap_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=10.0, monotonic=lambda: clock.now, thread_time=time.thread_time)
+    monkeypatch.setattr("service.batcher.time", clock)
+    monkeypatch.setattr("service.waiting.time", clock)
+    engine, learned = Overlapping(clock), []
+    async with batching(engine, max_batch=1) as (batcher, _):
+        monkeypatch.setattr(batcher.pace, "learn", lambda _, seconds: learned.append(seconds))
+        first, second = (asyncio.create_task(batcher.submit(question(n), LONG_S)) for n in range(2))
+        await first
+        clock.now = 24.0
+        engine.second_may_end.set()
+        await second
+    assert learned == [10.0, 4.0]
 
 
 async def test_a_failing_batch_fails_alone() -> None:

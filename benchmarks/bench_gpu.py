@@ -60,7 +60,7 @@ def opened(model: ServedModel, device: str, precision: Precision, batches: Seque
     weights = {PREFIX + name: value.numpy() for name, value in model.recommender.state_dict().items()}
     plan = Plan(tuple(sorted(batches)), history_lengths(model.config.recommender.max_history), BEAM_WIDTH, 0)
     before, started = _reserved(device), time.perf_counter()
-    engine = TorchEngine(weights, model.config, device, plan, precision)
+    engine = TorchEngine(weights, model.config, device, plan, precision, has_dense=False)
     engine.bind(model.catalogue)
     after = _reserved(device)
     return Opened(
@@ -183,7 +183,7 @@ class _Rivals:
 
     def __init__(self, model: ServedModel, device: str, peer: bool) -> None:
         self._model, self._peer = model, None
-        self._eager = BoundSearch(BeamSearch(model.recommender.to(device)), model.trie)
+        self._eager = BoundSearch(BeamSearch(model.recommender.to(device), has_dense=False), model.trie)
         if peer:
             from benchmarks.peer_generate import Peer  # needs transformers, which only benchmarks install
 

@@ -27,7 +27,7 @@ event loop, and it holds up the start of a batch on all cores: at the interprete
 
 YOUNG_OBJECTS = 20_000
 """New objects that wait for a garbage collection. Counting references frees nearly all that requests leave; at Python's
-700, collections under load go through the same waiting requests again and again, with all threads at a stand."""
+default, collections under load go through the same waiting requests again and again, with all threads at a stand."""
 
 BACKLOG = 2048
 """Connections that wait to be accepted; the system may allow fewer."""
@@ -88,7 +88,7 @@ def run_service(settings: Settings) -> None:
 
 def _collect_garbage_seldom() -> None:
     """What the process consists of so far is left out for good: going through it takes a tenth of a second, in which no
-    thread runs Python. Models are loaded later, so those that were replaced are still collected."""
+    thread runs Python. Models are loaded later, and those that were replaced are collected when their engine closes."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)

@@ -111,7 +111,8 @@ def _open_torch_engine(bundle: Bundle, settings: Settings) -> Engine:
         raise ConfigError(f"the torch engine needs the package {missing.name}", hint) from missing
     device = default_device()
     plan = usual_plan(bundle.manifest, settings.max_batch or LARGEST_BATCH) if device.type == "cuda" else CALL_BY_CALL
-    return TorchEngine(bundle.weights(), bundle.config, str(device), plan, settings.torch_precision)
+    has_dense = bundle.manifest.fusion.weight > 0
+    return TorchEngine(bundle.weights(), bundle.config, str(device), plan, settings.torch_precision, has_dense)
 
 
 def usual_plan(manifest: Manifest, max_batch: int) -> Plan:
@@ -133,6 +134,7 @@ def _fusion(manifest: Manifest, beam_width: int) -> Fusion:
 
 
 def _with_candidates(fusion: Fusion, candidates: int) -> Fusion:
+    """Asked for by every request; usually nothing differs, and a copy costs more than the rest."""
     return fusion if fusion.candidates == candidates else fusion.model_copy(update={"candidates": candidates})
 
 

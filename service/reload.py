@@ -7,6 +7,7 @@ A version that fails to load changes nothing: the old one goes on, and the failu
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -202,6 +203,8 @@ class ModelKeeper:
         await serving.unused.wait()
         await serving.batcher.close()
         await asyncio.to_thread(serving.model.engine.close)
+        del serving
+        gc.collect()  # engines are part of cycles, and the next collection of everything may be long in coming
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

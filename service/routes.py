@@ -31,7 +31,7 @@ from service.tasks import all_of
 T = TypeVar("T")
 
 WATCHED_AFTER_S = 0.005
-"""Requests that take longer are given up when their client leaves; to watch those that do not costs more than they."""
+"""Requests that take longer are given up when their client leaves. Most refusals are sooner and save the watching."""
 
 
 def add_routes(app: FastAPI, service: Service) -> None:

@@ -74,27 +74,23 @@ def publish_run(pipeline: Pipeline, store: Store, parent: str | None = None) -> 
         ),
         metrics=evaluation.test,
         tokenizer=evaluation.tokenizer | _content_fit(pipeline),
-        fusion=_fusion(pipeline),
+        fusion=Fusion.model_validate(evaluation.fusion),
         parent=parent,
     )
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return publish(store, files, about)
 
 
-def _fusion(pipeline: Pipeline) -> Fusion:
-    return Fusion.model_validate(pipeline.evaluate().fusion)
-
-
 def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     learner = pipeline.learner
     catalogue = _catalogue(pipeline)
-    search = export_search(learner.recommender, has_dense=_fusion(pipeline).weight > 0)
+    questions = Questions(pipeline, catalogue)
+    search = export_search(learner.recommender, has_dense=questions.fusion.weight > 0)
     bar.advance(1)
     tokenizer = export_tokenizer(learner.tokenizer)
     check_tokenizer(tokenizer, learner)
     bar.advance(1)
     content = _content(pipeline, catalogue)
-    questions = Questions(pipeline, catalogue)
     goldens = questions.goldens()
     compare(goldens, questions.answers(search))
     bar.advance(1)

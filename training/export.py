@@ -44,7 +44,7 @@ def export_search(recommender: Recommender, has_dense: bool = True) -> bytes:
 
     Args:
         recommender: Stays as it is.
-        has_dense: Whether answers need dense scores; a graph without them is faster and takes no candidates.
+        has_dense: Whether answers need dense scores; a graph without them is faster, and n must be 0 for it.
     """
     levels, codebook_size = recommender.levels, recommender.code_embedding.shape[1]
     inputs, trie = _example(levels, codebook_size)

@@ -34,11 +34,11 @@ class Questions:
     def __init__(self, pipeline: Pipeline, catalogue: Catalogue) -> None:
         split, model = pipeline.dataset.test(), pipeline.config.model
         self._pipeline, self._catalogue = pipeline, catalogue
-        self._fusion = Fusion.model_validate(pipeline.evaluate().fusion)
+        self.fusion = Fusion.model_validate(pipeline.evaluate().fusion)
         chosen = np.random.default_rng(pipeline.config.seed).permutation(len(split.histories))[:GOLDENS]
         self._histories = [split.histories[row][-model.recommender.max_history :] for row in chosen]
         encoded = encode_histories(self._histories, catalogue.trie.item_leaf, model.recommender.max_history)
-        self._inputs = search_inputs(encoded, catalogue.trie, model.beam_width, candidates=self._fusion.candidates)
+        self._inputs = search_inputs(encoded, catalogue.trie, model.beam_width, candidates=self.fusion.candidates)
 
     def goldens(self) -> list[Golden]:
         """The histories with torch's fused answers."""
@@ -75,10 +75,10 @@ class Questions:
 
     def _ranked(self, outputs: SearchOutputs, histories: Sequence[npt.NDArray[np.integer]]) -> Sequence[Answer]:
         rows, answers = self._catalogue.trie.leaf_item[outputs.leaves], []
-        scored = self._fusion.dense(outputs.dense, self._pipeline.transitions, histories, rows)
+        scored = self.fusion.dense(outputs.dense, self._pipeline.transitions, histories, rows)
         for found, log_prob, dense in zip(rows, outputs.log_prob, scored, strict=True):
-            kept = best(log_prob, dense, self._fusion.weight, GOLDEN_ITEMS)
+            kept = best(log_prob, dense, self.fusion.weight, GOLDEN_ITEMS)
             item_ids = tuple(self._catalogue.item_ids[row] for row in found[kept].tolist())
-            score = scores(log_prob[kept], dense[kept], self._fusion.weight)
+            score = scores(log_prob[kept], dense[kept], self.fusion.weight)
             answers.append(Answer(item_ids, tuple(score.tolist()), tuple(log_prob[kept].tolist())))
         return answers

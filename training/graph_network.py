@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from model_store.network.beams import BestOfGroups, Span
-from model_store.network.encoder import HistoryEncoder
-from model_store.network.layers import Mix, RelativeBias
+from model_store.network.layers import Mix
 from model_store.network.search import BeamSearch
 
 
@@ -36,20 +35,7 @@ class OneNodeMix(nn.Module):
         return mixed
 
 
-class FixedBias(nn.Module):
-    """What :class:`~model_store.network.layers.RelativeBias` says of the places of one sequence, read off a table."""
-
-    def __init__(self, bias: RelativeBias, longest: int) -> None:
-        super().__init__()
-        self.register_buffer("table", bias.among(longest).detach())  # [H, longest, longest]
-
-    def among(self, places: int) -> Tensor:
-        """See :meth:`~model_store.network.layers.RelativeBias.among`."""
-        table: Tensor = self.table  # type: ignore[assignment]
-        return table[:, :places, :places]
-
-
-class BestUnlessLimited(nn.Module):
+class BestWithOptionalLimit(nn.Module):
     """What :class:`~model_store.network.beams.BestOfGroups` chooses, without ranks where no request has a limit."""
 
     def __init__(self, best: BestOfGroups) -> None:
@@ -88,16 +74,12 @@ class UndecidedPlaces(nn.Module):
 
 def for_graph(search: BeamSearch) -> BeamSearch:
     """Replace in place what the graph does in its own way; the weights stay where they are."""
-    recommender = search.recommender
-    tokens = recommender.shape.max_history * recommender.tokens_per_item
-    for module in list(recommender.modules()):
+    for module in list(search.recommender.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Mix):
                 setattr(module, name, OneNodeMix(child))
-        if isinstance(module, HistoryEncoder):
-            module.bias = FixedBias(module.bias, tokens)  # type: ignore[assignment]  # no training here
     search.undecided = UndecidedPlaces()  # type: ignore[assignment]
-    search.best = BestUnlessLimited(search.best)  # type: ignore[assignment]
+    search.best = BestWithOptionalLimit(search.best)  # type: ignore[assignment]
     return search
 
 

@@ -1,7 +1,7 @@
 """The beams of the search: what each of them can go on with, and which continuations are the best.
 
-Shapes: B requests, W beams, n dense candidates, K codes a level, w slots of a level's window, E excluded nodes of a
-request.
+Shapes: B requests, W beams, n dense candidates, P decoded places (beams, candidates or some of them), K codes a level,
+w slots of a level's window, E excluded nodes of a request, L levels.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Beams(NamedTuple):
         """One beam a request, before the first code."""
         return cls(torch.zeros(batch, 1, dtype=torch.int64, device=device), torch.zeros(batch, 1, device=device))
 
-    def alone(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def outputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The search's outputs without dense scores, of beams after the last code."""
         leaf = torch.where(self.log_prob > DEAD, self.node, -1)
         return leaf, self.log_prob, torch.zeros_like(self.log_prob), torch.stack(self.steps, dim=2)
@@ -150,7 +150,7 @@ class AllPlaces(nn.Module):
     """
 
     def forward(self, span: Span) -> Tensor | None:
-        """Choose places ``[B, P]`` of all that have several children; None: all."""
+        """Choose places ``[B, P]``, distinct: at least all that have several children; None: all places."""
         del span
         return None
 

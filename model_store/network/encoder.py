@@ -55,10 +55,11 @@ class HistoryEncoder(nn.Module):
                 padding on the right is mute anyhow.
             tokens_per_item: S = items times this.
         """
-        bias = self.bias.among(x.shape[1])[None]
         position = torch.arange(x.shape[1], device=x.device)
+        distance = position[:, None] - position
+        bias = self.bias(distance).permute(2, 0, 1)[None]
         if self.is_causal:
-            bias = bias + (position[:, None] < position) * NEGATIVE
+            bias = bias + (distance < 0) * NEGATIVE
         if lengths is not None:
             bias = bias + (position // tokens_per_item >= lengths[:, None])[:, None, None, :] * NEGATIVE
         for layer in self.layers:

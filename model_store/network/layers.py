@@ -129,11 +129,6 @@ class RelativeBias(nn.Module):
         by_distance = self.weight[self.bucket(torch.arange(-far, far + 1, device=distance.device))]
         return functional.embedding(distance.clamp(-far, far) + far, by_distance)
 
-    def among(self, places: int) -> Tensor:
-        """Bias ``[H, S, S]`` of S places for each other."""
-        place = torch.arange(places, device=self.weight.device)
-        return self(place[:, None] - place).permute(2, 0, 1)
-
     def bucket(self, distance: Tensor) -> Tensor:
         """Bucket of each distance; when not bidirectional, distances below zero share bucket 0 with zero itself."""
         count = self.buckets // 2 if self.bidirectional else self.buckets

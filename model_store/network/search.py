@@ -3,11 +3,12 @@
 Definition (docs/ARCHITECTURE.md, the search): the log-probability of an item is the sum over its codes of log-softmax
 over the children that the trie holds at that node. Rules mask candidates and never renormalise. A node with one child
 adds 0. Dense candidates get the same log-probability by being walked down the trie beside the beams: at every level
-each stands on the node that its semantic ID prescribes, and takes one more place in the decoder's step.
+each stands on the node that its semantic ID prescribes, and takes one more place in the decoder's step. At the last
+code, places with one child need no decoding; the exported graph leaves them out.
 
 There is no Python between steps at run time: the loop over L levels unrolls, every choice is a tensor. Shapes: B
-requests, W beams, n dense candidates, K codes a level, w slots of a level's window, E excluded nodes of a request, D
-leaves, P leaves in the pool.
+requests, T history items, W beams, n dense candidates, P decoded places (beams, candidates or some of them), K codes a
+level, L levels, w slots of a level's window, R rules, E excluded nodes of a request, D leaves, d_s width of vectors.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class CatalogueTensors(NamedTuple):
     parent: tuple[Tensor, ...]  # per depth 2 … L [n_depth]
     leaf_row: Tensor  # [D], catalogue row of each leaf
     by_row: Tensor  # [items, d_s], vectors by catalogue row, or a single one that stands for all
-    pool: Tensor  # [P, d_s], the vectors by leaf, or none
+    pool: Tensor  # [D, d_s], the vectors by leaf, or none
 
     @classmethod
     def of(cls, tensors: tuple[Tensor, ...]) -> CatalogueTensors:
@@ -68,7 +69,7 @@ class BeamSearch(nn.Module):
 
     Args:
         recommender: What scores codes, and users' vectors.
-        has_dense: Whether there are dense scores; if not, all are 0 and no dense candidates join the beams.
+        has_dense: Whether there are dense scores; if not, all are 0, and n must be 0.
     """
 
     def __init__(self, recommender: Recommender, has_dense: bool = True) -> None:
@@ -118,13 +119,15 @@ class BeamSearch(nn.Module):
             first_leaf = known.first_node(net.levels - 1, codebook_size)
             closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
             nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, had, candidates.shape[0])
-            beside = _Beside(user, had, nearest, known.path(nearest.leaf.clamp(min=0)), [])
+            beside = _Beside(user, had, nearest, known.path(nearest.leaf.clamp(min=0)))
 
-        beams, came_from, trace = Beams.at_root(history.shape[0], history.device), torch.zeros_like(items), []
+        beams, came_from = Beams.at_root(history.shape[0], history.device), torch.zeros_like(items)
+        own_steps: list[Tensor] = []  # of the candidates
+        trace = []
         for level in range(net.levels):
             node, log_prob = beams.node, beams.log_prob
             if beside is not None and level:
-                node, log_prob = beside.joining(beams, level)
+                node, log_prob, came_from = beside.joining(beams, came_from, level)
             span, places = Span.of(node, log_prob, known.child_start[level]), None
             if 0 < level == net.levels - 1:  # nobody reads what the last step keeps: it may leave places out
                 places = self.undecided(span)
@@ -133,18 +136,16 @@ class BeamSearch(nn.Module):
             logits = decoding.logits(level, node, came_from)
             children = Children.of(span, known.child_code[level], known.window[level], logits, places)
             if beside is not None:
-                beside.steps.append(children.of_places(width if level else 0, None).log_prob_of(beside.path[level]))
+                own_steps.append(children.of_places(width if level else 0, None).log_prob_of(beside.path[level]))
                 children = children.of_places(0, width) if level else children
             first_node = known.first_node(level, codebook_size)
             is_open = self._open(children.first + first_node, children.window, rule_bits, rule_of)
             closed_nodes = excluded - first_node
             beams, came_from = beams.grown(children, is_open, closed_nodes, beam, max_per_prefix, self.best)
             trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
-            if beside is not None:
-                came_from = torch.cat([came_from, beside.places(width if level else None)], dim=1)
         if beside is None:
-            return beams.alone(), trace
-        return beside.joined(beams, known.vectors(beams.node)), trace
+            return beams.outputs(), trace
+        return beside.joined(beams, known.vectors(beams.node), torch.stack(own_steps, dim=2)), trace
 
     def _closed_leaves(self, leaves: int, first_leaf: int, rule_bits: Tensor) -> Tensor:
         """0 where a rule leaves a leaf open, -inf elsewhere: ``[R, leaves]``."""
@@ -245,25 +246,39 @@ class _Beside(NamedTuple):
     had: History
     nearest: DenseCandidates
     path: list[Tensor]  # nodes that they stand on after each code, L of [B, n]
-    steps: list[Tensor]  # log-probability of each code so far, [B, n]
 
-    def joining(self, beams: Beams, level: int) -> tuple[Tensor, Tensor]:
-        """Nodes and log-probabilities of all places at a level but the first, ``[B, W + n]``: candidates never die."""
+    def joining(self, beams: Beams, parent: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """All places at a level but the first, beams first.
+
+        Args:
+            beams: W of them.
+            parent: ``[B, W]``, places of the level before that they continue.
+            level: 1 … L - 1.
+
+        Returns:
+            Nodes, log-probabilities (candidates never die) and the places that they continue, ``[B, W + n]`` each.
+        """
+        own = torch.zeros_like(self.nearest.leaf)  # of all there was one place, or else one each, behind the beams
+        if level > 1:
+            own = own + beams.node.shape[1] + torch.arange(own.shape[1], device=own.device)
         alive = torch.zeros_like(self.nearest.dense)
-        return torch.cat([beams.node, self.path[level - 1]], dim=1), torch.cat([beams.log_prob, alive], dim=1)
+        return (
+            torch.cat([beams.node, self.path[level - 1]], dim=1),
+            torch.cat([beams.log_prob, alive], dim=1),
+            torch.cat([parent, own], dim=1),
+        )
 
-    def places(self, width: int | None) -> Tensor:
-        """Which places the candidates continue, ``[B, n]``: their own behind W beams; None: the only one."""
-        count = self.nearest.leaf.shape[1]
-        if width is None:
-            return torch.zeros_like(self.nearest.leaf)
-        return (width + torch.arange(count, device=self.user.device)).expand_as(self.nearest.leaf)
+    def joined(self, beams: Beams, vectors: Tensor, own_steps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The search's outputs, beams first.
 
-    def joined(self, beams: Beams, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The search's outputs, beams first, whose item vectors are ``[B, W, d_s]``."""
-        leaf, log_prob, _, steps = beams.alone()
+        Args:
+            beams: After the last code.
+            vectors: Of their items, ``[B, W, d_s]``.
+            own_steps: Log-probability of each code of the candidates, ``[B, n, L]``.
+        """
+        leaf, log_prob, _, steps = beams.outputs()
         beam_dense = dense_scores(self.user, vectors, beams.node, self.had)
-        is_new, own_steps = self.nearest.new_to(leaf), torch.stack(self.steps, dim=2)
+        is_new = self.nearest.new_to(leaf)
         return (
             torch.cat([leaf, torch.where(is_new, self.nearest.leaf, -1)], dim=1),
             torch.cat([log_prob, torch.where(is_new, own_steps.sum(dim=2), DEAD)], dim=1),

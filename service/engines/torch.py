@@ -48,6 +48,7 @@ class TorchEngine(Engine):
         plan: Shapes that are captured when the first catalogue is bound, and again when one outgrows their headroom.
             Its candidates are for catalogues that get dense candidates at all.
         precision: ``bf16``: see :class:`~service.engines.bf16.Bf16Recommender`.
+        has_dense: Whether answers need dense scores; see :class:`~model_store.network.search.BeamSearch`.
 
     Raises:
         BundleRefused: The tensors are not those of such a model.
@@ -62,6 +63,7 @@ class TorchEngine(Engine):
         device: str | None = None,
         plan: Plan = CALL_BY_CALL,
         precision: Precision = "fp32",
+        has_dense: bool = True,
     ) -> None:
         self.max_history = config.recommender.max_history
         self.device = torch.device(device) if device else default_device()
@@ -69,7 +71,7 @@ class TorchEngine(Engine):
         self.reduced_precision = precision == "bf16"
         recommender = (Bf16Recommender if self.reduced_precision else Recommender)(config)
         _load(recommender, weights)
-        self._search = BeamSearch(recommender).to(self.device).eval()
+        self._search = BeamSearch(recommender, has_dense).to(self.device).eval()
         self._plan = plan
         self._latest: StaticSearch | None = None
         self._bound = BoundCatalogues(self._bind)

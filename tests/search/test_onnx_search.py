@@ -56,20 +56,23 @@ def without_limits(requests: Requests) -> Requests:
     return replace(requests, inputs=requests.inputs._replace(max_per_prefix=unlimited))
 
 
-def test_a_graph_without_dense_scores_finds_the_same_beams() -> None:
+def test_without_dense_scores_the_same_beams_are_found() -> None:
     config = CONFIGS["code tokens, bidirectional"]
-    graph = export_search(random_recommender(config, seed=11), has_dense=False)
-    session, search = onnxruntime.InferenceSession(graph), BeamSearch(random_recommender(config, seed=11))
+    net = random_recommender(config, seed=11)
+    session = onnxruntime.InferenceSession(export_search(net, has_dense=False))
+    search, without = BeamSearch(net), BeamSearch(net, has_dense=False)
     for seed in range(10):
         requests = random_requests(np.random.default_rng(seed), config, candidates=0)
-        leaves, log_prob, dense, by_code = session.run(None, dict(zip(names(session), requests.arrays(), strict=True)))
         with torch.inference_mode():
             expected = [output.numpy() for output in search(*requests.tensors())]
-        np.testing.assert_array_equal(leaves, expected[0])
-        np.testing.assert_allclose(log_prob, expected[1], atol=1e-4)
-        np.testing.assert_allclose(by_code[leaves >= 0], expected[3][leaves >= 0], atol=1e-4)
-        assert dense.shape == leaves.shape
-        assert not dense.any()
+            eager = [output.numpy() for output in without(*requests.tensors())]
+        exported = session.run(None, dict(zip(names(session), requests.arrays(), strict=True)))
+        for leaves, log_prob, dense, by_code in (eager, exported):
+            np.testing.assert_array_equal(leaves, expected[0])
+            np.testing.assert_allclose(log_prob, expected[1], atol=1e-4)
+            np.testing.assert_allclose(by_code[leaves >= 0], expected[3][leaves >= 0], atol=1e-4)
+            assert dense.shape == leaves.shape
+            assert not dense.any()
 
 
 def names(session: onnxruntime.InferenceSession) -> list[str]:

@@ -169,7 +169,7 @@ async def test_a_batch_begins_when_the_engine_is_free_for_it_and_no_sooner() -> 
 
 
 class Overlapping(FakeEngine):
-    """Its first batch begins at 10 s, is half done at 16 and done at 20, when the second has begun long ago."""
+    """Its first batch begins at 10 s, frees the engine at 16 and is done at 20, when the second has begun long ago."""
 
     def __init__(self, clock: SimpleNamespace) -> None:
         super().__init__()

@@ -147,9 +147,11 @@ class ModelKeeper:
             model = await self._load(version)
         except Exception as failure:  # noqa: BLE001  whatever is wrong with a bundle, the old model goes on answering
             self._note_failure(version, failure)
+        else:
+            self._swap(model)
+            log.info("model_loaded", version=version, seconds=round(time.monotonic() - started, 3))
             return
-        self._swap(model)
-        log.info("model_loaded", version=version, seconds=round(time.monotonic() - started, 3))
+        _free_engines()  # now that the failure, which knows of the engine that was opened, is gone
 
     async def _load(self, version: str) -> LoadedModel:
         items = await asyncio.to_thread(self._read, version)
@@ -204,7 +206,7 @@ class ModelKeeper:
         await serving.batcher.close()
         await asyncio.to_thread(serving.model.engine.close)
         del serving
-        gc.collect()  # engines are part of cycles, and the next collection of everything may be long in coming
+        _free_engines()
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -219,3 +221,8 @@ class ModelKeeper:
         self.problem = f"version {version} could not be loaded; see the service's log"
         hint = failure.hint if isinstance(failure, EtegrecError) else ""
         log.error("model_load_failed", version=version, cause=str(failure), hint=hint, exc_info=failure)
+
+
+def _free_engines() -> None:
+    """Free those that nobody uses any more: they are parts of cycles, and collections by themselves are made seldom."""
+    gc.collect()

@@ -80,22 +80,30 @@ class Cyclic(FakeEngine):
         self.itself = self
 
 
-async def test_a_replaced_engine_is_freed_at_once(tmp_path: Path) -> None:
+class CyclicAndWrong(Cyclic):
+    """Is refused for its answers."""
+
+    checks_goldens = True
+
+
+@pytest.mark.parametrize(("second", "freed", "kept"), [(Cyclic, 0, 1), (CyclicAndWrong, 1, 0)])
+async def test_replaced_and_refused_engines_are_freed_at_once(
+    tmp_path: Path, second: type[Cyclic], freed: int, kept: int
+) -> None:
     made: list[weakref.ref[Engine]] = []
 
     def opener(_: Bundle, __: Settings) -> Engine:
-        engine = Cyclic()
+        engine = second() if made else Cyclic()
         made.append(weakref.ref(engine))
         return engine
 
     live_store(tmp_path, 0)
     gc.disable()  # no collection by chance
     try:
-        async with serving(tmp_path, opener) as (_, service):
-            second = live_store(tmp_path, 1)
-            await until(lambda: service.models.current.version == second)
-            await until(lambda: made[0]() is None)
-            assert made[-1]() is not None
+        async with serving(tmp_path, opener):
+            live_store(tmp_path, 1)
+            await until(lambda: len(made) > 1 and made[freed]() is None)
+            assert made[kept]() is not None
     finally:
         gc.enable()
 

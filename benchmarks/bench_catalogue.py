@@ -33,14 +33,14 @@ import typer
 
 from benchmarks.catalogue_search import BATCH, exported, mask_ratio, median_s, search_s
 from benchmarks.large_catalogue import CODEBOOK_SIZE, large_catalogue, skewed_codes
-from model_store.catalogue import Catalogue
-from model_store.manifest import FileSeal
-from model_store.packed import PackedStrings
-from model_store.trie import Trie
-from service.live.changes import START, Snapshot
-from service.live.redis import RedisLive
-from service.rules import Rules
-from tests.redis_server import RedisServer
+from model_store.bundle.manifest import FileSeal
+from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.packed import PackedStrings
+from model_store.semantic_ids.trie import Trie
+from service.filters import Rules
+from service.store.change_stream import START, Snapshot
+from service.store.redis_store import RedisStore
+from tests.support.redis_server import RedisServer
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ def load_redis_s(path: Path, folder: Path, repeats: int) -> float:
 
 
 async def _load_redis_s(url: str, catalogue: Catalogue, repeats: int) -> float:
-    store = RedisLive(url, background_timeout_s=600, lock_ttl_s=600)
+    store = RedisStore(url, background_timeout_s=600, lock_ttl_s=600)
 
     async def make() -> Snapshot:
         return Snapshot(START, uuid4().hex, "0" * 64, catalogue.arrays())

@@ -21,13 +21,13 @@ from benchmarks.review_users import ITEMS, sequences
 from model_store.console import new_app, run
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
-from training.batches import Int64Array, TrainingRows, batches, collate, training_rows
-from training.collisions import Assignment
-from training.compute import FP32, ComputeConfig
 from training.config import TrainingConfig, load_config
-from training.joint_losses import recommender_losses, weighted_sum
-from training.learner import Learner
-from training.optimiser import Optimiser, descend, recommender_optimizer
+from training.joint.learner import Learner
+from training.joint.phase_losses import recommender_losses, weighted_sum
+from training.loop.batches import Int64Array, TrainingRows, batches, collate, training_rows
+from training.loop.compute import FP32, ComputeConfig
+from training.loop.optimiser import Optimiser, descend, recommender_optimizer
+from training.tokenizer.collisions import Assignment
 
 BF16 = ComputeConfig(precision="bf16")
 VARIANTS = {"fp32": FP32, "bf16": BF16, "compiled": ComputeConfig(precision="bf16", compile="gpu")}

@@ -33,12 +33,12 @@ from benchmarks.bench_overload import expectations, is_right
 from benchmarks.load import Load, Reply, encoded, milliseconds
 from benchmarks.served_store import K, open_store
 from benchmarks.service_process import serving
-from model_store.catalogue import Catalogue
-from model_store.live import Keys
+from model_store.catalogue.catalogue import Catalogue
+from model_store.replication.redis_schema import Keys
 from service.engines.base import Found
 from service.settings import Settings
-from tests.redis_server import RedisServer
-from tests.tcp_proxy import TcpProxy
+from tests.support.redis_server import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 
 T = TypeVar("T")
 KEYS = Keys()

@@ -24,13 +24,13 @@ import typer
 from benchmarks.paper_model import USERS, ServedModel, served_model
 from model_store.console import new_app, run
 from model_store.errors import ConfigError
-from model_store.network.bound import BoundSearch
+from model_store.network.bound_search import BoundSearch
 from model_store.network.search import BeamSearch
-from model_store.search_interface import SearchInputs, SearchOutputs
+from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.buckets import Plan, history_lengths
-from service.engines.onnx import OnnxEngine
-from service.engines.torch import PREFIX, Precision, TorchEngine
-from training.export import export_search
+from service.engines.onnx_engine import OnnxEngine
+from service.engines.torch_engine import PREFIX, Precision, TorchEngine
+from training.export.onnx_export import export_search
 
 HISTORY, BEAM_WIDTH, K = 20, 20, 10
 BATCHES = (1, 8, 32, 128, 512)

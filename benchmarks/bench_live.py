@@ -27,18 +27,18 @@ import numpy as np
 import typer
 
 from benchmarks.live_world import UntrainedEngine, new_item, publish_large, random_histories
-from model_store.bundle import Bundle
-from model_store.registry import Store
+from model_store.bundle.bundle import Bundle
+from model_store.bundle.registry import ModelStore
 from service.app import create_app
-from service.engines.onnx import GRAPH
-from service.live.redis import RedisLive
-from service.live_catalogue import VersionItems
-from service.model import open_coder
-from service.parts import Service
-from service.schemas import Filter, RecommendRequest
+from service.engines.onnx_engine import GRAPH
+from service.models.loaded_model import open_coder
+from service.replication.replicated_catalogue import VersionItems
+from service.schemas.recommend import Filter, RecommendRequest
+from service.service import Service
 from service.settings import Settings
+from service.store.redis_store import RedisStore
 from service.telemetry import set_up_logs
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 HISTORY, K = 20, 10
 
@@ -51,8 +51,8 @@ def opened(bundle: Bundle, settings: Settings) -> UntrainedEngine:
 async def replica(folder: Path, url: str) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
     """A running service with its model loaded."""
     settings = Settings(store=str(folder), deadline_ms=60_000, catalogue_wait_s=600)
-    live = RedisLive(url, timeout_ms=2000, background_timeout_s=600, lock_ttl_s=600)
-    app = create_app(settings, live=live, opener=opened)
+    live = RedisStore(url, timeout_ms=2000, background_timeout_s=600, lock_ttl_s=600)
+    app = create_app(settings, store=live, opener=opened)
     service: Service = app.state.service
     transport = httpx.ASGITransport(app=app)
     async with (
@@ -123,7 +123,7 @@ async def median_s(work: Callable[[], Awaitable[object]], repeats: int) -> float
     return statistics.median(taken)
 
 
-async def boot_s(store: Store, service: Service, settings: Settings, repeats: int) -> tuple[float, float]:
+async def boot_s(store: ModelStore, service: Service, settings: Settings, repeats: int) -> tuple[float, float]:
     """Seconds to a catalogue that can be searched and looked up in: from Redis, from the store."""
     bundle = store.bundle()
     items = VersionItems(bundle, open_coder(bundle, settings))

@@ -32,10 +32,10 @@ import typer
 from benchmarks.load import Load, Reply, encoded, milliseconds
 from benchmarks.served_store import K, answer_alone, histories, open_store
 from benchmarks.service_process import ServiceProcess, serving
-from model_store.bundle import Bundle
-from model_store.catalogue import Catalogue
+from model_store.bundle.bundle import Bundle
+from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import Found
-from service.model import open_engine
+from service.models.loaded_model import open_engine
 from service.settings import Settings
 
 MARGIN = 1e-3

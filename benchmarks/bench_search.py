@@ -27,11 +27,11 @@ import typer
 from benchmarks.paper_model import ServedModel, served_model
 from benchmarks.peer_generate import Peer
 from model_store.config import ModelConfig
-from model_store.search_interface import SearchInputs, SearchOutputs
-from model_store.trie import Trie
-from service.engines.onnx import OnnxEngine
-from training.eight_bit import eight_bit_search
-from training.export import export_search
+from model_store.search.interface import SearchInputs, SearchOutputs
+from model_store.semantic_ids.trie import Trie
+from service.engines.onnx_engine import OnnxEngine
+from training.export.int8 import eight_bit_search
+from training.export.onnx_export import export_search
 
 HISTORY, BEAM_WIDTH, K = 20, 20, 10
 FOUR_CODES = "four codes"

@@ -26,12 +26,12 @@ from benchmarks.review_users import ITEMS, sequences
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
-from training.batches import Batch, TrainingRows, batches, collate, training_rows
-from training.collisions import Assignment
 from training.config import TrainingConfig, load_config
-from training.joint_losses import recommender_losses, weighted_sum
-from training.learner import Learner
-from training.optimiser import Optimiser, descend, recommender_optimizer
+from training.joint.learner import Learner
+from training.joint.phase_losses import recommender_losses, weighted_sum
+from training.loop.batches import Batch, TrainingRows, batches, collate, training_rows
+from training.loop.optimiser import Optimiser, descend, recommender_optimizer
+from training.tokenizer.collisions import Assignment
 
 
 def timed(step: Callable[[Batch], None], work: list[Batch]) -> float:

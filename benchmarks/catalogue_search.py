@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.large_catalogue import CODEBOOK_SIZE, LEVELS
-from model_store.catalogue import Catalogue
+from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
-from model_store.trie import Trie
+from model_store.semantic_ids.trie import Trie
 from service.engines.base import Found, SearchRequest
-from service.engines.onnx import OnnxEngine
-from service.rules import RuleKey, Rules
-from service.schemas import Filter
+from service.engines.onnx_engine import OnnxEngine
+from service.filters import RuleKey, Rules
+from service.schemas.recommend import Filter
 
 BATCH, HISTORY, BEAM_WIDTH, K = 32, 20, 20, 10
 DENIED, RULES = 100, 8
@@ -48,7 +48,7 @@ def exported(path: Path, overrides: list[str]) -> ModelConfig:
 
     from model_store.network.recommender import Recommender
     from training.config import load_config
-    from training.export import export_search
+    from training.export.onnx_export import export_search
 
     torch.manual_seed(0)
     config = load_config("paper", [*MODEL, *overrides]).model

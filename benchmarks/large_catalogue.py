@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_store.catalogue import Catalogue
-from model_store.item_columns import PackedAttributes, PackedCategories
-from model_store.packed import PackedStrings, Ragged
+from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.columns import PackedAttributes, PackedCategories
+from model_store.catalogue.packed import PackedStrings, Ragged
 
 CODEBOOK_SIZE, LEVELS = 256, 3
 CATEGORIES = 300

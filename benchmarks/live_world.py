@@ -10,19 +10,19 @@ import torch
 from safetensors.torch import save
 
 from benchmarks.large_catalogue import large_catalogue
-from model_store.bundle import EMBEDDINGS, VECTORS
-from model_store.catalogue import Catalogue
-from model_store.content import content_features
-from model_store.golden import Golden, goldens_to_json
-from model_store.manifest import DataSummary, Description
+from model_store.bundle.bundle import EMBEDDINGS, VECTORS
+from model_store.bundle.golden import Golden, goldens_to_json
+from model_store.bundle.manifest import DataSummary, Description
+from model_store.bundle.publish import publish
+from model_store.bundle.registry import ModelStore
+from model_store.catalogue.catalogue import Catalogue
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
-from model_store.publish import publish
-from model_store.registry import Store
-from service.engines.onnx import GRAPH, OnnxEngine
+from model_store.new_items.features import content_features
+from service.engines.onnx_engine import GRAPH, OnnxEngine
 from training.config import load_config
-from training.content import ContentModel
-from training.export import export_content, export_search, export_tokenizer
+from training.content.content_model import ContentModel
+from training.export.onnx_export import export_content, export_search, export_tokenizer
 
 MODEL = [
     'model.collisions="reassign"',
@@ -38,7 +38,7 @@ class UntrainedEngine(OnnxEngine):
     checks_goldens = False
 
 
-def publish_large(folder: Path, items: int, overrides: list[str]) -> Store:
+def publish_large(folder: Path, items: int, overrides: list[str]) -> ModelStore:
     """Publish and promote the version."""
     config = load_config("paper", [*MODEL, *overrides]).model
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def publish_large(folder: Path, items: int, overrides: list[str]) -> Store:
         "golden.json": goldens_to_json([golden]),
         "report/index.md": b"# Made for a benchmark\n",
     }
-    store = Store(str(folder))
+    store = ModelStore(str(folder))
     data = DataSummary(name="generated", fingerprint="0" * 64, counts={"items": items})
     store.promote(publish(store, files, Description(config=config, data=data)))
     return store

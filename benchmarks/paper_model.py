@@ -14,19 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model_store.catalogue import Catalogue
+from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
-from model_store.history import encode_histories
 from model_store.network.recommender import Recommender
-from model_store.search_interface import SearchInputs, search_inputs
-from model_store.trie import Trie
-from training.batches import batches, collate, training_rows
-from training.codebooks import TokenizerTrainingConfig, pretrain_tokenizer
+from model_store.search.history_encoding import encode_histories
+from model_store.search.interface import SearchInputs, search_inputs
+from model_store.semantic_ids.trie import Trie
 from training.config import TrainingConfig, load_config
-from training.joint_losses import recommender_losses, weighted_sum
-from training.learner import new_learner
-from training.optimiser import Optimiser, descend, recommender_optimizer
-from training.progress import SilentProgress
+from training.joint.learner import new_learner
+from training.joint.phase_losses import recommender_losses, weighted_sum
+from training.loop.batches import batches, collate, training_rows
+from training.loop.optimiser import Optimiser, descend, recommender_optimizer
+from training.loop.progress import SilentProgress
+from training.tokenizer.codebooks import TokenizerTrainingConfig, pretrain_tokenizer
 
 CLUSTERS, USERS, USER_LENGTH = 200, 2_000, 22
 

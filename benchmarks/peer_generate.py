@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from benchmarks.peer_t5 import SPECIAL, peer_t5
 from model_store.config import ModelConfig
-from model_store.trie import Trie
+from model_store.semantic_ids.trie import Trie
 
 
 class MaskRows(LogitsProcessor):

@@ -9,24 +9,24 @@ import torch
 from safetensors.torch import save
 
 from benchmarks.paper_model import ServedModel, served_model
-from model_store.bundle import EMBEDDINGS
-from model_store.catalogue import Catalogue
-from model_store.golden import Golden, goldens_to_json
-from model_store.manifest import DataSummary, Description
+from model_store.bundle.bundle import EMBEDDINGS
+from model_store.bundle.golden import Golden, goldens_to_json
+from model_store.bundle.manifest import DataSummary, Description
+from model_store.bundle.publish import publish
+from model_store.bundle.registry import ModelStore
+from model_store.catalogue.catalogue import Catalogue
 from model_store.network.tokenizer import Tokenizer
-from model_store.publish import publish
-from model_store.registry import Store
 from service.engines.base import Found, SearchRequest
-from service.engines.onnx import EIGHT_BIT_GRAPH, GRAPH, OnnxEngine
-from training.eight_bit import eight_bit_search
-from training.export import export_search, export_tokenizer
+from service.engines.onnx_engine import EIGHT_BIT_GRAPH, GRAPH, OnnxEngine
+from training.export.int8 import eight_bit_search
+from training.export.onnx_export import export_search, export_tokenizer
 
 HISTORY, K = 20, 10
 
 
-def open_store(folder: Path, items: int = 12_000) -> Store:
+def open_store(folder: Path, items: int = 12_000) -> ModelStore:
     """The store in a folder; made now unless it has a live version already, which takes minutes: the export is slow."""
-    store = Store(str(folder))
+    store = ModelStore(str(folder))
     if store.live() is None:
         torch.set_num_threads(1)
         store.promote(_publish(store, served_model(items)))
@@ -46,7 +46,7 @@ def answer_alone(engine: OnnxEngine, catalogue: Catalogue, item_ids: list[str], 
     return engine.finish(engine.compute(engine.prepare([request], catalogue), catalogue), [request], catalogue)[0]
 
 
-def _publish(store: Store, served: ServedModel) -> str:
+def _publish(store: ModelStore, served: ServedModel) -> str:
     catalogue, config, rng = served.catalogue, served.config, np.random.default_rng(0)
     graph = export_search(served.recommender, has_dense=False)
     engine = OnnxEngine(graph, config, threads=1)

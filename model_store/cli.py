@@ -9,10 +9,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from model_store.bundle import Bundle
+from model_store.bundle.bundle import Bundle
+from model_store.bundle.registry import DEFAULT_STORE, STORE_ENV, ModelStore
 from model_store.console import new_app, print_json, run, tables
 from model_store.errors import BundleRefused, ConfigError
-from model_store.registry import DEFAULT_STORE, STORE_ENV, Store
 
 app = new_app("Look at the versions of a model store, check them, and say which one is served.")
 
@@ -29,7 +29,7 @@ VersionArgument = Annotated[
 @app.command("list")
 def list_versions(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """List the versions, oldest first, and mark the live one."""
-    opened = Store(store)
+    opened = ModelStore(store)
     live, previous = opened.live(), opened.previous()
     rows = [_row(opened, version, live, previous) for version in opened.versions()]
     if as_json:
@@ -47,7 +47,7 @@ def list_versions(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = Fals
 @app.command()
 def show(store: StoreOption = DEFAULT_STORE, version: VersionArgument = None, as_json: JsonOption = False) -> None:
     """Show what a version is: data, metrics, configuration, files."""
-    opened = Store(store)
+    opened = ModelStore(store)
     bundle = opened.bundle(version)
     manifest = bundle.manifest.model_dump(mode="json") | {"live": bundle.version == opened.live()}
     if as_json:
@@ -66,7 +66,7 @@ def verify(
     """Read all of a version: every hash and format, and that items, codes and configuration agree."""
     if every and version is not None:
         raise ConfigError("a version and --all exclude each other", "name a version or say --all")
-    opened = Store(store)
+    opened = ModelStore(store)
     chosen = opened.versions() if every else [opened.bundle(version).version]
     refused: dict[str, BundleRefused] = {}
     for name in chosen:
@@ -89,7 +89,7 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Verify a version and make it live. Services pick it up by themselves."""
-    before = Store(store).promote(version)
+    before = ModelStore(store).promote(version)
     if as_json:
         print_json({"live": version, "before": before})
     elif before == version:
@@ -101,7 +101,7 @@ def promote(
 @app.command()
 def rollback(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Make the version live that was live before. Again goes further back."""
-    opened = Store(store)
+    opened = ModelStore(store)
     before = opened.live()
     live = opened.rollback()
     if as_json:
@@ -122,7 +122,7 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """Remove old versions and leftovers of killed publishers. Never the live version or the one before it."""
-    done = Store(store).gc(keep, pin or (), leftover_hours * 3600.0, dry_run)
+    done = ModelStore(store).gc(keep, pin or (), leftover_hours * 3600.0, dry_run)
     if as_json:
         print_json(
             {"removed": done.removed, "leftovers": done.leftovers, "kept": done.kept, "dry_run": dry_run},
@@ -141,7 +141,7 @@ def main() -> None:
     sys.exit(run(app, "etegrec-models"))
 
 
-def _row(store: Store, version: str, live: str | None, previous: str | None) -> dict[str, Any]:
+def _row(store: ModelStore, version: str, live: str | None, previous: str | None) -> dict[str, Any]:
     state = "live" if version == live else "previous" if version == previous else ""
     try:
         manifest = store.bundle(version).manifest

@@ -8,16 +8,16 @@ Each class carries the exit code that the commands end with, so that scripts can
     ├── DataError            input data cannot be used                         exit 4
     │   ├── DownloadError    a data set could not be fetched                   exit 4
     │   └── ItemRefused      the model cannot encode an item                   exit 4
-    ├── StoreError           the model store                                   exit 5
+    ├── ModelStoreError           the model store                                   exit 5
     │   ├── VersionNotFound  no such version, or nothing is live               exit 6
     │   ├── BundleRefused    a bundle fails its seal, format or self-check     exit 5
     │   └── StoreBusy        another process holds the lock                    exit 7
     ├── CatalogueError       items or codes contradict each other              exit 4
     │   └── CatalogueFull    no semantic ID is left for a new item             exit 4
     ├── CheckpointError      a run folder cannot be resumed                    exit 5
-    └── LiveError            Redis or the embedded live store                  exit 8
-        ├── LiveUnavailable  it cannot be reached or answers too late          exit 8
-        └── LiveCorrupt      it holds a value that does not decode             exit 8
+    └── StoreError            Redis or the embedded live store                  exit 8
+        ├── StoreUnavailable  it cannot be reached or answers too late          exit 8
+        └── StoreCorrupt      it holds a value that does not decode             exit 8
 """
 
 from __future__ import annotations
@@ -72,23 +72,23 @@ class CatalogueFull(CatalogueError):
     """No semantic ID is left for a new item."""
 
 
-class StoreError(EtegrecError):
+class ModelStoreError(EtegrecError):
     """The model store cannot do what was asked."""
 
     exit_code = 5
 
 
-class BundleRefused(StoreError):
+class BundleRefused(ModelStoreError):
     """A bundle fails its seal, its format or its self-check, and is not loaded."""
 
 
-class VersionNotFound(StoreError):
+class VersionNotFound(ModelStoreError):
     """The store has no such version, or no version is live."""
 
     exit_code = 6
 
 
-class StoreBusy(StoreError):
+class StoreBusy(ModelStoreError):
     """Another process holds the lock that this work needs."""
 
     exit_code = 7
@@ -100,15 +100,15 @@ class CheckpointError(EtegrecError):
     exit_code = 5
 
 
-class LiveError(EtegrecError):
+class StoreError(EtegrecError):
     """The live store (Redis or embedded) failed."""
 
     exit_code = 8
 
 
-class LiveUnavailable(LiveError):
+class StoreUnavailable(StoreError):
     """The live store cannot be reached, refuses the write or answers too late."""
 
 
-class LiveCorrupt(LiveError):
+class StoreCorrupt(StoreError):
     """The live store holds a value that does not decode."""

@@ -1,0 +1,1 @@
+"""The online half: HTTP in, recommendations out, from the model that is live."""

@@ -9,21 +9,21 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from model_store.errors import ConfigError
-from service.envelope import Envelope
-from service.live import open_live_store
-from service.live.base import LiveStore
-from service.model import CoderOpener, EngineOpener, open_coder, open_engine
-from service.openapi import describe
-from service.parts import Service
-from service.routes import add_routes, direct_routes
+from service.answers.trending import half_lives_s_of
+from service.http.middleware import RequestMiddleware
+from service.http.openapi import describe
+from service.http.routes import add_routes, direct_routes
+from service.models.loaded_model import CoderOpener, EngineOpener, open_coder, open_engine
+from service.service import Service
 from service.settings import Settings
-from service.trending import half_lives_s_of
+from service.store import open_store
+from service.store.base import Store
 
 
 def create_app(
     settings: Settings,
     *,
-    live: LiveStore | None = None,
+    store: Store | None = None,
     opener: EngineOpener = open_engine,
     coders: CoderOpener = open_coder,
 ) -> FastAPI:
@@ -39,7 +39,7 @@ def create_app(
         ConfigError: Settings contradict each other.
         StoreBusy: Another process has the embedded live store open.
     """
-    service = Service(settings, live or _open_live(settings), opener, coders)
+    service = Service(settings, store or _open_store(settings), opener, coders)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -51,7 +51,7 @@ def create_app(
     add_routes(app, service)
     describe(app, settings)
     app.add_middleware(
-        Envelope,
+        RequestMiddleware,
         telemetry=service.telemetry,
         is_draining=lambda: service.is_draining,
         direct=direct_routes(service),
@@ -59,7 +59,7 @@ def create_app(
     return app
 
 
-def _open_live(settings: Settings) -> LiveStore:
+def _open_store(settings: Settings) -> Store:
     url = settings.redis_url.get_secret_value() if settings.redis_url else None
     if url is None and not settings.events_folder and "://" in settings.store:
         raise ConfigError(
@@ -67,4 +67,4 @@ def _open_live(settings: Settings) -> LiveStore:
             "set ETEGREC_REDIS_URL, or ETEGREC_EVENTS_FOLDER to a local folder",
         )
     half_lives_s = tuple(dict.fromkeys(half_lives_s_of(settings)))
-    return open_live_store(url, Path(settings.events_path), history_cap=settings.history_cap, half_lives_s=half_lives_s)
+    return open_store(url, Path(settings.events_path), history_cap=settings.history_cap, half_lives_s=half_lives_s)

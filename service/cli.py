@@ -14,10 +14,10 @@ import uvicorn
 
 from model_store.console import EXIT_CODES, new_app, run
 from model_store.errors import ConfigError
+from service.api_keys import Keys
 from service.app import create_app
-from service.protocol import BoundedHttp
-from service.security import Keys
-from service.server import Server
+from service.http.protocol import BoundedHttp
+from service.http.server import Server
 from service.settings import ENV_PREFIX, EngineName, Settings
 from service.telemetry import set_up_logs
 

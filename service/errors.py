@@ -28,7 +28,7 @@ from http import HTTPStatus
 
 from pydantic import ValidationError
 
-from model_store.errors import EtegrecError, LiveError
+from model_store.errors import EtegrecError, StoreError
 
 PROBLEM_TYPE = "urn:etegrec:problem:"
 
@@ -225,7 +225,7 @@ def problem_of(error: Exception) -> Problem:
     """The one table from exception to problem document; unexpected errors say nothing about themselves."""
     if isinstance(error, RequestError):
         return Problem(error.status, error.slug, str(error), error.headers, error.fields)
-    if isinstance(error, LiveError):
+    if isinstance(error, StoreError):
         detail = "the live store did not confirm; repeat the request: events recorded already count once"
         return Problem(503, "live-store-unavailable", detail, {"Retry-After": "1"})
     return Problem(500, "internal", "the service failed; its log has the details under this request_id")

@@ -11,19 +11,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from service.answers.explanations import NO_REASONS, Reasons, reasons
+from service.answers.popular import popular
+from service.answers.result_cache import AnswerKey, ResultCache
+from service.answers.trending import Trends
 from service.engines.base import BEAM_WIDTHS, NARROW_WIDTHS, Found, SearchRequest
 from service.errors import DeadlineMissed, QueueTooLong
-from service.explain import NO_REASONS, Reasons, reasons
-from service.fallback import popular
-from service.link import LiveLink, StoredHistory
-from service.model import LoadedModel
-from service.reload import ModelKeeper, Serving
-from service.result_cache import AnswerKey, ResultCache
-from service.rules import Rule, RuleKey
-from service.schemas import RecommendRequest
+from service.filters import Rule, RuleKey
+from service.models.loaded_model import LoadedModel
+from service.models.manager import ModelManager, Serving
+from service.schemas.recommend import RecommendRequest
 from service.settings import Settings
+from service.store.client import StoreClient, StoredHistory
 from service.telemetry import Telemetry
-from service.trending import Trends
 
 ServedBy = Literal["model", "cache", "popular"]
 
@@ -83,10 +83,10 @@ class Recommender:
     """Answers requests with whichever model is live."""
 
     def __init__(
-        self, models: ModelKeeper, link: LiveLink, trends: Trends, settings: Settings, telemetry: Telemetry
+        self, models: ModelManager, store_client: StoreClient, trends: Trends, settings: Settings, telemetry: Telemetry
     ) -> None:
         self._models = models
-        self._link = link
+        self._store_client = store_client
         self._trends = trends
         self._settings = settings
         self._telemetry = telemetry
@@ -98,7 +98,7 @@ class Recommender:
 
         Raises:
             NotReady: No model is loaded.
-            QueueFull: See :meth:`service.batcher.Batcher.submit`.
+            QueueFull: See :meth:`service.scheduling.batcher.Batcher.submit`.
             QueueTooLong, DeadlineMissed: Only if the request brought no ``budget_ms``: with one, popular items answer.
         """
         started = time.monotonic()
@@ -117,7 +117,7 @@ class Recommender:
     async def _history(self, request: RecommendRequest) -> StoredHistory:
         if request.history is not None or request.user_id is None:
             return StoredHistory(request.history or [], is_missing=False)
-        return await self._link.history(request.user_id)
+        return await self._store_client.history(request.user_id)
 
     async def _asked(self, model: LoadedModel, request: RecommendRequest, history: StoredHistory) -> _Asked:
         rules, key = model.rules, RuleKey.of(request.filter)
@@ -179,7 +179,7 @@ class Recommender:
     def _recommendation(
         self, asked: _Asked, answered: _Answered, history: StoredHistory, started: float
     ) -> Recommendation:
-        is_degraded = history.is_missing or not self._link.is_up
+        is_degraded = history.is_missing or not self._store_client.is_up
         self._answers[answered.served_by].inc()
         if is_degraded:
             self._telemetry.degraded.inc()

@@ -77,7 +77,7 @@ class Telemetry:
         )
         self.cache_lookups = Counter(
             "etegrec_result_cache_lookups_total",
-            "Lookups in the result cache, by result (hit, miss).",
+            "LookupPool in the result cache, by result (hit, miss).",
             ("result",),
             registry=registry,
         )
@@ -95,7 +95,7 @@ class Telemetry:
         self.store_failures = Counter(
             "etegrec_store_check_failures_total", "Polls of the model store that failed.", registry=registry
         )
-        self.live_up = Gauge("etegrec_live_up", "1 while the live store answers, else 0.", registry=registry)
+        self.store_up = Gauge("etegrec_live_up", "1 while the live store answers, else 0.", registry=registry)
         self.snapshots = Counter(
             "etegrec_snapshots_total",
             "What became of catalogue snapshots (loaded, saved, kept, refused, unavailable).",

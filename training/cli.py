@@ -10,26 +10,26 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from model_store.bundle.registry import ModelStore
 from model_store.console import new_app, print_json, run, say, tables
 from model_store.errors import ConfigError
-from model_store.registry import Store
-from training import distributed
-from training.ablate import Ablation
-from training.ablation_rows import ROWS, chosen_rows
-from training.bundle_files import export_bundle, publish_run
 from training.config import PRESETS, load_config
 from training.data.prepare import PrepareOptions
 from training.data.prepare import prepare as prepare_data
 from training.data.validate import validate as validate_data
-from training.metrics import SEEN_EXCLUDED
-from training.new_items import NewItems
+from training.evaluation.metrics import SEEN_EXCLUDED
+from training.export.bundle import export_bundle, publish_run
+from training.loop import distributed
+from training.loop.progress import progress_for
 from training.pipeline import Evaluation, Pipeline
-from training.progress import progress_for
 from training.report.build import write_report
 from training.report.style import in_order, model_name
-from training.retrain import Retrainer
+from training.retraining.retrain import Retrainer
+from training.retraining.schedule import run_schedule
 from training.run_folder import RunFolder
-from training.schedule import run_schedule
+from training.studies.ablation import Ablation
+from training.studies.ablation_rows import ROWS, chosen_rows
+from training.studies.new_items import NewItems
 
 app = new_app("Train ETEGRec on your own interactions and publish the result as a sealed model version.")
 
@@ -226,7 +226,7 @@ def publish(
     json: JsonOption = False,
 ) -> None:
     """Seal a run's bundle as a new version of the store."""
-    target = Store(store)
+    target = ModelStore(store)
     version = publish_run(Pipeline(RunFolder.open(run_folder), progress_for()), target)
     if promote:
         target.promote(version)
@@ -290,7 +290,7 @@ def _retrainer(
     preset: str,
     overrides: list[str],
 ) -> Retrainer:
-    target = Store(store)
+    target = ModelStore(store)
     source: str | Path | None = redis_url or events or (target.root.local and target.root.local / "events")
     if source is None:
         raise ConfigError(

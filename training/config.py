@@ -13,12 +13,12 @@ from pydantic import Field, ValidationError, model_validator
 from model_store.config import ModelConfig, Section
 from model_store.errors import ConfigError
 from model_store.network.recommender import encoder_shape
-from training.codebooks import TokenizerTrainingConfig
-from training.compute import ComputeConfig
 from training.data.prepare import PrepareOptions
-from training.joint import FinetuneConfig
-from training.joint_losses import JointConfig
-from training.sasrec import SasrecConfig
+from training.embedding.sasrec import SasrecConfig
+from training.joint.phase_losses import JointConfig
+from training.joint.training import FinetuneConfig
+from training.loop.compute import ComputeConfig
+from training.tokenizer.codebooks import TokenizerTrainingConfig
 
 PRESETS = ("demo", "cpu", "paper")
 

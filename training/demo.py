@@ -20,15 +20,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from model_store.bundle.registry import ModelStore
 from model_store.console import new_app, run
 from model_store.errors import EtegrecError
-from model_store.registry import Store
-from training.bundle_files import export_bundle, publish_run
 from training.cli import evaluation_table
 from training.config import TrainingConfig, load_config
-from training.metrics import SEEN_EXCLUDED
+from training.evaluation.metrics import SEEN_EXCLUDED
+from training.export.bundle import export_bundle, publish_run
+from training.loop.progress import Progress, progress_for
 from training.pipeline import Evaluation, Pipeline
-from training.progress import Progress, progress_for
 from training.report.style import model_name
 from training.run_folder import RunFolder
 
@@ -51,7 +51,7 @@ def demo(
     config, progress = load_config("demo"), progress_for()
     pipeline = Pipeline(_run_folder(folder, config), progress)
     export_bundle(pipeline)
-    version = _promoted(pipeline, Store(folder / "models"))
+    version = _promoted(pipeline, ModelStore(folder / "models"))
     evaluation = pipeline.evaluate()
     (folder / "metrics.json").write_text(json.dumps(evaluation.as_dict()) + "\n", encoding="utf-8")
     _show_evaluation(evaluation)
@@ -75,7 +75,7 @@ def _run_folder(folder: Path, config: TrainingConfig) -> RunFolder:
     return RunFolder.create_or_resume(folder / f"run-{config.key}", config, "ml-100k")
 
 
-def _promoted(pipeline: Pipeline, store: Store) -> str:
+def _promoted(pipeline: Pipeline, store: ModelStore) -> str:
     """Publish and promote the run's model once; later calls find it live."""
     record = "published.json"
     published = pipeline.run.read_json(record)["version"] if pipeline.run.has(record) else None

@@ -15,28 +15,28 @@ from torch import Tensor
 
 from model_store.config import ModelConfig
 from model_store.errors import CheckpointError, ConfigError
-from model_store.fusion import GENERATIVE_ALONE, dense_candidates
 from model_store.network.tokenizer import Tokenizer
-from model_store.transitions import Transitions
-from training import distributed
-from training.checkpoint import State, checkpoint_name, seconds_spent
-from training.codebooks import pretrain_tokenizer
-from training.collisions import Codes
+from model_store.search.fusion import GENERATIVE_ALONE, dense_candidates
+from model_store.search.transitions import Transitions
 from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
-from training.evaluate import generative_ranks, search_split
-from training.health import tokenizer_health
-from training.joint import finetune, train_joint
-from training.joint_losses import JointConfig
-from training.learner import Learner, can_start_from, new_learner
-from training.metrics import popularity_ranks
-from training.progress import Progress
-from training.report.ranks import RANKS, TestRanks
-from training.report.survival import sampled_codes_kept
+from training.diagnostics.beam_survival import sampled_codes_kept
+from training.diagnostics.tokenizer_health import tokenizer_health
+from training.embedding.sasrec import Sasrec, evaluate_sasrec, train_sasrec
+from training.embedding.transition_counts import count_transitions
+from training.evaluation.full_ranking import generative_ranks, search_split
+from training.evaluation.metrics import popularity_ranks
+from training.joint.learner import Learner, can_start_from, new_learner
+from training.joint.phase_losses import JointConfig
+from training.joint.training import finetune, train_joint
+from training.loop import distributed
+from training.loop.checkpoint import State, checkpoint_name, seconds_spent
+from training.loop.progress import Progress
 from training.run_folder import RunFolder
-from training.sasrec import Sasrec, evaluate_sasrec, train_sasrec
-from training.transitions import count_transitions
+from training.tokenizer.codebooks import pretrain_tokenizer
+from training.tokenizer.collisions import Codes
+from training.user_ranks import RANKS, TestRanks
 
 EVALUATION = "evaluation.json"
 UNSEEN = "unseen.json"
@@ -78,7 +78,7 @@ class Evaluation:
     test: dict[str, dict[str, float]]
     valid: dict[str, dict[str, float]]
     tokenizer: dict[str, Any]
-    fusion: dict[str, Any]  # fields of model_store.fusion.Fusion, fitted on validation users
+    fusion: dict[str, Any]  # fields of model_store.search.fusion.Fusion, fitted on validation users
     seconds: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
@@ -208,7 +208,7 @@ class Pipeline:
         if not (self.tensorboard and distributed.is_first()):
             return self.progress
         # Not at the top: the import takes seconds, and few runs want it.
-        from training.tensorboard import TensorboardProgress
+        from training.loop.tensorboard import TensorboardProgress
 
         return TensorboardProgress(self.progress, self.run.path / "tensorboard" / stage)
 

@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from model_store.durable import write_durably
+from model_store.durable_files import write_durably
 from model_store.errors import CheckpointError
-from training import distributed
 from training.config import TrainingConfig
+from training.loop import distributed
 
 CONFIG = "config.json"
 SECONDS = "seconds.json"

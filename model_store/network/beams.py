@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.network.dense import DEAD
+from model_store.network.dense_candidates import DEAD
 
 
 class Span(NamedTuple):

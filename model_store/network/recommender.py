@@ -22,7 +22,7 @@ from torch.nn import functional
 from model_store.config import ModelConfig, RecommenderConfig
 from model_store.network.encoder import EncoderShape, HistoryEncoder, VectorMap
 from model_store.network.layers import NEGATIVE, DecoderLayer, Dropout, RelativeBias, RmsNorm
-from model_store.network.repeats import RepeatBias
+from model_store.network.repeat_bias import RepeatBias
 
 DECODER_START = 0.1
 """What decoder layers add to the residual stream is scaled by this at the start, so that depth does not drown it."""

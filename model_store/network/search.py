@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.network.beams import AllPlaces, Beams, BestOfGroups, Children, Span
-from model_store.network.dense import DEAD, DenseCandidates, History, dense_scores, nearest_leaves
+from model_store.network.dense_candidates import DEAD, DenseCandidates, History, dense_scores, nearest_leaves
 from model_store.network.recommender import Cache, Memory, Recommender
 
 
@@ -92,10 +92,10 @@ class BeamSearch(nn.Module):
         candidates: Tensor,
         *catalogue: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Search. Arguments are the fields of :class:`~model_store.search_interface.SearchInputs`, then the catalogue.
+        """Search. Arguments are the fields of :class:`~model_store.search.interface.SearchInputs`, then the catalogue.
 
         Returns:
-            The fields of :class:`~model_store.search_interface.SearchOutputs`.
+            The fields of :class:`~model_store.search.interface.SearchOutputs`.
         """
         fields = history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates
         return self.traced(*fields, *catalogue)[0]
@@ -119,7 +119,7 @@ class BeamSearch(nn.Module):
             first_leaf = known.first_node(net.levels - 1, codebook_size)
             closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
             nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, had, candidates.shape[0])
-            beside = _Beside(user, had, nearest, known.path(nearest.leaf.clamp(min=0)))
+            beside = _DenseWalk(user, had, nearest, known.path(nearest.leaf.clamp(min=0)))
 
         beams, came_from = Beams.at_root(history.shape[0], history.device), torch.zeros_like(items)
         own_steps: list[Tensor] = []  # of the candidates
@@ -239,7 +239,7 @@ class _Decoding:
         return logits + net.repeat_logits(level, self._had_codes[:, :, level], is_below, self._items)
 
 
-class _Beside(NamedTuple):
+class _DenseWalk(NamedTuple):
     """Dense candidates, which walk down the trie beside the beams."""
 
     user: Tensor  # [B, d_s], unit length

@@ -1,0 +1,1 @@
+"""Search engines: one contract, implemented on ONNX Runtime, on torch, and as a fake for tests."""

@@ -15,13 +15,13 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from model_store.catalogue import Catalogue
-from model_store.exclusions import closed_nodes
-from model_store.fusion import GENERATIVE_ALONE, Fusion, best, boosted, scores
-from model_store.history import encode_histories
-from model_store.search_interface import SearchInputs, SearchOutputs, search_inputs
-from model_store.transitions import Transitions
-from model_store.trie import RuleMask
+from model_store.catalogue.catalogue import Catalogue
+from model_store.search.exclusions import closed_nodes
+from model_store.search.fusion import GENERATIVE_ALONE, Fusion, best, boosted, scores
+from model_store.search.history_encoding import encode_histories
+from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
+from model_store.search.transitions import Transitions
+from model_store.semantic_ids.trie import RuleMask
 
 HISTORY_BUCKETS = (8, 16, 24, 32, 50)
 """History lengths that batches are padded to, up to the model's own ``max_history``."""
@@ -57,7 +57,7 @@ class SearchRequest:
         max_per_prefix: Answers that may share a first code; ``None``: any number.
         fusion: How dense scores enter the answer.
         transitions: Which items follow which, if the fusion uses it.
-        fresh_boost: What items that came live get on top, see :func:`model_store.fusion.boosted`.
+        fresh_boost: What items that came live get on top, see :func:`model_store.search.fusion.boosted`.
     """
 
     history: npt.NDArray[np.int64]

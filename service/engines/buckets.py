@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model_store.search_interface import SearchInputs
+from model_store.search.interface import SearchInputs
 from service.engines.base import HISTORY_BUCKETS
 
 BATCHES = (1, 8, 32, 64, 128, 256, 512)

@@ -20,13 +20,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model_store.fusion import DENSE_ITEMS
 from model_store.network.search import BeamSearch
-from model_store.search_interface import SearchInputs, SearchOutputs
-from model_store.trie import Trie
+from model_store.search.fusion import DENSE_ITEMS
+from model_store.search.interface import SearchInputs, SearchOutputs
+from model_store.semantic_ids.trie import Trie
 from service.engines.buckets import RULES, Bucket, Plan
-from service.engines.captured import Runner, Work
-from service.engines.headroom import Headroom
+from service.engines.cuda_graphs import Runner, Work
+from service.engines.device_catalogue import Headroom
 
 STAGED = 2
 """Batches under way at the same time: one on the device, one behind it."""

@@ -8,26 +8,26 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model_store.errors import LiveUnavailable
-from model_store.events import Event
-from model_store.registry import Store
+from model_store.bundle.registry import ModelStore
+from model_store.errors import StoreUnavailable
+from model_store.events.event import Event
 from service.app import create_app
-from service.live.base import Recorded
-from service.live.embedded import EmbeddedLive
-from service.pace import Pace
-from tests.service.harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
+from service.scheduling.latency_model import LatencyModel
+from service.store.base import Recorded
+from service.store.embedded_store import EmbeddedStore
+from tests.support.service_harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
 
 pytestmark = pytest.mark.anyio
 
 
-class FlakyLive(EmbeddedLive):
+class FlakyStore(EmbeddedStore):
     """The embedded store, as far away as Redis can be."""
 
     is_away = False
 
     def _reach(self) -> None:
         if self.is_away:
-            raise LiveUnavailable("away")
+            raise StoreUnavailable("away")
 
     async def ping(self) -> None:
         self._reach()
@@ -64,7 +64,7 @@ async def test_an_inline_history_wins_over_the_stored_one(tmp_path: Path) -> Non
 
 async def test_unknown_histories_get_popular_items_under_the_same_rules(tmp_path: Path) -> None:
     live_store(tmp_path)
-    catalogue = Store(tmp_path).bundle().catalogue()
+    catalogue = ModelStore(tmp_path).bundle().catalogue()
     order = [catalogue.item_ids[row] for row in catalogue.by_popularity.tolist()]
     in_category = [each for each in order if "category-1" in catalogue.categories[catalogue.row_of[each]]]
     rules = {"categories": ["category-1"], "deny": [in_category[0]]}
@@ -101,12 +101,12 @@ async def test_a_rule_that_leaves_nothing_is_an_empty_answer(tmp_path: Path) -> 
 
 async def test_away_live_store_degrades_and_recovers(tmp_path: Path) -> None:
     live_store(tmp_path)
-    live = FlakyLive(tmp_path / "events")
-    live.is_away = True
-    app = create_app(fast_settings(tmp_path), live=live)
+    store = FlakyStore(tmp_path / "events")
+    store.is_away = True
+    app = create_app(fast_settings(tmp_path), store=store)
     service = app.state.service
     async with running(app) as client:
-        await until(lambda: service.models.current is not None and not service.link.is_up)
+        await until(lambda: service.models.current is not None and not service.store_client.is_up)
         inline = (await client.post("/recommend", json={"history": ["item-1"]})).json()
         stored = (await client.post("/recommend", json={"user_id": "u"})).json()
         events = [{"event_id": "e", "user_id": "u", "item_id": "item-1", "timestamp": 1}]
@@ -115,8 +115,8 @@ async def test_away_live_store_degrades_and_recovers(tmp_path: Path) -> None:
         assert metric(service, "etegrec_live_up") == 0
         assert metric(service, "etegrec_degraded_answers_total") == 2
         assert metric(service, "etegrec_snapshots_total", result="unavailable") >= 1
-        live.is_away = False
-        await until(lambda: service.link.is_up)
+        store.is_away = False
+        await until(lambda: service.store_client.is_up)
         assert (await client.post("/events", json=events)).json()["accepted"] == 1
         after = (await client.post("/recommend", json={"user_id": "u"})).json()
     assert (inline["served_by"], inline["degraded"]) == ("model", True)
@@ -174,9 +174,9 @@ async def test_a_deadline_that_nothing_predicted_is_a_problem_and_one_of_its_own
     assert [each["item_id"] for each in mine.json()["items"]] == popular[:5]
 
 
-def slow_pace() -> Pace:
+def slow_pace() -> LatencyModel:
     """A tenth of a second for each place: eight history items beside 20, 10 and 5 beams."""
-    pace = Pace()
+    pace = LatencyModel()
     for places in (28, 18, 13):
         pace.learn(places, places / 10)
     return pace

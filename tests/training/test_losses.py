@@ -8,7 +8,6 @@ from torch import Tensor
 
 from model_store.config import TokenizerConfig
 from model_store.network.tokenizer import Tokenizer
-from training.codebooks import reconstruct
 from training.losses import (
     first_occurrences,
     preference_semantic_loss,
@@ -16,6 +15,7 @@ from training.losses import (
     recommendation_loss,
     sequence_item_loss,
 )
+from training.tokenizer.codebooks import reconstruct
 
 Array = npt.NDArray[np.float64]
 

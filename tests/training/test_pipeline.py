@@ -11,18 +11,18 @@ import onnxruntime
 import pytest
 import torch
 
+from model_store.bundle.registry import ModelStore
 from model_store.console import run
 from model_store.errors import BundleRefused
-from model_store.registry import Store
 from service.engines.base import SearchRequest
-from service.engines.onnx import OnnxEngine
-from service.engines.torch import TorchEngine
-from tests.tiny import set_options, write_cycle
-from training.bundle_files import check_tokenizer
+from service.engines.onnx_engine import OnnxEngine
+from service.engines.torch_engine import TorchEngine
+from tests.support.tiny import set_options, write_cycle
 from training.cli import app
 from training.config import PRESETS, load_config
+from training.export.bundle import check_tokenizer
+from training.loop.progress import SilentProgress
 from training.pipeline import Pipeline
-from training.progress import SilentProgress
 from training.run_folder import RunFolder
 
 METRICS = {f"{name}@{k}{suffix}" for name in ("recall", "ndcg") for k in (5, 10) for suffix in ("", "_seen_excluded")}
@@ -123,7 +123,7 @@ def test_a_damaged_artefact_is_named(finished: Path, damage: str, capsys: pytest
 
 def test_published_engines_agree_with_each_other(finished: Path, tmp_path: Path) -> None:
     assert etegrec_train("publish", finished, "--store", tmp_path, "--promote") == 0
-    bundle = Store(tmp_path).bundle()
+    bundle = ModelStore(tmp_path).bundle()
     bundle.verify()
     catalogue = bundle.catalogue()
     engines = (
@@ -148,7 +148,7 @@ def test_published_engines_agree_with_each_other(finished: Path, tmp_path: Path)
 
 def test_the_exported_tokenizer_gives_the_catalogue_its_codes(finished: Path, tmp_path: Path) -> None:
     etegrec_train("publish", finished, "--store", tmp_path, "--promote")
-    bundle = Store(tmp_path).bundle()
+    bundle = ModelStore(tmp_path).bundle()
     session = onnxruntime.InferenceSession(bundle.read("tokenizer.onnx"))
     codes, _, _ = session.run(None, {"embeddings": bundle.embeddings()["embeddings"]})
     moved = (bundle.catalogue().codes != codes[:, :, 0]).any(axis=1)
@@ -158,7 +158,7 @@ def test_the_exported_tokenizer_gives_the_catalogue_its_codes(finished: Path, tm
 
 def test_a_tokenizer_that_encodes_otherwise_is_refused_at_export(finished: Path, tmp_path: Path) -> None:
     etegrec_train("publish", finished, "--store", tmp_path, "--promote")
-    graph = Store(tmp_path).bundle().read("tokenizer.onnx")
+    graph = ModelStore(tmp_path).bundle().read("tokenizer.onnx")
     learner = Pipeline(RunFolder.open(finished), SilentProgress()).learner
     check_tokenizer(graph, learner)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import polars as pl
 
-from model_store.catalogue import ID_BYTES
+from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
 from training.data.numbering import Int32Array, Int64Array, numbered, stable_order
 from training.data.split import LEAVE_ONE_OUT, Cuts, Division, SplitOptions

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from model_store.durable import write_durably
+from model_store.durable_files import write_durably
 from model_store.errors import DataError, DownloadError
 from training.data.dataset import ItemInfo
 from training.data.raw import RawData, display_title, interaction_frame, split_movie_title

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from model_store.durable import write_durably
+from model_store.durable_files import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
 from training.data.filters import k_core, long_enough, shuffled_ties

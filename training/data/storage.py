@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from model_store.durable import write_durably
+from model_store.durable_files import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
 from training.data.split import SplitOptions

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from model_store.catalogue import ID_BYTES
+from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
 from training.data.item_files import open_items
 from training.data.prepare import PrepareOptions

@@ -1,1 +1,1 @@
-"""What a run measured, for people: plots that answer questions, and one page that holds all of them."""
+"""The report of a run: charts and one page that holds them all."""

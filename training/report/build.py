@@ -8,8 +8,8 @@ from training.report.codes import code_charts
 from training.report.contents import Contents, gather
 from training.report.learning import learning_charts
 from training.report.page import page
-from training.report.ranks import TestRanks
 from training.report.style import Chart, png
+from training.user_ranks import TestRanks
 
 PAGE = "index.html"
 FOLDER = "report"

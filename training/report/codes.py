@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from training.health import code_use
+from training.diagnostics.tokenizer_health import code_use
 from training.report.contents import Contents
 from training.report.style import PALETTE, Chart, new_figure, tidy
 from training.report.tree import code_tree

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.pipeline import Evaluation, Pipeline
-from training.report.ranks import TestRanks
+from training.user_ranks import TestRanks
 
 Int64Array = npt.NDArray[np.int64]
 

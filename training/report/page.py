@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from training.metrics import SEEN_EXCLUDED
+from training.evaluation.metrics import SEEN_EXCLUDED
 from training.report.contents import Contents
 from training.report.style import Chart, in_order, model_name
 from training.report.tree import Branch, top_branches

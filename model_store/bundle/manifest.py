@@ -1,0 +1,166 @@
+"""The manifest of a bundle: what the model is, where it came from, and the seal over every file.
+
+``manifest.json`` is canonical JSON (sorted keys, no spaces) and carries the SHA-256 of itself without that one field,
+so that no byte of it can change unnoticed either. It is written last: a folder without it is no bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from model_store.config import ModelConfig
+from model_store.errors import BundleRefused
+from model_store.search.fusion import GENERATIVE_ALONE, Fusion
+
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 4 << 20
+"""Largest manifest that is read, in bytes."""
+
+VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""What a version name looks like; it is a folder name and part of Redis keys."""
+
+REQUIRED_FILES = frozenset(
+    {
+        "weights.safetensors",  # tokenizer, recommender and heads
+        "search.onnx",  # the whole search as one graph
+        "tokenizer.onnx",  # item embedding -> ranked codes
+        "embeddings.safetensors",
+        "catalogue.parquet",
+        "golden.json",  # histories with expected answers
+    }
+)
+OPTIONAL_FILES = frozenset(
+    {
+        "content.onnx",  # attributes -> item embedding
+        "search.int8.onnx",  # search.onnx with weights of 8 bits
+        "transitions.safetensors",  # which items follow which
+    }
+)
+REPORT_FILE = re.compile(r"report(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,4}")
+
+REFUSED_HINT = "restore the version from a backup, or publish it again; `etegrec-models rollback` serves the one before"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FileSeal(_Part):
+    """What the bytes of one file must be."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the whole file, lower-case hex")
+    size: int = Field(ge=0, description="bytes")
+
+    @classmethod
+    def of(cls, data: bytes) -> FileSeal:
+        """The seal of these bytes."""
+        return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+class DataSummary(_Part):
+    """The data that a model was trained on."""
+
+    name: str = Field(description="data set, e.g. ml-100k")
+    fingerprint: str = Field(description="hash of the prepared data: equal means trained on the same interactions")
+    counts: dict[str, int] = Field({}, description="users, items, interactions …")
+
+
+class Description(_Part):
+    """What a publisher says about a model; the store adds the rest of the :class:`Manifest`."""
+
+    config: ModelConfig
+    data: DataSummary
+    metrics: dict[str, dict[str, float]] = Field({}, description="metric by name, by model or protocol")
+    tokenizer: dict[str, JsonValue] = Field({}, description="what the tokenizer did: collisions, codes in use …")
+    fusion: Fusion = Field(
+        GENERATIVE_ALONE, description="how dense scores enter the answers, fitted on validation users"
+    )
+    parent: str | None = Field(None, pattern=f"^{VERSION.pattern}$", description="version that was live before it")
+    embedding_source: Literal["sasrec", "user"] = Field(
+        "sasrec", description="where item embeddings came from: trained here, or given by the user"
+    )
+
+
+class Manifest(Description):
+    """A sealed description of one version."""
+
+    format_version: Literal[1] = 1
+    version: str = Field(pattern=f"^{VERSION.pattern}$", description="equals the folder's name")
+    created_at: AwareDatetime = Field(description="when it was published, UTC")
+    files: dict[str, FileSeal] = Field(description="every file but the manifest, by path inside the bundle")
+
+    @model_validator(mode="after")
+    def _files_are_known(self) -> Self:
+        if missing := REQUIRED_FILES - self.files.keys():
+            raise ValueError(f"files lacks {', '.join(sorted(missing))}")
+        for name in sorted(self.files.keys() - REQUIRED_FILES - OPTIONAL_FILES):
+            if not REPORT_FILE.fullmatch(name):
+                raise ValueError(f"files holds {name!r}, which is no file of a bundle")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """Serialise with its own seal."""
+        content = self.model_dump(mode="json")
+        return _canonical(content | {"seal": _seal(content)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read what :meth:`to_bytes` wrote.
+
+        Raises:
+            BundleRefused: A byte differs from what was sealed, or this release does not know the format.
+        """
+        if len(data) > MANIFEST_LIMIT:
+            raise BundleRefused(f"{MANIFEST}: larger than {MANIFEST_LIMIT} bytes", REFUSED_HINT)
+        content = _unsealed(data)
+        if content.get("format_version") != 1:
+            raise BundleRefused(
+                f"{MANIFEST}: format_version is {content.get('format_version')!r}, this release reads 1",
+                "install the release that wrote it, or publish the model again with this one",
+            )
+        try:
+            return cls.model_validate_json(_canonical(content), strict=True)
+        except ValidationError as cause:
+            raise BundleRefused(f"{MANIFEST}: {first_problem(cause)}", REFUSED_HINT) from cause
+
+
+def new_version(created_at: datetime, files: Mapping[str, FileSeal]) -> str:
+    """Name a version after its time and content, e.g. ``20261123t175233z-1a2b3c4d``; later ones sort after."""
+    content = "\n".join(f"{name} {seal.sha256}" for name, seal in sorted(files.items()))
+    short_hash = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return f"{created_at.astimezone(UTC):%Y%m%dt%H%M%Sz}-{short_hash}"
+
+
+def first_problem(error: ValidationError) -> str:
+    """One line about the first thing wrong: ``field: message``."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else problem["msg"]
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _seal(content: Any) -> str:
+    return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def _unsealed(data: bytes) -> dict[str, Any]:
+    """The content without its seal, which must match to the byte."""
+    try:
+        content = json.loads(data)
+        seal = content.pop("seal")
+        is_intact = seal == _seal(content) and _canonical(content | {"seal": seal}) == data
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as cause:
+        raise BundleRefused(f"{MANIFEST}: is no sealed manifest ({type(cause).__name__})", REFUSED_HINT) from cause
+    if not is_intact:
+        raise BundleRefused(f"{MANIFEST}: its content does not match its own seal", REFUSED_HINT)
+    return dict(content)

@@ -1,0 +1,157 @@
+"""Publishing a bundle: all of it becomes visible at once, or nothing does, whenever the publisher is killed.
+
+On a local disk the files are staged in a hidden folder beside the versions and renamed into place. Elsewhere they are
+put under their final names with the manifest last: without it a folder is no version. The service never imports this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from model_store.bundle.bundle import check_contents
+from model_store.bundle.manifest import MANIFEST, Description, FileSeal, Manifest, first_problem, new_version
+from model_store.bundle.registry import STAGING_PREFIX, ModelStore
+from model_store.bundle.storage import Folder
+from model_store.durable_files import sync_folder
+from model_store.errors import ModelStoreError
+
+Source = bytes | Path
+_EXPORT_HINT = "export the model again; see docs/ARCHITECTURE.md for the files of a bundle"
+
+
+class Step(NamedTuple):
+    """One thing that publishing does. A crash between two of them leaves the store loadable."""
+
+    name: str
+    run: Callable[[], None]
+
+
+def publish(
+    store: ModelStore, files: Mapping[str, Source], about: Description, created_at: datetime | None = None
+) -> str:
+    """Add a version to the store. It is not live before :meth:`ModelStore.promote`.
+
+    Args:
+        store: Created if it does not exist.
+        files: Content or path of each file by its name in the bundle; see ``REQUIRED_FILES`` of the manifest.
+        about: What the manifest says about the model.
+        created_at: Time of the version; now, if not given.
+
+    Returns:
+        The name of the version.
+
+    Raises:
+        BundleRefused: The files do not decode or contradict each other; nothing was written.
+        ModelStoreError: A file is missing, unexpected or changed meanwhile, or the version exists.
+        StoreBusy: Another process writes to the store.
+    """
+    publication = Publication.plan(store, files, about, created_at or datetime.now(UTC))
+    store.create()
+    with store.lock():
+        try:
+            for step in publication.steps():
+                step.run()
+        finally:
+            publication.clean_up()
+    return publication.manifest.version
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A version about to be published: checked and named, nothing written yet."""
+
+    store: ModelStore
+    files: Mapping[str, Source]
+    manifest: Manifest
+
+    @classmethod
+    def plan(
+        cls, store: ModelStore, files: Mapping[str, Source], about: Description, created_at: datetime
+    ) -> Publication:
+        """Hash and check the files, and name the version."""
+        seals = {name: FileSeal.of(_content(name, source)) for name, source in files.items()}
+        version = new_version(created_at, seals)
+        fields = {name: getattr(about, name) for name in Description.model_fields}
+        try:
+            manifest = Manifest(**fields, version=version, created_at=created_at.astimezone(UTC), files=seals)
+            Manifest.from_bytes(manifest.to_bytes())
+        except ValidationError as cause:
+            raise ModelStoreError(f"the bundle cannot be published: {first_problem(cause)}", _EXPORT_HINT) from cause
+        check_contents(lambda name: _content(name, files[name]), files, about.config, about.fusion)
+        return cls(store, files, manifest)
+
+    @property
+    def staging(self) -> Folder:
+        """Where files are collected on a local disk; never there on other file systems."""
+        return self.store.root.child(f"{STAGING_PREFIX}{self.manifest.version}")
+
+    @property
+    def target(self) -> Folder:
+        """Where the version will be."""
+        return self.store.root.child(self.manifest.version)
+
+    def steps(self) -> Iterator[Step]:
+        """What to do, in order, while holding the lock of the store."""
+        is_local = self.target.local is not None
+        folder = self.staging if is_local else self.target
+        yield Step("claim the name", self._claim)
+        for name in sorted(self.files):
+            yield Step(f"write {name}", partial(self._write, folder, name))
+        if is_local:
+            yield Step("sync folders", partial(_sync_tree, folder))
+        yield Step(f"write {MANIFEST}", partial(folder.write, MANIFEST, self.manifest.to_bytes()))
+        if is_local:
+            yield Step("rename", partial(folder.rename, self.target))
+            yield Step("sync store", partial(_sync, self.store.root))
+
+    def clean_up(self) -> None:
+        """Remove what is left in staging: nothing after success, all of it after an error."""
+        if self.staging.local is not None:
+            self.staging.remove_all()
+
+    def _claim(self) -> None:
+        found = next((entry for entry in self.store.root.entries() if entry.name == self.target.name), None)
+        if found and (found.kind != "folder" or any(entry.name == MANIFEST for entry in self.target.entries())):
+            raise ModelStoreError(
+                f"version {self.manifest.version} exists already; versions never change",
+                "nothing to do if this is the same model, else publish again: the version is named after the time",
+            )
+        self.clean_up()  # after a publisher that was killed: this one holds the lock
+        self.target.remove_all()  # after a collector that was killed
+
+    def _write(self, folder: Folder, name: str) -> None:
+        data = _content(name, self.files[name])
+        if FileSeal.of(data) != self.manifest.files[name]:
+            raise ModelStoreError(
+                f"{name} changed while it was being published", "publish again when its writer is done"
+            )
+        folder.write(name, data)
+
+
+def _content(name: str, source: Source) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as cause:
+        raise ModelStoreError(f"cannot read {name} from {source}: {cause.strerror}", _EXPORT_HINT) from cause
+
+
+def _sync(folder: Folder) -> None:
+    if folder.local is not None:
+        sync_folder(folder.local)
+
+
+def _sync_tree(folder: Folder) -> None:
+    if folder.local is None:
+        return
+    for parent, _, _ in os.walk(folder.local):
+        sync_folder(Path(parent))

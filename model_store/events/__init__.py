@@ -1,0 +1,1 @@
+"""The interaction event and the embedded log that records it."""

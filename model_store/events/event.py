@@ -1,0 +1,47 @@
+"""The interaction event: what ``POST /events`` records, the live stores queue and retraining drains."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from model_store.catalogue.catalogue import ID_BYTES
+
+
+def _fits(value: str) -> str:
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as cause:
+        raise ValueError("must be valid Unicode, without lone surrogates") from cause
+    if not 1 <= size <= ID_BYTES:
+        raise ValueError(f"must be 1 to {ID_BYTES} bytes long in UTF-8")
+    return value
+
+
+Id = Annotated[str, AfterValidator(_fits)]
+"""An item, user or event id."""
+
+
+LATEST = 253_402_300_799  # the end of the year 9999
+
+
+def _in_seconds(value: int) -> int:
+    if not 0 <= value <= LATEST:
+        raise ValueError(f"must be Unix time in seconds, not milliseconds: 0 to {LATEST}")
+    return value
+
+
+class Event(BaseModel):
+    """One interaction of a user with an item."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_id: Id = Field(description="chosen by the client; a repeated id is recorded once")
+    user_id: Id
+    item_id: Id
+    type: Literal["view", "click", "cart", "purchase", "rating"] = "click"
+    timestamp: Annotated[int, AfterValidator(_in_seconds)] = Field(
+        description="Unix time in seconds, at most the year 9999",
+        json_schema_extra={"minimum": 0, "maximum": LATEST},
+    )

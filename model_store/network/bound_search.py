@@ -1,0 +1,57 @@
+"""The torch search with one catalogue on the device: NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model_store.network.search import BeamSearch
+from model_store.search.interface import SearchInputs, SearchOutputs, catalogue_inputs, pool_vectors
+from model_store.semantic_ids.trie import Trie
+
+
+class BoundSearch:
+    """A search of one catalogue revision, whose arrays are moved to the recommender's device once.
+
+    Args:
+        search: In evaluation mode.
+        trie: The catalogue.
+        vectors: Unit length, ``[items, d_s]`` by catalogue row; ``None``: every dense score is 0.
+
+    Raises:
+        ValueError: The recommender reads histories as vectors, and there are none.
+    """
+
+    def __init__(self, search: BeamSearch, trie: Trie, vectors: npt.NDArray[np.float32] | None = None) -> None:
+        if vectors is None and search.recommender.reads_vectors:
+            raise ValueError("this recommender reads histories as item vectors, which were not given")
+        self.trie, self._search = trie, search
+        self._vectors, self._pools = vectors, dict[bool, Tensor]()
+        arrays = catalogue_inputs(trie, vectors, search.recommender.embedding_dim)
+        # Arrays out of a snapshot are read-only views, which torch does not take without a warning.
+        self._catalogue = [self._moved(np.require(array, requirements=("C", "W"))) for array in arrays]
+
+    def __call__(self, inputs: SearchInputs) -> SearchOutputs:
+        """Search one batch."""
+        with torch.inference_mode():
+            outputs = self._search(*self._arguments(inputs))
+            return SearchOutputs(*(output.cpu().numpy() for output in outputs))
+
+    def trace(self, inputs: SearchInputs) -> list[npt.NDArray[np.int64]]:
+        """Nodes of the beams after each code, see :meth:`~model_store.network.search.BeamSearch.traced`."""
+        with torch.inference_mode():
+            return [nodes.cpu().numpy() for nodes in self._search.traced(*self._arguments(inputs))[1]]
+
+    def _arguments(self, inputs: SearchInputs) -> list[Tensor]:
+        return [*(self._moved(array) for array in inputs), *self._catalogue, self._pool(len(inputs.candidates))]
+
+    def _pool(self, candidates: int) -> Tensor:
+        if (candidates > 0) not in self._pools:
+            width = self._search.recommender.embedding_dim
+            self._pools[candidates > 0] = self._moved(pool_vectors(self.trie, self._vectors, width, candidates))
+        return self._pools[candidates > 0]
+
+    def _moved(self, array: npt.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self._search.recommender.bos.device, non_blocking=True)

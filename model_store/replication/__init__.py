@@ -1,0 +1,1 @@
+"""The key schema and the value formats of the store that replicas share."""

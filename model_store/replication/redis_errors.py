@@ -1,0 +1,76 @@
+"""What goes wrong with Redis, in this project's own words. Used on both sides, so that cause and fix read the same."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from redis import exceptions as redis_errors
+
+from model_store.errors import StoreCorrupt, StoreError, StoreUnavailable
+
+OUTAGES = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError, TimeoutError)
+"""Errors that say that Redis as a whole cannot be used now; the others refuse one command only."""
+
+RAISED_BY_CLIENT = (redis_errors.RedisError, OSError, TimeoutError)
+"""Everything that a call of the client can raise when Redis misbehaves."""
+
+
+def redis_place(url: str) -> str:
+    """Host, port and database of a URL, without user and password: fit for messages."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path}"
+
+
+def live_error(cause: Exception, place: str) -> StoreError:
+    """Translate an error of the Redis client.
+
+    Args:
+        cause: One of :data:`RAISED_BY_CLIENT`.
+        place: Where Redis is, see :func:`redis_place`.
+    """
+    if is_wrong_type(cause):
+        return StoreCorrupt(f"Redis at {place} holds a value of another type", "another program uses the same prefix")
+    text = str(cause)
+    return StoreUnavailable(
+        f"Redis at {place} {_what(cause)}", f"{_fix(cause)} (cause: {type(cause).__name__}: {text})"
+    )
+
+
+def is_wrong_type(cause: Exception) -> bool:
+    """Whether a key holds a value of another type: Redis is well, this key is not."""
+    return isinstance(cause, redis_errors.ResponseError) and "WRONGTYPE" in str(cause)
+
+
+def _what(cause: Exception) -> str:
+    if _is_auth(cause):
+        return "refuses the credentials"
+    if isinstance(cause, redis_errors.OutOfMemoryError):
+        return "is out of memory and refuses writes"
+    if isinstance(cause, redis_errors.ReadOnlyError):
+        return "is a read-only replica"
+    if isinstance(cause, redis_errors.BusyLoadingError):
+        return "is still loading its data"
+    if isinstance(cause, (redis_errors.TimeoutError, TimeoutError)):
+        return "did not answer in time"
+    if isinstance(cause, (redis_errors.ConnectionError, OSError)):
+        return "cannot be reached"
+    return "refused a command"
+
+
+def _fix(cause: Exception) -> str:
+    if _is_auth(cause):
+        return "check user and password in ETEGREC_REDIS_URL"
+    if isinstance(cause, redis_errors.OutOfMemoryError):
+        return "raise maxmemory, or drain the event stream with `etegrec-train retrain`"
+    if isinstance(cause, redis_errors.ReadOnlyError):
+        return "point ETEGREC_REDIS_URL at the primary"
+    if isinstance(cause, redis_errors.BusyLoadingError):
+        return "wait until it has read its append-only file"
+    return "check that Redis runs and that ETEGREC_REDIS_URL names it"
+
+
+def _is_auth(cause: Exception) -> bool:
+    kinds = (redis_errors.AuthenticationError, redis_errors.AuthorizationError, redis_errors.NoPermissionError)
+    return isinstance(cause, kinds) or str(cause).startswith(("NOAUTH", "WRONGPASS"))

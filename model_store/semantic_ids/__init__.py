@@ -1,0 +1,1 @@
+"""Semantic IDs and the trie over them."""

@@ -1,0 +1,137 @@
+"""What is popular by the events of late, read from the live store every few seconds.
+
+The store keeps two fading counts an item, one of a long and one of a short half-life
+(:mod:`service.store.decayed_counts`). The long one, together with training popularity, is what users without history
+are answered; the short one is what trends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import ref
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from model_store.catalogue.catalogue import Catalogue
+from model_store.errors import StoreError
+from service.settings import Settings
+from service.store.base import Store
+from service.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+NEGLIGIBLE = 1e-6
+"""Counts up to here, in events, are none: of twenty half-lives ago."""
+
+
+@dataclass(frozen=True, eq=False)
+class EventCounts:
+    """How much events speak for the items of a catalogue; items without events are left out.
+
+        weight = count + prior_events * share of training popularity
+
+    Attributes:
+        rows: ``[n]``, distinct, highest weight first.
+        counts: ``[n]``, events, each counting half after every half-life.
+        weights: ``[n]``.
+        prior_events: How many events training popularity counts as; 0: it does not count.
+        total: Sum of all counts and the prior.
+    """
+
+    rows: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    prior_events: float
+    total: float
+
+    @cached_property
+    def weight_of(self) -> dict[int, float]:
+        """Weight by row."""
+        return dict(zip(self.rows.tolist(), self.weights.tolist(), strict=True))
+
+    @cached_property
+    def count_of(self) -> dict[int, float]:
+        """Count by row."""
+        return dict(zip(self.rows.tolist(), self.counts.tolist(), strict=True))
+
+
+class Trends:
+    """Keeps the counts of both half-lives; used from one event loop. While the store is away the last ones stay."""
+
+    def __init__(self, store: Store, settings: Settings, telemetry: Telemetry) -> None:
+        self._store = store
+        self._settings = settings
+        self._telemetry = telemetry
+        self._long: Mapping[str, float] = {}
+        self._short: Mapping[str, float] = {}
+        self._mapped: dict[float, tuple[ref[Catalogue], Mapping[str, float], EventCounts]] = {}
+
+    async def watch(self) -> None:
+        """Read the counts every ``trends_s`` seconds, until cancelled."""
+        while True:
+            try:
+                await self.read()
+            except StoreError as failure:
+                log.info("trends_not_read", cause=str(failure))
+            except Exception:
+                log.exception("trends_crashed")
+            await asyncio.sleep(self._settings.trends_s)
+
+    async def read(self) -> None:
+        """Read the counts, and the metrics of the event stream, once.
+
+        Raises:
+            StoreError: The store is away.
+        """
+        waiting = await self._store.waiting()
+        self._telemetry.show_waiting(waiting.events, waiting.oldest)
+        long_s, short_s = half_lives_s_of(self._settings)
+        self._long = await self._store.counts(long_s)
+        self._short = await self._store.counts(short_s)
+
+    async def popular(self, catalogue: Catalogue) -> EventCounts:
+        """Counts of the long half-life, on top of training popularity."""
+        return await self._of(catalogue, self._long, self._settings.popular_prior_events)
+
+    async def trending(self, catalogue: Catalogue) -> EventCounts:
+        """Counts of the short half-life alone."""
+        return await self._of(catalogue, self._short, 0)
+
+    async def _of(self, catalogue: Catalogue, counts: Mapping[str, float], prior_events: float) -> EventCounts:
+        known = self._mapped.get(prior_events)
+        if known is not None and known[0]() is catalogue and known[1] is counts:
+            return known[2]
+        found = await asyncio.to_thread(event_counts, catalogue, counts, prior_events)
+        self._mapped[prior_events] = ref(catalogue), counts, found
+        return found
+
+
+def half_lives_s_of(settings: Settings) -> tuple[int, int]:
+    """The long and the short half-life in seconds, as the live store takes them."""
+    return round(settings.popular_half_life_h * 3600), round(settings.trending_half_life_h * 3600)
+
+
+def event_counts(catalogue: Catalogue, counts: Mapping[str, float], prior_events: float) -> EventCounts:
+    """Counts by item id as :class:`EventCounts`. Milliseconds: not for the event loop."""
+    found = catalogue.row_of.find(list(counts))
+    events = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
+    is_known = (found >= 0) & (events > NEGLIGIBLE)
+    rows, events = found[is_known], events[is_known]
+    weights = events + prior_events * training_share(catalogue, rows)
+    order = np.argsort(-weights, kind="stable")
+    return EventCounts(rows[order], events[order], weights[order], prior_events, float(events.sum()) + prior_events)
+
+
+def training_share(catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Share of training interactions, add-one smoothed: ``(n_i + 1) / (sum_j n_j + items)``, ``[n]``."""
+    return np.asarray((catalogue.popularity[rows] + 1) / interactions(catalogue), dtype=np.float64)
+
+
+def interactions(catalogue: Catalogue) -> float:
+    """Training interactions, with the one more that smoothing adds to each item."""
+    return float(catalogue.interactions + len(catalogue))

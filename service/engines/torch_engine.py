@@ -1,0 +1,122 @@
+"""The search as a torch module, for a GPU or a CPU. With what stands beside it, all of the service that needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model_store.catalogue.catalogue import Catalogue
+from model_store.config import ModelConfig
+from model_store.errors import BundleRefused
+from model_store.network.recommender import Recommender
+from model_store.network.search import BeamSearch
+from model_store.search.fusion import DENSE_ITEMS
+from model_store.search.interface import SearchInputs, SearchOutputs
+from service.engines.base import BoundCatalogues, Engine
+from service.engines.bf16 import Bf16Recommender
+from service.engines.buckets import Plan
+from service.engines.cuda_graphs import runner
+from service.engines.device_catalogue import Headroom
+from service.engines.static_search import STAGED, Resident, StaticSearch
+
+PREFIX = "recommender."
+"""Of the recommender's tensors in ``weights.safetensors``."""
+
+CALL_BY_CALL = Plan(batches=(), lengths=(), width=0, candidates=0)
+"""Captures nothing: for a CPU, which has no launches to save, so that padding would only cost."""
+
+Precision = Literal["fp32", "bf16"]
+
+
+class _Bound(NamedTuple):
+    search: StaticSearch
+    resident: Resident
+
+
+class TorchEngine(Engine):
+    """Runs the recommender's weights.
+
+    Args:
+        weights: Tensors of ``weights.safetensors``; those of the tokenizer are left aside.
+        config: The bundle's model.
+        device: ``cuda``, ``cuda:1`` or ``cpu``; by default a GPU if there is one.
+        plan: Shapes that are captured when the first catalogue is bound, and again when one outgrows their headroom.
+            Its candidates are for catalogues that get dense candidates at all.
+        precision: ``bf16``: see :class:`~service.engines.bf16.Bf16Recommender`.
+        has_dense: Whether answers need dense scores; see :class:`~model_store.network.search.BeamSearch`.
+
+    Raises:
+        BundleRefused: The tensors are not those of such a model.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        weights: Mapping[str, npt.NDArray[np.generic]],
+        config: ModelConfig,
+        device: str | None = None,
+        plan: Plan = CALL_BY_CALL,
+        precision: Precision = "fp32",
+        has_dense: bool = True,
+    ) -> None:
+        self.max_history = config.recommender.max_history
+        self.device = torch.device(device) if device else default_device()
+        self.searches = STAGED if self.device.type == "cuda" else 1
+        self.reduced_precision = precision == "bf16"
+        recommender = (Bf16Recommender if self.reduced_precision else Recommender)(config)
+        _load(recommender, weights)
+        self._search = BeamSearch(recommender, has_dense).to(self.device).eval()
+        self._plan = plan
+        self._latest: StaticSearch | None = None
+        self._bound = BoundCatalogues(self._bind)
+
+    def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
+        """See :meth:`service.engines.base.Engine.compute`. A narrow beam may come back as wide as the plan's."""
+        bound = self._bound.of(catalogue)
+        return bound.search(inputs, bound.resident)
+
+    def bind(self, catalogue: Catalogue) -> None:
+        """See :meth:`service.engines.base.Engine.bind`."""
+        self._bound.of(catalogue)
+
+    def close(self) -> None:
+        """Free the device's memory, whoever still holds the engine."""
+        self._latest, self._bound = None, BoundCatalogues(self._bind)
+
+    def _bind(self, catalogue: Catalogue) -> _Bound:
+        """Bring a catalogue to the device, into the room of the one before if it fits, else into new room."""
+        trie, vectors = catalogue.trie, catalogue.vectors
+        if vectors is None and self._search.recommender.reads_vectors:
+            raise ValueError("this recommender reads histories as item vectors, which were not given")
+        plan = self._plan if trie.items <= DENSE_ITEMS else replace(self._plan, candidates=0)
+        if self._latest is not None and self._latest.fits(trie, vectors is not None, plan):
+            return _Bound(self._latest, self._latest.resident(trie, vectors))
+        search = StaticSearch(self._search, Headroom.over(trie), vectors is not None, plan, runner(self.device))
+        resident = search.resident(trie, vectors)
+        search.capture(resident)
+        self._latest = search
+        return _Bound(search, resident)
+
+
+def default_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _load(recommender: Recommender, weights: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    tensors = {
+        name.removeprefix(PREFIX): torch.from_numpy(np.array(value))
+        for name, value in weights.items()
+        if name.startswith(PREFIX)
+    }
+    try:
+        recommender.load_state_dict(tensors)
+    except RuntimeError as cause:
+        hint = "publish the model again, with the release that serves it"
+        raise BundleRefused("weights.safetensors: not the recommender that the manifest describes", hint) from cause

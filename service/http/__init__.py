@@ -1,0 +1,1 @@
+"""The HTTP interface: endpoints, hostile input, problem documents, the OpenAPI description."""

@@ -1,0 +1,1 @@
+"""Dynamic batching: the queue, admission, and the estimate of how long batches take."""

@@ -1,0 +1,121 @@
+"""Asking Redis: two clients, deadlines, a circuit breaker, and errors in this project's own words.
+
+Requests wait milliseconds, never retry, and stop asking while Redis is down; snapshots and the change stream move
+megabytes in the background and wait seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from model_store.errors import ConfigError, StoreError, StoreUnavailable
+from model_store.replication.redis_errors import OUTAGES, RAISED_BY_CLIENT, live_error, redis_place
+from service.store.circuit_breaker import CircuitBreaker, CircuitOpen
+
+Arg = bytes | bytearray | memoryview | str | int | float
+
+_READ_BYTES = 262_144  # taken from a socket at once, as many as asyncio has: snapshots come in megabytes
+
+
+class Connection:
+    """The two clients of one Redis.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``, with credentials if needed.
+        timeout_ms: Longest wait for a socket, on the request path.
+        background_timeout_s: The same for snapshots and the change stream.
+        max_connections: Connections of the request path; further calls wait for one.
+        breaker_failures: Failures in a row after which calls fail at once.
+        breaker_pause_s: Seconds between probes while they do.
+
+    Raises:
+        ConfigError: The URL is none that the client takes.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_ms: float,
+        background_timeout_s: float,
+        max_connections: int,
+        breaker_failures: int,
+        breaker_pause_s: float,
+    ) -> None:
+        # connecting, authenticating and asking are one wait each
+        self._deadline_s = 3 * timeout_ms / 1000
+        self._background_timeout_s = background_timeout_s
+        self.fast = _client(url, timeout_ms / 1000, max_connections)
+        self.slow = _client(url, background_timeout_s, 4)
+        self._place = redis_place(url)  # only now is it known to be a URL
+        self._breaker = CircuitBreaker(OUTAGES, breaker_failures, breaker_pause_s)
+
+    @property
+    def is_down(self) -> bool:
+        """Whether calls of the request path fail at once for now."""
+        return self._breaker.is_open
+
+    async def ask(self, call: Callable[[], Any], timeout_s: float | None = None, *, probes: bool = True) -> Any:
+        """Await one call of the request path, on :attr:`fast`: guarded, within its deadline, errors translated.
+
+        Args:
+            call: The call.
+            timeout_s: Its deadline, if not that of a read.
+            probes: Whether it may be the one that finds out if Redis is back; somebody waits for the others.
+        """
+        try:
+            with self._breaker.watch(probes=probes):
+                async with asyncio.timeout(timeout_s or self._deadline_s):
+                    return await call()
+        except CircuitOpen as cause:
+            raise StoreUnavailable(
+                f"Redis at {self._place} failed repeatedly and is not asked for now", "it is tried again by itself"
+            ) from cause
+        except RAISED_BY_CLIENT as cause:
+            raise live_error(cause, self._place) from cause
+
+    @asynccontextmanager
+    async def background(self) -> AsyncIterator[Redis]:
+        """Calls on the patient client, errors translated."""
+        try:
+            async with asyncio.timeout(3 * self._background_timeout_s):
+                yield self.slow
+        except RAISED_BY_CLIENT as cause:
+            raise live_error(cause, self._place) from cause
+
+    def error_of(self, cause: Exception) -> StoreError:
+        """An error of the client, translated."""
+        return live_error(cause, self._place)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self.fast.aclose()
+        await self.slow.aclose()
+
+
+def _client(url: str, timeout_s: float, max_connections: int) -> Redis:
+    """A client that waits ``timeout_s`` per socket operation, once; the defaults are 5 s and 10 retries."""
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=max_connections,
+            timeout=None,  # waiting for a connection is no outage; the deadline of the call ends it
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            socket_read_size=_READ_BYTES,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+            protocol=2,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        )
+    except ValueError as cause:
+        raise ConfigError("ETEGREC_REDIS_URL is no Redis URL", "write redis://[:password@]host:6379/0") from cause
+    return Redis.from_pool(pool)

@@ -1,0 +1,121 @@
+"""The event stream in Redis: recording, decayed counts, what waits for training, and erasing a user."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+from model_store.events.event import Event
+from model_store.events.event_queue import EventBacklog
+from model_store.replication import redis_schema
+from service.store import redis_scripts
+from service.store.base import Forgotten
+from service.store.decayed_counts import COUNTED_ITEMS, EXPIRY_HALF_LIVES, counts_at
+from service.store.redis_connection import Arg, Connection
+
+_EVENTS_PER_CALL = 256  # one script run blocks Redis for everyone: one or two milliseconds
+_ERASED_PER_CALL = 500  # entries decoded by one script run, likewise
+_COUNTS_PER_CALL = 1000
+
+
+class RedisEvents:
+    """The event stream and what is updated together with it.
+
+    Args:
+        connection: To Redis.
+        keys: Names of the keys.
+        history_cap: Item ids kept per user.
+        half_lives_s: Of the decayed counts, in seconds.
+        timeout_s: Longest wait to record events, which nobody can answer without.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: redis_schema.Keys,
+        history_cap: int,
+        half_lives_s: Sequence[int],
+        timeout_s: float,
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._history_cap = history_cap
+        self._half_lives_s = tuple(half_lives_s)
+        self._timeout_s = timeout_s
+        self._record = connection.fast.register_script(redis_scripts.RECORD)
+        self._erase = connection.slow.register_script(redis_scripts.ERASE)
+
+    async def record(self, events: Sequence[Event]) -> int:
+        """Record events and return how many were new.
+
+        One script per 256 events: each script is atomic, a batch across scripts is not.
+        """
+        counts = [self._keys.counts(half_life) for half_life in self._half_lives_s]
+        limits: list[Arg] = [self._history_cap, redis_schema.SEEN_WINDOW_S, COUNTED_ITEMS, EXPIRY_HALF_LIVES]
+        accepted = 0
+        for at in range(0, len(events), _EVENTS_PER_CALL):
+            part = events[at : at + _EVENTS_PER_CALL]
+            stream = [self._keys.events, self._keys.seen, self._keys.newest]
+            keys = [*stream, *counts, *(self._keys.history(each.user_id) for each in part)]
+            args: list[Arg] = [*limits, len(counts), *self._half_lives_s]
+            for event in part:
+                args += [
+                    event.event_id,
+                    event.item_id,
+                    event.timestamp,
+                    redis_schema.encode_event(event),
+                    event.user_id,
+                ]
+            accepted += await self._connection.ask(partial(self._record, keys, args), self._timeout_s)
+        return accepted
+
+    async def forget(self, user_id: str) -> Forgotten:
+        """The history first, together with the place where the stream ends now; then step by step through the stream.
+
+        Called again after a failure it goes through the rest.
+        """
+        history = self._keys.history(user_id)
+        async with self._connection.background() as redis:
+            pipeline = redis.pipeline(transaction=True)
+            pipeline.llen(history)
+            pipeline.delete(history)
+            pipeline.hdel(self._keys.newest, user_id)
+            pipeline.xrevrange(self._keys.events, count=1)
+            length, _, __, last = await pipeline.execute()
+        erased = await self._erase_events(user_id, last[0][0]) if last else 0
+        return Forgotten(int(length), erased)
+
+    async def waiting(self) -> EventBacklog:
+        """Entries of the stream: training deletes what it has drained. An entry's id begins with its milliseconds."""
+        async with self._connection.background() as redis:
+            pipeline = redis.pipeline(transaction=True)
+            pipeline.xlen(self._keys.events)
+            pipeline.xrange(self._keys.events, count=1)
+            length, oldest = await pipeline.execute()
+        return EventBacklog(int(length), int(oldest[0][0].partition(b"-")[0]) / 1000 if oldest else None)
+
+    async def counts(self, half_life_s: int) -> dict[str, float]:
+        """Read by rank, page by page, so that nobody waits; what moves meanwhile may be met twice or not at all."""
+        scores: dict[bytes, float] = {}
+        for start in range(0, COUNTED_ITEMS, _COUNTS_PER_CALL):
+            async with self._connection.background() as redis:
+                key = self._keys.counts(half_life_s)
+                page: Any = await redis.zrevrange(key, start, start + _COUNTS_PER_CALL - 1, withscores=True)
+            scores.update(cast(list[tuple[bytes, float]], page))
+            if len(page) < _COUNTS_PER_CALL:
+                break
+        decoded = ((item_id.decode(errors="replace"), score) for item_id, score in scores.items())
+        return counts_at(time.time(), half_life_s, decoded)
+
+    async def _erase_events(self, user_id: str, last: bytes) -> int:
+        erased, start = 0, b"-"
+        while True:
+            args: list[Arg] = [user_id, start, last, _ERASED_PER_CALL]
+            async with self._connection.background():
+                found, behind = await self._erase([self._keys.events], args)
+            erased += int(found)
+            if not behind:
+                return erased
+            start = b"(" + behind

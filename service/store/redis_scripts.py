@@ -1,0 +1,155 @@
+"""The Lua steps that Redis runs atomically. Only the numbers and values in ``ARGV`` and ``KEYS`` vary."""
+
+RECORD = """
+-- KEYS: event stream, recorded ids, newest times, the decayed counts of each half-life, then the history of each
+--       event's user
+-- ARGV: history cap, seconds to remember ids, items counted, half-lives of counts to their expiry, how many half-lives,
+--       each in seconds, then per event: id, item id, Unix time, JSON, user id
+-- The history comes first: should its key hold another type, the event leaves no trace and can be repeated. Counts
+-- and newest times can be missed: one that holds another type is begun anew.
+local cap, window, counted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local expiry, kinds = tonumber(ARGV[4]), tonumber(ARGV[5])
+local now = tonumber(redis.call('TIME')[1])
+local LN2 = math.log(2)
+local newest = redis.call('TYPE', KEYS[3]).ok
+if newest ~= 'hash' and newest ~= 'none' then redis.call('DEL', KEYS[3]) end
+local half_lives = {}
+for c = 1, kinds do
+  half_lives[c] = tonumber(ARGV[5 + c])
+  local kind = redis.call('TYPE', KEYS[3 + c]).ok
+  if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[3 + c]) end
+end
+local accepted = 0
+for i = 4 + kinds, #KEYS do
+  local at = 6 + kinds + 5 * (i - 4 - kinds)
+  if not redis.call('ZSCORE', KEYS[2], ARGV[at]) then
+    redis.call('RPUSH', KEYS[i], ARGV[at + 1])
+    redis.call('LTRIM', KEYS[i], -cap, -1)
+    redis.call('XADD', KEYS[1], '*', 'event', ARGV[at + 3])
+    redis.call('ZADD', KEYS[2], now, ARGV[at])
+    accepted = accepted + 1
+    local before = tonumber(redis.call('HGET', KEYS[3], ARGV[at + 4]) or '')
+    if not before or before < tonumber(ARGV[at + 2]) then redis.call('HSET', KEYS[3], ARGV[at + 4], ARGV[at + 2]) end
+    for c = 1, kinds do  -- service/store/decayed_counts.py explains these scores
+      local score = math.min(tonumber(ARGV[at + 2]), now) / half_lives[c]
+      local known = redis.call('ZSCORE', KEYS[3 + c], ARGV[at + 1])
+      if known then
+        known = tonumber(known)
+        local high = math.max(known, score)
+        score = high + math.log(1 + math.exp((math.min(known, score) - high) * LN2)) / LN2
+      end
+      redis.call('ZADD', KEYS[3 + c], string.format('%.17g', score), ARGV[at + 1])
+    end
+  end
+end
+-- bounded bites each time, larger than what one call adds, keep the sets trimmed without a pause
+local old = redis.call('ZRANGE', KEYS[2], '-inf', now - window, 'BYSCORE', 'LIMIT', 0, 1000)
+if #old > 0 then redis.call('ZREM', KEYS[2], unpack(old)) end
+if accepted > 0 then
+  for c = 1, kinds do
+    local excess = redis.call('ZCARD', KEYS[3 + c]) - counted
+    if excess > 0 then redis.call('ZREMRANGEBYRANK', KEYS[3 + c], 0, math.min(excess, 1000) - 1) end
+    redis.call('EXPIRE', KEYS[3 + c], math.ceil(half_lives[c] * expiry))
+  end
+end
+return accepted
+"""
+
+ERASE = """
+-- KEYS: event stream.  ARGV: user id, first entry id, last entry id, entries to look at
+-- Answers how many went, and behind which entry to go on; empty if that was all.
+local entries = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[3], 'COUNT', ARGV[4])
+local found = {}
+for _, entry in ipairs(entries) do
+  local is_event, event = pcall(cjson.decode, entry[2][2])
+  if is_event and type(event) == 'table' and event.user_id == ARGV[1] then found[#found + 1] = entry[1] end
+end
+if #found > 0 then redis.call('XDEL', KEYS[1], unpack(found)) end
+return {#found, #entries == tonumber(ARGV[4]) and entries[#entries][1] or ''}
+"""
+
+_LAST_ID = """
+-- The stream itself remembers its last id, even when trimmed: no second counter that could disagree.
+local function last_id(stream)
+  if redis.call('EXISTS', stream) == 0 then return '0-0' end
+  local info = redis.call('XINFO', 'STREAM', stream)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return info[i + 1] end
+  end
+end
+"""
+
+APPEND_CHANGES = (
+    _LAST_ID
+    + """
+-- KEYS: change stream, latest changes.  ARGV: nonce, least revision, then per change: item id, kind, payload
+-- Reading the hash comes before the first write: should a key hold another type, nothing was written.
+local revision = tonumber(string.match(last_id(KEYS[1]), '^%d+'))
+local id = ''
+if revision < tonumber(ARGV[2]) then return id end
+for i = 3, #ARGV, 3 do
+  revision = revision + 1
+  local old = redis.call('HGET', KEYS[2], ARGV[i])
+  local text = string.format('%.0f', revision)
+  local first = old and string.match(old, '^%d+') or text
+  id = text .. '-' .. ARGV[1]
+  redis.call('XADD', KEYS[1], id, 'item', ARGV[i], 'kind', ARGV[i + 1], 'payload', ARGV[i + 2])
+  redis.call('HSET', KEYS[2], ARGV[i], first .. ' ' .. id .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 2])
+end
+return id
+"""
+)
+
+READ_CHANGES = (
+    _LAST_ID
+    + """
+-- KEYS: change stream, snapshot head.  ARGV: first id, number of entries
+return {last_id(KEYS[1]), redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2]), redis.call('GET', KEYS[2])}
+"""
+)
+
+LAST_CHANGE = (
+    _LAST_ID
+    + """
+-- KEYS: change stream
+return last_id(KEYS[1])
+"""
+)
+
+RESTART_CHANGES = (
+    _LAST_ID
+    + """
+-- KEYS: change stream.  ARGV: last revision of a reader who knows more than the stream, id of the entry to begin with
+if tonumber(string.match(last_id(KEYS[1]), '^%d+')) >= tonumber(ARGV[1]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('XADD', KEYS[1], ARGV[2], 'item', '-', 'kind', 'restart', 'payload', '')
+return 1
+"""
+)
+
+PUBLISH_SNAPSHOT = """
+-- KEYS: lock, head, the new chunks, the old chunks.  ARGV: token, new head, number of new chunks, grace in ms
+local holder = redis.call('GET', KEYS[1])
+if not holder then return 'expired' end
+if holder ~= ARGV[1] then return 'taken' end
+local last = 2 + tonumber(ARGV[3])
+for i = 3, last do
+  if redis.call('EXISTS', KEYS[i]) == 0 then return 'evicted' end
+end
+redis.call('SET', KEYS[2], ARGV[2])
+for i = 3, last do redis.call('PERSIST', KEYS[i]) end
+for i = last + 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
+return 'published'
+"""
+
+UNLOCK = """
+-- KEYS: lock.  ARGV: token.  Only the holder lets go: the lock may have expired and be someone else's by now.
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+RENEW = """
+-- KEYS: lock.  ARGV: token, life in ms
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""

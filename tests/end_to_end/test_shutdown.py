@@ -1,0 +1,149 @@
+"""A real process: it waits for a model, answers, and ends in order on SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.service_harness import live_store
+
+ROOT = Path(__file__).parents[2]
+
+SLOW = textwrap.dedent(
+    """
+    import sys, time
+    from pathlib import Path
+    from service import cli
+    from service.app import create_app
+    from service.engines.fake_engine import FakeEngine
+    from service.settings import Settings
+
+    class Slow(FakeEngine):
+        def compute(self, inputs, catalogue):
+            if inputs.lengths[0] == 1:  # goldens are longer
+                Path(sys.argv[1]).touch()
+                time.sleep(1.5)
+            return super().compute(inputs, catalogue)
+
+    cli.create_app = lambda settings: create_app(settings, opener=lambda *_: Slow())
+    cli.run_service(Settings())
+    """
+)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def process(store: Path, *command: str, **given: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    port = free_port()
+    settings = {"STORE": str(store), "PORT": str(port), "RELOAD_S": "0.05", "ENGINE": "fake", **given}
+    environment = {**os.environ, **{f"ETEGREC_{name}": value for name, value in settings.items()}}
+    started = subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        yield started, f"http://127.0.0.1:{port}"
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def wait_for(url: str, status: int) -> httpx.Response:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            response = httpx.get(url)
+        except httpx.TransportError:
+            response = None
+        if response is not None and response.status_code == status:
+            return response
+        time.sleep(0.02)
+    raise AssertionError(f"{url} did not answer {status}")
+
+
+def test_sigterm_turns_readiness_off_finishes_requests_and_exits_0(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    computing = tmp_path / "computing"
+    with process(tmp_path, "-c", SLOW, str(computing), SHUTDOWN_DELAY_S="0.7", DEADLINE_MS="20000") as (server, url):
+        wait_for(f"{url}/health/ready", 200)
+        answers: list[httpx.Response] = []
+        body = {"history": ["item-1"]}
+        client = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/recommend", json=body, timeout=30)))
+        client.start()
+        while not computing.exists():
+            time.sleep(0.01)
+        server.send_signal(signal.SIGTERM)
+        refused = wait_for(f"{url}/health/ready", 503)
+        client.join(30)
+        _, logged = server.communicate(timeout=30)
+    assert refused.json()["detail"] == "the service is shutting down"
+    assert refused.headers["connection"] == "close"
+    assert [answer.status_code for answer in answers] == [200]
+    assert answers[0].json()["served_by"] == "model"
+    assert server.returncode == 0
+    assert "Traceback" not in logged
+
+
+def test_the_command_waits_for_a_first_model(tmp_path: Path) -> None:
+    with process(tmp_path, "-m", "service", SHUTDOWN_DELAY_S="0") as (server, url):
+        waiting = wait_for(f"{url}/health/ready", 503)
+        assert httpx.get(f"{url}/health/live").status_code == 200
+        version = live_store(tmp_path)
+        assert wait_for(f"{url}/health/ready", 200).json()["model_version"] == version
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+    assert waiting.json()["type"] == "urn:etegrec:problem:not-ready"
+    assert server.returncode == 0
+
+
+def test_a_client_that_leaves_takes_its_request_out_of_the_queue(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    computing = tmp_path / "computing"
+    with process(tmp_path, "-c", SLOW, str(computing), MAX_BATCH="1", DEADLINE_MS="20000") as (_, url):
+        wait_for(f"{url}/health/ready", 200)
+        first = threading.Thread(
+            target=lambda: httpx.post(f"{url}/recommend", json={"history": ["item-1"]}, timeout=30)
+        )
+        first.start()
+        while not computing.exists():
+            time.sleep(0.01)
+        for _attempt in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{url}/recommend", json={"history": ["item-2"]}, timeout=0.2)
+        first.join(30)
+        end = time.monotonic() + 30
+        while "etegrec_dropped_before_compute_total 2.0" not in (text := httpx.get(f"{url}/metrics").text):
+            assert time.monotonic() < end, text
+            time.sleep(0.02)
+
+
+def test_a_taken_port_or_wrong_setting_ends_with_a_code(tmp_path: Path) -> None:
+    with process(tmp_path, "-m", "service", BATCH_WAIT_MS="soon") as (server, _):
+        _, logged = server.communicate(timeout=30)
+    assert server.returncode == 3
+    assert "error: ETEGREC_BATCH_WAIT_MS" in logged
+    assert "fix: " in logged
+
+
+def test_a_port_in_use_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        command = [sys.executable, "-m", "service", "--store", str(tmp_path), "--port", port]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 3
+    assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
+    assert "fix: " in ended.stderr

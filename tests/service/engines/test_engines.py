@@ -1,0 +1,303 @@
+"""Bundles with a real (random) network, served by the real engines: goldens hold, and both engines answer alike."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from model_store.bundle.bundle import TRANSITIONS, Bundle
+from model_store.bundle.golden import Golden, goldens_to_json
+from model_store.bundle.manifest import DataSummary, Description
+from model_store.bundle.publish import publish
+from model_store.bundle.registry import ModelStore
+from model_store.catalogue.catalogue import Catalogue
+from model_store.errors import BundleRefused
+from model_store.search.fusion import GENERATIVE_ALONE, Fusion
+from model_store.search.interface import SearchInputs, SearchOutputs
+from service.engines.base import BoundCatalogues, SearchRequest
+from service.engines.onnx_engine import EIGHT_BIT_GRAPH, OnnxEngine, usable_cores
+from service.engines.torch_engine import PREFIX, TorchEngine
+from service.models.loaded_model import load_model, open_engine, replay_goldens, usual_plan
+from service.settings import Settings
+from tests.support.bundles import bundle_files, small_catalogue
+from tests.support.random_worlds import random_recommender, random_vectors, reference, small_config
+from tests.support.search_reference import fused
+from tests.support.service_harness import serving
+from training.embedding.transition_counts import count_transitions
+from training.export.int8 import eight_bit_search
+from training.export.onnx_export import export_search
+
+CONFIG = small_config(layers=1)
+CODED = small_catalogue(items=60, codebook_size=CONFIG.tokenizer.codebook_size)
+CATALOGUE = replace(CODED, vectors=random_vectors(np.random.default_rng(7), CONFIG, 60))
+FUSION = Fusion(weight=3.0, candidates=CONFIG.beam_width)
+REMEMBERING = Fusion(weight=3.0, candidates=CONFIG.beam_width, transitions=0.5)
+MEMORY = count_transitions([np.random.default_rng(8).integers(0, 60, 2_000)], 60)
+NOTHING = np.empty(0, dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[Fusion, Path]:
+    """One network with generative answers, with fused ones, and with fused ones that remember what follows what."""
+    folder = tmp_path_factory.mktemp("real")
+    graph = export_search(random_recommender(CONFIG, seed=3))
+    fusions = GENERATIVE_ALONE, FUSION, REMEMBERING
+    return {fusion: publish_real(folder / str(place), graph, fusion) for place, fusion in enumerate(fusions)}
+
+
+@pytest.fixture
+def store(stores: dict[Fusion, Path]) -> Path:
+    return stores[GENERATIVE_ALONE]
+
+
+def publish_real(folder: Path, graph: bytes, fusion: Fusion) -> Path:
+    network = random_recommender(CONFIG, seed=3)
+    weights = {PREFIX + name: value.numpy() for name, value in network.state_dict().items()}
+    goldens = [
+        golden(TorchEngine(weights, CONFIG, "cpu"), rows, fusion) for rows in ([4, 8, 15], [16], list(range(12)))
+    ]
+    content = {
+        "weights.safetensors": safetensors.numpy.save(weights),
+        "search.onnx": graph,
+        EIGHT_BIT_GRAPH: eight_bit_search(graph, network),
+        "golden.json": goldens_to_json(goldens),
+        TRANSITIONS: safetensors.numpy.save(MEMORY.arrays()),
+    }
+    described = Description(config=CONFIG, data=DataSummary(name="random", fingerprint="0" * 64), fusion=fusion)
+    opened = ModelStore(folder)
+    opened.promote(publish(opened, bundle_files(0, CATALOGUE) | content, described))
+    return folder
+
+
+def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
+    everything = CATALOGUE.trie.everything
+    request = SearchRequest(
+        np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, CATALOGUE, fusion=fusion, transitions=MEMORY
+    )
+    inputs = engine.prepare([request], CATALOGUE)
+    [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
+    return Golden(
+        history=tuple(CATALOGUE.item_ids[row] for row in rows),
+        items=tuple(CATALOGUE.item_ids[row] for row in found.rows),
+        score=tuple(float(value) for value in found.score),
+        log_prob=tuple(float(value) for value in found.log_prob),
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION, REMEMBERING], ids=["generative", "fused", "remembering"])
+async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusion, Path], fusion: Fusion) -> None:
+    store = stores[fusion]
+    asked = [
+        {"history": ["item-3", "item-9"], "k": 5},
+        {"history": ["item-3"], "filter": {"categories": ["category-1"]}},
+        {"history": [f"item-{n}" for n in range(40)], "k": 50, "max_per_prefix": 2},
+    ]
+    answers = {}
+    for engine in ("onnx", "torch"):
+        async with serving(store, engine=engine, threads=1) as (client, service):
+            assert service.models.current.engine.name == engine
+            single = [(await client.post("/recommend", json=each)).json()["items"] for each in asked]
+            batch = [each["items"] for each in (await client.post("/recommend/batch", json=asked)).json()]
+            assert [ids(each) for each in batch] == [ids(each) for each in single]
+            answers[engine] = single
+    for onnx, torch in zip(answers["onnx"], answers["torch"], strict=True):
+        assert ids(onnx) == ids(torch)
+        for field in ("score", "log_prob"):
+            assert [each[field] for each in onnx] == pytest.approx([each[field] for each in torch], abs=1e-4)
+        assert all((each["score"] == each["log_prob"]) == (fusion.weight == 0) for each in onnx)
+    by_category = [CATALOGUE.row_of[each] % 3 for each in ids(answers["onnx"][1])]
+    assert by_category == [1] * 10
+
+
+@pytest.mark.anyio
+async def test_what_followed_the_history_adds_to_the_score(stores: dict[Fusion, Path]) -> None:
+    asked = {"history": ["item-4", "item-8"], "k": 20}
+    scores = {}
+    for fusion in (FUSION, REMEMBERING):
+        async with serving(stores[fusion], engine="onnx", threads=1) as (client, _):
+            answer = (await client.post("/recommend", json=asked)).json()["items"]
+            scores[fusion] = {each["item_id"]: each["score"] for each in answer}
+    both = sorted(scores[FUSION].keys() & scores[REMEMBERING].keys())
+    rows = np.array([[CATALOGUE.row_of[item_id] for item_id in both]])
+    added = REMEMBERING.weight * REMEMBERING.transitions * MEMORY.scores(np.array([[4, 8]]), rows)[0]
+    assert added.any()
+    found = [scores[REMEMBERING][item_id] - scores[FUSION][item_id] for item_id in both]
+    assert found == pytest.approx(added.tolist(), abs=1e-4)
+    assert list(scores[FUSION]) != list(scores[REMEMBERING])
+
+
+@pytest.mark.anyio
+async def test_the_fused_answer_is_that_of_the_reference(stores: dict[Fusion, Path]) -> None:
+    judge = reference(CONFIG, random_recommender(CONFIG, seed=3), CATALOGUE.codes, CATALOGUE.vectors)
+    rows, first_code = [4, 8, 15], CATALOGUE.codes[:, 0].tolist()
+    unseen = np.ones(60, dtype=np.bool_)
+    unseen[rows] = False
+    history, width = np.array(rows), CONFIG.beam_width
+    async with serving(stores[FUSION], engine="onnx", threads=1) as (client, _):
+        for most in (1, 2, 60):
+            body = {"history": [f"item-{row}" for row in rows], "k": 12, "max_per_prefix": most}
+            answer = (await client.post("/recommend", json=body)).json()["items"]
+            found = judge.candidates(history, width, width, unseen, most)
+            candidates = [*found[0], *found[1]]
+            expected = fused(candidates, FUSION.weight, 12, most, first_code)
+            assert ids(answer) == [f"item-{row}" for row in expected]
+            scored = {each.row: each.log_prob + FUSION.weight * each.dense for each in candidates}
+            assert [each["score"] for each in answer] == pytest.approx([scored[row] for row in expected], abs=1e-3)
+            codes = [each["codes"][0] for each in answer]
+            assert max(codes.count(code) for code in codes) <= most
+
+
+def test_large_catalogues_and_wide_beams_keep_the_fitted_balance(
+    stores: dict[Fusion, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = ModelStore(stores[FUSION]).bundle()
+    model = load_model(bundle, bundle.catalogue(), Settings(engine="onnx", threads=1), open_engine)
+    assert [model.fusion(width).candidates for width in (20, 50, 100)] == [20, 50, 100]
+    monkeypatch.setattr("service.models.loaded_model.DENSE_ITEMS", 59)
+    assert model.fusion(20) == Fusion(weight=FUSION.weight, candidates=0)
+
+
+def ids(items: list[dict[str, object]]) -> list[str]:
+    return [str(each["item_id"]) for each in items]
+
+
+def test_goldens_that_this_engine_does_not_answer_are_refused(store: Path) -> None:
+    bundle = ModelStore(store).bundle()
+    model = load_model(bundle, bundle.catalogue(), Settings(engine="onnx", threads=1), open_engine)
+    goldens = bundle.goldens()
+    replay_goldens(model, goldens)
+    shifted = [each.model_copy(update={"score": tuple(v - 0.01 for v in each.score)}) for each in goldens]
+    with pytest.raises(BundleRefused, match=r"golden\.json"):
+        replay_goldens(model, shifted)
+
+
+@pytest.mark.anyio
+async def test_weights_of_8_bits_serve_nearly_the_same_answers(stores: dict[Fusion, Path]) -> None:
+    asked, answers = {"history": ["item-3", "item-9"], "k": 10}, {}
+    for precision in ("fp32", "int8"):
+        async with serving(stores[FUSION], engine="onnx", threads=1, onnx_precision=precision) as (client, service):
+            assert service.models.current.engine.reduced_precision == (precision == "int8")
+            answers[precision] = (await client.post("/recommend", json=asked)).json()["items"]
+    exact, cheap = ({each["item_id"]: each["log_prob"] for each in items} for items in answers.values())
+    shared = exact.keys() & cheap.keys()
+    assert len(shared) >= 9
+    assert [cheap[each] for each in shared] == pytest.approx([exact[each] for each in shared], abs=0.2)
+    assert cheap != exact  # else the other graph was served
+
+
+def test_a_version_without_8_bits_is_served_in_fp32(store: Path, tmp_path: Path) -> None:
+    opened = ModelStore(tmp_path)
+    described = Description(config=CONFIG, data=DataSummary(name="random", fingerprint="0" * 64))
+    graph = {"search.onnx": ModelStore(store).bundle().read("search.onnx")}
+    opened.promote(publish(opened, bundle_files(0, CATALOGUE) | graph, described))
+    engine = open_engine(opened.bundle(), Settings(engine="onnx", onnx_precision="int8"))
+    assert not engine.reduced_precision
+    engine.close()
+
+
+class WrongInCompany(OnnxEngine):
+    def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
+        found = super().compute(inputs, catalogue)
+        return found if len(inputs.lengths) == 1 else found._replace(log_prob=found.log_prob - 1)
+
+
+def test_goldens_are_asked_together_too(store: Path) -> None:
+    def opener(bundle: Bundle, settings: Settings) -> WrongInCompany:
+        return WrongInCompany(bundle.read("search.onnx"), bundle.config, settings.threads)
+
+    bundle = ModelStore(store).bundle()
+    with pytest.raises(BundleRefused, match=r"golden\.json"):
+        load_model(bundle, bundle.catalogue(), Settings(engine="onnx", threads=1), opener)
+
+
+def test_a_containers_limit_counts_if_it_is_lower(tmp_path: Path) -> None:
+    quota, cores = tmp_path / "cpu.max", usable_cores(tmp_path / "missing")
+    for text, expected in (("max 100000", cores), ("50000 100000", 1), ("100000 100000", 1), ("9900000 100000", cores)):
+        quota.write_text(text + "\n")
+        assert usable_cores(quota) == expected
+
+
+@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION], ids=["generative", "fused"])
+def test_usual_requests_find_a_captured_shape(stores: dict[Fusion, Path], fusion: Fusion) -> None:
+    bundle = ModelStore(stores[fusion]).bundle()
+    settings = Settings(engine="torch", threads=1, torch_precision="bf16")
+    assert open_engine(bundle, settings).reduced_precision
+    model = load_model(bundle, bundle.catalogue(), settings.model_copy(update={"torch_precision": "fp32"}), open_engine)
+    assert not model.engine.reduced_precision
+    plan, width = usual_plan(bundle.manifest, max_batch=64), model.beam_width(10)
+    request = SearchRequest(
+        np.arange(3), 10, width, CATALOGUE.trie.everything, NOTHING, CATALOGUE, fusion=model.fusion(width)
+    )
+    inputs = model.engine.prepare([request] * 33, CATALOGUE)
+    assert plan.find(inputs._replace(rule_bits=inputs.rule_bits[:0])) == (64, CONFIG.recommender.max_history)
+
+
+@pytest.mark.parametrize(("cores", "size"), [(3, 7), (4, 2), (2, 1), (2, 21)])
+def test_a_batch_on_many_cores_is_answered_as_on_one(stores: dict[Fusion, Path], cores: int, size: int) -> None:
+    graph = ModelStore(stores[FUSION]).bundle().read("search.onnx")
+    rng, everything = np.random.default_rng(1), CATALOGUE.trie.everything
+    rules = [everything, CATALOGUE.trie.mask(np.arange(60) % 2 == 0)]
+    asked = [
+        SearchRequest(
+            rng.integers(0, 60, 5), 10, 20, rules[at % 2], rng.integers(0, 60, at), CATALOGUE, 1 + at % 3, FUSION
+        )
+        for at in range(size)
+    ]
+    answers = []
+    for each in (1, cores):
+        engine = OnnxEngine(graph, CONFIG, threads=each)
+        inputs = engine.prepare(asked, CATALOGUE)
+        answers.append(engine.finish(engine.compute(inputs, CATALOGUE), asked, CATALOGUE))
+        assert engine.helper_cpu_s > 0
+        engine.close()
+    for alone, together in zip(*answers, strict=True):
+        np.testing.assert_array_equal(alone.rows, together.rows)
+        np.testing.assert_allclose(alone.score, together.score, atol=1e-5)
+
+
+def test_a_graph_of_another_depth_is_refused(store: Path) -> None:
+    graph = ModelStore(store).bundle().read("search.onnx")
+    with pytest.raises(BundleRefused, match="takes"):
+        OnnxEngine(graph, small_config(levels=2))
+
+
+def test_the_two_catalogues_searched_last_stay_bound() -> None:
+    made: list[int] = []
+
+    def make(catalogue: Catalogue) -> int:
+        made.append(len(catalogue))
+        return len(catalogue)
+
+    first, second, third = (small_catalogue(items=items) for items in (10, 20, 30))
+    bound = BoundCatalogues(make)
+    assert [bound.of(each) for each in (first, second, first, second, first)] == [10, 20, 10, 20, 10]
+    assert made == [10, 20]
+    assert [bound.of(each) for each in (third, first, second)] == [30, 10, 20]  # the second had to go
+    assert made == [10, 20, 30, 20]
+
+
+def test_an_engine_ready_for_one_catalogue_is_not_held_up_by_another_one() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    first, second = small_catalogue(items=10), small_catalogue(items=20)
+
+    def make(catalogue: Catalogue) -> int:
+        if catalogue is second:
+            begun.set()
+            assert may_end.wait(30)
+        return len(catalogue)
+
+    bound = BoundCatalogues(make)
+    assert bound.of(first) == 10
+    with ThreadPoolExecutor() as threads:
+        slow = threads.submit(bound.of, second)
+        assert begun.wait(30)
+        assert bound.of(first) == 10
+        may_end.set()
+        assert slow.result(30) == 20

@@ -1,0 +1,219 @@
+"""A newly promoted version answers without a restart; a bad one changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+
+from model_store.bundle.bundle import Bundle
+from model_store.bundle.registry import ModelStore
+from model_store.catalogue.catalogue import Catalogue
+from model_store.errors import BundleRefused
+from service.app import create_app
+from service.engines.base import Engine
+from service.engines.fake_engine import FakeEngine
+from service.models.loaded_model import open_engine
+from service.settings import Settings
+from service.store.change_stream import START, Snapshot
+from service.store.embedded_store import EmbeddedStore
+from tests.support.bundles import small_catalogue
+from tests.support.service_harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
+
+pytestmark = pytest.mark.anyio
+
+
+class StrictFake(FakeEngine):
+    """Claims to be the model, and is not."""
+
+    checks_goldens = True
+
+
+async def test_promotion_and_rollback_are_followed(tmp_path: Path) -> None:
+    first = live_store(tmp_path, 0)
+    async with serving(tmp_path) as (client, service):
+        second = live_store(tmp_path, 1)
+        await until(lambda: service.models.current.version == second)
+        answer = (await client.post("/recommend", json={"history": ["item-1"], "k": 40})).json()
+        ModelStore(tmp_path).rollback()
+        await until(lambda: service.models.current.version == first)
+        assert metric(service, "etegrec_model_info", version=first, engine="fake") == 1
+        assert metric(service, "etegrec_model_info", version=second, engine="fake") == 0
+        assert metric(service, "etegrec_model_loads_total", result="ok") == 3
+    catalogue = small_catalogue(1)
+    assert answer["model_version"] == second
+    for item in answer["items"]:
+        assert item["codes"] == catalogue.codes[catalogue.row_of[item["item_id"]]].tolist()
+
+
+async def test_accepted_requests_finish_on_the_old_model_before_it_is_freed(tmp_path: Path) -> None:
+    engine = GatedEngine()
+    engine.gate.set()
+    closed = []
+    engine.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    engines: list[Engine] = [engine, FakeEngine()]
+    first = live_store(tmp_path, 0)
+    async with serving(tmp_path, lambda *_: engines.pop(0)) as (client, service):
+        engine.gate.clear()
+        computed = len(engine.batches)
+        waiting = [asyncio.create_task(client.post("/recommend", json={"history": ["item-1"]})) for _ in range(3)]
+        await until(lambda: len(engine.batches) > computed)
+        second = live_store(tmp_path, 1)
+        await until(lambda: service.models.current.version == second)
+        newer = (await client.post("/recommend", json={"history": ["item-1"]})).json()
+        assert not closed
+        engine.gate.set()
+        older = [response.json() for response in await asyncio.gather(*waiting)]
+        await until(lambda: bool(closed))
+    assert newer["model_version"] == second
+    assert {each["model_version"] for each in older} == {first}
+
+
+class Cyclic(FakeEngine):
+    """Part of a cycle, as real engines are: counting references alone never frees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.itself = self
+
+
+class CyclicAndWrong(Cyclic):
+    """Is refused for its answers."""
+
+    checks_goldens = True
+
+
+@pytest.mark.parametrize(("second", "freed", "kept"), [(Cyclic, 0, 1), (CyclicAndWrong, 1, 0)])
+async def test_replaced_and_refused_engines_are_freed_at_once(
+    tmp_path: Path, second: type[Cyclic], freed: int, kept: int
+) -> None:
+    made: list[weakref.ref[Engine]] = []
+
+    def opener(_: Bundle, __: Settings) -> Engine:
+        engine = second() if made else Cyclic()
+        made.append(weakref.ref(engine))
+        return engine
+
+    live_store(tmp_path, 0)
+    gc.disable()  # no collection by chance
+    try:
+        async with serving(tmp_path, opener):
+            live_store(tmp_path, 1)
+            await until(lambda: len(made) > 1 and made[freed]() is None)
+            assert made[kept]() is not None
+    finally:
+        gc.enable()
+
+
+async def test_a_version_that_fails_to_load_keeps_the_old_one(tmp_path: Path) -> None:
+    first = live_store(tmp_path, 0)
+    async with serving(tmp_path) as (client, service):
+        second = live_store(tmp_path, 1)
+        goldens = tmp_path / second / "golden.json"  # the catalogue comes from its snapshot by now
+        await until(lambda: service.models.current.version == second)
+        ModelStore(tmp_path).rollback()
+        await until(lambda: service.models.current.version == first)
+        whole = goldens.read_bytes()
+        goldens.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        (tmp_path / "LIVE").write_text(f"{second}\n{first}\n")
+        await until(lambda: metric(service, "etegrec_model_loads_total", result="failed") >= 1)
+        ready = await client.get("/health/ready")
+        answer = (await client.post("/recommend", json={})).json()
+        goldens.write_bytes(whole)  # a failed version is tried again
+        await until(lambda: service.models.current.version == second)
+        assert (await client.get("/health/ready")).json()["problem"] == ""
+    assert ready.status_code == 200
+    assert ready.json()["model_version"] == answer["model_version"] == first
+    assert ready.json()["problem"] == f"version {second} could not be loaded; see the service's log"
+
+
+async def test_an_engine_that_answers_otherwise_than_the_goldens_is_refused(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    app = create_app(fast_settings(tmp_path), opener=lambda *_: StrictFake())
+    async with running(app) as client:
+        await until(lambda: "could not be loaded" in app.state.service.models.problem)
+        assert (await client.get("/health/ready")).status_code == 503
+
+
+async def test_an_unreadable_store_is_no_end(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path) as (client, service):
+        store = (tmp_path / "LIVE").read_bytes()
+        (tmp_path / "LIVE").write_bytes(b"../../etc\n")
+        await until(lambda: metric(service, "etegrec_store_check_failures_total") >= 1)
+        assert (await client.post("/recommend", json={})).status_code == 200
+        (tmp_path / "LIVE").unlink()
+        await until(lambda: "any more" in service.models.problem)
+        assert (await client.get("/health/ready")).status_code == 200
+        (tmp_path / "LIVE").write_bytes(store)
+        await until(lambda: service.models.problem == "")
+
+
+async def test_the_first_replica_saves_the_snapshot_and_the_next_loads_it(tmp_path: Path) -> None:
+    version = live_store(tmp_path)
+    store = EmbeddedStore(tmp_path / "events")
+    service = create_app(fast_settings(tmp_path), store=store).state.service
+    await service.models.poll()
+    await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)
+    saved = await store.catalogue.load_snapshot(version)
+    assert saved is not None
+    assert Catalogue.from_arrays(saved.arrays).digest() == small_catalogue().digest()
+    other = create_app(fast_settings(tmp_path), store=store).state.service
+    await other.models.poll()
+    assert metric(other, "etegrec_snapshots_total", result="loaded") == 1
+    assert other.models.current.lineage == service.models.current.lineage == saved.lineage
+    for each in (service, other):
+        await each.models.close()
+    await store.close()
+
+
+@pytest.mark.parametrize("flaw", ["no catalogue", "another origin"])
+async def test_a_snapshot_of_something_else_is_refused_and_repaired(tmp_path: Path, flaw: str) -> None:
+    version = live_store(tmp_path)
+    origin = ModelStore(tmp_path).bundle(version).manifest.files["catalogue.parquet"].sha256
+    arrays = small_catalogue(items=7).arrays() if flaw != "no catalogue" else {}
+    wrong = Snapshot(START, "a" * 32, origin if flaw == "no catalogue" else "b" * 64, arrays)
+
+    async def make() -> Snapshot:
+        return wrong
+
+    store = EmbeddedStore(tmp_path / "events")
+    await store.catalogue.save_snapshot(version, make)
+    service = create_app(fast_settings(tmp_path), store=store).state.service
+    await service.models.poll()
+    assert len(service.models.current.catalogue) == 40
+    await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)
+    assert metric(service, "etegrec_snapshots_total", result="refused") >= 1
+    repaired = await store.catalogue.load_snapshot(version)
+    assert repaired is not None
+    assert repaired.lineage == service.models.current.lineage != wrong.lineage
+    assert len(Catalogue.from_arrays(repaired.arrays)) == 40
+    await service.models.close()
+    await store.close()
+
+
+async def test_the_first_boot_reads_no_vectors_for_a_snapshot_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_store(tmp_path)
+    read: list[object] = []
+    monkeypatch.setattr(Bundle, "vectors", lambda bundle: read.append(bundle))
+    store = EmbeddedStore(tmp_path / "events")
+    for boots in (0, 1):
+        service = create_app(fast_settings(tmp_path), store=store).state.service
+        await service.models.poll()
+        assert len(read) == boots
+        if not boots:
+            await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)  # noqa: B023
+        await service.models.close()
+    await store.close()
+
+
+def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    bundle: Bundle = ModelStore(tmp_path).bundle()
+    with pytest.raises(BundleRefused, match=r"search\.onnx"):
+        open_engine(bundle, Settings(engine="onnx"))

@@ -1,0 +1,174 @@
+"""Who goes next and who goes together, without an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from model_store.catalogue.catalogue import Catalogue
+from service.engines.base import Shape
+from service.engines.fake_engine import FakeEngine
+from service.scheduling.latency_model import LEAST_CAUTION, MOST_CAUTION, LatencyModel
+from service.scheduling.queue import Job, RequestQueue
+from tests.service.scheduling.test_batcher import CATALOGUE, question
+from tests.support.bundles import small_catalogue
+
+pytestmark = pytest.mark.anyio
+
+ENGINE = FakeEngine()
+
+
+def job(length: int = 3, beam_width: int = 20, catalogue: Catalogue = CATALOGUE, age_s: float = 0.0) -> Job:
+    asked = question(1, length)
+    asked = type(asked)(asked.history, 5, beam_width, asked.rule, asked.excluded, catalogue)
+    now = time.monotonic()
+    return Job(asked, ENGINE.shape(asked), now + 60, asyncio.get_running_loop().create_future(), now - age_s)
+
+
+def taken(waiting: RequestQueue) -> list[list[Job]]:
+    batches = []
+    while batch := waiting.take():
+        batches.append(batch)
+    assert waiting.count == 0
+    return batches
+
+
+async def test_batches_share_catalogue_and_width_and_waste_little() -> None:
+    waiting, other = RequestQueue(16), small_catalogue(1)
+    random = np.random.default_rng(0)
+    jobs = [
+        job(int(random.integers(1, 51)), int(random.choice((5, 20, 100))), CATALOGUE if n % 3 else other)
+        for n in range(300)
+    ]
+    for each in jobs:
+        waiting.add(each)
+    batches = taken(waiting)
+    assert sorted(id(each) for batch in batches for each in batch) == sorted(map(id, jobs))
+    for batch in batches:
+        assert len({(id(each.request.catalogue), each.shape.beam_width) for each in batch}) == 1
+        longest = max(each.shape.length for each in batch)
+        padded = batch[0].shape._replace(length=longest).work * len(batch)
+        assert sum(each.shape.work for each in batch) >= 0.75 * padded
+        assert len(batch) <= batch[0].shape.batch_limit(16) <= 16
+
+
+async def test_wide_beams_come_in_small_batches_and_narrow_ones_get_their_share() -> None:
+    waiting = RequestQueue(16)
+    for _ in range(200):
+        waiting.add(job(20, 100, age_s=5.0))
+    first = waiting.take()
+    narrow = [job(20, 20) for _ in range(10)]
+    for each in narrow:
+        waiting.add(each)
+    second = waiting.take()
+    assert len(first) == Shape(24, 100, 0).batch_limit(16) < 8
+    assert second == narrow  # though two hundred others came long before
+
+
+async def test_a_rush_of_narrow_beams_does_not_starve_a_wide_one() -> None:
+    waiting = RequestQueue(4)
+    for _ in range(100):
+        waiting.add(job(20, 20))
+    waiting.take()
+    wide = job(20, 100)
+    waiting.add(wide)
+    position = next(at for at, batch in enumerate(taken(waiting)) if wide in batch)
+    assert position <= 1
+
+
+async def test_those_who_leave_are_not_taken_and_make_room() -> None:
+    waiting = RequestQueue(4)
+    jobs = [job(age_s=10 - n) for n in range(6)]
+    for each in jobs:
+        waiting.add(each)
+    assert waiting.is_full
+    for each in (jobs[0], jobs[2], jobs[3]):
+        assert waiting.leave(each)
+    assert not waiting.leave(jobs[0])
+    assert (waiting.count, waiting.is_full) == (3, False)
+    assert waiting.oldest_since == jobs[1].since
+    assert waiting.ahead(jobs[1].shape, jobs[1].request)[2] == 4 * jobs[1].shape.work
+    assert waiting.take() == [jobs[1], jobs[4], jobs[5]]
+    assert not waiting.leave(jobs[1])
+    assert waiting.take() == []
+
+
+async def test_of_another_lane_its_share_counts_or_the_batch_that_may_come_first() -> None:
+    waiting = RequestQueue(16)
+    wide = [job(20, 100) for _ in range(50)]
+    for each in wide:
+        waiting.add(each)
+    own = job(20, 20)
+    batch = wide[0].shape.batch_limit(16) * wide[0].shape.work
+    assert waiting.ahead(own.shape, own.request)[0] == batch  # not all fifty
+    for _ in range(160):
+        waiting.add(job(20, 20))
+    work, *_ = waiting.ahead(own.shape, own.request)
+    assert work == 160 * own.shape.work + min(50 * wide[0].shape.work, 161 * own.shape.work)
+
+
+async def test_a_request_is_answered_when_its_whole_batch_is() -> None:
+    waiting = RequestQueue(16, usual=4)
+    new = job(20, 20)
+    assert waiting.ahead(new.shape, new.request) == (0, 0, new.shape.work)
+    for _ in range(3):
+        waiting.add(job(20, 20))
+    assert waiting.ahead(new.shape, new.request) == (0, 0, 4 * new.shape.work)  # all in one batch
+    for _ in range(98):
+        waiting.add(job(20, 20))
+    work, batches, own = waiting.ahead(new.shape, new.request)
+    assert (work, batches) == (96 * new.shape.work, 24)
+    assert own == 11 * new.shape.work  # five share its batch, and five more will
+
+
+def test_the_pace_is_that_of_the_batches() -> None:
+    pace = LatencyModel()
+    assert pace.seconds(100) == 0
+    pace.learn(40, 0.4)
+    assert pace.seconds(80) == pytest.approx(0.8)  # one batch tells no overhead
+    for work in (10, 20, 40, 80) * 20:
+        pace.learn(work, 0.1 + 0.01 * work)
+    assert pace.seconds(50) == pytest.approx(0.6, rel=0.01)
+    assert pace.seconds(100, 2) == pytest.approx(1.2, rel=0.01)
+    for work in (10, 20, 40, 80) * 50:
+        pace.learn(work, 0.02 * work)  # the machine got busier: by work only
+    assert pace.seconds(50) == pytest.approx(1.0, rel=0.02)
+
+
+def test_the_pace_never_expects_less_for_more() -> None:
+    random, pace = np.random.default_rng(0), LatencyModel()
+    for _ in range(200):
+        pace.learn(int(random.integers(10, 1000)), float(random.exponential(0.1)))
+        assert 0 <= pace.seconds(10) <= pace.seconds(1000)
+
+
+def test_caution_follows_what_became_of_the_admitted() -> None:
+    random, pace = np.random.default_rng(0), LatencyModel()
+    for _ in range(4000):
+        pace.learn_wait(1.0, float(random.uniform(0.5, 2.0)))
+    assert 1.9 <= pace.caution <= 2.3  # hardly any takes longer
+    for _ in range(20_000):
+        pace.learn_wait(1.0, 0.9)
+    assert pace.caution == LEAST_CAUTION
+    for _ in range(200):
+        pace.learn_wait(1.0, 100.0)
+    assert pace.caution == MOST_CAUTION
+
+
+@pytest.mark.parametrize(("waiting_now", "first"), [(5, 5), (12, 8), (16, 8), (40, 20), (90, 32)])
+async def test_batches_grow_while_many_wait(waiting_now: int, first: int) -> None:
+    waiting = RequestQueue(32, usual=8)
+    for _ in range(waiting_now):
+        waiting.add(job())
+    assert waiting.is_full == (waiting_now >= 8)
+    batches = taken(waiting)
+    assert len(batches[0]) == first
+    assert all(len(batch) <= max(8, before // 2) for batch, before in zip(batches, _before(batches), strict=True))
+
+
+def _before(batches: list[list[Job]]) -> list[int]:
+    """How many waited when each batch was taken."""
+    return [sum(map(len, batches[at:])) for at in range(len(batches))]

@@ -1,0 +1,83 @@
+"""Histories that are asked for together are read together, and answered each for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from model_store.errors import StoreCorrupt, StoreUnavailable
+from model_store.events.event import Event
+from service.store.embedded_store import EmbeddedStore
+from service.store.history_batching import READ_AT_ONCE, HistoryBatcher
+from service.store.redis_store import RedisStore
+from tests.support.redis_server import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+
+class CountingLive(EmbeddedStore):
+    """Tells how many users each read was for; fails as a whole for `away`, for one user for `corrupt`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reads: list[int] = []
+
+    async def histories(self, user_ids: Sequence[str]) -> list[list[str] | StoreCorrupt]:
+        self.reads.append(len(user_ids))
+        await asyncio.sleep(0.01)
+        if "away" in user_ids:
+            raise StoreUnavailable("away")
+        return await super().histories(user_ids)
+
+    async def history(self, user_id: str) -> list[str]:
+        if user_id == "corrupt":
+            raise StoreCorrupt("damaged")
+        return [f"{user_id}-item"]
+
+
+async def test_what_comes_together_is_one_read_and_what_comes_meanwhile_the_next(tmp_path: Path) -> None:
+    store = CountingLive(tmp_path)
+    reads = HistoryBatcher(store)
+    first = [asyncio.create_task(reads.history(f"u{n % 50}")) for n in range(100)]
+    await asyncio.sleep(0.002)
+    later = [asyncio.create_task(reads.history(f"v{n}")) for n in range(READ_AT_ONCE + 10)]
+    assert await asyncio.gather(*first) == [[f"u{n % 50}-item"] for n in range(100)]
+    assert await asyncio.gather(*later) == [[f"v{n}-item"] for n in range(READ_AT_ONCE + 10)]
+    assert store.reads == [50, READ_AT_ONCE, 10]
+    assert await reads.history("again") == ["again-item"]
+    await store.close()
+
+
+async def test_failures_reach_those_they_concern(tmp_path: Path) -> None:
+    store = CountingLive(tmp_path)
+    reads = HistoryBatcher(store)
+    well, corrupt = await asyncio.gather(reads.history("u"), reads.history("corrupt"), return_exceptions=True)
+    assert well == ["u-item"]
+    assert isinstance(corrupt, StoreCorrupt)
+    outcomes = await asyncio.gather(reads.history("away"), reads.history("u"), return_exceptions=True)
+    assert [type(each) for each in outcomes] == [StoreUnavailable] * 2
+    leaving = asyncio.create_task(reads.history("away"))
+    staying = asyncio.create_task(reads.history("u"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(StoreUnavailable):
+        await staying
+    assert await reads.history("u") == ["u-item"]
+    await store.close()
+
+
+@pytest.mark.redis
+async def test_a_key_of_another_type_spoils_one_history_only(redis_server: RedisServer, prefix: str) -> None:
+    store = RedisStore(redis_server.url, prefix=prefix, timeout_ms=10_000)
+    await store.record([Event(event_id="e", user_id="u", item_id="i", timestamp=1)])
+    await store._connection.fast.set(store._keys.history("v"), "text")
+    found = await store.histories(["u", "v", "w"])
+    assert found[0] == ["i"]
+    assert isinstance(found[1], StoreCorrupt)
+    assert found[2] == []
+    with pytest.raises(StoreCorrupt):
+        await store.history("v")
+    await store.close()

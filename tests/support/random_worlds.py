@@ -1,0 +1,147 @@
+"""Random small worlds to search in: a catalogue, a model with random weights, requests with rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model_store.config import ModelConfig, RecommenderConfig, TokenizerConfig
+from model_store.network.recommender import Recommender
+from model_store.search.history_encoding import encode_histories
+from model_store.search.interface import SearchInputs, catalogue_inputs, pool_vectors, search_inputs
+from model_store.semantic_ids.trie import Trie
+from tests.support.search_reference import Candidate, ReferenceSearch
+
+Rows = npt.NDArray[np.int64]
+
+
+def small_config(
+    levels: int = 3,
+    codebook_size: int = 6,
+    collisions: str = "reassign",
+    history_tokens: str = "code",
+    encoder_attention: str = "bidirectional",
+    recency_bias: bool = True,
+    layers: int = 2,
+    newest_start: bool = False,
+    user_encoder: str = "shared",
+) -> ModelConfig:
+    return ModelConfig.model_validate(
+        {
+            "collisions": collisions,
+            "tokenizer": TokenizerConfig(
+                embedding_dim=6, hidden_dims=(5,), codebook_dim=4, levels=levels, codebook_size=codebook_size
+            ),
+            "recommender": {
+                **RecommenderConfig(
+                    d_model=16, d_ff=24, heads=2, head_dim=8, max_history=7, position_buckets=8, max_distance=12
+                ).model_dump(),
+                "encoder_layers": layers,
+                "decoder_layers": layers,
+                "history_tokens": history_tokens,
+                "encoder_attention": encoder_attention,
+                "recency_bias": recency_bias,
+                "newest_start": newest_start,
+                "user_encoder": user_encoder,
+            },
+        }
+    )
+
+
+def random_recommender(config: ModelConfig, seed: int) -> Recommender:
+    """Weights wide enough that log-probabilities spread and ties do not happen."""
+    generator = torch.Generator().manual_seed(seed)
+    net = Recommender(config).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.4, generator=generator)
+    return net
+
+
+def reference(
+    config: ModelConfig,
+    net: Recommender,
+    codes: npt.NDArray[np.integer],
+    vectors: npt.NDArray[np.float32] | None = None,
+) -> ReferenceSearch:
+    return ReferenceSearch(config, {name: value.numpy() for name, value in net.state_dict().items()}, codes, vectors)
+
+
+def random_codes(rng: np.random.Generator, config: ModelConfig, items: int) -> npt.NDArray[np.int16]:
+    size, levels = config.tokenizer.codebook_size, config.code_length
+    flat = rng.choice(size**levels, items, replace=False)
+    return np.stack([flat // size**level % size for level in range(levels)], axis=1).astype(np.int16)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """A batch with rules, as the reference and as the graph want it."""
+
+    codes: npt.NDArray[np.int16]  # [items, L]
+    vectors: npt.NDArray[np.float32]  # [items, d_s], unit length
+    trie: Trie
+    histories: list[Rows]
+    open_items: list[npt.NDArray[np.bool_]]  # by request, rule and exclusions applied
+    max_per_prefix: Rows
+    width: int
+    inputs: SearchInputs
+
+    def arrays(self) -> list[npt.NDArray[np.generic]]:
+        """All inputs of the graph in order."""
+        return graph_arrays(self.inputs, self.trie, self.vectors)
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [torch.from_numpy(array) for array in self.arrays()]
+
+    def answers(
+        self, leaves: npt.NDArray[np.int64], log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32]
+    ) -> list[tuple[list[Candidate], list[Candidate]]]:
+        """Beams and dense candidates per request, empty places left out."""
+        found = []
+        for row in zip(leaves, log_prob, dense, strict=True):
+            assert not (row[2][row[0] < 0]).any()
+            assert np.isneginf(row[1][row[0] < 0]).all()
+            listed = [
+                (place, Candidate(int(self.trie.leaf_item[leaf]), float(score), float(cosine)))
+                for place, (leaf, score, cosine) in enumerate(zip(*row, strict=True))
+                if leaf >= 0
+            ]
+            beams = [one for place, one in listed if place < self.width]
+            found.append((beams, [one for place, one in listed if place >= self.width]))
+        return found
+
+
+def graph_arrays(inputs: SearchInputs, trie: Trie, vectors: npt.NDArray[np.float32]) -> list[npt.NDArray[np.generic]]:
+    """All inputs of the graph; the pool is empty where no dense candidates are wanted."""
+    catalogue = catalogue_inputs(trie, vectors, vectors.shape[1])
+    return [*inputs, *catalogue, pool_vectors(trie, vectors, vectors.shape[1], len(inputs.candidates))]
+
+
+def random_vectors(rng: np.random.Generator, config: ModelConfig, items: int) -> npt.NDArray[np.float32]:
+    vectors = rng.normal(size=(items, config.tokenizer.embedding_dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_requests(
+    rng: np.random.Generator, config: ModelConfig, batch: int = 4, candidates: int | None = None
+) -> Requests:
+    """Requests under random rules; as many dense candidates as given, by default sometimes none, sometimes many."""
+    size, levels = config.tokenizer.codebook_size, config.code_length
+    items = int(rng.integers(1, min(size**levels, 80) + 1))
+    codes = random_codes(rng, config, items)
+    trie, width = Trie.build(codes, size), int(rng.integers(1, 15))
+    histories = [rng.integers(0, items, rng.integers(1, 10)) for _ in range(batch)]
+    rules = [rng.random(items) < share for share in (0.3, 0.9)]
+    rule_of = rng.integers(0, 2, batch).tolist()
+    excluded = [rng.choice(items, rng.integers(0, items // 2 + 1), replace=False) for _ in range(batch)]
+    most = rng.integers(1, width + 1, batch)
+    open_items = [rules[rule].copy() for rule in rule_of]
+    for is_open, rows in zip(open_items, excluded, strict=True):
+        is_open[rows] = False
+    history = encode_histories(histories, trie.item_leaf, config.recommender.max_history)
+    count = int(rng.choice((0, 1, 5, 12, items + 3))) if candidates is None else candidates
+    masks = [trie.mask(rule) for rule in rules]
+    inputs = search_inputs(history, trie, width, masks, rule_of, excluded, most.tolist(), count)
+    return Requests(codes, random_vectors(rng, config, items), trie, histories, open_items, most, width, inputs)

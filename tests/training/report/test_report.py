@@ -1,0 +1,383 @@
+"""The report of a really trained run: its numbers are the evaluation's, its pictures decode and show something."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from model_store.bundle.registry import ModelStore
+from model_store.console import run
+from tests.support.tiny import ITEMS, set_options, write_cycle
+from training.cli import app
+from training.diagnostics.beam_survival import codes_kept, sampled_codes_kept
+from training.evaluation.full_ranking import generative_ranks
+from training.evaluation.metrics import recall
+from training.loop.progress import SilentProgress
+from training.loop.tensorboard import TensorboardProgress
+from training.pipeline import Pipeline
+from training.report.accuracy import fate_shares, hits
+from training.report.build import all_charts
+from training.report.contents import Contents, Curve, gather
+from training.report.page import page
+from training.report.style import Chart, drawable, model_name, png
+from training.report.tree import top_branches
+from training.run_folder import RunFolder
+from training.user_ranks import RANKS, TestRanks
+
+NASTY = '<script>alert("$x^{2$")</script> 映画 & co'
+
+CHARTS = {
+    "recall_by_popularity",
+    "recall_by_history",
+    "beam",
+    "validation",
+    "losses",
+    "code_changes",
+    "seconds",
+    "code_tree",
+    "purity",
+    "codebook_use",
+}
+
+
+def etegrec_train(*arguments: object) -> int:
+    return run(app, "etegrec-train", [str(argument) for argument in arguments])
+
+
+def write_items(path: Path) -> Path:
+    """Titles, some of them hostile, and categories for the items of the cycle."""
+    lines = ["item,title,categories"]
+    for item in range(ITEMS):
+        title = NASTY.replace('"', '""') if item % 3 == 0 else f"Title {item}"
+        lines.append(f'i{item},"{title}",{"low" if item < ITEMS // 2 else "high"}')
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all stages with both baselines."""
+    folder = tmp_path_factory.mktemp("run")
+    items = write_items(folder / "items.csv")
+    columns = ["data.columns.item=item", "data.columns.title=title", "data.columns.categories=categories"]
+    overrides = [f'data.items_file="{items}"', *columns, "tokenizer.epochs=30"]
+    arguments = ("--preset", "demo", "--out", folder / "run", "--baseline", "tiger", "--tensorboard")
+    assert etegrec_train("run", "--data", write_cycle(folder / "cycle.txt"), *arguments, *set_options(overrides)) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def pipeline(finished: Path) -> Pipeline:
+    return Pipeline(RunFolder.open(finished), SilentProgress())
+
+
+@pytest.fixture(scope="module")
+def contents(pipeline: Pipeline) -> Contents:
+    return gather(pipeline, TestRanks.read(pipeline.run))
+
+
+@pytest.fixture(scope="module")
+def charts(contents: Contents) -> dict[str, Chart]:
+    return {chart.name: chart for chart in all_charts(contents)}
+
+
+class Reader(HTMLParser):
+    """Texts, table rows and attributes of a page, and whether its tags close."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.rows: list[list[str]] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in {"meta", "img"}:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in {"td", "th"}:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def test_the_bundle_of_a_run_has_the_report(finished: Path, tmp_path: Path) -> None:
+    names = {"index.html", *(f"{name}.png" for name in CHARTS)}
+    assert {path.name for path in (finished / "report").iterdir()} == names
+    assert {path.name for path in (finished / "bundle" / "report").iterdir()} == {*names, "evaluation.json"}
+    assert etegrec_train("publish", finished, "--store", tmp_path, "--promote") == 0
+    bundle = ModelStore(tmp_path).bundle()
+    bundle.verify()
+    assert bundle.read("report/index.html") == (finished / "report" / "index.html").read_bytes()
+
+
+def test_the_command_rebuilds_the_same_report(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in (finished / "report").iterdir()}
+    for path in before:
+        path.unlink()
+    (finished / "bundle" / "report" / "index.html").write_text("old")
+    assert etegrec_train("report", finished, "--json") == 0
+    written = Path(json.loads(capsys.readouterr().out)["report"])
+    assert written == finished / "report" / "index.html"
+    # Stages that come after the first report, such as export, add their seconds; nothing else may differ.
+    changed = {path.name for path, data in before.items() if path.read_bytes() != data}
+    assert changed <= {"index.html", "seconds.png"}
+    assert (finished / "bundle" / "report" / "index.html").read_bytes() == written.read_bytes()
+
+
+def test_a_run_from_before_reports_measures_what_is_missing(finished: Path) -> None:
+    stored = (finished / RANKS).read_bytes()
+    (finished / RANKS).unlink()
+    assert etegrec_train("report", finished) == 0
+    assert (finished / RANKS).read_bytes() == stored
+
+
+def test_the_tables_hold_the_numbers_of_the_evaluation(finished: Path) -> None:
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    rows = Reader((finished / "report" / "index.html").read_text(encoding="utf-8")).rows
+    for split in ("test", "valid"):
+        for row, metrics in evaluation[split].items():
+            for suffix in ("", "_seen_excluded"):
+                figures = [f"{metrics[f'{kind}@{k}{suffix}']:.4f}" for kind in ("recall", "ndcg") for k in (5, 10)]
+                assert [model_name(row), *figures] in rows
+    health = evaluation["tokenizer"]
+    assert ["codes used", *map(str, health["codes_used"])] in rows
+    assert ["items moved to another tuple", str(health["moved"])] in rows
+    assert ["token", "3", str(health["policies"]["token"]["moved"])] in [row[:3] for row in rows]
+
+
+def test_the_page_stands_alone_and_escapes_what_users_wrote(finished: Path) -> None:
+    html = (finished / "report" / "index.html").read_text(encoding="utf-8")
+    reader = Reader(html)
+    assert not reader.open
+    assert "<script" not in html
+    assert NASTY in reader.texts
+    assert "Title 1" in reader.texts
+    links = [value for tag, name, value in reader.attributes if name in {"src", "href", "srcset", "action", "style"}]
+    assert len(links) == len(CHARTS)
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in reader.attributes
+    assert len(html) < 1_000_000
+
+
+def test_the_pictures_decode_and_are_not_blank(finished: Path) -> None:
+    reader = Reader((finished / "report" / "index.html").read_text(encoding="utf-8"))
+    embedded = [value.split(",")[1] for tag, name, value in reader.attributes if (tag, name) == ("img", "src")]
+    stored = {(finished / "report" / f"{name}.png").read_bytes() for name in CHARTS}
+    assert {base64.b64decode(data) for data in embedded} == stored
+    for data in stored:
+        image = Image.open(io.BytesIO(data))
+        image.verify()
+        pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+        assert pixels.shape[1] > 600
+        assert pixels.std() > 5
+
+
+def test_stored_ranks_give_the_metrics_of_the_evaluation(finished: Path, contents: Contents) -> None:
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    assert set(contents.ranks.rows) == set(evaluation["test"])
+    for row, ranks in contents.ranks.rows.items():
+        assert ranks.summary() == pytest.approx(evaluation["test"][row])
+        assert hits(contents, row).mean() == pytest.approx(recall(ranks.all_items, 10))
+
+
+def test_every_chart_asks_answers_and_names_its_axes(charts: dict[str, Chart]) -> None:
+    assert set(charts) == CHARTS
+    for chart in charts.values():
+        assert chart.question.endswith("?")
+        assert chart.answer.endswith(".")
+        assert chart.figure.get_suptitle() == chart.question
+        for axes in chart.figure.axes:
+            if axes.axison and axes.get_visible():
+                assert axes.get_xlabel()
+                assert axes.get_ylabel()
+
+
+def test_learning_curves_are_those_of_the_run(finished: Path, contents: Contents, charts: dict[str, Chart]) -> None:
+    history = json.loads((finished / "finetune.json").read_text())["history"]
+    joint = json.loads((finished / "joint.json").read_text())["history"]
+    assert contents.curves["generative"] == Curve(history, finetune_from=len(joint) + 1)
+    expected = [entry["rec"] for entry in history if "rec" in entry]
+    lines = {line.get_label(): line for line in charts["losses"].figure.axes[0].get_lines()}
+    assert lines["ETEGRec"].get_ydata() == pytest.approx(expected)
+    assert len(lines["TIGER"].get_xdata()) > 0
+    titles = {axes.get_title().partition(":")[0] for axes in charts["losses"].figure.axes}
+    assert {"L_REC", "L_SQ", "L_SIA", "L_PSA"} <= titles
+    tokenizer = [index for index, entry in enumerate(history, start=1) if entry["tokenizer_phase"]]
+    bands = list(charts["validation"].figure.axes[0].patches)
+    assert [patch.get_x() + patch.get_width() / 2 for patch in bands] == pytest.approx(tokenizer)
+    best = max(entry.get("valid_ndcg@10", 0) for entry in history)
+    assert f"{best:.4f}" in charts["validation"].answer
+    shown = {line.get_label() for line in charts["validation"].figure.axes[0].get_lines()}
+    assert {"ETEGRec", "TIGER", "SASRec"} <= shown
+    assert all(set(epoch) == {"loss", "valid_ndcg@10"} for epoch in contents.curves["sasrec"].epochs)
+
+
+@pytest.mark.parametrize("stage", ["embed", "tokenizer", "joint", "finetune", "tiger_joint", "tiger_finetune"])
+def test_tensorboard_shows_what_the_run_recorded(finished: Path, stage: str) -> None:
+    shown = scalars(finished / "tensorboard" / stage)
+    assert shown
+    stored = {"embed": "sasrec.json", "tokenizer": "", "tiger_joint": "tiger_joint.json"}.get(stage, f"{stage}.json")
+    if stored:
+        history = json.loads((finished / stored).read_text())["history"]
+        for name, points in shown.items():
+            assert points == pytest.approx({epoch: history[epoch][name] for epoch in points}, rel=1e-6)
+        assert max(max(points) for points in shown.values()) == len(history) - 1
+
+
+def test_epochs_that_are_done_again_show_once(tmp_path: Path) -> None:
+    for first, value in ((0, 1.0), (2, 5.0)):  # killed after epoch 3, saved after epoch 1
+        with TensorboardProgress(SilentProgress(), tmp_path).track("stage", 6) as bar:
+            for epoch in range(first, first + 4):
+                bar.record(epoch, {"loss": value})
+    assert scalars(tmp_path) == {"loss": {0: 1.0, 1: 1.0, 2: 5.0, 3: 5.0, 4: 5.0, 5: 5.0}}
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Values by step and name, as TensorBoard reads them; no step may come twice."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    found = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+    assert all(len({point.step for point in points}) == len(points) for points in found.values())
+    return {name: {point.step: point.value for point in points} for name, points in found.items()}
+
+
+def test_code_changes_are_counted_by_tokenizer_epoch(contents: Contents, charts: dict[str, Chart]) -> None:
+    bars = charts["code_changes"].figure.axes[0].patches
+    changed = contents.evaluation.tokenizer["codes_changed"]
+    assert len(changed) == len(contents.curves["generative"].tokenizer_epochs) > 1
+    assert [bar.get_height() * ITEMS for bar in bars] == pytest.approx(changed)
+
+
+def test_codebook_use_counts_every_item_once_a_level(contents: Contents, charts: dict[str, Chart]) -> None:
+    lines = charts["codebook_use"].figure.axes[0].get_lines()[: contents.levels]
+    for line, used in zip(lines, contents.evaluation.tokenizer["codes_used"], strict=True):
+        counts = np.asarray(line.get_ydata())
+        assert counts.sum() == ITEMS
+        assert (np.diff(counts) <= 0).all()
+        assert np.count_nonzero(counts) == used
+
+
+def test_bins_hold_all_test_users(contents: Contents, charts: dict[str, Chart]) -> None:
+    for name in ("recall_by_popularity", "recall_by_history"):
+        labels = [tick.get_text() for tick in charts[name].figure.axes[0].get_xticklabels()]
+        users = [int(label.split("\n")[1].split()[0]) for label in labels]
+        assert sum(users) == len(contents.target_popularity) == 80
+
+
+def test_stages_are_timed(contents: Contents, charts: dict[str, Chart]) -> None:
+    bars = charts["seconds"].figure.axes[0].patches
+    assert [bar.get_width() for bar in bars] == list(contents.evaluation.seconds.values())
+
+
+def test_fates_of_all_users_add_up(contents: Contents) -> None:
+    fates = fate_shares(contents)
+    assert list(fates) == ["in the first 10", "ranked too low", "lost at code 2", "lost at code 1"]
+    assert sum(one.share for one in fates.values()) == pytest.approx(1)
+    assert fates["in the first 10"].share == pytest.approx(contents.evaluation.test["generative"]["recall@10"])
+
+
+def test_the_code_that_loses_most_users_is_named(contents: Contents) -> None:
+    everyone = np.arange(80)
+    for kept, answer in ((np.repeat([2, 1, 0], [40, 30, 10]), "Most often at code 2"), (np.full(80, 2), "Nowhere")):
+        ranks = replace(contents.ranks, beam_users=everyone, beam_kept=kept)
+        (chart,) = (chart for chart in all_charts(replace(contents, ranks=ranks)) if chart.name == "beam")
+        assert chart.answer.startswith(answer)
+    assert fate_shares(replace(contents, ranks=replace(ranks, beam_kept=kept - 1)))["lost at code 2"].share == 1
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_the_beam_that_is_traced_is_the_one_that_answers(pipeline: Pipeline, width: int) -> None:
+    learner, split = pipeline.learner, pipeline.dataset.test()
+    codes = learner.assignment.codes
+    kept = codes_kept(learner.recommender, codes, learner.vectors, split, width)
+    answered = (
+        generative_ranks(learner.recommender, codes, split, width, learner.vectors, seen_excluded=False).all_items >= 0
+    )
+    np.testing.assert_array_equal(kept == 2, answered)
+    # The first code is in the beam if fewer than W codes score higher: no search needed to know that.
+    narrow = codes_kept(learner.recommender, codes, learner.vectors, split, 1)
+    assert (kept >= np.minimum(narrow, 1)).all()
+    if width == 8:  # as many beams as first codes
+        assert (kept >= 1).all()
+
+
+def test_a_sample_of_users_is_traced_where_there_are_many(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = pipeline.dataset.test()
+    users, kept = sampled_codes_kept(pipeline.learner, split, seed=1)
+    assert users.tolist() == list(range(80))
+    monkeypatch.setattr("training.diagnostics.beam_survival.MOST_USERS", 20)
+    few, kept_of_few = sampled_codes_kept(pipeline.learner, split, seed=1)
+    assert len(np.unique(few)) == 20
+    np.testing.assert_array_equal(kept_of_few, kept[few])
+
+
+def test_ranks_survive_storing(tmp_path: Path, pipeline: Pipeline, contents: Contents) -> None:
+    folder = RunFolder(tmp_path, pipeline.config)
+    contents.ranks.write(folder)
+    again = TestRanks.read(folder)
+    assert set(again.rows) == set(contents.ranks.rows)
+    for row, ranks in contents.ranks.rows.items():
+        np.testing.assert_array_equal(again.rows[row], ranks)
+    np.testing.assert_array_equal(again.beam_kept, contents.ranks.beam_kept)
+
+
+def test_the_busiest_branches_come_first_with_their_most_popular_items() -> None:
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [1, 2], [2, 0]])
+    popularity = np.array([1, 2, 5, 9, 0, 4])
+    first, second = top_branches(codes, popularity, widths=(2, 2))
+    assert (first.prefix, first.items, first.interactions, first.examples) == ((1,), 3, 14, [])
+    assert [(twig.prefix, twig.examples) for twig in first.below] == [((1, 1), [3]), ((1, 0), [2])]
+    assert second.prefix == (2,)
+    (only,) = top_branches(codes[:, :1][:2], popularity[:2])
+    assert (only.examples, only.below) == ([1, 0], [])  # one code an item is no tree to descend
+
+
+def test_text_is_drawn_in_one_line_with_letters_that_the_font_has() -> None:
+    assert drawable("a\n b\tc", 10) == "a b c"
+    assert drawable("映画 film", 10) == "□□ film"
+    assert drawable("x" * 20, 10) == "x" * 9 + "…"
+
+
+def test_the_same_figure_gives_the_same_bytes(contents: Contents) -> None:
+    first, second = ([png(chart.figure) for chart in all_charts(contents)] for _ in range(2))
+    assert first == second
+
+
+def test_what_a_run_did_not_record_is_left_out(contents: Contents) -> None:
+    tokenizer: dict[str, Any] = {**contents.evaluation.tokenizer, "purity": [], "policies": {}}
+    bare = replace(contents, curves={}, evaluation=replace(contents.evaluation, tokenizer=tokenizer, seconds={}))
+    names = {chart.name for chart in all_charts(bare)}
+    assert names == CHARTS - {"validation", "losses", "code_changes", "seconds", "purity"}
+    reader = Reader(page(bare, []).decode())
+    assert not reader.open
+
+
+def test_items_without_titles_are_shown_by_id(contents: Contents, pipeline: Pipeline) -> None:
+    ids = pipeline.dataset.item_ids
+    nameless = replace(contents, labels=ids)
+    (tree,) = (chart for chart in all_charts(nameless) if chart.name == "code_tree")
+    shown = {text.get_text() for text in tree.figure.axes[0].texts}
+    assert shown & set(ids)

@@ -1,0 +1,231 @@
+"""Draining: whatever step a drain dies at, each event counts exactly once in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from redis import Redis
+
+from model_store import durable_files
+from model_store.errors import ConfigError, DataError, StoreBusy, StoreUnavailable
+from model_store.events import event_log
+from model_store.events.event import Event
+from model_store.events.event_log import EventLine, ForgetLine, LogWriter
+from model_store.replication import redis_schema
+from tests.support.redis_server import RedisServer
+from training.retraining import drain_events as drain_module
+from training.retraining.drain_events import DrainResult, drain, read_drained
+
+pytestmark = pytest.mark.redis
+
+
+class Source(Protocol):
+    place: str | Path
+    prefix: str
+
+    def add(self, *numbers: int) -> None: ...
+    def add_noise(self) -> None: ...
+    def left(self) -> int: ...
+
+
+class RedisSource:
+    def __init__(self, client: Redis, url: str, prefix: str) -> None:
+        self.place: str | Path = url
+        self.prefix = prefix
+        self.client = client
+        self.stream = redis_schema.Keys(prefix).events
+
+    def add(self, *numbers: int) -> None:
+        for number in numbers:
+            self.client.xadd(self.stream, {redis_schema.EVENT_FIELD: redis_schema.encode_event(event(number))})
+
+    def add_noise(self) -> None:
+        self.client.xadd(self.stream, {"event": "noise"})
+
+    def left(self) -> int:
+        return int(self.client.xlen(self.stream))
+
+
+class LogSource:
+    """Closes a segment after each addition, as a service that restarts does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.place: str | Path = folder
+        self.prefix = "unused"
+        self.log = LogWriter(folder)
+
+    def add(self, *numbers: int) -> None:
+        self.log.append(EventLine(recorded_at=0, event=event(number)) for number in numbers)
+        self.log.append([ForgetLine(user_id="someone")])
+        self.log.save_state([])
+
+    def add_noise(self) -> None:
+        path = event_log.segment_path(self.log.folder, self.log.segment)
+        path.write_bytes(path.read_bytes() + b"00000000 noise\n")
+
+    def left(self) -> int:
+        cursor = event_log.read_cursor(self.log.folder)
+        numbers = [n for n in event_log.segment_numbers(self.log.folder) if n >= cursor.segment]
+        paths = [(event_log.segment_path(self.log.folder, n), n) for n in numbers]
+        contents = [event_log.read_lines(path, cursor.offset if n == cursor.segment else 0) for path, n in paths]
+        return sum(len(content.lines) for content in contents)
+
+
+def event(number: int) -> Event:
+    return Event(event_id=f"e{number}", user_id="u", item_id=f"i{number}", timestamp=10_000 - number)
+
+
+@pytest.fixture(params=["redis", "log"])
+def source(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iterator[Source]:
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        with server.client() as client:
+            yield RedisSource(client, server.url, prefix)
+    else:
+        made = LogSource(tmp_path / "events")
+        yield made
+        made.log.close()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "drained"
+
+
+def run(source: Source, out: Path, per_file: int = 2) -> DrainResult:
+    return drain(source.place, out, prefix=source.prefix, events_per_file=per_file)
+
+
+def ids(out: Path) -> list[str]:
+    return read_drained(out)["event_id"].to_list()
+
+
+def test_nothing_recorded_is_an_empty_table(source: Source, out: Path) -> None:
+    assert run(source, out) == DrainResult(0, [], 0)
+    assert read_drained(out).is_empty()
+    assert read_drained(out).schema == drain_module.SCHEMA
+
+
+def test_events_arrive_once_ordered_by_time(source: Source, out: Path) -> None:
+    source.add(1, 2, 3, 4, 5)
+    first = run(source, out)
+    assert (first.events, len(first.files), first.rejected) == (5, 3, 0)
+    assert source.left() == 0
+    assert run(source, out).events == 0
+    source.add(6)
+    assert run(source, out).events == 1
+    assert ids(out) == ["e6", "e5", "e4", "e3", "e2", "e1"]
+    assert read_drained(out).row(0) == ("e6", "u", "i6", "click", 9994)
+
+
+def test_repeated_ids_count_once_and_the_first_wins(source: Source, out: Path) -> None:
+    source.add(1, 2)
+    run(source, out)
+    source.add(2, 3, 1)
+    run(source, out)
+    assert sorted(ids(out)) == ["e1", "e2", "e3"]
+
+
+def test_noise_is_kept_beside_and_never_blocks(source: Source, out: Path) -> None:
+    source.add(1)
+    source.add_noise()
+    source.add(2)
+    result = run(source, out)
+    assert (result.events, result.rejected) == (2, 1)
+    assert len(list(out.glob("rejected-*.jsonl"))) == 1
+    assert sorted(ids(out)) == ["e1", "e2"]
+    assert run(source, out) == DrainResult(0, [], 0)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may catch it."""
+
+
+def die_before_step(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Die before step number ``at``: a file made durable, an acknowledgement, a deletion."""
+    steps = 0
+
+    def stepped(function: Callable[..., object]) -> Callable[..., object]:
+        def before(*args: object, **named: object) -> object:
+            nonlocal steps
+            steps += 1
+            if steps - 1 == at:
+                raise Killed
+            return function(*args, **named)
+
+        return before
+
+    monkeypatch.setattr(Path, "replace", stepped(Path.replace))
+    monkeypatch.setattr(durable_files, "sync_folder", stepped(durable_files.sync_folder))
+    monkeypatch.setattr(Path, "unlink", stepped(Path.unlink))
+    monkeypatch.setattr(Redis, "xreadgroup", stepped(Redis.xreadgroup))
+    monkeypatch.setattr(Redis, "pipeline", stepped(Redis.pipeline))
+
+
+def test_killed_before_any_step_loses_and_repeats_nothing(
+    source: Source, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = 0
+    step, finished = 0, False
+    while not finished:
+        source.add(*range(recorded, recorded + 5))
+        recorded += 5
+        with monkeypatch.context() as patch:
+            die_before_step(patch, step)
+            try:
+                run(source, out)
+                finished = True
+            except Killed:
+                step += 1
+        assert step < 100
+    run(source, out)
+    assert step >= 8
+    assert source.left() == 0
+    assert sorted(ids(out)) == sorted(f"e{number}" for number in range(recorded))
+
+
+def test_drained_segments_are_deleted_only_if_a_state_covers_them(tmp_path: Path, out: Path) -> None:
+    source = LogSource(tmp_path / "events")
+    source.add(1)
+    source.add(2)
+    source.log.append([EventLine(recorded_at=0, event=event(3))])
+    source.log.close_segment()
+    source.log.append([EventLine(recorded_at=0, event=event(4))])
+    run(source, out)
+    assert event_log.segment_numbers(source.log.folder) == [3, 4]
+    source.log.close()
+    assert sorted(ids(out)) == ["e1", "e2", "e3", "e4"]
+
+
+def test_a_line_still_being_written_is_left_for_later(tmp_path: Path, out: Path) -> None:
+    folder = tmp_path / "events"
+    folder.mkdir()
+    line = event_log.encode_line(EventLine(recorded_at=0, event=event(1)))
+    path = event_log.segment_path(folder, 1)
+    path.write_bytes(line[:-4])
+    assert drain(folder, out) == DrainResult(0, [], 0)
+    path.write_bytes(line)
+    assert drain(folder, out).events == 1
+
+
+def test_a_second_drain_is_refused(tmp_path: Path, out: Path) -> None:
+    out.mkdir()
+    with event_log.FileLock(out / ".lock"), pytest.raises(StoreBusy, match="drains"):
+        drain(tmp_path, out)
+
+
+def test_sources_that_cannot_be_used(tmp_path: Path, out: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        drain("redis://127.0.0.1:1/0", out)
+    with pytest.raises(ConfigError):
+        drain("http://127.0.0.1:1", out)
+
+
+def test_a_damaged_file_is_named(out: Path) -> None:
+    out.mkdir()
+    (out / "events-log-0.parquet").write_bytes(b"PAR1 noise")
+    with pytest.raises(DataError, match="do not read"):
+        read_drained(out)

@@ -1,0 +1,229 @@
+"""Retraining: events in, a candidate out, and never a worse model live."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from model_store.bundle.registry import ModelStore
+from model_store.console import run
+from model_store.errors import StoreUnavailable
+from model_store.events.event import Event
+from model_store.new_items.features import CONTENT
+from service.schemas.items import ItemBody, delete_change
+from service.store import open_store
+from service.store.change_stream import RawChange
+from tests.support.encodable_bundles import encodable_bundle
+from tests.support.redis_server import RedisServer
+from tests.support.service_harness import serving
+from tests.support.tiny import ITEMS, OVERRIDES, set_options, write_cycle
+from training.cli import app
+from training.config import load_config
+from training.data.dataset import Dataset, ItemInfo
+from training.data.storage import load_dataset
+from training.loop.progress import SilentProgress
+from training.retraining.retrain import Retrainer, RetrainReport, incumbent_metrics, served_catalogue
+from training.retraining.schedule import parse_cron
+
+
+def events(first: int, count: int, users: str = "u") -> list[Event]:
+    """Further steps along the cycle, after everything in the file (which has no times)."""
+    return [
+        Event(
+            event_id=f"{users}-{number}",
+            user_id=f"{users}{number % 20}",
+            item_id=f"i{(first + number // 20) % ITEMS}",
+            timestamp=1_700_000_000 + number,
+        )
+        for number in range(count)
+    ]
+
+
+def record(redis_url: str | None, folder: Path, batch: list[Event]) -> None:
+    """Record events as the service does."""
+
+    async def go() -> None:
+        store = open_store(redis_url, folder)
+        await store.record(batch)
+        await store.close()
+
+    asyncio.run(go())
+
+
+def change_items(folder: Path, changes: list[RawChange]) -> None:
+    """Change items as the service does."""
+
+    async def go() -> None:
+        store = open_store(None, folder)
+        await store.catalogue.append(changes)
+        await store.close()
+
+    asyncio.run(go())
+
+
+def retrainer(folder: Path, source: str | Path) -> Retrainer:
+    data = folder / "cycle.txt"
+    if not data.exists():
+        write_cycle(data)
+    config = load_config("demo", OVERRIDES)
+    return Retrainer(str(data), config, ModelStore(folder / "models"), source, folder / "work", SilentProgress())
+
+
+@pytest.fixture(scope="module")
+def first_pass(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RetrainReport]:
+    """A folder in which the first pass found neither events nor a model."""
+    folder = tmp_path_factory.mktemp("retrain")
+    return folder, retrainer(folder, folder / "models" / "events").run_once()
+
+
+@pytest.fixture
+def after_first(first_pass: tuple[Path, RetrainReport], tmp_path: Path) -> Path:
+    """A copy of that folder for one test. Run folders know their data by path, so the copy trains anew."""
+    folder = tmp_path / "copy"
+    shutil.copytree(first_pass[0], folder)
+    return folder
+
+
+def test_the_first_model_is_promoted(first_pass: tuple[Path, RetrainReport]) -> None:
+    folder, report = first_pass
+    assert report.promoted
+    assert report.incumbent == {}
+    assert ModelStore(folder / "models").live() == report.version
+
+
+def test_events_then_a_candidate_then_rest(after_first: Path) -> None:
+    store, log = ModelStore(after_first / "models"), after_first / "models" / "events"
+    first = store.live()
+    record(None, log, [*events(3, 60), *events(0, 3, users="new")])
+    second = retrainer(after_first, log).run_once()
+    assert second.events == 63
+    assert second.incumbent["ndcg@10"] > 0
+    assert second.promoted == (second.candidate["ndcg@10"] >= second.incumbent["ndcg@10"])
+    assert store.live() == second.version
+    if second.promoted:
+        manifest = store.bundle().manifest
+        assert manifest.parent == first
+        assert manifest.data.counts["users"] == 83
+
+    third = retrainer(after_first, log).run_once()
+    assert third.events == 63  # drained once, kept for good
+    assert third.version == second.version
+    reports = [json.loads(path.read_text()) for path in sorted((after_first / "work" / "reports").glob("*.json"))]
+    assert reports[-1] == third.as_dict()
+    assert second.as_dict() in reports
+
+
+def test_a_worse_candidate_is_not_promoted(after_first: Path) -> None:
+    store, log = ModelStore(after_first / "models"), after_first / "models" / "events"
+    good = store.live()
+    record(None, log, events(5, 40))
+    lazy = retrainer(after_first, log)
+    hopeless = ["joint.epochs=1", "finetune.epochs=0", "joint.recommender_rate=1e-9"]
+    lazy.config = load_config("demo", [*OVERRIDES, *hopeless])
+    report = lazy.run_once()
+    assert not report.promoted
+    assert "kept the incumbent" in report.reason
+    assert report.candidate["ndcg@10"] < report.incumbent["ndcg@10"]
+    assert store.live() == good
+    assert store.versions() == [good]
+
+
+def test_the_incumbent_is_judged_as_its_own_evaluation_did(first_pass: tuple[Path, RetrainReport]) -> None:
+    folder, report = first_pass
+    data = load_dataset(folder / "work" / "base")
+    assert incumbent_metrics(ModelStore(folder / "models").bundle(), data) == pytest.approx(report.candidate)
+
+
+def test_items_that_came_live_are_trained_with_what_was_said_of_them(tmp_path: Path) -> None:
+    """From PUT and events to a promoted bundle, and back into a service that applies the changes once more."""
+    write_cycle(tmp_path / "cycle.txt")
+    log = tmp_path / "models" / "events"
+    late = ItemBody(title="Late", categories=["new"], attributes={"year": 2026})
+    rare, renamed = ItemBody(title="Rare"), ItemBody(title="Renamed", attributes="as text")
+    changes = [body.change(name) for name, body in (("late", late), ("rare", rare), ("i3", renamed), ("gone", late))]
+    change_items(log, [*changes, delete_change("gone")])
+    seen = [Event(event_id=f"l{n}", user_id=f"u{n}", item_id="late", timestamp=1_600_000_000) for n in range(20)]
+    unseen = [event.model_copy(update={"event_id": f"r{n}", "item_id": "rare"}) for n, event in enumerate(seen[:2])]
+    record(None, log, [*seen, *unseen, *events(3, 60)])
+    report = retrainer(tmp_path, log).run_once()
+    assert (report.promoted, report.new_items, report.changed_items) == (True, 1, 1)
+    assert (report.events, report.rejected) == (80, 2)
+
+    bundle = ModelStore(tmp_path / "models").bundle()
+    catalogue = bundle.catalogue()
+    row, known = catalogue.row("late"), catalogue.row("i3")
+    assert row is not None
+    assert known is not None
+    assert (catalogue.titles[row], catalogue.categories[row]) == ("Late", ("new",))
+    assert catalogue.attributes[row] == {"year": 2026}
+    assert (catalogue.titles[known], catalogue.attributes[known]) == ("Renamed", {"text": "as text"})
+    assert catalogue.popularity[row] == 20
+    assert CONTENT in bundle
+    assert retrainer(tmp_path, log).run_once().reason == "no new interactions or items"
+
+    async def served() -> list[tuple[bool, str]]:
+        async with serving(tmp_path / "models", engine="onnx") as (client, _):
+            shown = [(await client.get(f"/items/{item_id}")).json() for item_id in ("late", "rare", "i3")]
+            answer = (await client.post("/recommend", json={"history": ["i1", "late"], "k": 5})).json()
+            assert (answer["served_by"], answer["unknown_items"]) == ("model", [])
+            return [(item["is_new"], item["title"]) for item in shown]
+
+    assert asyncio.run(served()) == [(False, "Late"), (True, "Rare"), (False, "Renamed")]
+
+
+def test_the_incumbent_is_judged_with_the_items_that_came_live(tmp_path: Path) -> None:
+    bundle = encodable_bundle(tmp_path)
+    trained = bundle.catalogue()
+    rows = [("u", item_id, at) for at, item_id in enumerate([*trained.item_ids, "late"])]
+    frame = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+    data = Dataset.from_frame("all", frame, {"late": ItemInfo("Title", ("category-1",), {"year": 1995})})
+    catalogue = served_catalogue(bundle, data)
+    assert (len(catalogue), catalogue.trained, catalogue.row("late")) == (len(trained) + 1, len(trained), len(trained))
+    catalogue.check_integrity()
+    bare = encodable_bundle(tmp_path / "bare", has_content=False)
+    assert served_catalogue(bare, data).row("late") is None
+
+
+def test_without_new_interactions_nothing_is_trained(after_first: Path) -> None:
+    log = after_first / "models" / "events"
+    record(None, log, [Event(event_id="x", user_id="u1", item_id="never-seen", timestamp=5)])
+    report = retrainer(after_first, log).run_once()
+    assert (report.events, report.rejected, report.promoted) == (0, 1, False)
+    assert report.reason == "no new interactions or items"
+    assert report.candidate == {}
+
+
+def test_events_come_from_redis_too(
+    tmp_path: Path, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(redis_server.url, tmp_path, events(3, 40, users="r"))
+    data = write_cycle(tmp_path / "cycle.txt")
+    arguments = ["retrain", "--once", "--data", str(data), "--store", str(tmp_path / "models"), "--preset", "demo"]
+    arguments += ["--work", str(tmp_path / "work"), "--redis-url", redis_server.url, "--json", *set_options()]
+    assert run(app, "etegrec-train", arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["promoted"]
+    assert report["events"] == 40
+
+
+def test_without_redis_a_pass_fails_before_training(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        retrainer(tmp_path, "redis://127.0.0.1:1").run_once()
+    assert not (tmp_path / "work" / "runs").exists()
+    assert ModelStore(tmp_path / "models").versions() == []
+
+
+@pytest.mark.parametrize(
+    ("weekday", "days"),
+    [("0", {6}), ("7", {6}), ("1-5", {0, 1, 2, 3, 4}), ("sat,0", {5, 6}), ("5-7", {4, 5, 6}), ("*", set(range(7)))],
+)
+def test_weekdays_count_as_in_cron(weekday: str, days: set[int]) -> None:
+    trigger, start = parse_cron(f"0 3 * * {weekday}"), datetime(2026, 1, 1, tzinfo=UTC)
+    due = [trigger.get_next_fire_time(None, start + timedelta(days=day)) for day in range(14)]
+    assert {time.weekday() for time in due if time} == days

@@ -1,0 +1,1 @@
+"""The content model: from what an item says to its embedding."""

@@ -1,0 +1,1 @@
+"""Measurements beyond accuracy: how codes are used, what prefixes mean, where beams fail."""

@@ -1,0 +1,1 @@
+"""Ranking metrics, and full ranking by the search that serves."""

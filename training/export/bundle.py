@@ -1,0 +1,196 @@
+"""From a finished run to the files of a bundle, and to the store."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+import onnxruntime
+import torch
+from pydantic import JsonValue
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import save
+
+from model_store.bundle.bundle import EMBEDDINGS, TRANSITIONS, VECTORS
+from model_store.bundle.golden import Golden, compare, goldens_to_json
+from model_store.bundle.manifest import REQUIRED_FILES, DataSummary, Description
+from model_store.bundle.publish import publish
+from model_store.bundle.registry import ModelStore
+from model_store.catalogue.catalogue import Catalogue
+from model_store.errors import BundleRefused
+from model_store.new_items.features import CONTENT, content_features
+from model_store.search.fusion import Fusion
+from training.content.content_model import ContentModel, fit_content, has_content, padded
+from training.export.goldens import Questions
+from training.export.int8 import eight_bit_search
+from training.export.onnx_export import export_content, export_search, export_tokenizer
+from training.joint.learner import Learner
+from training.loop.progress import Bar
+from training.pipeline import BUNDLE, EVALUATION, Pipeline
+from training.report.build import write_report
+
+CHECKED_ITEMS = 256
+"""Items whose predicted embeddings are compared."""
+
+CONTENT_FIT = "content.json"
+"""What the run keeps of how well content tells embeddings."""
+
+CLEAR_MARGIN = 1e-3
+"""Difference of two squared distances above which rounding cannot decide which code is nearer."""
+
+
+def export_bundle(pipeline: Pipeline) -> None:
+    """Stage ``export``: write all files of the bundle into the run folder, unless they are there.
+
+    The exported search answers the goldens before anything is written.
+
+    Raises:
+        BundleRefused: ONNX Runtime and torch disagree on a golden, or on the codes of an item.
+    """
+    run = pipeline.run
+    pipeline.evaluate()
+    if all(run.has(f"{BUNDLE}/{name}") for name in REQUIRED_FILES):
+        return
+    with run.timed("export"), pipeline.progress.track("Exporting to ONNX", 3) as bar:
+        files = _files(pipeline, bar)
+    for name, data in files.items():
+        run.write_bytes(f"{BUNDLE}/{name}", data)
+
+
+def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None) -> str:
+    """Stage ``publish``: seal the exported files as a new version of the store and return its name."""
+    export_bundle(pipeline)
+    evaluation = pipeline.evaluate()
+    folder = pipeline.run.path / BUNDLE
+    data = pipeline.dataset
+    about = Description(
+        config=pipeline.config.model,
+        data=DataSummary(
+            name=data.name,
+            fingerprint=data.fingerprint,
+            counts={"users": data.users, "items": data.n_items, "interactions": data.interactions},
+        ),
+        metrics=evaluation.test,
+        tokenizer=evaluation.tokenizer | _content_fit(pipeline),
+        fusion=Fusion.model_validate(evaluation.fusion),
+        parent=parent,
+    )
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return publish(store, files, about)
+
+
+def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
+    learner = pipeline.learner
+    catalogue = _catalogue(pipeline)
+    questions = Questions(pipeline, catalogue)
+    search = export_search(learner.recommender, has_dense=questions.fusion.weight > 0)
+    bar.advance(1)
+    tokenizer = export_tokenizer(learner.tokenizer)
+    check_tokenizer(tokenizer, learner)
+    bar.advance(1)
+    content = _content(pipeline, catalogue)
+    goldens = questions.goldens()
+    compare(goldens, questions.answers(search))
+    bar.advance(1)
+    return {
+        "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
+        "search.onnx": search,
+        **_eight_bit(pipeline, search, questions, goldens),
+        "tokenizer.onnx": tokenizer,
+        **content,
+        EMBEDDINGS: save(
+            {"embeddings": learner.embeddings.cpu().contiguous(), VECTORS: torch.from_numpy(learner.vectors)}
+        ),
+        TRANSITIONS: save_arrays(pipeline.transitions.arrays()),
+        "catalogue.parquet": catalogue.to_parquet(),
+        "golden.json": goldens_to_json(goldens),
+        **write_report(pipeline),
+        f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
+    }
+
+
+def check_tokenizer(graph: bytes, learner: Learner) -> None:
+    """Refuse an exported tokenizer that encodes an item otherwise than torch does, wherever the choice is clear.
+
+    Raises:
+        BundleRefused: Names the first such item's row.
+    """
+    embeddings = learner.embeddings.cpu()
+    ranked, distances = onnxruntime.InferenceSession(graph).run(
+        ["codes", "distances"], {"embeddings": embeddings.numpy()}
+    )
+    with torch.no_grad():
+        tokenizer = copy.deepcopy(learner.tokenizer).cpu().eval()
+        expected = tokenizer.quantise(tokenizer.latents(embeddings)).codes.numpy()
+    # Rounding may decide between near ties; what follows such a level follows another residual.
+    is_clear = np.logical_and.accumulate(distances[:, :, 1] - distances[:, :, 0] > CLEAR_MARGIN, axis=1)
+    differs = ((ranked[:, :, 0] != expected) & is_clear).any(axis=1)
+    if differs.any():
+        row = int(np.argmax(differs))
+        raise BundleRefused(
+            f"tokenizer.onnx gives the item in row {row} the codes {ranked[row, :, 0].tolist()}, "
+            f"torch gives {expected[row].tolist()}",
+            "check the versions of onnx, onnxscript and onnxruntime against constraints.txt",
+        )
+
+
+def check_content(graph: bytes, model: ContentModel, catalogue: Catalogue) -> None:
+    """Refuse an exported content model that predicts another embedding than torch does.
+
+    Raises:
+        BundleRefused: They differ by more than rounding.
+    """
+    columns = zip(catalogue.titles, catalogue.categories, catalogue.attributes, strict=True)
+    features, weights = padded([content_features(*item) for item in islice(columns, CHECKED_ITEMS)])
+    inputs = {"features": features.numpy(), "weights": weights.numpy()}
+    [found] = onnxruntime.InferenceSession(graph).run(["embeddings"], inputs)
+    difference = float(np.abs(found - model(features, weights).numpy()).max())
+    if not difference < CLEAR_MARGIN:
+        raise BundleRefused(
+            f"content.onnx predicts embeddings that differ from torch's by {difference:.2g}",
+            "check the versions of onnx, onnxscript and onnxruntime against constraints.txt",
+        )
+
+
+def _eight_bit(pipeline: Pipeline, search: bytes, questions: Questions, goldens: Sequence[Golden]) -> dict[str, bytes]:
+    """``search.int8.onnx``; nothing if its answers are too different."""
+    graph = eight_bit_search(search, pipeline.learner.recommender)
+    try:
+        for answers in (questions.answers(graph), questions.answers_alone(graph)):
+            compare(goldens, answers, reduced_precision=True)
+    except BundleRefused as refused:
+        pipeline.progress.say(f"The bundle gets no search.int8.onnx. {refused}")
+        return {}
+    return {"search.int8.onnx": graph}
+
+
+def _content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes]:
+    """``content.onnx``; nothing if only ids are known of the items."""
+    if not has_content(pipeline.dataset):
+        return {}
+    model, fit = fit_content(pipeline.dataset, pipeline.learner.embeddings, pipeline.config.seed)
+    pipeline.run.write_json(CONTENT_FIT, fit.as_dict())
+    graph = export_content(model)
+    check_content(graph, model, catalogue)
+    return {CONTENT: graph}
+
+
+def _content_fit(pipeline: Pipeline) -> dict[str, JsonValue]:
+    """How well content tells embeddings, for the manifest."""
+    return {"content": pipeline.run.read_json(CONTENT_FIT)} if pipeline.run.has(CONTENT_FIT) else {}
+
+
+def _catalogue(pipeline: Pipeline) -> Catalogue:
+    data = pipeline.dataset
+    return Catalogue(
+        codebook_size=pipeline.config.model.tokenizer.codebook_size,
+        item_ids=data.item_ids,
+        codes=pipeline.learner.assignment.codes,
+        titles=data.titles,
+        categories=data.categories,
+        attributes=data.attributes,
+        popularity=data.popularity("all"),
+        vectors=pipeline.learner.vectors,
+    )

@@ -1,0 +1,84 @@
+"""Questions of real users, put to every form of the exported search: torch's answers become the bundle's goldens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from model_store.bundle.golden import Answer, Golden
+from model_store.catalogue.catalogue import Catalogue
+from model_store.network.bound_search import BoundSearch
+from model_store.network.search import BeamSearch
+from model_store.search.fusion import Fusion, best, scores
+from model_store.search.history_encoding import encode_histories
+from model_store.search.interface import (
+    BY_REQUEST,
+    SearchOutputs,
+    catalogue_inputs,
+    graph_input_names,
+    pool_vectors,
+    search_inputs,
+)
+from training.pipeline import Pipeline
+
+GOLDENS = 24
+GOLDEN_ITEMS = 10
+
+
+class Questions:
+    """Histories of test users, the same for every run of one seed."""
+
+    def __init__(self, pipeline: Pipeline, catalogue: Catalogue) -> None:
+        split, model = pipeline.dataset.test(), pipeline.config.model
+        self._pipeline, self._catalogue = pipeline, catalogue
+        self.fusion = Fusion.model_validate(pipeline.evaluate().fusion)
+        chosen = np.random.default_rng(pipeline.config.seed).permutation(len(split.histories))[:GOLDENS]
+        self._histories = [split.histories[row][-model.recommender.max_history :] for row in chosen]
+        encoded = encode_histories(self._histories, catalogue.trie.item_leaf, model.recommender.max_history)
+        self._inputs = search_inputs(encoded, catalogue.trie, model.beam_width, candidates=self.fusion.candidates)
+
+    def goldens(self) -> list[Golden]:
+        """The histories with torch's fused answers."""
+        catalogue = self._catalogue
+        search = BoundSearch(BeamSearch(self._pipeline.learner.recommender.eval()), catalogue.trie, catalogue.vectors)
+        return [
+            Golden(
+                history=tuple(catalogue.item_ids[row] for row in history),
+                items=tuple(answer.items),
+                score=tuple(answer.score),
+                log_prob=tuple(answer.log_prob),
+            )
+            for history, answer in zip(
+                self._histories, self._ranked(search(self._inputs), self._histories), strict=True
+            )
+        ]
+
+    def answers(self, graph: bytes) -> Sequence[Answer]:
+        """What ONNX Runtime answers with an exported search, all questions asked together."""
+        return self._asked(onnxruntime.InferenceSession(graph), slice(None))
+
+    def answers_alone(self, graph: bytes) -> Sequence[Answer]:
+        """The same, asked one by one: with 8 bits, company makes a difference."""
+        session = onnxruntime.InferenceSession(graph)
+        return [each for at in range(len(self._histories)) for each in self._asked(session, slice(at, at + 1))]
+
+    def _asked(self, session: onnxruntime.InferenceSession, chosen: slice) -> Sequence[Answer]:
+        catalogue, width = self._catalogue, self._pipeline.config.model.tokenizer.embedding_dim
+        known = catalogue_inputs(catalogue.trie, catalogue.vectors, width)
+        pool = pool_vectors(catalogue.trie, catalogue.vectors, width, len(self._inputs.candidates))
+        inputs = self._inputs._replace(**{name: getattr(self._inputs, name)[chosen] for name in BY_REQUEST})
+        feed = dict(zip(graph_input_names(catalogue.trie.levels), [*inputs, *known, pool], strict=True))
+        return self._ranked(SearchOutputs(*session.run(None, feed)), self._histories[chosen])
+
+    def _ranked(self, outputs: SearchOutputs, histories: Sequence[npt.NDArray[np.integer]]) -> Sequence[Answer]:
+        rows, answers = self._catalogue.trie.leaf_item[outputs.leaves], []
+        scored = self.fusion.dense(outputs.dense, self._pipeline.transitions, histories, rows)
+        for found, log_prob, dense in zip(rows, outputs.log_prob, scored, strict=True):
+            kept = best(log_prob, dense, self.fusion.weight, GOLDEN_ITEMS)
+            item_ids = tuple(self._catalogue.item_ids[row] for row in found[kept].tolist())
+            score = scores(log_prob[kept], dense[kept], self.fusion.weight)
+            answers.append(Answer(item_ids, tuple(score.tolist()), tuple(log_prob[kept].tolist())))
+        return answers

@@ -1,0 +1,1 @@
+"""Joint training of tokenizer and recommender (ETEGRec section 3.5)."""

@@ -1,0 +1,1 @@
+"""Parts of every training loop: batches, devices, optimisers, checkpoints, processes, progress."""

@@ -1,0 +1,88 @@
+"""Stepping networks, and only those that a phase trains: AdamW, schedules, clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from model_store.network.recommender import Recommender
+from training.loop import distributed
+from training.loop.checkpoint import State
+
+Schedule = Callable[[int], float]
+"""Factor of the step size at each step, counted from 0."""
+
+
+class Optimiser:
+    """One network's optimiser: step sizes follow a schedule, gradients are clipped.
+
+    Attributes:
+        steps: Steps taken.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, clip: float = math.inf) -> None:
+        self.optimizer, self.schedule, self.clip = optimizer, schedule, clip
+        self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
+        self.steps = 0
+        self._rates: list[float] = [group["lr"] for group in optimizer.param_groups]
+
+    def apply(self) -> None:
+        """Take one step along the gradients that the parameters hold, and drop them."""
+        if math.isfinite(self.clip):
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.schedule(self.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+
+    def state(self) -> State:
+        """See :class:`training.loop.checkpoint.Resumable`: moments by number of their parameter, and steps taken."""
+        moments = self.optimizer.state_dict()["state"]
+        tensors = {f"{index}.{name}": value for index, kept in moments.items() for name, value in kept.items()}
+        return State(tensors, {"steps": self.steps})
+
+    def restore(self, state: State) -> None:
+        """See :class:`training.loop.checkpoint.Resumable`."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.tensors.items():
+            index, _, name = key.partition(".")
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.steps = state.values["steps"]
+
+
+def descend(loss: Tensor, *optimisers: Optimiser) -> None:
+    """Update the parameters of these optimisers, and no others, down the gradient of ``loss``.
+
+    With several processes ``loss`` is this one's share, and all take the same step down the sum of shares.
+    """
+    trained = [parameter for optimiser in optimisers for parameter in optimiser.parameters]
+    loss.backward(inputs=trained)
+    distributed.sum_gradients(trained)
+    for optimiser in optimisers:
+        optimiser.apply()
+
+
+def cosine(steps: int, warmup: float = 0.0) -> Schedule:
+    """Rise linearly over the share ``warmup`` of ``steps`` steps, then fall to zero along a cosine."""
+    rising = round(steps * warmup)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+
+    return factor
+
+
+def recommender_optimizer(recommender: Recommender, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices, not the gains of norms, and leaves alone what is not to be trained."""
+    trained = [p for p in recommender.parameters() if p.requires_grad]
+    matrices, gains = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, fused=True)

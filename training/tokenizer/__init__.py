@@ -1,0 +1,1 @@
+"""The item tokenizer alone: RQ-VAE pretraining and one semantic ID for each item."""

@@ -1,0 +1,172 @@
+"""Training the item tokenizer alone: statistics, k-means start, RQ-VAE epochs, revival of dead codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from model_store.config import Section, TokenizerConfig
+from model_store.network.tokenizer import Quantised, Tokenizer, squared_distances
+from training.loop import distributed
+from training.loop.checkpoint import Course, Resumable, Weights
+from training.loop.optimiser import Optimiser, cosine, descend
+from training.loop.progress import Progress
+from training.losses import quantisation_loss
+
+
+class TokenizerTrainingConfig(Section):
+    """Pretraining of the RQ-VAE before the joint cycles."""
+
+    epochs: int = Field(300, ge=0, description="passes over all items")
+    batch_size: int = Field(1024, ge=1, description="items a step")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW step size, cosine to zero")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay; codebooks are exempt")
+    beta: float = Field(0.25, ge=0, description="weight of the commitment term")
+    kmeans_iterations: int = Field(25, ge=1, description="Lloyd iterations per level at the start")
+    revive_every: int = Field(10, ge=1, description="epochs between revivals of dead codes")
+
+
+def pretrain_tokenizer(
+    embeddings: Tensor,
+    shape: TokenizerConfig,
+    config: TokenizerTrainingConfig,
+    seed: int,
+    progress: Progress,
+    checkpoint: Path | None = None,
+) -> Tokenizer:
+    """Train an RQ-VAE on raw item embeddings ``[items, d_s]``, from a k-means start.
+
+    A ``checkpoint`` keeps the stage while it is under way, and is gone on with if it is there.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    tokenizer = Tokenizer(shape).to(embeddings.device)
+    steps = max(1, config.epochs * -(-len(embeddings) // config.batch_size))
+    optimizer = tokenizer_optimizer(tokenizer, config.learning_rate, config.weight_decay)
+    optimiser = Optimiser(optimizer, cosine(steps), clip=1.0)
+    parts: dict[str, Resumable] = {"tokenizer": Weights(tokenizer), "optimiser": optimiser}
+    course = Course(checkpoint, generator, parts, embeddings.device)
+    if not course.resumed:
+        fit_standardisation(tokenizer, embeddings)
+        initialise_codebooks(tokenizer, embeddings, config.kmeans_iterations, generator)
+    with progress.track("Tokenizer", config.epochs, course.epoch) as bar:
+        for epoch in course.epochs(config.epochs):
+            order = torch.randperm(len(embeddings), generator=generator).to(embeddings.device)
+            for rows in course.batches(order.split(config.batch_size)):
+                loss = _loss(tokenizer, embeddings, rows, config.beta)
+                descend(loss, optimiser)
+                course.add({"sq": loss})
+            # Not in the last tenth: a revived code needs time to become a good one.
+            if epoch % config.revive_every == 0 and epoch < 0.9 * config.epochs:
+                revive_dead_codes(tokenizer, embeddings, generator)
+            means = course.means()
+            bar.record(epoch, means)
+            bar.advance(1, note=f"loss {means['sq']:.4f}")
+    return tokenizer.eval()
+
+
+def _loss(tokenizer: Tokenizer, embeddings: Tensor, rows: Tensor, beta: float) -> Tensor:
+    """L_SQ of some items: this process's share of it."""
+    mine, counts = distributed.share(rows)
+    quantised, reconstruction = reconstruct(tokenizer, embeddings[mine])
+    loss = quantisation_loss(tokenizer.standardise(embeddings[mine]), reconstruction, quantised, beta)
+    return loss * (len(mine) / len(rows) if counts else 0.0)
+
+
+def reconstruct(tokenizer: Tokenizer, embeddings: Tensor) -> tuple[Quantised, Tensor]:
+    """Quantise raw embeddings and decode them with a straight-through gradient.
+
+    Returns:
+        The quantisation and z~ ``[N, d_s]``, standardised.
+    """
+    latents = tokenizer.latents(embeddings)
+    quantised = tokenizer.quantise(latents)
+    straight_through = latents + (quantised.vectors.sum(dim=1) - latents).detach()
+    return quantised, tokenizer.decode(straight_through)
+
+
+def tokenizer_optimizer(tokenizer: Tokenizer, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices but neither biases nor codebooks, which would shrink away from their clusters.
+
+    On a GPU it steps in one kernel.
+    """
+    plain = [p for name, p in tokenizer.named_parameters() if name == "codebooks" or p.ndim < 2]
+    decayed = [p for name, p in tokenizer.named_parameters() if name != "codebooks" and p.ndim >= 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=tokenizer.codebooks.is_cuda)
+
+
+@torch.no_grad()
+def fit_standardisation(tokenizer: Tokenizer, embeddings: Tensor) -> None:
+    """Store mean and spread per dimension; dimensions that never vary keep scale 1."""
+    spread = embeddings.std(dim=0, correction=0)
+    tokenizer.mean.copy_(embeddings.mean(dim=0))
+    tokenizer.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
+
+
+@torch.no_grad()
+def initialise_codebooks(tokenizer: Tokenizer, embeddings: Tensor, iterations: int, generator: torch.Generator) -> None:
+    """Set every codebook to the k-means centres of the residuals that reach its level."""
+    residual = tokenizer.latents(embeddings).cpu()  # where the generator is, and sums have a fixed order
+    for level in range(len(tokenizer.codebooks)):
+        centres = kmeans(residual, tokenizer.codebooks.shape[1], iterations, generator)
+        tokenizer.codebooks[level].copy_(centres)
+        residual = residual - centres[squared_distances(residual, centres).argmin(dim=1)]
+
+
+@torch.no_grad()
+def kmeans(points: Tensor, centres: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """Lloyd's algorithm from a k-means++ start.
+
+    Args:
+        points: ``[N, d]``, on the CPU. With fewer than K, the surplus centres start beside points, and may end on them.
+        centres: K.
+        iterations: Refinements after the start.
+        generator: Source of all randomness.
+
+    Returns:
+        ``[K, d]``. Centres that lose all their points move to the points farthest from any centre, each to its own.
+    """
+    found = _spread_start(points, centres, generator)
+    for _ in range(iterations):
+        distance, owner = squared_distances(points, found).min(dim=1)
+        count = torch.bincount(owner, minlength=centres)
+        total = torch.zeros_like(found).index_add_(0, owner, points)
+        found = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], found)
+        empty = torch.nonzero(count == 0).flatten()[: len(points)]
+        found[empty] = points[distance.topk(len(empty)).indices]
+    return found
+
+
+def _spread_start(points: Tensor, centres: int, generator: torch.Generator) -> Tensor:
+    first = torch.randint(len(points), (1,), generator=generator)
+    chosen = [points[first[0]]]
+    distance = squared_distances(points, points[first]).flatten().clamp(min=0)
+    for _ in range(min(centres, len(points)) - 1):
+        weight = distance if distance.sum() > 0 else torch.ones_like(distance)
+        pick = torch.multinomial(weight, 1, generator=generator)
+        chosen.append(points[pick[0]])
+        distance = torch.minimum(distance, squared_distances(points, points[pick]).flatten().clamp(min=0))
+    surplus = centres - len(chosen)
+    if surplus:
+        extra = points[torch.randint(len(points), (surplus,), generator=generator)]
+        spread = points.std(correction=0) * 1e-2
+        chosen.extend(extra + spread * torch.randn(extra.shape, generator=generator))
+    return torch.stack(chosen)
+
+
+@torch.no_grad()
+def revive_dead_codes(tokenizer: Tokenizer, embeddings: Tensor, generator: torch.Generator) -> int:
+    """Move every code that no item uses onto a random item's residual of its level; returns how many moved."""
+    quantised = tokenizer.quantise(tokenizer.latents(embeddings))
+    revived = 0
+    for level, codebook in enumerate(tokenizer.codebooks):
+        used = torch.bincount(quantised.codes[:, level], minlength=len(codebook))
+        dead = torch.nonzero(used == 0).flatten()
+        rows = torch.randint(len(embeddings), (len(dead),), generator=generator)
+        codebook[dead] = quantised.residuals[rows, level]
+        revived += len(dead)
+    return revived

@@ -44,7 +44,7 @@ class Placer(Protocol):
 
 
 class ItemCoder(Protocol):
-    """Encodes and places items that a version was not trained on, like ``model_store.new_items.item_encoder.ItemEncoder``.
+    """Encodes and places items that a version was not trained on, like ``new_items.item_encoder.ItemEncoder``.
 
     Deterministic and thread-safe.
     """

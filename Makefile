@@ -1,10 +1,14 @@
 # Every target does its own set-up: a virtual environment in .venv, pinned by constraints.txt.
+.DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults clean
+.PHONY: help demo test check format coverage docs bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,15 +21,27 @@ demo: $(VENV)/installed  ## train on MovieLens-100K, serve it, ask it; ONESHOT=1
 test: $(VENV)/installed  ## all tests, with a real Redis server
 	$(BIN)/python -m pytest -n 2
 
-check: $(VENV)/installed  ## format, lint, types, import direction
+check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers, map of files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/make_map.py --check
 
-format: $(VENV)/installed
+format: $(VENV)/installed  ## mend format and lint where a tool can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+coverage: $(VENV)/installed  ## all tests with coverage, replicas and commands that they start included; htmlcov/index.html
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report
+
+docs: $(VENV)/installed  ## rewrite what is generated in docs/: the map of files, the pictures
+	$(BIN)/python docs/make_map.py
+	$(BIN)/python docs/make_pictures.py
 
 $(VENV)/benchmarks: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,bench]'
@@ -64,5 +80,5 @@ bench-live: $(VENV)/installed  ## time until changes show on two replicas, bulk 
 bench-faults: $(VENV)/installed  ## what clients notice while Redis is killed, frozen, slow, full, corrupt, empty or away
 	@$(BIN)/python -m benchmarks.bench_faults
 
-clean:
+clean:  ## remove the environment, the demo and build outputs
 	rm -rf $(VENV) demo build *.egg-info

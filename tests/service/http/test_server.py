@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.service_harness import live_store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 SLOW = textwrap.dedent(
     """

@@ -76,14 +76,14 @@ class CatalogueFollower:
             StoreError: The store cannot be used now; the catalogue stays as it is.
         """
         tail = await self._tail(replica)
-        is_lost = bool(replica.lineage) and tail.latest < replica.at.revision and tail is not _BROKEN
+        is_lost = bool(replica.lineage) and tail.latest_revision < replica.at.revision and tail is not _BROKEN
         if is_lost:
             return await self._restarted(replica)
         is_of_lineage = tail.head is None or tail.head.lineage == replica.lineage
         if not is_of_lineage or not tail.is_unbroken:
             return await self._adopted(replica)
         moved = await self._moved(replica, tail.changes)
-        self._telemetry.catalogue_lag.set(tail.latest - moved.at.revision)
+        self._telemetry.catalogue_lag.set(tail.latest_revision - moved.at.revision)
         self._store_client.note_behind(behind=False)
         is_due = tail.head is None or moved.at.revision - tail.head.at.revision >= self._settings.compact_changes
         if is_due and replica.items.version not in self._publishing and time.monotonic() >= self._publish_again_at:
@@ -146,7 +146,7 @@ class CatalogueFollower:
         if found is None:
             return None
         tail = await self._tail(found)
-        if not tail.is_unbroken or tail.latest < least:
+        if not tail.is_unbroken or tail.latest_revision < least:
             return None
         self._note("loaded", items.version)
         return found
@@ -189,7 +189,7 @@ class CatalogueFollower:
         that items keep their codes, else to the bundle's catalogue."""
         base = await self._loaded(items) or ReplicatedCatalogue(items, await asyncio.to_thread(items.bundle.catalogue))
         for _ in range(_REBUILD_ATTEMPTS):
-            latest = await self._store.latest()
+            latest = await self._store.read_latest()
             if latest.at.revision < least:
                 raise StoreUnavailable(LOST, REFILLED)
             replica, rest = replace(base, lineage=uuid.uuid4().hex), iter(latest.changes)

@@ -171,8 +171,8 @@ async def test_missing_server_is_unavailable_for_every_method(open_store: Open, 
         store.cache_put("k", b"", 1),
         store.catalogue.append([change(0)]),
         store.catalogue.append([change(0), change(1)]),
-        store.catalogue.read("v", Position()),
-        store.catalogue.latest(),
+        store.catalogue.read_tail("v", Position()),
+        store.catalogue.read_latest(),
         store.catalogue.trim(1),
         store.catalogue.restart(1, [change(0)]),
         store.catalogue.load_snapshot("v"),
@@ -297,12 +297,12 @@ async def test_a_gap_in_the_stream_is_seen_and_revisions_survive_an_emptied_one(
     store = open_store()
     places = [await store.catalogue.append([change(n)]) for n in range(3)]
     raw.xdel(KEYS.changes, f"{places[1].revision}-{places[1].nonce}")
-    assert not (await store.catalogue.read("v", Position())).is_unbroken
-    assert not (await store.catalogue.read("v", places[0])).is_unbroken
-    assert not (await store.catalogue.read("v", places[1])).is_unbroken
-    assert (await store.catalogue.read("v", places[2])).is_unbroken
+    assert not (await store.catalogue.read_tail("v", Position())).is_unbroken
+    assert not (await store.catalogue.read_tail("v", places[0])).is_unbroken
+    assert not (await store.catalogue.read_tail("v", places[1])).is_unbroken
+    assert (await store.catalogue.read_tail("v", places[2])).is_unbroken
     raw.xtrim(KEYS.changes, maxlen=0)
-    assert not (await store.catalogue.read("v", places[2])).is_unbroken
+    assert not (await store.catalogue.read_tail("v", places[2])).is_unbroken
     assert (await store.catalogue.append([change(9)])).revision == 4
 
 
@@ -317,7 +317,7 @@ async def test_a_stream_that_lost_its_end_and_went_on_is_not_mistaken_for_the_ol
     for n in range(5):
         await store.catalogue.append([change(n)])
     for place in places:
-        assert not (await store.catalogue.read("v", place)).is_unbroken
+        assert not (await store.catalogue.read_tail("v", place)).is_unbroken
 
 
 async def test_damaged_changes_are_refused_in_the_stream_and_left_out_of_the_latest(
@@ -328,11 +328,11 @@ async def test_damaged_changes_are_refused_in_the_stream_and_left_out_of_the_lat
     raw.hset(KEYS.items, "noise", b"noise")
     raw.hset(KEYS.items, "kind", b"1 1-0 melt {}")
     raw.hset(KEYS.items, b"\xff", b"1 1-0 put {}")
-    assert [each.item_id for each in (await store.catalogue.latest()).changes] == ["i1"]
+    assert [each.item_id for each in (await store.catalogue.read_latest()).changes] == ["i1"]
     assert store.catalogue.corrupt_values == 3
     raw.xadd(KEYS.changes, {"item": "i", "kind": "melt", "payload": "{}"}, id=f"{at.revision + 1}-0")
     with pytest.raises(StoreCorrupt, match="revision 2"):
-        await store.catalogue.read("v", at)
+        await store.catalogue.read_tail("v", at)
 
 
 async def test_a_change_leaves_no_trace_where_a_key_holds_another_type(open_store: Open, raw: Redis) -> None:

@@ -19,8 +19,9 @@ from model_store.bundle.registry import ModelStore
 from model_store.errors import EtegrecError, ModelStoreError, StoreUnavailable
 from service.errors import NotReady
 from service.models.loaded_model import CoderOpener, EngineOpener, LoadedModel, as_trained, load_model, open_coder
+from service.replication.catalogue_source import CatalogueSource
 from service.replication.follower import CatalogueFollower
-from service.replication.replicated_catalogue import CatalogueSource, ReplicatedCatalogue
+from service.replication.replicated_catalogue import ReplicatedCatalogue
 from service.scheduling.batcher import Batcher
 from service.settings import Settings
 from service.telemetry import Telemetry

@@ -19,7 +19,8 @@ from typing import Any
 import structlog
 
 from model_store.errors import CatalogueError, ModelStoreError, StoreCorrupt, StoreError, StoreUnavailable
-from service.replication.replicated_catalogue import CatalogueSource, ReplicatedCatalogue, recover_changes
+from service.replication.catalogue_source import CatalogueSource
+from service.replication.replicated_catalogue import ReplicatedCatalogue, recover_changes
 from service.replication.snapshot_publisher import SnapshotPublisher
 from service.settings import Settings
 from service.store.change_stream import ChangeStore, Head, ItemChange, Snapshot, Tail, lost_changes

@@ -15,7 +15,8 @@ from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import CatalogueError, ItemRefused
 from model_store.new_items.item_encoder import ItemEncoder
-from service.replication.replicated_catalogue import CatalogueSource, ReplicatedCatalogue, recover_changes
+from service.replication.catalogue_source import CatalogueSource
+from service.replication.replicated_catalogue import ReplicatedCatalogue, recover_changes
 from service.schemas.items import MAX_PAYLOAD_BYTES, BulkItem, ItemBody, delete_change, read_payload
 from service.store.change_stream import START, ItemChange, Position, RawChange
 from tests.support.bundles import publish_small, small_catalogue

@@ -78,6 +78,7 @@ class CatalogueFollower:
         """
         tail = await self._read_tail(replica)
 
+        # a catalogue without a lineage descends from nothing that is shared: it resyncs and never refills the store
         has_lost_changes = tail is not _BROKEN and tail.latest_revision < replica.at.revision
         if has_lost_changes and replica.lineage:
             return await self._restart_stream(replica)

@@ -32,7 +32,7 @@ from model_store.bundle.registry import ModelStore
 from service.app import create_app
 from service.engines.onnx_engine import GRAPH
 from service.models.loaded_model import open_coder
-from service.replication.replicated_catalogue import VersionItems
+from service.replication.catalogue_source import CatalogueSource
 from service.schemas.recommend import Filter, RecommendRequest
 from service.service import Service
 from service.settings import Settings
@@ -126,7 +126,7 @@ async def median_s(work: Callable[[], Awaitable[object]], repeats: int) -> float
 async def boot_s(store: ModelStore, service: Service, settings: Settings, repeats: int) -> tuple[float, float]:
     """Seconds to a catalogue that can be searched and looked up in: from Redis, from the store."""
     bundle = store.bundle()
-    items = VersionItems(bundle, open_coder(bundle, settings))
+    items = CatalogueSource(bundle, open_coder(bundle, settings))
 
     def from_store() -> None:
         catalogue = bundle.catalogue()

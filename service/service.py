@@ -13,6 +13,7 @@ from service.answers.trending import Trends
 from service.api_keys import Keys
 from service.async_tasks import end
 from service.catalogue.manager import CatalogueManager
+from service.catalogue.updater import CatalogueUpdater
 from service.models.loaded_model import CoderOpener, EngineOpener, open_coder
 from service.models.manager import ModelManager
 from service.recommender import Recommender
@@ -35,7 +36,8 @@ class Service:
         self.store_client = StoreClient(store, self.telemetry, settings.live_check_s)
         self.follower = CatalogueFollower(self.store_client, settings, self.telemetry)
         self.models = ModelManager(ModelStore(settings.store), self.follower, settings, self.telemetry, opener, coders)
-        self.catalogue = CatalogueManager(self.models, self.follower, self.store_client, settings, self.telemetry)
+        self.updater = CatalogueUpdater(self.models, self.follower, self.store_client, settings, self.telemetry)
+        self.catalogue = CatalogueManager(self.updater, self.store_client)
         self.trends = Trends(store, settings, self.telemetry)
         self.recommender = Recommender(self.models, self.store_client, self.trends, settings, self.telemetry)
         self.code_groups = CodeGroups()
@@ -56,7 +58,7 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch store and live store; at the end finish accepted requests and close everything."""
-        watched = (self.store_client.watch(), self.models.watch(), self.catalogue.watch(), self.trends.watch())
+        watched = (self.store_client.watch(), self.models.watch(), self.updater.watch(), self.trends.watch())
         watchers = [asyncio.create_task(each) for each in watched]
         try:
             yield

@@ -1,6 +1,6 @@
-"""What a change of the live catalogue says of an item, for those who read it without the service: retraining.
+"""Payload of an item in a catalogue change: title, categories and attributes, as retraining reads them.
 
-The service checks what clients send (``service/schemas/items.py``) and writes the payload; this is its meaning.
+The service checks what clients send and writes the payload (``service/schemas/items.py``).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 TEXT = "text"
-"""Name of the attribute that attributes given as plain text become."""
+"""Key under which attributes that came as plain text are kept."""
 
 
 class ItemContent(NamedTuple):
-    """What is known of an item besides its interactions."""
+    """Content of an item: everything that is known of it except its interactions."""
 
     title: str  # "" where unknown
     categories: tuple[str, ...]
@@ -23,16 +23,16 @@ class ItemContent(NamedTuple):
 
 
 class NewItem(NamedTuple):
-    """What a model encodes."""
+    """Item that a model was not trained on, as its encoder reads it."""
 
     title: str  # "" where unknown
     categories: Sequence[str]
     attributes: Mapping[str, Any] | str  # text, or values by key
-    embedding: Sequence[float] | None = None  # raw, [d_s], where the model was trained on embeddings of the user's
+    embedding: Sequence[float] | None = None  # raw, [d_s]; only where the model was trained on given embeddings
 
 
 class _Payload(BaseModel):
-    model_config = ConfigDict(extra="ignore")  # an embedding is no content
+    model_config = ConfigDict(extra="ignore")  # an embedding is not content
 
     title: str = ""
     categories: list[str] = []
@@ -40,14 +40,14 @@ class _Payload(BaseModel):
 
 
 def named(attributes: dict[str, JsonValue] | str) -> dict[str, JsonValue]:
-    """Attributes by key; plain text has the key :data:`TEXT`."""
+    """Return attributes by key; plain text gets the key :data:`TEXT`."""
     if isinstance(attributes, str):
         return {TEXT: attributes} if attributes else {}
     return attributes
 
 
 def read_content(payload: bytes) -> ItemContent | None:
-    """What a ``put`` says; ``None`` if it does not decode."""
+    """Decode the payload of a ``put``; ``None`` if it is not valid."""
     try:
         body = _Payload.model_validate_json(payload)
     except ValidationError:

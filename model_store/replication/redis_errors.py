@@ -1,4 +1,4 @@
-"""What goes wrong with Redis, in this project's own words. Used on both sides, so that cause and fix read the same."""
+"""Translation of Redis errors into ours, with cause and fix; used by the service and by training."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from redis import exceptions as redis_errors
 from model_store.errors import StoreCorrupt, StoreError, StoreUnavailable
 
 OUTAGES = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError, TimeoutError)
-"""Errors that say that Redis as a whole cannot be used now; the others refuse one command only."""
+"""Errors that mean that Redis cannot be used at all now; other errors refuse one command only."""
 
 RAISED_BY_CLIENT = (redis_errors.RedisError, OSError, TimeoutError)
-"""Everything that a call of the client can raise when Redis misbehaves."""
+"""Errors that a call of the client can raise when Redis misbehaves."""
 
 
 def redis_place(url: str) -> str:
-    """Host, port and database of a URL, without user and password: fit for messages."""
+    """Return host, port and database of a URL, without user and password, for messages."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return parts.path
     return f"{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path}"
 
 
-def live_error(cause: Exception, place: str) -> StoreError:
+def translate_redis_error(cause: Exception, place: str) -> StoreError:
     """Translate an error of the Redis client.
 
     Args:
@@ -32,18 +32,17 @@ def live_error(cause: Exception, place: str) -> StoreError:
     """
     if is_wrong_type(cause):
         return StoreCorrupt(f"Redis at {place} holds a value of another type", "another program uses the same prefix")
-    text = str(cause)
     return StoreUnavailable(
-        f"Redis at {place} {_what(cause)}", f"{_fix(cause)} (cause: {type(cause).__name__}: {text})"
+        f"Redis at {place} {_problem(cause)}", f"{_fix(cause)} (cause: {type(cause).__name__}: {cause})"
     )
 
 
 def is_wrong_type(cause: Exception) -> bool:
-    """Whether a key holds a value of another type: Redis is well, this key is not."""
+    """Tell whether the error means that one key holds a value of another type, while Redis itself works."""
     return isinstance(cause, redis_errors.ResponseError) and "WRONGTYPE" in str(cause)
 
 
-def _what(cause: Exception) -> str:
+def _problem(cause: Exception) -> str:
     if _is_auth(cause):
         return "refuses the credentials"
     if isinstance(cause, redis_errors.OutOfMemoryError):
@@ -52,6 +51,8 @@ def _what(cause: Exception) -> str:
         return "is a read-only replica"
     if isinstance(cause, redis_errors.BusyLoadingError):
         return "is still loading its data"
+
+    # some errors above are kinds of ConnectionError, so these two come last
     if isinstance(cause, (redis_errors.TimeoutError, TimeoutError)):
         return "did not answer in time"
     if isinstance(cause, (redis_errors.ConnectionError, OSError)):

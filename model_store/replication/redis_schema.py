@@ -1,26 +1,30 @@
-"""Redis as both sides see it: the names of its keys and the bytes of its values.
+"""Names of the Redis keys and bytes of their values, as the service and training share them.
 
     key (below the prefix)                   type    expires             holds
     history:<user>                           list    no                  newest item ids of a user, oldest first
     newest                                   hash    no                  Unix time of the newest event, by user
     events                                   stream  no                  field ``event``: the event as JSON
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
-    events:counts:<seconds>                  zset    yes, trimmed        fading counts of events, by item and half-life
+    events:counts:<seconds>                  zset    yes, trimmed        decayed counts of events, by item and half-life
     changes                                  stream  no, trimmed         raw catalogue changes, id <revision>-<nonce>
     items                                    hash    no                  latest raw change by item id
-    catalogue:<version>:head                 string  no                  a ``snapshots.SnapshotHead``
-    catalogue:<version>:chunk:<snapshot>:<n> string  unless published    8 MiB of a packed snapshot
-    catalogue:<version>:lock                 string  with its holder     token of the replica that writes a snapshot
-    cache:<key>                              string  yes                 one cached result with its checksum
-    probe                                    string  yes                 whether Redis takes writes
+    <snapshots>:<version>:head               string  no                  a ``snapshots.SnapshotHead``
+    <snapshots>:<version>:chunk:<id>:<n>     string  until published     at most 8 MiB of a packed snapshot
+    <snapshots>:<version>:lock               string  yes, renewed        token of the replica that writes a snapshot
+    probe                                    string  yes                 one byte, written to see if Redis takes writes
 
-Redis runs with ``maxmemory-policy volatile-lru``: short of memory it drops keys that have an expiry, least recently
-used first, and refuses writes once none is left. Cached results go first and cost a recomputation; chunks of a
-snapshot that is being written or was replaced may go too, which the writer notices when it publishes and a reader when
-it reads.
-Fading counts expire 30 half-lives after the last event; losing them costs popularity of late, not correctness.
-Markers of recorded events deliberately carry no expiry: they are one sorted set, trimmed by age, so that memory
-pressure refuses a write (503, the client repeats it) rather than forgetting that an event was recorded.
+``<snapshots>`` is ``catalogue:<format>``, see :data:`~model_store.replication.snapshots.SNAPSHOT_FORMAT`.
+
+Redis runs with ``maxmemory-policy volatile-lru``: when memory is short, it drops keys that have an expiry, least
+recently used first, and refuses writes once none is left. These keys can be dropped:
+
+- Decayed counts, which expire 30 half-lives after the last event. Popular and trending items are then counted anew.
+- Chunks of a snapshot that is being written or was replaced. The writer notices it when it publishes, a reader when it
+  reads, and both try again.
+- A lock. Its holder notices it when it publishes.
+
+Ids of recorded events deliberately have no expiry. They are one sorted set, trimmed by age, so that a full Redis
+refuses a write (503, the client repeats it) instead of forgetting that an event was recorded.
 
 Scripts touch several keys at once. For Redis Cluster, give a prefix with a hash tag, such as ``{etegrec}``.
 """
@@ -28,8 +32,6 @@ Scripts touch several keys at once. For Redis Cluster, give a prefix with a hash
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,16 +40,16 @@ from pydantic import ValidationError
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import StoreCorrupt
 from model_store.events.event import Event
-from model_store.replication.snapshots import REFILL, SNAPSHOT_FORMAT
+from model_store.replication.snapshots import REPAIR_HINT, SNAPSHOT_FORMAT
 
 DEFAULT_PREFIX = "etegrec"
-HISTORY_CAP = 100
-"""Item ids kept per user unless configured otherwise."""
+"""Prefix of all keys unless configured otherwise."""
 SEEN_WINDOW_S = 2 * 24 * 3600
-"""How long a repeated event id is recognised; clients may repeat an event for a day."""
+"""Seconds for which a repeated event id is recognised. Clients may repeat an event for a day."""
 DRAIN_GROUP = "drain"
 """Consumer group through which retraining reads the event stream."""
 EVENT_FIELD = b"event"
+"""Field of a stream entry that holds the event."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,11 @@ class Keys:
         return f"{self.prefix}:events:seen"
 
     def counts(self, half_life_s: int) -> str:
-        """Sorted set of fading counts: how :mod:`service.store.decayed_counts` scores them depends on the half-life."""
+        """Return the sorted set of decayed counts; :mod:`service.store.decayed_counts` explains the scores."""
         return f"{self.prefix}:events:counts:{half_life_s}"
 
     def history(self, user_id: str) -> str:
-        """List of a user's item ids."""
+        """Return the list of a user's item ids."""
         return f"{self.prefix}:history:{user_id}"
 
     @property
@@ -81,15 +83,15 @@ class Keys:
 
     @property
     def _snapshots(self) -> str:
-        """Replicas of two releases, while one replaces the other, must not take turns in adopting their snapshots."""
+        """Prefix of snapshots in this format. Two releases that run side by side must not replace each other's."""
         return f"{self.prefix}:catalogue:{SNAPSHOT_FORMAT}"
 
     def head(self, version: str) -> str:
-        """Pointer to the newest complete snapshot."""
+        """Return the pointer to the newest complete snapshot."""
         return f"{self._snapshots}:{version}:head"
 
     def chunk(self, version: str, snapshot_id: str, number: int) -> str:
-        """One piece of a packed snapshot."""
+        """Return one piece of a packed snapshot."""
         return f"{self._snapshots}:{version}:chunk:{snapshot_id}:{number}"
 
     @property
@@ -103,17 +105,13 @@ class Keys:
         return f"{self.prefix}:items"
 
     def lock(self, version: str) -> str:
-        """Lock of the snapshot writer."""
+        """Return the lock of the snapshot writer."""
         return f"{self._snapshots}:{version}:lock"
 
     @property
     def probe(self) -> str:
-        """Written to see whether Redis takes writes."""
+        """Key that is written to see whether Redis takes writes."""
         return f"{self.prefix}:probe"
-
-    def cache(self, key: str) -> str:
-        """One cached result."""
-        return f"{self.prefix}:cache:{key}"
 
 
 _ENTRY_ID = re.compile(rb"([1-9][0-9]{0,15})-([0-9]{1,16})")
@@ -121,20 +119,20 @@ _LATEST = re.compile(rb"([1-9][0-9]{0,15}) ([0-9]+-[0-9]+) ([a-z]+) ")
 
 
 def encode_event(event: Event) -> bytes:
-    """As stored in the event stream."""
+    """Return an event as the stream stores it."""
     return event.model_dump_json().encode()
 
 
 def decode_event(raw: bytes | None) -> Event:
-    """Read what :func:`encode_event` wrote, or raise :class:`StoreCorrupt`."""
+    """Decode what :func:`encode_event` wrote, or raise :class:`StoreCorrupt`."""
     try:
         return Event.model_validate_json(raw or b"")
     except ValidationError as cause:
-        raise StoreCorrupt("an entry of the event stream is no event") from cause
+        raise StoreCorrupt("an entry of the event stream is not an event") from cause
 
 
 def decode_item_id(raw: bytes) -> str:
-    """An entry of a history, or raise :class:`StoreCorrupt`."""
+    """Decode an entry of a history, or raise :class:`StoreCorrupt`."""
     try:
         item_id = raw.decode()
     except UnicodeDecodeError as cause:
@@ -145,15 +143,15 @@ def decode_item_id(raw: bytes) -> str:
 
 
 def decode_entry_id(entry_id: bytes) -> tuple[int, int]:
-    """Revision and nonce that a change entry's id stands for, or raise :class:`StoreCorrupt`."""
+    """Return the revision and nonce in the id of a change entry, or raise :class:`StoreCorrupt`."""
     found = _ENTRY_ID.fullmatch(entry_id)
     if found is None:
-        raise StoreCorrupt("an entry of the change stream has no revision as its id", REFILL)
+        raise StoreCorrupt("an entry of the change stream has no revision as its id", REPAIR_HINT)
     return int(found[1]), int(found[2])
 
 
 class LatestEntry(NamedTuple):
-    """A value of the hash of latest changes."""
+    """Latest change of an item, as the hash of latest changes stores it."""
 
     first: int  # revision at which the item changed first
     revision: int
@@ -163,25 +161,13 @@ class LatestEntry(NamedTuple):
 
 
 def encode_latest(entry: LatestEntry) -> bytes:
-    """As stored; the script that appends changes writes the same: ``<first> <revision>-<nonce> <kind> <payload>``."""
+    """Return ``<first> <revision>-<nonce> <kind> <payload>``, as the script that appends changes writes it, too."""
     return b"%d %d-%d %b %b" % entry
 
 
 def decode_latest(raw: bytes) -> LatestEntry:
-    """Read what :func:`encode_latest` wrote, or raise :class:`StoreCorrupt`."""
+    """Decode what :func:`encode_latest` wrote, or raise :class:`StoreCorrupt`."""
     found = _LATEST.match(raw)
     if found is None:
         raise StoreCorrupt("the latest change of an item does not decode")
     return LatestEntry(int(found[1]), *decode_entry_id(found[2]), found[3], raw[found.end() :])
-
-
-def seal_cached(value: bytes) -> bytes:
-    """A cached result with its CRC-32 in front."""
-    return struct.pack("<I", zlib.crc32(value)) + value
-
-
-def open_cached(raw: bytes) -> bytes:
-    """The result inside what :func:`seal_cached` made, or raise :class:`StoreCorrupt`."""
-    if len(raw) < 4 or struct.unpack_from("<I", raw)[0] != zlib.crc32(raw[4:]):
-        raise StoreCorrupt("a cached result fails its checksum")
-    return raw[4:]

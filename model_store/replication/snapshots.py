@@ -1,7 +1,10 @@
-"""A catalogue snapshot as bytes: named arrays in one block, cut into chunks, under a head that proves them whole.
+"""Bytes of a catalogue snapshot: named arrays in one block, cut into chunks, with a head that has the digest.
 
-The head alone has a digest of the block, so that reading hashes every byte once: booting from a snapshot must be
-quicker than from the store. A block is therefore only unpacked once it was held against its head.
+Only the head has a digest of the block, so reading hashes every byte once: a start from a snapshot must be quicker
+than a start from the bundle. A block is therefore unpacked only after it was compared with its head.
+
+The layout is like that of safetensors, whose reader copies every array and whose writer copies the block once more.
+Here arrays are views of the block, and a catalogue of a million items needs half the memory and half the time.
 """
 
 from __future__ import annotations
@@ -19,24 +22,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model_store.errors import StoreCorrupt
 
 CHUNK_BYTES = 8 * 1024 * 1024
-REFILL = "delete the catalogue keys of this version: a replica writes them again from the store"
+"""Largest size of one chunk."""
+REPAIR_HINT = "delete the catalogue keys of this version: a replica writes them again"
+"""Advice for damaged snapshots and change entries."""
 
 SNAPSHOT_FORMAT = 2
-"""Of packed catalogues; releases with another one neither read nor replace each other's snapshots."""
+"""Version of the layout. Releases with different formats neither read nor replace each other's snapshots."""
 
 _MAGIC = f"ETGSNAP{SNAPSHOT_FORMAT}".encode()
 _ALIGN = 64  # so that arrays read in place are aligned for every dtype
 
 
 class SnapshotHead(BaseModel):
-    """Which chunks make up the newest complete snapshot of a version."""
+    """Description of a version's newest complete snapshot, and the digest of its chunks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     snapshot_id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    revision: int = Field(ge=0, description="changes of the stream that are contained")
-    nonce: int = Field(ge=0, description="second half of the last contained change's entry id")
-    lineage: str = Field(pattern=r"^[0-9a-f]{32}$", description="computation that the codes of live items come from")
+    revision: int = Field(ge=0, description="number of the last change that the snapshot contains")
+    nonce: int = Field(ge=0, description="second half of the entry id of that change")
+    lineage: str = Field(pattern=r"^[0-9a-f]{32}$", description="computation that gave new items their codes")
     origin: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bundle's catalogue file")
     chunks: int = Field(ge=1)
     size: int = Field(ge=1, description="bytes of all chunks together")
@@ -44,7 +49,7 @@ class SnapshotHead(BaseModel):
 
     @classmethod
     def of(cls, block: bytes, revision: int, nonce: int, lineage: str, origin: str) -> SnapshotHead:
-        """The head of a packed snapshot, under a new snapshot id."""
+        """Describe a packed snapshot under a new snapshot id."""
         return cls(
             snapshot_id=uuid4().hex,
             revision=revision,
@@ -57,7 +62,7 @@ class SnapshotHead(BaseModel):
         )
 
     def encode(self) -> str:
-        """As stored."""
+        """Return the JSON that is stored."""
         return self.model_dump_json()
 
     @classmethod
@@ -66,7 +71,7 @@ class SnapshotHead(BaseModel):
         try:
             return cls.model_validate_json(raw)
         except ValidationError as cause:
-            raise StoreCorrupt("the head of a catalogue snapshot does not decode", REFILL) from cause
+            raise StoreCorrupt("the head of a catalogue snapshot does not decode", REPAIR_HINT) from cause
 
 
 class _ArraySpec(BaseModel):
@@ -78,6 +83,7 @@ class _ArraySpec(BaseModel):
 
     @property
     def nbytes(self) -> int:
+        """Size of the array in bytes."""
         count = 1
         for size in self.shape:  # Python integers: a hostile shape cannot overflow
             count *= size
@@ -91,7 +97,7 @@ class _Header(BaseModel):
 
 
 def pack_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
-    """Named arrays as one self-describing block.
+    """Pack named arrays into one block that describes itself.
 
     Layout: 8 bytes of magic, the header's length (uint32), the header (JSON: names, dtypes, shapes), then each array
     little-endian in C order. Every array starts at a multiple of 64 bytes.
@@ -99,37 +105,43 @@ def pack_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
     Raises:
         ValueError: A dtype that is not a plain number or boolean.
     """
-    specs, parts = [], list[bytes | memoryview]()
+    specs: list[_ArraySpec] = []
+    parts: list[bytes | memoryview] = []
+
     for name, array in arrays.items():
         plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
         specs.append(_ArraySpec.model_validate({"name": name, "dtype": plain.dtype.str, "shape": plain.shape}))
         parts += [plain.reshape(-1).view(np.uint8).data, bytes(-plain.nbytes % _ALIGN)]
+
     header = _Header(arrays=specs).model_dump_json().encode()
     header += b" " * (-(len(_MAGIC) + 4 + len(header)) % _ALIGN)
     return b"".join([_MAGIC, struct.pack("<I", len(header)), header, *parts])
 
 
 def unpack_arrays(block: bytes | memoryview) -> dict[str, npt.NDArray[np.generic]]:
-    """Read-only views on what :func:`pack_arrays` wrote; the block stays in memory as long as they do.
+    """Return read-only views of the arrays that :func:`pack_arrays` wrote. They keep the block in memory.
 
     Args:
-        block: Read-only, out of a :class:`Joining`, which has seen that it is the one that its head names.
+        block: Read-only, from a :class:`ChunkJoiner`, which has compared it with the digest in its head.
 
     Raises:
-        StoreCorrupt: The block is cut, or no such block.
+        StoreCorrupt: The block is cut short, or is not a packed snapshot.
     """
     start = len(_MAGIC) + 4
     if len(block) < start or block[: len(_MAGIC)] != _MAGIC:
-        raise StoreCorrupt("a catalogue snapshot does not start with its magic bytes", REFILL)
+        raise StoreCorrupt("a catalogue snapshot does not start with its magic bytes", REPAIR_HINT)
+
     at = start + int(struct.unpack_from("<I", block, len(_MAGIC))[0])
     try:
         header = _Header.model_validate_json(bytes(block[start:at]))
     except ValidationError as cause:
-        raise StoreCorrupt("the header of a catalogue snapshot does not decode", REFILL) from cause
+        raise StoreCorrupt("the header of a catalogue snapshot does not decode", REPAIR_HINT) from cause
+
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     for spec in header.arrays:
         if at + spec.nbytes > len(block):
-            raise StoreCorrupt(f"the array {spec.name!r} of a catalogue snapshot is cut short", REFILL)
+            raise StoreCorrupt(f"the array {spec.name!r} of a catalogue snapshot is cut short", REPAIR_HINT)
+
         count = spec.nbytes // np.dtype(spec.dtype).itemsize
         arrays[spec.name] = np.frombuffer(block, dtype=spec.dtype, count=count, offset=at).reshape(spec.shape)
         at += spec.nbytes + -spec.nbytes % _ALIGN
@@ -137,13 +149,13 @@ def unpack_arrays(block: bytes | memoryview) -> dict[str, npt.NDArray[np.generic
 
 
 def split_chunks(block: bytes) -> Iterator[bytes]:
-    """Pieces of at most 8 MiB, in order."""
+    """Yield pieces of at most :data:`CHUNK_BYTES`, in order."""
     for at in range(0, len(block), CHUNK_BYTES):
         yield block[at : at + CHUNK_BYTES]
 
 
-class Joining:
-    """Puts chunks together again. Each is hashed and copied as it comes: the next one travels meanwhile."""
+class ChunkJoiner:
+    """Joins chunks into a block. Each chunk is hashed and copied as it arrives, while the next one is on its way."""
 
     def __init__(self, head: SnapshotHead) -> None:
         self._head = head
@@ -151,16 +163,16 @@ class Joining:
         self._joined = bytearray()
 
     def add(self, chunk: bytes) -> None:
-        """Take the next chunk. Takes milliseconds: not for the event loop."""
+        """Append the next chunk. Takes milliseconds, so call it in a thread."""
         self._digest.update(chunk)
         self._joined += chunk
 
     def block(self) -> memoryview:
-        """The whole, read-only, once every chunk was added.
+        """Return the whole block, read-only, after the last chunk was added.
 
         Raises:
-            StoreCorrupt: Size or digest differ from the head's.
+            StoreCorrupt: The size or the digest differs from the head's.
         """
         if len(self._joined) != self._head.size or self._digest.hexdigest() != self._head.sha256:
-            raise StoreCorrupt(f"the snapshot of revision {self._head.revision} differs from its digest", REFILL)
+            raise StoreCorrupt(f"the snapshot of revision {self._head.revision} differs from its digest", REPAIR_HINT)
         return memoryview(self._joined).toreadonly()

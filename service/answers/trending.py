@@ -88,7 +88,7 @@ class Trends:
         Raises:
             StoreError: The store is away.
         """
-        waiting = await self._store.waiting()
+        waiting = await self._store.backlog()
         self._telemetry.show_waiting(waiting.events, waiting.oldest)
         long_s, short_s = half_lives_s_of(self._settings)
         self._long = await self._store.counts(long_s)

@@ -22,7 +22,8 @@ from model_store.search.transitions import Transitions
 from service.engines.base import BEAM_WIDTHS, LARGEST_BATCH, Engine, SearchRequest
 from service.engines.buckets import Plan, batch_sizes, history_lengths
 from service.filters import Rules
-from service.replication.replicated_catalogue import Encoded, ItemCoder, Placer, ReplicatedCatalogue
+from service.replication.catalogue_source import Encoded, ItemCoder, Placer
+from service.replication.replicated_catalogue import ReplicatedCatalogue
 from service.settings import Settings
 
 EngineOpener = Callable[[Bundle, Settings], Engine]

@@ -19,8 +19,9 @@ from model_store.bundle.registry import ModelStore
 from model_store.errors import EtegrecError, ModelStoreError, StoreUnavailable
 from service.errors import NotReady
 from service.models.loaded_model import CoderOpener, EngineOpener, LoadedModel, as_trained, load_model, open_coder
+from service.replication.catalogue_source import CatalogueSource
 from service.replication.follower import CatalogueFollower
-from service.replication.replicated_catalogue import ReplicatedCatalogue, VersionItems
+from service.replication.replicated_catalogue import ReplicatedCatalogue
 from service.scheduling.batcher import Batcher
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -163,11 +164,11 @@ class ModelManager:
             await asyncio.to_thread(model.engine.close)
             raise
 
-    def _read(self, version: str) -> VersionItems:
+    def _read(self, version: str) -> CatalogueSource:
         bundle = self._store.bundle(version)
-        return VersionItems(bundle, self._coders(bundle, self._settings))
+        return CatalogueSource(bundle, self._coders(bundle, self._settings))
 
-    def _opened(self, items: VersionItems, replica: ReplicatedCatalogue) -> LoadedModel:
+    def _opened(self, items: CatalogueSource, replica: ReplicatedCatalogue) -> LoadedModel:
         replica = replace(
             replica, catalogue=replica.catalogue.with_room()
         )  # now, not while somebody waits for a new item

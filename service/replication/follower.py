@@ -1,9 +1,9 @@
-"""Between the change store that all share and the catalogue of one replica: how it begins and how it keeps up.
+"""Follower of the change stream: opens the catalogue of a replica and keeps it at the end of the stream.
 
-A catalogue begins as the newest snapshot of its version. Where there is none, whoever holds the version's lock makes
-one from the bundle and everything that ever changed; the others wait for it. From then on each replica applies the
-stream by itself. Only what descends from one snapshot may be compared, so a replica whose lineage is not that of the
-newest snapshot loads it.
+A catalogue starts as the newest snapshot of its version. If there is none, the replica that holds the version's lock
+creates one from the bundle and everything that ever changed; the others wait for it. From then on each replica applies
+the stream on its own. Catalogues are comparable only if they descend from one snapshot, so a replica whose lineage is
+not that of the newest snapshot loads that snapshot. docs/ARCHITECTURE.md, "Catalogue replication", draws the states.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -19,251 +19,252 @@ from typing import Any
 import structlog
 
 from model_store.errors import CatalogueError, ModelStoreError, StoreCorrupt, StoreError, StoreUnavailable
-from service.replication.replicated_catalogue import ReplicatedCatalogue, VersionItems, raw_changes
+from service.replication.catalogue_source import CatalogueSource
+from service.replication.replicated_catalogue import ReplicatedCatalogue, recover_changes
+from service.replication.snapshot_publisher import SnapshotPublisher
 from service.settings import Settings
-from service.store.change_stream import LOST, REFILLED, ChangeStore, ItemChange, Snapshot, Tail
+from service.store.change_stream import ChangeStore, Head, ItemChange, Snapshot, Tail, lost_changes
 from service.store.client import StoreClient
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
 STEP = 4096
-"""Changes applied together: each step copies the catalogue once, and holds up the next one."""
+"""Number of changes applied together. Each step copies the catalogue once, and the next step waits for it."""
 _REBUILD_ATTEMPTS = 3
-_PUBLISH_AGAIN_S = 5.0  # a store that is full refuses the next snapshot, too, and each one costs packing a catalogue
-_BROKEN = Tail(latest=0, is_unbroken=False, changes=(), head=None)
-Make = Callable[[], Awaitable[Snapshot | None]]
+_BROKEN = Tail(latest_revision=0, is_unbroken=False, changes=(), head=None)
 
 
 class CatalogueFollower:
-    """Begins and moves the catalogues of one replica. Used from one event loop."""
+    """Follower of the change stream for the catalogues of one replica. Used from one event loop."""
 
     def __init__(self, store_client: StoreClient, settings: Settings, telemetry: Telemetry) -> None:
         self._store_client = store_client
         self._settings = settings
         self._telemetry = telemetry
-        self._background: set[asyncio.Task[Snapshot | None]] = set()
-        self._publishing: set[str] = set()
-        self._publish_again_at = 0.0
+        self._publisher = SnapshotPublisher(store_client, settings, telemetry)
 
-    async def open(self, items: VersionItems) -> ReplicatedCatalogue:
-        """The catalogue to begin with: never fails because the live store does.
+    async def open(self, source: CatalogueSource) -> ReplicatedCatalogue:
+        """Return the catalogue to start with. Never fails because the store does.
 
-        Waits at most ``catalogue_wait_s`` for a snapshot that another replica is making. Without one it is the
-        bundle's, of no lineage, until :meth:`follow` finds better.
+        Waits at most ``catalogue_wait_s`` for a snapshot that another replica creates. If the store is away, or the
+        wait is over, it is the bundle's catalogue, of no lineage, until :meth:`follow` finds a better one.
         """
         try:
-            await (
-                self._store_client.store.ping()
-            )  # answered in milliseconds or away: loading must not wait as long as a transfer
+            # answered in milliseconds or not at all: loading must not wait as long as a transfer may
+            await self._store_client.store.ping()
+
             give_up_at = time.monotonic() + self._settings.catalogue_wait_s
-            while (found := await self._joined(items) or await self._founded(items)) is None:
+            while True:
+                found = await self._load_snapshot(source) or await self._create_snapshot(source)
+                if found is not None:
+                    return found
                 if time.monotonic() > give_up_at:
                     raise StoreUnavailable(
-                        "another replica is making a snapshot still", "it is adopted when it is there"
+                        "another replica is still creating a snapshot", "it is loaded once it exists"
                     )
                 await asyncio.sleep(self._settings.catalogue_poll_s)
-            return found
         except StoreError as failure:
-            self._note("unavailable", items.version, failure)
+            self._publisher.note("unavailable", source.version, failure)
             self._store_client.note_behind(behind=True)
-        return ReplicatedCatalogue(items, await asyncio.to_thread(items.bundle.catalogue))
+
+        return ReplicatedCatalogue(source, await asyncio.to_thread(source.bundle.catalogue))
 
     async def follow(self, replica: ReplicatedCatalogue) -> ReplicatedCatalogue:
-        """One step towards the end of the stream; the same object if there is nothing to do.
+        """Take one step towards the end of the stream; return the same object if there is nothing to do.
 
         Raises:
             StoreError: The store cannot be used now; the catalogue stays as it is.
         """
-        tail = await self._tail(replica)
-        is_lost = bool(replica.lineage) and tail.latest < replica.at.revision and tail is not _BROKEN
-        if is_lost:
-            return await self._restarted(replica)
+        tail = await self._read_tail(replica)
+
+        # a catalogue without a lineage descends from nothing that is shared: it resyncs and never refills the store
+        has_lost_changes = tail is not _BROKEN and tail.latest_revision < replica.at.revision
+        if has_lost_changes and replica.lineage:
+            return await self._restart_stream(replica)
+
         is_of_lineage = tail.head is None or tail.head.lineage == replica.lineage
         if not is_of_lineage or not tail.is_unbroken:
-            return await self._adopted(replica)
-        moved = await self._moved(replica, tail.changes)
-        self._telemetry.catalogue_lag.set(tail.latest - moved.at.revision)
+            return await self._resync(replica)
+
+        applied = await self._apply(replica, tail.changes)
+        self._telemetry.catalogue_lag.set(tail.latest_revision - applied.at.revision)
         self._store_client.note_behind(behind=False)
-        is_due = tail.head is None or moved.at.revision - tail.head.at.revision >= self._settings.compact_changes
-        if is_due and replica.items.version not in self._publishing and time.monotonic() >= self._publish_again_at:
-            self._publish(replica.items.version, self._offer(moved))
-        return moved
+        if self._is_snapshot_due(applied, tail.head):
+            self._offer_snapshot(applied)
+        return applied
 
     async def close(self) -> None:
-        """Finish what is being written."""
-        await asyncio.gather(*self._background, return_exceptions=True)
+        """Finish the snapshots that are being written."""
+        await self._publisher.close()
 
     @property
     def is_publishing(self) -> bool:
-        """Whether a snapshot is being made or written."""
-        return bool(self._publishing)
+        """True while a snapshot is being made or written."""
+        return self._publisher.is_busy
 
     @property
     def _store(self) -> ChangeStore:
         return self._store_client.store.catalogue
 
-    async def _tail(self, replica: ReplicatedCatalogue) -> Tail:
+    async def _read_tail(self, replica: ReplicatedCatalogue) -> Tail:
+        """Read the changes behind the replica's place. A stream with a damaged entry counts as broken."""
         try:
-            return await self._store.read(replica.items.version, replica.at, STEP)
+            return await self._store.read_tail(replica.source.version, replica.at, STEP)
         except StoreCorrupt as failure:
             log.error("changes_corrupt", cause=str(failure), hint=failure.hint)
             return _BROKEN
 
-    async def _moved(self, replica: ReplicatedCatalogue, changes: Sequence[ItemChange]) -> ReplicatedCatalogue:
+    async def _apply(self, replica: ReplicatedCatalogue, changes: Sequence[ItemChange]) -> ReplicatedCatalogue:
         if not changes:
             return replica
+
         with self._telemetry.catalogue_step.time():
-            moved, refused = await asyncio.to_thread(replica.moved, changes, changes[-1].at)
+            applied, refused = await asyncio.to_thread(replica.apply, changes, changes[-1].at)
         self._telemetry.catalogue_changes.labels("applied").inc(len(changes) - refused)
         self._telemetry.catalogue_changes.labels("refused").inc(refused)
-        return moved
+        return applied
 
-    async def _loaded(self, items: VersionItems) -> ReplicatedCatalogue | None:
-        """The newest snapshot, if it can be used.
+    async def _load_snapshot(self, source: CatalogueSource, least: int = 0) -> ReplicatedCatalogue | None:
+        """Load the newest snapshot; ``None`` unless the stream continues from it, to revision ``least`` at least."""
+        found = await self._read_snapshot(source)
+        if found is None:
+            return None
+
+        tail = await self._read_tail(found)
+        if not tail.is_unbroken or tail.latest_revision < least:
+            return None
+        self._publisher.note("loaded", source.version)
+        return found
+
+    async def _read_snapshot(self, source: CatalogueSource) -> ReplicatedCatalogue | None:
+        """Read the newest snapshot, whether or not the stream continues from it; ``None`` if it is not usable.
 
         Raises:
-            StoreUnavailable: Also where the store of models cannot be read: what a snapshot leaves out is there.
+            StoreUnavailable: Also if the model store cannot be read: it holds the vectors that a snapshot leaves out.
         """
-        if not await self._store.has_snapshot(items.version):
-            return None  # asked first, for the vectors that are read beside it are a version's largest file
+        if not await self._store.has_snapshot(source.version):
+            return None  # asked first, because the vectors that are read with it are a version's largest file
+
         try:
             vectors, snapshot = await asyncio.gather(
-                asyncio.to_thread(items.bundle.vectors), self._store.load_snapshot(items.version)
+                asyncio.to_thread(source.bundle.vectors), self._store.load_snapshot(source.version)
             )
             if snapshot is None:
                 return None
-            return await asyncio.to_thread(ReplicatedCatalogue.of_snapshot, items, snapshot, vectors)
+            return await asyncio.to_thread(ReplicatedCatalogue.from_snapshot, source, snapshot, vectors)
         except (StoreCorrupt, CatalogueError) as failure:
-            self._note("refused", items.version, failure)
+            self._publisher.note("refused", source.version, failure)
             return None
         except ModelStoreError as failure:
             raise StoreUnavailable("the version's vectors cannot be read", str(failure)) from failure
 
-    async def _joined(self, items: VersionItems, least: int = 0) -> ReplicatedCatalogue | None:
-        """The newest snapshot, if the stream still goes on from it, to revision ``least`` at least."""
-        found = await self._loaded(items)
-        if found is None:
-            return None
-        tail = await self._tail(found)
-        if not tail.is_unbroken or tail.latest < least:
-            return None
-        self._note("loaded", items.version)
-        return found
-
-    async def _adopted(self, replica: ReplicatedCatalogue) -> ReplicatedCatalogue:
-        least = (
-            replica.at.revision
-        )  # never behind what was read: a store that lost that is given it back by the next step
-        found = await self._joined(replica.items, least) or await self._founded(replica.items, least)
-        if found is None:
-            self._store_client.note_behind(behind=True)
-        return found or replica
-
-    async def _founded(self, items: VersionItems, least: int = 0) -> ReplicatedCatalogue | None:
-        """Make the snapshot that everyone begins with; ``None`` if another replica is about to.
+    async def _create_snapshot(self, source: CatalogueSource, least: int = 0) -> ReplicatedCatalogue | None:
+        """Create the snapshot that all replicas start with; ``None`` while one is being created, here or elsewhere.
 
         Returns as soon as the catalogue is there. It is written in the background: serving need not wait for that.
         """
-        if items.version in self._publishing:
+        if self._publisher.is_publishing(source.version):
             return None
-        made: asyncio.Future[ReplicatedCatalogue] = asyncio.get_running_loop().create_future()
+        created: asyncio.Future[ReplicatedCatalogue] = asyncio.get_running_loop().create_future()
 
         async def make() -> Snapshot | None:
-            joined = await self._joined(items, least)  # someone may have been faster
-            replica = joined or await self._rebuilt(items, least)
-            made.set_result(replica)
-            return None if joined else await asyncio.to_thread(lambda: replica.snapshot)
+            loaded = await self._load_snapshot(source, least)  # another replica may have been faster
+            replica = loaded or await self._rebuild(source, least)
+            created.set_result(replica)
+            return None if loaded else await asyncio.to_thread(replica.to_snapshot)
 
-        writing = self._publish(items.version, make)
-        either: set[asyncio.Future[Any]] = {writing, made}
+        publishing = self._publisher.publish(source.version, make)
+        either: set[asyncio.Future[Any]] = {publishing, created}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if made.done():
-            return made.result()
-        made.cancel()
-        await writing  # raises what kept it from being made
+        if created.done():
+            return created.result()
+
+        created.cancel()
+        await publishing  # raises the error that kept the snapshot from being made
         return None
 
-    async def _rebuilt(self, items: VersionItems, least: int) -> ReplicatedCatalogue:
-        """Everything that ever changed, applied anew: to the newest snapshot though the stream left it behind, so
-        that items keep their codes, else to the bundle's catalogue."""
-        base = await self._loaded(items) or ReplicatedCatalogue(items, await asyncio.to_thread(items.bundle.catalogue))
+    async def _rebuild(self, source: CatalogueSource, least: int) -> ReplicatedCatalogue:
+        """Apply everything that ever changed, under a new lineage.
+
+        The base is the newest snapshot, even if the stream does not continue from it, so that items keep their codes;
+        without one it is the bundle's catalogue.
+        """
+        base = await self._read_snapshot(source)
+        if base is None:
+            base = ReplicatedCatalogue(source, await asyncio.to_thread(source.bundle.catalogue))
+
         for _ in range(_REBUILD_ATTEMPTS):
-            latest = await self._store.latest()
+            latest = await self._store.read_latest()
             if latest.at.revision < least:
-                raise StoreUnavailable(LOST, REFILLED)
-            replica, rest = replace(base, lineage=uuid.uuid4().hex), iter(latest.changes)
+                raise lost_changes()
+
+            replica = replace(base, lineage=uuid.uuid4().hex)
+            rest = iter(latest.changes)
             while part := list(islice(rest, STEP)):
-                replica = await self._moved(replica, part)
+                replica = await self._apply(replica, part)
             replica = replace(replica, at=latest.at)
-            while (tail := await self._tail(replica)).is_unbroken:
+
+            # changes that came meanwhile; if the stream was trimmed so far that they are gone, start over
+            while (tail := await self._read_tail(replica)).is_unbroken:
                 if not tail.changes:
                     return replica
-                replica = await self._moved(replica, tail.changes)
-        raise StoreCorrupt("the change stream breaks while it is read", "look whether something else trims its keys")
+                replica = await self._apply(replica, tail.changes)
 
-    async def _restarted(self, replica: ReplicatedCatalogue) -> ReplicatedCatalogue:
-        """The store lost changes that this replica has: give them back."""
-        given: list[ReplicatedCatalogue] = []
+        raise StoreCorrupt("the change stream breaks while it is read", "check whether another program trims its keys")
+
+    async def _resync(self, replica: ReplicatedCatalogue) -> ReplicatedCatalogue:
+        """Replace a catalogue of another lineage, or one from which the stream does not continue.
+
+        The new catalogue never lies behind what was read. If the store lost that, the next step gives it back.
+        """
+        least = replica.at.revision
+        found = await self._load_snapshot(replica.source, least) or await self._create_snapshot(replica.source, least)
+        if found is None:
+            self._store_client.note_behind(behind=True)
+            return replica
+        return found
+
+    async def _restart_stream(self, replica: ReplicatedCatalogue) -> ReplicatedCatalogue:
+        """Give the store the changes back that it lost and this replica has, and start the stream anew."""
+        restarted: list[ReplicatedCatalogue] = []
 
         async def make() -> Snapshot | None:
-            if (await self._tail(replica)).latest >= replica.at.revision:
-                return None
-            trained = await asyncio.to_thread(replica.items.bundle.catalogue)
-            changes = await asyncio.to_thread(lambda: list(raw_changes(replica, trained)))
+            if (await self._read_tail(replica)).latest_revision >= replica.at.revision:
+                return None  # another replica was faster
+
+            trained = await asyncio.to_thread(replica.source.bundle.catalogue)
+            changes = await asyncio.to_thread(lambda: list(recover_changes(replica, trained)))
             at = await self._store.restart(replica.at.revision, changes)
             if at is None:
                 return None
-            given.append(replace(replica, at=at))
-            return await asyncio.to_thread(lambda: given[0].snapshot)
 
-        log.warning("live_store_lost_changes", version=replica.items.version, revision=replica.at.revision)
+            restarted.append(replace(replica, at=at))
+            return await asyncio.to_thread(restarted[0].to_snapshot)
+
+        log.warning("store_lost_changes", version=replica.source.version, revision=replica.at.revision)
         self._store_client.note_behind(behind=True)
-        saved = await self._store.save_snapshot(replica.items.version, make)
-        self._note("kept" if saved is None else "saved", replica.items.version)
-        return replica if saved is None else given[0]
+        saved = await self._store.save_snapshot(replica.source.version, make)
+        self._publisher.note("kept" if saved is None else "saved", replica.source.version)
+        return replica if saved is None else restarted[0]
 
-    def _offer(self, replica: ReplicatedCatalogue) -> Make:
+    def _is_snapshot_due(self, replica: ReplicatedCatalogue, head: Head | None) -> bool:
+        """Tell whether the newest snapshot lies so far behind that this replica should offer one."""
+        is_behind = head is None or replica.at.revision - head.at.revision >= self._settings.compact_changes
+        is_free = not self._publisher.is_publishing(replica.source.version) and not self._publisher.is_resting
+        return is_behind and is_free
+
+    def _offer_snapshot(self, replica: ReplicatedCatalogue) -> None:
+        """Publish this catalogue as the newest snapshot in the background, unless another replica was faster."""
+
         async def make() -> Snapshot | None:
-            head = (await self._tail(replica)).head
+            head = (await self._read_tail(replica)).head
             if head is not None:
                 is_other = head.lineage != replica.lineage
                 if is_other or replica.at.revision - head.at.revision < self._settings.compact_changes:
                     return None
+
             offered = replica if replica.lineage else replace(replica, lineage=uuid.uuid4().hex)
-            return await asyncio.to_thread(lambda: offered.snapshot)
+            return await asyncio.to_thread(offered.to_snapshot)
 
-        return make
-
-    def _publish(self, version: str, make: Make) -> asyncio.Task[Snapshot | None]:
-        self._publishing.add(version)
-        task = asyncio.ensure_future(self._published(version, make))
-        self._background.add(task)
-
-        def done(finished: asyncio.Task[Snapshot | None]) -> None:
-            self._background.discard(finished)
-            self._publishing.discard(version)
-            if not finished.cancelled():
-                finished.exception()  # logged where it happened; whoever waits for the task gets it, too
-
-        task.add_done_callback(done)
-        return task
-
-    async def _published(self, version: str, make: Make) -> Snapshot | None:
-        try:
-            saved = await self._store.save_snapshot(version, make)
-            if saved is not None:
-                await self._store.trim(saved.at.revision - self._settings.compact_changes)
-        except StoreError as failure:
-            self._publish_again_at = time.monotonic() + _PUBLISH_AGAIN_S
-            self._note("unavailable", version, failure)
-            raise
-        except Exception:
-            log.exception("snapshot_crashed", version=version)
-            raise
-        self._note("saved" if saved is not None else "kept", version)
-        return saved
-
-    def _note(self, result: str, version: str, cause: Exception | None = None) -> None:
-        self._telemetry.snapshots.labels(result).inc()
-        log.info("snapshot", result=result, version=version, cause=str(cause or ""))
+        self._publisher.publish(replica.source.version, make)

@@ -1,8 +1,8 @@
-"""The live store: everything that changes while a model version serves, shared by all replicas.
+"""Interface of the store: histories, events and catalogue changes, which all replicas share.
 
-Two implementations with one contract (``tests/service/store/test_store.py`` runs on both): Redis, and an in-process
-one for a single replica. All methods raise :class:`StoreUnavailable` when the store cannot be reached in time, and
-never hang: the caller decides whether to answer degraded. Nothing here computes with a model.
+There are two implementations of one contract (``tests/service/store/test_store.py`` runs on both): Redis, and an
+embedded store for a single process. All methods raise :class:`StoreUnavailable` when the store cannot be reached in
+time, and never hang: the caller decides whether to answer degraded. Nothing here computes with a model.
 """
 
 from __future__ import annotations
@@ -14,29 +14,33 @@ from typing import NamedTuple
 from model_store.errors import StoreCorrupt
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
+from service.settings import Settings
 from service.store.change_stream import ChangeStore
+
+HISTORY_CAP: int = Settings.model_fields["history_cap"].default
+"""Item ids kept per user unless configured otherwise: the default of ``ETEGREC_HISTORY_CAP``."""
 
 
 class Recorded(NamedTuple):
-    """What became of a batch of events."""
+    """Result of recording a batch of events."""
 
     accepted: int
     duplicates: int
 
 
 class Forgotten(NamedTuple):
-    """What was erased of a user."""
+    """Amount of data that was erased of a user."""
 
     history: int  # item ids
     events: int  # entries of the event stream
 
 
 class Store(ABC):
-    """Histories, events, cached results; catalogue changes and snapshots are its part :attr:`catalogue`.
+    """Histories and events; :attr:`catalogue` holds catalogue changes and snapshots.
 
     Attributes:
-        corrupt_values: Values skipped since start because they do not decode: history entries, cached results,
-            lines of the embedded log. Raised as :class:`StoreCorrupt` instead where skipping would lose meaning.
+        corrupt_values: Values skipped since start because they do not decode: history entries, lines of the embedded
+            log. Where skipping would change the meaning, :class:`StoreCorrupt` is raised instead.
     """
 
     corrupt_values: int = 0
@@ -51,17 +55,17 @@ class Store(ABC):
         """Return if the store answers."""
 
     async def check(self) -> None:
-        """Return if the store answers and takes writes: one that only reads lets histories and catalogue grow old."""
+        """Return if the store answers and takes writes: without writes, histories and catalogue grow old."""
         await self.ping()
 
     @abstractmethod
     async def history(self, user_id: str) -> list[str]:
-        """Item ids of a user, oldest first, at most the configured cap; empty for an unknown user."""
+        """Return the item ids of a user, oldest first, at most the configured cap; empty for an unknown user."""
 
     async def histories(self, user_ids: Sequence[str]) -> list[list[str] | StoreCorrupt]:
-        """:meth:`history` of several users, in the given order; what one of them raises as corrupt stands in its place.
+        """Return the :meth:`history` of several users, in the given order, with errors in the place of corrupt ones.
 
-        An implementation for which each call is a round trip makes it one for all.
+        An implementation for which each call is a round trip reads all of them in one.
         """
         found: list[list[str] | StoreCorrupt] = []
         for user_id in user_ids:
@@ -73,47 +77,40 @@ class Store(ABC):
 
     @abstractmethod
     async def newest_event(self, user_id: str) -> int | None:
-        """Unix time of the newest event of a user, by its timestamp; ``None`` for an unknown user."""
+        """Return the Unix time of a user's newest event, by its timestamp; ``None`` for an unknown user."""
 
     @abstractmethod
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Append events to the event log and to their users' histories, each in one atomic step.
 
-        Idempotent by ``event_id`` for at least a day. After it returns, :meth:`history` shows them and a crash of the
-        service loses none (a crash of Redis at most what its ``appendfsync`` allows, a second by default). After
-        :class:`StoreUnavailable` some may have been recorded: repeat the call with the same events.
+        Idempotent by ``event_id`` for at least a day. After it returns, :meth:`history` shows the events, and a crash
+        of the service loses none of them (a crash of Redis loses at most what its ``appendfsync`` allows, a second by
+        default). After :class:`StoreUnavailable` some may have been recorded: repeat the call with the same events.
         """
 
     @abstractmethod
     async def forget(self, user_id: str) -> Forgotten:
-        """Erase the history of a user, and the user's events that training has not drained: it will not see them.
+        """Erase the history of a user and the user's events that training has not drained yet.
 
         Events recorded while this runs may stay. Ids of erased events stay known as long as others, so that a client
-        that repeats them does not bring them back; counts of items stay, they name nobody. After
-        :class:`StoreUnavailable` some may be left: call it again. Takes seconds where millions of events wait.
+        that repeats them does not bring them back. Counts of items stay: they name nobody. After
+        :class:`StoreUnavailable` some events may be left: call it again. Takes seconds where millions of events wait.
         """
 
     @abstractmethod
-    async def waiting(self) -> EventBacklog:
-        """How many recorded events training has not drained, and since when."""
+    async def backlog(self) -> EventBacklog:
+        """Return the number of recorded events that training has not drained, and the time of the oldest."""
 
     @abstractmethod
     async def counts(self, half_life_s: int) -> dict[str, float]:
-        """Events by item id, each counting half after a half-life, of the items with the highest counts.
+        """Return decayed counts of events by item id, for the items with the highest counts.
 
-        An event counts from its timestamp on, or from when it was recorded if that was earlier.
+        An event counts half after each half-life. It counts from its timestamp on, or from when it was recorded if
+        that was earlier. Of all that this interface stores, only these counts ever expire or are evicted.
 
         Args:
-            half_life_s: One of those that the store was opened with; nothing was counted for others.
+            half_life_s: One of the half-lives that the store was opened with; others have no counts.
         """
-
-    @abstractmethod
-    async def cache_get(self, key: str) -> bytes | None:
-        """A cached result, ``None`` when absent or expired."""
-
-    @abstractmethod
-    async def cache_put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Cache a result. Of what this interface stores, only these and counts ever expire or are evicted."""
 
     @abstractmethod
     async def close(self) -> None:

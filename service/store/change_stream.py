@@ -1,8 +1,8 @@
-"""The live catalogue as replicas share it: one stream of raw changes for the shop, and snapshots per model version.
+"""Interface of the change stream: raw catalogue changes that all replicas read, and snapshots of each version.
 
-Changes are numbered 1, 2, 3 … without gaps, whichever version is live, and kept as raw input: every version computes
-its own codes from them. Beside the stream the store keeps the latest change of every item, so that the stream can be
-trimmed and the next version can apply everything that ever happened.
+There is one stream for all model versions. Changes are numbered 1, 2, 3 … without gaps and kept as raw input: every
+version computes its own codes from them. Beside the stream, the store keeps the latest change of every item, so that
+the stream can be trimmed and the next version can still apply everything that ever happened.
 """
 
 from __future__ import annotations
@@ -15,18 +15,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model_store.errors import StoreUnavailable
+
 ChangeKind = Literal["put", "delete", "restart"]
-"""``restart`` changes no item: it begins a stream anew after the store had lost changes."""
+"""Kind of a change. ``restart`` changes no item: it is the first entry after the store had lost changes."""
 
 READ_LIMIT = 1000
-"""Changes read at once."""
+"""Largest number of changes read at once, unless the caller asks otherwise."""
+
+APPEND_LIMIT = 256
+"""Largest number of changes appended in one atomic step, which blocks Redis for everyone: about two milliseconds."""
 
 
 class Position(NamedTuple):
-    """A place in the stream: everything up to ``revision`` was read.
+    """Place in the stream: a reader here has read every change up to ``revision``.
 
-    The nonce was drawn when that change was appended. Two streams that share revisions but not changes, because the
-    store lost its last ones and went on, differ in it, so that a reader notices instead of mixing the two.
+    The nonce is a random number drawn when that change was appended. If the store loses its last changes and goes on,
+    the same revisions stand for other changes, but their nonces differ: a reader notices instead of mixing the two.
     """
 
     revision: int = 0
@@ -34,11 +39,11 @@ class Position(NamedTuple):
 
 
 START = Position()
-"""Before the first change."""
+"""Place before the first change."""
 
 
 class RawChange(NamedTuple):
-    """What is appended."""
+    """Change as a writer appends it, without a place."""
 
     item_id: str
     kind: ChangeKind
@@ -47,7 +52,7 @@ class RawChange(NamedTuple):
 
 @dataclass(frozen=True)
 class ItemChange:
-    """A change as raw input: never codes, so that the next version can apply it too."""
+    """Change as a reader gets it. It holds raw input and never codes, so that the next version can apply it, too."""
 
     at: Position
     item_id: str
@@ -56,12 +61,12 @@ class ItemChange:
 
 
 class Head(NamedTuple):
-    """Which snapshot of a version is the newest.
+    """Place and lineage of a version's newest snapshot: what a replica compares itself with.
 
     Attributes:
-        at: Changes up to here are contained.
-        lineage: Names the computation that the codes of live items come from. Replicas may only compare, or follow
-            the same changes, within one lineage: another one may have placed the same items elsewhere.
+        at: Place of the last change that the snapshot contains.
+        lineage: Name of the computation that gave new items their codes. Catalogues are comparable only within one
+            lineage: another one may have given the same items other codes.
     """
 
     at: Position
@@ -70,12 +75,12 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The whole catalogue of a version as flat arrays. Arrays are read-only.
+    """Whole catalogue of a version as flat arrays, which are read-only.
 
     Attributes:
-        at: Changes up to here are contained.
+        at: Place of the last change that it contains.
         lineage: See :class:`Head`.
-        origin: SHA-256 of the bundle's catalogue file that it descends from.
+        origin: SHA-256 of the bundle's catalogue file, from which it was made.
         arrays: See :meth:`model_store.catalogue.catalogue.Catalogue.arrays`.
     """
 
@@ -86,35 +91,35 @@ class Snapshot:
 
     @property
     def head(self) -> Head:
-        """What readers compare themselves with."""
+        """Place and lineage, with which replicas compare themselves."""
         return Head(self.at, self.lineage)
 
 
 @dataclass(frozen=True)
 class Tail:
-    """What one read of the stream found.
+    """Part of the stream behind a reader's place, as one read returns it.
 
     Attributes:
-        latest: Revision of the newest change that the store holds, 0 for none.
-        is_unbroken: Whether the stream still holds what follows the reader's place, and that place itself.
-        changes: What follows, in order without gaps, at most as many as asked for; none if broken.
+        latest_revision: Revision of the newest change that the store holds, 0 for none.
+        is_unbroken: True if the stream still holds the change at the reader's place and all changes behind it.
+        changes: Changes behind that place, in order without gaps, at most as many as asked for; none if broken.
         head: Newest snapshot of the reader's version, ``None`` if there is none.
     """
 
-    latest: int
+    latest_revision: int
     is_unbroken: bool
     changes: Sequence[ItemChange]
     head: Head | None
 
 
 @dataclass(frozen=True)
-class Latest:
-    """The latest change of every item that ever changed.
+class LatestChanges:
+    """Latest change of every item that ever changed.
 
     Attributes:
-        at: The newest change when reading began. Entries may be younger: apply the stream's changes after ``at``
-            once more to know exactly where one stands.
-        changes: One an item, in the order in which the items changed first.
+        at: Place of the newest change when reading began. Some of the changes may be newer: after them, apply the
+            changes of the stream behind ``at``, too, to be at an exact place again.
+        changes: One change per item, in the order in which the items changed first.
     """
 
     at: Position
@@ -122,7 +127,7 @@ class Latest:
 
 
 class ChangeStore(ABC):
-    """The stream of catalogue changes and the snapshots of each version.
+    """Stream of catalogue changes, and the snapshots of each version.
 
     Every method raises :class:`~model_store.errors.StoreUnavailable` when the store cannot be reached in time.
     """
@@ -131,78 +136,79 @@ class ChangeStore(ABC):
     async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
         """Append changes in order and return the place of the last one.
 
-        A store that holds less than revision ``known``, up to which the caller has read, lost changes and is about to
-        be begun anew (:meth:`restart`), which would drop what is appended meanwhile: it raises
-        :class:`StoreUnavailable` and appends nothing.
+        The caller has read up to revision ``known``. A store that holds less has lost changes. It appends nothing and
+        raises :class:`StoreUnavailable`, because a :meth:`restart` is near, which would drop the new changes.
 
-        At most :data:`APPEND_LIMIT` of them are one atomic step; more are several steps. A crash or
-        :class:`StoreUnavailable` can leave the first steps appended: repeating all changes is harmless, as the last
-        one of an item wins. After :class:`StoreUnavailable` even the failed step may have been appended.
+        Up to :data:`APPEND_LIMIT` changes are one atomic step; more are several steps. A crash or
+        :class:`StoreUnavailable` can leave the first steps appended, and even the step that failed. It is harmless to
+        repeat all changes, because the last change of an item wins.
         """
 
     @abstractmethod
-    async def read(self, version: str, after: Position, limit: int = READ_LIMIT) -> Tail:
-        """What happened after a place, together with the newest snapshot of the version, in one atomic step.
+    async def read_tail(self, version: str, after: Position, limit: int = READ_LIMIT) -> Tail:
+        """Read the changes behind a place and the head of the version's newest snapshot, in one atomic step.
 
         Raises:
             StoreCorrupt: An entry does not decode.
         """
 
     @abstractmethod
-    async def latest(self) -> Latest:
-        """The latest change of every item; entries that do not decode are left out and counted.
+    async def read_latest(self) -> LatestChanges:
+        """Read the latest change of every item; entries that do not decode are left out and counted.
 
-        Reads for seconds where a million items changed.
+        Takes seconds where a million items changed.
         """
 
     @abstractmethod
     async def trim(self, before: int) -> None:
-        """Drop changes below a revision from the stream; the newest and each item's latest change stay."""
+        """Drop changes below a revision from the stream; its newest change and each item's latest change stay."""
 
     @abstractmethod
     async def restart(self, after: int, changes: Sequence[RawChange]) -> Position | None:
-        """Begin the stream anew behind ``after``, because the store holds less than the caller has read.
+        """Start the stream anew behind ``after``, because the store holds less than the caller has read.
 
         Args:
             after: Last revision that the caller has read.
-            changes: The latest change of each item as far as the caller knows, first ones first; they fill in for
-                items of which the store knows nothing.
+            changes: Latest change of each item that the caller knows, in the order of first changes. They are kept
+                for items of which the store knows nothing.
 
         Returns:
-            The place to go on from, or ``None`` if someone else was faster: the store is not behind any more.
+            The place to go on from, or ``None`` if another replica was faster and the store is not behind any more.
         """
 
     @abstractmethod
     async def has_snapshot(self, version: str) -> bool:
-        """Whether something is kept as the snapshot of a version, be it damaged."""
+        """Tell whether a snapshot of the version is stored. It may be damaged."""
 
     @abstractmethod
     async def load_snapshot(self, version: str) -> Snapshot | None:
-        """The newest complete snapshot of a model version, ``None`` if there is none.
+        """Load the newest complete snapshot of a model version, ``None`` if there is none.
 
         Raises:
-            StoreCorrupt: Chunks are missing or their digest differs.
+            StoreCorrupt: Chunks are missing, or their digest differs.
         """
 
     @abstractmethod
     async def save_snapshot(self, version: str, make: Callable[[], Awaitable[Snapshot | None]]) -> Snapshot | None:
-        """Take the version's lock, make a snapshot and store it, head pointer last, in place of any older one.
+        """Take the version's lock, make a snapshot and store it in place of any older one, its head last.
 
         Args:
             version: Model version.
-            make: Called while the lock is held, so look again there whether a snapshot is still needed: ``None`` is
-                not stored. What it raises comes through. The arrays must not change afterwards.
+            make: Called while the lock is held. It should look again whether a snapshot is still needed, and return
+                ``None`` if not: then nothing is stored. Its errors pass through. The arrays must not change afterwards.
 
         Returns:
-            What was stored; ``None`` if another replica holds the lock, or took it over meanwhile.
+            The stored snapshot; ``None`` if there was nothing to store, or another replica holds the lock or took it
+            over meanwhile.
 
         Raises:
-            StoreUnavailable: Also when the lock expired meanwhile.
+            StoreUnavailable: The store cannot be reached in time, or the lock expired meanwhile.
         """
 
 
-APPEND_LIMIT = 256
-"""Changes appended in one atomic step: it blocks Redis for everyone, about two milliseconds."""
-
-LOST = "the live store lost changes that this replica has"
-REFILLED = "the replica gives them back within seconds: repeat the write then"
+def lost_changes() -> StoreUnavailable:
+    """Return the error for a store that holds less than this replica has read."""
+    return StoreUnavailable(
+        "the store lost changes that this replica has",
+        "the replica gives them back within seconds: repeat the write then",
+    )

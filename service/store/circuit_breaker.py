@@ -1,7 +1,7 @@
-"""A circuit breaker for calls that may fail slowly: after a few failures in a row, the next ones fail at once.
+"""Circuit breaker for calls that may fail slowly: after a few failures in a row, the next calls fail at once.
 
-Own code rather than the ``circuitbreaker`` package: that one takes a cancelled call for a success, which closes the
-circuit, and when half open it lets every waiting call through, where one probe must do.
+The ``circuitbreaker`` package does not fit: it takes a cancelled call for a success, which closes the circuit, and
+when half open it lets every waiting call through, where one probe is enough.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 
 
 class CircuitOpen(Exception):
-    """The call was not tried."""
+    """Refusal: the call was not tried, because the circuit is open."""
 
 
 class CircuitBreaker:
-    """Closed: calls pass. Open: calls are refused. After a pause one call may probe; its success closes the circuit.
+    """Closed circuit: calls pass. Open: calls are refused. After a pause one call may probe; success closes it.
 
-    Used from one event loop. Any other error means that the other side answered, and counts as success; a cancelled
-    call counts neither way, nor does a failed one if another, begun later or not, was answered meanwhile: then it was
-    this process that was slow (a burst of requests), not the other side.
+    Any error that does not count as a failure means that the other side answered, so it counts as success. A cancelled
+    call counts neither way. A failed call does not count either if another call was answered while it ran: then this
+    process was slow (a burst of requests), not the other side. Used from one event loop.
 
     Args:
         failures: Exception types that count as failures.
@@ -46,7 +46,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the other side counts as down, probes included."""
+        """True while the other side counts as down, also while a probe runs."""
         return self._in_a_row >= self._threshold
 
     @contextmanager
@@ -54,12 +54,13 @@ class CircuitBreaker:
         """Wrap one call.
 
         Raises:
-            CircuitOpen: The circuit is open and no probe is due, or this call must not be one.
+            CircuitOpen: The circuit is open, and no probe is due or this call must not be the probe.
         """
         if self.is_open:
             if not probes:
                 raise CircuitOpen
             self._claim_probe()
+
         answered_before = self._answered
         try:
             yield
@@ -71,6 +72,7 @@ class CircuitBreaker:
         except Exception:
             self._note_answer()
             raise
+
         self._note_answer()
 
     def _note_answer(self) -> None:
@@ -81,5 +83,6 @@ class CircuitBreaker:
         now = self._clock()
         if now < self._retry_at:
             raise CircuitOpen
-        # the next probe is due a pause later, whatever becomes of this one: nothing to give back if it is cancelled
+
+        # the next probe is due one pause later, whatever happens to this one: a cancelled probe needs no clean-up
         self._retry_at = now + self._pause_s

@@ -1,4 +1,4 @@
-"""The live store as the request path sees it: it may be away, and answers go on without it."""
+"""Client of the store for the request path, which goes on answering while the store is away."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ log = structlog.get_logger()
 
 
 class StoredHistory(NamedTuple):
-    """A user's history; ``is_missing`` when the live store could not be asked."""
+    """History of a user; ``is_missing`` if the store could not be asked."""
 
     item_ids: list[str]
     is_missing: bool
 
 
 class StoreClient:
-    """Wraps a live store and remembers whether it answers."""
+    """Wrapper of the store that remembers whether the store answers."""
 
     def __init__(self, store: Store, telemetry: Telemetry, check_s: float) -> None:
         self.store = store
@@ -36,27 +36,29 @@ class StoreClient:
 
     @property
     def is_up(self) -> bool:
-        """Whether the store takes writes, histories can be read and the catalogue follows the changes: else answers are
-        degraded."""
+        """True while the store takes writes, histories can be read and the catalogue follows the changes.
+
+        Answers given at any other time are marked degraded.
+        """
         return self._answers and not self._is_behind
 
     def note_behind(self, *, behind: bool) -> None:
-        """Whether the catalogue in memory lacks changes that cannot be had now."""
+        """Remember whether the catalogue in memory lacks changes that cannot be read now."""
         if behind != self._is_behind:
             log.warning("catalogue_is_behind" if behind else "catalogue_follows_again")
         self._is_behind = behind
 
     async def watch(self) -> None:
-        """Ask the store every ``check_s`` seconds whether it is there and takes writes, until cancelled."""
+        """Check the store every ``check_s`` seconds, until cancelled."""
         while True:
             try:
                 await self.check()
             except Exception:
-                log.exception("live_check_crashed")
+                log.exception("store_watch_crashed")
             await asyncio.sleep(self._check_s)
 
     async def check(self) -> None:
-        """Ask once."""
+        """Ask the store once whether it answers and takes writes."""
         try:
             await self.store.check()
             self._note(up=True)
@@ -64,17 +66,18 @@ class StoreClient:
             self._note(up=False, cause=failure)
 
     async def history(self, user_id: str) -> StoredHistory:
-        """The stored history, or an empty one marked missing. Never raises because the store is away."""
+        """Return the stored history, or an empty one marked missing. Never raises because the store is away."""
         try:
             return StoredHistory(await self._reads.history(user_id), is_missing=False)
         except StoreCorrupt:
             log.warning("history_corrupt")
         except StoreError as failure:
             self._note(up=False, cause=failure)
+
         return StoredHistory([], is_missing=True)
 
     def _note(self, *, up: bool, cause: StoreError | None = None) -> None:
         if up != self._answers:
-            log.warning("live_store_is_back" if up else "live_store_is_away", cause=str(cause or ""))
+            log.warning("store_is_back" if up else "store_is_away", cause=str(cause or ""))
         self._answers = up
         self._telemetry.store_up.set(up)

@@ -1,9 +1,9 @@
-"""Counts of events per item that fade: an event weighs half as much after a half-life, a quarter after two.
+"""Decayed counts of events per item: an event weighs half as much after a half-life, a quarter after two.
 
     count(item, now) = sum over its events of 2^((t - now) / h)
 
-Kept as ``score = log2 of the sum of 2^(t / h)``, so that nothing has to be touched as time passes (forward decay,
-Cormode et al., ICDE 2009) and no number ever overflows: ``count = 2^(score - now / h)``.
+The stored value is ``score = log2 of the sum of 2^(t / h)``. It does not change as time passes (forward decay, Cormode
+et al., ICDE 2009), and no number overflows: ``count = 2^(score - now / h)``.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ import math
 from collections.abc import Iterable
 
 COUNTED_ITEMS = 20_000
-"""Items that a count is kept for at least, those with the highest counts."""
+"""Number of items whose counts are always kept: those with the highest counts."""
 
 EXPIRY_HALF_LIVES = 30
-"""After so many half-lives without an event all counts are below a billionth, and may go."""
+"""Half-lives without an event after which counts may be dropped: all are below a billionth."""
 
 
 def add_event(score: float | None, at: float, half_life_s: float) -> float:
-    """Score of an item after one more event at ``at`` (Unix seconds); ``None``: the item had none."""
+    """Return the score of an item after one more event at ``at`` (Unix seconds); ``None``: it had no event."""
     event = at / half_life_s
     if score is None:
         return event
-    high, low = max(score, event), min(score, event)
+    high = max(score, event)
+    low = min(score, event)
     return high + math.log1p(2.0 ** (low - high)) / math.log(2)
 
 
 def counts_at(now: float, half_life_s: float, scores: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Scores of items as counts at ``now`` (Unix seconds)."""
+    """Turn scores of items into counts at ``now`` (Unix seconds)."""
     return {item_id: 2.0 ** (score - now / half_life_s) for item_id, score in scores}
 
 
 class DecayedCounts:
-    """The counts of one half-life, in memory."""
+    """Decayed counts of one half-life, in memory."""
 
     def __init__(self, half_life_s: int, items: int = COUNTED_ITEMS) -> None:
         self.half_life_s = half_life_s
@@ -52,7 +53,7 @@ class DecayedCounts:
             self.scores = dict(self._highest())
 
     def at(self, now: float) -> dict[str, float]:
-        """Counts at ``now``, of at most ``items`` items, highest first."""
+        """Return the counts at ``now`` of at most ``items`` items, highest first."""
         return counts_at(now, self.half_life_s, self._highest())
 
     def _highest(self) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Catalogue changes and snapshots of a single process: changes in the event log, one snapshot file a version."""
+"""Change stream and snapshots of a single process: changes in the event log, one snapshot file per version."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 
 from model_store.durable_files import write_durably
 from model_store.errors import StoreCorrupt, StoreUnavailable
-from model_store.replication.snapshots import Joining, SnapshotHead, pack_arrays, unpack_arrays
+from model_store.replication.snapshots import ChunkJoiner, SnapshotHead
 from service.store.change_stream import (
     APPEND_LIMIT,
-    LOST,
     READ_LIMIT,
-    REFILLED,
     ChangeStore,
     Head,
     ItemChange,
-    Latest,
+    LatestChanges,
     Position,
     RawChange,
     Snapshot,
     Tail,
+    lost_changes,
 )
 from service.store.embedded_state import Batch, ChangeState, Step, change_line
+from service.store.packed_snapshots import pack_snapshot, summarise_head, unpack_snapshot
 
 SNAPSHOTS_KEPT = 2
-"""Snapshot files that stay: of the live version and of the one before, should someone roll back."""
+"""Number of snapshot files that stay: of the promoted version and of the one before it, for a rollback."""
 _SUFFIX = ".snapshot"
 
 
 class EmbeddedChanges(ChangeStore):
-    """See :class:`ChangeStore`.
+    """Change stream in the event log of one process; see :class:`ChangeStore`.
 
     Args:
-        folder: Of the event log; snapshots lie beside it.
-        state: Changed by committed steps only.
-        commit: Writes a step's lines to disk, applies them and returns its answer.
+        folder: Folder of the event log; snapshots lie beside it.
+        state: Changes so far; only committed steps change it.
+        commit: Writes the lines of a step to disk, applies them and returns the step's answer.
     """
 
     def __init__(self, folder: Path, state: ChangeState, commit: Callable[[Step], Awaitable[int]]) -> None:
@@ -47,9 +47,10 @@ class EmbeddedChanges(ChangeStore):
         self._writing: set[str] = set()
 
     async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
-        """Returns after fsync. All changes are one step, however many."""
+        """Append all changes in one step, however many, and return after fsync."""
         if self._state.revision < known:
-            raise StoreUnavailable(LOST, REFILLED)
+            raise lost_changes()
+
         lines = [change_line(ItemChange(Position(1), *change)) for change in changes]  # numbered by the batch
 
         def step(batch: Batch) -> int:
@@ -59,45 +60,49 @@ class EmbeddedChanges(ChangeStore):
 
         return Position(await self._commit(step))
 
-    async def read(self, version: str, after: Position, limit: int = READ_LIMIT) -> Tail:
-        """From memory, but for the first look at a version's snapshot."""
+    async def read_tail(self, version: str, after: Position, limit: int = READ_LIMIT) -> Tail:
+        """Read from memory, except for the first look at a version's snapshot."""
         if version not in self._heads:
             found = await asyncio.to_thread(self._read_head, version)
             self._heads.setdefault(version, found)
+
         changes = self._state.after(after.revision, limit)
         return Tail(self._state.revision, changes is not None, changes or [], self._heads[version])
 
-    async def latest(self) -> Latest:
-        """From memory."""
+    async def read_latest(self) -> LatestChanges:
+        """Read from memory."""
         entries = sorted(self._state.latest.items(), key=lambda each: (each[1][0], each[0]))
-        return Latest(Position(self._state.revision), [change for _, (_, change) in entries])
+        return LatestChanges(Position(self._state.revision), [change for _, (_, change) in entries])
 
     async def trim(self, before: int) -> None:
-        """In memory; the log follows when its state is written next."""
+        """Trim the stream in memory; the log follows when its state is written next."""
         self._state.trim(before)
 
     async def restart(self, after: int, changes: Sequence[RawChange]) -> Position | None:
-        """Happens if the log was deleted or damaged, and snapshots were not."""
+        """Start anew; needed if the log was deleted or damaged, and snapshots were not."""
         if self._state.revision >= after:
             return None
+
         missing = [change for change in changes if change.item_id not in self._state.latest]
         for start in range(0, len(missing), APPEND_LIMIT):
             await self.append(missing[start : start + APPEND_LIMIT])
+
         line = change_line(ItemChange(Position(after + 1), "-", "restart", b""))
         return Position(await self._commit(lambda batch: batch.add_restart(line)))
 
     async def has_snapshot(self, version: str) -> bool:
-        """By its file."""
+        """Look for the snapshot's file."""
         return await asyncio.to_thread(self._path(version).exists)
 
     async def load_snapshot(self, version: str) -> Snapshot | None:
-        """From its file."""
+        """Load the snapshot from its file."""
         return await asyncio.to_thread(self._load, version)
 
     async def save_snapshot(self, version: str, make: Callable[[], Awaitable[Snapshot | None]]) -> Snapshot | None:
-        """To its file, replaced atomically; the lock is of this process."""
+        """Replace the snapshot's file atomically. The lock holds within this process."""
         if version in self._writing:
             return None
+
         self._writing.add(version)
         try:
             snapshot = await make()
@@ -112,18 +117,20 @@ class EmbeddedChanges(ChangeStore):
         return self._folder / f"{version}{_SUFFIX}"
 
     def _save(self, version: str, snapshot: Snapshot) -> None:
-        block = pack_arrays(snapshot.arrays)
-        head = SnapshotHead.of(block, *snapshot.at, snapshot.lineage, snapshot.origin)
+        head, block = pack_snapshot(snapshot)
         try:
             write_durably(self._path(version), head.encode().encode() + b"\n" + block)
-            files = sorted(self._folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
-            for path in files[:-SNAPSHOTS_KEPT]:
-                path.unlink(missing_ok=True)
+            self._remove_old_snapshots()
         except OSError as cause:
             raise StoreUnavailable(
                 f"a catalogue snapshot cannot be written: {cause.strerror}",
                 "free disk space, or check the rights on ETEGREC_STORE",
             ) from cause
+
+    def _remove_old_snapshots(self) -> None:
+        files = sorted(self._folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+        for path in files[:-SNAPSHOTS_KEPT]:
+            path.unlink(missing_ok=True)
 
     def _load(self, version: str) -> Snapshot | None:
         try:
@@ -134,17 +141,17 @@ class EmbeddedChanges(ChangeStore):
             raise StoreUnavailable(
                 f"a catalogue snapshot cannot be read: {cause.strerror}", "check the rights on ETEGREC_STORE"
             ) from cause
+
         line, _, block = data.partition(b"\n")
         head = SnapshotHead.decode(line)
-        joining = Joining(head)
-        joining.add(block)
-        arrays = unpack_arrays(joining.block())
-        return Snapshot(Position(head.revision, head.nonce), head.lineage, head.origin, arrays)
+        joiner = ChunkJoiner(head)
+        joiner.add(block)
+        return unpack_snapshot(head, joiner)
 
     def _read_head(self, version: str) -> Head | None:
         try:
             with self._path(version).open("rb") as file:
                 head = SnapshotHead.decode(file.readline().rstrip(b"\n"))
         except (OSError, StoreCorrupt):
-            return None  # as good as none: the catalogue in memory is written again
-        return Head(Position(head.revision, head.nonce), head.lineage)
+            return None  # as good as none: the next snapshot replaces the file
+        return summarise_head(head)

@@ -1,4 +1,4 @@
-"""What the lines of the embedded log amount to, and how several operations share one write."""
+"""State of the embedded store, built from the lines of its log; batches of operations that share one write."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ from model_store.replication import redis_schema
 from service.store.change_stream import ItemChange, Position
 from service.store.decayed_counts import DecayedCounts
 
-_NONCE = 0  # one process writes one log, whose fsynced end is never lost: nothing to tell apart
+_NONCE = 0  # one process writes the log and never loses its fsynced end, so there are no two streams to tell apart
 
 
 class ChangeState:
-    """Catalogue changes: the newest ones in order, and the latest of every item."""
+    """Catalogue changes: the newest ones in order, and the latest change of every item."""
 
     def __init__(self) -> None:
         self.revision = 0
-        self.tail: deque[ItemChange] = deque()  # without gaps, the last one has ``revision``
+        self.tail: deque[ItemChange] = deque()  # without gaps; the last one has ``revision``
         self.latest: dict[str, tuple[int, ItemChange]] = {}  # first revision and latest change, by item id
 
     def apply(self, line: ChangeLine | ItemLine) -> None:
-        """Take in one line; a change that was taken in already changes nothing."""
+        """Apply one line; a change that was applied before has no effect."""
         change = ItemChange(Position(line.revision, _NONCE), line.item_id, line.change, line.payload.encode())
         if isinstance(line, ItemLine):
             self.latest[line.item_id] = (line.first, change)
             return
         if line.revision <= self.revision:
             return
+
         if line.revision > self.revision + 1:
-            self.tail.clear()  # a damaged line in between, or a restart: readers must not step over it unnoticed
+            # a damaged line in between, or a restart: readers must notice that the stream is broken here
+            self.tail.clear()
         self.revision = line.revision
         self.tail.append(change)
         if line.change != "restart":
@@ -49,77 +51,86 @@ class ChangeState:
                 self.latest[line.item_id] = (first, change)
 
     def trim(self, before: int) -> None:
-        """Drop changes below a revision; the newest stays."""
+        """Drop changes below a revision; the newest change stays."""
         while len(self.tail) > 1 and self.tail[0].at.revision < before:
             self.tail.popleft()
 
     def after(self, revision: int, limit: int) -> list[ItemChange] | None:
-        """Changes behind a revision; ``None`` if they are not held any more, or never were."""
+        """Return the changes behind a revision; ``None`` if they are not held any more, or never were."""
         kept_from = self.tail[0].at.revision if self.tail else self.revision + 1
         if not kept_from - 1 <= revision <= self.revision:
             return None
+
         start = revision + 1 - kept_from
         return list(itertools.islice(self.tail, start, start + limit))
 
     def lines(self) -> Iterator[LogLine]:
-        """Lines that amount to this state; items first, so that the tail finds their first revisions."""
+        """Yield lines that rebuild this state; items first, so that the tail finds their first revisions."""
         for first, change in self.latest.values():
             yield _item_line(first, change)
         for change in self.tail:
             yield change_line(change)
 
 
-class LiveState:
-    """What the lines of the log amount to. Changed by applying lines, and by nothing else."""
+class EmbeddedState:
+    """Histories, counts, event ids and catalogue changes. Only applied lines change it."""
 
     def __init__(self, history_cap: int, half_lives_s: Sequence[int] = ()) -> None:
         self._history_cap = history_cap
         self.counts = {half_life: DecayedCounts(half_life) for half_life in half_lives_s}
         self.histories: dict[str, deque[str]] = {}
         self.newest: dict[str, int] = {}  # Unix time of the newest event by user
-        self.seen: dict[str, int] = {}  # second of recording by event id, oldest first
+        self.seen: dict[str, int] = {}  # Unix time of recording by event id, oldest first
         self.changes = ChangeState()
 
     def apply(self, line: LogLine) -> None:
-        """Take in one line; an event that was seen already changes nothing."""
+        """Apply one line; an event that was seen before has no effect."""
         match line:
             case EventLine():
                 if line.event.event_id not in self.seen:
-                    self._take_in(line)
+                    self._apply_event(line)
+
             case ForgetLine():
                 self.histories.pop(line.user_id, None)
                 self.newest.pop(line.user_id, None)
+
             case ChangeLine() | ItemLine():
                 self.changes.apply(line)
+
             case HistoryLine():
                 self._history(line.user_id).extend(line.item_ids)
                 if line.newest is not None:
                     self.newest[line.user_id] = line.newest
+
             case CountLine():
                 if line.half_life_s in self.counts:
                     self.counts[line.half_life_s].restore(line.item_id, line.score)
+
             case SeenLine():
                 self.seen[line.event_id] = line.recorded_at
 
     def expire(self, now: int) -> None:
-        """Forget event ids recorded before the window."""
+        """Forget event ids that were recorded before the window, at most 1000 at a time."""
         for event_id, recorded_at in list(itertools.islice(self.seen.items(), 1000)):
             if recorded_at > now - redis_schema.SEEN_WINDOW_S:
                 return
             del self.seen[event_id]
 
     def lines(self) -> Iterator[LogLine]:
-        """Lines that amount to this state."""
+        """Yield lines that rebuild this state."""
         for user_id, item_ids in self.histories.items():
             yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids), newest=self.newest.get(user_id))
+
         for half_life, counts in self.counts.items():
             for item_id, score in counts.scores.items():
                 yield CountLine(item_id=item_id, half_life_s=half_life, score=score)
+
         for event_id, recorded_at in self.seen.items():
             yield SeenLine(event_id=event_id, recorded_at=recorded_at)
+
         yield from self.changes.lines()
 
-    def _take_in(self, line: EventLine) -> None:
+    def _apply_event(self, line: EventLine) -> None:
         event = line.event
         self._history(event.user_id).append(event.item_id)
         self.newest[event.user_id] = max(event.timestamp, self.newest.get(event.user_id, event.timestamp))
@@ -132,47 +143,48 @@ class LiveState:
 
 
 class Batch:
-    """Lines that will share one fsync, decided in order: each operation sees those before it."""
+    """Lines that will share one fsync. Operations add to it in order, and each one sees those before it."""
 
-    def __init__(self, state: LiveState) -> None:
+    def __init__(self, state: EmbeddedState) -> None:
         self.lines: list[LogLine] = []
         self.revision = state.changes.revision
         self._state = state
         self._event_ids: set[str] = set()
 
     def add_event(self, line: EventLine) -> int:
-        """Returns how many lines were added: none for a repeated event id."""
+        """Add an event and return 1; return 0 for a repeated event id."""
         event_id = line.event.event_id
         if event_id in self._state.seen or event_id in self._event_ids:
             return 0
+
         self._event_ids.add(event_id)
         self.lines.append(line)
         return 1
 
     def add_change(self, line: ChangeLine) -> int:
-        """Returns the revision that the change got."""
+        """Add a change and return the revision that it got."""
         self.revision += 1
         self.lines.append(line.model_copy(update={"revision": self.revision}))
         return self.revision
 
     def add_restart(self, line: ChangeLine) -> int:
-        """Jump at least to the line's revision; returns the one that it got."""
+        """Add a restart at the line's revision or a higher one, and return the revision that it got."""
         self.revision = max(self.revision + 1, line.revision)
         self.lines.append(line.model_copy(update={"revision": self.revision}))
         return self.revision
 
     def add_forget(self, line: ForgetLine) -> int:
-        """Returns how many item ids the user's history had before this batch."""
+        """Add a user to forget; return the number of item ids in the history before this batch."""
         self.lines.append(line)
         return len(self._state.histories.get(line.user_id, ()))
 
 
 Step = Callable[[Batch], int]
-"""One operation: adds its lines to a batch and says what it answers."""
+"""Operation that adds its lines to a batch and returns its answer."""
 
 
 def change_line(change: ItemChange) -> ChangeLine:
-    """As logged."""
+    """Return the line that logs a change."""
     return ChangeLine(
         revision=change.at.revision, item_id=change.item_id, change=change.kind, payload=change.payload.decode()
     )

@@ -1,6 +1,6 @@
-"""Asking Redis: two clients, deadlines, a circuit breaker, and errors in this project's own words.
+"""Connection to Redis: two clients, deadlines, a circuit breaker, and errors translated into ours.
 
-Requests wait milliseconds, never retry, and stop asking while Redis is down; snapshots and the change stream move
+Requests wait milliseconds, never retry, and do not ask while Redis is down. Snapshots and the change stream move
 megabytes in the background and wait seconds.
 """
 
@@ -17,27 +17,27 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from model_store.errors import ConfigError, StoreError, StoreUnavailable
-from model_store.replication.redis_errors import OUTAGES, RAISED_BY_CLIENT, live_error, redis_place
+from model_store.replication.redis_errors import OUTAGES, RAISED_BY_CLIENT, redis_place, translate_redis_error
 from service.store.circuit_breaker import CircuitBreaker, CircuitOpen
 
 Arg = bytes | bytearray | memoryview | str | int | float
 
-_READ_BYTES = 262_144  # taken from a socket at once, as many as asyncio has: snapshots come in megabytes
+_READ_BYTES = 262_144  # read from a socket at once, as many as asyncio buffers: snapshots come in megabytes
 
 
 class Connection:
-    """The two clients of one Redis.
+    """Two clients of one Redis: one for requests, one for background work.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, with credentials if needed.
         timeout_ms: Longest wait for a socket, on the request path.
-        background_timeout_s: The same for snapshots and the change stream.
+        background_timeout_s: Longest wait for a socket, for snapshots and the change stream.
         max_connections: Connections of the request path; further calls wait for one.
         breaker_failures: Failures in a row after which calls fail at once.
         breaker_pause_s: Seconds between probes while they do.
 
     Raises:
-        ConfigError: The URL is none that the client takes.
+        ConfigError: The client does not accept the URL.
     """
 
     def __init__(
@@ -50,26 +50,28 @@ class Connection:
         breaker_failures: int,
         breaker_pause_s: float,
     ) -> None:
-        # connecting, authenticating and asking are one wait each
+        # connecting, authenticating and asking wait once each
         self._deadline_s = 3 * timeout_ms / 1000
         self._background_timeout_s = background_timeout_s
         self.fast = _client(url, timeout_ms / 1000, max_connections)
         self.slow = _client(url, background_timeout_s, 4)
-        self._place = redis_place(url)  # only now is it known to be a URL
+        self._place = redis_place(url)  # after the clients, which check the URL
         self._breaker = CircuitBreaker(OUTAGES, breaker_failures, breaker_pause_s)
 
     @property
     def is_down(self) -> bool:
-        """Whether calls of the request path fail at once for now."""
+        """True while calls of the request path fail at once."""
         return self._breaker.is_open
 
     async def ask(self, call: Callable[[], Any], timeout_s: float | None = None, *, probes: bool = True) -> Any:
-        """Await one call of the request path, on :attr:`fast`: guarded, within its deadline, errors translated.
+        """Await one call of the request path, on :attr:`fast`.
+
+        The circuit breaker guards it, it has a deadline, and its errors are translated.
 
         Args:
             call: The call.
-            timeout_s: Its deadline, if not that of a read.
-            probes: Whether it may be the one that finds out if Redis is back; somebody waits for the others.
+            timeout_s: Its deadline in seconds, unless it is that of a read.
+            probes: True if this call may test whether Redis is back, and so wait until its deadline.
         """
         try:
             with self._breaker.watch(probes=probes):
@@ -77,37 +79,37 @@ class Connection:
                     return await call()
         except CircuitOpen as cause:
             raise StoreUnavailable(
-                f"Redis at {self._place} failed repeatedly and is not asked for now", "it is tried again by itself"
+                f"Redis at {self._place} failed repeatedly and is not asked for now", "it is tried again automatically"
             ) from cause
         except RAISED_BY_CLIENT as cause:
-            raise live_error(cause, self._place) from cause
+            raise translate_redis_error(cause, self._place) from cause
 
     @asynccontextmanager
     async def background(self) -> AsyncIterator[Redis]:
-        """Calls on the patient client, errors translated."""
+        """Yield the client for background work, with a longer deadline; its errors are translated."""
         try:
             async with asyncio.timeout(3 * self._background_timeout_s):
                 yield self.slow
         except RAISED_BY_CLIENT as cause:
-            raise live_error(cause, self._place) from cause
+            raise translate_redis_error(cause, self._place) from cause
 
-    def error_of(self, cause: Exception) -> StoreError:
-        """An error of the client, translated."""
-        return live_error(cause, self._place)
+    def translate(self, cause: Exception) -> StoreError:
+        """Translate an error of the client."""
+        return translate_redis_error(cause, self._place)
 
     async def close(self) -> None:
-        """Disconnect."""
+        """Close both clients."""
         await self.fast.aclose()
         await self.slow.aclose()
 
 
 def _client(url: str, timeout_s: float, max_connections: int) -> Redis:
-    """A client that waits ``timeout_s`` per socket operation, once; the defaults are 5 s and 10 retries."""
+    """Open a client that waits ``timeout_s`` per socket operation, once; the defaults are 5 s and 10 retries."""
     try:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=max_connections,
-            timeout=None,  # waiting for a connection is no outage; the deadline of the call ends it
+            timeout=None,  # waiting for a connection is not an outage; the deadline of the call ends it
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             socket_read_size=_READ_BYTES,
@@ -117,5 +119,6 @@ def _client(url: str, timeout_s: float, max_connections: int) -> Redis:
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
     except ValueError as cause:
-        raise ConfigError("ETEGREC_REDIS_URL is no Redis URL", "write redis://[:password@]host:6379/0") from cause
+        raise ConfigError("ETEGREC_REDIS_URL is not a Redis URL", "write redis://[:password@]host:6379/0") from cause
+
     return Redis.from_pool(pool)

@@ -1,4 +1,4 @@
-"""The event stream in Redis: recording, decayed counts, what waits for training, and erasing a user."""
+"""Event stream in Redis: recording events, decayed counts, the backlog of training, and erasing a user."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _COUNTS_PER_CALL = 1000
 
 
 class RedisEvents:
-    """The event stream and what is updated together with it.
+    """Event stream, and the histories, times and counts that are updated together with it.
 
     Args:
-        connection: To Redis.
+        connection: Connection to Redis.
         keys: Names of the keys.
         history_cap: Item ids kept per user.
-        half_lives_s: Of the decayed counts, in seconds.
-        timeout_s: Longest wait to record events, which nobody can answer without.
+        half_lives_s: Half-lives of the decayed counts, in seconds.
+        timeout_s: Longest wait to record events.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class RedisEvents:
         counts = [self._keys.counts(half_life) for half_life in self._half_lives_s]
         limits: list[Arg] = [self._history_cap, redis_schema.SEEN_WINDOW_S, COUNTED_ITEMS, EXPIRY_HALF_LIVES]
         accepted = 0
+
         for at in range(0, len(events), _EVENTS_PER_CALL):
             part = events[at : at + _EVENTS_PER_CALL]
             stream = [self._keys.events, self._keys.seen, self._keys.newest]
@@ -69,12 +70,13 @@ class RedisEvents:
                     event.user_id,
                 ]
             accepted += await self._connection.ask(partial(self._record, keys, args), self._timeout_s)
+
         return accepted
 
     async def forget(self, user_id: str) -> Forgotten:
-        """The history first, together with the place where the stream ends now; then step by step through the stream.
+        """Erase the history and note where the stream ends now; then go through the stream step by step.
 
-        Called again after a failure it goes through the rest.
+        After a failure, another call goes through the rest.
         """
         history = self._keys.history(user_id)
         async with self._connection.background() as redis:
@@ -84,11 +86,12 @@ class RedisEvents:
             pipeline.hdel(self._keys.newest, user_id)
             pipeline.xrevrange(self._keys.events, count=1)
             length, _, __, last = await pipeline.execute()
+
         erased = await self._erase_events(user_id, last[0][0]) if last else 0
         return Forgotten(int(length), erased)
 
-    async def waiting(self) -> EventBacklog:
-        """Entries of the stream: training deletes what it has drained. An entry's id begins with its milliseconds."""
+    async def backlog(self) -> EventBacklog:
+        """Count the entries of the stream: training deletes those it has drained. Their ids begin with milliseconds."""
         async with self._connection.background() as redis:
             pipeline = redis.pipeline(transaction=True)
             pipeline.xlen(self._keys.events)
@@ -97,7 +100,7 @@ class RedisEvents:
         return EventBacklog(int(length), int(oldest[0][0].partition(b"-")[0]) / 1000 if oldest else None)
 
     async def counts(self, half_life_s: int) -> dict[str, float]:
-        """Read by rank, page by page, so that nobody waits; what moves meanwhile may be met twice or not at all."""
+        """Read counts page by page, by rank, so that nobody waits; an item whose rank changes may be missed."""
         scores: dict[bytes, float] = {}
         for start in range(0, COUNTED_ITEMS, _COUNTS_PER_CALL):
             async with self._connection.background() as redis:
@@ -106,16 +109,18 @@ class RedisEvents:
             scores.update(cast(list[tuple[bytes, float]], page))
             if len(page) < _COUNTS_PER_CALL:
                 break
+
         decoded = ((item_id.decode(errors="replace"), score) for item_id, score in scores.items())
         return counts_at(time.time(), half_life_s, decoded)
 
     async def _erase_events(self, user_id: str, last: bytes) -> int:
-        erased, start = 0, b"-"
+        erased = 0
+        start = b"-"
         while True:
             args: list[Arg] = [user_id, start, last, _ERASED_PER_CALL]
             async with self._connection.background():
-                found, behind = await self._erase([self._keys.events], args)
+                found, last_seen = await self._erase([self._keys.events], args)
             erased += int(found)
-            if not behind:
+            if not last_seen:
                 return erased
-            start = b"(" + behind
+            start = b"(" + last_seen

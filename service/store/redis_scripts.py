@@ -1,12 +1,12 @@
-"""The Lua steps that Redis runs atomically. Only the numbers and values in ``ARGV`` and ``KEYS`` vary."""
+"""Lua scripts, each of which Redis runs as one atomic step on the ``KEYS`` and ``ARGV`` given."""
 
 RECORD = """
 -- KEYS: event stream, recorded ids, newest times, the decayed counts of each half-life, then the history of each
 --       event's user
--- ARGV: history cap, seconds to remember ids, items counted, half-lives of counts to their expiry, how many half-lives,
---       each in seconds, then per event: id, item id, Unix time, JSON, user id
--- The history comes first: should its key hold another type, the event leaves no trace and can be repeated. Counts
--- and newest times can be missed: one that holds another type is begun anew.
+-- ARGV: history cap, seconds to remember ids, items counted, expiry of counts in half-lives, number of half-lives, each
+--       half-life in seconds, then per event: id, item id, Unix time, JSON, user id
+-- The history comes first: if its key holds another type, the event leaves no trace and can be repeated. Counts and
+-- newest times are less important: a key of another type is deleted and started anew.
 local cap, window, counted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local expiry, kinds = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = tonumber(redis.call('TIME')[1])
@@ -42,7 +42,7 @@ for i = 4 + kinds, #KEYS do
     end
   end
 end
--- bounded bites each time, larger than what one call adds, keep the sets trimmed without a pause
+-- each call removes a bounded number of entries, more than it adds: the sets stay trimmed without a pause
 local old = redis.call('ZRANGE', KEYS[2], '-inf', now - window, 'BYSCORE', 'LIMIT', 0, 1000)
 if #old > 0 then redis.call('ZREM', KEYS[2], unpack(old)) end
 if accepted > 0 then
@@ -54,10 +54,11 @@ if accepted > 0 then
 end
 return accepted
 """
+"""Record events: history, stream, recorded ids, newest times and decayed counts."""
 
 ERASE = """
 -- KEYS: event stream.  ARGV: user id, first entry id, last entry id, entries to look at
--- Answers how many went, and behind which entry to go on; empty if that was all.
+-- Returns the number of erased entries, and the last entry that was looked at; empty if it was the last of all.
 local entries = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[3], 'COUNT', ARGV[4])
 local found = {}
 for _, entry in ipairs(entries) do
@@ -67,9 +68,10 @@ end
 if #found > 0 then redis.call('XDEL', KEYS[1], unpack(found)) end
 return {#found, #entries == tonumber(ARGV[4]) and entries[#entries][1] or ''}
 """
+"""Erase a user's events from a part of the stream."""
 
 _LAST_ID = """
--- The stream itself remembers its last id, even when trimmed: no second counter that could disagree.
+-- The stream remembers its last id even when trimmed, so no second counter can disagree with it.
 local function last_id(stream)
   if redis.call('EXISTS', stream) == 0 then return '0-0' end
   local info = redis.call('XINFO', 'STREAM', stream)
@@ -83,7 +85,7 @@ APPEND_CHANGES = (
     _LAST_ID
     + """
 -- KEYS: change stream, latest changes.  ARGV: nonce, least revision, then per change: item id, kind, payload
--- Reading the hash comes before the first write: should a key hold another type, nothing was written.
+-- The hash is read before the first write: if a key holds another type, nothing is written.
 local revision = tonumber(string.match(last_id(KEYS[1]), '^%d+'))
 local id = ''
 if revision < tonumber(ARGV[2]) then return id end
@@ -99,6 +101,7 @@ end
 return id
 """
 )
+"""Append changes and update the latest change of each item; empty answer if the stream holds too little."""
 
 READ_CHANGES = (
     _LAST_ID
@@ -107,6 +110,7 @@ READ_CHANGES = (
 return {last_id(KEYS[1]), redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2]), redis.call('GET', KEYS[2])}
 """
 )
+"""Read the last id, entries and the head of the newest snapshot."""
 
 LAST_CHANGE = (
     _LAST_ID
@@ -115,17 +119,19 @@ LAST_CHANGE = (
 return last_id(KEYS[1])
 """
 )
+"""Read the id of the last change."""
 
 RESTART_CHANGES = (
     _LAST_ID
     + """
--- KEYS: change stream.  ARGV: last revision of a reader who knows more than the stream, id of the entry to begin with
+-- KEYS: change stream.  ARGV: last revision of a reader who has read more than the stream holds, id of the first entry
 if tonumber(string.match(last_id(KEYS[1]), '^%d+')) >= tonumber(ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('XADD', KEYS[1], ARGV[2], 'item', '-', 'kind', 'restart', 'payload', '')
 return 1
 """
 )
+"""Start the stream anew, unless another replica was faster."""
 
 PUBLISH_SNAPSHOT = """
 -- KEYS: lock, head, the new chunks, the old chunks.  ARGV: token, new head, number of new chunks, grace in ms
@@ -141,15 +147,18 @@ for i = 3, last do redis.call('PERSIST', KEYS[i]) end
 for i = last + 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
 return 'published'
 """
+"""Publish a snapshot, if its writer still holds the lock and no chunk was evicted."""
 
 UNLOCK = """
--- KEYS: lock.  ARGV: token.  Only the holder lets go: the lock may have expired and be someone else's by now.
+-- KEYS: lock.  ARGV: token.  Only the holder may release it: the lock may have expired and belong to another replica.
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 """
+"""Release a lock."""
 
 RENEW = """
 -- KEYS: lock.  ARGV: token, life in ms
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 0
 """
+"""Renew a lock."""

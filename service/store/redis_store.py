@@ -1,4 +1,4 @@
-"""The store on Redis, shared by all replicas. :mod:`model_store.replication.redis_schema` names keys and values."""
+"""Store in Redis, shared by all replicas. :mod:`model_store.replication.redis_schema` names keys and values."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from model_store.replication import redis_schema
 from model_store.replication.redis_errors import is_wrong_type
-from service.store.base import Forgotten, Recorded, Store
+from service.store.base import HISTORY_CAP, Forgotten, Recorded, Store
 from service.store.redis_changes import RedisChanges
 from service.store.redis_connection import Connection
 from service.store.redis_events import RedisEvents
+from service.store.redis_snapshots import RedisSnapshots
 
 _PROBE_MS = 60_000
 
 
 class RedisStore(Store):
-    """See :class:`Store`.
+    """Store in Redis; see :class:`Store`.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, with credentials if needed.
-        prefix: In front of every key.
+        prefix: Prefix of every key.
         history_cap: Item ids kept per user.
-        half_lives_s: Of the fading counts of events, in seconds, each once.
+        half_lives_s: Half-lives of the decayed counts of events, in seconds, each once.
         timeout_ms: Longest wait for a socket, on the request path.
-        background_timeout_s: The same for snapshots and the change stream.
+        background_timeout_s: Longest wait for a socket, for snapshots and the change stream.
         max_connections: Connections of the request path; further calls wait for one. Few: opening many at once takes
             longer than ``timeout_ms``.
-        record_timeout_s: Longest wait to record events, which nobody can answer without.
+        record_timeout_s: Longest wait for a write that a request waits for: recording events, appending one change.
         breaker_failures: Failures in a row after which calls fail at once.
         breaker_pause_s: Seconds between probes while they do.
-        lock_ttl_s: After this long a crashed snapshot writer no longer blocks others.
-        grace_s: How long the chunks of a replaced snapshot stay for readers that are in the middle of them.
+        lock_ttl_s: Seconds after which a crashed snapshot writer no longer blocks others.
+        grace_s: How long the chunks of a replaced snapshot stay for those who are reading them.
 
     Raises:
-        ConfigError: The URL is none that the client takes.
+        ConfigError: The client does not accept the URL.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class RedisStore(Store):
         url: str,
         *,
         prefix: str = redis_schema.DEFAULT_PREFIX,
-        history_cap: int = redis_schema.HISTORY_CAP,
+        history_cap: int = HISTORY_CAP,
         half_lives_s: Sequence[int] = (),
         timeout_ms: float = 50,
         background_timeout_s: float = 10,
@@ -67,7 +68,9 @@ class RedisStore(Store):
             breaker_failures=breaker_failures,
             breaker_pause_s=breaker_pause_s,
         )
-        self._changes = RedisChanges(self._connection, self._keys, lock_ttl_s, grace_s, record_timeout_s)
+
+        snapshots = RedisSnapshots(self._connection, self._keys, lock_ttl_s, grace_s)
+        self._changes = RedisChanges(self._connection, self._keys, snapshots, record_timeout_s)
         self._events = RedisEvents(self._connection, self._keys, history_cap, half_lives_s, record_timeout_s)
 
     @property
@@ -77,7 +80,7 @@ class RedisStore(Store):
 
     @property
     def is_down(self) -> bool:
-        """Whether calls of the request path fail at once for now."""
+        """True while calls of the request path fail at once."""
         return self._connection.is_down
 
     async def ping(self) -> None:
@@ -85,36 +88,41 @@ class RedisStore(Store):
         await self._connection.ask(lambda: self._connection.fast.ping())
 
     async def check(self) -> None:
-        """A write of one byte: Redis answers ``PING`` though it is full, paused for writes or a read-only replica."""
+        """Write one byte: Redis answers ``PING`` even if it is full, paused for writes or a read-only replica."""
         await self._connection.ask(lambda: self._connection.fast.set(self._keys.probe, b"1", px=_PROBE_MS))
 
     async def history(self, user_id: str) -> list[str]:
-        """Oldest first. Entries that do not decode are skipped and counted: the rest of a history is still useful."""
+        """Read a history. Entries that do not decode are skipped and counted: the rest is still useful."""
         [found] = await self.histories([user_id])
         if isinstance(found, StoreCorrupt):
             raise found
         return found
 
     async def histories(self, user_ids: Sequence[str]) -> list[list[str] | StoreCorrupt]:
-        """One pipeline. Never a probe: while Redis is down, whoever waits for an answer gets one without a history."""
-        keys = [self._keys.history(user_id) for user_id in user_ids]
-        lists = await self._connection.ask(lambda: self._lists(keys), probes=False)
-        return [self._decoded(each) for each in lists]
+        """Read histories in one pipeline.
 
-    async def _lists(self, keys: Sequence[str]) -> list[list[bytes] | RedisError]:
-        """The lists under these keys; an error in the place of a key that holds something else, others are raised."""
+        This is never a probe: while Redis is down, a request gets an answer without a history instead of waiting.
+        """
+        keys = [self._keys.history(user_id) for user_id in user_ids]
+        lists = await self._connection.ask(lambda: self._read_lists(keys), probes=False)
+        return [self._decode_history(each) for each in lists]
+
+    async def _read_lists(self, keys: Sequence[str]) -> list[list[bytes] | RedisError]:
+        """Read the lists under these keys, with an error in the place of a key of another type; raise other errors."""
         async with self._connection.fast.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.lrange(key, 0, -1)
             answers: list[list[bytes] | RedisError] = await pipeline.execute(raise_on_error=False)
+
         for answer in answers:
             if isinstance(answer, RedisError) and not is_wrong_type(answer):
                 raise answer
         return answers
 
-    def _decoded(self, entries: list[bytes] | RedisError) -> list[str] | StoreCorrupt:
+    def _decode_history(self, entries: list[bytes] | RedisError) -> list[str] | StoreCorrupt:
         if isinstance(entries, RedisError):
-            return StoreCorrupt(str(self._connection.error_of(entries)), "another program uses the same prefix")
+            return StoreCorrupt(str(self._connection.translate(entries)), "another program uses the same prefix")
+
         item_ids = []
         for entry in entries:
             try:
@@ -124,44 +132,32 @@ class RedisStore(Store):
         return item_ids[-self._history_cap :]
 
     async def newest_event(self, user_id: str) -> int | None:
-        """A time that does not decode is as good as none, and counted."""
+        """Read the time; one that does not decode is counted and treated as none."""
         raw = await self._connection.ask(lambda: self._connection.fast.hget(self._keys.newest, user_id))
-        if raw is None or raw.isdigit():
-            return None if raw is None else int(raw)
+        if raw is None:
+            return None
+        if raw.isdigit():
+            return int(raw)
         self.corrupt_values += 1
         return None
 
     async def record(self, events: Sequence[Event]) -> Recorded:
-        """One script per 256 events: each script is atomic, a batch across scripts is not."""
+        """Run one script per 256 events: each script is atomic, a batch across scripts is not."""
         accepted = await self._events.record(events)
         return Recorded(accepted, len(events) - accepted)
 
     async def forget(self, user_id: str) -> Forgotten:
-        """The history at once, the event stream step by step."""
+        """Erase the history at once, and the event stream step by step."""
         return await self._events.forget(user_id)
 
-    async def waiting(self) -> EventBacklog:
-        """Entries of the event stream: training deletes what it has drained."""
-        return await self._events.waiting()
+    async def backlog(self) -> EventBacklog:
+        """Count the entries of the event stream: training deletes those it has drained."""
+        return await self._events.backlog()
 
     async def counts(self, half_life_s: int) -> dict[str, float]:
-        """From a sorted set, read page by page."""
+        """Read a sorted set page by page."""
         return await self._events.counts(half_life_s)
 
-    async def cache_get(self, key: str) -> bytes | None:
-        """A cached result that fails its checksum is a miss, and counted."""
-        try:
-            raw = await self._connection.ask(lambda: self._connection.fast.get(self._keys.cache(key)))
-            return None if raw is None else redis_schema.open_cached(raw)
-        except StoreCorrupt:
-            self.corrupt_values += 1
-            return None
-
-    async def cache_put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Store with an expiry in milliseconds."""
-        sealed, ttl_ms = redis_schema.seal_cached(value), max(1, round(ttl_s * 1000))
-        await self._connection.ask(lambda: self._connection.fast.set(self._keys.cache(key), sealed, px=ttl_ms))
-
     async def close(self) -> None:
-        """Disconnect."""
+        """Close the connections."""
         await self._connection.close()

@@ -259,7 +259,7 @@ async def test_nothing_is_written_to_a_server_that_came_back_empty_before_it_is_
                 with pytest.raises(StoreUnavailable, match="lost changes"):
                     await attempt
             assert not raw.exists(shop.keys.changes)
-        await replica.service.catalogue.step()
+        await replica.service.updater.step()
         again = await replica.accepted("PUT", "/items/early", {"title": "early"})
         assert again["revision"] > written["revision"] + 1
         async with shop.replica() as other:

@@ -15,7 +15,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import ItemRefused
 from model_store.new_items.placement import Codebooks, Placement
 from model_store.replication.item_payload import NewItem
-from service.replication.replicated_catalogue import ItemCoder
+from service.replication.catalogue_source import ItemCoder
 from service.settings import Settings
 
 WIDTH = 4

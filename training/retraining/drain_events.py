@@ -27,7 +27,7 @@ from model_store.events import event_log
 from model_store.events.event import Event
 from model_store.events.event_log import Cursor, EventLine
 from model_store.replication import redis_schema
-from model_store.replication.redis_errors import RAISED_BY_CLIENT, live_error, redis_place
+from model_store.replication.redis_errors import RAISED_BY_CLIENT, redis_place, translate_redis_error
 
 EVENTS_PER_FILE = 50_000
 SCHEMA = pl.Schema(
@@ -167,7 +167,7 @@ def _from_redis(url: str, keys: redis_schema.Keys, limit: int) -> Iterator[_Batc
             for start in ("0", ">"):
                 yield from _read_group(client, keys.events, start, limit)
     except RAISED_BY_CLIENT as cause:
-        raise live_error(cause, place) from cause
+        raise translate_redis_error(cause, place) from cause
 
 
 def redis_client(url: str) -> Redis:

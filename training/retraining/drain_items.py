@@ -20,7 +20,7 @@ from model_store.events import event_log
 from model_store.events.event_log import ChangeLine, ItemLine
 from model_store.replication import redis_schema
 from model_store.replication.item_payload import ItemContent, read_content
-from model_store.replication.redis_errors import RAISED_BY_CLIENT, live_error, redis_place
+from model_store.replication.redis_errors import RAISED_BY_CLIENT, redis_place, translate_redis_error
 from training.retraining.drain_events import redis_client
 
 ITEMS = "items.parquet"
@@ -75,7 +75,7 @@ def _from_redis(url: str, keys: redis_schema.Keys) -> Iterator[_Put]:
                 if entry.kind == b"put":
                     yield item_id, entry.payload
     except RAISED_BY_CLIENT as cause:
-        raise live_error(cause, redis_place(url)) from cause
+        raise translate_redis_error(cause, redis_place(url)) from cause
 
 
 def _from_log(folder: Path) -> Iterator[_Put]:

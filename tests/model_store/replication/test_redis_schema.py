@@ -40,20 +40,10 @@ def test_noise_is_no_latest_change(noise: bytes) -> None:
         redis_schema.decode_latest(b"x" + noise)
 
 
-@given(st.binary(max_size=50), st.integers(0, 53), st.integers(1, 255))
-def test_cached_results_are_checked(value: bytes, at: int, flip: int) -> None:
-    sealed = redis_schema.seal_cached(value)
-    assert redis_schema.open_cached(sealed) == value
-    damaged = bytearray(sealed)
-    damaged[at % len(sealed)] ^= flip
-    with pytest.raises(StoreCorrupt):
-        redis_schema.open_cached(bytes(damaged))
-
-
 def test_keys_of_different_prefixes_versions_and_users_differ() -> None:
     keys = redis_schema.Keys("p")
     names = [keys.events, keys.seen, keys.history("u"), keys.head("v"), keys.head("w"), keys.changes, keys.items]
-    names += [keys.lock("v"), keys.chunk("v", "s", 0), keys.chunk("v", "s", 1), keys.cache("u")]
+    names += [keys.lock("v"), keys.chunk("v", "s", 0), keys.chunk("v", "s", 1)]
     assert len(set(names)) == len(names)
     assert all(name.startswith("p:") for name in names)
 

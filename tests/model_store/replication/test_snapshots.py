@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.errors import StoreCorrupt
-from model_store.replication.snapshots import Joining, SnapshotHead, pack_arrays, split_chunks, unpack_arrays
+from model_store.replication.snapshots import ChunkJoiner, SnapshotHead, pack_arrays, split_chunks, unpack_arrays
 
 ARRAYS = {
     "empty": np.zeros((0, 3), dtype=np.int16),
@@ -22,7 +22,7 @@ ARRAYS = {
 
 
 def joined(head: SnapshotHead, chunks: list[bytes]) -> memoryview:
-    joining = Joining(head)
+    joining = ChunkJoiner(head)
     for chunk in chunks:
         joining.add(chunk)
     return joining.block()

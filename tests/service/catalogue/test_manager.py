@@ -195,8 +195,8 @@ async def test_a_gap_in_the_stream_is_crossed_by_the_snapshot(replicas: Replicas
         assert place(late)[1] < place(first)[1]
         with Redis.from_url(replicas.url) as raw:
             raw.xtrim(redis_schema.Keys(replicas.prefix).changes, maxlen=1)
-        await late.catalogue.step()
-        await late.catalogue.step()
+        await late.updater.step()
+        await late.updater.step()
         await same_place(first, late)
 
 
@@ -362,12 +362,12 @@ async def test_one_process_keeps_its_items_across_restarts(tmp_path: Path) -> No
         async with running(app):
             await until(lambda: service.models.current is not None)  # noqa: B023
             while kept is not None and place(service)[1] < kept[1]:
-                assert await service.catalogue.step()
+                assert await service.updater.step()
             assert kept is None or kept == (digest(service), place(service)[1])
             await some_changes(service, start, 30)
             await some_requests(service, start, 5)
             await until(lambda: service.models.current.revision >= 30 * (start + 1))  # noqa: B023
-            await service.catalogue.step()
+            await service.updater.step()
             kept = (digest(service), place(service)[1])
     assert kept is not None
     assert kept[1] >= 120

@@ -68,6 +68,6 @@ async def test_the_last_places_go_to_whoever_comes_first_in_the_stream_on_both_r
     assert all(isinstance(each, Written | CatalogueIsFull) for each in found.values())
     for service in pair:
         assert [item_id for item_id in wanted if codes(service, item_id) is not None] == placed
-    latest = (await pair[0].store_client.store.catalogue.latest()).changes
+    latest = (await pair[0].store_client.store.catalogue.read_latest()).changes
     order = [change.item_id for change in latest if change.item_id in wanted]
     assert set(order[:2]) == set(placed)  # the losers that reached the stream came later

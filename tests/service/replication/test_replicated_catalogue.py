@@ -15,7 +15,8 @@ from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import CatalogueError, ItemRefused
 from model_store.new_items.item_encoder import ItemEncoder
-from service.replication.replicated_catalogue import ReplicatedCatalogue, VersionItems, raw_changes
+from service.replication.catalogue_source import CatalogueSource
+from service.replication.replicated_catalogue import ReplicatedCatalogue, recover_changes
 from service.schemas.items import MAX_PAYLOAD_BYTES, BulkItem, ItemBody, delete_change, read_payload
 from service.store.change_stream import START, ItemChange, Position, RawChange
 from tests.support.bundles import publish_small, small_catalogue
@@ -26,12 +27,12 @@ IDS = [f"item-{n}" for n in range(36, 40)] + [f"new-{n}" for n in range(8)] + ["
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory: pytest.TempPathFactory) -> VersionItems:
+def items(tmp_path_factory: pytest.TempPathFactory) -> CatalogueSource:
     store = ModelStore(tmp_path_factory.mktemp("store"))
-    return VersionItems(store.bundle(publish_small(store)), HashCoder())
+    return CatalogueSource(store.bundle(publish_small(store)), HashCoder())
 
 
-def begun(items: VersionItems, catalogue: Catalogue | None = None) -> ReplicatedCatalogue:
+def begun(items: CatalogueSource, catalogue: Catalogue | None = None) -> ReplicatedCatalogue:
     return ReplicatedCatalogue(items, small_catalogue() if catalogue is None else catalogue)
 
 
@@ -45,7 +46,7 @@ def put(item_id: str, title: str = "A title", **fields: object) -> RawChange:
 
 def after(replica: ReplicatedCatalogue, raw: list[RawChange]) -> ReplicatedCatalogue:
     changes = numbered(raw, replica.at.revision + 1)
-    return replica.moved(changes, changes[-1].at).replica
+    return replica.apply(changes, changes[-1].at).replica
 
 
 changes_of = st.lists(
@@ -62,20 +63,20 @@ changes_of = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(raw=changes_of, cuts=st.lists(st.integers(0, 40), max_size=5))
-def test_the_grouping_of_changes_changes_nothing(items: VersionItems, raw: list[RawChange], cuts: list[int]) -> None:
+def test_the_grouping_of_changes_changes_nothing(items: CatalogueSource, raw: list[RawChange], cuts: list[int]) -> None:
     changes = numbered(raw)
-    whole = begun(items).moved(changes, changes[-1].at)
+    whole = begun(items).apply(changes, changes[-1].at)
     parts, refused = begun(items), 0
     bounds = sorted({0, len(changes), *(min(cut, len(changes)) for cut in cuts)})
     for start, end in pairwise(bounds):
-        parts, lost = parts.moved(changes[start:end], changes[end - 1].at)
+        parts, lost = parts.apply(changes[start:end], changes[end - 1].at)
         refused += lost
     assert parts.catalogue.digest() == whole.replica.catalogue.digest()
     assert (parts.at, refused) == (whole.replica.at, whole.refused)
     whole.replica.catalogue.check_integrity()
 
 
-def test_a_new_item_has_codes_and_no_update_changes_them(items: VersionItems) -> None:
+def test_a_new_item_has_codes_and_no_update_changes_them(items: CatalogueSource) -> None:
     replica = after(
         begun(items), [put("new", "first"), put("new", "second"), put("item-3", "renamed", categories=["x"])]
     )
@@ -89,17 +90,17 @@ def test_a_new_item_has_codes_and_no_update_changes_them(items: VersionItems) ->
     assert np.array_equal(catalogue.codes[row], first_only.codes[40])
 
 
-def test_what_is_left_out_of_a_put_is_empty_afterwards(items: VersionItems) -> None:
+def test_what_is_left_out_of_a_put_is_empty_afterwards(items: CatalogueSource) -> None:
     catalogue = after(begun(items), [ItemBody().change("item-3")]).catalogue
     assert (catalogue.titles[3], catalogue.categories[3], catalogue.attributes[3]) == ("", (), {})
 
 
-def test_a_full_catalogue_refuses_new_items_and_takes_the_rest(items: VersionItems) -> None:
+def test_a_full_catalogue_refuses_new_items_and_takes_the_rest(items: CatalogueSource) -> None:
     room = 8**3 - 40
     replica = after(begun(items), [put(f"n{n}") for n in range(room)])
     assert (begun(items).room, replica.room) == (room, 0)
     more = numbered([put("one more"), put("item-3", "renamed"), delete_change("n5")], replica.at.revision + 1)
-    moved = replica.moved(more, more[-1].at)
+    moved = replica.apply(more, more[-1].at)
     assert moved.refused == 1
     assert moved.replica.catalogue.row("one more") is None
     assert moved.replica.catalogue.titles[3] == "renamed"
@@ -107,7 +108,7 @@ def test_a_full_catalogue_refuses_new_items_and_takes_the_rest(items: VersionIte
     assert moved.replica.room == 0
 
 
-def test_vectors_come_with_new_items(items: VersionItems) -> None:
+def test_vectors_come_with_new_items(items: CatalogueSource) -> None:
     with_vectors = replace(small_catalogue(), vectors=np.full((40, 4), 0.5, dtype=np.float32))
     grown = after(begun(items, with_vectors), [put("new")]).catalogue
     assert grown.vectors is not None
@@ -115,23 +116,23 @@ def test_vectors_come_with_new_items(items: VersionItems) -> None:
     assert np.linalg.norm(grown.vectors[40]) == pytest.approx(1)
 
 
-def test_an_item_encoded_ahead_is_not_encoded_again(items: VersionItems) -> None:
+def test_an_item_encoded_ahead_is_not_encoded_again(items: CatalogueSource) -> None:
     coder = HashCoder()
-    fresh = VersionItems(items.bundle, coder)
+    fresh = CatalogueSource(items.bundle, coder)
     body = ItemBody(title="x", categories=["b", "a", "b"], attributes={"year": 1999})
     [encoded] = fresh.encode([body])
     assert not isinstance(encoded, ItemRefused)
-    fresh.ahead.keep(body.payload(), encoded)
+    fresh.precomputed.put(body.payload(), encoded)
     replica = after(begun(fresh), [body.change("new")])
     assert coder.encoded == 1
-    again = after(begun(VersionItems(items.bundle, HashCoder())), [body.change("new")])
+    again = after(begun(CatalogueSource(items.bundle, HashCoder())), [body.change("new")])
     assert replica.catalogue.digest() == again.catalogue.digest()
-    assert fresh.ahead.take(body.payload()) is None
+    assert fresh.precomputed.take(body.payload()) is None
 
 
-def test_items_that_say_the_same_are_encoded_once_and_placed_apart(items: VersionItems) -> None:
+def test_items_that_say_the_same_are_encoded_once_and_placed_apart(items: CatalogueSource) -> None:
     coder, body = HashCoder(), ItemBody(title="twin")
-    fresh = VersionItems(items.bundle, coder)
+    fresh = CatalogueSource(items.bundle, coder)
     refused = ItemBody(title="refused").change("no")
     catalogue = after(begun(fresh), [body.change("one"), refused, body.change("other"), body.change("one")]).catalogue
     assert coder.encoded == 1
@@ -140,39 +141,39 @@ def test_items_that_say_the_same_are_encoded_once_and_placed_apart(items: Versio
     assert catalogue.row("no") is None
 
 
-def test_a_snapshot_comes_back_whole_and_belongs_to_its_version(items: VersionItems, tmp_path: Path) -> None:
+def test_a_snapshot_comes_back_whole_and_belongs_to_its_version(items: CatalogueSource, tmp_path: Path) -> None:
     replica = after(begun(items), [put("new"), delete_change("item-5")])
-    back = ReplicatedCatalogue.of_snapshot(items, replica.snapshot, None)
+    back = ReplicatedCatalogue.from_snapshot(items, replica.to_snapshot(), None)
     assert (back.at, back.catalogue.digest()) == (replica.at, replica.catalogue.digest())
     store = ModelStore(tmp_path)
-    other = VersionItems(store.bundle(publish_small(store, seed=1)), HashCoder())
+    other = CatalogueSource(store.bundle(publish_small(store, seed=1)), HashCoder())
     with pytest.raises(CatalogueError, match="version"):
-        ReplicatedCatalogue.of_snapshot(other, replica.snapshot, None)
+        ReplicatedCatalogue.from_snapshot(other, replica.to_snapshot(), None)
 
 
 @pytest.mark.parametrize("added", [0, 2])
 def test_a_snapshot_leaves_the_vectors_of_trained_items_to_the_bundle(tmp_path: Path, added: int) -> None:
     bundle = encodable_bundle(tmp_path)
-    items = VersionItems(bundle, ItemEncoder.open(bundle))
+    items = CatalogueSource(bundle, ItemEncoder.open(bundle))
     raw = [put(f"new-{number}", categories=["category-1"]) for number in range(added)]
     replica = after(begun(items, bundle.catalogue()), [*raw, delete_change("item-5")])
-    snapshot = replica.snapshot
+    snapshot = replica.to_snapshot()
     assert "vectors" not in snapshot.arrays
     assert snapshot.arrays["live_vectors"].shape == (added, WIDTH)
-    back = ReplicatedCatalogue.of_snapshot(items, snapshot, bundle.vectors())
+    back = ReplicatedCatalogue.from_snapshot(items, snapshot, bundle.vectors())
     assert back.catalogue.digest() == replica.catalogue.digest()
     more = [put("more", categories=["category-0"])]
     assert after(back, more).catalogue.digest() == after(replica, more).catalogue.digest()
     for wrong in (np.zeros((added, WIDTH + 1), dtype=np.float32), np.zeros((added + 1, WIDTH), dtype=np.float32)):
         damaged = replace(snapshot, arrays={**snapshot.arrays, "live_vectors": wrong})
         with pytest.raises(CatalogueError):
-            ReplicatedCatalogue.of_snapshot(items, damaged, bundle.vectors())
+            ReplicatedCatalogue.from_snapshot(items, damaged, bundle.vectors())
     rest = {name: array for name, array in snapshot.arrays.items() if name != "live_vectors"}
     with pytest.raises(CatalogueError, match="vectors"):
-        ReplicatedCatalogue.of_snapshot(items, replace(snapshot, arrays=rest), bundle.vectors())
+        ReplicatedCatalogue.from_snapshot(items, replace(snapshot, arrays=rest), bundle.vectors())
 
 
-def test_raw_changes_lead_back_to_the_same_items(items: VersionItems) -> None:
+def test_raw_changes_lead_back_to_the_same_items(items: CatalogueSource) -> None:
     replica = after(
         begun(items),
         [
@@ -184,7 +185,7 @@ def test_raw_changes_lead_back_to_the_same_items(items: VersionItems) -> None:
             put("new-2", "two"),
         ],
     )
-    raw = list(raw_changes(replica, small_catalogue()))
+    raw = list(recover_changes(replica, small_catalogue()))
     assert [change.item_id for change in raw] == ["item-5", "item-7", "new-1", "gone", "new-2"]
     again = after(begun(items), raw).catalogue
     for item_id in ("item-5", "item-7", "new-1", "new-2"):
@@ -196,7 +197,7 @@ def test_raw_changes_lead_back_to_the_same_items(items: VersionItems) -> None:
         assert replica.catalogue.attributes[row] == again.attributes[other]
         assert replica.catalogue.is_hidden[row] == again.is_hidden[other]
     assert again.row("gone") is None
-    assert list(raw_changes(begun(items), small_catalogue())) == []
+    assert list(recover_changes(begun(items), small_catalogue())) == []
 
 
 def test_payloads_are_canonical_and_bounded() -> None:
@@ -210,8 +211,8 @@ def test_payloads_are_canonical_and_bounded() -> None:
     assert read_payload(b'{"title":1}') is None
 
 
-def test_the_start_has_no_changes(items: VersionItems) -> None:
+def test_the_start_has_no_changes(items: CatalogueSource) -> None:
     assert begun(items).at == START
-    moved = begun(items).moved([ItemChange(Position(1, 5), "-", "restart", b"")], Position(1, 5))
+    moved = begun(items).apply([ItemChange(Position(1, 5), "-", "restart", b"")], Position(1, 5))
     assert moved.replica.catalogue is not None
     assert (moved.replica.at, moved.refused) == (Position(1, 5), 0)

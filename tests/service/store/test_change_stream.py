@@ -59,25 +59,25 @@ async def save(store: ChangeStore, version: str, saved: Snapshot) -> Snapshot | 
 async def test_revisions_have_no_gaps_under_concurrency(store: ChangeStore) -> None:
     places = await asyncio.gather(*(store.append([put(f"i{n}", b'{"n":1}')]) for n in range(50)))
     assert sorted(place.revision for place in places) == list(range(1, 51))
-    tail = await store.read("v", Position())
-    assert (tail.latest, tail.is_unbroken, tail.head) == (50, True, None)
+    tail = await store.read_tail("v", Position())
+    assert (tail.latest_revision, tail.is_unbroken, tail.head) == (50, True, None)
     assert {change.at: change.item_id for change in tail.changes} == {at: f"i{n}" for n, at in enumerate(places)}
-    later = await store.read("v", tail.changes[19].at, limit=3)
+    later = await store.read_tail("v", tail.changes[19].at, limit=3)
     assert [change.at.revision for change in later.changes] == [21, 22, 23]
-    assert (await store.read("v", tail.changes[49].at)).changes == []
+    assert (await store.read_tail("v", tail.changes[49].at)).changes == []
 
 
 async def test_an_empty_stream_is_unbroken_from_its_start_only(store: ChangeStore) -> None:
-    assert (await store.read("v", Position())).is_unbroken
-    ahead = await store.read("v", Position(3))
-    assert (ahead.is_unbroken, ahead.latest) == (False, 0)
-    assert (await store.latest()).changes == []
+    assert (await store.read_tail("v", Position())).is_unbroken
+    ahead = await store.read_tail("v", Position(3))
+    assert (ahead.is_unbroken, ahead.latest_revision) == (False, 0)
+    assert (await store.read_latest()).changes == []
 
 
 async def test_several_changes_come_in_order_and_a_step_shares_a_nonce(store: ChangeStore) -> None:
     last = await store.append([put(f"i{n}") for n in range(600)])
     assert last.revision == 600
-    tail = await store.read("v", Position(), limit=1000)
+    tail = await store.read_tail("v", Position(), limit=1000)
     assert [change.item_id for change in tail.changes] == [f"i{n}" for n in range(600)]
     assert tail.changes[-1].at == last
     assert len({change.at.nonce for change in tail.changes}) <= 3
@@ -86,10 +86,10 @@ async def test_several_changes_come_in_order_and_a_step_shares_a_nonce(store: Ch
 async def test_payloads_and_ids_may_hold_any_bytes(store: ChangeStore) -> None:
     item_id, payload = 'a b 1-2 put "\n\0é\U0001f600', '{"title":"ü \\n put 1-2"}'.encode()
     await store.append([put(item_id, payload), RawChange("gone", "delete", b"")])
-    first, second = (await store.read("v", Position())).changes
+    first, second = (await store.read_tail("v", Position())).changes
     assert (first.item_id, first.kind, first.payload) == (item_id, "put", payload)
     assert (second.item_id, second.kind, second.payload) == ("gone", "delete", b"")
-    kept = {change.item_id: change for change in (await store.latest()).changes}
+    kept = {change.item_id: change for change in (await store.read_latest()).changes}
     assert (kept[item_id], kept["gone"]) == (first, second)
 
 
@@ -97,7 +97,7 @@ async def test_the_latest_change_of_each_item_is_kept_in_order_of_first_changes(
     for item_id in ("b", "a", "c", "b"):
         await store.append([put(item_id)])
     await store.append([RawChange("a", "delete", b"")])
-    latest = await store.latest()
+    latest = await store.read_latest()
     assert [(change.item_id, change.at.revision, change.kind) for change in latest.changes] == [
         ("b", 4, "put"),
         ("a", 5, "delete"),
@@ -110,16 +110,16 @@ async def test_a_trimmed_stream_says_so_and_keeps_counting(store: ChangeStore) -
     for n in range(10):
         await store.append([put(f"i{n}")])
     await store.trim(before=6)
-    assert not (await store.read("v", Position())).is_unbroken
-    whole = await store.latest()
+    assert not (await store.read_tail("v", Position())).is_unbroken
+    whole = await store.read_latest()
     assert len(whole.changes) == 10
     at_six = next(change.at for change in whole.changes if change.at.revision == 6)
-    assert [change.at.revision for change in (await store.read("v", at_six)).changes] == [7, 8, 9, 10]
+    assert [change.at.revision for change in (await store.read_tail("v", at_six)).changes] == [7, 8, 9, 10]
     await store.trim(before=1000)
-    at_end = await store.read("v", whole.at)
-    assert (at_end.is_unbroken, at_end.latest) == (True, 10)
+    at_end = await store.read_tail("v", whole.at)
+    assert (at_end.is_unbroken, at_end.latest_revision) == (True, 10)
     assert (await store.append([put("i")])).revision == 11
-    assert [change.at.revision for change in (await store.read("v", whole.at)).changes] == [11]
+    assert [change.at.revision for change in (await store.read_tail("v", whole.at)).changes] == [11]
 
 
 async def test_a_store_that_lost_changes_is_begun_anew_by_one_reader(store: ChangeStore) -> None:
@@ -129,9 +129,9 @@ async def test_a_store_that_lost_changes_is_begun_anew_by_one_reader(store: Chan
     assert place is not None
     assert place.revision >= 8
     assert await store.restart(7, refill) is None
-    assert not (await store.read("v", mine)).is_unbroken
-    assert (await store.read("v", place)).is_unbroken
-    latest = await store.latest()
+    assert not (await store.read_tail("v", mine)).is_unbroken
+    assert (await store.read_tail("v", place)).is_unbroken
+    latest = await store.read_latest()
     assert {change.item_id: change.payload for change in latest.changes} == {
         "kept": b'{"title":"kept"}',
         "lost": b'{"title":"lost"}',
@@ -144,7 +144,7 @@ async def test_nothing_is_appended_to_a_store_that_holds_less_than_the_caller_ha
     for changes in ([put("b")], [put("b"), put("c")]):
         with pytest.raises(StoreUnavailable, match="lost changes"):
             await store.append(changes, known=2)
-    assert [change.item_id for change in (await store.latest()).changes] == ["a"]
+    assert [change.item_id for change in (await store.read_latest()).changes] == ["a"]
     assert (await store.append([put("b")], known=1)).revision == 2
 
 
@@ -163,8 +163,8 @@ async def test_snapshot_comes_back_as_saved_and_read_only(store: ChangeStore, rn
         assert not array.flags.writeable
     Trie.from_arrays(loaded.arrays, 16)
     assert await store.load_snapshot("v2") is None
-    assert (await store.read("v1", Position())).head == saved.head
-    assert (await store.read("v2", Position())).head is None
+    assert (await store.read_tail("v1", Position())).head == saved.head
+    assert (await store.read_tail("v2", Position())).head is None
 
 
 async def test_the_newest_saved_snapshot_counts(store: ChangeStore) -> None:
@@ -173,7 +173,7 @@ async def test_the_newest_saved_snapshot_counts(store: ChangeStore) -> None:
         loaded = await store.load_snapshot("v")
         assert loaded is not None
         assert (loaded.at.revision, np.asarray(loaded.arrays["a"]).tolist()) == (revision, [value])
-        assert (await store.read("v", Position())).head == loaded.head
+        assert (await store.read_tail("v", Position())).head == loaded.head
 
 
 async def test_whoever_makes_a_snapshot_is_alone_and_may_find_that_none_is_needed(store: ChangeStore) -> None:

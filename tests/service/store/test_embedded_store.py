@@ -52,7 +52,7 @@ async def test_a_restart_keeps_histories_ids_forgetting_and_changes(tmp_path: Pa
     store = EmbeddedStore(tmp_path)
     assert await store.history("u") == ["i1", "i10", "i11", "i12"]
     assert await store.history("v") == []
-    tail = await store.catalogue.read("v", Position())
+    tail = await store.catalogue.read_tail("v", Position())
     assert [(each.at.revision, each.item_id) for each in tail.changes] == [(1, "i0"), (2, "i1"), (3, "i2")]
     assert {each.payload for each in tail.changes} == {'{"title":"é"}'.encode()}
     await store.close()
@@ -102,10 +102,10 @@ async def test_a_restart_keeps_snapshots_latest_changes_and_a_trimmed_stream(tmp
     for _ in range(3):  # the second start writes a state, the third reads it
         await store.close()
         store = EmbeddedStore(tmp_path)
-    latest = await store.catalogue.latest()
+    latest = await store.catalogue.read_latest()
     assert [(each.item_id, each.at.revision) for each in latest.changes] == [("a", 3), ("b", 2), ("c", 4)]
-    tail = await store.catalogue.read("v", Position(4))
-    assert (tail.latest, tail.is_unbroken, tail.head) == (4, True, snapshot(4).head)
+    tail = await store.catalogue.read_tail("v", Position(4))
+    assert (tail.latest_revision, tail.is_unbroken, tail.head) == (4, True, snapshot(4).head)
     loaded = await store.catalogue.load_snapshot("v")
     assert loaded is not None
     assert np.asarray(loaded.arrays["a"]).tolist() == [7, 7, 7]
@@ -121,9 +121,9 @@ async def test_a_damaged_change_breaks_the_stream_instead_of_being_stepped_over(
     path.write_bytes(path.read_bytes().replace(b'"item_id":"b"', b'"item_id":"x"'))
     store = EmbeddedStore(tmp_path)
     assert store.corrupt_values == 1
-    tail = await store.catalogue.read("v", Position(1))
-    assert (tail.latest, tail.is_unbroken) == (3, False)
-    assert [each.item_id for each in (await store.catalogue.latest()).changes] == ["a", "c"]
+    tail = await store.catalogue.read_tail("v", Position(1))
+    assert (tail.latest_revision, tail.is_unbroken) == (3, False)
+    assert [each.item_id for each in (await store.catalogue.read_latest()).changes] == ["a", "c"]
     assert (await store.catalogue.append([change("d")])).revision == 4
     await store.close()
 
@@ -139,7 +139,7 @@ async def test_a_damaged_snapshot_file_is_corrupt_and_has_no_head(tmp_path: Path
         store = EmbeddedStore(tmp_path)
         with pytest.raises(StoreCorrupt):
             await store.catalogue.load_snapshot("v")
-        assert ((await store.catalogue.read("v", Position())).head is not None) == has_head
+        assert ((await store.catalogue.read_tail("v", Position())).head is not None) == has_head
         await store.close()
 
 

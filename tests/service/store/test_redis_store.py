@@ -113,7 +113,7 @@ async def test_frozen_server_is_unavailable_instead_of_hanging(open_store: Open,
     store = open_store(timeout_ms=300)
     await until_back(store)
     with own_redis.frozen():
-        for call in (store.history("u"), store.record([event(1)]), store.cache_get("k")):
+        for call in (store.history("u"), store.record([event(1)]), store.newest_event("u")):
             with pytest.raises(StoreUnavailable):
                 await call
     await until_back(store)
@@ -143,14 +143,14 @@ async def test_wrong_password_names_the_fix_and_keeps_the_secret(open_store: Ope
 async def test_full_server_refuses_writes_whole_and_still_reads(open_store: Open, raw: Redis) -> None:
     store = open_store()
     await store.record([event(1)])
-    await store.cache_put("k", b"v", ttl_s=600)
+    await store.check()
     raw.config_set("maxmemory", "1")
     for _ in range(5):
         with pytest.raises(StoreUnavailable, match="out of memory"):
             await store.record([event(2)])
     assert not store.is_down
     assert await store.history("u") == ["i1"]
-    assert await store.cache_get("k") is None  # evicted first
+    assert not raw.exists(KEYS.probe)  # evicted first, because it has an expiry
     raw.config_set("maxmemory", "0")
     assert (await store.record([event(1), event(2)])).accepted == 1  # markers survived the shortage
     assert raw.xlen(KEYS.events) == 2
@@ -168,11 +168,11 @@ async def test_missing_server_is_unavailable_for_every_method(open_store: Open, 
     store = open_store()
     calls = [
         store.forget("u"),
-        store.cache_put("k", b"", 1),
+        store.check(),
         store.catalogue.append([change(0)]),
         store.catalogue.append([change(0), change(1)]),
-        store.catalogue.read("v", Position()),
-        store.catalogue.latest(),
+        store.catalogue.read_tail("v", Position()),
+        store.catalogue.read_latest(),
         store.catalogue.trim(1),
         store.catalogue.restart(1, [change(0)]),
         store.catalogue.load_snapshot("v"),
@@ -211,16 +211,6 @@ async def test_damaged_newest_times_are_none_and_begun_anew(open_store: Open, ra
     raw.set(KEYS.newest, "text")
     await store.record([event(2)])
     assert await store.newest_event("u") == event(2).timestamp
-
-
-async def test_damaged_cached_result_is_a_counted_miss(open_store: Open, raw: Redis) -> None:
-    store = open_store()
-    await store.cache_put("k", b"value", ttl_s=600)
-    raw.setrange(KEYS.cache("k"), 5, "!")
-    assert await store.cache_get("k") is None
-    raw.rpush(KEYS.cache("list"), "x")
-    assert await store.cache_get("list") is None
-    assert store.corrupt_values == 2
 
 
 async def test_damaged_snapshot_is_refused_and_repaired(open_store: Open, raw: Redis) -> None:
@@ -297,12 +287,12 @@ async def test_a_gap_in_the_stream_is_seen_and_revisions_survive_an_emptied_one(
     store = open_store()
     places = [await store.catalogue.append([change(n)]) for n in range(3)]
     raw.xdel(KEYS.changes, f"{places[1].revision}-{places[1].nonce}")
-    assert not (await store.catalogue.read("v", Position())).is_unbroken
-    assert not (await store.catalogue.read("v", places[0])).is_unbroken
-    assert not (await store.catalogue.read("v", places[1])).is_unbroken
-    assert (await store.catalogue.read("v", places[2])).is_unbroken
+    assert not (await store.catalogue.read_tail("v", Position())).is_unbroken
+    assert not (await store.catalogue.read_tail("v", places[0])).is_unbroken
+    assert not (await store.catalogue.read_tail("v", places[1])).is_unbroken
+    assert (await store.catalogue.read_tail("v", places[2])).is_unbroken
     raw.xtrim(KEYS.changes, maxlen=0)
-    assert not (await store.catalogue.read("v", places[2])).is_unbroken
+    assert not (await store.catalogue.read_tail("v", places[2])).is_unbroken
     assert (await store.catalogue.append([change(9)])).revision == 4
 
 
@@ -317,7 +307,7 @@ async def test_a_stream_that_lost_its_end_and_went_on_is_not_mistaken_for_the_ol
     for n in range(5):
         await store.catalogue.append([change(n)])
     for place in places:
-        assert not (await store.catalogue.read("v", place)).is_unbroken
+        assert not (await store.catalogue.read_tail("v", place)).is_unbroken
 
 
 async def test_damaged_changes_are_refused_in_the_stream_and_left_out_of_the_latest(
@@ -328,11 +318,11 @@ async def test_damaged_changes_are_refused_in_the_stream_and_left_out_of_the_lat
     raw.hset(KEYS.items, "noise", b"noise")
     raw.hset(KEYS.items, "kind", b"1 1-0 melt {}")
     raw.hset(KEYS.items, b"\xff", b"1 1-0 put {}")
-    assert [each.item_id for each in (await store.catalogue.latest()).changes] == ["i1"]
+    assert [each.item_id for each in (await store.catalogue.read_latest()).changes] == ["i1"]
     assert store.catalogue.corrupt_values == 3
     raw.xadd(KEYS.changes, {"item": "i", "kind": "melt", "payload": "{}"}, id=f"{at.revision + 1}-0")
     with pytest.raises(StoreCorrupt, match="revision 2"):
-        await store.catalogue.read("v", at)
+        await store.catalogue.read_tail("v", at)
 
 
 async def test_a_change_leaves_no_trace_where_a_key_holds_another_type(open_store: Open, raw: Redis) -> None:

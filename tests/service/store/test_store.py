@@ -86,12 +86,3 @@ async def test_the_newest_event_is_so_by_its_timestamp(store: Store) -> None:
     await store.record([event(7), event(9), event(8, user="v"), event(0, user="w")])
     await store.record([event(3), event(9)])
     assert [await store.newest_event(user) for user in "uvwx"] == [9, 8, 0, None]
-
-
-async def test_cached_results_expire(store: Store) -> None:
-    await store.cache_put("long", b"\0\xff", ttl_s=600)
-    await store.cache_put("short", b"x", ttl_s=0.01)
-    assert await store.cache_get("long") == b"\0\xff"
-    while await store.cache_get("short") is not None:  # the fixture's timeout ends this, should it never expire
-        await asyncio.sleep(0.01)
-    assert await store.cache_get("absent") is None

@@ -60,17 +60,17 @@ def drained(source: str | Path, prefix: str, folder: Path) -> pl.DataFrame:
 async def test_what_waits_is_what_training_has_not_drained(
     store: Store, source: str | Path, prefix: str, tmp_path: Path
 ) -> None:
-    assert await store.waiting() == (0, None)
+    assert await store.backlog() == (0, None)
     before = time.time()
     await store.record([event(n) for n in range(100)])
-    waiting = await store.waiting()
+    waiting = await store.backlog()
     assert waiting.events == 100
     assert waiting.oldest is not None
     assert before - 2 < waiting.oldest < time.time() + 2
     drained(source, prefix, tmp_path / "out")
-    assert await store.waiting() == (0, None)
+    assert await store.backlog() == (0, None)
     await store.record([event(n) for n in range(90, 130)])
-    assert (await store.waiting()).events == 30
+    assert (await store.backlog()).events == 30
 
 
 async def test_training_does_not_see_a_forgotten_user(
@@ -80,16 +80,16 @@ async def test_training_does_not_see_a_forgotten_user(
     await store.record(early)
     drained(source, prefix, tmp_path / "out")
     others = ["v", "u2", 'u"', "\\u", '","user_id":"u', "é\n\0"]
-    assert await store.waiting() == (0, None)
+    assert await store.backlog() == (0, None)
     late = [event(10 + n, "u" if n % 3 == 0 else others[n % 6], at=n) for n in range(1200)]
     await store.record(late)
-    assert (await store.waiting()).events == 1200
+    assert (await store.backlog()).events == 1200
     history, erased = await store.forget("u")
     assert history == CAP
     assert erased in (400, 401)  # a log may still hold the one that was drained
     assert await store.forget("u") == Forgotten(0, 0)
     assert await store.history("u") == []
-    assert (await store.waiting()).events == 800
+    assert (await store.backlog()).events == 800
     found = drained(source, prefix, tmp_path / "out")
     gone = {each.event_id for each in late if each.user_id == "u"}
     assert set(found["event_id"]) == {each.event_id for each in [*early, *late]} - gone
@@ -106,7 +106,7 @@ async def test_a_repeated_event_does_not_bring_a_forgotten_user_back(
     again = open_store(source, prefix)
     assert await again.record([*events, event(3)]) == Recorded(1, 3)
     assert await again.history("u") == ["i3"]
-    assert (await again.waiting()).events == 1
+    assert (await again.backlog()).events == 1
     await again.close()
 
 
@@ -117,7 +117,7 @@ async def test_events_while_a_user_is_forgotten_are_kept_whole(store: Store) -> 
     )
     assert sum(each.accepted for each in recorded if isinstance(each, Recorded)) == 50
     assert [forgotten, recorded[-1]] == [Forgotten(CAP, 100), Forgotten(CAP, 100)]
-    assert (await store.waiting()).events == 250
+    assert (await store.backlog()).events == 250
     assert len(await store.history("v")) == CAP
 
 

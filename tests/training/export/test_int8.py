@@ -12,7 +12,9 @@ from tests.support.random_worlds import random_recommender, random_requests, sma
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_search
 
-CONFIG = small_config(history_tokens="vector", encoder_attention="causal", layers=2, user_encoder="own")
+CONFIG = small_config(
+    history_tokens="vector", encoder_attention="causal", layers=2, newest_start=True, user_encoder="own"
+)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ CONFIGS = {
         2, 5, "token", history_tokens="item", encoder_attention="causal", layers=1
     ),
     "vector tokens, own user encoder": small_config(
-        history_tokens="vector", encoder_attention="causal", layers=1, newest_start=True, user_encoder="own"
+        history_tokens="vector", encoder_attention="causal", layers=2, newest_start=True, user_encoder="own"
     ),
 }
 

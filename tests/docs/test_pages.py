@@ -1,7 +1,10 @@
-"""docs/OPERATIONS.md knows every setting, metric and problem."""
+"""The pages in docs/ know every setting, metric and problem, their links lead somewhere, and the map is fresh."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,10 @@ from service.errors import RequestError
 from service.settings import ENV_PREFIX, Settings
 from service.telemetry import Telemetry
 
-OPERATIONS = (Path(__file__).parents[2] / "docs" / "OPERATIONS.md").read_text()
+ROOT = Path(__file__).parents[2]
+OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
+API = (ROOT / "docs" / "API.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -36,9 +42,22 @@ def test_every_metric_is_documented() -> None:
 def test_every_problem_is_documented() -> None:
     kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, RequestError)]
     missing = [
-        each.slug for each in kinds if each is not RequestError and f"`{each.slug}` | {each.status}" not in OPERATIONS
+        each.slug for each in kinds if each is not RequestError and f"`{each.slug}` | {each.status}" not in API
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_the_map_of_files_is_fresh() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "make_map.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_command_takes_its_options_from_the_settings() -> None:

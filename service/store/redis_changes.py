@@ -12,7 +12,7 @@ from typing import cast
 from model_store.errors import StoreCorrupt, StoreUnavailable
 from model_store.replication import redis_schema
 from model_store.replication.snapshots import Joining, SnapshotHead, pack_arrays, split_chunks, unpack_arrays
-from service.async_tasks import end
+from service.async_tasks import cancel_and_wait
 from service.store import redis_scripts
 from service.store.change_stream import (
     APPEND_LIMIT,
@@ -194,7 +194,7 @@ class RedisChanges(ChangeStore):
         try:
             yield
         finally:
-            await end(renewing)
+            await cancel_and_wait(renewing)
 
     async def _renew_lock(self, lock: str, token: str) -> None:
         while True:

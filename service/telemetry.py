@@ -43,6 +43,7 @@ class Telemetry:
             ("served_by",),
             registry=registry,
         )
+
         self.degraded = Counter(
             "etegrec_degraded_answers_total", "Recommendations made while the store did not answer.", registry=registry
         )
@@ -62,6 +63,7 @@ class Telemetry:
         self.batch_size = Histogram(
             "etegrec_batch_size", "Requests computed together.", buckets=_BATCH, registry=registry
         )
+
         self.stage = Histogram(
             "etegrec_stage_seconds",
             "Time of one batch in each stage (prepare, compute, finish).",
@@ -75,6 +77,7 @@ class Telemetry:
             ("stage",),
             registry=registry,
         )
+
         self.deadline_misses = Counter(
             "etegrec_deadline_misses_total",
             "Requests whose time budget was too short, by where that showed (admission, queue, compute).",
@@ -87,6 +90,7 @@ class Telemetry:
             ("beam_width",),
             registry=registry,
         )
+
         self.cache_lookups = Counter(
             "etegrec_result_cache_lookups_total",
             "Lookups in the result cache, by result (hit, miss).",
@@ -120,6 +124,7 @@ class Telemetry:
             ("result",),
             registry=registry,
         )
+
         self.catalogue_revision = Gauge(
             "etegrec_catalogue_revision", "Changes that this replica's catalogue contains.", registry=registry
         )
@@ -155,6 +160,7 @@ class Telemetry:
             ("slug",),
             registry=registry,
         )
+
         self.event_stream_length = Gauge(
             "etegrec_event_stream_length", "Recorded events that training has not drained.", registry=registry
         )

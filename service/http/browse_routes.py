@@ -26,7 +26,7 @@ from service.schemas.browse import (
     SimilarQuery,
     SimilarResponse,
 )
-from service.schemas.items import coded_item
+from service.schemas.items import build_coded_item
 from service.service import Service
 
 _PREFIX = re.compile(CODE_PREFIX, re.ASCII)
@@ -46,7 +46,7 @@ async def similar_items(service: Service, request: Request) -> SimilarResponse:
     cosines = [None] * len(found.rows) if found.cosine is None else found.cosine.tolist()
 
     items: list[SimilarItem] = [
-        {**coded_item(catalogue, each), "similarity": cosine, "shared_codes": shared}
+        {**build_coded_item(catalogue, each), "similarity": cosine, "shared_codes": shared}
         for each, cosine, shared in zip(found.rows.tolist(), cosines, found.shared_codes.tolist(), strict=True)
     ]
     return {"model_version": model.version, "items": items}
@@ -71,7 +71,7 @@ async def items_below_codes(service: Service, request: Request) -> CodesResponse
         "model_version": model.version,
         "prefix": prefix,
         "total": len(group.rows),
-        "items": [coded_item(catalogue, row) for row in page],
+        "items": [build_coded_item(catalogue, row) for row in page],
         "next_codes": [{"code": code, "items": items} for code, items in group.next_codes],
         "common": [
             {
@@ -91,17 +91,19 @@ async def popular_items(service: Service, request: Request) -> PopularResponse:
     """Show items popular in training and by recent events: those recommended to users without history."""
     query = read_query(request, PopularQuery)
     model = _current_model(service)
-    return await _by_events(service, model, query, await service.trends.popular(model.catalogue))
+    return await _rank_by_events(service, model, query, await service.trends.popular(model.catalogue))
 
 
 async def trending_items(service: Service, request: Request) -> PopularResponse:
     """Show items with the most recent events alone; fewer than `k` if fewer had any."""
     query = read_query(request, PopularQuery)
     model = _current_model(service)
-    return await _by_events(service, model, query, await service.trends.trending(model.catalogue))
+    return await _rank_by_events(service, model, query, await service.trends.trending(model.catalogue))
 
 
-async def _by_events(service: Service, model: LoadedModel, query: PopularQuery, events: EventCounts) -> PopularResponse:
+async def _rank_by_events(
+    service: Service, model: LoadedModel, query: PopularQuery, events: EventCounts
+) -> PopularResponse:
     check_k(query.k, service.settings)
     catalogue = model.catalogue
     rule = await _find_rule(service, model, query.category)
@@ -109,7 +111,7 @@ async def _by_events(service: Service, model: LoadedModel, query: PopularQuery, 
 
     items: list[CountedItem] = [
         {
-            **coded_item(catalogue, row),
+            **build_coded_item(catalogue, row),
             "events": events.count_of.get(row, 0.0),
             "popularity": int(catalogue.popularity[row]),
         }

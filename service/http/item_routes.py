@@ -20,7 +20,7 @@ from service.schemas.items import (
     ItemBody,
     ItemResponse,
     PutResponse,
-    near_item,
+    build_near_item,
 )
 from service.service import Service
 
@@ -51,7 +51,7 @@ async def put_item(service: Service, request: Request) -> PutResponse:
         "revision": written.revision,
         "codes": catalogue.codes[row].tolist(),
         "is_new": row >= catalogue.trained,
-        "nearest": [near_item(catalogue, each) for each in near.rows.tolist()],
+        "nearest": [build_near_item(catalogue, each) for each in near.rows.tolist()],
         "recommendable_after_ms": round(written.took_ms, 3),
     }
 
@@ -69,6 +69,7 @@ async def show_item(service: Service, request: Request) -> ItemResponse:
     item_id = read_id(request, "item_id")
     model, row = await service.catalogue.find(item_id)
     catalogue = model.catalogue
+
     return {
         "item_id": item_id,
         "model_version": model.version,

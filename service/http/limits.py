@@ -19,16 +19,16 @@ def check_request(request: RecommendRequest, settings: Settings, where: str = ""
     Raises:
         InvalidFields: Names every field that is out of bounds, and its limit.
     """
-    found = _k_problems(request.k, settings, where)
+    found = _find_k_problems(request.k, settings, where)
 
     if request.history and len(request.history) > settings.max_history_ids:
-        found.append(_too_long(f"{where}history", settings.max_history_ids, "max_history_ids"))
+        found.append(_length_error(f"{where}history", settings.max_history_ids, "max_history_ids"))
 
     if request.filter is not None:
         for name in _FILTER_LISTS:
             entries = getattr(request.filter, name)
             if entries and len(entries) > settings.max_filter_ids:
-                found.append(_too_long(f"{where}filter.{name}", settings.max_filter_ids, "max_filter_ids"))
+                found.append(_length_error(f"{where}filter.{name}", settings.max_filter_ids, "max_filter_ids"))
 
     if found:
         raise InvalidFields(found)
@@ -46,7 +46,7 @@ def check_requests(requests: Sequence[RecommendRequest], settings: Settings) -> 
 
 def check_k(k: int, settings: Settings) -> None:
     """Refuse a request for more answers than the settings allow."""
-    found = _k_problems(k, settings, "")
+    found = _find_k_problems(k, settings, "")
     if found:
         raise InvalidFields(found)
 
@@ -72,13 +72,13 @@ def describe_length(schema: dict[str, Any], limit: int) -> None:
             each["maxItems"] = limit
 
 
-def _k_problems(k: int, settings: Settings, where: str) -> list[FieldError]:
+def _find_k_problems(k: int, settings: Settings, where: str) -> list[FieldError]:
     if k <= settings.max_k:
         return []
     return [FieldError(f"{where}k", f"must be at most {settings.max_k} (max_k)")]
 
 
-def _too_long(field: str, limit: int, setting: str) -> FieldError:
+def _length_error(field: str, limit: int, setting: str) -> FieldError:
     return FieldError(field, f"must have at most {limit} entries ({setting})")
 
 

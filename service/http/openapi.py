@@ -46,24 +46,12 @@ def describe(app: FastAPI, endpoints: Sequence[Endpoint], settings: Settings) ->
 
 
 def _complete(document: Json, endpoints: Sequence[Endpoint], settings: Settings) -> Json:
-    schemas, components = _schemas_of(endpoints)
+    schemas, components = _collect_schemas(endpoints)
     describe_limits(components, settings)
 
     for endpoint in endpoints:
         path = document["paths"][endpoint.path.replace(":id", "")]
-        operation = path[endpoint.method.lower()]
-        operation["responses"] = _responses(endpoint, schemas[_key(endpoint, "answer")])
-
-        parameters = [*_path_parameters(endpoint), *_query_parameters(endpoint)]
-        if parameters:
-            operation["parameters"] = parameters
-        if endpoint.body is not None:
-            schema = schemas[_key(endpoint, "body")]
-            if endpoint.max_entries:
-                describe_length(schema, getattr(settings, endpoint.max_entries))
-            operation["requestBody"] = {"required": True, "content": {endpoint.body_media: {"schema": schema}}}
-        if endpoint.access != "open":
-            operation["security"] = [{}, {"key": []}]
+        path[endpoint.method.lower()] |= _describe_operation(endpoint, schemas, settings)
 
     document["components"] = {
         "schemas": components,
@@ -72,7 +60,25 @@ def _complete(document: Json, endpoints: Sequence[Endpoint], settings: Settings)
     return document
 
 
-def _schemas_of(endpoints: Sequence[Endpoint]) -> tuple[dict[str, Json], Json]:
+def _describe_operation(endpoint: Endpoint, schemas: dict[str, Json], settings: Settings) -> Json:
+    operation: Json = {"responses": _describe_responses(endpoint, schemas[_key(endpoint, "answer")])}
+
+    parameters = [*_describe_path(endpoint), *_describe_query(endpoint)]
+    if parameters:
+        operation["parameters"] = parameters
+
+    if endpoint.body is not None:
+        schema = schemas[_key(endpoint, "body")]
+        if endpoint.max_entries:
+            describe_length(schema, getattr(settings, endpoint.max_entries))
+        operation["requestBody"] = {"required": True, "content": {endpoint.body_media: {"schema": schema}}}
+
+    if endpoint.access != "open":
+        operation["security"] = [{}, {"key": []}]
+    return operation
+
+
+def _collect_schemas(endpoints: Sequence[Endpoint]) -> tuple[dict[str, Json], Json]:
     """Return the JSON schemas of all bodies and answers by :func:`_key`, and of the models they refer to by name."""
     types = {_key(endpoint, "answer"): endpoint.answer for endpoint in endpoints}
     types |= {_key(endpoint, "body"): endpoint.body for endpoint in endpoints if endpoint.body is not None}
@@ -89,20 +95,20 @@ def _key(endpoint: Endpoint, part: str) -> str:
     return f"{part} of {endpoint.method} {endpoint.path}"
 
 
-def _responses(endpoint: Endpoint, answer: Json) -> Json:
+def _describe_responses(endpoint: Endpoint, answer: Json) -> Json:
     media = endpoint.answer_media.partition(";")[0]
     responses: Json = {"200": {"description": "OK", "content": {media: {"schema": answer}}}}
     return responses | {str(status): _PROBLEM for status in endpoint.statuses}
 
 
-def _path_parameters(endpoint: Endpoint) -> list[Json]:
+def _describe_path(endpoint: Endpoint) -> list[Json]:
     names = [match[1] for match in _PATH_PARAMETER.finditer(endpoint.path)]
     return [
         {"name": name, "in": "path", "required": True, "schema": _PATH_SCHEMAS.get(name, _ID_SCHEMA)} for name in names
     ]
 
 
-def _query_parameters(endpoint: Endpoint) -> list[Json]:
+def _describe_query(endpoint: Endpoint) -> list[Json]:
     if endpoint.query is None:
         return []
     fields = endpoint.query.model_json_schema()["properties"]

@@ -20,7 +20,7 @@ from service.schemas.recommend import (
     REQUESTS,
     RecommendRequest,
     RecommendResponse,
-    recommended_items,
+    build_recommended_items,
 )
 from service.schemas.types import NonEmpty
 from service.service import Service
@@ -32,10 +32,11 @@ async def recommend(service: Service, request: Request) -> RecommendResponse:
     check_request(asked, service.settings)
     answer = await run_until_client_leaves(request, service.recommender.recommend(asked))
 
-    document = _document(answer, request)
+    document = _build_document(answer, request)
     if answer.reasons is not None:
         explain = partial(explanations_of, answer.model.catalogue, answer.found.rows, answer.reasons)
         explanations = cast(list[Explanation], await service.lookups.run(explain))
+
         for item, explanation in zip(document["items"], explanations, strict=True):
             item["explanation"] = explanation
     return document
@@ -47,10 +48,10 @@ async def recommend_batch(service: Service, request: Request) -> NonEmpty[Recomm
     check_requests(asked, service.settings)
     work = gather_or_cancel([service.recommender.recommend(each) for each in asked])
     answers = await run_until_client_leaves(request, work)
-    return [_document(answer, request) for answer in answers]
+    return [_build_document(answer, request) for answer in answers]
 
 
-def _document(answer: Recommendation, request: Request) -> RecommendResponse:
+def _build_document(answer: Recommendation, request: Request) -> RecommendResponse:
     return {
         "request_id": request.state.request_id,
         "model_version": answer.model.version,
@@ -58,7 +59,7 @@ def _document(answer: Recommendation, request: Request) -> RecommendResponse:
         "degraded": answer.is_degraded,
         "took_ms": round(answer.took_ms, 3),
         "unknown_items": answer.unknown_items,
-        "items": recommended_items(
+        "items": build_recommended_items(
             answer.model.catalogue, answer.found.rows, answer.found.score, answer.found.log_prob
         ),
     }

@@ -159,7 +159,7 @@ class BulkResponse(TypedDict):
     recommendable_after_ms: float
 
 
-def coded_item(catalogue: Catalogue, row: int) -> CodedItem:
+def build_coded_item(catalogue: Catalogue, row: int) -> CodedItem:
     """Return the item in a row with its title and semantic ID."""
     return {
         "item_id": catalogue.item_ids[row],
@@ -168,7 +168,7 @@ def coded_item(catalogue: Catalogue, row: int) -> CodedItem:
     }
 
 
-def near_item(catalogue: Catalogue, row: int) -> NearItem:
+def build_near_item(catalogue: Catalogue, row: int) -> NearItem:
     """Return the item in a row, found near another one."""
     return {
         "item_id": catalogue.item_ids[row],

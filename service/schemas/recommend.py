@@ -112,7 +112,7 @@ class RecommendResponse(TypedDict):
     items: Annotated[list[RecommendedItem], Field(description="best first; fewer than k only if fewer obey the rules")]
 
 
-def recommended_items(
+def build_recommended_items(
     catalogue: Catalogue,
     rows: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float32],

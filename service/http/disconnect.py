@@ -29,9 +29,8 @@ async def run_until_client_leaves(request: Request, work: Coroutine[Any, Any, T]
 
     def watch() -> None:
         nonlocal disconnection
-        disconnection = asyncio.ensure_future(
-            request.receive()
-        )  # after the body, the next message is the disconnection
+        # After the body, the next message is the disconnection.
+        disconnection = asyncio.ensure_future(request.receive())
         disconnection.add_done_callback(lambda _: is_over or task.cancel())
 
     timer = asyncio.get_running_loop().call_later(WATCHED_AFTER_S, watch)

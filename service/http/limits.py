@@ -10,7 +10,7 @@ from service.errors import FieldError, InvalidFields
 from service.schemas.recommend import Filter, RecommendRequest
 from service.settings import Settings
 
-_FILTER_LISTS = tuple(Filter.model_fields)
+_FILTER_LISTS = tuple(Filter.model_fields)  # every part of a filter is a list
 
 
 def check_request(request: RecommendRequest, settings: Settings, where: str = "") -> None:

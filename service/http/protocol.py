@@ -14,7 +14,10 @@ class BoundedHttp(HttpToolsProtocol):
     """
 
     max_head_bytes = 65_536
+    """Size of the largest head."""
+
     head_timeout_s = 10.0
+    """Longest time from the first byte of a head to its end, or from the connection to the end of its first head."""
 
     _in_head = True
     _head_bytes = 0

@@ -1,1 +1,1 @@
-"""The online half: HTTP in, recommendations out, from the model that is live."""
+"""The online half: an HTTP service that answers with recommendations of the promoted model."""

@@ -1,4 +1,4 @@
-"""``python -m service`` is ``etegrec-serve``."""
+"""Entry point of ``python -m service``, which is ``etegrec-serve``."""
 
 from service.cli import main
 

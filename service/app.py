@@ -1,4 +1,4 @@
-"""The ASGI app: the parts of a service, its endpoints and the envelope around them."""
+"""The ASGI app: the parts of a service, its endpoints, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model_store.errors import ConfigError
 from service.answers.trending import half_lives_s_of
 from service.http.middleware import RequestMiddleware
 from service.http.openapi import describe
-from service.http.routes import add_routes, direct_routes
+from service.http.routes import ENDPOINTS, add_routes, direct_routes
 from service.models.loaded_model import CoderOpener, EngineOpener, open_coder, open_engine
 from service.service import Service
 from service.settings import Settings
@@ -31,13 +31,13 @@ def create_app(
 
     Args:
         settings: See :class:`Settings`.
-        live: The live store; the app closes it. Default: what the settings name.
-        opener: How a bundle becomes an engine.
-        coders: How a bundle gives new items their codes.
+        store: The store, which the app closes. Default: the one that the settings name.
+        opener: Turns a bundle into an engine.
+        coders: Turns a bundle into the coder that gives new items their codes.
 
     Raises:
         ConfigError: Settings contradict each other.
-        StoreBusy: Another process has the embedded live store open.
+        StoreBusy: Another process has the embedded store open.
     """
     service = Service(settings, store or _open_store(settings), opener, coders)
 
@@ -48,8 +48,9 @@ def create_app(
 
     app = FastAPI(title="etegrec", lifespan=lifespan, redirect_slashes=False, redoc_url=None)
     app.state.service = service
+
     add_routes(app, service)
-    describe(app, settings)
+    describe(app, ENDPOINTS, settings)
     app.add_middleware(
         RequestMiddleware,
         telemetry=service.telemetry,
@@ -63,8 +64,9 @@ def _open_store(settings: Settings) -> Store:
     url = settings.redis_url.get_secret_value() if settings.redis_url else None
     if url is None and not settings.events_folder and "://" in settings.store:
         raise ConfigError(
-            "the embedded live store needs a local folder, but the store is a URL",
+            "the embedded store needs a local folder, but the model store is a URL",
             "set ETEGREC_REDIS_URL, or ETEGREC_EVENTS_FOLDER to a local folder",
         )
+
     half_lives_s = tuple(dict.fromkeys(half_lives_s_of(settings)))
     return open_store(url, Path(settings.events_path), history_cap=settings.history_cap, half_lives_s=half_lives_s)

@@ -1,4 +1,4 @@
-"""Several pieces of asynchronous work at once."""
+"""Helpers for asynchronous tasks: run several together, cancel one for certain."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def all_of(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; the first failure cancels the rest."""
+async def gather_or_cancel(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all results in order; the first failure cancels the rest."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)
@@ -19,14 +19,15 @@ async def all_of(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
 
 
-async def end(task: asyncio.Task[Any]) -> None:
-    """Cancel a task until it is over; what it raises is its own business.
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it is over, and ignore what it raises.
 
-    Once is not enough: ``asyncio.wait_for`` of Python 3.11, which the Redis client uses, forgets a cancellation that
-    comes at the very moment at which what it waits for is done.
+    To cancel once is not enough: ``asyncio.wait_for`` of Python 3.11, which the Redis client uses, loses a cancellation
+    that comes at the very moment when its result is ready.
     """
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=0.1)
+
     if not task.cancelled():
-        task.exception()  # else it would be reported as never looked at
+        task.exception()  # else asyncio would report that nobody looked at it

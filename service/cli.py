@@ -1,4 +1,4 @@
-"""``etegrec-serve``: answer POST /recommend."""
+"""The command ``etegrec-serve``: its options, the process around the server, the port."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from service.settings import ENV_PREFIX, EngineName, Settings
 from service.telemetry import set_up_logs
 
 SWITCH_S = 0.0005
-"""How long a thread of Python may keep another one waiting. The threads that prepare and finish batches hold up the
-event loop, and it holds up the start of a batch on all cores: at the interpreter's 5 ms that shows in every answer."""
+"""Longest time that one Python thread keeps another waiting. The threads that prepare and finish batches delay the
+event loop, and it delays the start of a batch on all cores: with Python's 5 ms, every answer takes visibly longer."""
 
 YOUNG_OBJECTS = 20_000
-"""New objects that wait for a garbage collection. Counting references frees nearly all that requests leave; at Python's
-default, collections under load go through the same waiting requests again and again, with all threads at a stand."""
+"""Number of new objects that starts a garbage collection. Reference counting frees nearly everything that requests
+leave; at Python's default, collections under load visit the same waiting requests again and again, while all threads
+stop."""
 
 BACKLOG = 2048
-"""Connections that wait to be accepted; the system may allow fewer."""
+"""Largest number of connections that wait to be accepted; the system may allow fewer."""
 
-app = new_app("Serve the live model of a store over HTTP. Every setting is also an ETEGREC_* variable.")
+app = new_app("Serve the promoted model of a model store over HTTP. Every setting is also an ETEGREC_* variable.")
 
 
 def _option(name: str) -> Any:
-    """An option whose meaning and default are those of the setting; not given, the variable or the default counts."""
+    """Return an option with the meaning and default of a setting. Not given, the variable or the default counts."""
     field = Settings.model_fields[name]
     shown = f"{field.description} ({ENV_PREFIX}{name.upper()}, default {field.default})"
     return typer.Option(f"--{name.replace('_', '-')}", help=shown, show_default=False)
@@ -56,18 +57,19 @@ def serve(
     reload_s: Annotated[float | None, _option("reload_s")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
 ) -> None:
-    """Listen until SIGTERM or Ctrl-C; without a live model, wait for one."""
+    """Listen until SIGTERM or Ctrl-C. Without a promoted model, wait for one."""
     given = {name: value for name, value in locals().items() if value is not None}  # options are named as settings
     run_service(Settings.load(**given))
 
 
 def run_service(settings: Settings) -> None:
-    """Serve until a signal ends it; returns after an orderly shutdown."""
+    """Serve until a signal ends the process; return after an orderly shutdown."""
     set_up_logs(settings.log_level)
     sys.setswitchinterval(SWITCH_S)
     application = create_app(settings)
-    _collect_garbage_seldom()
+    _collect_garbage_rarely()
     _warn_if_exposed(settings.host, application.state.service.keys)
+
     config = uvicorn.Config(
         application,
         host=settings.host,
@@ -81,21 +83,25 @@ def run_service(settings: Settings) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
     )
+
     with listen(settings.host, settings.port) as listener:
         server = Server(config, application.state.service.begin_drain, settings.shutdown_delay_s)
         server.run(sockets=[listener])
 
 
-def _collect_garbage_seldom() -> None:
-    """What the process consists of so far is left out for good: going through it takes a tenth of a second, in which no
-    thread runs Python. Models are loaded later, and those that were replaced are collected when their engine closes."""
+def _collect_garbage_rarely() -> None:
+    """Exclude everything created so far from garbage collection for good, and collect the rest less often.
+
+    A visit of what exists so far takes a tenth of a second, in which no thread runs Python. Models are loaded later,
+    and those that were replaced are collected when their engine closes.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the port before anything is loaded, so that a mistake is told at once.
+    """Open the port before anything is loaded, so that a mistake shows at once.
 
     Raises:
         ConfigError: The address cannot be listened on.
@@ -115,6 +121,7 @@ def _warn_if_exposed(host: str, keys: Keys) -> None:
         is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         is_loopback = host == "localhost"
+
     if keys.is_open and not is_loopback:
         structlog.get_logger().warning(
             "open_to_everyone", host=host, fix="set ETEGREC_READ_KEYS and ETEGREC_WRITE_KEYS"

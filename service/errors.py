@@ -1,51 +1,59 @@
-"""What a request can be refused with, as one tree, and the table from class to problem document (RFC 9457).
+"""Reasons for which a request is refused: one tree of errors, each with its HTTP status.
 
     EtegrecError
     └── RequestError           status 400
         ├── BadJson                  400  not JSON, or JSON that this service refuses
-        ├── KeyMissing               401  no API key, or one that is not known
+        ├── KeyMissing               401  no API key, or an unknown one
         ├── KeyForbidden             403  the key may not do this
         ├── NotFound                 404  no such item or code prefix
-        ├── BodyTooSlow              408
+        ├── BodyTooSlow              408  the body did not arrive in time
         ├── CatalogueIsFull          409  no semantic ID is left for a new item
-        ├── BodyTooLarge             413
-        ├── WrongContentType         415
+        ├── BodyTooLarge             413  the body has too many bytes
+        ├── WrongContentType         415  the body is not declared as JSON, or is compressed
         ├── InvalidFields            422  a field is missing, unknown or out of bounds
-        │   └── InvalidLines         422  the same, of lines of a bulk upload
+        ├── InvalidLines             422  the same, of lines of a bulk upload
         ├── QueueFull                429  with Retry-After
+        │   └── QueueTooLong         429  the same, where the wait would exceed the time budget
         ├── ClientGone               499  nobody reads the answer
-        ├── NotReady                 503  no model is live, or the process is shutting down
+        ├── NotReady                 503  no model is loaded, or the process is shutting down
         └── DeadlineMissed           504  the time budget ran out
 
-Details name fields and limits; they never repeat input, paths or exception texts.
+Messages name fields and limits; they never repeat input, paths or the text of exceptions.
+:mod:`service.http.problems` turns these errors into problem documents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from model_store.errors import EtegrecError, StoreError
-
-PROBLEM_TYPE = "urn:etegrec:problem:"
+from model_store.errors import EtegrecError
 
 SHOWN_FIELDS = 10
-"""Field errors listed in one problem document at most."""
+"""Largest number of field errors in one refusal."""
+
+_CLOSE = {"Connection": "close"}  # the rest of the body is not read, so the connection cannot be used again
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """What is wrong with one field; ``field`` is a path like ``filter.allow.3``, empty for the whole body."""
+    """A wrong field and the reason. ``field`` is a path like ``filter.allow.3``, empty for the whole body."""
 
     field: str
     message: str
 
 
 class RequestError(EtegrecError):
-    """A request that is refused on purpose."""
+    """A request that is refused on purpose.
+
+    Attributes:
+        status: HTTP status of the answer.
+        slug: Last part of the problem's type, and label of metrics.
+        headers: Headers of the answer.
+        fields: The wrong fields, if fields are the reason.
+    """
 
     status = 400
     slug = "bad-request"
@@ -63,9 +71,10 @@ class BadJson(RequestError):
 
 
 class KeyMissing(RequestError):
-    """No API key came, or one that is not known."""
+    """The request has no API key, or an unknown one."""
 
-    status, slug = 401, "key-missing"
+    status = 401
+    slug = "key-missing"
 
     def __init__(self) -> None:
         super().__init__(
@@ -76,25 +85,32 @@ class KeyMissing(RequestError):
 class KeyForbidden(RequestError):
     """The key is valid but may not do this."""
 
-    status, slug = 403, "key-forbidden"
+    status = 403
+    slug = "key-forbidden"
 
 
 class NotFound(RequestError):
-    """What the path names does not exist."""
+    """The path names something that does not exist."""
 
-    status, slug = 404, "not-found"
+    status = 404
+    slug = "not-found"
 
 
 class BodyTooSlow(RequestError):
-    """The body did not arrive in time."""
+    """The body did not arrive within the time that ``setting`` allows."""
 
-    status, slug = 408, "body-too-slow"
+    status = 408
+    slug = "body-too-slow"
+
+    def __init__(self, timeout_s: float, setting: str) -> None:
+        super().__init__(f"the body must arrive within {timeout_s:g} s ({setting})", headers=_CLOSE)
 
 
 class CatalogueIsFull(RequestError):
     """Every semantic ID is taken."""
 
-    status, slug = 409, "catalogue-full"
+    status = 409
+    slug = "catalogue-full"
 
     def __init__(self, room: int) -> None:
         super().__init__(
@@ -103,21 +119,30 @@ class CatalogueIsFull(RequestError):
 
 
 class BodyTooLarge(RequestError):
-    """The body exceeds ``max_body_bytes``."""
+    """The body has more bytes than ``setting`` allows."""
 
-    status, slug = 413, "body-too-large"
+    status = 413
+    slug = "body-too-large"
+
+    def __init__(self, max_bytes: int, setting: str) -> None:
+        super().__init__(f"the body must be at most {max_bytes} bytes long ({setting})", headers=_CLOSE)
 
 
 class WrongContentType(RequestError):
-    """The body is not declared as JSON."""
+    """The body is not declared as JSON, or is compressed."""
 
-    status, slug = 415, "wrong-content-type"
+    status = 415
+    slug = "wrong-content-type"
+
+    def __init__(self, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, headers={**(headers or {}), **_CLOSE})
 
 
 class InvalidFields(RequestError):
     """A field is missing, unknown, of the wrong type or out of bounds."""
 
-    status, slug = 422, "invalid-fields"
+    status = 422
+    slug = "invalid-fields"
 
     def __init__(self, fields: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{each.field or 'body'}: {each.message}" for each in fields))
@@ -125,15 +150,15 @@ class InvalidFields(RequestError):
 
     @classmethod
     def of(cls, refused: ValidationError) -> InvalidFields:
-        """Translate pydantic's report, leaving out everything that repeats input."""
+        """Translate pydantic's report; leave out everything that repeats input."""
         found = []
         for problem in refused.errors(include_url=False, include_input=False, include_context=False)[:SHOWN_FIELDS]:
-            unknown = problem["type"] == "extra_forbidden"  # its location ends with a name that the client chose
-            location = problem["loc"][:-1] if unknown else problem["loc"]
-            reason = problem["msg"].removeprefix("Value error, ")
-            message = (
-                "holds a field that this endpoint does not know; GET /docs lists those it knows" if unknown else reason
-            )
+            location = problem["loc"]
+            message = problem["msg"].removeprefix("Value error, ")
+
+            if problem["type"] == "extra_forbidden":
+                location = location[:-1]  # the last part is a name that the client chose
+                message = "holds a field that this endpoint does not know; GET /docs lists those it knows"
             found.append(FieldError(".".join(map(str, location)), message))
         return cls(found)
 
@@ -141,7 +166,8 @@ class InvalidFields(RequestError):
 class InvalidLines(RequestError):
     """Lines of a bulk upload are wrong, so nothing of it was stored."""
 
-    status, slug = 422, "invalid-lines"
+    status = 422
+    slug = "invalid-lines"
 
     def __init__(self, wrong: int, fields: Sequence[FieldError]) -> None:
         shown = f"; the first {len(fields)} problems are listed" if wrong > len(fields) else ""
@@ -151,9 +177,10 @@ class InvalidLines(RequestError):
 
 
 class QueueFull(RequestError):
-    """As many requests wait as may."""
+    """The queue has no place left."""
 
-    status, slug = 429, "queue-full"
+    status = 429
+    slug = "queue-full"
 
     def __init__(self, limit: int, retry_after_s: int) -> None:
         super().__init__(
@@ -163,7 +190,7 @@ class QueueFull(RequestError):
 
 
 class QueueTooLong(QueueFull):
-    """The requests that wait take longer than the time budget allows."""
+    """The wait in the queue would take longer than the time budget allows."""
 
     def __init__(self, retry_after_s: int) -> None:
         detail = (
@@ -175,13 +202,18 @@ class QueueTooLong(QueueFull):
 class ClientGone(RequestError):
     """The client closed the connection; nobody reads this."""
 
-    status, slug = 499, "client-gone"
+    status = 499
+    slug = "client-gone"
+
+    def __init__(self) -> None:
+        super().__init__("the client closed the connection")
 
 
 class NotReady(RequestError):
-    """There is no model to answer with, or the process is about to end."""
+    """No model is loaded to answer with, or the process is about to end."""
 
-    status, slug = 503, "not-ready"
+    status = 503
+    slug = "not-ready"
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, headers={"Retry-After": "1"})
@@ -190,54 +222,8 @@ class NotReady(RequestError):
 class DeadlineMissed(RequestError):
     """The time budget ran out before the answer was there."""
 
-    status, slug = 504, "deadline-missed"
+    status = 504
+    slug = "deadline-missed"
 
     def __init__(self) -> None:
         super().__init__("there was no answer within the time budget (budget_ms, or deadline_ms of the service)")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One problem document; ``headers`` go with it."""
-
-    status: int
-    slug: str
-    detail: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    fields: Sequence[FieldError] = ()
-
-    def document(self, request_id: str) -> dict[str, object]:
-        """The JSON body."""
-        title = HTTPStatus(self.status).phrase if self.status != ClientGone.status else "Client Closed Request"
-        body: dict[str, object] = {
-            "type": PROBLEM_TYPE + self.slug,
-            "title": title,
-            "status": self.status,
-            "detail": self.detail,
-            "request_id": request_id,
-        }
-        if self.fields:
-            body["errors"] = [{"field": each.field, "message": each.message} for each in self.fields]
-        return body
-
-
-def problem_of(error: Exception) -> Problem:
-    """The one table from exception to problem document; unexpected errors say nothing about themselves."""
-    if isinstance(error, RequestError):
-        return Problem(error.status, error.slug, str(error), error.headers, error.fields)
-    if isinstance(error, StoreError):
-        detail = "the live store did not confirm; repeat the request: events recorded already count once"
-        return Problem(503, "live-store-unavailable", detail, {"Retry-After": "1"})
-    return Problem(500, "internal", "the service failed; its log has the details under this request_id")
-
-
-def problem_of_status(status: int, headers: Mapping[str, str] | None = None) -> Problem:
-    """The problem document of an error that the framework raised itself (404, 405, …)."""
-    phrase = HTTPStatus(status).phrase
-    return Problem(status, phrase.lower().replace(" ", "-"), _FRAMEWORK_DETAILS.get(status, phrase), headers or {})
-
-
-_FRAMEWORK_DETAILS = {
-    404: "there is no such path; GET /docs lists all of them, and none ends with a slash",
-    405: "this path takes other methods; the header Allow names them",
-}

@@ -1,4 +1,4 @@
-"""The parts of one running service, and how they start and end together."""
+"""The parts of one running service; they start and end together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.answers.code_groups import CodeGroups
 from service.answers.lookup_pool import LookupPool
 from service.answers.trending import Trends
 from service.api_keys import Keys
-from service.async_tasks import end
+from service.async_tasks import cancel_and_wait
 from service.catalogue.manager import CatalogueManager
 from service.catalogue.updater import CatalogueUpdater
 from service.models.loaded_model import CoderOpener, EngineOpener, open_coder
@@ -33,39 +33,43 @@ class Service:
         self.settings = settings
         self.keys = Keys.of(settings)
         self.telemetry = Telemetry()
+        self.is_draining = False
+
         self.store_client = StoreClient(store, self.telemetry, settings.live_check_s)
         self.follower = CatalogueFollower(self.store_client, settings, self.telemetry)
         self.models = ModelManager(ModelStore(settings.store), self.follower, settings, self.telemetry, opener, coders)
         self.updater = CatalogueUpdater(self.models, self.follower, self.store_client, settings, self.telemetry)
         self.catalogue = CatalogueManager(self.updater, self.store_client)
+
         self.trends = Trends(store, settings, self.telemetry)
         self.recommender = Recommender(self.models, self.store_client, self.trends, settings, self.telemetry)
         self.code_groups = CodeGroups()
         self.lookups = LookupPool(2, settings.queue_size, settings.deadline_ms / 1000)
-        self.is_draining = False
 
     @property
     def unready_because(self) -> str:
-        """Why no new requests should be sent here; empty if they should."""
+        """Reason why no new requests should be sent here; empty if they should."""
         if self.is_draining:
             return "the service is shutting down"
         return "" if self.models.current else self.models.problem
 
     def begin_drain(self) -> None:
-        """Say from now on that this process is not ready; everything is still answered."""
+        """Report this process as not ready from now on; everything is still answered."""
         self.is_draining = True
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Watch store and live store; at the end finish accepted requests and close everything."""
+        """Watch the model store and the store; at the end finish accepted requests and close everything."""
         watched = (self.store_client.watch(), self.models.watch(), self.updater.watch(), self.trends.watch())
         watchers = [asyncio.create_task(each) for each in watched]
+
         try:
             yield
         finally:
             self.begin_drain()
             for watcher in watchers:
-                await end(watcher)
+                await cancel_and_wait(watcher)
+
             await self.models.close()
             await self.follower.close()
             await self.lookups.close()

@@ -1,6 +1,6 @@
-"""Everything that can be set about a running service, read from ``ETEGREC_*`` variables.
+"""Settings of a running service, read from ``ETEGREC_*`` variables.
 
-Defaults live here and nowhere else: the command line reads its own off this class, and docs/OPERATIONS.md lists
+Defaults live here and nowhere else: the command line reads its own from this class, and docs/OPERATIONS.md lists
 every field (a test compares them).
 """
 
@@ -17,6 +17,7 @@ from service.engines.base import BEAM_WIDTHS
 EngineName = Literal["onnx", "torch", "fake"]
 
 ENV_PREFIX = "ETEGREC_"
+"""Beginning of the name of every variable."""
 
 
 class Settings(BaseSettings):
@@ -25,8 +26,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
     store: str = Field("./models", description="model store: a folder or an fsspec URL")
-    redis_url: SecretStr | None = Field(None, description="redis:// or rediss:// URL; unset: the embedded live store")
-    events_folder: str = Field("", description="event log of the embedded live store; empty: `events` in the store")
+    redis_url: SecretStr | None = Field(None, description="redis:// or rediss:// URL; unset: the embedded store")
+    events_folder: str = Field(
+        "", description="folder of the embedded store's event log; empty: `events` in the model store"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
     read_keys: SecretStr = Field(SecretStr(""), description="API keys for reading, comma-separated")
@@ -34,9 +37,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
 
     engine: EngineName = Field("onnx", description="onnx (CPU), torch (GPU) or fake (no weights, for trying the API)")
-    threads: int = Field(
-        0, ge=0, le=256, description="cores that a batch is spread over; 0: all that the process may use"
-    )
+    threads: int = Field(0, ge=0, le=256, description="cores that compute a batch; 0: all that the process may use")
     searches: int = Field(
         1, ge=1, le=256, description="batches that the onnx engine computes at the same time; they share its cores"
     )
@@ -50,12 +51,17 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="requests computed together at most; unset: 16 a core on the onnx engine, else 32",
+        description="largest number of requests computed together; unset: 16 per core on the onnx engine, else 32",
     )
     batch_wait_ms: float = Field(
-        1.0, ge=0, le=1000, description="how long an idle engine waits for company, in milliseconds"
+        1.0,
+        ge=0,
+        le=1000,
+        description="how long an idle engine waits for more requests to join a batch, in milliseconds",
     )
-    queue_size: int = Field(256, ge=1, le=100_000, description="requests waiting at most; one more is answered 429")
+    queue_size: int = Field(
+        256, ge=1, le=100_000, description="largest number of waiting requests; one more is answered 429"
+    )
     deadline_ms: float = Field(
         1000, gt=0, le=60_000, description="time budget of a request that brings no `budget_ms`; also its upper bound"
     )
@@ -64,26 +70,33 @@ class Settings(BaseSettings):
         ge=-20,
         le=20,
         allow_inf_nan=False,
-        description="nats that raise the `score` of items that came live, to show them more often (below 0: less)",
+        description="nats added to the `score` of new items, to show them more often (below 0: less often)",
     )
     result_cache_entries: int = Field(
         10_000,
         ge=0,
         le=10_000_000,
-        description="answers kept for requests that repeat, about 1 KiB each, 16 at most; 0: none",
+        description="answers cached for requests that repeat, about 1 KiB each, 16 KiB at most; 0: none",
     )
-    result_cache_s: float = Field(300, gt=0, le=86_400, description="how long such an answer may be given again")
+    result_cache_s: float = Field(300, gt=0, le=86_400, description="how long a cached answer may be used, in seconds")
     rule_cache_entries: int = Field(
-        64, ge=1, le=100_000, description="compiled filters kept per model; each takes about 6 bytes an item"
+        64, ge=1, le=100_000, description="compiled filters kept per model; each takes about 6 bytes per item"
     )
-    reload_s: float = Field(5.0, gt=0, le=3600, description="how often the store is asked for a newly promoted model")
-    live_check_s: float = Field(2.0, gt=0, le=3600, description="how often the live store is asked whether it answers")
+    reload_s: float = Field(
+        5.0, gt=0, le=3600, description="how often the model store is asked for a newly promoted model, in seconds"
+    )
+    live_check_s: float = Field(
+        2.0, gt=0, le=3600, description="how often the store is asked whether it answers, in seconds"
+    )
 
     catalogue_poll_s: float = Field(
         0.1, gt=0, le=60, description="how often catalogue changes of other replicas are read, in seconds"
     )
     catalogue_wait_s: float = Field(
-        30.0, gt=0, le=3600, description="longest wait for a change to be applied, or for a snapshot that is being made"
+        30.0,
+        gt=0,
+        le=3600,
+        description="longest wait for a change to be applied, or for a snapshot that is being made, in seconds",
     )
     compact_changes: int = Field(
         10_000, ge=10, le=10_000_000, description="catalogue changes after which a new snapshot replaces the last"
@@ -96,34 +109,46 @@ class Settings(BaseSettings):
     max_events: int = Field(1000, ge=1, le=10_000, description="events accepted in one POST /events")
     max_body_bytes: int = Field(1_048_576, ge=1024, le=67_108_864, description="largest request body, in bytes")
     max_bulk_bytes: int = Field(
-        134_217_728, ge=1024, le=2_147_483_647, description="largest body of POST /items/bulk, kept in memory"
+        134_217_728,
+        ge=1024,
+        le=2_147_483_647,
+        description="largest body of POST /items/bulk, in bytes; it is kept in memory",
     )
-    bulk_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest a client may take to send a bulk body")
-    body_timeout_s: float = Field(10.0, gt=0, le=600, description="longest a client may take to send its body")
-    history_cap: int = Field(200, ge=1, le=5000, description="items of a user's stored history that are kept, newest")
+    bulk_timeout_s: float = Field(
+        120.0, gt=0, le=3600, description="longest time for a client to send a bulk body, in seconds"
+    )
+    body_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="longest time for a client to send any other body, in seconds"
+    )
+    history_cap: int = Field(200, ge=1, le=5000, description="newest items of a user's history that are stored")
 
     popular_half_life_h: float = Field(
         720, ge=0.01, le=100_000, description="hours after which an event counts half for popular items"
     )
     trending_half_life_h: float = Field(24, ge=0.01, le=100_000, description="the same for trending items, in hours")
     popular_prior_events: float = Field(
-        1000, gt=0, le=1e12, description="how many events training popularity counts as, for popular items"
+        1000, gt=0, le=1e12, description="number of events that training popularity counts as, for popular items"
     )
-    trends_s: float = Field(10.0, gt=0, le=3600, description="how often counts of events are read from the live store")
+    trends_s: float = Field(
+        10.0, gt=0, le=3600, description="how often counts of events are read from the store, in seconds"
+    )
 
     shutdown_delay_s: float = Field(
-        1.0, ge=0, le=300, description="after SIGTERM: how long readiness says 503 before the port closes"
+        1.0, ge=0, le=300, description="after SIGTERM: how long readiness says 503 before the port closes, in seconds"
     )
     shutdown_grace_s: float = Field(
-        30.0, gt=0, le=600, description="after the port closed: how long accepted requests may take to finish"
+        30.0,
+        gt=0,
+        le=600,
+        description="after the port closed: how long accepted requests may take to finish, in seconds",
     )
 
     @classmethod
     def load(cls, **given: object) -> Self:
-        """Read the environment; ``given`` values (from the command line) win over it.
+        """Read the environment; ``given`` values, from the command line, win over it.
 
         Raises:
-            ConfigError: A value is wrong; names the variable, never its content.
+            ConfigError: A value is wrong. The message names the variable, never its content.
         """
         try:
             return cls(**given)  # type: ignore[arg-type]

@@ -1,21 +1,19 @@
-"""What operators see: Prometheus metrics (one registry per app) and JSON logs."""
+"""Metrics and logs for operators: Prometheus metrics (one registry per app) and JSON logs."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from service.errors import problem_of
-
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they hold histories and keys
+_WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(
+    show_locals=False
+)  # local variables hold histories and keys
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -23,7 +21,15 @@ class Telemetry:
     """All metrics of one app. docs/OPERATIONS.md lists every one (a test compares them)."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self._add_request_metrics()
+        self._add_batch_metrics()
+        self._add_model_metrics()
+        self._add_catalogue_metrics()
+        self._add_event_metrics()
+
+    def _add_request_metrics(self) -> None:
+        registry = self.registry
         self.requests = Histogram(
             "etegrec_request_seconds",
             "Time from the first byte of a request to its answer, by endpoint and HTTP status.",
@@ -32,10 +38,14 @@ class Telemetry:
             registry=registry,
         )
         self.answers = Counter(
-            "etegrec_answers_total", "Recommendations by what served them.", ("served_by",), registry=registry
+            "etegrec_answers_total",
+            "Recommendations, by what served them (model, cache, popular).",
+            ("served_by",),
+            registry=registry,
         )
+
         self.degraded = Counter(
-            "etegrec_degraded_answers_total", "Recommendations given while the live store was away.", registry=registry
+            "etegrec_degraded_answers_total", "Recommendations made while the store did not answer.", registry=registry
         )
         self.rejected = Counter(
             "etegrec_rejected_total",
@@ -43,6 +53,9 @@ class Telemetry:
             ("slug",),
             registry=registry,
         )
+
+    def _add_batch_metrics(self) -> None:
+        registry = self.registry
         self.queue_wait = Histogram(
             "etegrec_queue_wait_seconds", "Time a request waited for its batch.", buckets=_STAGE_S, registry=registry
         )
@@ -50,6 +63,7 @@ class Telemetry:
         self.batch_size = Histogram(
             "etegrec_batch_size", "Requests computed together.", buckets=_BATCH, registry=registry
         )
+
         self.stage = Histogram(
             "etegrec_stage_seconds",
             "Time of one batch in each stage (prepare, compute, finish).",
@@ -59,33 +73,38 @@ class Telemetry:
         )
         self.stage_cpu = Counter(
             "etegrec_stage_cpu_seconds_total",
-            "CPU time of the batches' threads in each stage, those of the onnx engine included.",
+            "CPU time of the threads of batches in each stage, including those of the onnx engine.",
             ("stage",),
             registry=registry,
         )
+
         self.deadline_misses = Counter(
             "etegrec_deadline_misses_total",
-            "Requests whose time was too short, by where that showed (admission, queue, compute).",
+            "Requests whose time budget was too short, by where that showed (admission, queue, compute).",
             ("at",),
             registry=registry,
         )
         self.narrowed = Counter(
             "etegrec_narrowed_total",
-            "Requests searched with fewer beams because their budget was tight, by beam width.",
+            "Requests searched with fewer beams because their time budget was tight, by beam width.",
             ("beam_width",),
             registry=registry,
         )
+
         self.cache_lookups = Counter(
             "etegrec_result_cache_lookups_total",
-            "LookupPool in the result cache, by result (hit, miss).",
+            "Lookups in the result cache, by result (hit, miss).",
             ("result",),
             registry=registry,
         )
         self.dropped = Counter(
             "etegrec_dropped_before_compute_total",
-            "Requests that left the queue because their time was up or their client gone.",
+            "Requests that left the queue because their time was up or their client had gone.",
             registry=registry,
         )
+
+    def _add_model_metrics(self) -> None:
+        registry = self.registry
         self.model = Gauge(
             "etegrec_model_info", "1 for the model version that answers.", ("version", "engine"), registry=registry
         )
@@ -95,19 +114,23 @@ class Telemetry:
         self.store_failures = Counter(
             "etegrec_store_check_failures_total", "Polls of the model store that failed.", registry=registry
         )
-        self.store_up = Gauge("etegrec_live_up", "1 while the live store answers, else 0.", registry=registry)
+        self.store_up = Gauge("etegrec_live_up", "1 while the store answers, else 0.", registry=registry)
+
+    def _add_catalogue_metrics(self) -> None:
+        registry = self.registry
         self.snapshots = Counter(
             "etegrec_snapshots_total",
-            "What became of catalogue snapshots (loaded, saved, kept, refused, unavailable).",
+            "Catalogue snapshots, by result (loaded, saved, kept, refused, unavailable).",
             ("result",),
             registry=registry,
         )
+
         self.catalogue_revision = Gauge(
-            "etegrec_catalogue_revision", "Changes that the catalogue which answers contains.", registry=registry
+            "etegrec_catalogue_revision", "Changes that this replica's catalogue contains.", registry=registry
         )
         self.catalogue_lag = Gauge(
             "etegrec_catalogue_lag",
-            "Changes in the live store that this catalogue lacks still.",
+            "Changes in the store that this replica's catalogue still lacks.",
             registry=registry,
         )
         self.catalogue_changes = Counter(
@@ -118,14 +141,16 @@ class Telemetry:
         )
         self.catalogue_step = Histogram(
             "etegrec_catalogue_step_seconds",
-            "Time to compute the catalogue after some changes.",
+            "Time to compute a new catalogue from a batch of changes.",
             buckets=_LATENCY_S,
             registry=registry,
         )
 
+    def _add_event_metrics(self) -> None:
+        registry = self.registry
         self.events = Counter(
             "etegrec_events_total",
-            "Events of POST /events, by result (accepted, duplicate).",
+            "Events sent to POST /events, by result (accepted, duplicate).",
             ("result",),
             registry=registry,
         )
@@ -135,6 +160,7 @@ class Telemetry:
             ("slug",),
             registry=registry,
         )
+
         self.event_stream_length = Gauge(
             "etegrec_event_stream_length", "Recorded events that training has not drained.", registry=registry
         )
@@ -145,31 +171,22 @@ class Telemetry:
         )
 
     def render(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    @contextmanager
-    def counting_refused_events(self) -> Iterator[None]:
-        """Around what refuses events: counts why."""
-        try:
-            yield
-        except Exception as failure:
-            self.events_rejected.labels(problem_of(failure).slug).inc()
-            raise
-
     def show_waiting(self, events: int, since: float | None) -> None:
-        """How many events wait for training, and since when (Unix seconds)."""
+        """Show how many events wait for training, and since when (Unix seconds)."""
         self.event_stream_length.set(events)
         self.event_stream_lag.set(0 if since is None else max(0.0, time.time() - since))
 
     def show_model(self, version: str, engine: str) -> None:
-        """Make this the one version with value 1."""
+        """Give this version the value 1, and no other."""
         self.model.clear()
         self.model.labels(version, engine).set(1)
 
 
 def set_up_logs(level: str) -> None:
-    """One JSON object a line on standard error, for our own and the server's messages."""
+    """Write one JSON object a line to standard error, for our own and the server's messages."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -177,11 +194,13 @@ def set_up_logs(level: str) -> None:
         structlog.processors.ExceptionRenderer(_WITHOUT_LOCALS),
     ]
     number = logging.getLevelNamesMapping()[level.upper()]
+
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

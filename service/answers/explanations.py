@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.semantic_ids.trie import RuleMask
-from service.async_tasks import all_of
+from service.async_tasks import gather_or_cancel
 from service.engines.base import Found, SearchRequest
 from service.models.manager import Serving
 
@@ -86,7 +86,7 @@ async def reasons(serving: Serving, question: SearchRequest, rows: npt.NDArray[n
     longest = serving.model.engine.max_history
     question = replace(question, history=question.history[-longest:])  # leaving one out must not let an older one in
     asked = questions(question, await asyncio.to_thread(restricted_to, question.catalogue, rows), len(rows))
-    found = await all_of([serving.batcher.submit(each, budget_s) for each in asked])
+    found = await gather_or_cancel([serving.batcher.submit(each, budget_s) for each in asked])
     places = [_places(each, rows) for each in found]
     scores = np.stack([each.score[place] for each, place in zip(found, places, strict=True)])
     contributions = (scores[0] - scores[1:]).T if len(asked) > 1 else None

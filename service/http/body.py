@@ -1,7 +1,7 @@
-"""From the bytes of a request to typed values, refusing whatever a careful JSON reader refuses.
+"""Reading a JSON body: its bytes within limits, then typed values; everything unsafe is refused.
 
 The parser of the validation library already refuses lone surrogates, text that is no UTF-8, huge numbers and deep
-nesting, but it takes ``NaN``, ``1e999`` (as infinity) and repeated keys; :func:`parse` looks for those first.
+nesting, but it accepts ``NaN``, ``1e999`` (as infinity) and repeated keys. :func:`parse` looks for those first.
 """
 
 from __future__ import annotations
@@ -9,76 +9,85 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
-from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BadJson, BodyTooLarge, BodyTooSlow, ClientGone, InvalidFields, WrongContentType
+from service.settings import Settings
 
 T = TypeVar("T")
 
 MAX_DEPTH = 32
-"""Arrays and objects inside each other, at most."""
+"""Largest number of arrays and objects inside each other."""
 
 MAX_KEYS = 256
-"""Keys in one object at most, far more than any has: validation reports each unknown one, and that takes its time."""
+"""Largest number of keys in one object, far more than any needs. To report each unknown one would take long."""
 
 QUICK_BYTES = 65_536
-"""Bodies up to this size are parsed at once: milliseconds."""
+"""Bodies up to this size are parsed at once, in the event loop: it takes milliseconds."""
 
-_TEXT_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[][{}]', re.DOTALL)
-_CLOSE = {"Connection": "close"}  # the rest of the body is not read, so the connection cannot be used again
+_NEITHER_QUOTE_NOR_BRACKET = bytes(set(range(256)) - set(b'"[]{}'))
+_DEPTH_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def content_type(request: Request) -> str:
-    """What a body is declared as, without parameters.
+    """Return the declared type of a body, without parameters.
 
     Raises:
-        WrongContentType: It is compressed: the limits are of what a body becomes, not of what it was.
+        WrongContentType: The body is compressed. The limits apply to the bytes as they come.
     """
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         detail = "send the body as it is: this service takes no Content-Encoding, such as gzip"
-        raise WrongContentType(detail, headers={"Accept-Encoding": "identity", **_CLOSE})
+        raise WrongContentType(detail, headers={"Accept-Encoding": "identity"})
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """All bytes of a JSON body, counted as they come: a missing or wrong Content-Length changes nothing.
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """Read all bytes of a JSON body. They are counted as they come: a wrong Content-Length changes nothing.
 
     Raises:
-        WrongContentType: It is not declared as JSON, or compressed.
-        BodyTooLarge: It exceeds ``max_bytes``; the rest is not read.
-        BodyTooSlow: It took longer than ``timeout_s``.
+        WrongContentType: The body is not declared as JSON, or is compressed.
+        BodyTooLarge: It exceeds ``max_body_bytes``; the rest is not read.
+        BodyTooSlow: It took longer than ``body_timeout_s``.
         ClientGone: The connection closed before its end.
     """
     declared = content_type(request)
     if declared != "application/json" and not declared.endswith("+json"):
-        raise WrongContentType("send JSON with the header Content-Type: application/json", headers=_CLOSE)
-    chunks, size = [], 0
+        raise WrongContentType("send JSON with the header Content-Type: application/json")
+
+    chunks = []
+    size = 0
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(settings.body_timeout_s):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > max_bytes:
-                    detail = f"the body must be at most {max_bytes} bytes long (max_body_bytes)"
-                    raise BodyTooLarge(detail, headers=_CLOSE)
+                if size > settings.max_body_bytes:
+                    raise BodyTooLarge(settings.max_body_bytes, "max_body_bytes")
                 chunks.append(chunk)
     except TimeoutError:
-        raise BodyTooSlow(f"the body must arrive within {timeout_s:g} s (body_timeout_s)", headers=_CLOSE) from None
+        raise BodyTooSlow(settings.body_timeout_s, "body_timeout_s") from None
     except ClientDisconnect:
-        raise ClientGone("the connection closed before the end of the body") from None
+        raise ClientGone from None
     return b"".join(chunks)
 
 
-def parse(body: bytes, validate: Callable[[bytes], T]) -> T:
-    """Check the JSON itself, then its fields.
+async def read_json(request: Request, settings: Settings, schema: TypeAdapter[T]) -> T:
+    """Read a JSON body and validate it. Raises like :func:`read_body` and :func:`parse`."""
+    return await parse_aside(await read_body(request, settings), schema)
 
-    Args:
-        body: The bytes as they came.
-        validate: Pydantic's validation from JSON bytes, in strict mode.
+
+async def parse_aside(body: bytes, schema: TypeAdapter[T]) -> T:
+    """Run :func:`parse`, in a thread if the body is large, so that other requests go on meanwhile."""
+    if len(body) <= QUICK_BYTES:
+        return parse(body, schema)
+    return await asyncio.to_thread(parse, body, schema)
+
+
+def parse(body: bytes, schema: TypeAdapter[T]) -> T:
+    """Check the JSON itself, then its fields, in strict mode.
 
     Raises:
         BadJson: No JSON, or JSON with non-finite numbers, repeated keys, lone surrogates or deep nesting.
@@ -86,7 +95,7 @@ def parse(body: bytes, validate: Callable[[bytes], T]) -> T:
     """
     _check_json(body)
     try:
-        return validate(body)
+        return schema.validate_json(body, strict=True)
     except ValidationError as refused:
         first = refused.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
@@ -95,19 +104,12 @@ def parse(body: bytes, validate: Callable[[bytes], T]) -> T:
         raise InvalidFields.of(refused) from None
 
 
-async def parse_aside(body: bytes, validate: Callable[[bytes], T]) -> T:
-    """:func:`parse`, in a thread if the body is large, so that other requests go on meanwhile."""
-    if len(body) <= QUICK_BYTES:
-        return parse(body, validate)
-    return await asyncio.to_thread(parse, body, validate)
-
-
 def _check_json(body: bytes) -> None:
     try:
         text = body.decode()
-        if max(text.count("["), text.count("{")) > MAX_DEPTH:  # else it cannot be too deep, strings or not
-            _check_depth(text)
-        json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:  # with fewer it cannot be too deep
+            _check_depth(body)
+        json.loads(text, object_pairs_hook=_build_object, parse_constant=_refuse_constant, parse_float=_parse_float)
     except UnicodeDecodeError:
         raise BadJson("the body must be UTF-8") from None
     except json.JSONDecodeError as refused:
@@ -116,18 +118,17 @@ def _check_json(body: bytes) -> None:
         raise BadJson("the body holds a number that is out of range") from None
 
 
-def _check_depth(text: str) -> None:
-    depth = 0
-    for token in _TEXT_OR_BRACKET.finditer(text):
-        if token[0] in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise BadJson(f"the body must not nest deeper than {MAX_DEPTH} levels")
-        elif token[0] in "]}":
-            depth -= 1
+def _check_depth(body: bytes) -> None:
+    without_escapes = body.replace(rb"\\", b"").replace(rb"\"", b"")  # no quote is left inside a string
+    pieces = without_escapes.translate(None, _NEITHER_QUOTE_NOR_BRACKET).split(b'"')
+    brackets = b"".join(pieces[::2])  # every second piece lies inside a string
+
+    depths = accumulate(map(_DEPTH_STEP.__getitem__, brackets))
+    if any(depth > MAX_DEPTH for depth in depths):
+        raise BadJson(f"the body must not nest deeper than {MAX_DEPTH} levels")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise BadJson("the body repeats a key inside one object")
@@ -140,7 +141,7 @@ def _refuse_constant(_: str) -> NoReturn:
     raise BadJson("NaN and Infinity are not JSON")
 
 
-def _finite(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
         raise BadJson("the body holds a number that is out of range")

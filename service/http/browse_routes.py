@@ -1,4 +1,4 @@
-"""Looking around in the live catalogue: similar items, what lies below codes, what is popular and what trends."""
+"""Endpoints for browsing the catalogue: similar items, items below a code prefix, popular and trending items."""
 
 from __future__ import annotations
 
@@ -6,126 +6,159 @@ import re
 from functools import partial
 
 from starlette.requests import Request
-from starlette.responses import Response
 
-from model_store.catalogue.catalogue import Catalogue
 from service.answers.popular import popular
 from service.answers.similar import similar
 from service.answers.trending import EventCounts
 from service.errors import FieldError, InvalidFields, NotFound, NotReady
 from service.filters import Rule, RuleKey
-from service.http.endpoints import Endpoint, check_key, id_of, json_answer, query_of
+from service.http.endpoints import Endpoint, read_id, read_query
 from service.http.limits import check_k
 from service.models.loaded_model import LoadedModel
-from service.schemas.browse import CODE_PREFIX, CodesQuery, PopularQuery, SimilarQuery
+from service.schemas.browse import (
+    CODE_PREFIX,
+    CodesQuery,
+    CodesResponse,
+    CountedItem,
+    PopularQuery,
+    PopularResponse,
+    SimilarItem,
+    SimilarQuery,
+    SimilarResponse,
+)
+from service.schemas.items import build_coded_item
 from service.service import Service
 
 _PREFIX = re.compile(CODE_PREFIX, re.ASCII)
 
 
-async def similar_items(service: Service, request: Request) -> Response:
-    """Items near a given one in embedding space, with how many leading codes they share."""
-    check_key(service, request, write=False)
-    asked = query_of(request, SimilarQuery)
-    check_k(asked.k, service.settings)
-    model = _model(service)
+async def similar_items(service: Service, request: Request) -> SimilarResponse:
+    """Show items near a given one in embedding space, with the number of leading codes that they share."""
+    query = read_query(request, SimilarQuery)
+    check_k(query.k, service.settings)
+    model = _current_model(service)
     catalogue = model.catalogue
-    row = catalogue.row(id_of(request, "item_id"))
+    row = catalogue.row(read_id(request, "item_id"))
     if row is None:
         raise NotFound("the catalogue has no item with this id")
-    found = await service.lookups.run(partial(similar, catalogue, row, asked.k))
+
+    found = await service.lookups.run(partial(similar, catalogue, row, query.k))
     cosines = [None] * len(found.rows) if found.cosine is None else found.cosine.tolist()
-    items = [
-        coded_item(catalogue, each) | {"similarity": cosine, "shared_codes": shared}
+
+    items: list[SimilarItem] = [
+        {**build_coded_item(catalogue, each), "similarity": cosine, "shared_codes": shared}
         for each, cosine, shared in zip(found.rows.tolist(), cosines, found.shared_codes.tolist(), strict=True)
     ]
-    return json_answer({"model_version": model.version, "items": items})
+    return {"model_version": model.version, "items": items}
 
 
-async def items_below_codes(service: Service, request: Request) -> Response:
-    """Items whose semantic ID begins with these codes, such as `12-200`, and what they have in common."""
-    check_key(service, request, write=False)
-    asked, prefix = query_of(request, CodesQuery), _prefix_of(request)
-    model = _model(service)
-    group = await service.lookups.run(partial(service.code_groups.below, model.catalogue, prefix))
+async def items_below_codes(service: Service, request: Request) -> CodesResponse:
+    """Show items whose semantic ID begins with these codes, such as `12-200`, and what they have in common."""
+    query = read_query(request, CodesQuery)
+    prefix = _read_prefix(request)
+    model = _current_model(service)
+    catalogue = model.catalogue
+    group = await service.lookups.run(partial(service.code_groups.below, catalogue, prefix))
     if group is None:
-        levels, size = model.catalogue.codes.shape[1], model.catalogue.codebook_size
+        levels = catalogue.codes.shape[1]
+        size = catalogue.codebook_size
         raise NotFound(
             f"no semantic ID of the catalogue begins with these codes; they have {levels} codes, each 0 to {size - 1}"
         )
-    page = group.rows[asked.offset : asked.offset + asked.limit].tolist()
-    return json_answer(
-        {
-            "model_version": model.version,
-            "prefix": prefix,
-            "total": len(group.rows),
-            "items": [coded_item(model.catalogue, row) for row in page],
-            "next_codes": [{"code": code, "items": items} for code, items in group.next_codes],
-            "common": [trait._asdict() | {"lift": trait.lift} for trait in group.traits],
-            "measured_items": group.sample,
-        }
-    )
+
+    page = group.rows[query.offset : query.offset + query.limit].tolist()
+    return {
+        "model_version": model.version,
+        "prefix": prefix,
+        "total": len(group.rows),
+        "items": [build_coded_item(catalogue, row) for row in page],
+        "next_codes": [{"code": code, "items": items} for code, items in group.next_codes],
+        "common": [
+            {
+                "field": trait.field,
+                "value": trait.value,
+                "share": trait.share,
+                "catalogue_share": trait.catalogue_share,
+                "lift": trait.lift,
+            }
+            for trait in group.traits
+        ],
+        "measured_items": group.sample,
+    }
 
 
-async def popular_items(service: Service, request: Request) -> Response:
-    """Items popular in training and by the events of late: what users without history are recommended."""
-    check_key(service, request, write=False)
-    asked, model = query_of(request, PopularQuery), _model(service)
-    return await _by_events(service, model, asked, await service.trends.popular(model.catalogue))
+async def popular_items(service: Service, request: Request) -> PopularResponse:
+    """Show items popular in training and by recent events: those recommended to users without history."""
+    query = read_query(request, PopularQuery)
+    model = _current_model(service)
+    return await _rank_by_events(service, model, query, await service.trends.popular(model.catalogue))
 
 
-async def trending_items(service: Service, request: Request) -> Response:
-    """Items with the most events of late alone; fewer than `k` if fewer had any."""
-    check_key(service, request, write=False)
-    asked, model = query_of(request, PopularQuery), _model(service)
-    return await _by_events(service, model, asked, await service.trends.trending(model.catalogue))
+async def trending_items(service: Service, request: Request) -> PopularResponse:
+    """Show items with the most recent events alone; fewer than `k` if fewer had any."""
+    query = read_query(request, PopularQuery)
+    model = _current_model(service)
+    return await _rank_by_events(service, model, query, await service.trends.trending(model.catalogue))
 
 
-async def _by_events(service: Service, model: LoadedModel, asked: PopularQuery, events: EventCounts) -> Response:
-    check_k(asked.k, service.settings)
+async def _rank_by_events(
+    service: Service, model: LoadedModel, query: PopularQuery, events: EventCounts
+) -> PopularResponse:
+    check_k(query.k, service.settings)
     catalogue = model.catalogue
-    rule = await _rule(service, model, asked.category)
-    found = popular(catalogue, rule, catalogue.rows([]), asked.k, events=events)
-    items = [
-        coded_item(catalogue, row)
-        | {"events": events.count_of.get(row, 0.0), "popularity": int(catalogue.popularity[row])}
+    rule = await _find_rule(service, model, query.category)
+    found = popular(catalogue, rule, catalogue.rows([]), query.k, events=events)
+
+    items: list[CountedItem] = [
+        {
+            **build_coded_item(catalogue, row),
+            "events": events.count_of.get(row, 0.0),
+            "popularity": int(catalogue.popularity[row]),
+        }
         for row in found.rows.tolist()
     ]
-    return json_answer({"model_version": model.version, "items": items})
+    return {"model_version": model.version, "items": items}
 
 
-async def _rule(service: Service, model: LoadedModel, category: str | None) -> Rule:
+async def _find_rule(service: Service, model: LoadedModel, category: str | None) -> Rule:
     key = RuleKey() if category is None else RuleKey(categories=frozenset([category]))
     rule = model.rules.find(key)
     return rule if rule is not None else await service.lookups.run(partial(model.rules.compile, key))
 
 
-def coded_item(catalogue: Catalogue, row: int) -> dict[str, object]:
-    """An item with its title and semantic ID."""
-    return {
-        "item_id": catalogue.item_ids[row],
-        "title": catalogue.titles[row] or None,
-        "codes": catalogue.codes[row].tolist(),
-    }
-
-
-def _model(service: Service) -> LoadedModel:
+def _current_model(service: Service) -> LoadedModel:
     model = service.models.current
     if model is None:
         raise NotReady(service.models.problem)
     return model
 
 
-def _prefix_of(request: Request) -> list[int]:
+def _read_prefix(request: Request) -> list[int]:
     text = request.path_params["prefix"]
     if not _PREFIX.fullmatch(text):
         raise InvalidFields([FieldError("prefix", "must be 1 to 8 codes joined by hyphens, such as 12-200")])
     return [int(code) for code in text.split("-")]
 
 
+_LOOKUP_PROBLEMS = (422, 429, 503, 504)
+
 ENDPOINTS = (
-    Endpoint("GET", "/items/{item_id:id}/similar", similar_items),
-    Endpoint("GET", "/codes/{prefix}", items_below_codes),
-    Endpoint("GET", "/popular", popular_items),
-    Endpoint("GET", "/trending", trending_items),
+    Endpoint(
+        "GET",
+        "/items/{item_id:id}/similar",
+        similar_items,
+        "read",
+        problems=(404, *_LOOKUP_PROBLEMS),
+        query=SimilarQuery,
+    ),
+    Endpoint(
+        "GET",
+        "/codes/{prefix}",
+        items_below_codes,
+        "read",
+        problems=(404, *_LOOKUP_PROBLEMS),
+        query=CodesQuery,
+    ),
+    Endpoint("GET", "/popular", popular_items, "read", problems=_LOOKUP_PROBLEMS, query=PopularQuery),
+    Endpoint("GET", "/trending", trending_items, "read", problems=_LOOKUP_PROBLEMS, query=PopularQuery),
 )

@@ -1,13 +1,14 @@
-"""What the modules of endpoints share: the shape of an endpoint, reading ids and queries, writing JSON."""
+"""The shape of an endpoint with its description, and what all endpoints share: ids, queries, keys, JSON answers."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
 from urllib.parse import unquote_to_bytes
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,15 +16,23 @@ from starlette.responses import Response
 from model_store.catalogue.catalogue import ID_BYTES
 from service.api_keys import HEADER
 from service.errors import FieldError, InvalidFields
-from service.http.body import read_body
+from service.schemas.types import Query
 from service.service import Service
 
-Handler = Callable[[Service, Request], Awaitable[Response]]
-Query = TypeVar("Query", bound=BaseModel)
+Handler = Callable[[Service, Request], Awaitable[object]]
+"""Function that answers a request with a JSON document, or with bytes that are sent as they are."""
+
+BoundHandler = Callable[[Request], Awaitable[Response]]
+"""Handler of one running service, as the framework calls it."""
+
+Access = Literal["open", "read", "write"]
+"""Key that a request needs: none, any, or one that may write."""
+
+Q = TypeVar("Q", bound=Query)
 
 
 class IdConvertor(StringConvertor):
-    """The rest of a path, or what stands before a suffix, as an id: it may hold any character."""
+    """Path convertor for an id that ends a path, or stands before a suffix: it may hold any character."""
 
     regex = r"[\s\S]*"
 
@@ -31,32 +40,65 @@ class IdConvertor(StringConvertor):
 register_url_convertor("id", IdConvertor())
 
 
-class Endpoint(NamedTuple):
-    """One operation of the interface; its docstring is its description.
+@dataclass(frozen=True)
+class Endpoint:
+    """One operation of the API: how it is answered, and how ``GET /openapi.json`` describes it.
+
+    The handler's docstring describes the operation, its return annotation the answer.
 
     Attributes:
         method: HTTP method.
         path: Starlette's path; ``{item_id:id}`` lets ids hold slashes and line feeds.
-        handler: Answers a request of the service.
+        handler: Answers a request of the service, after its key was checked.
+        access: Key that a request needs.
+        problems: Statuses of the problems it may answer with, besides those of keys and of reading a body.
+        body: Type of the body.
+        body_media: Media type of the body.
+        max_entries: Setting that limits the length of a list as body.
+        query: Model of the query string.
+        answer_media: Media type of the answer.
     """
 
     method: str
     path: str
     handler: Handler
+    access: Access
+    problems: tuple[int, ...] = ()
+    body: Any = None
+    body_media: str = "application/json"
+    max_entries: str = ""
+    query: type[Query] | None = None
+    answer_media: str = "application/json"
+
+    @property
+    def answer(self) -> Any:
+        """Type of the answer."""
+        return get_type_hints(self.handler, include_extras=True)["return"]
+
+    @property
+    def statuses(self) -> list[int]:
+        """Statuses of all problems that it may answer with, ascending."""
+        of_key = {"open": (), "read": (401,), "write": (401, 403)}[self.access]
+        of_body = () if self.body is None else (408, 413, 415, 422)
+        return sorted({*self.problems, *of_key, *of_body})
+
+    def bind(self, service: Service) -> BoundHandler:
+        """Return the handler for one service, which checks the key first and sends the answer."""
+        needs_key = self.access != "open"
+        is_write = self.access == "write"
+
+        async def answer(request: Request) -> Response:
+            if needs_key:
+                service.keys.check(request.headers.get(HEADER), write=is_write)
+            content = await self.handler(service, request)
+            body = content if isinstance(content, bytes) else orjson.dumps(content)
+            return Response(body, media_type=self.answer_media)
+
+        return answer
 
 
-def check_key(service: Service, request: Request, *, write: bool) -> None:
-    """Return if the request's key allows it; raises like :meth:`service.api_keys.Keys.check`."""
-    service.keys.check(request.headers.get(HEADER), write=write)
-
-
-async def body_of(service: Service, request: Request) -> bytes:
-    """The JSON body within the settings' bounds; raises like :func:`service.http.body.read_body`."""
-    return await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_s)
-
-
-def id_of(request: Request, name: str) -> str:
-    """An item or user id from the path, percent-decoded.
+def read_id(request: Request, name: str) -> str:
+    """Return an item or user id from the path, percent-decoded.
 
     Raises:
         InvalidFields: It is empty, too long, or no UTF-8: replacing what does not decode would name someone else.
@@ -66,13 +108,14 @@ def id_of(request: Request, name: str) -> str:
         unquote_to_bytes(request.scope.get("raw_path", b"")).decode()
     except UnicodeDecodeError:
         raise InvalidFields([FieldError(name, "must be percent-encoded UTF-8")]) from None
+
     if not 1 <= len(value.encode()) <= ID_BYTES:
         raise InvalidFields([FieldError(name, f"must be 1 to {ID_BYTES} bytes long in UTF-8")])
     return value
 
 
-def query_of(request: Request, model: type[Query]) -> Query:
-    """The query string as a model; text becomes numbers where the model wants them.
+def read_query(request: Request, model: type[Q]) -> Q:
+    """Return the query string as a model; text becomes numbers where the model wants them.
 
     Raises:
         InvalidFields: A parameter is unknown, repeated, of the wrong type or out of bounds.
@@ -83,12 +126,8 @@ def query_of(request: Request, model: type[Query]) -> Query:
         raise InvalidFields([FieldError("query", "repeats a parameter")])
     if not values.keys() <= model.model_fields.keys():
         raise InvalidFields([FieldError("query", f"holds a parameter that is none of {', '.join(model.model_fields)}")])
+
     try:
         return model.model_validate_strings(values)
     except ValidationError as refused:
         raise InvalidFields.of(refused) from None
-
-
-def json_answer(content: object) -> Response:
-    """200 with a JSON body."""
-    return Response(orjson.dumps(content), media_type="application/json")

@@ -1,13 +1,16 @@
-"""The bounds that operators choose, checked after a body has its types."""
+"""Limits that operators choose: checked after a body has its types, and described in the OpenAPI document."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from model_store.events.event import Event
 from service.errors import FieldError, InvalidFields
-from service.schemas.recommend import RecommendRequest
+from service.schemas.recommend import Filter, RecommendRequest
 from service.settings import Settings
+
+_FILTER_LISTS = tuple(Filter.model_fields)  # every part of a filter is a list
 
 
 def check_request(request: RecommendRequest, settings: Settings, where: str = "") -> None:
@@ -16,19 +19,17 @@ def check_request(request: RecommendRequest, settings: Settings, where: str = ""
     Raises:
         InvalidFields: Names every field that is out of bounds, and its limit.
     """
-    found = _k_problems(request.k, settings, where)
-    rules = request.filter
-    counted = [
-        ("history", request.history, settings.max_history_ids, "max_history_ids"),
-        ("filter.categories", rules and rules.categories, settings.max_filter_ids, "max_filter_ids"),
-        ("filter.categories_all", rules and rules.categories_all, settings.max_filter_ids, "max_filter_ids"),
-        ("filter.attributes", rules and rules.attributes, settings.max_filter_ids, "max_filter_ids"),
-        ("filter.allow", rules and rules.allow, settings.max_filter_ids, "max_filter_ids"),
-        ("filter.deny", rules and rules.deny, settings.max_filter_ids, "max_filter_ids"),
-    ]
-    for name, entries, limit, setting in counted:
-        if entries and len(entries) > limit:
-            found.append(FieldError(where + name, f"must have at most {limit} entries ({setting})"))
+    found = _find_k_problems(request.k, settings, where)
+
+    if request.history and len(request.history) > settings.max_history_ids:
+        found.append(_length_error(f"{where}history", settings.max_history_ids, "max_history_ids"))
+
+    if request.filter is not None:
+        for name in _FILTER_LISTS:
+            entries = getattr(request.filter, name)
+            if entries and len(entries) > settings.max_filter_ids:
+                found.append(_length_error(f"{where}filter.{name}", settings.max_filter_ids, "max_filter_ids"))
+
     if found:
         raise InvalidFields(found)
 
@@ -44,8 +45,9 @@ def check_requests(requests: Sequence[RecommendRequest], settings: Settings) -> 
 
 
 def check_k(k: int, settings: Settings) -> None:
-    """Refuse more answers than the settings allow."""
-    if found := _k_problems(k, settings, ""):
+    """Refuse a request for more answers than the settings allow."""
+    found = _find_k_problems(k, settings, "")
+    if found:
         raise InvalidFields(found)
 
 
@@ -54,10 +56,30 @@ def check_events(events: Sequence[Event], settings: Settings) -> None:
     _check_count(len(events), settings.max_events, "max_events")
 
 
-def _k_problems(k: int, settings: Settings, where: str) -> list[FieldError]:
+def describe_limits(schemas: dict[str, Any], settings: Settings) -> None:
+    """Write the limits that :func:`check_request` checks into the JSON schemas of the bodies, by name of the model."""
+    request = schemas["RecommendRequest"]["properties"]
+    request["k"]["maximum"] = settings.max_k
+    describe_length(request["history"], settings.max_history_ids)
+    for name in _FILTER_LISTS:
+        describe_length(schemas["Filter"]["properties"][name], settings.max_filter_ids)
+
+
+def describe_length(schema: dict[str, Any], limit: int) -> None:
+    """Write the largest length into the schema of a list, or into the list among its alternatives."""
+    for each in (schema, *schema.get("anyOf", ())):
+        if each.get("type") == "array":
+            each["maxItems"] = limit
+
+
+def _find_k_problems(k: int, settings: Settings, where: str) -> list[FieldError]:
     if k <= settings.max_k:
         return []
     return [FieldError(f"{where}k", f"must be at most {settings.max_k} (max_k)")]
+
+
+def _length_error(field: str, limit: int, setting: str) -> FieldError:
+    return FieldError(field, f"must have at most {limit} entries ({setting})")
 
 
 def _check_count(count: int, limit: int, setting: str) -> None:

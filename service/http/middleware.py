@@ -1,6 +1,6 @@
-"""What surrounds every request: its id, its metrics, and the one place where errors become problem documents.
+"""Middleware around every request: its id, its metrics, and the one place where errors become problem documents.
 
-Plain ASGI: it costs microseconds and passes streams through untouched.
+It is plain ASGI, which costs microseconds and passes streams through untouched.
 """
 
 from __future__ import annotations
@@ -8,24 +8,22 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
 import structlog
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Problem, problem_of
+from service.http.endpoints import BoundHandler
+from service.http.problems import problem_of
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
 REQUEST_ID_HEADER = "X-Request-ID"
-PROBLEM_JSON = "application/problem+json"
 
-Direct = Mapping[tuple[str, str], Callable[[Request], Awaitable[Response]]]
+DirectHandlers = Mapping[tuple[str, str], BoundHandler]
 """Handlers by method and path that are called without the framework's routing, which costs more than they do."""
 
 _RAW_HEADER = REQUEST_ID_HEADER.lower().encode()
@@ -36,14 +34,16 @@ class RequestMiddleware:
     """Middleware around the whole app.
 
     Args:
-        app: What it surrounds.
+        app: The app it surrounds.
         telemetry: Counts requests and refusals.
-        is_draining: Whether clients should leave: then each answer closes its connection, since a request sent on an
-            idle one at the moment when the server closes it would get no answer.
-        direct: What is answered right here; everything else by the app.
+        is_draining: Returns true while clients should leave. Then each answer closes its connection, since a request
+            sent on an idle one at the moment when the server closes it would get no answer.
+        direct: Handlers that answer right here; the app answers everything else.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, is_draining: Callable[[], bool], direct: Direct) -> None:
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, is_draining: Callable[[], bool], direct: DirectHandlers
+    ) -> None:
         self._app = app
         self._telemetry = telemetry
         self._is_draining = is_draining
@@ -54,6 +54,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
         started = time.monotonic()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
@@ -82,17 +83,11 @@ class RequestMiddleware:
             if problem.status == 500:
                 log.exception("request_failed", request_id=request_id)
             self._telemetry.rejected.labels(problem.slug).inc()
-            await problem_response(problem, request_id)(scope, receive, send_on)
+            await problem.response(request_id)(scope, receive, send_on)
         finally:
             seconds = time.monotonic() - started
-            endpoint = scope["path"] if direct is not None else _endpoint(scope)
+            endpoint = scope["path"] if direct is not None else _path_template(scope)
             self._telemetry.requests.labels(endpoint, str(status)).observe(seconds)
-
-
-def problem_response(problem: Problem, request_id: str) -> Response:
-    """The HTTP answer that carries a problem document."""
-    body = orjson.dumps(problem.document(request_id))
-    return Response(body, problem.status, headers=dict(problem.headers), media_type=PROBLEM_JSON)
 
 
 def _request_id(scope: Scope) -> str:
@@ -105,7 +100,7 @@ def _close_connection(message: Message) -> None:
     message["headers"] = [*kept, (b"connection", b"close")]
 
 
-def _endpoint(scope: Scope) -> str:
-    """The path template: few distinct values, whatever clients send."""
+def _path_template(scope: Scope) -> str:
+    """Return the template of the path: few distinct values, whatever clients send."""
     route: Any = scope.get("route")
     return getattr(route, "path", "unmatched")

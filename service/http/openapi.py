@@ -1,181 +1,115 @@
-"""The interface description behind GET /docs.
+"""The OpenAPI document behind GET /docs, made from the endpoints.
 
-Handlers read their bodies themselves (see :mod:`service.http.body`), so the framework cannot derive this.
+The framework derives paths, names and descriptions. It would derive the rest only from handlers whose bodies, queries
+and keys it reads itself; here the service reads them (see :mod:`service.http.body`), so this module adds the rest.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple, TypedDict
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from fastapi import FastAPI
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
 from model_store.catalogue.catalogue import ID_BYTES
-from model_store.events.event import Event
-from service.http.middleware import PROBLEM_JSON
-from service.schemas.browse import (
-    CODE_PREFIX,
-    CodesQuery,
-    CodesResponse,
-    ForgottenResponse,
-    PopularQuery,
-    PopularResponse,
-    SimilarQuery,
-    SimilarResponse,
-    UserResponse,
-)
-from service.schemas.items import BulkItem, BulkResponse, DeleteResponse, ItemBody, ItemResponse, PutResponse
-from service.schemas.recommend import EventsResponse, ProblemDocument, RecommendRequest, RecommendResponse
+from service.api_keys import HEADER
+from service.http.endpoints import Endpoint
+from service.http.limits import describe_length, describe_limits
+from service.http.problems import PROBLEM_JSON, ProblemDocument
+from service.schemas.browse import CODE_PREFIX
 from service.settings import Settings
 
+Json = dict[str, Any]
+
 _REF = "#/components/schemas/"
-_PROBLEM = {PROBLEM_JSON: {"schema": {"$ref": f"{_REF}ProblemDocument"}}}
-_MODELS: tuple[type[BaseModel], ...] = (
-    RecommendRequest,
-    RecommendResponse,
-    Event,
-    EventsResponse,
-    UserResponse,
-    ForgottenResponse,
-    SimilarResponse,
-    CodesResponse,
-    PopularResponse,
-    BulkItem,
-    BulkResponse,
-    ItemBody,
-    PutResponse,
-    DeleteResponse,
-    ItemResponse,
-    ProblemDocument,
-)
-
-
-class Documented(TypedDict):
-    """What the framework is told about an endpoint."""
-
-    description: str
-    response_model: None
-    openapi_extra: dict[str, Any]
-
-
-class _Bodies(NamedTuple):
-    request: dict[str, Any] | None
-    answer: dict[str, Any]
-    problems: tuple[int, ...]
-    query: type[BaseModel] | None = None
-    request_media: str = "application/json"
-
-
-def _of(model: type[BaseModel]) -> dict[str, Any]:
-    return {"$ref": _REF + model.__name__}
-
-
-def _list_of(model: type[BaseModel]) -> dict[str, Any]:
-    return {"type": "array", "minItems": 1, "items": _of(model)}
-
-
-_ANY = {"type": "object"}
-_READ = (400, 401, 408, 413, 415, 422, 429, 503, 504)
-_LOOKUP = (401, 404, 422, 429, 503, 504)
-_OPERATIONS = {
-    "POST /recommend": _Bodies(_of(RecommendRequest), _of(RecommendResponse), _READ),
-    "POST /recommend/batch": _Bodies(_list_of(RecommendRequest), _list_of(RecommendResponse), _READ),
-    "POST /events": _Bodies(
-        {"anyOf": [_of(Event), _list_of(Event)]}, _of(EventsResponse), (400, 401, 403, 408, 413, 415, 422, 503)
-    ),
-    "GET /users/{user_id}": _Bodies(None, _of(UserResponse), (401, 403, 404, 422, 503)),
-    "DELETE /users/{user_id}": _Bodies(None, _of(ForgottenResponse), (401, 403, 404, 422, 503)),
-    "POST /items/bulk": _Bodies(
-        _of(BulkItem), _of(BulkResponse), (401, 403, 408, 409, 413, 415, 422, 503), None, "application/jsonl"
-    ),
-    "PUT /items/{item_id}": _Bodies(
-        _of(ItemBody), _of(PutResponse), (400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 504)
-    ),
-    "DELETE /items/{item_id}": _Bodies(None, _of(DeleteResponse), (401, 403, 404, 422, 503)),
-    "GET /items/{item_id}": _Bodies(None, _of(ItemResponse), (401, 404, 422, 503)),
-    "GET /items/{item_id}/similar": _Bodies(None, _of(SimilarResponse), _LOOKUP, SimilarQuery),
-    "GET /codes/{prefix}": _Bodies(None, _of(CodesResponse), _LOOKUP, CodesQuery),
-    "GET /popular": _Bodies(None, _of(PopularResponse), (401, 422, 429, 503, 504), PopularQuery),
-    "GET /trending": _Bodies(None, _of(PopularResponse), (401, 422, 429, 503, 504), PopularQuery),
-    "GET /model": _Bodies(None, _ANY, (401, 503)),
-    "GET /health/live": _Bodies(None, _ANY, ()),
-    "GET /health/ready": _Bodies(None, _ANY, (503,)),
-    "GET /metrics": _Bodies(None, {"type": "string"}, ()),
+_PROBLEM = {
+    "description": "Problem",
+    "content": {PROBLEM_JSON: {"schema": {"$ref": f"{_REF}{ProblemDocument.__name__}"}}},
 }
 _PATH_PARAMETER = re.compile(r"{(\w+)(:id)?}")
-_IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": ID_BYTES}
-_PARAMETERS = {"prefix": {"type": "string", "pattern": CODE_PREFIX}}
+_ID_SCHEMA = {"type": "string", "minLength": 1, "maxLength": ID_BYTES}
+_PATH_SCHEMAS = {"prefix": {"type": "string", "pattern": CODE_PREFIX}}
 
 
-def documented(method: str, path: str, description: str) -> Documented:
-    """Parameters, request body, answer and possible problems of one operation."""
-    bodies = _OPERATIONS[f"{method} {path.replace(':id', '')}"]
-    media = "text/plain" if path == "/metrics" else "application/json"
-    extra: dict[str, Any] = {
-        "responses": {
-            "200": {"description": "OK", "content": {media: {"schema": bodies.answer}}},
-            **{str(status): {"description": "Problem", "content": _PROBLEM} for status in bodies.problems},
-        }
-    }
-    parameters = [*_path_parameters(path), *_query_parameters(bodies.query)]
-    if parameters:
-        extra["parameters"] = parameters
-    if bodies.request is not None:
-        extra["requestBody"] = {"required": True, "content": {bodies.request_media: {"schema": bodies.request}}}
-    if 401 in bodies.problems:
-        extra["security"] = [{}, {"key": []}]
-    return Documented(description=description, response_model=None, openapi_extra=extra)
-
-
-def _path_parameters(path: str) -> list[dict[str, Any]]:
-    names = [match[1] for match in _PATH_PARAMETER.finditer(path)]
-    return [
-        {"name": name, "in": "path", "required": True, "schema": _PARAMETERS.get(name, _IDENTIFIER)} for name in names
-    ]
-
-
-def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:
-    if model is None:
-        return []
-    fields = model.model_json_schema()["properties"]
-    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]
-
-
-def describe(app: FastAPI, settings: Settings) -> None:
-    """Make the app's description complete: schemas of all bodies, with the limits of these settings."""
+def describe(app: FastAPI, endpoints: Sequence[Endpoint], settings: Settings) -> None:
+    """Make the app's description complete, with the limits of these settings. It is computed when it is asked for."""
     derive = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> Json:
         if app.openapi_schema is None:
-            schema = derive()
-            _, defined = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF + "{model}")
-            _apply_limits(defined["$defs"], settings)
-            components = schema.setdefault("components", {})
-            components.setdefault("schemas", {}).update(defined["$defs"])
-            components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
-            for bodies in (each for path in schema["paths"].values() for each in path.values()):
-                _apply_list_limits(bodies, settings)
-        return app.openapi_schema or {}
+            app.openapi_schema = _complete(derive(), endpoints, settings)
+        return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _apply_limits(schemas: dict[str, Any], settings: Settings) -> None:
-    schemas["RecommendRequest"]["properties"]["k"]["maximum"] = settings.max_k
-    _first_array(schemas["RecommendRequest"]["properties"]["history"])["maxItems"] = settings.max_history_ids
-    for part in schemas["Filter"]["properties"].values():
-        _first_array(part)["maxItems"] = settings.max_filter_ids
+def _complete(document: Json, endpoints: Sequence[Endpoint], settings: Settings) -> Json:
+    schemas, components = _collect_schemas(endpoints)
+    describe_limits(components, settings)
+
+    for endpoint in endpoints:
+        path = document["paths"][endpoint.path.replace(":id", "")]
+        path[endpoint.method.lower()] |= _describe_operation(endpoint, schemas, settings)
+
+    document["components"] = {
+        "schemas": components,
+        "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": HEADER}},
+    }
+    return document
 
 
-def _apply_list_limits(operation: dict[str, Any], settings: Settings) -> None:
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    limits = {f"{_REF}RecommendRequest": settings.max_batch_requests, f"{_REF}Event": settings.max_events}
-    for array in (body, *body.get("anyOf", ())):
-        if array.get("type") == "array":
-            array["maxItems"] = limits[array["items"]["$ref"]]
+def _describe_operation(endpoint: Endpoint, schemas: dict[str, Json], settings: Settings) -> Json:
+    operation: Json = {"responses": _describe_responses(endpoint, schemas[_key(endpoint, "answer")])}
+
+    parameters = [*_describe_path(endpoint), *_describe_query(endpoint)]
+    if parameters:
+        operation["parameters"] = parameters
+
+    if endpoint.body is not None:
+        schema = schemas[_key(endpoint, "body")]
+        if endpoint.max_entries:
+            describe_length(schema, getattr(settings, endpoint.max_entries))
+        operation["requestBody"] = {"required": True, "content": {endpoint.body_media: {"schema": schema}}}
+
+    if endpoint.access != "open":
+        operation["security"] = [{}, {"key": []}]
+    return operation
 
 
-def _first_array(schema: dict[str, Any]) -> dict[str, Any]:
-    return next(each for each in schema["anyOf"] if each.get("type") == "array")
+def _collect_schemas(endpoints: Sequence[Endpoint]) -> tuple[dict[str, Json], Json]:
+    """Return the JSON schemas of all bodies and answers by :func:`_key`, and of the models they refer to by name."""
+    types = {_key(endpoint, "answer"): endpoint.answer for endpoint in endpoints}
+    types |= {_key(endpoint, "body"): endpoint.body for endpoint in endpoints if endpoint.body is not None}
+    types["problem"] = ProblemDocument
+
+    adapters: list[tuple[str, Literal["validation"], TypeAdapter[Any]]] = [
+        (key, "validation", TypeAdapter(type_)) for key, type_ in types.items()
+    ]
+    schemas, definitions = TypeAdapter.json_schemas(adapters, ref_template=_REF + "{model}")
+    return {key: schema for (key, _), schema in schemas.items()}, definitions["$defs"]
+
+
+def _key(endpoint: Endpoint, part: str) -> str:
+    return f"{part} of {endpoint.method} {endpoint.path}"
+
+
+def _describe_responses(endpoint: Endpoint, answer: Json) -> Json:
+    media = endpoint.answer_media.partition(";")[0]
+    responses: Json = {"200": {"description": "OK", "content": {media: {"schema": answer}}}}
+    return responses | {str(status): _PROBLEM for status in endpoint.statuses}
+
+
+def _describe_path(endpoint: Endpoint) -> list[Json]:
+    names = [match[1] for match in _PATH_PARAMETER.finditer(endpoint.path)]
+    return [
+        {"name": name, "in": "path", "required": True, "schema": _PATH_SCHEMAS.get(name, _ID_SCHEMA)} for name in names
+    ]
+
+
+def _describe_query(endpoint: Endpoint) -> list[Json]:
+    if endpoint.query is None:
+        return []
+    fields = endpoint.query.model_json_schema()["properties"]
+    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]

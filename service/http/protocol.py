@@ -1,4 +1,4 @@
-"""HTTP connections whose request heads are bounded: uvicorn takes heads of any size and waits for them for ever."""
+"""HTTP connections with bounded request heads: uvicorn takes heads of any size and waits for them for ever."""
 
 from __future__ import annotations
 
@@ -8,50 +8,55 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Uvicorn's protocol that gives up heads (request line and headers) that are too large or come too slowly.
+    """Uvicorn's protocol, which gives up heads (request line and headers) that are too large or come too slowly.
 
     Bytes that share a read with the end of the request before are not counted: a read is bounded itself.
     """
 
     max_head_bytes = 65_536
+    """Size of the largest head."""
+
     head_timeout_s = 10.0
+    """Longest time from the first byte of a head to its end, or from the connection to the end of its first head."""
 
     _in_head = True
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client that connects must also ask."""
+        """Start the timer: a client that connects must also ask."""
         super().connection_made(transport)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Stop the timer."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes while a head is incomplete."""
+        """Count the bytes that come while a head is incomplete."""
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
+
         if self._in_head and self._head_bytes > self.max_head_bytes and not self.transport.is_closing():
             self.send_400_response("The request head is too large.")
 
     def on_message_begin(self) -> None:
-        """The first byte of a request came."""
+        """Start the timer at the first byte of a request."""
         super().on_message_begin()
         self._start_timer()
 
     def on_headers_complete(self) -> None:
-        """From here on, the limits of bodies count."""
+        """Stop the timer: from here on, the limits of bodies count."""
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The next byte begins another request; until it comes, the keep-alive timeout counts."""
-        self._in_head, self._head_bytes = True, 0
+        """Expect another request; until its first byte comes, the keep-alive timeout counts."""
+        self._in_head = True
+        self._head_bytes = 0
         super().on_message_complete()
 
     def _start_timer(self) -> None:

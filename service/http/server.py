@@ -1,4 +1,4 @@
-"""The HTTP server with an orderly end.
+"""The HTTP server with an orderly shutdown.
 
 Uvicorn alone closes its port at the first signal, so no probe ever sees the 503, and ends by raising the signal again.
 Here the first SIGTERM or SIGINT turns readiness to 503 while everything is still answered for ``shutdown_delay_s``;
@@ -15,7 +15,13 @@ import uvicorn
 
 
 class Server(uvicorn.Server):
-    """See the module; ``begin_drain`` is called in the main thread when the first signal arrives."""
+    """Uvicorn's server with a delay between the first signal and the closing of its port.
+
+    Args:
+        config: Configuration of uvicorn.
+        begin_drain: Called in the main thread when the first signal arrives.
+        delay_s: Seconds between that signal and the closing of the port.
+    """
 
     def __init__(self, config: uvicorn.Config, begin_drain: Callable[[], None], delay_s: float) -> None:
         super().__init__(config)
@@ -24,7 +30,7 @@ class Server(uvicorn.Server):
         self._close_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called for each signal; the base class would remember it and raise it again at the end."""
+        """Handle a signal. The base class would remember it and raise it again at the end."""
         if self._close_at is None:
             self._begin_drain()
             self._close_at = time.monotonic() + self._delay_s
@@ -34,7 +40,7 @@ class Server(uvicorn.Server):
             self._close_at = 0.0
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; true ends the server."""
+        """Return true to end the server; called ten times a second."""
         if self._close_at is not None and time.monotonic() >= self._close_at:
             self.should_exit = True
         return await super().on_tick(counter)

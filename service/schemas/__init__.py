@@ -1,1 +1,1 @@
-"""Requests and responses of the API as typed models."""
+"""Fields of requests and answers as typed models; what they mean and their fixed bounds."""

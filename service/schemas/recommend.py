@@ -1,38 +1,21 @@
-"""Requests and answers of the HTTP interface: the fields, their meaning and their fixed bounds.
+"""Requests and answers of ``POST /recommend``: the fields, their meaning and their fixed bounds.
 
-Bounds that operators choose (``max_k``, ``max_history_ids`` …) are checked by :mod:`service.http.limits`.
+:mod:`service.http.limits` checks the bounds that operators choose (``max_k``, ``max_history_ids`` …).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Literal, NotRequired, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, TypeAdapter, model_validator
+from typing_extensions import TypedDict
 
-from model_store.catalogue.catalogue import ID_BYTES
-from model_store.events.event import Event
-from service.schemas.browse import Explanation
-
-
-def _fits(value: str) -> str:
-    if not value.isascii() and len(value.encode()) > ID_BYTES:
-        raise ValueError(f"must be 1 to {ID_BYTES} bytes long in UTF-8")
-    return value
-
-
-ShortId = Annotated[str, Field(min_length=1, max_length=ID_BYTES), AfterValidator(_fits)]
-"""An item or user id, 1 to 128 bytes; the JSON parser has already refused lone surrogates."""
-
-
-T = TypeVar("T")
-Listed = Annotated[list[T], Field(fail_fast=True)]
-"""A list checked up to its first wrong entry: reporting half a million would keep the event loop for seconds."""
-
-
-class Body(BaseModel):
-    """A request body: strict types, unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+from model_store.catalogue.catalogue import Catalogue
+from service.schemas.explanations import Explanation
+from service.schemas.types import Body, Listed, Nullable, ShortId
 
 
 class AttributeRange(Body):
@@ -45,14 +28,16 @@ class AttributeRange(Body):
     lt: float | None = Field(None, allow_inf_nan=False, description="less than")
 
     @model_validator(mode="after")
-    def _holds_something(self) -> Self:
-        """A range without bounds, or one that nothing lies in, is a mistake of whoever asks, not a wish."""
+    def _check_bounds(self) -> Self:
+        """Refuse a range without bounds, or one that no number lies in: the client cannot have meant it."""
         low = [bound for bound in (self.gte, self.gt) if bound is not None]
         high = [bound for bound in (self.lte, self.lt) if bound is not None]
         if not low and not high:
             raise ValueError("must have a bound: gte, gt, lte or lt")
+
         if low and high:
-            least, most = max(low), min(high)
+            least = max(low)
+            most = min(high)
             if least > most or (least == most and (self.gt == least or self.lt == most)):
                 raise ValueError("no number lies in this range: its lower bound is not below its upper one")
         return self
@@ -77,7 +62,7 @@ class Filter(Body):
 
 
 class RecommendRequest(Body):
-    """What `POST /recommend` takes."""
+    """Body of `POST /recommend`."""
 
     user_id: ShortId | None = Field(None, description="whose stored history to use, if `history` is absent")
     history: Listed[ShortId] | None = Field(
@@ -95,56 +80,62 @@ class RecommendRequest(Body):
     explain: bool = Field(False, description="tell why each item was answered; costs about as much as a batch")
 
 
-class RecommendedItem(BaseModel):
-    """One answer."""
+ONE_REQUEST: TypeAdapter[RecommendRequest] = TypeAdapter(RecommendRequest)
+"""Body of `POST /recommend`."""
+
+REQUESTS: TypeAdapter[list[RecommendRequest]] = TypeAdapter(Listed[RecommendRequest])
+"""Body of `POST /recommend/batch`."""
+
+
+class RecommendedItem(TypedDict):
+    """One recommended item."""
 
     item_id: str
-    score: float = Field(description="what the order follows; comparable inside one answer only")
-    log_prob: float = Field(description="natural logarithm of the item's probability, by the model or by popularity")
-    codes: list[int] = Field(description="the item's semantic ID")
-    title: str | None = None
-    explanation: Explanation | None = Field(None, description="only if `explain` asked for it")
+    score: Annotated[float, Field(description="items are ordered by it; comparable inside one answer only")]
+    log_prob: Annotated[
+        float, Field(description="natural logarithm of the item's probability, by the model or by popularity")
+    ]
+    codes: Annotated[list[int], Field(description="the item's semantic ID")]
+    title: NotRequired[Nullable[str]]
+    explanation: NotRequired[Annotated[Nullable[Explanation], Field(description="only if `explain` asked for it")]]
 
 
-class RecommendResponse(BaseModel):
-    """What `POST /recommend` answers."""
+class RecommendResponse(TypedDict):
+    """Answer of `POST /recommend`."""
 
     request_id: str
     model_version: str
     served_by: Literal["model", "cache", "popular"]
-    degraded: bool = Field(description="true while the live store cannot be reached: histories may be missing")
+    degraded: Annotated[bool, Field(description="true while the store cannot be reached: histories may be missing")]
     took_ms: float
-    unknown_items: list[str] = Field(description="ids of the history that the catalogue lacks")
-    items: list[RecommendedItem] = Field(description="best first; fewer than k only if fewer obey the rules")
+    unknown_items: Annotated[Sequence[str], Field(description="ids of the history that the catalogue lacks")]
+    items: Annotated[list[RecommendedItem], Field(description="best first; fewer than k only if fewer obey the rules")]
 
 
-Requests: TypeAdapter[list[RecommendRequest]] = TypeAdapter(Listed[RecommendRequest])
-"""What `POST /recommend/batch` takes."""
+def build_recommended_items(
+    catalogue: Catalogue,
+    rows: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    log_probs: npt.NDArray[np.float32],
+) -> list[RecommendedItem]:
+    """Return the documents of items, best first.
 
-Events: TypeAdapter[list[Event]] = TypeAdapter(Listed[Event])
-"""What `POST /events` takes; a single event may come without the list around it."""
+    Args:
+        catalogue: The catalogue that ``rows`` belong to.
+        rows: Rows of the recommended items, ``[n]``.
+        scores: Their scores, ``[n]``.
+        log_probs: Their log-probabilities, ``[n]``.
+    """
+    places = rows.tolist()
+    codes = catalogue.codes[places].tolist() if places else []
 
-
-class EventsResponse(BaseModel):
-    """What `POST /events` answers once the events are safe."""
-
-    accepted: int
-    duplicates: int = Field(description="events whose id was recorded before")
-
-
-class FieldProblem(BaseModel):
-    """What is wrong with one field."""
-
-    field: str
-    message: str
-
-
-class ProblemDocument(BaseModel):
-    """Every error (RFC 9457, application/problem+json)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    request_id: str
-    errors: list[FieldProblem] | None = None
+    return [
+        {
+            "item_id": catalogue.item_ids[row],
+            "score": score,
+            "log_prob": log_prob,
+            "codes": code,
+            "title": catalogue.titles[row] or None,
+        }
+        for row, score, log_prob, code in zip(places, scores.tolist(), log_probs.tolist(), codes, strict=True)
+    ]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from model_store.errors import StoreUnavailable
-from service.async_tasks import end
+from service.async_tasks import cancel_and_wait
 from service.store import redis_scripts
 from service.store.redis_connection import Connection
 
@@ -59,7 +59,7 @@ class RedisLocks:
         try:
             yield
         finally:
-            await end(renewing)
+            await cancel_and_wait(renewing)
 
     async def _renew_repeatedly(self, key: str, token: str) -> None:
         while True:

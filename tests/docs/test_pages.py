@@ -41,9 +41,7 @@ def test_every_metric_is_documented() -> None:
 
 def test_every_problem_is_documented() -> None:
     kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, RequestError)]
-    missing = [
-        each.slug for each in kinds if each is not RequestError and f"`{each.slug}` | {each.status}" not in API
-    ]
+    missing = [each.slug for each in kinds if each is not RequestError and f"`{each.slug}` | {each.status}" not in API]
     assert not missing
 
 

@@ -35,6 +35,8 @@ BAD_BODIES = {
     "repeated key inside": (b'{"filter": {"deny": [], "deny": ["zebra"]}}', 400),
     "deep arrays": (b'{"history": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
     "deep objects": (b'{"filter":' * 30_000 + b"1" + b"}" * 30_000, 400),
+    "deep arrays and objects in turn": (b'[{"a":' * 20 + b"1" + b"}]" * 20, 400),
+    "deep behind escaped quotes": (b'{"a\\\\\\"": "\\\\", "b": ' + b"[" * 40 + b"]" * 40 + b"}", 400),
     "unclosed": (b"[" * 200_000, 400),
     "a list": (b"[]", 422),
     "null": (b"null", 422),
@@ -90,6 +92,9 @@ async def test_brackets_inside_text_are_no_nesting(client: httpx.AsyncClient) ->
     text = "[" * (MAX_DEPTH + 1) + '\\"{\\\\'
     response = await client.post("/recommend", content=f'{{"user_id": "{text}"}}', headers=JSON)
     assert response.status_code == 200
+    nested = b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1)
+    refused = await client.post("/recommend", content=b'{"attributes": ' + nested + b"}", headers=JSON)
+    assert refused.status_code == 422  # as deep as it may be, so its fields were checked
 
 
 async def test_field_errors_name_field_and_limit(client: httpx.AsyncClient) -> None:

@@ -1,0 +1,61 @@
+"""The endpoint that records events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.requests import Request
+
+from model_store.events.event import Event
+from service.http.body import parse_aside, read_body
+from service.http.endpoints import Endpoint
+from service.http.limits import check_events
+from service.http.problems import problem_of
+from service.schemas.events import EVENTS, ONE_EVENT, EventsResponse
+from service.schemas.types import NonEmpty
+from service.service import Service
+
+
+async def record_events(service: Service, request: Request) -> EventsResponse:
+    """Record one event or a list of events; repeating an `event_id` records it once."""
+    with _count_refusals(service):
+        events = await _read_events(service, request)
+        recorded = await service.store_client.store.record(events)
+
+    service.telemetry.events.labels("accepted").inc(recorded.accepted)
+    service.telemetry.events.labels("duplicate").inc(recorded.duplicates)
+    return {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
+
+
+async def _read_events(service: Service, request: Request) -> list[Event]:
+    body = await read_body(request, service.settings)
+    if body.lstrip()[:1] == b"[":
+        events = await parse_aside(body, EVENTS)
+    else:
+        events = [await parse_aside(body, ONE_EVENT)]
+    check_events(events, service.settings)
+    return events
+
+
+@contextmanager
+def _count_refusals(service: Service) -> Iterator[None]:
+    """Count why events were refused."""
+    try:
+        yield
+    except Exception as failure:
+        service.telemetry.events_rejected.labels(problem_of(failure).slug).inc()
+        raise
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST",
+        "/events",
+        record_events,
+        "write",
+        problems=(400, 503),
+        body=Event | NonEmpty[Event],
+        max_entries="max_events",
+    ),
+)

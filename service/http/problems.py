@@ -1,0 +1,95 @@
+"""Problem documents (RFC 9457): the JSON body of every error, and the one table from exception to document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import NotRequired
+
+import orjson
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from model_store.errors import StoreError
+from service.errors import ClientGone, FieldError, RequestError
+from service.schemas.types import Nullable
+
+PROBLEM_JSON = "application/problem+json"
+"""Media type of problem documents."""
+
+PROBLEM_TYPE = "urn:etegrec:problem:"
+"""Beginning of the type of every problem; its slug follows."""
+
+_FRAMEWORK_DETAILS = {
+    404: "there is no such path; GET /docs lists all of them, and none ends with a slash",
+    405: "this path takes other methods; the header Allow names them",
+}
+
+
+class FieldProblem(TypedDict):
+    """A wrong field and the reason."""
+
+    field: str
+    message: str
+
+
+class ProblemDocument(TypedDict):
+    """Body of every error (RFC 9457, application/problem+json)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: NotRequired[Nullable[list[FieldProblem]]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One error as clients see it; ``headers`` are sent with the document."""
+
+    status: int
+    slug: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    fields: Sequence[FieldError] = ()
+
+    def document(self, request_id: str) -> ProblemDocument:
+        """Return the JSON body."""
+        is_standard = self.status != ClientGone.status
+        document: ProblemDocument = {
+            "type": PROBLEM_TYPE + self.slug,
+            "title": HTTPStatus(self.status).phrase if is_standard else "Client Closed Request",
+            "status": self.status,
+            "detail": self.detail,
+            "request_id": request_id,
+        }
+
+        if self.fields:
+            document["errors"] = [{"field": each.field, "message": each.message} for each in self.fields]
+        return document
+
+    def response(self, request_id: str) -> Response:
+        """Return the HTTP answer that carries the document."""
+        body = orjson.dumps(self.document(request_id))
+        return Response(body, self.status, headers=dict(self.headers), media_type=PROBLEM_JSON)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the problem for any exception. Unexpected ones say nothing about themselves."""
+    if isinstance(error, RequestError):
+        return Problem(error.status, error.slug, str(error), error.headers, error.fields)
+
+    if isinstance(error, StoreError):
+        detail = "the store did not confirm; repeat the request: events recorded already count once"
+        return Problem(503, "live-store-unavailable", detail, {"Retry-After": "1"})
+
+    return Problem(500, "internal", "the service failed; its log has the details under this request_id")
+
+
+def problem_of_status(status: int, headers: Mapping[str, str] | None = None) -> Problem:
+    """Return the problem for an error that the framework raised itself (404, 405, …)."""
+    phrase = HTTPStatus(status).phrase
+    slug = phrase.lower().replace(" ", "-")
+    return Problem(status, slug, _FRAMEWORK_DETAILS.get(status, phrase), headers or {})

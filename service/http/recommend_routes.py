@@ -1,0 +1,79 @@
+"""Endpoints for recommendations: one request, or a list of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+from starlette.requests import Request
+
+from service.answers.explanations import explanations_of
+from service.async_tasks import gather_or_cancel
+from service.http.body import read_json
+from service.http.disconnect import run_until_client_leaves
+from service.http.endpoints import Endpoint
+from service.http.limits import check_request, check_requests
+from service.recommender import Recommendation
+from service.schemas.explanations import Explanation
+from service.schemas.recommend import (
+    ONE_REQUEST,
+    REQUESTS,
+    RecommendRequest,
+    RecommendResponse,
+    build_recommended_items,
+)
+from service.schemas.types import NonEmpty
+from service.service import Service
+
+
+async def recommend(service: Service, request: Request) -> RecommendResponse:
+    """Recommend items to one user, by inline or stored history."""
+    asked = await read_json(request, service.settings, ONE_REQUEST)
+    check_request(asked, service.settings)
+    answer = await run_until_client_leaves(request, service.recommender.recommend(asked))
+
+    document = _build_document(answer, request)
+    if answer.reasons is not None:
+        explain = partial(explanations_of, answer.model.catalogue, answer.found.rows, answer.reasons)
+        explanations = cast(list[Explanation], await service.lookups.run(explain))
+
+        for item, explanation in zip(document["items"], explanations, strict=True):
+            item["explanation"] = explanation
+    return document
+
+
+async def recommend_batch(service: Service, request: Request) -> NonEmpty[RecommendResponse]:
+    """Answer a list of requests with a list of answers in the same order; the first problem answers for all."""
+    asked = await read_json(request, service.settings, REQUESTS)
+    check_requests(asked, service.settings)
+    work = gather_or_cancel([service.recommender.recommend(each) for each in asked])
+    answers = await run_until_client_leaves(request, work)
+    return [_build_document(answer, request) for answer in answers]
+
+
+def _build_document(answer: Recommendation, request: Request) -> RecommendResponse:
+    return {
+        "request_id": request.state.request_id,
+        "model_version": answer.model.version,
+        "served_by": answer.served_by,
+        "degraded": answer.is_degraded,
+        "took_ms": round(answer.took_ms, 3),
+        "unknown_items": answer.unknown_items,
+        "items": build_recommended_items(
+            answer.model.catalogue, answer.found.rows, answer.found.score, answer.found.log_prob
+        ),
+    }
+
+
+ENDPOINTS = (
+    Endpoint("POST", "/recommend", recommend, "read", problems=(400, 429, 503, 504), body=RecommendRequest),
+    Endpoint(
+        "POST",
+        "/recommend/batch",
+        recommend_batch,
+        "read",
+        problems=(400, 429, 503, 504),
+        body=NonEmpty[RecommendRequest],
+        max_entries="max_batch_requests",
+    ),
+)

@@ -1,0 +1,53 @@
+"""Endpoints for operators: the model that answers, liveness, readiness, metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+
+from service.errors import NotReady
+from service.http.endpoints import Endpoint
+from service.schemas.types import JsonObject, PlainText
+from service.service import Service
+
+
+async def show_model(service: Service, request: Request) -> JsonObject:
+    """Show the manifest of the model that answers, its metrics included."""
+    model = service.models.current
+    if model is None:
+        raise NotReady(service.models.problem)
+
+    manifest: JsonObject = model.manifest.model_dump(mode="json")
+    return manifest | {"engine": model.engine.name, "items": len(model.catalogue)}
+
+
+async def live(service: Service, request: Request) -> JsonObject:
+    """Answer 200 as long as the process runs its event loop."""
+    return {"status": "live"}
+
+
+async def ready(service: Service, request: Request) -> JsonObject:
+    """Answer 200 while requests should be sent here, else 503 with the reason."""
+    if service.unready_because:
+        raise NotReady(service.unready_because)
+
+    model = service.models.current
+    return {
+        "status": "ready",
+        "model_version": model.version if model else "",
+        "live_store": "up" if service.store_client.is_up else "away",
+        "problem": service.models.problem,
+    }
+
+
+async def metrics(service: Service, request: Request) -> PlainText:
+    """Return Prometheus metrics."""
+    return service.telemetry.render()
+
+
+ENDPOINTS = (
+    Endpoint("GET", "/model", show_model, "read", problems=(503,)),
+    Endpoint("GET", "/health/live", live, "open"),
+    Endpoint("GET", "/health/ready", ready, "open", problems=(503,)),
+    Endpoint("GET", "/metrics", metrics, "open", answer_media=CONTENT_TYPE_LATEST),
+)

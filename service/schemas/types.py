@@ -1,0 +1,52 @@
+"""Base types of requests and answers: bodies, query strings, ids, lists, JSON objects.
+
+Requests are pydantic models, which validate them. Answers are typed dictionaries: they cost no more than plain ones,
+mypy compares every one with its documented fields, and pydantic describes them in ``GET /openapi.json``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+
+from model_store.catalogue.catalogue import ID_BYTES
+
+T = TypeVar("T")
+
+
+def _check_id_bytes(value: str) -> str:
+    if not value.isascii() and len(value.encode()) > ID_BYTES:
+        raise ValueError(f"must be 1 to {ID_BYTES} bytes long in UTF-8")
+    return value
+
+
+class Body(BaseModel):
+    """A request body: types are strict, unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Query(BaseModel):
+    """A query string: unknown parameters are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+ShortId = Annotated[str, Field(min_length=1, max_length=ID_BYTES), AfterValidator(_check_id_bytes)]
+"""An item or user id, 1 to 128 bytes. The JSON parser has already refused lone surrogates."""
+
+Listed = Annotated[list[T], Field(fail_fast=True)]
+"""A list checked up to its first wrong entry: reporting half a million would keep the event loop busy for seconds."""
+
+NonEmpty = Annotated[list[T], Field(min_length=1)]
+"""A list of at least one entry, for descriptions. :mod:`service.http.limits` checks the length of real lists."""
+
+Nullable = Annotated[T | None, Field(json_schema_extra={"default": None})]
+"""A field of an answer that may be null or absent."""
+
+JsonObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
+"""An answer whose fields are not described."""
+
+PlainText = Annotated[bytes, WithJsonSchema({"type": "string"})]
+"""An answer that is no JSON, encoded already."""

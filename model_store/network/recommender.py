@@ -260,6 +260,7 @@ class Recommender(nn.Module):
             States ``[B, P, d]`` and the cache with these places appended.
         """
         self_bias = self._ancestor_bias(ancestors, cache[0][0].shape[1] + x.shape[1]) if cache else None
+
         new_cache: Cache = []
         for index, layer in enumerate(self._decoder_layers):
             normed = layer.self_norm(x)

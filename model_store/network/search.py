@@ -145,7 +145,8 @@ class BeamSearch(nn.Module):
         trace = []
         for level in range(net.levels):
             # Beams come first; the dense candidates take the places behind them.
-            node, log_prob = beams.node, beams.log_prob
+            node = beams.node
+            log_prob = beams.log_prob
             if dense_walk is not None and level:
                 node, log_prob, parent_place = dense_walk.append_to(beams, parent_place, level)
             span = Span.of(node, log_prob, catalogue.child_start[level])

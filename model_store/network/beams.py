@@ -76,7 +76,7 @@ class Children(NamedTuple):
         """Return scores ``[B, W, w + spare]`` in which those of the excluded nodes ``[B, E]`` are -inf.
 
         Nodes are numbered within this depth. Every excluded node is looked up in the W windows, which costs E·W, not
-        E·W·w: catalogue size plays no part.
+        E·W·w, whatever the size of the catalogue.
         """
         columns = scores.shape[2]
         inside = excluded[:, :, None] - self.first[:, None, :]  # [B, E, W]

@@ -60,20 +60,20 @@ class SasrecConfig(Section):
     head_dim: int = Field(32, ge=2, le=256, description="width of one head")
     d_ff: int = Field(512, ge=2, le=8192, description="width of the feed-forward block")
     position_buckets: int = Field(32, ge=4, le=256, description="buckets of the relative position bias")
-    max_distance: int = Field(128, ge=8, le=4096, description="distance from which on positions share the last bucket")
+    max_distance: int = Field(128, ge=8, le=4096, description="distance from which positions share the last bucket")
     dropout: float = Field(0.5, ge=0.0, lt=1.0, description="dropout rate while training")
     max_history: int = Field(50, ge=1, le=1024, description="newest items of a history that the model reads")
     temperature: float = Field(0.07, gt=0.0, description="divides the cosines of users and items")
     learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="AdamW step size, cosine with warm-up")
     weight_decay: float = Field(0.01, ge=0.0, le=10.0, description="AdamW weight decay")
     warmup: float = Field(0.02, ge=0.0, lt=1.0, description="share of all steps spent warming up")
-    batch_tokens: int = Field(1024, ge=2, description="positions a batch, padding included")
-    epochs: int = Field(20, ge=1, description="most epochs")
+    batch_tokens: int = Field(1024, ge=2, description="maximum positions of a batch, padding included")
+    epochs: int = Field(20, ge=1, description="maximum number of epochs")
     patience: int = Field(5, ge=1, description="epochs without a better validation NDCG@10 before training stops")
     softmax: Literal["auto", "full", "sampled"] = Field(
         "auto", description=f"loss over all items or sampled ones; auto: sampled above {SAMPLED_ABOVE:,} items"
     )
-    negatives: int = Field(4096, ge=1, description="sampled softmax: items drawn a batch, beside its own targets")
+    negatives: int = Field(4096, ge=1, description="sampled softmax: items drawn for a batch, besides its own targets")
 
     @property
     def encoder(self) -> EncoderShape:

@@ -46,29 +46,31 @@ this process's shares of them."""
 class JointConfig(Section):
     """Settings of alternating optimisation."""
 
-    epochs: int = Field(40, ge=1, description="epochs of both phases together")
+    epochs: int = Field(40, ge=1, description="total number of epochs of both phases")
     cycle: int = Field(2, ge=2, description="C: one tokenizer epoch, then C - 1 recommender epochs")
     alternating: bool = Field(True, description="false: both networks in every step, once alignment has begun")
     tokenizer: Literal["joint", "frozen"] = Field("joint", description="frozen: codes stay as pretrained (TIGER)")
     sia_weight: float = Field(3e-4, ge=0, description="mu, weight of the sequence-item alignment loss")
     psa_weight: float = Field(1e-4, ge=0, description="lambda, weight of the preference-semantic alignment loss")
-    alignment_from: int = Field(0, ge=0, description="first epoch with alignment losses; before it the tokenizer rests")
+    alignment_from: int = Field(
+        0, ge=0, description="first epoch with alignment losses; the tokenizer is not trained before"
+    )
     dense_weight: float = Field(
-        1.0, ge=0, description="weight of the user vector's cross-entropy over all items; 0: leave it untrained"
+        1.0, ge=0, description="weight of L_DENSE, the user vector's cross-entropy over all items; 0: untrained"
     )
     constrained: bool = Field(
-        True, description="L_REC over the codes that the catalogue holds, as the search scores; false: over all K"
+        True, description="L_REC over the codes that the trie allows, as in the search; false: over all K codes"
     )
     distillation: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of soft targets in a constrained L_REC: the dense head's view of every code; "
-        f"none above {SAMPLED_ABOVE:,} items, of which it does not score all",
+        description="weight of soft targets in a constrained L_REC, the dense head's probabilities of codes; "
+        f"not used above {SAMPLED_ABOVE:,} items, of which it scores only some",
     )
-    temperature: float = Field(0.07, gt=0, description="divides cosines, in the preference-semantic and the dense loss")
+    temperature: float = Field(0.07, gt=0, description="divides the cosines of L_PSA and L_DENSE")
     beta: float = Field(0.25, ge=0, description="weight of the tokenizer's commitment term")
-    targets_per_batch: int = Field(512, ge=2, description="target items a step")
+    targets_per_batch: int = Field(512, ge=2, description="target items of a step")
     recommender_rate: float = Field(1e-3, gt=0, description="AdamW step size of the recommender, cosine with warm-up")
     stickiness: float = Field(
         0.05,
@@ -78,10 +80,10 @@ class JointConfig(Section):
     tokenizer_rate: float = Field(1e-4, gt=0, description="AdamW step size of the tokenizer")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of a phase's steps spent warming up")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of both")
-    clip: float = Field(1.0, gt=0, description="largest norm of a gradient")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code cross-entropy")
+    clip: float = Field(1.0, gt=0, description="maximum norm of a network's gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy of codes")
     validate_every: int = Field(2, ge=1, description="epochs between validations")
-    validation_users: int = Field(2000, ge=1, description="most users in a validation during training")
+    validation_users: int = Field(2000, ge=1, description="maximum users of a validation during training")
 
     @model_validator(mode="after")
     def _soft_targets_have_a_teacher(self) -> Self:

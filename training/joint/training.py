@@ -49,7 +49,7 @@ Phase = Literal["tokenizer", "recommender", "both"]
 class FinetuneConfig(Section):
     """Settings of fine-tuning: tokenizer frozen for good, no alignment losses."""
 
-    epochs: int = Field(20, ge=0, description="most epochs")
+    epochs: int = Field(20, ge=0, description="maximum number of epochs")
     recommender_rate: float = Field(5e-4, gt=0, description="AdamW step size, cosine to zero")
     patience: int = Field(5, ge=1, description="validations without improvement before stopping")
 

@@ -43,11 +43,11 @@ class ComputeConfig(Section):
 
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="of products in SASRec and the recommender; bf16 is slow on a CPU without instructions for it",
+        description="precision of products in SASRec and the recommender; bf16 is slow on a CPU without instructions for it",
     )
     compile: Literal["never", "gpu", "always"] = Field(
         "never",
-        description="torch.compile of their layers; gpu: only when training on one with a C compiler installed, which "
+        description="torch.compile of the layers; gpu: only when training on one with a C compiler installed, which "
         "it needs; always: on a CPU too",
     )
 

@@ -21,11 +21,11 @@ class TokenizerTrainingConfig(Section):
     """Pretraining of the RQ-VAE before the joint cycles."""
 
     epochs: int = Field(300, ge=0, description="passes over all items")
-    batch_size: int = Field(1024, ge=1, description="items a step")
+    batch_size: int = Field(1024, ge=1, description="items of a step")
     learning_rate: float = Field(1e-3, gt=0, description="AdamW step size, cosine to zero")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay; codebooks are exempt")
     beta: float = Field(0.25, ge=0, description="weight of the commitment term")
-    kmeans_iterations: int = Field(25, ge=1, description="Lloyd iterations per level at the start")
+    kmeans_iterations: int = Field(25, ge=1, description="Lloyd iterations per level of the k-means start")
     revive_every: int = Field(10, ge=1, description="epochs between revivals of dead codes")
 
 

@@ -43,7 +43,7 @@ class ComputeConfig(Section):
 
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="precision of products in SASRec and the recommender; bf16 is slow on a CPU without instructions for it",
+        description="precision of products in SASRec and the recommender; bf16 is slow on CPUs without instructions",
     )
     compile: Literal["never", "gpu", "always"] = Field(
         "never",

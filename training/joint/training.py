@@ -37,7 +37,7 @@ from training.joint.phase_losses import (
 )
 from training.loop import distributed
 from training.loop.batches import Batch, TrainingRows, batches, collate, training_rows
-from training.loop.checkpoint import BestWeights, ResumableLoop
+from training.loop.checkpoint import BestWeights, Resumable, ResumableLoop
 from training.loop.optimiser import Optimiser, cosine, descend, recommender_optimizer
 from training.loop.progress import Bar, Progress
 from training.tokenizer.codebooks import tokenizer_optimizer
@@ -96,7 +96,11 @@ def train_joint(
     optimisers = {"tokenizer": (tokenizer,), "recommender": (recommender,), "both": (recommender, tokenizer)}
     sample = sample_split(valid, config.validation_users, seed)
 
-    parts = {"learner": learner, "recommender_optimiser": recommender, "tokenizer_optimiser": tokenizer}
+    parts: dict[str, Resumable] = {
+        "learner": learner,
+        "recommender_optimiser": recommender,
+        "tokenizer_optimiser": tokenizer,
+    }
     loop = ResumableLoop(checkpoint, rng, parts, learner.embeddings.device)
     with progress.track("Joint training", config.epochs * batches_per_epoch, loop.done) as bar:
         for epoch in loop.epochs(config.epochs):
@@ -143,7 +147,7 @@ def finetune(
     sample = sample_split(valid, config.validation_users, seed)
     best = BestWeights(learner.recommender)
 
-    parts = {"learner": learner, "optimiser": optimiser, "best": best}
+    parts: dict[str, Resumable] = {"learner": learner, "optimiser": optimiser, "best": best}
     loop = ResumableLoop(checkpoint, rng, parts, learner.embeddings.device)
     if not loop.resumed:
         best.offer(_validate(learner, sample))

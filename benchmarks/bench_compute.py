@@ -39,7 +39,7 @@ class Contender:
     def __init__(self, config: TrainingConfig, compute: ComputeConfig, device: str, codes: np.ndarray) -> None:
         torch.manual_seed(0)
         model, self._config = config.model, config.joint
-        recommender = compute.suited(Recommender(model).to(device))
+        recommender = compute.prepare(Recommender(model).to(device))
         tokenizer = Tokenizer(model.tokenizer).to(device)
         embeddings = torch.randn(ITEMS, model.tokenizer.embedding_dim, device=device)
         self._learner = Learner(model, tokenizer, recommender, embeddings, Assignment(codes, 0, 1, 0), compute)

@@ -126,7 +126,7 @@ def run_all(
     if unknown := set(baseline) - {"tiger"}:
         raise typer.BadParameter(f"there is no baseline {min(unknown)!r}, only tiger", param_hint="--baseline")
     config, tiger = load_config(preset, overrides), "tiger" in baseline
-    with distributed.joined(device) as place:
+    with distributed.process_group(device) as place:
         is_first = distributed.is_first()
         with distributed.first_then_others():
             folder = RunFolder.create_or_resume(out, config, data, resume if is_first else None)

@@ -1,4 +1,4 @@
-"""The losses of ETEGRec as pure functions. All are means: over dimensions, levels, rows.
+"""Losses of ETEGRec as pure functions. All are means: over dimensions, levels and rows.
 
 Shapes: N rows (targets of a batch), L levels, K codes a level, d_c codebook width, d_s item-embedding width.
 """
@@ -17,7 +17,7 @@ from model_store.network.tokenizer import Quantised
 
 
 def quantisation_loss(target: Tensor, reconstruction: Tensor, quantised: Quantised, beta: float) -> Tensor:
-    """L_SQ, Eq. 8-10: reconstruction plus codebook and commitment terms, averaged over levels.
+    """Return L_SQ (Eq. 8-10): reconstruction plus codebook and commitment terms, averaged over levels.
 
     Args:
         target: Standardised item embeddings z, ``[N, d_s]``.
@@ -33,13 +33,13 @@ def quantisation_loss(target: Tensor, reconstruction: Tensor, quantised: Quantis
 
 
 def sequence_item_loss(item_distances: Tensor, sequence_distances: Tensor) -> Tensor:
-    """L_SIA, Eq. 15 with its intended sign: symmetric KL between the code distributions of an item and its history.
+    """Return L_SIA (Eq. 15, intended sign): symmetric KL between the code distributions of an item and its history.
 
     Both distributions are softmax of *minus* the squared distance (Eq. 6).
 
     Args:
         item_distances: Distances of the target items' residuals to all codes, ``[N, L, K]``.
-        sequence_distances: The same for z_E, the projected histories.
+        sequence_distances: The same distances for z_E, the projected histories.
     """
     item = torch.log_softmax(-item_distances, dim=-1).flatten(0, 1)
     sequence = torch.log_softmax(-sequence_distances, dim=-1).flatten(0, 1)
@@ -49,7 +49,9 @@ def sequence_item_loss(item_distances: Tensor, sequence_distances: Tensor) -> Te
 
 
 def preference_semantic_loss(preference: Tensor, reconstruction: Tensor, temperature: float) -> Tensor:
-    """L_PSA, Eq. 17: InfoNCE both ways between user preference and the target's reconstruction, in-batch negatives.
+    """Return L_PSA (Eq. 17): InfoNCE both ways between user preference and the target's reconstruction.
+
+    The other rows of the batch are the negatives.
 
     Args:
         preference: h_D, ``[N, d_s]``.
@@ -65,13 +67,13 @@ def preference_semantic_loss(preference: Tensor, reconstruction: Tensor, tempera
 def recommendation_loss(
     logits: Sequence[Tensor], codes: Tensor, label_smoothing: float = 0.0, rows: int | None = None
 ) -> Tensor:
-    """L_REC, Eq. 13: cross-entropy of the target's codes, averaged over rows and codes.
+    """Return L_REC (Eq. 13): cross-entropy of the target's codes, averaged over rows and codes.
 
     Args:
         logits: Per level ``[N, K]``.
         codes: ``[N, L]``.
         label_smoothing: Probability mass spread evenly over all codes.
-        rows: What the sum over rows is divided by, if not N: the rows of all processes together.
+        rows: Divisor of the sum over rows, if not N: the rows of all processes together.
     """
     by_level = [
         functional.cross_entropy(level_logits, codes[:, level], label_smoothing=label_smoothing, reduction="sum")
@@ -87,17 +89,17 @@ def constrained_loss(
     distillation: float = 0.0,
     rows: int | None = None,
 ) -> Tensor:
-    """L_REC over the codes that the catalogue holds at each place, as the search scores them; mean over rows and codes.
+    """Return L_REC over those codes only that the trie allows, as in the search; the mean over rows and codes.
 
-    Over all K codes (:func:`recommendation_loss`) the network also has to learn by heart which codes exist below which,
-    which the search knows from the trie.
+    With all K codes (:func:`recommendation_loss`) the network also has to learn by heart which codes may follow which.
+    The search knows that from the trie.
 
     Args:
-        log_prob: Per level ``[N, K]``, by child slot of the node that the codes before lead to.
-        slot: Per level ``[N, 1]``, the target's own child.
+        log_prob: Per level ``[N, K]``, by child slot of the node that the earlier codes lead to.
+        slot: Per level ``[N, 1]``, child slot of the target.
         shares: Per level ``[N, K]``, soft targets that sum to 1.
-        distillation: Share of the soft targets, 0 … 1.
-        rows: What sums are divided by, if not N: the rows of all processes together.
+        distillation: Weight of the soft targets, 0 … 1.
+        rows: Divisor of the sums, if not N: the rows of all processes together.
     """
     total = log_prob[0].new_zeros(())
     for level, found in enumerate(log_prob):
@@ -108,7 +110,7 @@ def constrained_loss(
 
 
 def first_occurrences(targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Indices of the rows ``[N]`` at which each target appears for the first time, ascending.
+    """Return the indices of the rows ``[N]`` at which each target appears for the first time, ascending.
 
     Rows that repeat a target drop out of SIA, PSA and L_SQ: as in-batch negatives they would contradict themselves.
     """

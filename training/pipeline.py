@@ -230,10 +230,10 @@ class Pipeline:
             self.run.remove(checkpoint_name(stale))
         self.run.write_tensors(artefact, tensors)
         self.run.remove(checkpoint_name(artefact))
-        distributed.wait()
+        distributed.barrier()
 
     def _is_done(self, artefact: str) -> bool:
-        return distributed.on_first(lambda: self.run.has(artefact))
+        return distributed.compute_on_first(lambda: self.run.has(artefact))
 
     @contextmanager
     def _under_way(self, stage: str, artefact: str) -> Iterator[Path]:

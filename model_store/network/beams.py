@@ -1,4 +1,4 @@
-"""The beams of the search: what each of them can go on with, and which continuations are the best.
+"""Beams of the search: their possible continuations, and the choice of the best ones.
 
 Shapes: B requests, W beams, n dense candidates, P decoded places (beams, candidates or some of them), K codes a level,
 w slots of a level's window, E excluded nodes of a request, L levels.
@@ -16,21 +16,21 @@ from model_store.network.dense_candidates import DEAD
 
 
 class Span(NamedTuple):
-    """Where the children of places are, numbered within their depth."""
+    """Ranges of the nodes that are children of places, numbered within their depth."""
 
     first: Tensor  # [B, W]
     size: Tensor  # [B, W], how many there are
 
     @classmethod
     def of(cls, node: Tensor, log_prob: Tensor, child_start: Tensor) -> Span:
-        """Of places on nodes ``[B, W]`` that were reached with these log-probabilities."""
+        """Return the children of places on nodes ``[B, W]`` that were reached with these log-probabilities."""
         first = child_start.take(node).long()
         # A dead beam has no children, whatever node it stands on.
         return cls(first, torch.where(log_prob > DEAD, child_start.take(node + 1).long() - first, 0))
 
 
 class Children(NamedTuple):
-    """The window of w child slots of every place, ``[B, W, w]`` each; no node has more children."""
+    """Window of w child slots of every place, ``[B, W, w]`` each; no node has more children."""
 
     first: Tensor  # [B, W], first child of each place
     size: Tensor  # [B, W], how many it has
@@ -42,7 +42,7 @@ class Children(NamedTuple):
     def of(
         cls, span: Span, child_code: Tensor, window: Tensor, logits: Tensor, places: Tensor | None = None
     ) -> Children:
-        """Of all places.
+        """Return the children of all places.
 
         Args:
             span: Of these places.
@@ -53,27 +53,30 @@ class Children(NamedTuple):
         """
         first, size = span
         exists = window < size[:, :, None]
+
         if places is None:
             return cls(first, size, window, exists, _log_prob(first, exists, child_code, window, logits))
+
         some = places[:, :, None].expand(-1, -1, window.shape[0])
         decided = _log_prob(first.gather(1, places), exists.gather(1, some), child_code, window, logits)
         certain = torch.zeros_like(exists, dtype=decided.dtype)
         return cls(first, size, window, exists, certain.scatter(1, some, decided))
 
-    def of_places(self, start: int, end: int | None) -> Children:
-        """Of some of the places."""
+    def slice_places(self, start: int, end: int | None) -> Children:
+        """Return the children of the places ``start`` to ``end``."""
         first, size, window, exists, log_prob = self
         return Children(first[:, start:end], size[:, start:end], window, exists[:, start:end], log_prob[:, start:end])
 
     def log_prob_of(self, child: Tensor) -> Tensor:
-        """Log-probability of one child ``[B, n]`` of each place, or of several children of the only place."""
+        """Return the log-probability of one child ``[B, n]`` of each place, or of n children of the only place."""
         slot = (child - self.first)[:, :, None]
         return self.log_prob.expand(-1, child.shape[1], -1).gather(2, slot).squeeze(2)
 
-    def closing(self, excluded: Tensor, scores: Tensor) -> Tensor:
-        """Scores ``[B, W, w + spare]`` with those of the excluded nodes ``[B, E]`` dead (numbered within this depth).
+    def mask_excluded(self, excluded: Tensor, scores: Tensor) -> Tensor:
+        """Return scores ``[B, W, w + spare]`` in which those of the excluded nodes ``[B, E]`` are -inf.
 
-        Every excluded node is looked up in the W windows, which costs E·W, not E·W·w: catalogue size plays no part.
+        Nodes are numbered within this depth. Every excluded node is looked up in the W windows, which costs E·W, not
+        E·W·w, whatever the size of the catalogue.
         """
         columns = scores.shape[2]
         inside = excluded[:, :, None] - self.first[:, None, :]  # [B, E, W]
@@ -85,57 +88,61 @@ class Children(NamedTuple):
 
 
 def _log_prob(first: Tensor, exists: Tensor, child_code: Tensor, window: Tensor, logits: Tensor) -> Tensor:
-    """Of the child slots of places, ``[B, P, w]``, by the logits of all codes, ``[B, P, K]``."""
+    """Return the log-probability of each child slot, ``[B, P, w]``, from the logits of all codes, ``[B, P, K]``."""
     code = child_code.take(first[:, :, None] + window).long()
     return torch.log_softmax(torch.where(exists, logits.gather(2, code), -1e30), dim=-1)
 
 
 class Beams(NamedTuple):
-    """Where the beams stand; a beam that found nothing has log_prob -inf."""
+    """State of the beams after some codes; a beam that found nothing has log_prob -inf."""
 
     node: Tensor  # [B, W], numbered within its depth
     log_prob: Tensor  # [B, W]
-    group: Tensor | None = None  # [B, W], which first code each descends from; None: each from its own
-    steps: tuple[Tensor, ...] = ()  # per code decoded so far [B, W], what it contributed to log_prob
+    group: Tensor | None = None  # [B, W], first code that each descends from; None: each from its own
+    steps: tuple[Tensor, ...] = ()  # per code decoded so far [B, W], its contribution to log_prob
 
     @classmethod
     def at_root(cls, batch: int, device: torch.device) -> Beams:
-        """One beam a request, before the first code."""
+        """Return one beam a request, before the first code."""
         return cls(torch.zeros(batch, 1, dtype=torch.int64, device=device), torch.zeros(batch, 1, device=device))
 
     def outputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The search's outputs without dense scores, of beams after the last code."""
+        """Return the search's outputs without dense scores, once the last code is decoded."""
         leaf = torch.where(self.log_prob > DEAD, self.node, -1)
         return leaf, self.log_prob, torch.zeros_like(self.log_prob), torch.stack(self.steps, dim=2)
 
-    def grown(
-        self, children: Children, is_open: Tensor, excluded: Tensor, beam: Tensor, most: Tensor, best: nn.Module
+    def grow(
+        self, children: Children, is_open: Tensor, excluded: Tensor, beam: Tensor, most: Tensor, select_best: nn.Module
     ) -> tuple[Beams, Tensor]:
-        """The best W open children, and the beam that each came from ``[B, W]``.
+        """Return the best W open children as new beams, and the beam ``[B, W]`` that each of them continues.
 
         Args:
             children: Of these beams.
-            is_open: ``[B, W, w]``, what the rules allow.
+            is_open: ``[B, W, w]``, children that the rules allow.
             excluded: ``[B, E]``, nodes of the children's depth that are closed as well.
             beam: ``[W]``, beams afterwards; only its size matters.
             most: ``[B]``, beams that may share a first code.
-            best: A :class:`BestOfGroups`, or what takes its place.
+            select_best: A :class:`BestOfGroups`, or its replacement.
         """
-        slots, width = children.window.shape[0], beam.shape[0]
+        slots = children.window.shape[0]
+        width = beam.shape[0]
+
         gained = torch.where(is_open & children.exists, self.log_prob[:, :, None] + children.log_prob, DEAD)
         # Spare slots: a beam may have fewer children than are wanted, and misses among the excluded go to the last.
-        gained = children.closing(excluded, functional.pad(gained, (0, width), value=DEAD))
+        gained = children.mask_excluded(excluded, functional.pad(gained, (0, width), value=DEAD))
         if self.steps:
-            log_prob, pick = best(gained, self.group, beam, most)
+            log_prob, pick = select_best(gained, self.group, beam, most)
         else:  # first codes, of the only beam
             log_prob, pick = gained.flatten(1).topk(width, dim=1)
+
         parent = pick // gained.shape[2]
         slot = (pick - parent * gained.shape[2]).clamp(max=slots - 1)
         # A beam that found nothing must not point behind the end of the next level's arrays.
         node = torch.where(log_prob > DEAD, children.first.gather(1, parent) + slot, 0)
         step = children.log_prob.flatten(1).gather(1, parent * slots + slot)
         steps = (*(before.gather(1, parent) for before in self.steps), step)
-        # What is grown from first codes came from the beam of that code; later, from whatever that beam came from.
+
+        # The second code opens a group for each beam, that is for its first code; later codes inherit the group.
         group = None
         if self.steps:
             group = parent if self.group is None else self.group.gather(1, parent)
@@ -143,41 +150,44 @@ class Beams(NamedTuple):
 
 
 class AllPlaces(nn.Module):
-    """Which places are decoded for the last code: all; no weights.
+    """Choice of the places that are decoded for the last code: all of them. It has no weights.
 
-    A part by itself, so that an inference engine may leave out those that have one child, whose code is certain. Their
-    number depends on the data, which shapes of a captured search must not.
+    It is a module of its own so that an inference engine can replace it by one that leaves out places with one child,
+    whose code is certain. The number of such places depends on the data; shapes of a captured search must not.
     """
 
     def forward(self, span: Span) -> Tensor | None:
-        """Choose places ``[B, P]``, distinct: at least all that have several children; None: all places."""
+        """Return distinct places ``[B, P]``, among them all that have several children; None stands for all places."""
         del span
         return None
 
 
 class BestOfGroups(nn.Module):
-    """The best candidates of all beams, no more of one group than a request allows; no weights of its own.
+    """Choice of the best candidates of all beams, with a limit for each group. It has no weights.
 
-    A part by itself, so that an inference engine may skip the limit where no request sets one.
+    It is a module of its own so that an inference engine can replace it by one that skips the limit where no request
+    sets one.
     """
 
     def forward(self, gained: Tensor, group: Tensor | None, beam: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose.
+        """Choose W candidates of each request.
 
         Args:
             gained: ``[B, W, w + W]``, scores of each beam's candidates; -inf where there is none.
-            group: ``[B, W]``, 0 … W - 1, of each beam; None: each is one.
-            beam: ``[W]``, as many are chosen; only its size matters.
+            group: ``[B, W]``, 0 … W - 1, of each beam; None: each beam is a group.
+            beam: ``[W]``; only its size matters.
             most: ``[B]``, candidates that may share a group.
 
         Returns:
             Scores and places in a request's candidates, ``[B, W]`` each, best first.
         """
         width = beam.shape[0]
-        # No beam places more than W candidates, nor more than its group may: its own best W suffice.
+        # At most W candidates of a beam can be chosen, so its own best W suffice.
         score, pick = gained.topk(width, dim=2)
         beams = torch.arange(gained.shape[1], device=gained.device)
         pick = (pick + beams[:, None] * gained.shape[2]).flatten(1)
+
+        # The rank of a candidate inside its group, from 1; behind the limit its score is dead.
         if group is None:
             rank = 1 + torch.arange(width, device=gained.device)
             score = torch.where(rank <= most[:, None, None], score, DEAD).flatten(1)
@@ -188,5 +198,6 @@ class BestOfGroups(nn.Module):
             is_member = of_group[:, :, None] == beams
             rank = is_member.long().cumsum(dim=1).gather(2, of_group[:, :, None]).squeeze(2)
             score = torch.where(rank <= most[:, None], score, DEAD)
+
         score, kept = score.topk(width, dim=1)
         return score, pick.gather(1, kept)

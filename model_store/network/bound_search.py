@@ -1,4 +1,4 @@
-"""The torch search with one catalogue on the device: NumPy in, NumPy out."""
+"""Torch search with one catalogue on the device: NumPy in, NumPy out."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from model_store.semantic_ids.trie import Trie
 
 
 class BoundSearch:
-    """A search of one catalogue revision, whose arrays are moved to the recommender's device once.
+    """Search of one catalogue revision, whose arrays are copied to the recommender's device once.
 
     Args:
         search: In evaluation mode.
         trie: The catalogue.
-        vectors: Unit length, ``[items, d_s]`` by catalogue row; ``None``: every dense score is 0.
+        vectors: Unit length, ``[items, d_s]`` by catalogue row; with ``None`` every dense score is 0.
 
     Raises:
-        ValueError: The recommender reads histories as vectors, and there are none.
+        ValueError: The recommender reads histories as vectors, and none are given.
     """
 
     def __init__(self, search: BeamSearch, trie: Trie, vectors: npt.NDArray[np.float32] | None = None) -> None:
         if vectors is None and search.recommender.reads_vectors:
-            raise ValueError("this recommender reads histories as item vectors, which were not given")
-        self.trie, self._search = trie, search
-        self._vectors, self._pools = vectors, dict[bool, Tensor]()
+            raise ValueError("this recommender reads histories as item vectors; none were given")
+        self.trie = trie
+        self._search = search
+        self._vectors = vectors
+        self._pools: dict[bool, Tensor] = {}
+
         arrays = catalogue_inputs(trie, vectors, search.recommender.embedding_dim)
-        # Arrays out of a snapshot are read-only views, which torch does not take without a warning.
-        self._catalogue = [self._moved(np.require(array, requirements=("C", "W"))) for array in arrays]
+        # Arrays of a snapshot are read-only views; torch warns of those.
+        self._catalogue = [self._to_device(np.require(array, requirements=("C", "W"))) for array in arrays]
 
     def __call__(self, inputs: SearchInputs) -> SearchOutputs:
         """Search one batch."""
@@ -40,18 +43,20 @@ class BoundSearch:
             return SearchOutputs(*(output.cpu().numpy() for output in outputs))
 
     def trace(self, inputs: SearchInputs) -> list[npt.NDArray[np.int64]]:
-        """Nodes of the beams after each code, see :meth:`~model_store.network.search.BeamSearch.traced`."""
+        """Return the nodes of the beams after each code, see :meth:`~model_store.network.search.BeamSearch.trace`."""
         with torch.inference_mode():
-            return [nodes.cpu().numpy() for nodes in self._search.traced(*self._arguments(inputs))[1]]
+            return [nodes.cpu().numpy() for nodes in self._search.trace(*self._arguments(inputs))]
 
     def _arguments(self, inputs: SearchInputs) -> list[Tensor]:
-        return [*(self._moved(array) for array in inputs), *self._catalogue, self._pool(len(inputs.candidates))]
+        return [*(self._to_device(array) for array in inputs), *self._catalogue, self._pool(len(inputs.candidates))]
 
     def _pool(self, candidates: int) -> Tensor:
-        if (candidates > 0) not in self._pools:
+        has_candidates = candidates > 0
+        if has_candidates not in self._pools:
             width = self._search.recommender.embedding_dim
-            self._pools[candidates > 0] = self._moved(pool_vectors(self.trie, self._vectors, width, candidates))
-        return self._pools[candidates > 0]
+            pool = pool_vectors(self.trie, self._vectors, width, candidates)
+            self._pools[has_candidates] = self._to_device(pool)
+        return self._pools[has_candidates]
 
-    def _moved(self, array: npt.NDArray[np.generic]) -> Tensor:
+    def _to_device(self, array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._search.recommender.bos.device, non_blocking=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 DEAD = float("-inf")
+"""Score of what must not be chosen."""
 
 
 class DenseCandidates(NamedTuple):
@@ -20,44 +21,46 @@ class DenseCandidates(NamedTuple):
     leaf: Tensor  # [B, n], -1 where fewer leaves are open
     dense: Tensor  # [B, n], -inf there
 
-    def new_to(self, beams: Tensor) -> Tensor:
-        """Which candidates ``[B, n]`` are leaves that no beam ``[B, W]`` found."""
+    def not_among(self, beams: Tensor) -> Tensor:
+        """Return a mask ``[B, n]`` of the candidates that are leaves which no beam ``[B, W]`` found."""
         is_known = (self.leaf[:, :, None] == beams[:, None, :]).any(dim=2)
         return (self.leaf >= 0) & ~is_known
 
 
-class History(NamedTuple):
-    """What a user had, and what that adds to dense scores."""
+class HistoryItems(NamedTuple):
+    """Items of the users' histories, and what each of them adds to its own dense score."""
 
     leaf: Tensor  # [B, T]
-    added: Tensor  # [B, T], 0 for padding
+    repeat_bias: Tensor  # [B, T], 0 for padding
 
 
 def nearest_leaves(
-    user: Tensor, pool: Tensor, closed: Tensor, excluded: Tensor, history: History, count: int
+    user: Tensor, pool: Tensor, rule_mask: Tensor, excluded: Tensor, history: HistoryItems, count: int
 ) -> DenseCandidates:
-    """Score the whole pool. With an empty pool and ``count`` 0 nothing is computed.
+    """Score the whole pool, and return the best n leaves. With an empty pool and ``count`` 0 nothing is computed.
 
     Args:
         user: Vectors of users at unit length, ``[B, d_s]``.
         pool: Unit-length vectors of the leaves, ``[P, d_s]``.
-        closed: ``[B, P]``, 0 where the request's rule leaves the leaf open, -inf elsewhere.
-        excluded: ``[B, E]``, leaves that must not be answered; numbers outside the pool mean nothing.
+        rule_mask: ``[B, P]``, 0 where the request's rule leaves the leaf open, -inf elsewhere.
+        excluded: ``[B, E]``, leaves that must not be answered; numbers outside the pool are ignored.
         history: Of these users.
         count: n.
     """
     leaves = pool.shape[0]
-    score = functional.linear(user, pool) + closed
+    score = functional.linear(user, pool) + rule_mask
     # One spare slot takes what is no leaf; n more keep the top n defined where fewer leaves are open.
     score = torch.cat([score, torch.full((score.shape[0], count + 1), DEAD, device=score.device)], dim=1)
-    score = score.scatter_add(1, history.leaf.clamp(max=leaves), history.added)
+    score = score.scatter_add(1, history.leaf.clamp(max=leaves), history.repeat_bias)
+
     at = torch.where((excluded >= 0) & (excluded < leaves), excluded, leaves)
     score = score.scatter(1, at, torch.full_like(at, DEAD, dtype=score.dtype))
+
     dense, pick = score.topk(count, dim=1)
     return DenseCandidates(torch.where(dense > DEAD, pick, -1), dense)
 
 
-def dense_scores(user: Tensor, vectors: Tensor, leaf: Tensor, history: History) -> Tensor:
-    """Dense scores of given leaves ``[B, W]`` (-1: any number), which have these vectors ``[B, W, d_s]``."""
+def dense_scores(user: Tensor, vectors: Tensor, leaf: Tensor, history: HistoryItems) -> Tensor:
+    """Return the dense scores of leaves ``[B, W]`` with vectors ``[B, W, d_s]``; of leaf -1 the score means nothing."""
     is_same = leaf[:, :, None] == history.leaf[:, None, :]
-    return (vectors @ user[:, :, None]).squeeze(2) + (is_same * history.added[:, None, :]).sum(dim=2)
+    return (vectors @ user[:, :, None]).squeeze(2) + (is_same * history.repeat_bias[:, None, :]).sum(dim=2)

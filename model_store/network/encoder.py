@@ -1,7 +1,7 @@
-"""The half that reads a history: item vectors in, a state for every position, and the user's vector out.
+"""History encoder, shared by SASRec and the recommender: item vectors in, a state for every position out.
 
-SASRec and the recommender share it. The embedding stage trains it together with the item vectors; a recommender whose
-history tokens are vectors then starts from those weights and already knows what its users want.
+The embedding stage trains it together with the item vectors. A recommender whose history tokens are vectors then starts
+from those weights, and already knows what its users want.
 
 Shapes: B rows, S tokens, d model width, d_s width of item vectors.
 """
@@ -21,7 +21,7 @@ INPUT_SCALE = 0.3
 
 
 class EncoderShape(NamedTuple):
-    """What two encoders must have in common to exchange weights."""
+    """Shape of an encoder; encoders of the same shape can exchange weights."""
 
     d_model: int
     d_ff: int
@@ -47,12 +47,12 @@ class HistoryEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor, lengths: Tensor | None, tokens_per_item: int = 1) -> Tensor:
-        """States ``[B, S, d]``.
+        """Return states ``[B, S, d]``.
 
         Args:
             x: Tokens ``[B, S, d]``, oldest item first, padded on the right.
-            lengths: ``[B]``, items of each row. ``None`` with causal attention: no state reads what follows it, so
-                padding on the right is mute anyhow.
+            lengths: ``[B]``, items of each row. May be ``None`` with causal attention: no state reads what follows it,
+                so padding on the right has no effect.
             tokens_per_item: S = items times this.
         """
         position = torch.arange(x.shape[1], device=x.device)
@@ -62,6 +62,7 @@ class HistoryEncoder(nn.Module):
             bias = bias + (distance < 0) * NEGATIVE
         if lengths is not None:
             bias = bias + (position // tokens_per_item >= lengths[:, None])[:, None, None, :] * NEGATIVE
+
         for layer in self.layers:
             x = layer(x, bias)
         normed: Tensor = self.norm(x)
@@ -69,7 +70,7 @@ class HistoryEncoder(nn.Module):
 
 
 class VectorMap(nn.Linear):
-    """Item-vector space to model space or back; starts as the identity times ``scale``, as far as the widths allow."""
+    """Linear map between item vectors and the model; starts as the identity times ``scale``, as far as widths allow."""
 
     def __init__(self, width_in: int, width_out: int, scale: float = 1.0) -> None:
         self.scale = scale
@@ -77,11 +78,11 @@ class VectorMap(nn.Linear):
 
     @classmethod
     def into_model(cls, embedding_dim: int, d_model: int) -> VectorMap:
-        """From unit vectors to tokens of the first layer."""
+        """Return a map from unit vectors to tokens of the first layer."""
         return cls(embedding_dim, d_model, INPUT_SCALE * math.sqrt(embedding_dim))
 
     def reset_parameters(self) -> None:
-        """See the class."""
+        """Set the weight to the identity times ``scale``."""
         nn.init.eye_(self.weight)
         with torch.no_grad():
             self.weight.mul_(self.scale)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NEGATIVE = -1e9
-"""Added to masked scores: finite, so that a row without any key stays free of NaN."""
+"""Number added to masked scores; finite, so that a row without any key stays free of NaN."""
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask costs one random byte a value; drawing a float for each would outlast the layers on a CPU.
+    """Dropout whose mask costs one random byte a value; on a CPU, drawing floats would take longer than the layers.
 
     The rate is rounded to 256ths, and values are scaled by the rounded rate, so that expectations are exact.
     """
@@ -26,7 +26,7 @@ class Dropout(nn.Module):
         self.dropped = round(rate * 256)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero values at random while training; the identity otherwise."""
+        """Zero values at random while training; return the input otherwise."""
         if not self.training or not self.dropped:
             return x
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
@@ -50,16 +50,17 @@ class RmsNorm(nn.Module):
 class Mix(nn.Module):
     """Softmax attention of queries over keys, heads side by side in the last axis; no weights of its own.
 
-    A part by itself, so that an inference engine's own operation can take its place.
+    It is a module of its own so that an inference engine can replace it by its own operation.
     """
 
     def __init__(self, heads: int, head_dim: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.head_dim = heads, head_dim
+        self.heads = heads
+        self.head_dim = head_dim
         self.dropout = Dropout(dropout)
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Mix values.
+        """Return the values mixed by attention weights.
 
         Args:
             query: ``[B, Q, H·D]``.
@@ -80,7 +81,7 @@ class Mix(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention without bias terms, split into projections so that keys and values can be kept."""
+    """Multi-head attention without bias terms; keys and values are projected apart, so that callers can cache them."""
 
     def __init__(self, d_model: int, heads: int, head_dim: int, dropout: float) -> None:
         super().__init__()
@@ -120,17 +121,19 @@ class RelativeBias(nn.Module):
 
     def __init__(self, buckets: int, max_distance: int, heads: int, bidirectional: bool) -> None:
         super().__init__()
-        self.buckets, self.max_distance, self.bidirectional = buckets, max_distance, bidirectional
+        self.buckets = buckets
+        self.max_distance = max_distance
+        self.bidirectional = bidirectional
         self.weight = nn.Parameter(torch.zeros(buckets, heads))
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Bias ``[…, H]`` for integer distances ``[…]`` (query position minus key position)."""
-        far = self.max_distance  # whatever is farther shares its bucket
+        """Return the bias ``[…, H]`` for integer distances ``[…]`` (query position minus key position)."""
+        far = self.max_distance  # all larger distances share its bucket
         by_distance = self.weight[self.bucket(torch.arange(-far, far + 1, device=distance.device))]
         return functional.embedding(distance.clamp(-far, far) + far, by_distance)
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Bucket of each distance; when not bidirectional, distances below zero share bucket 0 with zero itself."""
+        """Return the bucket of each distance; unless bidirectional, distances below zero share bucket 0 with zero."""
         count = self.buckets // 2 if self.bidirectional else self.buckets
         sign = (distance < 0).long() * count if self.bidirectional else torch.zeros_like(distance)
         size = distance.abs() if self.bidirectional else distance.clamp(min=0)
@@ -172,7 +175,7 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attend_self(self, x: Tensor, normed: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Residual self-attention from ``[N, Q, d]`` over kept keys and values ``[N, S, H·D]``."""
+        """Residual self-attention from ``[N, Q, d]`` over cached keys and values ``[N, S, H·D]``."""
         return x + self.dropout(self.self_attention(normed, keys, values, bias))
 
     def attend_history(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:

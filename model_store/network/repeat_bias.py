@@ -1,8 +1,8 @@
-"""What having had something already adds to its score: learned, by how many items ago that was.
+"""Repeat bias: a learned number for each age of an item in the history, added to the score of that item.
 
-What a history holds resembles the user most, so that without this it ranks first, whether or not people come back to
-what they had. In shops they hardly do, in music they do all the time; a model can learn which it is, but similarity
-alone cannot say so.
+Items of the history resemble the user most. Without this bias they would rank first, whether or not people come back
+to what they had. In shops they hardly do, in music they do all the time. A model can learn which it is; similarity
+alone cannot tell.
 
 Shapes: B rows, T history items, P targets of a row.
 """
@@ -17,10 +17,10 @@ AGES = 16
 
 
 class RepeatBias(nn.Module):
-    """Tables of what each earlier occurrence adds; several occurrences add up. Zero at the start.
+    """Tables of the bias of each earlier occurrence; several occurrences add up. All are zero at the start.
 
     Args:
-        tables: How many scores are biased.
+        tables: Number of scores that are biased.
         scale: Multiplies the learned numbers, so that one step size suits them and the network around them.
     """
 
@@ -30,12 +30,12 @@ class RepeatBias(nn.Module):
         self.weight = nn.Parameter(torch.zeros(tables, AGES))
 
     def forward(self, table: int, items: int, prefix: Tensor) -> Tensor:
-        """What each of a row's first ``items`` items adds, ``[B, P, items]``: 0 for those behind a target's prefix.
+        """Return the bias of each of a row's first T items, ``[B, P, T]``: 0 for items behind a target's prefix.
 
         Args:
-            table: Which score.
+            table: Number of the score.
             items: T.
-            prefix: ``[B, P]``, how many items precede each target.
+            prefix: ``[B, P]``, number of items before each target.
         """
         age = prefix[:, :, None] - 1 - torch.arange(items, device=prefix.device)
         added: Tensor = self.weight[table][age.clamp(min=0, max=AGES - 1)] * ((age >= 0) * self.scale)

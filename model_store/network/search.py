@@ -1,4 +1,4 @@
-"""The constrained beam search as one torch module, which is also what gets exported to ONNX.
+"""Constrained beam search as one torch module; the same module is exported to ONNX.
 
 Definition (docs/ARCHITECTURE.md, the search): the log-probability of an item is the sum over its codes of log-softmax
 over the children that the trie holds at that node. Rules mask candidates and never renormalise. A node with one child
@@ -20,12 +20,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.network.beams import AllPlaces, Beams, BestOfGroups, Children, Span
-from model_store.network.dense_candidates import DEAD, DenseCandidates, History, dense_scores, nearest_leaves
+from model_store.network.dense_candidates import DEAD, DenseCandidates, HistoryItems, dense_scores, nearest_leaves
 from model_store.network.recommender import Cache, Memory, Recommender
 
 
+class RequestTensors(NamedTuple):
+    """Tensors of a batch of requests: the fields of :class:`~model_store.search.interface.SearchInputs`."""
+
+    history: Tensor  # [B, T], leaves of the history's items, oldest first
+    lengths: Tensor  # [B]
+    rule_bits: Tensor  # [R, bytes], open nodes of each distinct rule, one bit a node
+    rule_of: Tensor  # [B], rule of each request
+    excluded: Tensor  # [B, E], node ids
+    max_per_prefix: Tensor  # [B], beams that may share a first code
+    beam: Tensor  # [W]; only its size matters
+    candidates: Tensor  # [n]; only its size matters
+
+
 class CatalogueTensors(NamedTuple):
-    """What the graph knows of the catalogue, as in ``search_interface``."""
+    """Tensors of a catalogue, as :mod:`model_store.search.interface` defines them."""
 
     child_start: tuple[Tensor, ...]  # per level [n_l + 1]
     child_code: tuple[Tensor, ...]  # per level [n_(l+1) + K]
@@ -36,46 +49,55 @@ class CatalogueTensors(NamedTuple):
     pool: Tensor  # [D, d_s], the vectors by leaf, or none
 
     @classmethod
-    def of(cls, tensors: tuple[Tensor, ...]) -> CatalogueTensors:
-        """From the graph's inputs in order."""
+    def from_inputs(cls, tensors: tuple[Tensor, ...]) -> CatalogueTensors:
+        """Sort the graph's catalogue inputs, which come in this order, into fields."""
         *by_level, leaf_row, by_row, pool = tensors
         levels = (len(by_level) + 1) // 4
-        start, code, window = (tuple(by_level[at * levels : (at + 1) * levels]) for at in range(3))
-        return cls(start, code, window, tuple(by_level[3 * levels :]), leaf_row, by_row, pool)
+        return cls(
+            child_start=tuple(by_level[:levels]),
+            child_code=tuple(by_level[levels : 2 * levels]),
+            window=tuple(by_level[2 * levels : 3 * levels]),
+            parent=tuple(by_level[3 * levels :]),
+            leaf_row=leaf_row,
+            by_row=by_row,
+            pool=pool,
+        )
 
     def path(self, leaves: Tensor) -> list[Tensor]:
-        """Nodes on the way to leaves ``[…]``, depth 1 … L, numbered within their depth."""
-        way = [leaves]
+        """Return the nodes on the way to leaves ``[…]``, depth 1 … L, numbered within their depth."""
+        nodes = [leaves]
         for parent in reversed(self.parent):
-            way.insert(0, parent.take(way[0]).long())
-        return way
+            nodes.insert(0, parent.take(nodes[0]).long())
+        return nodes
 
     def codes(self, path: list[Tensor]) -> Tensor:
-        """Semantic IDs ``[…, L]`` that a path spells."""
+        """Return the semantic IDs ``[…, L]`` that a path spells."""
         return torch.stack([code.take(node).long() for code, node in zip(self.child_code, path, strict=True)], dim=-1)
 
     def vectors(self, leaves: Tensor) -> Tensor:
-        """Item vectors ``[…, d_s]`` of leaves ``[…]``."""
+        """Return the item vectors ``[…, d_s]`` of leaves ``[…]``."""
         row = self.leaf_row.take(leaves).long()
         return functional.embedding(row.clamp(max=self.by_row.shape[0] - 1), self.by_row)
 
     def first_node(self, level: int, codebook_size: int) -> int:
-        """Node id of the first child of this level."""
+        """Return the node id of the first child of this level."""
         return sum(codes.shape[0] - codebook_size for codes in self.child_code[:level])
 
 
 class BeamSearch(nn.Module):
-    """Histories, rules and the catalogue in; leaves with both scores out. Inputs as in ``search_interface``.
+    """Search module: histories, rules and the catalogue in; leaves with both scores out.
 
     Args:
-        recommender: What scores codes, and users' vectors.
+        recommender: The network that scores codes and gives users' vectors.
         has_dense: Whether there are dense scores; if not, all are 0, and n must be 0.
     """
 
     def __init__(self, recommender: Recommender, has_dense: bool = True) -> None:
         super().__init__()
-        self.recommender, self.has_dense = recommender, has_dense
-        self.best, self.undecided = BestOfGroups(), AllPlaces()
+        self.recommender = recommender
+        self.has_dense = has_dense
+        self.select_best = BestOfGroups()
+        self.select_places = AllPlaces()
         device = recommender.bos.device
         bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
         self.register_buffer("bit_table", bits.bool(), persistent=False)  # [256, 8]
@@ -97,105 +119,138 @@ class BeamSearch(nn.Module):
         Returns:
             The fields of :class:`~model_store.search.interface.SearchOutputs`.
         """
-        fields = history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates
-        return self.traced(*fields, *catalogue)[0]
+        requests = RequestTensors(history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates)
+        return self._search(requests, CatalogueTensors.from_inputs(catalogue))[0]
 
-    def traced(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """What :meth:`forward` returns, and the nodes that the beams stood on after each code, ``[B, W]`` a level.
+    def trace(self, *inputs: Tensor) -> list[Tensor]:
+        """Search, and return the nodes that the beams stood on after each code, ``[B, W]`` a level.
 
         Inputs are those of :meth:`forward`. Nodes are numbered within their depth, -1 where a beam found nothing.
         """
-        history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates, *catalogue = inputs
-        net, width, items = self.recommender, beam.shape[0], lengths[:, None]
-        known, codebook_size = CatalogueTensors.of(tuple(catalogue)), net.code_embedding.shape[1]
-        had_path = known.path(history)
-        had_codes = known.codes(had_path)
-        memory = net.encode(had_codes, known.vectors(history), lengths)
-        decoding = _Decoding(net, memory, items, had_path, had_codes, known.child_code)
-        beside = None
-        if self.has_dense:
-            had = History(history, net.dense_repeats(history.shape[1], items)[:, 0])
-            user = functional.normalize(net.user_vectors(memory, items)[:, 0], dim=-1)
-            first_leaf = known.first_node(net.levels - 1, codebook_size)
-            closed = self._closed_leaves(known.pool.shape[0], first_leaf, rule_bits)[rule_of]
-            nearest = nearest_leaves(user, known.pool, closed, excluded - first_leaf, had, candidates.shape[0])
-            beside = _DenseWalk(user, had, nearest, known.path(nearest.leaf.clamp(min=0)))
+        fields = len(RequestTensors._fields)
+        requests = RequestTensors(*inputs[:fields])
+        return self._search(requests, CatalogueTensors.from_inputs(inputs[fields:]))[1]
 
-        beams, came_from = Beams.at_root(history.shape[0], history.device), torch.zeros_like(items)
-        own_steps: list[Tensor] = []  # of the candidates
+    def _search(self, requests: RequestTensors, catalogue: CatalogueTensors) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        """Return what :meth:`forward` and :meth:`trace` return."""
+        net = self.recommender
+        width = requests.beam.shape[0]
+        codebook_size = net.code_embedding.shape[1]
+        memory, decoder = self._encode(requests, catalogue)
+        dense_walk = self._start_dense_walk(requests, catalogue, memory) if self.has_dense else None
+
+        beams = Beams.at_root(requests.history.shape[0], requests.history.device)
+        parent_place = torch.zeros_like(requests.lengths[:, None])
+        candidate_steps: list[Tensor] = []
         trace = []
         for level in range(net.levels):
-            node, log_prob = beams.node, beams.log_prob
-            if beside is not None and level:
-                node, log_prob, came_from = beside.joining(beams, came_from, level)
-            span, places = Span.of(node, log_prob, known.child_start[level]), None
-            if 0 < level == net.levels - 1:  # nobody reads what the last step keeps: it may leave places out
-                places = self.undecided(span)
-            if places is not None:
-                node, came_from = node.gather(1, places), came_from.gather(1, places)
-            logits = decoding.logits(level, node, came_from)
-            children = Children.of(span, known.child_code[level], known.window[level], logits, places)
-            if beside is not None:
-                own_steps.append(children.of_places(width if level else 0, None).log_prob_of(beside.path[level]))
-                children = children.of_places(0, width) if level else children
-            first_node = known.first_node(level, codebook_size)
-            is_open = self._open(children.first + first_node, children.window, rule_bits, rule_of)
-            closed_nodes = excluded - first_node
-            beams, came_from = beams.grown(children, is_open, closed_nodes, beam, max_per_prefix, self.best)
-            trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
-        if beside is None:
-            return beams.outputs(), trace
-        return beside.joined(beams, known.vectors(beams.node), torch.stack(own_steps, dim=2)), trace
+            # Beams come first; the dense candidates take the places behind them.
+            node = beams.node
+            log_prob = beams.log_prob
+            if dense_walk is not None and level:
+                node, log_prob, parent_place = dense_walk.append_to(beams, parent_place, level)
+            span = Span.of(node, log_prob, catalogue.child_start[level])
 
-    def _closed_leaves(self, leaves: int, first_leaf: int, rule_bits: Tensor) -> Tensor:
-        """0 where a rule leaves a leaf open, -inf elsewhere: ``[R, leaves]``."""
-        start, shift = first_leaf // 8, first_leaf % 8
-        bits = self._bits(rule_bits[:, start : start + _bytes_around(leaves)])
+            # No later step reads the keys and values of the last one, so that one may leave places out.
+            places = self.select_places(span) if 0 < level == net.levels - 1 else None
+            if places is not None:
+                node = node.gather(1, places)
+                parent_place = parent_place.gather(1, places)
+            logits = decoder.decode(level, node, parent_place)
+            children = Children.of(span, catalogue.child_code[level], catalogue.window[level], logits, places)
+
+            # Candidates only read off the log-probability of their own next code: beams alone compete.
+            if dense_walk is not None:
+                own = children.slice_places(width if level else 0, None)
+                candidate_steps.append(own.log_prob_of(dense_walk.path[level]))
+                children = children.slice_places(0, width) if level else children
+
+            first_node = catalogue.first_node(level, codebook_size)
+            is_open = self._open_nodes(children.first + first_node, children.window, requests)
+            excluded = requests.excluded - first_node
+            beams, parent_place = beams.grow(
+                children, is_open, excluded, requests.beam, requests.max_per_prefix, self.select_best
+            )
+            trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
+
+        if dense_walk is None:
+            return beams.outputs(), trace
+        vectors = catalogue.vectors(beams.node)
+        return dense_walk.merge_outputs(beams, vectors, torch.stack(candidate_steps, dim=2)), trace
+
+    def _encode(self, requests: RequestTensors, catalogue: CatalogueTensors) -> tuple[Memory, _Decoder]:
+        """Encode the histories, once for all beams and candidates; return them with a decoder that reads them."""
+        history_path = catalogue.path(requests.history)
+        history_codes = catalogue.codes(history_path)
+        memory = self.recommender.encode(history_codes, catalogue.vectors(requests.history), requests.lengths)
+        items = requests.lengths[:, None]
+        return memory, _Decoder(self.recommender, memory, items, history_path, history_codes, catalogue.child_code)
+
+    def _start_dense_walk(self, requests: RequestTensors, catalogue: CatalogueTensors, memory: Memory) -> _DenseWalk:
+        """Choose the dense candidates of each request, and look up the paths that they walk."""
+        net = self.recommender
+        items = requests.lengths[:, None]
+        repeat_bias = net.dense_repeats(requests.history.shape[1], items)[:, 0]
+        history = HistoryItems(requests.history, repeat_bias)
+        user = functional.normalize(net.user_vectors(memory, items)[:, 0], dim=-1)
+
+        first_leaf = catalogue.first_node(net.levels - 1, net.code_embedding.shape[1])
+        rule_mask = self._rule_mask(catalogue.pool.shape[0], first_leaf, requests.rule_bits)[requests.rule_of]
+        excluded = requests.excluded - first_leaf
+        nearest = nearest_leaves(user, catalogue.pool, rule_mask, excluded, history, requests.candidates.shape[0])
+        return _DenseWalk(user, history, nearest, catalogue.path(nearest.leaf.clamp(min=0)))
+
+    def _rule_mask(self, leaves: int, first_leaf: int, rule_bits: Tensor) -> Tensor:
+        """Return ``[R, leaves]``: 0 where a rule leaves a leaf open, -inf elsewhere."""
+        start = first_leaf // 8
+        shift = first_leaf % 8
+        bits = self._unpack_bits(rule_bits[:, start : start + _bytes_around(leaves)])
         return torch.where(bits[:, shift : shift + leaves], 0.0, DEAD)
 
-    def _open(self, first: Tensor, window: Tensor, rule_bits: Tensor, rule_of: Tensor) -> Tensor:
-        """Whether the rule of each request leaves the w nodes from ``first [B, W]`` on open: ``[B, W, w]``."""
+    def _open_nodes(self, first: Tensor, window: Tensor, requests: RequestTensors) -> Tensor:
+        """Return ``[B, W, w]``: whether each request's rule leaves the w nodes from ``first [B, W]`` on open."""
+        rule_bits = requests.rule_bits
         span = torch.arange(_bytes_around(window.shape[0]), device=window.device)
         byte = torch.clamp((first // 8)[:, :, None] + span, max=rule_bits.shape[1] - 1)
-        bits = self._bits(rule_bits.flatten().take(rule_of[:, None, None] * rule_bits.shape[1] + byte))
+        bits = self._unpack_bits(rule_bits.flatten().take(requests.rule_of[:, None, None] * rule_bits.shape[1] + byte))
         return bits.gather(2, (first % 8)[:, :, None] + window)
 
-    def _bits(self, byte: Tensor) -> Tensor:
-        """Bits of bytes ``[…, n]``, the lowest first: ``[…, 8 * n]``."""
+    def _unpack_bits(self, byte: Tensor) -> Tensor:
+        """Return the bits of bytes ``[…, n]``, the lowest first: ``[…, 8 * n]``."""
         table: Tensor = self.bit_table  # type: ignore[assignment]
         return functional.embedding(byte.long(), table).flatten(-2)
 
 
 def _bytes_around(bits: int) -> int:
-    """Bytes that hold so many neighbouring bits, wherever in the first of them they begin."""
+    """Return how many bytes hold so many neighbouring bits, wherever in the first of them they begin."""
     return (bits + 14) // 8
 
 
-def _continued(way: Tensor, parent: Tensor, before: int) -> Tensor:
-    """The way of places that continue others, see :meth:`Recommender.step`.
+def _extend_ancestors(ancestors: Tensor, parent_place: Tensor, decoded: int) -> Tensor:
+    """Return the ancestors of places that continue others, see :meth:`Recommender.step`.
 
     Args:
-        way: Of the places of the step before, ``[B, P', steps]``.
-        parent: Which of them each place continues, ``[B, P]``.
-        before: Places decoded so far.
+        ancestors: Of the places of the step before, ``[B, P', steps]``.
+        parent_place: Which of them each place continues, ``[B, P]``.
+        decoded: Places decoded so far.
 
     Returns:
-        ``[B, P, steps + 1]``.
+        ``[B, P, steps + 1]``, each place its own last ancestor.
     """
-    own = before + torch.arange(parent.shape[1], device=way.device)
-    behind = way.gather(1, parent[:, :, None].expand(-1, -1, way.shape[2]))
-    return torch.cat([behind, own[:, None].expand(*parent.shape, 1)], dim=2)
+    itself = decoded + torch.arange(parent_place.shape[1], device=ancestors.device)
+    inherited = ancestors.gather(1, parent_place[:, :, None].expand(-1, -1, ancestors.shape[2]))
+    return torch.cat([inherited, itself[:, None].expand(*parent_place.shape, 1)], dim=2)
 
 
-class _Decoding:
-    """The decoder's side of one search: what was decoded so far, and what that says of the next code.
+class _Decoder:
+    """Decoder of one search, with the cache of all places that it has decoded.
 
     Args:
         net: The recommender.
         memory: Encoded histories.
         items: ``[B, 1]``, items of each history.
-        had_path: Nodes on the way to these items, L of ``[B, T]``.
-        had_codes: Their semantic IDs, ``[B, T, L]``.
+        history_path: Nodes on the way to these items, L of ``[B, T]``.
+        history_codes: Their semantic IDs, ``[B, T, L]``.
         child_code: Of the catalogue, by level.
     """
 
@@ -204,84 +259,92 @@ class _Decoding:
         net: Recommender,
         memory: Memory,
         items: Tensor,
-        had_path: list[Tensor],
-        had_codes: Tensor,
+        history_path: list[Tensor],
+        history_codes: Tensor,
         child_code: tuple[Tensor, ...],
     ) -> None:
-        self._net, self._memory, self._items, self._child_code = net, memory, items, child_code
-        self._had_path, self._had_codes = had_path, had_codes
+        self._net = net
+        self._memory = memory
+        self._items = items
+        self._history_path = history_path
+        self._history_codes = history_codes
+        self._child_code = child_code
         self._history_bias = net.history_bias(memory, items)
         self._cache: Cache = []
         # Beams and candidates share one place at the start; afterwards each has its own, beams first.
-        self._way = torch.zeros_like(items)[:, :, None]
+        self._ancestors = torch.zeros_like(items)[:, :, None]
 
-    def logits(self, level: int, node: Tensor, came_from: Tensor) -> Tensor:
-        """Of all codes of a level, ``[B, P, K]``; call it level by level.
+    def decode(self, level: int, node: Tensor, parent_place: Tensor) -> Tensor:
+        """Return the logits of all codes of a level, ``[B, P, K]``; call it level by level.
 
         Args:
             level: 0 … L - 1.
-            node: ``[B, P]``, which the places stand on.
-            came_from: ``[B, P]``, places of the level before that they continue; at level 0 nothing counts.
+            node: ``[B, P]``, nodes that the places stand on.
+            parent_place: ``[B, P]``, places of the level before that they continue. Level 0 reads neither.
         """
         net = self._net
         if level:
-            is_below = node[:, :, None] == self._had_path[level - 1][:, None]
-            self._way = _continued(self._way, came_from, before=self._cache[0][0].shape[1])
+            is_below = node[:, :, None] == self._history_path[level - 1][:, None]
+            self._ancestors = _extend_ancestors(self._ancestors, parent_place, decoded=self._cache[0][0].shape[1])
             code = self._child_code[level - 1].take(node).long()
             x = functional.embedding(code, net.code_embedding[level - 1])
         else:
-            is_below = torch.ones_like(self._had_path[0], dtype=torch.bool)[:, None]
+            is_below = torch.ones_like(self._history_path[0], dtype=torch.bool)[:, None]
             x = net.start(self._memory, self._items)
-        states, self._cache = net.step(x, self._cache, self._memory, self._history_bias, self._way)
+
+        states, self._cache = net.step(x, self._cache, self._memory, self._history_bias, self._ancestors)
         logits = net.logits(states, level)
         if net.code_repeat_bias is None:
             return logits
-        return logits + net.repeat_logits(level, self._had_codes[:, :, level], is_below, self._items)
+        return logits + net.repeat_logits(level, self._history_codes[:, :, level], is_below, self._items)
 
 
 class _DenseWalk(NamedTuple):
-    """Dense candidates, which walk down the trie beside the beams."""
+    """Dense candidates on their way down the trie, beside the beams."""
 
     user: Tensor  # [B, d_s], unit length
-    had: History
+    history: HistoryItems
     nearest: DenseCandidates
     path: list[Tensor]  # nodes that they stand on after each code, L of [B, n]
 
-    def joining(self, beams: Beams, parent: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """All places at a level but the first, beams first.
+    def append_to(self, beams: Beams, parent_place: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all places of a level after the first: the beams, then the candidates.
 
         Args:
             beams: W of them.
-            parent: ``[B, W]``, places of the level before that they continue.
+            parent_place: ``[B, W]``, places of the level before that the beams continue.
             level: 1 … L - 1.
 
         Returns:
             Nodes, log-probabilities (candidates never die) and the places that they continue, ``[B, W + n]`` each.
         """
-        own = torch.zeros_like(self.nearest.leaf)  # of all there was one place, or else one each, behind the beams
+        # Level 0 has one place for all. From then on each candidate continues its own, behind those of the beams.
+        own_place = torch.zeros_like(self.nearest.leaf)
         if level > 1:
-            own = own + beams.node.shape[1] + torch.arange(own.shape[1], device=own.device)
+            own_place = own_place + beams.node.shape[1] + torch.arange(own_place.shape[1], device=own_place.device)
         alive = torch.zeros_like(self.nearest.dense)
         return (
             torch.cat([beams.node, self.path[level - 1]], dim=1),
             torch.cat([beams.log_prob, alive], dim=1),
-            torch.cat([parent, own], dim=1),
+            torch.cat([parent_place, own_place], dim=1),
         )
 
-    def joined(self, beams: Beams, vectors: Tensor, own_steps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The search's outputs, beams first.
+    def merge_outputs(
+        self, beams: Beams, vectors: Tensor, candidate_steps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the search's outputs: the beams, then those candidates that no beam found.
 
         Args:
             beams: After the last code.
             vectors: Of their items, ``[B, W, d_s]``.
-            own_steps: Log-probability of each code of the candidates, ``[B, n, L]``.
+            candidate_steps: Log-probability of each code of the candidates, ``[B, n, L]``.
         """
         leaf, log_prob, _, steps = beams.outputs()
-        beam_dense = dense_scores(self.user, vectors, beams.node, self.had)
-        is_new = self.nearest.new_to(leaf)
+        beam_dense = dense_scores(self.user, vectors, beams.node, self.history)
+        is_new = self.nearest.not_among(leaf)
         return (
             torch.cat([leaf, torch.where(is_new, self.nearest.leaf, -1)], dim=1),
-            torch.cat([log_prob, torch.where(is_new, own_steps.sum(dim=2), DEAD)], dim=1),
+            torch.cat([log_prob, torch.where(is_new, candidate_steps.sum(dim=2), DEAD)], dim=1),
             torch.cat([torch.where(leaf >= 0, beam_dense, 0.0), torch.where(is_new, self.nearest.dense, 0.0)], dim=1),
-            torch.cat([steps, own_steps], dim=1),
+            torch.cat([steps, candidate_steps], dim=1),
         )

@@ -29,10 +29,12 @@ class Bf16Recommender(Recommender):
         with self._bf16():
             return super().encode(codes, vectors, lengths)
 
-    def step(self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor, way: Tensor) -> tuple[Tensor, Cache]:
+    def step(
+        self, x: Tensor, cache: Cache, memory: Memory, history_bias: Tensor, ancestors: Tensor
+    ) -> tuple[Tensor, Cache]:
         """See the base class."""
         with self._bf16():
-            states, longer = super().step(x, cache, memory, history_bias, way)
+            states, longer = super().step(x, cache, memory, history_bias, ancestors)
         return states.float(), longer
 
     def _bf16(self) -> torch.autocast:

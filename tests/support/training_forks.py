@@ -160,7 +160,7 @@ def together(folder: Path) -> None:
     def joint(rank: int, port: int) -> None:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-        with distributed.joined("cpu"):
+        with distributed.process_group("cpu"):
             everything(folder / "two")
 
     for name in ("one", "two"):

@@ -1,1 +1,1 @@
-"""The dense half: SASRec, which learns item embeddings, and the counts of which items follow which."""
+"""Item embeddings: SASRec, which learns them, and counts of the items that follow each item."""

@@ -31,7 +31,7 @@ from training.embedding.windows import Windows
 from training.evaluation.metrics import Ranks, both_protocols, summary
 from training.loop import distributed
 from training.loop.batches import Batch, collate
-from training.loop.checkpoint import Best, Course, Resumable, Weights
+from training.loop.checkpoint import BestWeights, Resumable, ResumableLoop, Weights
 from training.loop.compute import FP32, ComputeConfig
 from training.loop.item_softmax import (
     SAMPLED_ABOVE,
@@ -48,7 +48,7 @@ from training.loop.progress import Progress
 Int32Array = npt.NDArray[np.int32]
 
 EVALUATION_USERS = 256
-"""Users scored at once; scores take this times the number of items."""
+"""Number of users scored at once; the scores take this times the number of items in memory."""
 
 
 class SasrecConfig(Section):
@@ -60,20 +60,20 @@ class SasrecConfig(Section):
     head_dim: int = Field(32, ge=2, le=256, description="width of one head")
     d_ff: int = Field(512, ge=2, le=8192, description="width of the feed-forward block")
     position_buckets: int = Field(32, ge=4, le=256, description="buckets of the relative position bias")
-    max_distance: int = Field(128, ge=8, le=4096, description="distance from which on positions share the last bucket")
+    max_distance: int = Field(128, ge=8, le=4096, description="distance from which positions share the last bucket")
     dropout: float = Field(0.5, ge=0.0, lt=1.0, description="dropout rate while training")
     max_history: int = Field(50, ge=1, le=1024, description="newest items of a history that the model reads")
     temperature: float = Field(0.07, gt=0.0, description="divides the cosines of users and items")
     learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="AdamW step size, cosine with warm-up")
     weight_decay: float = Field(0.01, ge=0.0, le=10.0, description="AdamW weight decay")
     warmup: float = Field(0.02, ge=0.0, lt=1.0, description="share of all steps spent warming up")
-    batch_tokens: int = Field(1024, ge=2, description="positions a batch, padding included")
-    epochs: int = Field(20, ge=1, description="most epochs")
+    batch_tokens: int = Field(1024, ge=2, description="maximum positions of a batch, padding included")
+    epochs: int = Field(20, ge=1, description="maximum number of epochs")
     patience: int = Field(5, ge=1, description="epochs without a better validation NDCG@10 before training stops")
     softmax: Literal["auto", "full", "sampled"] = Field(
         "auto", description=f"loss over all items or sampled ones; auto: sampled above {SAMPLED_ABOVE:,} items"
     )
-    negatives: int = Field(4096, ge=1, description="sampled softmax: items drawn a batch, beside its own targets")
+    negatives: int = Field(4096, ge=1, description="sampled softmax: items drawn for a batch, besides its own targets")
 
     @property
     def encoder(self) -> EncoderShape:
@@ -89,13 +89,13 @@ class SasrecConfig(Section):
             is_causal=True,
         )
 
-    def samples(self, n_items: int) -> bool:
-        """Whether the loss over this many items is estimated from sampled ones."""
+    def is_sampled(self, n_items: int) -> bool:
+        """Return whether the loss over this many items is estimated from sampled ones."""
         return self.softmax == "sampled" or (self.softmax == "auto" and n_items > SAMPLED_ABOVE)
 
 
 class Sasrec(nn.Module):
-    """Histories to one user vector a position; an item's score is its cosine with it, over the temperature."""
+    """SASRec network: one user vector a position; an item's score is its cosine with that, over the temperature."""
 
     def __init__(self, config: SasrecConfig, n_items: int) -> None:
         super().__init__()
@@ -109,49 +109,49 @@ class Sasrec(nn.Module):
         self.repeat_bias = RepeatBias()
 
     def forward(self, items: Tensor) -> Tensor:
-        """Item rows ``[B, T]``, oldest first, padded on the right with any row, to user vectors ``[B, T, d_s]``."""
+        """Map item rows ``[B, T]``, oldest first, padded on the right with any row, to user vectors ``[B, T, d_s]``."""
         vectors = functional.normalize(self.item_embedding(items), dim=-1)
         states = self.encoder(self.dropout(self.vector_in(vectors)), None)
-        found: Tensor = self.vector_out(states)
-        return found
+        users: Tensor = self.vector_out(states)
+        return users
 
     @property
     def vectors(self) -> Tensor:
-        """Item vectors at unit length, ``[N, d_s]``: length plays no part in scores, so it tells nothing."""
+        """Item vectors at unit length, ``[N, d_s]``. Scores are cosines, so an embedding's length means nothing."""
         return functional.normalize(self.item_embedding.weight, dim=-1)
 
-    def matched(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """What scores are products of, in training and ranking: users ``[..., d_s]`` and items ``[N, d_s]``."""
+    def score_factors(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factors of the scores: users ``[..., d_s]``, over the temperature, and items ``[N, d_s]``."""
         return functional.normalize(users, dim=-1) / self.config.temperature, self.vectors
 
     def scores(self, users: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
-        """Scores of all items ``[B, N]`` for user vectors ``[B, d_s]`` and what their histories were made of.
+        """Return the scores of all items ``[B, N]`` for users, the repeat bias of their histories included.
 
         Args:
-            users: One a history.
+            users: User vectors, ``[B, d_s]``.
             items: Histories, ``[B, T]``.
             lengths: ``[B]``.
         """
-        every = torch.arange(len(items), device=items.device)
-        row, item, value, _ = self.additions(items, lengths[:, None], every, lengths.cpu().numpy())
-        scores = functional.linear(*self.matched(users))
+        all_rows = torch.arange(len(items), device=items.device)
+        row, item, value, _ = self.additions(items, lengths[:, None], all_rows, lengths.cpu().numpy())
+        scores = functional.linear(*self.score_factors(users))
         scores.view(-1).index_add_(0, row * scores.shape[1] + item, value)
         return scores
 
-    def additions(self, items: Tensor, prefix: Tensor, real: Tensor, known: npt.NDArray[np.int64]) -> Additions:
-        """What histories add to scores; arguments as in :meth:`Additions.of_histories`."""
+    def additions(self, items: Tensor, prefix: Tensor, real: Tensor, host_prefix: npt.NDArray[np.int64]) -> Additions:
+        """Return the repeat bias of histories; arguments are those of :meth:`Additions.of_histories`."""
         value = self.repeat_bias(0, items.shape[1], prefix) / self.config.temperature
-        return Additions.of_histories(items, prefix, value, real, known)
+        return Additions.of_histories(items, prefix, value, real, host_prefix)
 
 
 @dataclass(frozen=True)
 class SasrecResult:
-    """A trained SASRec, at its best epoch."""
+    """Trained SASRec with the weights of its best epoch."""
 
     embeddings: npt.NDArray[np.float32]  # [items, d_s]
     model: Sasrec
     valid: dict[str, float]  # metrics of the best epoch, history items allowed
-    epochs: int  # that were run
+    epochs: int  # number of epochs run
     best_epoch: int  # counted from 1
     seconds: float
     history: list[dict[str, float]]  # "loss" and "valid_ndcg@10" of every epoch
@@ -160,15 +160,15 @@ class SasrecResult:
 def sasrec_loss(
     model: Sasrec, batch: Batch, candidates: Candidates | None = None, compute: ComputeConfig = FP32
 ) -> Tensor:
-    """Mean cross-entropy over all items and all real positions of a batch; with several processes a share of it.
+    """Return the mean cross-entropy over items at all real positions of a batch; of several processes, each its share.
 
     Args:
         model: In training or evaluation mode.
-        batch: Windows: position t of a row reads t + 1 items and has the one that follows as its target.
-        candidates: What the loss is estimated from; None: all items.
-        compute: How the network is computed.
+        batch: Windows; position t of a row reads t + 1 items, and its target is the next one.
+        candidates: Sampled items that the loss is estimated from; None: all items.
+        compute: Precision and compilation of the network.
     """
-    users, items = model.matched(batch.of_targets(compute.run(model, batch.history)))
+    users, items = model.score_factors(batch.select_targets(compute.run(model, batch.history)))
     additions = model.additions(batch.history, batch.prefix, batch.real, batch.host.prefix)
     if candidates is None:
         return full_softmax_loss(users, items, batch.items, batch.all_targets, additions=additions)
@@ -179,6 +179,8 @@ def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
     """Rank the targets of a split among all items, under both protocols; leaves the model in evaluation mode."""
     model.eval()
     device = model.item_embedding.weight.device
+
+    # Users with histories of similar length are scored together, which saves padding.
     order = np.argsort([len(history) for history in split.histories], kind="stable")
     all_items, seen_excluded = np.empty((2, len(order)), dtype=np.int64)
     for start in range(0, len(order), EVALUATION_USERS):
@@ -200,11 +202,11 @@ def train_sasrec(
 ) -> SasrecResult:
     """Train until validation NDCG@10 stops rising, and return the best epoch.
 
-    On the CPU the same seed gives the same result. The global random state is left as it was. A ``checkpoint`` keeps
-    the stage while it is under way, and is gone on with if it is there. ``compute`` says how the network is computed.
+    On the CPU the same seed gives the same result. The global random state is left as it was. The stage is saved in the
+    file ``checkpoint`` as it runs, and resumed from it. ``compute`` sets precision and compilation of the network.
 
     Raises:
-        DataError: No sequence is long enough to train on, or no user to validate with.
+        DataError: No sequence is long enough to train on, or there is no user to validate with.
         CheckpointError: The checkpoint is damaged.
     """
     split = dataset.validation()
@@ -213,10 +215,11 @@ def train_sasrec(
         raise DataError(
             "training needs at least one user with four interactions", "bring more data, or lower data.min_item"
         )
-    place = torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+
+    target = torch.device(device)
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = compute.suited(Sasrec(config, dataset.n_items).to(place))
+        model = compute.prepare(Sasrec(config, dataset.n_items).to(target))
         distributed.seed_dropout(seed)
         return _fit(model, sequences, split, seed, progress, checkpoint, compute)
 
@@ -230,73 +233,87 @@ def _fit(
     checkpoint: Path | None,
     compute: ComputeConfig,
 ) -> SasrecResult:
-    config, started = model.config, time.monotonic()
-    device, rng = model.item_embedding.weight.device, np.random.default_rng(seed)
+    started = time.monotonic()
+    config = model.config
+    device = model.item_embedding.weight.device
+    rng = np.random.default_rng(seed)
+
     # Cuts between windows are drawn anew each epoch, so their number differs a little from epoch to epoch.
     windows = Windows(sequences, config.max_history, device)
-    steps = config.epochs * len(windows.epoch(config.batch_tokens, np.random.default_rng(seed))[1])
-    optimiser, best = Optimiser(sasrec_optimizer(model), cosine(steps, config.warmup)), Best(model)
-    proposal = _proposal(config, windows, model.item_embedding.num_embeddings)
+    steps = config.epochs * len(windows.draw_epoch(config.batch_tokens, np.random.default_rng(seed))[1])
+    optimiser = Optimiser(sasrec_optimizer(model), cosine(steps, config.warmup))
+    best = BestWeights(model)
+    proposal = _create_proposal(config, windows, model.item_embedding.num_embeddings)
     curve = LearningCurve()
+
     parts: dict[str, Resumable] = {"model": Weights(model), "optimiser": optimiser, "best": best, "curve": curve}
-    course = Course(checkpoint, rng, parts, device)
-    with progress.track("SASRec", config.epochs, course.epoch) as bar:
-        for epoch in course.epochs(config.epochs):
+    loop = ResumableLoop(checkpoint, rng, parts, device)
+    with progress.track("SASRec", config.epochs, loop.epoch) as bar:
+        for epoch in loop.epochs(config.epochs):
             if best.misses >= config.patience:
                 break
             model.train()
-            rows, groups = windows.epoch(config.batch_tokens, rng)
-            for chosen in course.batches(groups):
+            rows, groups = windows.draw_epoch(config.batch_tokens, rng)
+            for chosen in loop.batches(groups):
                 batch = collate(rows, chosen)
-                candidates = sasrec_candidates(proposal, batch, (seed, epoch, course.step))
+                candidates = sasrec_candidates(proposal, batch, (seed, epoch, loop.step))
                 loss = sasrec_loss(model, batch, candidates, compute)
                 descend(loss, optimiser)
-                course.add({"loss": loss})
-            metrics = distributed.on_first(lambda: summary(evaluate_sasrec(model, split).all_items))
+                loop.add({"loss": loss})
+
+            metrics = distributed.compute_on_first(lambda: summary(evaluate_sasrec(model, split).all_items))
             best.offer(metrics["ndcg@10"], metrics)
-            curve.add(course.means() | {"valid_ndcg@10": metrics["ndcg@10"]}, bar)
+            curve.add(loop.means() | {"valid_ndcg@10": metrics["ndcg@10"]}, bar)
             bar.advance(1, note=f"NDCG@10 {best.score:.4f}")
-    best.put_back()
+
+    best.load_best()
     model.eval()
-    embeddings = model.vectors.detach().cpu().numpy()
-    best_epoch = course.epoch - best.misses
-    seconds = time.monotonic() - started
-    return SasrecResult(embeddings, model, best.metrics, course.epoch, best_epoch, seconds, curve.epochs)
+    return SasrecResult(
+        embeddings=model.vectors.detach().cpu().numpy(),
+        model=model,
+        valid=best.metrics,
+        epochs=loop.epoch,
+        best_epoch=loop.epoch - best.misses,
+        seconds=time.monotonic() - started,
+        history=curve.epochs,
+    )
 
 
 def sasrec_optimizer(model: Sasrec) -> torch.optim.AdamW:
-    """AdamW over all weights; on a GPU in one kernel."""
-    config, fused = model.config, model.item_embedding.weight.is_cuda
+    """Create an AdamW over all weights; on a GPU it steps in one kernel."""
+    config = model.config
+    fused = model.item_embedding.weight.is_cuda
     return torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
-def _proposal(config: SasrecConfig, windows: Windows, n_items: int) -> Proposal | None:
-    return Proposal(windows.targets, n_items, config.negatives) if config.samples(n_items) else None
+def _create_proposal(config: SasrecConfig, windows: Windows, n_items: int) -> Proposal | None:
+    return Proposal(windows.targets, n_items, config.negatives) if config.is_sampled(n_items) else None
 
 
-def sasrec_candidates(proposal: Proposal | None, batch: Batch, place: tuple[int, int, int]) -> Candidates | None:
-    """What the loss of a batch is estimated from, if it is; drawn by its place in training (seed, epoch, step).
+def sasrec_candidates(proposal: Proposal | None, batch: Batch, position: tuple[int, int, int]) -> Candidates | None:
+    """Draw the items that the loss of a batch is estimated from; None without a proposal.
 
-    So they are the same in all processes, and in a run that was resumed.
+    The position in training (seed, epoch, step) seeds the draw, so that it is the same in all processes, and in a
+    resumed run.
     """
     if proposal is None:
         return None
-    return proposal.candidates(batch.host.items, np.random.default_rng(place)).to(batch.real.device)
+    return proposal.candidates(batch.host.items, np.random.default_rng(position)).to(batch.real.device)
 
 
 @torch.no_grad()
 def _score(model: Sasrec, histories: Sequence[Int32Array], device: torch.device) -> npt.NDArray[np.float32]:
-    """Scores of all items after each history, [B, N]."""
+    """Return the scores of all items after each history, ``[B, N]``."""
     kept = [history[-model.config.max_history :] for history in histories]
     lengths = torch.tensor([len(history) for history in kept], device=device)
-    items = _padded(kept).to(device)
+    items = _pad(kept).to(device)
     users = model(items)[torch.arange(len(kept)), lengths - 1]
     scores: npt.NDArray[np.float32] = model.scores(users, items, lengths).float().cpu().numpy()
     return scores
 
 
-def _padded(rows: Sequence[Int32Array]) -> Tensor:
-    """Item rows of several sequences as one array ``[B, T]``, int64, filled up on the right."""
+def _pad(rows: Sequence[Int32Array]) -> Tensor:
+    """Pad the item rows of several sequences on the right to one int64 tensor ``[B, T]``."""
     out = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
     for line, row in zip(out, rows, strict=True):
         line[: len(row)] = row

@@ -1,4 +1,4 @@
-"""Counting which items follow which in training sequences, for :mod:`model_store.search.transitions`."""
+"""Counts of the items that follow each item in training sequences, for :mod:`model_store.search.transitions`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from model_store.search.transitions import Transitions
 Int64Array = npt.NDArray[np.int64]
 
 WINDOW = 3
-"""Items after an item that count as its successors, the d-th of them 1 / d."""
+"""Number of items after an item that count as its successors; the d-th of them counts 1 / d."""
 
 MOST_SUCCESSORS = 128
-"""Of an item; the most frequent ones are kept."""
+"""Maximum number of successors of an item; the most frequent ones are kept."""
 
 
 def count_transitions(sequences: Sequence[npt.NDArray[np.integer]], items: int) -> Transitions:
-    """P(j follows i): weighted successions of i and j, over how often i occurs. An item does not follow itself.
+    """Estimate P(j follows i): weighted successions of i and j over occurrences of i. An item does not follow itself.
 
     Args:
         sequences: Item rows of each user, oldest first.
-        items: Of the catalogue.
+        items: Number of items in the catalogue.
     """
     flat = np.concatenate([np.empty(0, dtype=np.int64), *sequences]).astype(np.int64)
     owner = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
@@ -38,25 +38,26 @@ def count_transitions(sequences: Sequence[npt.NDArray[np.integer]], items: int) 
 def _pairs(
     flat: Int64Array, owner: Int64Array, distance: int, items: int
 ) -> tuple[Int64Array, npt.NDArray[np.float64]]:
-    """Distinct pairs that are so far apart in a sequence, as ascending keys, and what they weigh together."""
-    before, after = flat[:-distance], flat[distance:]
-    counts = (owner[:-distance] == owner[distance:]) & (before != after)
-    keys, times = np.unique(before[counts] * items + after[counts], return_counts=True)
+    """Return the distinct pairs at this distance in a sequence, as ascending keys, with the total weight of each."""
+    before = flat[:-distance]
+    after = flat[distance:]
+    is_pair = (owner[:-distance] == owner[distance:]) & (before != after)
+    keys, times = np.unique(before[is_pair] * items + after[is_pair], return_counts=True)
     return keys, times / distance
 
 
 def _sum_by_key(
     parts: Sequence[tuple[Int64Array, npt.NDArray[np.float64]]],
 ) -> tuple[Int64Array, npt.NDArray[np.float64]]:
-    keys, place = np.unique(np.concatenate([keys for keys, _ in parts]), return_inverse=True)
-    weight = np.bincount(place, np.concatenate([each for _, each in parts]), minlength=len(keys))
+    keys, index = np.unique(np.concatenate([keys for keys, _ in parts]), return_inverse=True)
+    weight = np.bincount(index, np.concatenate([each for _, each in parts]), minlength=len(keys))
     return keys, weight.astype(np.float64)
 
 
 def _most_frequent(before: Int64Array, share: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Mask of pairs ``[P]``, sorted by their first item, that are among the best of it."""
+    """Return a mask of the pairs ``[P]``, sorted by first item, that are among that item's most frequent ones."""
     order = np.lexsort((-share, before))
-    first = np.searchsorted(before, before)  # where each pair's item begins
+    first = np.searchsorted(before, before)  # first pair of each pair's item
     kept = np.empty(len(before), dtype=np.bool_)
     kept[order] = np.arange(len(before)) - first < MOST_SUCCESSORS
     return kept

@@ -78,8 +78,8 @@ def for_graph(search: BeamSearch) -> BeamSearch:
         for name, child in list(module.named_children()):
             if isinstance(child, Mix):
                 setattr(module, name, OneNodeMix(child))
-    search.undecided = UndecidedPlaces()  # type: ignore[assignment]
-    search.best = BestWithOptionalLimit(search.best)  # type: ignore[assignment]
+    search.select_places = UndecidedPlaces()  # type: ignore[assignment]
+    search.select_best = BestWithOptionalLimit(search.select_best)  # type: ignore[assignment]
     return search
 
 

@@ -1,4 +1,4 @@
-"""What joint training changes: tokenizer, recommender and the codes that follow from them."""
+"""State of joint training: tokenizer, recommender and the current semantic IDs of all items."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from training.tokenizer.collisions import Assignment, Codes, assign_codes
 
 @dataclass
 class Learner:
-    """Both networks with the current codes, which follow the tokenizer when they are refreshed, and not before.
+    """Both networks with the current codes, which follow the tokenizer only when they are refreshed.
 
     Attributes:
         embeddings: Raw item embeddings, ``[items, d_s]``.
-        history: One dict of mean losses and metrics per epoch, in order.
+        history: Mean losses and metrics, one dict an epoch.
     """
 
     model: ModelConfig
@@ -47,43 +47,44 @@ class Learner:
 
     @property
     def vectors(self) -> npt.NDArray[np.float32]:
-        """What histories are read as and dense scores compare users with: unit-length rows, ``[items, d_s]``.
+        """Unit-length item vectors ``[items, d_s]``, for encoders of histories and for dense scores.
 
-        They are the items' embeddings themselves. Reconstructions of their codes, which need no storage, lost 30 % of
-        the dense ranking's NDCG (docs/LOG.md).
+        They are the items' embeddings themselves. Reconstructions from codes, which need no storage, lost 30 % of the
+        dense ranking's NDCG (docs/LOG.md).
         """
         return item_vectors(self.embeddings).cpu().numpy()
 
     def tree(self, interactions: npt.NDArray[np.integer]) -> CodeTree:
-        """The current codes and all vectors as losses read them; ``interactions`` are the item rows trained on."""
-        items, size = len(self.embeddings), self.model.tokenizer.codebook_size
+        """Return the trie of the current codes for the losses; ``interactions`` are the item rows trained on."""
+        items = len(self.embeddings)
+        size = self.model.tokenizer.codebook_size
         proposal = Proposal(interactions, items, negatives=0) if items > SAMPLED_ABOVE else None
         return CodeTree(self.assignment.codes, size, item_vectors(self.embeddings), proposal)
 
     def refresh_codes(self, stickiness: float) -> int:
-        """Semantic IDs that follow the tokenizer (see ``assign_codes``); returns how many items changed."""
+        """Recompute the semantic IDs (see ``assign_codes``), and return the number of items that changed."""
         before = self.assignment.codes
         self.assignment = current_assignment(self.model, self.tokenizer, self.embeddings, before, stickiness)
         return int((before != self.assignment.codes).any(axis=1).sum())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights and buffers by name, those of each network after its own name and a dot."""
+        """Return all weights and buffers by name, prefixed with the name of their network and a dot."""
         return {f"{name}.{key}": value for name, part in self._parts() for key, value in part.state_dict().items()}
 
     def state(self) -> State:
-        """Everything, see :class:`training.loop.checkpoint.Resumable`. Codes do not follow from the weights alone."""
-        found = self.assignment
-        numbers = [found.collision_rate, found.largest_group, found.moved]
-        tensors = self.tensors() | {"codes": torch.from_numpy(found.codes)}
+        """Return everything, the codes too: they do not follow from the weights alone."""
+        assignment = self.assignment
+        numbers = [assignment.collision_rate, assignment.largest_group, assignment.moved]
+        tensors = self.tensors() | {"codes": torch.from_numpy(assignment.codes)}
         return State(tensors, {"assignment": numbers, "history": self.history})
 
     def restore(self, state: State) -> None:
-        """Take what :meth:`state` gave; both networks are in evaluation mode afterwards."""
-        self._take(state.tensors)
+        """Set everything to what :meth:`state` returned; both networks are in evaluation mode afterwards."""
+        self._load_networks(state.tensors)
         self.assignment = Assignment(state.tensors["codes"].numpy(), *state.values["assignment"])
         self.history = state.values["history"]
 
-    def _take(self, tensors: Mapping[str, Tensor]) -> None:
+    def _load_networks(self, tensors: Mapping[str, Tensor]) -> None:
         for name, part in self._parts():
             prefix = f"{name}."
             part.load_state_dict({key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)})
@@ -94,12 +95,12 @@ class Learner:
 
 
 def item_vectors(embeddings: Tensor) -> Tensor:
-    """Raw embeddings ``[items, d_s]`` at unit length."""
+    """Scale raw embeddings ``[items, d_s]`` to unit length."""
     return functional.normalize(embeddings, dim=-1)
 
 
 def can_start_from(model: ModelConfig, sasrec: SasrecConfig) -> bool:
-    """Whether the decoder reads item vectors through an encoder of SASRec's shape."""
+    """Return whether the recommender reads item vectors through an encoder of SASRec's shape."""
     shape = model.recommender
     return shape.history_tokens == "vector" and encoder_shape(shape) == sasrec.encoder
 
@@ -111,12 +112,13 @@ def current_assignment(
     incumbent: Codes | None = None,
     stickiness: float = 0.0,
 ) -> Assignment:
-    """Semantic IDs that a tokenizer gives to raw embeddings, collisions resolved by the model's policy."""
-    # On the CPU always: codes must not change because a run that was trained on a GPU is loaded without one.
+    """Assign semantic IDs to raw embeddings by a tokenizer; the model's policy resolves collisions."""
+    # Always on the CPU: codes must not change when a run that was trained on a GPU is loaded without one.
     with torch.no_grad():
-        judge = copy.deepcopy(tokenizer).cpu().eval()
-        latents, books = judge.latents(embeddings.cpu()), judge.codebooks.detach()
-        return assign_codes(latents, books, model.collisions, incumbent, stickiness)
+        on_cpu = copy.deepcopy(tokenizer).cpu().eval()
+        latents = on_cpu.latents(embeddings.cpu())
+        codebooks = on_cpu.codebooks.detach()
+        return assign_codes(latents, codebooks, model.collisions, incumbent, stickiness)
 
 
 def new_learner(
@@ -128,19 +130,20 @@ def new_learner(
     codes: Codes | None = None,
     compute: ComputeConfig = FP32,
 ) -> Learner:
-    """A trained tokenizer with a fresh recommender, whose encoder starts from SASRec's if both have one shape.
+    """Create a learner of a trained tokenizer and a fresh recommender, which starts from SASRec where shapes allow it.
 
     Args:
-        model: Shapes of both.
-        tokenizer: Gives the codes.
+        model: Shapes of both networks.
+        tokenizer: Trained tokenizer, from which the codes follow.
         embeddings: Raw, ``[items, d_s]``.
-        seed: Of the recommender's first weights.
-        sasrec: Whose encoder to start from.
-        codes: ``[items, L]``, given by this tokenizer on an earlier way, to go on with; default: its nearest ones.
-        compute: How the recommender is computed in training.
+        seed: Seed of the recommender's initial weights.
+        sasrec: Model whose encoder and dense parts to start from.
+        codes: Codes ``[items, L]`` from an earlier run of this tokenizer; default: its nearest ones.
+        compute: Precision and compilation of the recommender in training.
     """
     torch.manual_seed(seed)
-    recommender = compute.suited(Recommender(model).to(embeddings.device))
+    recommender = compute.prepare(Recommender(model).to(embeddings.device))
+
     if sasrec is not None:
         if recommender.vector_in is not None and can_start_from(model, sasrec.config):
             recommender.vector_in.load_state_dict(sasrec.vector_in.state_dict())
@@ -148,6 +151,7 @@ def new_learner(
         if can_start_from(model, sasrec.config) or model.recommender.user_encoder == "own":
             for name, part in recommender.user_parts.items():
                 part.load_state_dict(sasrec.get_submodule(name).state_dict())
+
     assignment = current_assignment(model, tokenizer, embeddings)
     if codes is not None:
         assignment = replace(assignment, codes=codes)

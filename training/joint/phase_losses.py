@@ -1,7 +1,13 @@
-"""The losses of joint training by phase, and the settings that weigh them (ETEGRec sections 3.4 and 3.5).
+"""Losses of each phase of joint training, and their settings (ETEGRec sections 3.4 and 3.5).
 
-Beyond the paper's L_REC, L_SQ, L_SIA and L_PSA there is L_DENSE, which trains the user's vector for the dense scores of
-the search, and soft targets: what the dense head knows, taught to the decoder.
+    tokenizer epoch     L_SQ + mu L_SIA + lambda L_PSA
+    recommender epoch   L_REC + mu L_SIA + lambda L_PSA + w L_DENSE
+
+L_SQ trains the tokenizer's reconstruction and codebooks, L_REC the recommender's next codes. L_SIA aligns the encoded
+history with the target's codes, L_PSA the decoder's preference with the target's reconstruction.
+
+Two things are ours. L_DENSE trains the user's vector for the dense scores of the search. And L_REC can have soft
+targets from these dense scores (distillation).
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from training.joint.code_tree import CodeTree, Teacher
 from training.joint.learner import Learner
 from training.loop import distributed
 from training.loop.batches import Batch
-from training.loop.device import upload
+from training.loop.device import to_device
 from training.loop.item_softmax import SAMPLED_ABOVE, Additions, full_softmax_loss, sampled_softmax_loss
 from training.losses import (
     constrained_loss,
@@ -33,35 +39,38 @@ from training.losses import (
 from training.tokenizer.codebooks import reconstruct
 
 Losses = dict[str, Tensor]
-"""Scalars by name (rec, dense, sq, sia, psa): this process's shares of them, where several train together."""
+"""Losses by name: rec (L_REC), dense (L_DENSE), sq (L_SQ), sia (L_SIA), psa (L_PSA). Scalars; with several processes,
+this process's shares of them."""
 
 
 class JointConfig(Section):
-    """Alternating optimisation."""
+    """Settings of alternating optimisation."""
 
-    epochs: int = Field(40, ge=1, description="epochs of both phases together")
+    epochs: int = Field(40, ge=1, description="total number of epochs of both phases")
     cycle: int = Field(2, ge=2, description="C: one tokenizer epoch, then C - 1 recommender epochs")
     alternating: bool = Field(True, description="false: both networks in every step, once alignment has begun")
     tokenizer: Literal["joint", "frozen"] = Field("joint", description="frozen: codes stay as pretrained (TIGER)")
     sia_weight: float = Field(3e-4, ge=0, description="mu, weight of the sequence-item alignment loss")
     psa_weight: float = Field(1e-4, ge=0, description="lambda, weight of the preference-semantic alignment loss")
-    alignment_from: int = Field(0, ge=0, description="first epoch with alignment losses; before it the tokenizer rests")
+    alignment_from: int = Field(
+        0, ge=0, description="first epoch with alignment losses; the tokenizer is not trained before"
+    )
     dense_weight: float = Field(
-        1.0, ge=0, description="weight of the user vector's cross-entropy over all items; 0: leave it untrained"
+        1.0, ge=0, description="weight of L_DENSE, the user vector's cross-entropy over all items; 0: untrained"
     )
     constrained: bool = Field(
-        True, description="L_REC over the codes that the catalogue holds, as the search scores; false: over all K"
+        True, description="L_REC over the codes that the trie allows, as in the search; false: over all K codes"
     )
     distillation: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of soft targets in a constrained L_REC: the dense head's view of every code; "
-        f"none above {SAMPLED_ABOVE:,} items, of which it does not score all",
+        description="weight of soft targets in a constrained L_REC, the dense head's probabilities of codes; "
+        f"not used above {SAMPLED_ABOVE:,} items, of which it scores only some",
     )
-    temperature: float = Field(0.07, gt=0, description="divides cosines, in the preference-semantic and the dense loss")
+    temperature: float = Field(0.07, gt=0, description="divides the cosines of L_PSA and L_DENSE")
     beta: float = Field(0.25, ge=0, description="weight of the tokenizer's commitment term")
-    targets_per_batch: int = Field(512, ge=2, description="target items a step")
+    targets_per_batch: int = Field(512, ge=2, description="target items of a step")
     recommender_rate: float = Field(1e-3, gt=0, description="AdamW step size of the recommender, cosine with warm-up")
     stickiness: float = Field(
         0.05,
@@ -71,10 +80,10 @@ class JointConfig(Section):
     tokenizer_rate: float = Field(1e-4, gt=0, description="AdamW step size of the tokenizer")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of a phase's steps spent warming up")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of both")
-    clip: float = Field(1.0, gt=0, description="largest norm of a gradient")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code cross-entropy")
+    clip: float = Field(1.0, gt=0, description="maximum norm of a network's gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy of codes")
     validate_every: int = Field(2, ge=1, description="epochs between validations")
-    validation_users: int = Field(2000, ge=1, description="most users in a validation during training")
+    validation_users: int = Field(2000, ge=1, description="maximum users of a validation during training")
 
     @model_validator(mode="after")
     def _soft_targets_have_a_teacher(self) -> Self:
@@ -86,63 +95,79 @@ class JointConfig(Section):
 
 
 def tokenizer_losses(learner: Learner, batch: Batch, tree: CodeTree, config: JointConfig) -> Losses:
-    """L_SQ, L_SIA and L_PSA of a batch, with gradients for the tokenizer only; the recommender gives constants."""
+    """Return the losses of a tokenizer epoch: L_SQ, L_SIA and L_PSA.
+
+    Gradients reach the tokenizer only: the recommender is frozen, and in evaluation mode.
+    """
     with torch.no_grad():
         # [BOS] alone: the alignment losses need no decoded code.
-        states = _states(learner.recommender.eval(), learner, batch, tree, codes=1)
-    return _quantisation_and_alignment(learner, batch, states, config)
+        states = _run_recommender(learner.recommender.eval(), learner, batch, tree, codes=1)
+    return _sq_and_alignment_losses(learner, batch, states, config)
 
 
 def recommender_losses(learner: Learner, batch: Batch, tree: CodeTree, config: JointConfig, aligned: bool) -> Losses:
-    """L_REC and L_DENSE, and if ``aligned`` L_SIA and L_PSA, with gradients for the recommender only."""
-    states = _states(learner.recommender.train(), learner, batch, tree)
-    losses = _recommendation(learner, batch, states, tree, config)
+    """Return the losses of a recommender epoch: L_REC and L_DENSE and, if ``aligned``, L_SIA and L_PSA.
+
+    Gradients reach the recommender only: the tokenizer is frozen, and gives constants.
+    """
+    states = _run_recommender(learner.recommender.train(), learner, batch, tree)
+    losses = _rec_and_dense_losses(learner, batch, states, tree, config)
     if aligned:
-        targets, sequence, preference = _distinct(batch, states.sequence, states.preference)
+        targets, sequence, preference = _select_distinct(batch, states.sequence, states.preference)
         with torch.no_grad():
             quantised, reconstruction = reconstruct(learner.tokenizer, learner.embeddings[targets])
-        losses |= _alignment(learner, quantised, reconstruction, sequence, preference, config)
+        losses |= _alignment_losses(learner, quantised, reconstruction, sequence, preference, config)
     return losses
 
 
 def joint_losses(learner: Learner, batch: Batch, tree: CodeTree, config: JointConfig) -> Losses:
-    """All losses at once, with gradients for both networks: training without alternation."""
-    states = _states(learner.recommender.train(), learner, batch, tree)
-    losses = _recommendation(learner, batch, states, tree, config)
-    return losses | _quantisation_and_alignment(learner, batch, states, config)
+    """Return all losses at once, with gradients for both networks: training without alternation."""
+    states = _run_recommender(learner.recommender.train(), learner, batch, tree)
+    losses = _rec_and_dense_losses(learner, batch, states, tree, config)
+    return losses | _sq_and_alignment_losses(learner, batch, states, config)
 
 
 def weighted_sum(losses: Losses, config: JointConfig) -> Tensor:
-    """What a step descends: the losses of its phase with their weights (Eq. 18 and 19)."""
+    """Return the objective of a step: the weighted sum of its phase's losses (Eq. 18 and 19)."""
     weights = {"rec": 1.0, "dense": config.dense_weight, "sq": 1.0, "sia": config.sia_weight, "psa": config.psa_weight}
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
-def _states(
+def _run_recommender(
     recommender: Recommender, learner: Learner, batch: Batch, tree: CodeTree, codes: int | None = None
 ) -> TargetStates:
-    """What the recommender says of a batch, decoding the first codes of each target, or all of them."""
+    """Run the recommender on a batch; it decodes the first codes of each target, or all of them."""
     targets = tree.codes[batch.targets.clamp(min=0)][..., :codes]
-    read = tree.codes[batch.history], tree.vectors[batch.history]
-    states: TargetStates = learner.compute.run(recommender, *read, batch.lengths, targets, batch.prefix)
+    codes_of_history = tree.codes[batch.history]
+    vectors_of_history = tree.vectors[batch.history]
+    states: TargetStates = learner.compute.run(
+        recommender, codes_of_history, vectors_of_history, batch.lengths, targets, batch.prefix
+    )
     return states
 
 
-def _recommendation(
+def _rec_and_dense_losses(
     learner: Learner, batch: Batch, states: TargetStates, tree: CodeTree, config: JointConfig
 ) -> Losses:
-    items, decoded = batch.items, batch.of_targets(states.decoder)
+    """Return L_REC, and L_DENSE if it has a weight."""
+    items = batch.items
+    decoded = batch.select_targets(states.decoder)
     logits = [
-        learner.recommender.logits(decoded[:, level], level) + repeated
-        for level, repeated in enumerate(_repeat_logits(learner, batch, tree))
+        learner.recommender.logits(decoded[:, level], level) + repeat_bias
+        for level, repeat_bias in enumerate(_repeat_logits(learner, batch, tree))
     ]
+
     if not config.constrained:
         rec = recommendation_loss(logits, tree.codes[items], config.label_smoothing, batch.all_targets)
-        return {"rec": rec} | (_dense(learner, batch.of_targets(states.user), batch, tree, config, None))
+        dense = _dense_loss(learner, batch.select_targets(states.user), batch, tree, config, None)
+        return {"rec": rec} | dense
+
+    # The teacher sees the probabilities of the dense head on the way to L_DENSE, so that one comes first.
     leaves = tree.leaves(items)
     teacher = Teacher(tree, leaves) if config.distillation and tree.proposal is None else None
-    dense = _dense(learner, batch.of_targets(states.user), batch, tree, config, teacher)
-    children = [tree.children(leaves, level, found) for level, found in enumerate(logits)]
+    dense = _dense_loss(learner, batch.select_targets(states.user), batch, tree, config, teacher)
+
+    children = [tree.children(leaves, level, level_logits) for level, level_logits in enumerate(logits)]
     rec = constrained_loss(
         [each.log_prob[:, 0] for each in children],
         [tree.child(leaves, level) - each.first for level, each in enumerate(children)],
@@ -154,23 +179,27 @@ def _recommendation(
 
 
 def _repeat_logits(learner: Learner, batch: Batch, tree: CodeTree) -> list[Tensor]:
-    """What histories add to the logits of each level, ``[N, K]`` for the real ones of the targets ``[B, P]``."""
-    history, targets = tree.codes[batch.history], tree.codes[batch.targets.clamp(min=0)]
+    """Return the repeat bias of the logits of each level, ``[N, K]`` for the N real targets."""
+    history = tree.codes[batch.history]
+    targets = tree.codes[batch.targets.clamp(min=0)]
     is_below = torch.ones_like(batch.targets, dtype=torch.bool)[:, :, None]
-    added = []
+    by_level = []
     for level in range(tree.levels):
-        found = learner.recommender.repeat_logits(level, history[:, :, level], is_below, batch.prefix)
-        added.append(batch.of_targets(found))
+        repeat_bias = learner.recommender.repeat_logits(level, history[:, :, level], is_below, batch.prefix)
+        by_level.append(batch.select_targets(repeat_bias))
         is_below = is_below & (history[:, None, :, level] == targets[:, :, None, level])
-    return added
+    return by_level
 
 
-def _dense(
+def _dense_loss(
     learner: Learner, users: Tensor, batch: Batch, tree: CodeTree, config: JointConfig, teacher: Teacher | None
 ) -> Losses:
+    """Return L_DENSE, full or sampled cross-entropy of the users' vectors; nothing if it has no weight."""
     if not config.dense_weight:
         return {}
-    items, scaled = batch.items, functional.normalize(users, dim=-1) / config.temperature
+
+    items = batch.items
+    scaled = functional.normalize(users, dim=-1) / config.temperature
     value = learner.recommender.dense_repeats(batch.history.shape[1], batch.prefix) / config.temperature
     if tree.proposal is not None:
         additions = Additions.of_histories(batch.history, batch.prefix, value, batch.real, batch.host.prefix)
@@ -184,18 +213,18 @@ def _dense(
     return {"dense": loss}
 
 
-def _quantisation_and_alignment(learner: Learner, batch: Batch, states: TargetStates, config: JointConfig) -> Losses:
-    targets, sequence, preference = _distinct(batch, states.sequence, states.preference)
+def _sq_and_alignment_losses(learner: Learner, batch: Batch, states: TargetStates, config: JointConfig) -> Losses:
+    """Return L_SQ, L_SIA and L_PSA, with gradients for the tokenizer."""
+    targets, sequence, preference = _select_distinct(batch, states.sequence, states.preference)
     embeddings = learner.embeddings[targets]
     quantised, reconstruction = reconstruct(learner.tokenizer, embeddings)
     standardised = learner.tokenizer.standardise(embeddings)
     sq = quantisation_loss(standardised, reconstruction, quantised, config.beta)
-    return {"sq": distributed.even_share(sq)} | _alignment(
-        learner, quantised, reconstruction, sequence, preference, config
-    )
+    alignment = _alignment_losses(learner, quantised, reconstruction, sequence, preference, config)
+    return {"sq": distributed.even_share(sq)} | alignment
 
 
-def _alignment(
+def _alignment_losses(
     learner: Learner,
     quantised: Quantised,
     reconstruction: Tensor,
@@ -203,16 +232,18 @@ def _alignment(
     preference: Tensor,
     config: JointConfig,
 ) -> Losses:
-    # Where codebooks are not trained they are constants here, but the distances carry gradients to z_E.
+    """Return L_SIA, between the codes of targets and z_E, and L_PSA, between reconstructions of targets and h_D."""
+    # In a recommender epoch the codebooks are constants, but the distances carry gradients to z_E.
     sequence_distances = learner.tokenizer.quantise(sequence).distances
     sia = sequence_item_loss(quantised.distances, sequence_distances)
     psa = preference_semantic_loss(preference, reconstruction, config.temperature)
     return {"sia": distributed.even_share(sia), "psa": distributed.even_share(psa)}
 
 
-def _distinct(batch: Batch, *states: Tensor) -> list[Tensor]:
-    """Targets ``[N]`` of all processes that are no repetition, and their rows of ``[B, P, …]`` states."""
+def _select_distinct(batch: Batch, *states: Tensor) -> list[Tensor]:
+    """Select the distinct targets ``[N]`` of all processes, and their rows of ``[B, P, …]`` states."""
     kept = first_occurrences(batch.host.items)
-    targets, rows = (upload(torch.from_numpy(each), batch.real.device) for each in (batch.host.items[kept], kept))
-    everyone = (distributed.gather(batch.of_targets(state), batch.host.shares) for state in states)
-    return [targets, *(state.index_select(0, rows) for state in everyone)]
+    targets = to_device(torch.from_numpy(batch.host.items[kept]), batch.real.device)
+    rows = to_device(torch.from_numpy(kept), batch.real.device)
+    gathered = (distributed.gather(batch.select_targets(state), batch.host.shares) for state in states)
+    return [targets, *(state.index_select(0, rows) for state in gathered)]

@@ -1,8 +1,15 @@
 """Joint training of tokenizer and recommender: the alternating loop of ETEGRec (section 3.5).
 
-A cycle of C epochs trains the tokenizer once, with the recommender frozen, and the recommender C - 1 times, with the
-tokenizer frozen. Codes are recomputed after each tokenizer epoch. Afterwards the tokenizer is frozen for good and the
-recommender is fine-tuned without alignment losses, until validation stops improving.
+A cycle has C epochs. The first trains the tokenizer, with the recommender frozen, and codes are recomputed after it.
+The other C - 1 train the recommender, with the tokenizer frozen. With C = 3:
+
+    epoch   0          1            2            3          4            5
+    phase   tokenizer  recommender  recommender  tokenizer  recommender  recommender
+    codes            ^ recomputed                         ^ recomputed
+
+:func:`phase_of` is this table, :func:`train_joint` the loop, :mod:`training.joint.phase_losses` the losses of both
+phases. Afterwards :func:`finetune` freezes the tokenizer for good, and trains the recommender without alignment losses
+until validation stops improving.
 """
 
 from __future__ import annotations
@@ -30,20 +37,34 @@ from training.joint.phase_losses import (
 )
 from training.loop import distributed
 from training.loop.batches import Batch, TrainingRows, batches, collate, training_rows
-from training.loop.checkpoint import Best, Course
+from training.loop.checkpoint import BestWeights, Resumable, ResumableLoop
 from training.loop.optimiser import Optimiser, cosine, descend, recommender_optimizer
 from training.loop.progress import Bar, Progress
 from training.tokenizer.codebooks import tokenizer_optimizer
 
 Phase = Literal["tokenizer", "recommender", "both"]
+"""Networks that an epoch trains."""
 
 
 class FinetuneConfig(Section):
-    """The last stretch: tokenizer frozen for good, no alignment losses."""
+    """Settings of fine-tuning: tokenizer frozen for good, no alignment losses."""
 
-    epochs: int = Field(20, ge=0, description="most epochs")
+    epochs: int = Field(20, ge=0, description="maximum number of epochs")
     recommender_rate: float = Field(5e-4, gt=0, description="AdamW step size, cosine to zero")
     patience: int = Field(5, ge=1, description="validations without improvement before stopping")
+
+
+def phase_of(epoch: int, config: JointConfig) -> Phase:
+    """Return the network that an epoch trains: the tokenizer in the first epoch of each cycle, else the recommender.
+
+    Cycles begin when alignment begins; before that, only the recommender is trained.
+    """
+    since_alignment = epoch - config.alignment_from
+    if config.tokenizer == "frozen" or since_alignment < 0:
+        return "recommender"
+    if not config.alternating:
+        return "both"
+    return "tokenizer" if since_alignment % config.cycle == 0 else "recommender"
 
 
 def train_joint(
@@ -62,42 +83,37 @@ def train_joint(
         sequences: Training sequences, item rows, oldest first.
         valid: Validation targets; a sample of them is ranked every few epochs.
         config: See :class:`JointConfig`.
-        seed: Decides batches and dropout.
-        progress: Shows epochs and validation NDCG@10.
-        checkpoint: Where the stage is kept while it is under way, and gone on with if it is there; None: nowhere.
+        seed: Seed of batches and dropout.
+        progress: Display of epochs and validation NDCG@10.
+        checkpoint: File in which the stage is saved as it runs, and from which it is resumed; None: nowhere.
     """
-    rows, rng = _rows(learner, sequences), np.random.default_rng(seed)
+    rows = _cut_rows(learner, sequences)
+    rng = np.random.default_rng(seed)
     distributed.seed_dropout(seed)
     phases = [phase_of(epoch, config) for epoch in range(config.epochs)]
-    per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
-    steps = {phase: phases.count(phase) * per_epoch for phase in get_args(Phase)}
-    recommender = Optimiser(
-        recommender_optimizer(learner.recommender, config.recommender_rate, config.weight_decay),
-        cosine(steps["recommender"] + steps["both"], config.warmup),
-        config.clip,
-    )
-    tokenizer = Optimiser(
-        tokenizer_optimizer(learner.tokenizer, config.tokenizer_rate, config.weight_decay),
-        cosine(steps["tokenizer"] + steps["both"], config.warmup),
-        config.clip,
-    )
-    trained = {"tokenizer": (tokenizer,), "recommender": (recommender,), "both": (recommender, tokenizer)}
+    batches_per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
+    recommender, tokenizer = _create_optimisers(learner, config, phases, batches_per_epoch)
+    optimisers = {"tokenizer": (tokenizer,), "recommender": (recommender,), "both": (recommender, tokenizer)}
     sample = sample_split(valid, config.validation_users, seed)
-    course = Course(
-        checkpoint,
-        rng,
-        {"learner": learner, "recommender_optimiser": recommender, "tokenizer_optimiser": tokenizer},
-        learner.embeddings.device,
-    )
-    with progress.track("Joint training", config.epochs * per_epoch, course.done) as bar:
-        for epoch in course.epochs(config.epochs):
+
+    parts: dict[str, Resumable] = {
+        "learner": learner,
+        "recommender_optimiser": recommender,
+        "tokenizer_optimiser": tokenizer,
+    }
+    loop = ResumableLoop(checkpoint, rng, parts, learner.embeddings.device)
+    with progress.track("Joint training", config.epochs * batches_per_epoch, loop.done) as bar:
+        for epoch in loop.epochs(config.epochs):
             phase = phases[epoch]
             aligned = epoch >= config.alignment_from and config.tokenizer == "joint"
-            losses = _losses_of(phase, learner, rows, config, aligned)
-            means = _epoch(learner, rows, config, losses, trained[phase], rng, course, bar)
+            losses = _loss_function(phase, learner, rows, config, aligned)
+            means = _train_epoch(rows, config, losses, optimisers[phase], rng, loop, bar)
+
+            # A trained tokenizer gives other codes. They change here, and nowhere else.
             if phase != "recommender":
                 learner.tokenizer.eval()
                 means["codes_changed"] = float(learner.refresh_codes(config.stickiness))
+
             if (epoch + 1) % config.validate_every == 0:
                 means["valid_ndcg@10"] = _validate(learner, sample)
                 bar.advance(0, note=f"NDCG@10 {means['valid_ndcg@10']:.4f}")
@@ -110,65 +126,78 @@ def finetune(
     sequences: list[npt.NDArray[np.int32]],
     valid: Split,
     config: JointConfig,
-    stretch: FinetuneConfig,
+    finetuning: FinetuneConfig,
     seed: int,
     progress: Progress,
     checkpoint: Path | None = None,
 ) -> None:
     """Train the recommender alone on fixed codes until validation NDCG@10 stops rising; keep its best weights.
 
-    Arguments are those of :func:`train_joint`.
+    ``finetuning`` holds the settings of this stage; the other arguments are those of :func:`train_joint`.
     """
-    rows, rng = _rows(learner, sequences), np.random.default_rng(seed)
+    rows = _cut_rows(learner, sequences)
+    rng = np.random.default_rng(seed)
     distributed.seed_dropout(seed)
-    per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
+    batches_per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
     optimiser = Optimiser(
-        recommender_optimizer(learner.recommender, stretch.recommender_rate, config.weight_decay),
-        cosine(stretch.epochs * per_epoch, config.warmup),
+        recommender_optimizer(learner.recommender, finetuning.recommender_rate, config.weight_decay),
+        cosine(finetuning.epochs * batches_per_epoch, config.warmup),
         config.clip,
     )
     sample = sample_split(valid, config.validation_users, seed)
-    best = Best(learner.recommender)
-    course = Course(
-        checkpoint, rng, {"learner": learner, "optimiser": optimiser, "best": best}, learner.embeddings.device
-    )
-    if not course.resumed:
+    best = BestWeights(learner.recommender)
+
+    parts: dict[str, Resumable] = {"learner": learner, "optimiser": optimiser, "best": best}
+    loop = ResumableLoop(checkpoint, rng, parts, learner.embeddings.device)
+    if not loop.resumed:
         best.offer(_validate(learner, sample))
-    with progress.track("Fine-tuning", stretch.epochs * per_epoch, course.done) as bar:
-        for _ in course.epochs(stretch.epochs):
-            if best.misses >= stretch.patience:
+    with progress.track("Fine-tuning", finetuning.epochs * batches_per_epoch, loop.done) as bar:
+        for _ in loop.epochs(finetuning.epochs):
+            if best.misses >= finetuning.patience:
                 break
-            losses = _losses_of("recommender", learner, rows, config, aligned=False)
-            means = _epoch(learner, rows, config, losses, (optimiser,), rng, course, bar)
+            losses = _loss_function("recommender", learner, rows, config, aligned=False)
+            means = _train_epoch(rows, config, losses, (optimiser,), rng, loop, bar)
+
             means["valid_ndcg@10"] = _validate(learner, sample)
             bar.record(len(learner.history), means)
             learner.history.append({"epoch": float(len(learner.history)), "tokenizer_phase": 0.0, **means})
             best.offer(means["valid_ndcg@10"])
             bar.advance(0, note=f"NDCG@10 {best.score:.4f}")
-    best.put_back()
+
+    best.load_best()
     learner.recommender.eval()
 
 
-def phase_of(epoch: int, config: JointConfig) -> Phase:
-    """Which network an epoch trains: the tokenizer in the first epoch of each cycle, once alignment has begun."""
-    since = epoch - config.alignment_from
-    if config.tokenizer == "frozen" or since < 0:
-        return "recommender"
-    if not config.alternating:
-        return "both"
-    return "recommender" if since % config.cycle else "tokenizer"
+def _create_optimisers(
+    learner: Learner, config: JointConfig, phases: list[Phase], batches_per_epoch: int
+) -> tuple[Optimiser, Optimiser]:
+    """Return the optimisers of recommender and tokenizer; the schedule of each counts the steps of its own phase."""
+    steps = {phase: phases.count(phase) * batches_per_epoch for phase in get_args(Phase)}
+
+    recommender = Optimiser(
+        recommender_optimizer(learner.recommender, config.recommender_rate, config.weight_decay),
+        cosine(steps["recommender"] + steps["both"], config.warmup),
+        config.clip,
+    )
+    tokenizer = Optimiser(
+        tokenizer_optimizer(learner.tokenizer, config.tokenizer_rate, config.weight_decay),
+        cosine(steps["tokenizer"] + steps["both"], config.warmup),
+        config.clip,
+    )
+    return recommender, tokenizer
 
 
-def _rows(learner: Learner, sequences: list[npt.NDArray[np.int32]]) -> TrainingRows:
+def _cut_rows(learner: Learner, sequences: list[npt.NDArray[np.int32]]) -> TrainingRows:
     shape = learner.model.recommender
     packed = shape.encoder_attention == "causal"
     return training_rows(sequences, shape.max_history, packed, learner.embeddings.device)
 
 
-def _losses_of(
+def _loss_function(
     phase: Phase, learner: Learner, rows: TrainingRows, config: JointConfig, aligned: bool
 ) -> Callable[[Batch], Losses]:
-    tree = learner.tree(rows.items)  # of the codes from before the epoch, all through it
+    """Return the function that computes the losses of a batch in an epoch of this phase."""
+    tree = learner.tree(rows.items)  # with the codes from before the epoch, until its end
     if phase == "tokenizer":
         learner.tokenizer.train()
         return lambda batch: tokenizer_losses(learner, batch, tree, config)
@@ -178,30 +207,31 @@ def _losses_of(
     return lambda batch: recommender_losses(learner, batch, tree, config, aligned)
 
 
-def _epoch(
-    learner: Learner,
+def _train_epoch(
     rows: TrainingRows,
     config: JointConfig,
     losses: Callable[[Batch], Losses],
-    trained: Sequence[Optimiser],
+    optimisers: Sequence[Optimiser],
     rng: np.random.Generator,
-    course: Course,
+    loop: ResumableLoop,
     bar: Bar,
 ) -> dict[str, float]:
-    """One pass over all rows; returns the mean of each loss, the only thing that the host waits for."""
-    for chosen in course.batches(batches(rows, config.targets_per_batch, rng)):
-        found = losses(collate(rows, chosen))
-        descend(weighted_sum(found, config), *trained)
-        course.add(found)
+    """Pass over all rows once, and return the mean of each loss: the only values that the host waits for."""
+    for chosen in loop.batches(batches(rows, config.targets_per_batch, rng)):
+        batch_losses = losses(collate(rows, chosen))
+        descend(weighted_sum(batch_losses, config), *optimisers)
+        loop.add(batch_losses)
         bar.advance(1)
-    return course.means()
+    return loop.means()
 
 
 def _validate(learner: Learner, sample: Split) -> float:
+    """Return the validation NDCG@10 of a sample; the first process computes it for all."""
+
     def measure() -> float:
         width = learner.model.beam_width
-        codes, vectors = learner.assignment.codes, learner.vectors
-        ranks = generative_ranks(learner.recommender, codes, sample, width, vectors, seen_excluded=False)
+        codes = learner.assignment.codes
+        ranks = generative_ranks(learner.recommender, codes, sample, width, learner.vectors, seen_excluded=False)
         return ndcg(ranks.all_items, 10)
 
-    return distributed.on_first(measure)
+    return distributed.compute_on_first(measure)

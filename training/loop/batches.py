@@ -1,4 +1,4 @@
-"""Which part of which sequence each training row reads, and how rows become batches without padding waste.
+"""Training rows cut out of users' sequences, and batches of rows of similar length, which need little padding.
 
 A row is a stretch of one user's sequence plus the targets that it predicts. With causal encoder attention a row carries
 many targets, one per position, and the encoder's work is shared; with bidirectional attention a row carries one.
@@ -15,29 +15,29 @@ import torch
 from torch import Tensor
 
 from training.loop import distributed
-from training.loop.device import upload
+from training.loop.device import to_device
 
 Int64Array = npt.NDArray[np.int64]
 
 PADDING = -1
-"""Target of a slot that holds none."""
+"""Number in a target slot that holds no target."""
 
 
 class TrainingRows(NamedTuple):
-    """All rows of an epoch over one flat array of items. A row predicts what follows its last prefixes."""
+    """All rows of an epoch over one flat array of items. A row predicts the items after its longest prefixes."""
 
     items: Int64Array  # [interactions], all sequences one after the other
     start: Int64Array  # [rows], first history item
     length: Int64Array  # [rows], history items; the target of the longest prefix follows them
     predicted: Int64Array  # [rows], number of prefixes, and so of targets
-    resident: Tensor  # the items again, on the device where batches are made
+    device_items: Tensor  # the same items on the device, where batches are made
 
 
-class OnHost(NamedTuple):
-    """What the host knows of a batch, which it planned, and so never has to ask the device for."""
+class HostPlan(NamedTuple):
+    """Facts of a batch that the host knows from planning it, so that it never has to wait for the device."""
 
     items: Int64Array  # [n] targets of the joint batch, row by row
-    shares: tuple[int, ...]  # how many of them each process has, in order
+    shares: tuple[int, ...]  # number of them in each process, in order
     prefix: Int64Array  # [N] history items before each target of this process, row by row
 
 
@@ -48,21 +48,24 @@ class Batch(NamedTuple):
     lengths: Tensor  # [B]
     targets: Tensor  # [B, P] item rows, PADDING where a row has fewer
     prefix: Tensor  # [B, P] history items before each target, at least 1
-    real: Tensor  # [N] places of the targets that are none of the padding, in [B · P], ascending
-    host: OnHost
+    real: Tensor  # [N] indices into [B · P] of the targets that are not padding, ascending
+    host: HostPlan
 
     @property
     def all_targets(self) -> int:
-        """Targets of the joint batch."""
+        """Number of targets in the joint batch of all processes."""
         return len(self.host.items)
 
     @property
     def items(self) -> Tensor:
-        """The real targets, ``[N]``."""
-        return self.of_targets(self.targets)
+        """Real targets, ``[N]``."""
+        return self.select_targets(self.targets)
 
-    def of_targets(self, values: Tensor) -> Tensor:
-        """The real targets' rows ``[N, …]`` of ``[B, P, …]``; a boolean mask would make the host count."""
+    def select_targets(self, values: Tensor) -> Tensor:
+        """Return the rows ``[N, …]`` of ``[B, P, …]`` that belong to real targets.
+
+        Indices, not a boolean mask: to size the result of a mask, the host would have to wait for the device.
+        """
         return values.flatten(0, 1).index_select(0, self.real)
 
 
@@ -76,21 +79,26 @@ def training_rows(
 
     Args:
         sequences: Item rows, oldest first. Those with fewer than two items give no row.
-        max_history: History items a row may have.
-        packed: Many targets a row. A long sequence is then cut into windows that overlap by half: a target
-            away from the sequence's start sees at least ``max_history / 2`` items.
-        device: Where batches are made.
+        max_history: Maximum history items of a row.
+        packed: Give a row many targets. A long sequence is then cut into windows that overlap by half: a target away
+            from the sequence's start sees at least ``max_history / 2`` items.
+        device: Device where batches are made.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     stride = max(1, max_history // 2) if packed else 1
+
+    # A row is (first item, history items, targets); ``done`` items of a sequence need no further row.
     rows: list[tuple[int, int, int]] = []
     for offset, size in zip(offsets[:-1].tolist(), lengths.tolist(), strict=True):
-        done, end = 1, min(max_history, size - 1) if packed else 1
+        done = 1
+        end = min(max_history, size - 1) if packed else 1
         while done < size:
             start = max(0, end - max_history)
             rows.append((offset + start, end - start, end - done + 1))
-            done, end = end + 1, min(end + stride, size - 1)
+            done = end + 1
+            end = min(end + stride, size - 1)
+
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
     flat = np.concatenate([np.empty(0, dtype=np.int64), *sequences]).astype(np.int64)
     return TrainingRows(flat, table[:, 0], table[:, 1], table[:, 2], torch.from_numpy(flat).to(device))
@@ -107,41 +115,47 @@ def batches(rows: TrainingRows, targets_per_batch: int, rng: np.random.Generator
 
 
 def collate(rows: TrainingRows, chosen: Int64Array) -> Batch:
-    """This process's rows of a joint batch, in a single process all of them, padded into one batch on the device."""
-    mine, counts = distributed.share(chosen)
-    known = _known(rows, chosen)
-    length, slots = rows.length[mine], int(rows.predicted[mine].max())
-    # A row that must not count has no target.
+    """Pad this process's rows of a joint batch (in a single process all of them) into one batch on the device."""
+    mine, counts = distributed.take_shard(chosen)
+    plan = _plan_on_host(rows, chosen)
+    length = rows.length[mine]
+    slots = int(rows.predicted[mine].max())
+    # A row that must not count gets no target.
     predicted = rows.predicted[mine] if counts else np.zeros_like(mine)
-    flat, device = rows.resident, rows.resident.device
-    start, lengths, count = upload(torch.from_numpy(np.stack([rows.start[mine], length, predicted])), device)
-    step, slot = (torch.arange(most, device=device) for most in (int(length.max()), slots))
+
+    # Three numbers a row travel to the device; everything else is computed there.
+    flat = rows.device_items
+    device = flat.device
+    start, lengths, count = to_device(torch.from_numpy(np.stack([rows.start[mine], length, predicted])), device)
+    step = torch.arange(int(length.max()), device=device)
+    slot = torch.arange(slots, device=device)
     last = lengths[:, None]
     history = flat[start[:, None] + torch.minimum(step, last - 1)].masked_fill(step >= last, 0)
     prefix = torch.minimum(last - count[:, None] + 1 + slot, last)
     targets = flat[start[:, None] + prefix].masked_fill(slot >= count[:, None], PADDING)
-    row, place = ragged(count, len(known.prefix))
-    return Batch(history, lengths, targets, prefix, row * slots + place, known)
+
+    row, column = ragged_indices(count, len(plan.prefix))
+    return Batch(history, lengths, targets, prefix, row * slots + column, plan)
 
 
-def ragged(count: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Row and place in it of every entry of rows with ``count`` entries each, ``total`` of them together."""
+def ragged_indices(count: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Return row and column of every entry of rows with ``count`` entries each, ``total`` of them together."""
     row = torch.arange(len(count), device=count.device).repeat_interleave(count, output_size=total)
-    place = torch.arange(total, device=count.device)
-    return row, place - (count.cumsum(0) - count)[row]
+    entry = torch.arange(total, device=count.device)
+    return row, entry - (count.cumsum(0) - count)[row]
 
 
-def _known(rows: TrainingRows, chosen: Int64Array) -> OnHost:
+def _plan_on_host(rows: TrainingRows, chosen: Int64Array) -> HostPlan:
     count = rows.predicted[chosen]
-    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    prefix = np.repeat(rows.length[chosen] - count + 1, count) + place
+    column = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    prefix = np.repeat(rows.length[chosen] - count + 1, count) + column
     items = rows.items[np.repeat(rows.start[chosen], count) + prefix]
-    shares = tuple(int(count[part].sum()) for part in distributed.stretches(len(chosen)))
+    shares = tuple(int(count[part].sum()) for part in distributed.shard_slices(len(chosen)))
     before = sum(shares[: distributed.rank()])
-    return OnHost(items, shares, prefix[before : before + shares[distributed.rank()]])
+    return HostPlan(items, shares, prefix[before : before + shares[distributed.rank()]])
 
 
 def epoch(rows: TrainingRows, targets_per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """All rows once, in random batches."""
+    """Yield all rows once, in random batches."""
     for chosen in batches(rows, targets_per_batch, rng):
         yield collate(rows, chosen)

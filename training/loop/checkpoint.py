@@ -1,10 +1,10 @@
-"""A stage that is under way, kept in one file from time to time, so that a killed run loses a minute at most.
+"""Checkpoints of a training stage: saved every minute or so, so that a killed run can resume.
 
-The file is safetensors: weights, moments of optimisers, sums and states of randomness as tensors, everything else as
-JSON in its metadata, and a SHA-256 over both. It is replaced atomically and removed when the stage's artefact is there.
+The file is safetensors: weights, moments of optimisers, loss sums and random states as tensors, everything else as JSON
+in its metadata, and a SHA-256 over both. It is replaced atomically, and removed once the stage's artefact exists.
 
-Batches of an epoch are drawn when the epoch begins, by the stage's own source of randomness. So a place in training is:
-the state of that source at the start of the epoch, the number of batches done since, and torch's global randomness
+Batches of an epoch are drawn when the epoch begins, by the stage's own random generator. So a point in training is: the
+state of that generator at the start of the epoch, the number of batches done since, and torch's global random state
 (dropout) as it is. A resumed stage draws the same batches and skips those that are done.
 """
 
@@ -28,33 +28,33 @@ from model_store.errors import CheckpointError
 from training.loop import distributed
 
 SAVE_EVERY_S = 60.0
-"""Least time between two saves of a stage."""
+"""Minimum time between two saves of a stage."""
 
 SAVING_SHARE = 0.05
-"""Most of the time that goes into saving; large models are saved less often."""
+"""Maximum share of the time that goes into saving; large models are saved less often."""
 
 T = TypeVar("T")
 
 
 class State(NamedTuple):
-    """What is kept of one part of a stage."""
+    """Saved state of one part of a stage."""
 
     tensors: dict[str, Tensor]
-    values: dict[str, Any]  # plain values, as JSON has them
+    values: dict[str, Any]  # JSON values
 
 
 class Resumable(Protocol):
-    """A part of a stage that training changes."""
+    """Part of a stage that training changes: a network, an optimiser, a learning curve."""
 
     def state(self) -> State:
-        """Everything that is needed to go on from here."""
+        """Return everything that is needed to resume from here."""
 
     def restore(self, state: State) -> None:
-        """Become what :meth:`state` described."""
+        """Set everything to what :meth:`state` returned."""
 
 
 class Weights:
-    """A network as part of a stage."""
+    """Weights of a network, as part of a stage."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -68,18 +68,19 @@ class Weights:
         self.network.load_state_dict(state.tensors)
 
 
-class Best:
-    """The best weights of a network so far, judged by validation.
+class BestWeights:
+    """Best weights of a network so far, judged by validation.
 
     Attributes:
-        score: That of the best weights; -1 before the first.
-        misses: Validations since then.
-        metrics: What else was measured with the best weights.
+        score: Score of the best weights; -1 before the first.
+        misses: Number of validations since then.
+        metrics: All metrics of the best weights.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.score, self.misses = -1.0, 0
+        self.score = -1.0
+        self.misses = 0
         self.metrics: dict[str, float] = {}
         self._weights: dict[str, Tensor] = {}
 
@@ -88,11 +89,14 @@ class Best:
         if score <= self.score:
             self.misses += 1
             return
-        self.score, self.misses, self.metrics = score, 0, dict(metrics or {})
+
+        self.score = score
+        self.misses = 0
+        self.metrics = dict(metrics or {})
         self._weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
-    def put_back(self) -> None:
-        """Give the network its best weights again."""
+    def load_best(self) -> None:
+        """Load the best weights into the network."""
         self.network.load_state_dict(self._weights)
 
     def state(self) -> State:
@@ -101,25 +105,27 @@ class Best:
 
     def restore(self, state: State) -> None:
         """See :class:`Resumable`."""
-        place = next(self.network.parameters()).device
-        self._weights = {name: tensor.to(place) for name, tensor in state.tensors.items()}
-        self.score, self.misses, self.metrics = (state.values[key] for key in ("score", "misses", "metrics"))
+        device = next(self.network.parameters()).device
+        self._weights = {name: tensor.to(device) for name, tensor in state.tensors.items()}
+        self.score = state.values["score"]
+        self.misses = state.values["misses"]
+        self.metrics = state.values["metrics"]
 
 
-class Course:
-    """How far a stage is, and the way through its epochs and batches.
+class ResumableLoop:
+    """Loop over a stage's epochs and batches that saves checkpoints on its way, and resumes from one.
 
-        course = Course(path, rng, {"network": Weights(network), "optimiser": optimiser}, device)
-        for epoch in course.epochs(config.epochs):
-            for batch in course.batches(drawn_from(rng)):
-                course.add(losses_of_a_step)
-            means = course.means()
+        loop = ResumableLoop(path, rng, {"network": Weights(network), "optimiser": optimiser}, device)
+        for epoch in loop.epochs(config.epochs):
+            for batch in loop.batches(draw_batches(rng)):
+                loop.add(train_step(batch))
+            means = loop.means()
 
     Attributes:
-        resumed: Whether the stage goes on from a file.
+        resumed: True if the stage was resumed from a file.
         epoch: Epochs done.
         step: Batches of this epoch done.
-        done: Batches done in all.
+        done: Batches done in all epochs.
     """
 
     def __init__(
@@ -129,86 +135,107 @@ class Course:
         parts: Mapping[str, Resumable],
         device: torch.device,
     ) -> None:
-        """Begin, or restore all ``parts``, ``rng`` and torch's global randomness from a file.
+        """Begin, or restore all ``parts``, ``rng`` and torch's global random state from a file.
 
         Args:
-            path: Where to keep the stage; None: nowhere.
-            rng: What draws the batches of an epoch.
-            parts: All that training changes, by name.
-            device: Where training happens.
+            path: Checkpoint file of the stage; None: save nothing.
+            rng: Generator that draws the batches of an epoch.
+            parts: Everything that training changes, by name.
+            device: Device of the training.
 
         Raises:
-            CheckpointError: The file is damaged, or of another training.
+            CheckpointError: The file is damaged, or belongs to another training.
         """
-        self._path, self._rng, self._parts, self._device = path, rng, parts, device
+        self._path = path
+        self._rng = rng
+        self._parts = parts
+        self._device = device
         self.epoch = self.step = self.done = 0
         self._sums: dict[str, Tensor] = {}
-        self._drawn_from = _state_of(rng)
-        self._began, self._due = time.monotonic(), time.monotonic() + SAVE_EVERY_S
+        self._epoch_rng_state = _get_state(rng)
+        self._started = time.monotonic()
+        self._next_save = time.monotonic() + SAVE_EVERY_S
+
         self.resumed = path is not None and path.is_file()
         if path is not None and self.resumed:
             self._restore(path)
 
     def epochs(self, most: int) -> Iterator[int]:
-        """Numbers of the epochs that are left of ``most``."""
+        """Yield the numbers of the epochs that are left of ``most``."""
         while self.epoch < most:
-            self._drawn_from = _state_of(self._rng)
+            self._epoch_rng_state = _get_state(self._rng)
             yield self.epoch
-            self.epoch, self.step, self._sums = self.epoch + 1, 0, {}
-            self._drawn_from = _state_of(self._rng)
+
+            self.epoch += 1
+            self.step = 0
+            self._sums = {}
+            self._epoch_rng_state = _get_state(self._rng)
             self._save_if_due()
 
     def batches(self, drawn: Sequence[T]) -> Iterator[T]:
-        """What is left of an epoch's batches; one counts as done when the next is asked for."""
+        """Yield the batches that are left of an epoch's; a batch counts as done when the next is asked for."""
         for at in range(self.step, len(drawn)):
             yield drawn[at]
-            self.step, self.done = at + 1, self.done + 1
+            self.step = at + 1
+            self.done += 1
             self._save_if_due()
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Sum up this process's shares of a step's losses, on their device: reading one would make the host wait."""
+        """Sum up this process's shares of a step's losses on their device; reading them would make the host wait."""
         for name, loss in losses.items():
             self._sums[name] = self._sums[name] + loss.detach() if name in self._sums else loss.detach()
 
     def means(self) -> dict[str, float]:
-        """The mean of each loss over the batches of this epoch done, all processes together."""
-        return {name: value.item() / max(1, self.step) for name, value in distributed.total(self._sums).items()}
+        """Return the mean of each loss over the batches of this epoch done, all processes together."""
+        sums = distributed.sum_over_processes(self._sums)
+        return {name: value.item() / max(1, self.step) for name, value in sums.items()}
 
     def _save_if_due(self) -> None:
-        if self._path is None or not distributed.is_first() or time.monotonic() < self._due:
+        if self._path is None or not distributed.is_first() or time.monotonic() < self._next_save:
             return
+
         started = time.monotonic()
         states = {name: part.state() for name, part in self._parts.items()}
         tensors = {f"{name}/{key}": tensor for name, part in states.items() for key, tensor in part.tensors.items()}
-        tensors |= {f"sums/{name}": value for name, value in self._sums.items()} | _randomness(self._device)
-        place = {"epoch": self.epoch, "step": self.step, "done": self.done, "rng": self._drawn_from}
-        spent = {"seconds": started - self._began, "losses": list(self._sums)}
-        values = {name: part.values for name, part in states.items()}
-        write_state(self._path, State(tensors, place | spent | {"parts": values}))
+        tensors |= {f"sums/{name}": value for name, value in self._sums.items()} | _random_states(self._device)
+        values = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "done": self.done,
+            "rng": self._epoch_rng_state,
+            "seconds": started - self._started,
+            "losses": list(self._sums),
+            "parts": {name: part.values for name, part in states.items()},
+        }
+        write_state(self._path, State(tensors, values))
+
         took = time.monotonic() - started
-        self._due = time.monotonic() + max(SAVE_EVERY_S, took / SAVING_SHARE)
+        self._next_save = time.monotonic() + max(SAVE_EVERY_S, took / SAVING_SHARE)
 
     def _restore(self, path: Path) -> None:
         tensors, values = read_state(path)
+
         try:
-            self.epoch, self.step, self.done = values["epoch"], values["step"], values["done"]
-            self._began -= values["seconds"]
+            self.epoch = values["epoch"]
+            self.step = values["step"]
+            self.done = values["done"]
+            self._started -= values["seconds"]
             self._sums = {name: tensors[f"sums/{name}"].to(self._device) for name in values["losses"]}
             for name, part in self._parts.items():
                 part.restore(State(_under(name, tensors), values["parts"][name]))
             _set_state(self._rng, values["rng"])
-            _set_randomness(self._device, _under("random", tensors), self.done)
+            _set_random_states(self._device, _under("random", tensors), self.done)
         except (KeyError, TypeError, ValueError, RuntimeError) as cause:
-            raise _unusable(path, f"it is of another training ({cause})") from cause
+            raise _unusable(path, f"it belongs to another training ({cause})") from cause
 
 
 def checkpoint_name(artefact: str) -> str:
-    """Name of the file that keeps the stage of an artefact while it is under way."""
+    """Return the name of the checkpoint file of the stage that makes an artefact."""
     return f"{artefact.removesuffix('.safetensors')}.checkpoint.safetensors"
 
 
 def seconds_spent(path: Path) -> float:
-    """Seconds that went into a stage under way; 0 if it has not begun.
+    """Return the seconds that an unfinished stage has taken so far; 0 if it has not begun.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -217,7 +244,7 @@ def seconds_spent(path: Path) -> float:
 
 
 def write_state(path: Path, state: State) -> None:
-    """Create or replace a file of tensors and plain values."""
+    """Create or replace a file of tensors and JSON values."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
     text = json.dumps(state.values)
     write_durably(path, save(tensors, {"values": text, "sha256": _digest(tensors, text)}))
@@ -231,12 +258,13 @@ def read_state(path: Path) -> State:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
             metadata = file.metadata() or {}
         is_whole = _digest(tensors, metadata["values"]) == metadata["sha256"]
         values = json.loads(metadata["values"])
     except (OSError, SafetensorError, KeyError, ValueError) as cause:
         raise _unusable(path, f"it is damaged ({cause})") from cause
+
     if not is_whole:
         raise _unusable(path, "it is damaged (its content does not match its SHA-256)")
     return State(tensors, values)
@@ -259,7 +287,7 @@ def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def _state_of(rng: np.random.Generator | torch.Generator) -> Any:
+def _get_state(rng: np.random.Generator | torch.Generator) -> Any:
     return rng.get_state().tolist() if isinstance(rng, torch.Generator) else rng.bit_generator.state
 
 
@@ -270,15 +298,17 @@ def _set_state(rng: np.random.Generator | torch.Generator, state: Any) -> None:
         rng.bit_generator.state = state
 
 
-def _randomness(device: torch.device) -> dict[str, Tensor]:
-    found = {"random/cpu": torch.get_rng_state()}
-    return found | ({"random/cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"random/cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["random/cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
-def _set_randomness(device: torch.device, states: Mapping[str, Tensor], done: int) -> None:
+def _set_random_states(device: torch.device, states: Mapping[str, Tensor], done: int) -> None:
     if not distributed.is_first():
-        # Only the first process saves; dropout of the others goes on with other numbers than it would have.
-        torch.manual_seed(done * distributed.processes() + distributed.rank())
+        # Only the first process saves, so dropout of the others cannot continue with the same numbers.
+        torch.manual_seed(done * distributed.world_size() + distributed.rank())
         return
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:

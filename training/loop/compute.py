@@ -1,9 +1,9 @@
-"""How training computes networks: with products in bf16 and with compiled layers, if that is wanted.
+"""Forward passes of networks in training: products in bf16 and compiled layers, both optional.
 
-This is the one place that knows. It wraps a network's forward pass and nothing else: inside, norms, softmaxes and the
-residual stream stay fp32 (biases and skipped values are, and promote what meets them); what comes out is fp32 again, so
-losses, log-softmaxes, gradients of weights and optimisers never see anything else. The tokenizer is not wrapped: codes
-are nearest neighbours, and its products are too small to matter.
+This is the one place that knows of either. It wraps a network's forward pass and nothing else. Inside, norms, softmaxes
+and the residual stream stay fp32: biases and skip connections are fp32, and promote the values that they are added to.
+Outputs are fp32 again, so losses, log-softmaxes, gradients of weights and optimisers never see anything else. The
+tokenizer is not wrapped: codes are nearest neighbours, and its products are too small to matter.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ from model_store.network.layers import DecoderLayer, Dropout, EncoderLayer
 Network = TypeVar("Network", bound=nn.Module)
 
 AUTOCAST = ("cuda", "cpu")
-"""Kinds of devices that have autocast."""
+"""Types of devices that have autocast."""
 
 COMPILED: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (EncoderLayer, ("forward",)),
     (DecoderLayer, ("attend_self", "attend_history")),
 )
-"""Kinds of layers and their methods that are compiled. They launch nearly all kernels of a step, and all layers of a
-kind share one compilation; a whole network would be compiled for minutes."""
+"""Layer classes with their methods that are compiled. They launch nearly all kernels of a step, and all layers of a
+class share one compilation; compiling a whole network would take minutes."""
 
 VARIANTS = 32
-"""Most compilations of a method (training or not, which inputs have gradients, sizes of one); then it runs as it is."""
+"""Maximum compilations of a method (training or not, inputs with gradients, sizes of 1); above it runs uncompiled."""
 
 
 class ComputeConfig(Section):
-    """How networks are computed while they train. Validation, evaluation and everything after are fp32 and plain."""
+    """Precision and compilation of networks in training. Validation, evaluation and all later stages use plain fp32."""
 
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="of products in SASRec and the recommender; bf16 is slow on a CPU without instructions for it",
+        description="precision of products in SASRec and the recommender; bf16 is slow on CPUs without instructions",
     )
     compile: Literal["never", "gpu", "always"] = Field(
         "never",
-        description="torch.compile of their layers; gpu: where training is on one and there is a C compiler, which it "
-        "needs; always: on a CPU too",
+        description="torch.compile of the layers; gpu: only when training on one with a C compiler installed, which "
+        "it needs; always: on a CPU too",
     )
 
     def run(self, network: nn.Module, *inputs: Tensor) -> Any:
-        """The outputs of a network, a tensor or a NamedTuple of them, in fp32."""
+        """Run a network, and return its outputs (a tensor or a NamedTuple of tensors) in fp32."""
         device = inputs[0].device
         with compiled_layers(network) if self._compiles_on(device) else nullcontext():
             if self.precision == "fp32":
                 return network(*inputs)
             with torch.autocast(device.type, torch.bfloat16):
-                found = network(*inputs)
-        return _in_fp32(found)
+                outputs = network(*inputs)
+        return _to_fp32(outputs)
 
-    def suited(self, network: Network) -> Network:
-        """A network that is on its device, as that trains it best, in place; weights and their names stay.
+    def prepare(self, network: Network) -> Network:
+        """Change a network in place to train fast on the device that it is on; weights and their names stay.
 
-        On a GPU torch's own dropout is one kernel that keeps no mask, and a compiler knows it. The one of the layers
-        saves a CPU random numbers.
+        On a GPU, torch's own dropout replaces that of our layers: it is one kernel without a stored mask, and compilers
+        know it. Ours saves random numbers, which are expensive on a CPU.
         """
         device = next(network.parameters()).device
         if device.type == "cuda" or self._compiles_on(device):
@@ -77,22 +77,22 @@ class ComputeConfig(Section):
 
 
 FP32 = ComputeConfig()
-"""Plain."""
+"""Plain computation: fp32, nothing compiled."""
 
 
 @cache
 def has_c_compiler() -> bool:
-    """Whether torch.compile can build what launches its kernels."""
+    """Return whether there is a C compiler, which torch.compile needs to build the launchers of its kernels."""
     return any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A ``with`` block that computes in the precision of its inputs, whatever it stands in."""
+    """Disable autocast for a ``with`` block, which then computes in the precision of its inputs."""
     return torch.autocast(device.type, enabled=False) if device.type in AUTOCAST else nullcontext()
 
 
 def replace_dropout(network: nn.Module) -> None:
-    """Put torch's own dropout, at the same rates, in the places of the layers' one."""
+    """Replace the dropout of our layers by torch's own, at the same rates."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Dropout):
@@ -101,7 +101,7 @@ def replace_dropout(network: nn.Module) -> None:
 
 @contextmanager
 def compiled_layers(network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> Iterator[None]:
-    """A ``with`` block in which a network's layers run compiled. Outside, in search and export, they are as always."""
+    """Run a network's layers compiled inside a ``with`` block; search and export, outside of it, stay uncompiled."""
     changed = [
         (layer, method)
         for layer in network.modules()
@@ -109,8 +109,9 @@ def compiled_layers(network: nn.Module, backend: str | Callable[..., Any] = "ind
         if isinstance(layer, kind)
         for method in methods
     ]
+
     for layer, method in changed:
-        layer.__dict__[method] = partial(_compiled(getattr(type(layer), method), backend), layer)
+        layer.__dict__[method] = partial(_compile(getattr(type(layer), method), backend), layer)
     try:
         yield
     finally:
@@ -119,14 +120,14 @@ def compiled_layers(network: nn.Module, backend: str | Callable[..., Any] = "ind
 
 
 @cache
-def _compiled(method: Callable[..., Tensor], backend: str | Callable[..., Any]) -> Callable[..., Tensor]:
-    # Sizes are symbols, or every length of histories would be compiled anew.
-    compiler: Any = torch.compile  # whose annotations miss the limit
-    made: Callable[..., Tensor] = compiler(method, dynamic=True, backend=backend, recompile_limit=VARIANTS)
-    return made
+def _compile(method: Callable[..., Tensor], backend: str | Callable[..., Any]) -> Callable[..., Tensor]:
+    # Sizes are symbolic; else every length of histories would be compiled anew.
+    compiler: Any = torch.compile  # its annotations lack recompile_limit
+    compiled: Callable[..., Tensor] = compiler(method, dynamic=True, backend=backend, recompile_limit=VARIANTS)
+    return compiled
 
 
-def _in_fp32(found: Any) -> Any:
-    if isinstance(found, Tensor):
-        return found.float()
-    return type(found)(*map(_in_fp32, found))
+def _to_fp32(outputs: Any) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    return type(outputs)(*map(_to_fp32, outputs))

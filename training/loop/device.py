@@ -1,4 +1,4 @@
-"""From the host to the device without waiting for it."""
+"""Copies of host tensors to the device that the host does not wait for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device, queued behind what the device has to do; on the host's own it is as it was.
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a host tensor to a device, queued behind the device's work; on the host itself return it as it is.
 
-    From ordinary memory CUDA would make the host wait until all work that is queued is done.
+    The copy goes through pinned memory: from ordinary memory CUDA would make the host wait until all queued work is
+    done.
     """
     if device.type != "cuda":
         return tensor.to(device)

@@ -1,12 +1,12 @@
-"""Cross-entropy over all items: exact in slices, or estimated from sampled negatives where items are very many.
+"""Softmax cross-entropy over items: exact over all of them, or estimated from sampled negatives.
 
-Full. Scores ``[n, N]`` of a batch outgrow the cache, and its gradient needs as much again. Taken in slices of
-positions, loss and gradients come out of one pass: measured 1.3 to 2 times as fast on a CPU, in a fraction of the
-memory. The numbers are those of the plain formula up to rounding.
+Full. Scores ``[n, N]`` of a batch outgrow the cache, and their gradient needs as much again. Here positions are taken
+in slices, and one pass gives loss and gradients: measured 1.3 to 2 times as fast on a CPU, in a fraction of the memory.
+The numbers are those of the plain formula up to rounding.
 
 Sampled. The sum over all items in the softmax's denominator is estimated by importance sampling (Bengio and Senecal,
 2008): the target's own term is exact, and each of M draws from a proposal q stands for 1 / (M q) of the others, which
-subtracts log(M q) from its score (the logQ correction). A draw that hits the target is masked. The estimate of the
+subtracts log(M q) from its score (the logQ correction). A draw equal to the target is masked. The estimate of the
 denominator is unbiased for independent draws, and loss and gradient approach the full ones as M grows.
 """
 
@@ -21,46 +21,48 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.loop.batches import ragged
+from training.loop.batches import ragged_indices
 from training.loop.compute import without_autocast
-from training.loop.device import upload
+from training.loop.device import to_device
 
 SAMPLED_ABOVE = 200_000
-"""Items up to which scoring all of them in every step is affordable."""
+"""Largest number of items of which all are scored in every step."""
 
-CPU_SLICE, GPU_SLICE = 256, 8192
-"""Positions at a time."""
+CPU_SLICE = 256
+"""Positions at a time on a CPU."""
 
+GPU_SLICE = 8192
+"""Positions at a time on other devices."""
 
 Observer = Callable[[int, Tensor], None]
-"""Called with the first row of a slice and the probabilities ``[slice, N]`` of its rows, which it must not keep."""
+"""Function that is called with a slice's first row and its probabilities ``[slice, N]``, which it must not keep."""
 
 
 class Additions(NamedTuple):
-    """What is added to some scores ``[n, N]``: entries by ascending row; several of one score add up."""
+    """Numbers to add to some of the scores ``[n, N]``: entries by ascending row; several for one score add up."""
 
     row: Tensor  # [m] int64
     item: Tensor  # [m] int64
     value: Tensor  # [m]
-    up_to: npt.NDArray[np.int64]  # [n + 1] on the host, entries of all rows before each, and m
+    row_start: npt.NDArray[np.int64]  # [n + 1] on the host, first entry of each row, and m
 
     @classmethod
     def of_histories(
-        cls, items: Tensor, prefix: Tensor, value: Tensor, real: Tensor, known: npt.NDArray[np.int64]
+        cls, items: Tensor, prefix: Tensor, value: Tensor, real: Tensor, host_prefix: npt.NDArray[np.int64]
     ) -> Additions:
-        """What histories add to the scores of their own items, a row for each real target in order.
+        """Return the additions of histories to the scores of their own items, a row for each real target in order.
 
         Args:
             items: ``[B, T]``, numbered as the scores are.
-            prefix: ``[B, P]``, items before each target.
-            value: ``[B, P, T]``.
-            real: ``[n]``, places of the real targets in ``[B · P]``.
-            known: ``[n]``, their prefixes on the host.
+            prefix: ``[B, P]``, number of items before each target.
+            value: ``[B, P, T]``, number to add for each target and item.
+            real: ``[n]``, indices of the real targets into ``[B · P]``.
+            host_prefix: ``[n]``, their prefixes on the host.
         """
-        up_to = np.concatenate([[0], np.cumsum(known)])
-        row, at = ragged(prefix.flatten()[real], int(up_to[-1]))
+        row_start = np.concatenate([[0], np.cumsum(host_prefix)])
+        row, column = ragged_indices(prefix.flatten()[real], int(row_start[-1]))
         target = real[row]
-        return cls(row, items[target // prefix.shape[1], at], value.flatten(0, 1)[target, at], up_to)
+        return cls(row, items[target // prefix.shape[1], column], value.flatten(0, 1)[target, column], row_start)
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -72,34 +74,41 @@ class _FullSoftmax(torch.autograd.Function):
         row: Tensor,
         item: Tensor,
         value: Tensor,
-        up_to: npt.NDArray[np.int64],
+        row_start: npt.NDArray[np.int64],
         targets: Tensor,
         rows: int,
         observe: Observer | None,
     ) -> Tensor:
         size = CPU_SLICE if hidden.device.type == "cpu" else GPU_SLICE
         is_trained = ctx.needs_input_grad[1]
-        hidden_gradient, value_gradient = torch.empty_like(hidden), torch.empty_like(value)
+        hidden_gradient = torch.empty_like(hidden)
+        value_gradient = torch.empty_like(value)
         weight_gradient = torch.zeros_like(weight) if is_trained else None
         total = hidden.new_zeros(())
+
         for start in range(0, len(targets), size):
-            part, wanted = hidden[start : start + size], targets[start : start + size, None]
-            added = slice(int(up_to[start]), int(up_to[min(start + size, len(targets))]))
-            place = (row[added] - start) * len(weight) + item[added]
+            part = hidden[start : start + size]
+            wanted = targets[start : start + size, None]
+            added = slice(int(row_start[start]), int(row_start[min(start + size, len(targets))]))
+            flat_index = (row[added] - start) * len(weight) + item[added]
+
             score = part @ weight.T
-            score.view(-1).index_add_(0, place, value[added])
+            score.view(-1).index_add_(0, flat_index, value[added])
             log_probability = functional.log_softmax(score, dim=-1)
             total -= log_probability.gather(1, wanted).sum()
+
+            # From here on one buffer holds the probabilities, then the gradient of the scores.
             gradient = log_probability.exp_()
             if observe is not None:
                 observe(start, gradient)
-            # Of the scores: probabilities, less 1 at the target.
+            # The gradient of the scores: probabilities, less 1 at the target.
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
             if ctx.needs_input_grad[0]:
                 torch.mm(gradient, weight, out=hidden_gradient[start : start + size])
-            value_gradient[added] = gradient.view(-1)[place]
+            value_gradient[added] = gradient.view(-1)[flat_index]
             if weight_gradient is not None:
                 weight_gradient.addmm_(gradient.T, part)
+
         ctx.save_for_backward(
             hidden_gradient / rows,
             weight_gradient / rows if weight_gradient is not None else None,
@@ -111,17 +120,10 @@ class _FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient, value_gradient = ctx.saved_tensors
         weight_gradient = weight_gradient * grad_outputs[0] if weight_gradient is not None else None
-        return (
-            hidden_gradient * grad_outputs[0],
-            weight_gradient,
-            None,
-            None,
-            value_gradient * grad_outputs[0],
-            None,
-            None,
-            None,
-            None,
-        )
+        value_gradient = value_gradient * grad_outputs[0]
+
+        # In the order of the arguments of forward: hidden, weight, row, item, value and four without gradients.
+        return hidden_gradient * grad_outputs[0], weight_gradient, None, None, value_gradient, None, None, None, None
 
 
 def full_softmax_loss(
@@ -132,23 +134,23 @@ def full_softmax_loss(
     observe: Observer | None = None,
     additions: Additions | None = None,
 ) -> Tensor:
-    """Mean of -log softmax(hidden · weightᵀ + additions) at the targets; for training (gradients are computed at once).
+    """Return the mean of -log softmax(hidden · weightᵀ + additions) at the targets.
 
-    In fp32, also inside autocast.
+    For training: gradients are computed at once. All is fp32, also inside autocast.
 
     Args:
         hidden: ``[n, d]``, at least one row, or ``rows`` given.
         weight: ``[N, d]``, item embeddings.
         targets: ``[n]`` int64, item rows.
-        rows: What the sum is divided by, if not n: the rows of all processes together.
-        observe: Is shown the probabilities on the way.
-        additions: To the scores.
+        rows: Divisor of the sum, if not n: the rows of all processes together.
+        observe: Function that sees the probabilities on the way.
+        additions: Numbers to add to the scores.
 
     Returns:
         Scalar.
     """
-    none = np.zeros(len(targets) + 1, dtype=np.int64)
-    added = additions or Additions(targets[:0], targets[:0], hidden.new_empty(0), none)
+    no_entries = np.zeros(len(targets) + 1, dtype=np.int64)
+    added = additions or Additions(targets[:0], targets[:0], hidden.new_empty(0), no_entries)
     count = len(targets) if rows is None else rows
     with without_autocast(hidden.device):
         loss: Tensor = _FullSoftmax.apply(hidden.float(), weight.float(), *added, targets, count, observe)
@@ -156,33 +158,33 @@ def full_softmax_loss(
 
 
 class Candidates(NamedTuple):
-    """Items that stand for all others in the denominator of a sampled softmax."""
+    """Sampled items that stand for all others in the denominator of a sampled softmax."""
 
     items: Tensor  # [C] int64, item rows, each once
-    log_weight: Tensor  # [C], log of how many items each stands for: times drawn / (M q)
+    log_weight: Tensor  # [C], log of the number of items that each stands for: times drawn / (M q)
 
     def to(self, device: torch.device) -> Candidates:
-        """The same on a device."""
-        return Candidates(upload(self.items, device), upload(self.log_weight, device))
+        """Return a copy on a device."""
+        return Candidates(to_device(self.items, device), to_device(self.log_weight, device))
 
 
 class Proposal:
-    """Draws negatives by how often items are targets in training, and counts a batch's own targets as draws, too."""
+    """Sampler that draws items by their frequency as targets, and counts a batch's own targets as draws, too."""
 
     def __init__(self, targets: npt.NDArray[np.integer], n_items: int, negatives: int) -> None:
-        """Learn q.
+        """Estimate q, the probability of a draw, from training targets.
 
         Args:
             targets: All training targets, item rows.
             n_items: N.
-            negatives: Draws a batch, beside its own targets.
+            negatives: Number of draws for a batch, besides its own targets.
         """
         self.probability = np.bincount(targets, minlength=n_items) / len(targets)
         self.negatives = negatives
         self._cumulative = np.cumsum(self.probability)
 
     def candidates(self, targets: npt.NDArray[np.integer], rng: np.random.Generator | None = None) -> Candidates:
-        """The distinct items among a batch's targets and fresh draws; without negatives no ``rng`` is needed."""
+        """Return the distinct items among a batch's targets and fresh draws; without ``rng`` nothing is drawn."""
         draws = rng.random(self.negatives) if rng is not None else np.empty(0)
         drawn = np.searchsorted(self._cumulative, draws * self._cumulative[-1], side="right")
         items, times = np.unique(np.concatenate([targets, drawn]), return_counts=True)
@@ -198,17 +200,20 @@ def sampled_softmax_loss(
     rows: int | None = None,
     additions: Additions | None = None,
 ) -> Tensor:
-    """Estimate of :func:`full_softmax_loss` from candidates; same arguments otherwise, in fp32 too."""
+    """Estimate :func:`full_softmax_loss` from candidates; the other arguments are the same, and so is fp32."""
     exact = (hidden * weight[targets]).sum(dim=1)
     with without_autocast(hidden.device):
         estimated = hidden.float() @ weight[candidates.items].T.float() + candidates.log_weight
+
     if additions is not None:
         row, item, value, _ = additions
-        # Entries that do not apply add 0: to leave them out, the host would have to count.
+        # Entries that do not apply add 0: to leave them out, the host would have to wait for their number.
         exact = exact.index_add(0, row, value.masked_fill(targets[row] != item, 0.0))
         column = torch.searchsorted(candidates.items, item).clamp(max=len(candidates.items) - 1)
         held = value.masked_fill(candidates.items[column] != item, 0.0)
         estimated = estimated.index_put((row, column), held, accumulate=True)
+
+    # A candidate that is the target itself must not count twice.
     estimated = estimated.masked_fill(candidates.items == targets[:, None], -torch.inf)
     first = torch.zeros_like(targets)
     loss = functional.cross_entropy(torch.cat([exact[:, None], estimated], dim=1), first, reduction="sum")

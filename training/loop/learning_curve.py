@@ -1,4 +1,4 @@
-"""What a stage measures in every epoch: kept while the stage is interrupted, stored when it is done."""
+"""Learning curve of a training stage: its losses and metrics, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from training.loop.progress import Bar
 
 @dataclass
 class LearningCurve:
-    """Losses and metrics by name, an entry per epoch; a part of a stage that can be resumed."""
+    """Losses and metrics by name, one entry an epoch; it is part of the stage's checkpoint."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, values: Mapping[str, float], bar: Bar) -> None:
-        """Keep and show what an epoch measured."""
+        """Append the values of an epoch, and show them."""
         bar.record(len(self.epochs), values)
         self.epochs.append(dict(values))
 

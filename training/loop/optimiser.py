@@ -1,4 +1,4 @@
-"""Stepping networks, and only those that a phase trains: AdamW, schedules, clipping."""
+"""Optimisers that step only the networks of a phase: AdamW, schedules, clipping."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ Schedule = Callable[[int], float]
 
 
 class Optimiser:
-    """One network's optimiser: step sizes follow a schedule, gradients are clipped.
+    """Optimiser of one network: step sizes follow a schedule, gradients are clipped.
 
     Attributes:
-        steps: Steps taken.
+        steps: Number of steps taken.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, clip: float = math.inf) -> None:
-        self.optimizer, self.schedule, self.clip = optimizer, schedule, clip
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.clip = clip
         self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
         self.steps = 0
         self._rates: list[float] = [group["lr"] for group in optimizer.param_groups]
 
     def apply(self) -> None:
-        """Take one step along the gradients that the parameters hold, and drop them."""
+        """Take one step with the gradients that the parameters hold, and clear them."""
         if math.isfinite(self.clip):
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -40,13 +42,13 @@ class Optimiser:
         self.steps += 1
 
     def state(self) -> State:
-        """See :class:`training.loop.checkpoint.Resumable`: moments by number of their parameter, and steps taken."""
+        """Return the moments by number of their parameter, and the steps taken."""
         moments = self.optimizer.state_dict()["state"]
         tensors = {f"{index}.{name}": value for index, kept in moments.items() for name, value in kept.items()}
         return State(tensors, {"steps": self.steps})
 
     def restore(self, state: State) -> None:
-        """See :class:`training.loop.checkpoint.Resumable`."""
+        """Set moments and steps to those that :meth:`state` returned."""
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in state.tensors.items():
             index, _, name = key.partition(".")
@@ -69,7 +71,7 @@ def descend(loss: Tensor, *optimisers: Optimiser) -> None:
 
 
 def cosine(steps: int, warmup: float = 0.0) -> Schedule:
-    """Rise linearly over the share ``warmup`` of ``steps`` steps, then fall to zero along a cosine."""
+    """Return a schedule that rises linearly over the share ``warmup`` of all steps, then falls to zero on a cosine."""
     rising = round(steps * warmup)
 
     def factor(step: int) -> float:
@@ -81,8 +83,9 @@ def cosine(steps: int, warmup: float = 0.0) -> Schedule:
 
 
 def recommender_optimizer(recommender: Recommender, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices, not the gains of norms, and leaves alone what is not to be trained."""
+    """Create an AdamW for all trainable weights that decays matrices, not the gains of norms."""
     trained = [p for p in recommender.parameters() if p.requires_grad]
-    matrices, gains = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    matrices = [p for p in trained if p.ndim >= 2]
+    gains = [p for p in trained if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=rate, fused=True)

@@ -17,20 +17,20 @@ PLAIN_EVERY_S = 10.0
 
 
 class Bar:
-    """One running step. This one shows nothing."""
+    """Progress bar of one running step. This one shows nothing."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Count n more units as done; ``note`` (such as the validation metric) stays until replaced."""
+        """Count n more units as done. ``note`` (such as the validation metric) stays until replaced."""
 
     def record(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Losses and metrics of an epoch, counted from 0, for those who draw curves; bars for people show none."""
+        """Record losses and metrics of an epoch, counted from 0, for curves; bars on a terminal ignore them."""
 
 
 class Progress(Protocol):
-    """Where steps show how far they are."""
+    """Display of how far steps are."""
 
     def track(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
-        """Open a step of ``total`` units, ``done`` of them by an earlier run; it ends with the block, done or not."""
+        """Open a step of ``total`` units for a ``with`` block; an earlier run has done ``done`` of them."""
 
     def say(self, line: str) -> None:
         """Print one line that stays."""
@@ -54,6 +54,7 @@ class TerminalProgress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
+
         with RichBars(*columns, console=self._console) as bars:
             yield _TerminalBar(bars, description, total, done)
 
@@ -74,7 +75,7 @@ class _TerminalBar(Bar):
 
 
 class PlainProgress:
-    """A line at the start, at most every :data:`PLAIN_EVERY_S` seconds, and at the end: for logs."""
+    """Plain lines for logs: at most one every :data:`PLAIN_EVERY_S` seconds, and one at the end."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -95,8 +96,12 @@ class PlainProgress:
 
 class _PlainBar(Bar):
     def __init__(self, stream: TextIO, description: str, total: int, done: int) -> None:
-        self._stream, self._description, self._total = stream, description, total
-        self._before, self._done, self._note = done, done, ""
+        self._stream = stream
+        self._description = description
+        self._total = total
+        self._before = done
+        self._done = done
+        self._note = ""
         self._started = self._shown = time.monotonic()
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -118,7 +123,7 @@ class _PlainBar(Bar):
 
 
 class SilentProgress:
-    """Shows nothing."""
+    """Progress that shows nothing."""
 
     @contextmanager
     def track(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
@@ -130,7 +135,7 @@ class SilentProgress:
 
 
 def progress_for(stream: TextIO | None = None, quiet: bool = False) -> Progress:
-    """Bars if the stream (default: standard error) is a terminal, plain lines if not, nothing if ``quiet``."""
+    """Return bars if the stream (default: standard error) is a terminal, plain lines if not, nothing if ``quiet``."""
     if quiet:
         return SilentProgress()
     target = sys.stderr if stream is None else stream

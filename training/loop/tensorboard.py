@@ -12,14 +12,15 @@ from training.loop.progress import Bar, Progress
 
 
 class TensorboardProgress:
-    """Shows what another progress shows, and writes what epochs record into a folder of its own for every stage.
+    """Progress that also writes the values of every epoch as TensorBoard events, into one folder a stage.
 
-    A stage that is resumed records its epochs since the last save again. Its writer tells TensorBoard where that
-    begins, and TensorBoard drops what earlier events say from there on: no epoch shows twice.
+    A stage that is resumed records its epochs since the last save again. Its writer tells TensorBoard the first of
+    them, and TensorBoard drops earlier events from there on: no epoch shows twice.
     """
 
     def __init__(self, inner: Progress, folder: Path) -> None:
-        self._inner, self._folder = inner, folder
+        self._inner = inner
+        self._folder = folder
 
     @contextmanager
     def track(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
@@ -38,7 +39,8 @@ class TensorboardProgress:
 
 class _RecordingBar(Bar):
     def __init__(self, bar: Bar, folder: Path) -> None:
-        self._bar, self._folder = bar, folder
+        self._bar = bar
+        self._folder = folder
         self._writer: SummaryWriter | None = None
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -46,6 +48,7 @@ class _RecordingBar(Bar):
 
     def record(self, epoch: int, values: Mapping[str, float]) -> None:
         self._bar.record(epoch, values)
+
         if self._writer is None:
             self._writer = SummaryWriter(str(self._folder), purge_step=epoch)
         for name, value in values.items():

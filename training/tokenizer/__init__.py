@@ -1,1 +1,1 @@
-"""The item tokenizer alone: RQ-VAE pretraining and one semantic ID for each item."""
+"""Item tokenizer alone: RQ-VAE pretraining, and one semantic ID for each item."""

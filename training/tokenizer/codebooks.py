@@ -1,4 +1,4 @@
-"""Training the item tokenizer alone: statistics, k-means start, RQ-VAE epochs, revival of dead codes."""
+"""Pretraining of the item tokenizer: standardisation, k-means start, RQ-VAE epochs, revival of dead codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from model_store.config import Section, TokenizerConfig
 from model_store.network.tokenizer import Quantised, Tokenizer, squared_distances
 from training.loop import distributed
-from training.loop.checkpoint import Course, Resumable, Weights
+from training.loop.checkpoint import Resumable, ResumableLoop, Weights
 from training.loop.optimiser import Optimiser, cosine, descend
 from training.loop.progress import Progress
 from training.losses import quantisation_loss
@@ -21,11 +21,11 @@ class TokenizerTrainingConfig(Section):
     """Pretraining of the RQ-VAE before the joint cycles."""
 
     epochs: int = Field(300, ge=0, description="passes over all items")
-    batch_size: int = Field(1024, ge=1, description="items a step")
+    batch_size: int = Field(1024, ge=1, description="items of a step")
     learning_rate: float = Field(1e-3, gt=0, description="AdamW step size, cosine to zero")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay; codebooks are exempt")
     beta: float = Field(0.25, ge=0, description="weight of the commitment term")
-    kmeans_iterations: int = Field(25, ge=1, description="Lloyd iterations per level at the start")
+    kmeans_iterations: int = Field(25, ge=1, description="Lloyd iterations per level of the k-means start")
     revive_every: int = Field(10, ge=1, description="epochs between revivals of dead codes")
 
 
@@ -39,7 +39,7 @@ def pretrain_tokenizer(
 ) -> Tokenizer:
     """Train an RQ-VAE on raw item embeddings ``[items, d_s]``, from a k-means start.
 
-    A ``checkpoint`` keeps the stage while it is under way, and is gone on with if it is there.
+    The stage is saved in the file ``checkpoint`` as it runs, and resumed from it.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -47,30 +47,34 @@ def pretrain_tokenizer(
     steps = max(1, config.epochs * -(-len(embeddings) // config.batch_size))
     optimizer = tokenizer_optimizer(tokenizer, config.learning_rate, config.weight_decay)
     optimiser = Optimiser(optimizer, cosine(steps), clip=1.0)
+
     parts: dict[str, Resumable] = {"tokenizer": Weights(tokenizer), "optimiser": optimiser}
-    course = Course(checkpoint, generator, parts, embeddings.device)
-    if not course.resumed:
+    loop = ResumableLoop(checkpoint, generator, parts, embeddings.device)
+    if not loop.resumed:
         fit_standardisation(tokenizer, embeddings)
         initialise_codebooks(tokenizer, embeddings, config.kmeans_iterations, generator)
-    with progress.track("Tokenizer", config.epochs, course.epoch) as bar:
-        for epoch in course.epochs(config.epochs):
+
+    with progress.track("Tokenizer", config.epochs, loop.epoch) as bar:
+        for epoch in loop.epochs(config.epochs):
             order = torch.randperm(len(embeddings), generator=generator).to(embeddings.device)
-            for rows in course.batches(order.split(config.batch_size)):
+            for rows in loop.batches(order.split(config.batch_size)):
                 loss = _loss(tokenizer, embeddings, rows, config.beta)
                 descend(loss, optimiser)
-                course.add({"sq": loss})
+                loop.add({"sq": loss})
+
             # Not in the last tenth: a revived code needs time to become a good one.
             if epoch % config.revive_every == 0 and epoch < 0.9 * config.epochs:
                 revive_dead_codes(tokenizer, embeddings, generator)
-            means = course.means()
+
+            means = loop.means()
             bar.record(epoch, means)
             bar.advance(1, note=f"loss {means['sq']:.4f}")
     return tokenizer.eval()
 
 
 def _loss(tokenizer: Tokenizer, embeddings: Tensor, rows: Tensor, beta: float) -> Tensor:
-    """L_SQ of some items: this process's share of it."""
-    mine, counts = distributed.share(rows)
+    """Return this process's share of L_SQ for some items."""
+    mine, counts = distributed.take_shard(rows)
     quantised, reconstruction = reconstruct(tokenizer, embeddings[mine])
     loss = quantisation_loss(tokenizer.standardise(embeddings[mine]), reconstruction, quantised, beta)
     return loss * (len(mine) / len(rows) if counts else 0.0)
@@ -89,7 +93,7 @@ def reconstruct(tokenizer: Tokenizer, embeddings: Tensor) -> tuple[Quantised, Te
 
 
 def tokenizer_optimizer(tokenizer: Tokenizer, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices but neither biases nor codebooks, which would shrink away from their clusters.
+    """Create an AdamW that decays matrices, but no biases, and no codebooks, which would shrink off their clusters.
 
     On a GPU it steps in one kernel.
     """
@@ -101,7 +105,7 @@ def tokenizer_optimizer(tokenizer: Tokenizer, learning_rate: float, weight_decay
 
 @torch.no_grad()
 def fit_standardisation(tokenizer: Tokenizer, embeddings: Tensor) -> None:
-    """Store mean and spread per dimension; dimensions that never vary keep scale 1."""
+    """Store mean and standard deviation of each dimension; dimensions that never vary keep scale 1."""
     spread = embeddings.std(dim=0, correction=0)
     tokenizer.mean.copy_(embeddings.mean(dim=0))
     tokenizer.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
@@ -109,8 +113,9 @@ def fit_standardisation(tokenizer: Tokenizer, embeddings: Tensor) -> None:
 
 @torch.no_grad()
 def initialise_codebooks(tokenizer: Tokenizer, embeddings: Tensor, iterations: int, generator: torch.Generator) -> None:
-    """Set every codebook to the k-means centres of the residuals that reach its level."""
-    residual = tokenizer.latents(embeddings).cpu()  # where the generator is, and sums have a fixed order
+    """Set every codebook to the k-means centres of the residuals at its level."""
+    # On the CPU, where the generator is, and sums have a fixed order.
+    residual = tokenizer.latents(embeddings).cpu()
     for level in range(len(tokenizer.codebooks)):
         centres = kmeans(residual, tokenizer.codebooks.shape[1], iterations, generator)
         tokenizer.codebooks[level].copy_(centres)
@@ -119,29 +124,32 @@ def initialise_codebooks(tokenizer: Tokenizer, embeddings: Tensor, iterations: i
 
 @torch.no_grad()
 def kmeans(points: Tensor, centres: int, iterations: int, generator: torch.Generator) -> Tensor:
-    """Lloyd's algorithm from a k-means++ start.
+    """Run Lloyd's algorithm from a k-means++ start.
 
     Args:
-        points: ``[N, d]``, on the CPU. With fewer than K, the surplus centres start beside points, and may end on them.
+        points: ``[N, d]``, on the CPU. With fewer than K points, surplus centres start near points, and may stay.
         centres: K.
         iterations: Refinements after the start.
         generator: Source of all randomness.
 
     Returns:
-        ``[K, d]``. Centres that lose all their points move to the points farthest from any centre, each to its own.
+        Centres, ``[K, d]``. Those that lose all their points move to the points farthest from any centre, each to
+        another point.
     """
-    found = _spread_start(points, centres, generator)
+    found = _kmeans_plus_plus(points, centres, generator)
     for _ in range(iterations):
         distance, owner = squared_distances(points, found).min(dim=1)
         count = torch.bincount(owner, minlength=centres)
         total = torch.zeros_like(found).index_add_(0, owner, points)
         found = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], found)
+
         empty = torch.nonzero(count == 0).flatten()[: len(points)]
         found[empty] = points[distance.topk(len(empty)).indices]
     return found
 
 
-def _spread_start(points: Tensor, centres: int, generator: torch.Generator) -> Tensor:
+def _kmeans_plus_plus(points: Tensor, centres: int, generator: torch.Generator) -> Tensor:
+    """Choose centres among the points, each with a probability proportional to its squared distance from the others."""
     first = torch.randint(len(points), (1,), generator=generator)
     chosen = [points[first[0]]]
     distance = squared_distances(points, points[first]).flatten().clamp(min=0)
@@ -150,6 +158,7 @@ def _spread_start(points: Tensor, centres: int, generator: torch.Generator) -> T
         pick = torch.multinomial(weight, 1, generator=generator)
         chosen.append(points[pick[0]])
         distance = torch.minimum(distance, squared_distances(points, points[pick]).flatten().clamp(min=0))
+
     surplus = centres - len(chosen)
     if surplus:
         extra = points[torch.randint(len(points), (surplus,), generator=generator)]
@@ -160,8 +169,9 @@ def _spread_start(points: Tensor, centres: int, generator: torch.Generator) -> T
 
 @torch.no_grad()
 def revive_dead_codes(tokenizer: Tokenizer, embeddings: Tensor, generator: torch.Generator) -> int:
-    """Move every code that no item uses onto a random item's residual of its level; returns how many moved."""
+    """Move every code that no item uses to a random item's residual at its level, and return the number of moves."""
     quantised = tokenizer.quantise(tokenizer.latents(embeddings))
+
     revived = 0
     for level, codebook in enumerate(tokenizer.codebooks):
         used = torch.bincount(quantised.codes[:, level], minlength=len(codebook))

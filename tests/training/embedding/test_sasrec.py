@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from model_store.errors import DataError
 from training.data.dataset import Dataset
 from training.embedding.sasrec import Sasrec, SasrecConfig, SasrecResult, evaluate_sasrec, sasrec_loss, train_sasrec
-from training.embedding.windows import Windows, length_batches
+from training.embedding.windows import Windows, batch_by_length
 from training.evaluation.metrics import both_protocols
 from training.loop.batches import PADDING, collate
 from training.loop.item_softmax import full_softmax_loss
@@ -148,17 +148,17 @@ def test_windows_have_every_target_exactly_once(shift: int) -> None:
 def test_batches_group_similar_lengths_within_the_budget() -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 40, size=500)
-    batches = length_batches(lengths, 128, rng)
+    batches = batch_by_length(lengths, 128, rng)
     assert sorted(row for rows in batches for row in rows) == list(range(500))
     padded = [len(rows) * int(lengths[rows].max()) for rows in batches]
     assert max(padded) <= 128
     assert sum(padded) <= 1.1 * lengths.sum()
-    assert [rows.tolist() for rows in length_batches(np.array([500]), 128, rng)] == [[0]]
+    assert [rows.tolist() for rows in batch_by_length(np.array([500]), 128, rng)] == [[0]]
 
 
 def test_an_epoch_trains_on_every_position_once() -> None:
     sequences = cyclic().training_sequences()
-    rows, groups = Windows(sequences, TINY.max_history).epoch(TINY.batch_tokens, np.random.default_rng(0))
+    rows, groups = Windows(sequences, TINY.max_history).draw_epoch(TINY.batch_tokens, np.random.default_rng(0))
     batches = [collate(rows, chosen) for chosen in groups]
     trained_on = np.sort(np.concatenate([batch.targets[batch.targets != PADDING].numpy() for batch in batches]))
     np.testing.assert_array_equal(trained_on, np.sort(np.concatenate([sequence[1:] for sequence in sequences])))

@@ -22,7 +22,7 @@ from training.joint.training import (
     phase_of,
     train_joint,
 )
-from training.loop.batches import Batch, OnHost, collate, training_rows
+from training.loop.batches import Batch, HostPlan, collate, training_rows
 from training.loop.optimiser import Optimiser, cosine, descend
 from training.loop.progress import Bar, SilentProgress
 from training.tokenizer.codebooks import TokenizerTrainingConfig, pretrain_tokenizer, tokenizer_optimizer
@@ -205,7 +205,7 @@ def test_repeated_targets_and_empty_slots_drop_out_of_the_alignment() -> None:
         wanted, before = torch.tensor(targets), torch.tensor(prefix)
         real = torch.nonzero(wanted.flatten() >= 0).flatten()
         items, known = wanted.flatten()[real].numpy(), before.flatten()[real].numpy()
-        return Batch(history, lengths, wanted, before, real, OnHost(items, (len(items),), known))
+        return Batch(history, lengths, wanted, before, real, HostPlan(items, (len(items),), known))
 
     padded = batch_of([[2, 3, 9], [9, 11, -1], [7, 2, -1]], [[1, 2, 3], [1, 2, 2], [1, 3, 3]])
     # Targets 9 and 2 come again in later rows: the losses are those of the first occurrences alone.

@@ -16,7 +16,7 @@ from model_store.errors import CheckpointError
 from tests.support.tiny import OVERRIDES
 from training.config import load_config
 from training.loop import checkpoint
-from training.loop.checkpoint import Best, Course, State, Weights, read_state, seconds_spent, write_state
+from training.loop.checkpoint import BestWeights, ResumableLoop, State, Weights, read_state, seconds_spent, write_state
 from training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 def saved(path: Path) -> Path:
     """A stage with its first batch done."""
     network = nn.Linear(2, 2)
-    course = Course(path, np.random.default_rng(0), {"network": Weights(network)}, CPU)
+    course = ResumableLoop(path, np.random.default_rng(0), {"network": Weights(network)}, CPU)
     for _ in course.epochs(1):
         for _ in course.batches([1, 2]):
             if course.step:
@@ -55,8 +55,8 @@ def saved(path: Path) -> Path:
     raise AssertionError
 
 
-def resumed(path: Path, width: int = 2) -> Course:
-    return Course(path, np.random.default_rng(0), {"network": Weights(nn.Linear(2, width))}, CPU)
+def resumed(path: Path, width: int = 2) -> ResumableLoop:
+    return ResumableLoop(path, np.random.default_rng(0), {"network": Weights(nn.Linear(2, width))}, CPU)
 
 
 @pytest.mark.usefixtures("always")
@@ -70,7 +70,7 @@ def test_a_stage_goes_on_after_the_batches_that_are_done(tmp_path: Path) -> None
 
 
 def test_nothing_is_saved_before_its_time(tmp_path: Path) -> None:
-    course = Course(tmp_path / "file", np.random.default_rng(0), {}, CPU)
+    course = ResumableLoop(tmp_path / "file", np.random.default_rng(0), {}, CPU)
     assert [list(course.batches([1])) for _ in course.epochs(2)] == [[1], [1]]
     assert list(tmp_path.iterdir()) == []
 
@@ -94,7 +94,7 @@ def test_a_damaged_checkpoint_is_named_with_the_fix(tmp_path: Path, damage: str)
 
 @pytest.mark.usefixtures("always")
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="of another training"):
+    with pytest.raises(CheckpointError, match="to another training"):
         resumed(saved(tmp_path / "file"), width=3)
 
 
@@ -110,13 +110,13 @@ def test_tensors_and_values_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_the_best_weights_are_kept_and_put_back() -> None:
     network = nn.Linear(1, 1, bias=False)
-    best = Best(network)
+    best = BestWeights(network)
     for score in (0.2, 0.5, 0.5, 0.1):
         with torch.no_grad():
             network.weight.fill_(score + best.misses)
         best.offer(score, {"recall": score})
     assert (best.score, best.misses, best.metrics) == (0.5, 2, {"recall": 0.5})
-    best.put_back()
+    best.load_best()
     assert network.weight.item() == 0.5
 
 

@@ -71,17 +71,17 @@ def test_validation_decides_as_one_process_would(trained: dict[str, Trained], so
 def test_alone_everything_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     rows, loss = np.arange(5), torch.tensor(2.0)
-    with distributed.joined("cuda:7") as device:
+    with distributed.process_group("cuda:7") as device:
         assert device == "cuda:7"
-        mine, counts = distributed.share(rows)
+        mine, counts = distributed.take_shard(rows)
         assert (mine.tolist(), counts) == (rows.tolist(), True)
         assert distributed.gather(loss, [1]) is loss
         assert distributed.even_share(loss) is loss
-        assert distributed.on_first(lambda: {"a": 1}) == {"a": 1}
-        assert (distributed.rank(), distributed.processes()) == (0, 1)
+        assert distributed.compute_on_first(lambda: {"a": 1}) == {"a": 1}
+        assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 
 def test_a_device_by_number_is_refused_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="cuda:1"), distributed.joined("cuda:1"):
+    with pytest.raises(ConfigError, match="cuda:1"), distributed.process_group("cuda:1"):
         pass

@@ -103,9 +103,9 @@ def test_candidates_are_drawn_by_popularity_and_weighted_against_it(popularity: 
 
 
 def test_items_are_sampled_where_they_are_very_many_or_when_asked_for() -> None:
-    assert not SasrecConfig().samples(SAMPLED_ABOVE)
-    assert SasrecConfig().samples(SAMPLED_ABOVE + 1)
-    assert SasrecConfig(softmax="sampled").samples(10)
-    assert not SasrecConfig(softmax="full").samples(10**7)
+    assert not SasrecConfig().is_sampled(SAMPLED_ABOVE)
+    assert SasrecConfig().is_sampled(SAMPLED_ABOVE + 1)
+    assert SasrecConfig(softmax="sampled").is_sampled(10)
+    assert not SasrecConfig(softmax="full").is_sampled(10**7)
     with pytest.raises(ValidationError, match="negatives"):
         SasrecConfig(negatives=0)

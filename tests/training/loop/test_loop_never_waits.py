@@ -77,7 +77,7 @@ def test_a_step_of_sasrec(device: str, softmax: str) -> None:
     windows = Windows(sequences(), LONGEST, device)
     proposal = Proposal(windows.targets, ITEMS, 9) if softmax == "sampled" else None
     optimiser = optimiser_of(sasrec_optimizer(model), device)
-    rows, groups = windows.epoch(64, np.random.default_rng(0))
+    rows, groups = windows.draw_epoch(64, np.random.default_rng(0))
     with watched(device):
         for chosen in groups:
             batch = collate(rows, chosen)

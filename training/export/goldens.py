@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from model_store.bundle.golden import Answer, Golden
+from model_store.bundle.onnx_session import open_session
 from model_store.catalogue.catalogue import Catalogue
 from model_store.network.bound_search import BoundSearch
 from model_store.network.search import BeamSearch
@@ -58,12 +59,17 @@ class Questions:
 
     def answers(self, graph: bytes) -> Sequence[Answer]:
         """What ONNX Runtime answers with an exported search, all questions asked together."""
-        return self._asked(onnxruntime.InferenceSession(graph), slice(None))
+        return self._asked(self._session(graph), slice(None))
 
     def answers_alone(self, graph: bytes) -> Sequence[Answer]:
         """The same, asked one by one: with 8 bits, company makes a difference."""
-        session = onnxruntime.InferenceSession(graph)
+        session = self._session(graph)
         return [each for at in range(len(self._histories)) for each in self._asked(session, slice(at, at + 1))]
+
+    def _session(self, graph: bytes) -> onnxruntime.InferenceSession:
+        """Open the graph as the service does: its options decide how products of 8 bits are computed."""
+        inputs = graph_input_names(self._catalogue.trie.levels)
+        return open_session("search", graph, inputs, SearchOutputs._fields, threads=0)
 
     def _asked(self, session: onnxruntime.InferenceSession, chosen: slice) -> Sequence[Answer]:
         catalogue, width = self._catalogue, self._pipeline.config.model.tokenizer.embedding_dim

@@ -24,6 +24,7 @@ from torch import nn
 from model_store.network.recommender import Recommender
 
 _ERRORS_ONLY = 3  # ONNX Runtime's severity for logs
+_WEIGHT, _WEIGHT_ZERO_POINT = 1, 3  # inputs of MatMulInteger
 
 
 def eight_bit_search(graph: bytes, recommender: Recommender) -> bytes:
@@ -47,7 +48,32 @@ def eight_bit_search(graph: bytes, recommender: Recommender) -> bytes:
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=chosen,
         )
-        return small.read_bytes()
+        return _with_own_weights(onnx.load(small)).SerializeToString()
+
+
+def _with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give every 8-bit product weights of its own, where the unrolled decoder steps share them.
+
+    x86-64 CPUs without VNNI multiply unsigned by signed bytes in 16 bits, which overflow. ONNX Runtime avoids that by
+    turning weights into unsigned ones while it loads a graph (:func:`model_store.bundle.onnx_session.open_session`
+    asks for it), but it fails on weights that two products share. Shared or not, it packs them once per product.
+    """
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    uses: dict[str, int] = {}
+
+    for node in graph.node:
+        if node.op_type != "MatMulInteger":
+            continue
+        for place in (_WEIGHT, _WEIGHT_ZERO_POINT):
+            name = node.input[place]
+            uses[name] = uses.get(name, 0) + 1
+            if uses[name] > 1:
+                copy = graph.initializer.add()
+                copy.CopyFrom(weights[name])
+                copy.name = node.input[place] = f"{name}.{uses[name]}"
+
+    return model
 
 
 def _quantised(recommender: Recommender) -> list[npt.NDArray[np.float32]]:

@@ -1,0 +1,51 @@
+"""Graphs are opened with options under which every CPU computes the same, and refused with the cure."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from model_store.bundle.onnx_session import open_session
+from model_store.errors import BundleRefused
+
+DEPTH, WIDTH = 64, 32
+
+
+def product(weights: np.ndarray) -> bytes:
+    """A graph that multiplies unsigned bytes ``a [N, DEPTH]`` by signed ones."""
+    arrays = {"w": weights, "a_zero": np.uint8(0), "w_zero": np.zeros(WIDTH, dtype=np.int8)}
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "w", "a_zero", "w_zero"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("a", onnx.TensorProto.UINT8, [None, DEPTH])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.INT32, [None, WIDTH])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def test_products_of_8_bits_are_exact_whatever_the_cpu() -> None:
+    """Pairs of these products add up to 65,000, twice what 16 signed bits hold: a CPU without VNNI would saturate."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(100, 128, (DEPTH, WIDTH)).astype(np.int8)
+    values = rng.integers(200, 256, (16, DEPTH)).astype(np.uint8)
+
+    session = open_session("product", product(weights), ["a"], ["y"], threads=1)
+    [found] = session.run(None, {"a": values})
+
+    np.testing.assert_array_equal(found, values.astype(np.int64) @ weights.astype(np.int64))
+
+
+def test_a_graph_of_another_interface_is_refused_with_the_cure() -> None:
+    graph = product(np.ones((DEPTH, WIDTH), dtype=np.int8))
+    with pytest.raises(BundleRefused, match=r"product: takes \['a'\] and gives \['y'\]") as refused:
+        open_session("product", graph, ["b"], ["y"], threads=1)
+    assert "export and publish" in refused.value.hint
+
+
+def test_bytes_that_are_no_graph_are_refused() -> None:
+    with pytest.raises(BundleRefused, match="cannot load it"):
+        open_session("product", b"no graph", ["a"], ["y"], threads=1)

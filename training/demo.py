@@ -1,6 +1,6 @@
-"""The demo (``make demo``): train on MovieLens-100K, publish, serve and ask for recommendations, in minutes.
+"""The demo (``make demo``): train on MovieLens-100K, publish, serve and ask for recommendations.
 
-Artefacts stay in the folder ``demo``; a second call reuses them.
+It takes minutes. Artefacts stay in the folder ``demo``; a second call reuses them.
 """
 
 from __future__ import annotations

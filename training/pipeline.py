@@ -1,4 +1,4 @@
-"""Stages of a run in order: prepare, embed, tokenizer, joint, fine-tune, evaluate. Each runs once per folder."""
+"""Stages of a run in order: prepare, embed, tokenizer, joint, fine-tune, evaluate; each runs once."""
 
 from __future__ import annotations
 

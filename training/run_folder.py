@@ -1,4 +1,4 @@
-"""Folder of one training run: configuration, artefacts of the finished stages, and the seconds of each.
+"""Folder of one training run: configuration, artefacts of the finished stages, and their seconds.
 
 A finished stage leaves its artefact under a final name, so a run that is killed at any moment resumes after the last
 finished stage. All files are JSON or safetensors; nothing is pickled.

@@ -1,4 +1,4 @@
-"""Numbering of ids, so that a hundred million interactions are a few flat arrays and not Python objects.
+"""Numbering of ids, so that a hundred million interactions are a few flat arrays, not Python objects.
 
 Readers cast ids to categoricals while they stream: each distinct id is stored once, each row costs four bytes. The
 number that an id gets there depends on the scheduling of threads; :func:`number_ids` makes it depend on the data only.

@@ -146,14 +146,15 @@ class Division:
         return np.where(np.diff(self.offsets) > HELD_OUT, self.offsets[1:] - steps, -1)
 
     def _first_within(self, begin: Int64Array, end: Int64Array) -> Int64Array:
-        """Return the position of the first interaction from ``begin`` to ``end`` [users]; -1 if none, or none before.
+        """Return the position of the first interaction from ``begin`` to ``end`` [users], places in a user's sequence.
 
-        ``begin`` and ``end`` count from the start of each user's sequence.
+        It is -1 if there is none, or if the user has no interaction before it.
         """
         return np.where((begin > 0) & (begin < end), self.offsets[:-1] + begin, -1)
 
     def _before(self, moment: int) -> Int64Array:
-        """Count each user's interactions before a moment, [users]; every user must have at least one at any time."""
+        """Count each user's interactions before a moment, [users]."""
+        # Every user has interactions; reduceat would give a wrong count for one without.
         return np.add.reduceat(self.timestamps < moment, self.offsets[:-1], dtype=np.int64)
 
 

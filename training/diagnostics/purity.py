@@ -1,6 +1,6 @@
-"""Neighbourhood purity: two measures of whether items that share a prefix of their semantic IDs belong together.
+"""Neighbourhood purity: the degree to which items with a common prefix of codes belong together.
 
-Both are computed for every prefix depth, and both are a *lift*: the factor by which something is likelier than by
+There are two measures of it. Both are computed for every prefix depth, and both are a *lift*: the factor by which something is likelier than by
 chance.
 
 * Category: the probability that two random distinct items share a category, given that they share the prefix, divided

@@ -1,4 +1,4 @@
-"""Goldens of a bundle: histories of test users with torch's answers, which every exported search must repeat."""
+"""Goldens of a bundle: histories with torch's answers, which every exported search must repeat."""
 
 from __future__ import annotations
 

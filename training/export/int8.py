@@ -1,6 +1,6 @@
-"""The search graph with 8-bit weights: batches take two thirds of the time on a CPU, answers differ slightly.
+"""The search graph with 8-bit weights: faster batches on a CPU, and slightly different answers.
 
-Weights have one scale per column. Activations are quantised while the graph runs, with one scale per tensor, so
+Batches take two thirds of the time. Weights have one scale per column. Activations are quantised while the graph runs, with one scale per tensor, so
 requests that are searched together share scales. Only the layers of encoder and decoder are quantised, without the
 encoder's first one: rounding the input, or the logits that distinguish codes, changes more answers than all the rest
 together (docs/LOG.md). A separate user encoder stays fp32, and so do the dense scores; an encoder that is shared with

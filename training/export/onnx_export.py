@@ -1,4 +1,4 @@
-"""Export to ONNX: the whole search as one graph, the tokenizer and the content model, weights included."""
+"""Export to ONNX: the whole search as one graph, the tokenizer and the content model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts of accuracy: by popularity of the item, by length of the history, and by fate of the target in the beam."""
+"""Charts of accuracy: by popularity of the item, by history length, and by fate of the target."""
 
 from __future__ import annotations
 

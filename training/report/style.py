@@ -1,4 +1,4 @@
-"""Style of the charts: sizes, colours that colour-blind readers can distinguish, names of models and losses."""
+"""Style of the charts: sizes, colours for colour-blind readers, names of models and losses, PNG."""
 
 from __future__ import annotations
 

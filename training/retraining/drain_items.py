@@ -1,4 +1,4 @@
-"""Drain of item changes: item content that the shop sent to the store, copied to a Parquet file of training.
+"""Drain of item changes: the item content in the store, copied to a Parquet file for training.
 
 Unlike events, changes stay in the store: the next version applies them again. The file only grows: an item's content
 is kept after the item is deleted, because the deletion may be temporary.

@@ -1,4 +1,4 @@
-"""Merge of the base data with recorded events, new items with enough interactions, and changed item content."""
+"""Merge of the base data with recorded events, new items and changed item content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass of retraining: drain, train a candidate, compare it with the incumbent, publish and promote it.
+"""One pass of retraining: drain, train a candidate, compare it with the incumbent, publish, promote.
 
     drain events and items -> merge with the base data -> train a candidate -> compare -> publish and promote, or keep
 

@@ -1,4 +1,4 @@
-"""Scheduled retraining, ``etegrec-train schedule``: a first model at once if there is none, then by cron.
+"""Scheduled retraining (``etegrec-train schedule``): a first model at once if needed, then by cron.
 
 Passes run in the main thread: a signal ends them at any point, and the next start resumes after the last finished
 stage. Only the cron parser of APScheduler is used; its job executors would keep a stopped process alive until training

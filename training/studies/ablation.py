@@ -1,4 +1,4 @@
-"""Ablation: the paper's Table 4, the contribution of each part of ETEGRec, over several seeds.
+"""Ablation: the contribution of each part of ETEGRec over several seeds, the paper's Table 4.
 
 :mod:`training.studies.ablation_rows` defines the rows and their equal budget.
 

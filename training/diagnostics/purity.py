@@ -1,7 +1,7 @@
 """Neighbourhood purity: the degree to which items with a common prefix of codes belong together.
 
-There are two measures of it. Both are computed for every prefix depth, and both are a *lift*: the factor by which something is likelier than by
-chance.
+There are two measures of it. Both are computed for every prefix depth, and both are a *lift*: the factor by which
+something is likelier than by chance.
 
 * Category: the probability that two random distinct items share a category, given that they share the prefix, divided
   by the same probability without that condition. Only items with categories count. A category that more than half of

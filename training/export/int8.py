@@ -1,10 +1,10 @@
 """The search graph with 8-bit weights: faster batches on a CPU, and slightly different answers.
 
-Batches take two thirds of the time. Weights have one scale per column. Activations are quantised while the graph runs, with one scale per tensor, so
-requests that are searched together share scales. Only the layers of encoder and decoder are quantised, without the
-encoder's first one: rounding the input, or the logits that distinguish codes, changes more answers than all the rest
-together (docs/LOG.md). A separate user encoder stays fp32, and so do the dense scores; an encoder that is shared with
-the decoder is quantised.
+Batches take two thirds of the time. Weights have one scale per column. Activations are quantised while the graph runs,
+with one scale per tensor, so requests that are searched together share scales. Only the layers of encoder and decoder
+are quantised, without the encoder's first one: rounding the input, or the logits that distinguish codes, changes more
+answers than all the rest together (docs/LOG.md). A separate user encoder stays fp32, and so do the dense scores; an
+encoder that is shared with the decoder is quantised.
 """
 
 from __future__ import annotations

@@ -131,14 +131,13 @@ class Retrainer:
         """
         data = self._drain()
         incumbent = self._load_incumbent()
+        version = incumbent.manifest.version if incumbent else None
 
         if incumbent and not force and incumbent.manifest.data.fingerprint == data.dataset.fingerprint:
-            version: str | None = incumbent.manifest.version
             report = _report(data, False, "no new interactions or items", version, Comparison({}, {}))
         else:
             candidate = self._train_candidate(data.dataset)
             comparison = _compare(candidate, incumbent, data.dataset)
-            version = incumbent.manifest.version if incumbent else None
             if comparison.is_accepted:
                 version = publish_run(candidate, self.store, parent=version)
                 self.store.promote(version)

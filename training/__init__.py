@@ -1,7 +1,7 @@
-"""Offline: data, item embeddings, tokenizer and recommender trained jointly, evaluation, export, retraining."""
+"""Offline training: data, item embeddings, tokenizer and recommender, evaluation, export, retraining."""
 
 import os
 
-# OpenMP threads that spin while they wait make training on a shared machine ten times slower, and its neighbours too.
-# Read once when torch loads its runtime, so it is set here, before any module of this package imports torch.
+# OpenMP threads that spin while they wait make training on a shared machine, and its neighbours, ten times slower.
+# torch reads this once, when it loads its runtime. So it is set here, before any module of this package imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""``python -m training`` is ``etegrec-train``."""
+"""Entry point of ``python -m training``, the same as ``etegrec-train``."""
 
 from training.cli import main
 

@@ -1,4 +1,4 @@
-"""``etegrec-train``: from interactions to a published model."""
+"""The command ``etegrec-train``: train, evaluate, publish and retrain models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.loop import distributed
 from training.loop.progress import progress_for
 from training.pipeline import Evaluation, Pipeline
 from training.report.build import write_report
-from training.report.style import in_order, model_name
+from training.report.style import model_name, sort_rows
 from training.retraining.retrain import Retrainer
 from training.retraining.schedule import run_schedule
 from training.run_folder import RunFolder
@@ -34,28 +34,33 @@ from training.studies.new_items import NewItems
 app = new_app("Train ETEGRec on your own interactions and publish the result as a sealed model version.")
 
 DataOption = Annotated[
-    str, typer.Option("--data", help="ml-100k (fetched), a file or folder of interactions, or a prepared folder.")
+    str,
+    typer.Option("--data", help="Interactions: a file or folder, a prepared folder, or ml-100k, which is downloaded."),
 ]
-PresetOption = Annotated[str, typer.Option(help=f"Sizes and schedule: {', '.join(PRESETS)}.")]
+PresetOption = Annotated[str, typer.Option(help=f"Preset of sizes and schedule: {', '.join(PRESETS)}.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")]
-StoreOption = Annotated[str | None, typer.Option(help="Model store: folder or URL. Default: ETEGREC_STORE, ./models.")]
-RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, the --out of `etegrec-train run`.")]
-WorkOption = Annotated[Path, typer.Option(help="Keeps drained events, runs and reports between passes.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")]
+StoreOption = Annotated[
+    str | None, typer.Option(help="Model store: folder or URL. Default: ETEGREC_STORE, or ./models.")
+]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder: the --out of `etegrec-train run`.")]
+WorkOption = Annotated[Path, typer.Option(help="Folder for drained events, runs and reports; kept between passes.")]
 RedisOption = Annotated[
-    str | None, typer.Option(envvar="ETEGREC_REDIS_URL", help="Where events are recorded; unset: the embedded log.")
+    str | None, typer.Option(envvar="ETEGREC_REDIS_URL", help="Redis with the events. Default: the embedded event log.")
 ]
 EventsOption = Annotated[Path | None, typer.Option(help="Folder of the embedded event log. Default: STORE/events.")]
 UserOption = Annotated[str, typer.Option("--user", help="Column of the user id. Default: the usual names.")]
 ItemOption = Annotated[str, typer.Option("--item", help="Column of the item id. Default: the usual names.")]
 TimeOption = Annotated[str, typer.Option("--timestamp", help="Column of the time. Default: the usual names.")]
-ItemsOption = Annotated[str, typer.Option("--items", help="Table with a row an item: title, categories, attributes.")]
+ItemsOption = Annotated[
+    str, typer.Option("--items", help="Table with one row per item: title, categories, attributes.")
+]
 DeviceOption = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")]
 ResumeOption = Annotated[
     bool | None,
     typer.Option(
         "--resume/--no-resume",
-        help="Insist on going on with the run in --out, or on starting one. Default: whichever is possible.",
+        help="Require a run to resume in --out, or require that there is none. Default: either is fine.",
     ),
 ]
 
@@ -69,10 +74,10 @@ def prepare(
     timestamp: TimeOption = "",
     items: ItemsOption = "",
     preset: PresetOption = "cpu",
-    overrides: SetOption = [],  # noqa: B006  typer reads the default, nobody changes it
+    overrides: SetOption = [],  # noqa: B006  typer reads the default, nothing changes it
     json: JsonOption = False,
 ) -> None:
-    """Read, filter and number interactions; nothing is redone for equal input."""
+    """Read, filter and number interactions; equal input is prepared only once."""
     dataset = prepare_data(data, out, _data_options(preset, overrides, user, item, timestamp, items), say)
     counts = {"users": dataset.users, "items": dataset.n_items, "interactions": dataset.interactions}
     if json:
@@ -92,7 +97,10 @@ def validate(
     overrides: SetOption = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
-    """Check interactions, PASS or FAIL line by line; exit code 1 if anything fails. Streams files of any size."""
+    """Check interactions and print PASS or FAIL for each check; exit with code 1 if any fails.
+
+    Files may be larger than memory.
+    """
     checks = []
     for check in validate_data(data, _data_options(preset, overrides, user, item, timestamp, items)):
         checks.append(check)
@@ -100,6 +108,7 @@ def validate(
             typer.echo(f"{'PASS' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
             for row in check.rows:
                 typer.echo(f"      {row}")
+
     passed = all(check.passed for check in checks)
     if json:
         print_json({"passed": passed, "checks": [check.as_dict() for check in checks]})
@@ -110,22 +119,26 @@ def validate(
 @app.command("run")
 def run_all(
     data: DataOption,
-    out: Annotated[Path, typer.Option(help="Run folder. An unfinished run of the same configuration goes on.")],
+    out: Annotated[Path, typer.Option(help="Run folder. An unfinished run with the same configuration is resumed.")],
     preset: PresetOption = "cpu",
     overrides: SetOption = [],  # noqa: B006
-    baseline: Annotated[list[str], typer.Option(help="Further rows: tiger.")] = [],  # noqa: B006
+    baseline: Annotated[list[str], typer.Option(help="Baseline to train as well: tiger.")] = [],  # noqa: B006
     device: DeviceOption = "cpu",
     resume: ResumeOption = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves to OUT/tensorboard.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write learning curves to OUT/tensorboard as they come.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Run all stages: prepare, embed, tokenizer, joint, fine-tune, evaluate, export.
 
-    A run that was killed goes on where it was last saved. Under torchrun all processes train together.
+    A run that was killed resumes from its last checkpoint. Under torchrun, all processes train together.
     """
     if unknown := set(baseline) - {"tiger"}:
         raise typer.BadParameter(f"there is no baseline {min(unknown)!r}, only tiger", param_hint="--baseline")
-    config, tiger = load_config(preset, overrides), "tiger" in baseline
+    config = load_config(preset, overrides)
+    tiger = "tiger" in baseline
+
     with distributed.process_group(device) as place:
         is_first = distributed.is_first()
         with distributed.first_then_others():
@@ -133,6 +146,8 @@ def run_all(
         pipeline = Pipeline(folder, progress_for(quiet=not is_first), place, tensorboard)
         _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
         pipeline.train(tiger)
+
+    # From here on one process is enough.
     if not is_first:
         return
     pipeline.evaluate(tiger)
@@ -142,32 +157,42 @@ def run_all(
 
 @app.command()
 def evaluate(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOption = False) -> None:
-    """Print what a run measured: all rows, both protocols; stages that are missing are done first."""
+    """Print the metrics of a run, all models under both protocols; missing stages are run first."""
     _report(Pipeline(RunFolder.open(run_folder), progress_for(), device).evaluate(), json)
 
 
 @app.command()
 def ablate(
     data: DataOption,
-    out: Annotated[Path, typer.Option(help="Folder of the ablation. An unfinished one of the same settings goes on.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the ablation. An unfinished one with the same settings is resumed.")
+    ],
     preset: PresetOption = "cpu",
     overrides: SetOption = [],  # noqa: B006
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted up from the configuration's.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds; the first is the configuration's, the others follow it.")
+    ] = 3,
     rows: Annotated[
-        str, typer.Option(help=f"Some rows only, by comma: {', '.join(row.key for row in ROWS)}. full is always in.")
+        str,
+        typer.Option(
+            help=f"Rows to train, separated by commas: {', '.join(row.key for row in ROWS)}. full is always included."
+        ),
     ] = "",
     unseen_users: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Share of users left out of training, drawn anew for each seed.")
+        float, typer.Option(min=0, max=0.5, help="Share of users to leave out of training, drawn anew for each seed.")
     ] = 0.05,
-    finished_only: Annotated[bool, typer.Option("--finished-only", help="Train nothing, show what is there.")] = False,
+    finished_only: Annotated[
+        bool, typer.Option("--finished-only", help="Show the finished rows without training.")
+    ] = False,
     device: DeviceOption = "cpu",
     json: JsonOption = False,
 ) -> None:
-    """Train the method without each of its parts at one equal budget over several seeds, and compare."""
+    """Train the method without each of its parts, at an equal budget over several seeds, and compare the results."""
     chosen = chosen_rows([key.strip() for key in rows.split(",") if key.strip()])
     config = load_config(preset, overrides)
     ablation = Ablation(out, config, data, chosen, seeds, unseen_users, progress_for(), device)
     report = ablation.report() if finished_only else ablation.run()
+
     if json:
         print_json(report.as_dict())
         return
@@ -180,14 +205,14 @@ def ablate(
 def new_items(
     data: DataOption,
     out: Annotated[
-        Path, typer.Option(help="Folder of the measurement. An unfinished one of the same settings goes on.")
+        Path, typer.Option(help="Folder of the study. An unfinished one with the same settings is resumed.")
     ],
     preset: PresetOption = "cpu",
     overrides: SetOption = [],  # noqa: B006
-    share: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the items that training never sees.")] = 0.05,
+    share: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the items to leave out of training.")] = 0.05,
     json: JsonOption = False,
 ) -> None:
-    """Train without some items, add them live by their content alone, and measure how well they are recommended."""
+    """Train without some items, add them by their content alone as the service does, and measure recommendations."""
     found = NewItems(out, load_config(preset, overrides), data, share, progress_for()).run()
     if json:
         print_json(found.as_dict())
@@ -199,7 +224,7 @@ def new_items(
 
 @app.command()
 def report(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOption = False) -> None:
-    """Rebuild the report of a run, one HTML page and its charts; in the run's bundle too, if that is exported."""
+    """Rebuild the report of a run, an HTML page with charts, also in the run's bundle if it has been exported."""
     write_report(Pipeline(RunFolder.open(run_folder), progress_for(), device))
     page = run_folder / "report" / "index.html"
     if json:
@@ -210,7 +235,7 @@ def report(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOpti
 
 @app.command()
 def export(run_folder: RunArgument, json: JsonOption = False) -> None:
-    """Write the files of the bundle into the run folder, checked against each other."""
+    """Write the files of the bundle into the run folder, after checking that they agree with each other."""
     export_bundle(Pipeline(RunFolder.open(run_folder), progress_for()))
     if json:
         print_json({"bundle": str(run_folder / "bundle")})
@@ -222,10 +247,10 @@ def export(run_folder: RunArgument, json: JsonOption = False) -> None:
 def publish(
     run_folder: RunArgument,
     store: StoreOption = None,
-    promote: Annotated[bool, typer.Option("--promote", help="Also make it the live version.")] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Make the new version live.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Seal a run's bundle as a new version of the store."""
+    """Seal a run's bundle as a new version of the model store."""
     target = ModelStore(store)
     version = publish_run(Pipeline(RunFolder.open(run_folder), progress_for()), target)
     if promote:
@@ -245,11 +270,11 @@ def retrain(
     events: EventsOption = None,
     preset: PresetOption = "cpu",
     overrides: SetOption = [],  # noqa: B006
-    once: Annotated[bool, typer.Option("--once", help="One pass; the default. `schedule` repeats it.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Train even if no new interactions came.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Run one pass, the default; `schedule` repeats passes.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Train even if there are no new interactions.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Drain events, train a candidate, and promote it if it is not worse than the live model."""
+    """Drain events, train a candidate, and promote it if it is not worse than the live version."""
     report = _retrainer(data, work, store, redis_url, events, preset, overrides).run_once(force=force)
     if json:
         print_json(report.as_dict())
@@ -260,7 +285,7 @@ def retrain(
 @app.command()
 def schedule(
     data: DataOption,
-    cron: Annotated[str, typer.Option(help="When to retrain: five cron fields, in UTC.")] = "0 3 * * *",
+    cron: Annotated[str, typer.Option(help="Times of retraining: five cron fields, in UTC.")] = "0 3 * * *",
     work: WorkOption = Path("runs/retrain"),
     store: StoreOption = None,
     redis_url: RedisOption = None,
@@ -268,14 +293,14 @@ def schedule(
     preset: PresetOption = "cpu",
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
-    """Train a first model if none is live, then retrain by the clock until SIGTERM."""
+    """Train a first model if no version is live, then retrain on a schedule until SIGTERM."""
     run_schedule(_retrainer(data, work, store, redis_url, events, preset, overrides), cron)
 
 
 def _data_options(
     preset: str, overrides: list[str], user: str, item: str, timestamp: str, items: str
 ) -> PrepareOptions:
-    """How to read data: the configuration, with the columns that options name."""
+    """Return the data section of the configuration, with the columns that options name."""
     named = {"columns.user": user, "columns.item": item, "columns.timestamp": timestamp, "items_file": items}
     mapped = [f"data.{key}={dumps(value)}" for key, value in named.items() if value]
     return load_config(preset, [*overrides, *mapped]).data
@@ -294,7 +319,7 @@ def _retrainer(
     source: str | Path | None = redis_url or events or (target.root.local and target.root.local / "events")
     if source is None:
         raise ConfigError(
-            f"nothing says where events are recorded: the store {target.url} is not on a local disk",
+            f"the event log is unknown: the model store {target.url} is not on a local disk",
             "set ETEGREC_REDIS_URL, or give --events",
         )
     return Retrainer(data, load_config(preset, overrides), target, source, work, progress_for())
@@ -311,19 +336,19 @@ def _report(evaluation: Evaluation, json: bool) -> None:
 
 
 def evaluation_table(evaluation: Evaluation, suffix: str, title: str) -> Table:
-    """Test metrics of every row under one protocol."""
+    """Return a table of the test metrics of every model under one protocol."""
     names = [name for name in evaluation.test["popularity"] if name.endswith(SEEN_EXCLUDED) == bool(suffix)]
     table = Table(title=f"Test users, full ranking; {title}")
     table.add_column("model")
     for name in names:
         table.add_column(name.removesuffix(suffix), justify="right")
-    for row in in_order(evaluation.test):
+    for row in sort_rows(evaluation.test):
         table.add_row(model_name(row), *(f"{evaluation.test[row][name]:.4f}" for name in names))
     return table
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Run the command."""
     sys.exit(run(app, "etegrec-train"))
 
 

@@ -1,4 +1,4 @@
-"""The whole training configuration: one frozen, typed object, read from a TOML preset plus overrides."""
+"""The training configuration: one frozen, typed object, read from a TOML preset and overrides."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PRESETS = ("demo", "cpu", "paper")
 
 
 class TrainingConfig(Section):
-    """Everything that decides a training run. Equal configuration, data and machine give equal results."""
+    """All settings of a training run. Equal configuration, data and machine give equal results."""
 
     seed: int = Field(42, ge=0, lt=2**63, description="source of all randomness")
-    threads: int = Field(0, ge=0, le=1024, description="compute threads on a CPU; 0: as many as torch finds cores")
+    threads: int = Field(0, ge=0, le=1024, description="compute threads on a CPU; 0: one per core that torch finds")
     compute: ComputeConfig = ComputeConfig()
     data: PrepareOptions = PrepareOptions()
     sasrec: SasrecConfig = SasrecConfig()
@@ -38,12 +38,13 @@ class TrainingConfig(Section):
 
     @property
     def key(self) -> str:
-        """Short hash of all settings, for folder names: runs of another configuration go elsewhere."""
+        """Short hash of all settings, for folder names: runs with another configuration get another folder."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
 
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:
-        embedding, expected = self.sasrec.embedding_dim, self.model.tokenizer.embedding_dim
+        embedding = self.sasrec.embedding_dim
+        expected = self.model.tokenizer.embedding_dim
         if embedding != expected:
             raise ValueError(
                 f"sasrec.embedding_dim ({embedding}) must equal model.tokenizer.embedding_dim ({expected})"
@@ -59,17 +60,17 @@ class TrainingConfig(Section):
         expected = {**self.sasrec.encoder._asdict(), "max_history": self.sasrec.max_history}
         if differing := [name for name, value in given.items() if value != expected[name]]:
             raise ValueError(
-                f"model.recommender.user_encoder = own takes SASRec's encoder, but {', '.join(differing)} of "
-                "model.recommender and sasrec differ: make them agree, or set it to shared"
+                f"model.recommender.user_encoder = own uses SASRec's encoder, but {', '.join(differing)} of "
+                "model.recommender and sasrec differ: make them equal, or set it to shared"
             )
         return self
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Read a preset and apply ``section.key=value`` overrides, values in TOML syntax (bare words are text).
+    """Read a preset and apply ``section.key=value`` overrides. Values are TOML; bare words are text.
 
     Raises:
-        ConfigError: No such preset, an unknown key, or a value that does not fit; names the key.
+        ConfigError: The preset or a key is unknown, or a value is not valid; the message names the key.
     """
     if preset not in PRESETS:
         raise ConfigError(f"there is no preset {preset!r}", f"choose one of {', '.join(PRESETS)}")
@@ -88,12 +89,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {override!r} is not of the form section.key=value")
+
     *path, last = key.strip().split(".")
     section = values
     for name in path:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
             raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
+
     try:
         section[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,6 +1,6 @@
-"""``make demo``: MovieLens-100K to a real answer of a real service, everything measured, in minutes.
+"""The demo (``make demo``): train on MovieLens-100K, publish, serve and ask for recommendations.
 
-Artefacts stay in the folder ``demo``; a second call reuses them.
+It takes minutes. Artefacts stay in the folder ``demo``; a second call reuses them.
 """
 
 from __future__ import annotations
@@ -32,29 +32,33 @@ from training.pipeline import Evaluation, Pipeline
 from training.report.style import model_name
 from training.run_folder import RunFolder
 
-HOST, PORT = "127.0.0.1", 8000
-READY_S = 60
-SHOWN_HISTORY = 10
+HOST = "127.0.0.1"
+PORT = 8000
+READY_S = 60  # seconds that the service has to become ready
+SHOWN_HISTORY = 10  # items
 
-app = new_app("Train on MovieLens-100K, publish, serve, and ask for recommendations.")
+app = new_app("Train on MovieLens-100K, publish, serve and ask for recommendations.")
 console = Console(highlight=False)
 
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where everything of the demo is kept.")] = Path("demo"),
-    oneshot: Annotated[bool, typer.Option(help="Serve on a free port and end after the first answer.")] = False,
+    folder: Annotated[Path, typer.Option(help="Folder for all files of the demo.")] = Path("demo"),
+    oneshot: Annotated[bool, typer.Option(help="Serve on a free port and stop after the first answer.")] = False,
 ) -> None:
-    """Run the whole way, then keep serving until Ctrl-C."""
+    """Train, publish and recommend, then keep serving until Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the service must not outlive the demo
-    port = _claim(0 if oneshot else PORT)
-    config, progress = load_config("demo"), progress_for()
-    pipeline = Pipeline(_run_folder(folder, config), progress)
+    port = _find_port(0 if oneshot else PORT)
+
+    progress = progress_for()
+    pipeline = Pipeline(_run_folder(folder, load_config("demo")), progress)
     export_bundle(pipeline)
-    version = _promoted(pipeline, ModelStore(folder / "models"))
+    version = _publish_and_promote(pipeline, ModelStore(folder / "models"))
+
     evaluation = pipeline.evaluate()
     (folder / "metrics.json").write_text(json.dumps(evaluation.as_dict()) + "\n", encoding="utf-8")
     _show_evaluation(evaluation)
+
     service = _start_service(folder / "models", port)
     try:
         _wait_until_ready(service, port, progress)
@@ -71,21 +75,21 @@ def demo(
 
 
 def _run_folder(folder: Path, config: TrainingConfig) -> RunFolder:
-    """One folder per configuration, so that a changed preset starts anew instead of being refused."""
+    """Return a folder of the configuration's own, so that a changed preset starts a new run and is not refused."""
     return RunFolder.create_or_resume(folder / f"run-{config.key}", config, "ml-100k")
 
 
-def _promoted(pipeline: Pipeline, store: ModelStore) -> str:
-    """Publish and promote the run's model once; later calls find it live."""
+def _publish_and_promote(pipeline: Pipeline, store: ModelStore) -> str:
+    """Publish and promote the run's model, unless an earlier demo has, and return the version."""
     record = "published.json"
-    published = pipeline.run.read_json(record)["version"] if pipeline.run.has(record) else None
-    if published is None or published not in store.versions():
+    version = pipeline.run.read_json(record)["version"] if pipeline.run.has(record) else None
+    if version is None or version not in store.versions():
         with pipeline.run.timed("publish"):
-            published = publish_run(pipeline, store)
-        pipeline.run.write_json(record, {"version": published})
-    if store.live() != published:
-        store.promote(published)
-    return str(published)
+            version = publish_run(pipeline, store)
+        pipeline.run.write_json(record, {"version": version})
+    if store.live() != version:
+        store.promote(version)
+    return str(version)
 
 
 def _show_evaluation(evaluation: Evaluation) -> None:
@@ -101,7 +105,7 @@ def _show_evaluation(evaluation: Evaluation) -> None:
 
 def _start_service(store: Path, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "service", "--host", HOST, "--port", str(port)]
-    # Keys or a Redis that this shell has set for another service are not the demo's.
+    # Keys or a Redis in this shell's environment are for another service, not for the demo.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ETEGREC_")}
     environment |= {"ETEGREC_STORE": str(store), "ETEGREC_LOG_LEVEL": "warning"}
     return subprocess.Popen(command, env=environment)
@@ -111,12 +115,14 @@ def _wait_until_ready(service: subprocess.Popen[bytes], port: int, progress: Pro
     progress.say(f"starting the service on {HOST}:{port}")
     deadline = time.monotonic() + READY_S
     reason = "it did not answer"
+
     while time.monotonic() < deadline:
         if service.poll() is not None:
             raise EtegrecError(
                 f"the service ended with exit code {service.returncode} before it was ready",
-                f"its error stands above; if port {port} is taken, stop the other program or set ONESHOT=1",
+                f"see its error above; if port {port} is in use, stop the other program or set ONESHOT=1",
             )
+
         try:
             response = httpx.get(f"http://{HOST}:{port}/health/ready", timeout=2)
             if response.status_code == httpx.codes.OK:
@@ -125,23 +131,27 @@ def _wait_until_ready(service: subprocess.Popen[bytes], port: int, progress: Pro
         except httpx.TransportError as cause:
             reason = str(cause)
         time.sleep(0.2)
+
     raise EtegrecError(f"the service was not ready after {READY_S} s: {reason}", "see its log lines above")
 
 
 def _recommend(pipeline: Pipeline, port: int) -> dict[str, Any]:
-    """Ask for the first user of the data, with the real history, and show both sides."""
+    """Ask for recommendations for the first user of the data; show the history and the answer."""
     data = pipeline.dataset
     history = data.test().histories[0]
     titles = dict(zip(data.item_ids, data.titles, strict=True))
     recent = [data.item_ids[row] for row in history[-50:]]
+
     body = {"user_id": data.user_ids[0], "history": recent, "k": 10}
     response = httpx.post(f"http://{HOST}:{port}/recommend", json=body, timeout=10)
     if response.status_code != httpx.codes.OK:
         raise EtegrecError(f"POST /recommend answered {response.status_code}: {response.text}")
     answer: dict[str, Any] = response.json()
-    console.print(f"\nuser {data.user_ids[0]} watched, among {len(history)} films, most recently:")
+
+    console.print(f"\nuser {data.user_ids[0]} watched {len(history)} films, most recently:")
     for item_id in recent[-SHOWN_HISTORY:]:
         console.print(f"  {titles[item_id]}", markup=False)
+
     table = Table(title="POST /recommend")
     for column in ("", "title", "semantic ID", "log-probability"):
         table.add_column(column)
@@ -162,13 +172,13 @@ def _stop(service: subprocess.Popen[bytes]) -> None:
             raise EtegrecError("the service did not stop within 45 s of SIGTERM and was killed") from None
 
 
-def _claim(port: int) -> int:
-    """The port if it can be listened on, a free one for 0; found out before minutes of training."""
+def _find_port(port: int) -> int:
+    """Return the port if it can be used, or a free one for 0. This is checked before minutes of training."""
     try:
         with socket.create_server((HOST, port)) as probe:
             found: int = probe.getsockname()[1]
     except OSError as cause:
-        hint = "stop the program that uses it, or run `make demo ONESHOT=1`, which takes a free port"
+        hint = "stop the program that uses it, or run `make demo ONESHOT=1`, which uses a free port"
         raise EtegrecError(f"port {port} of {HOST} cannot be used: {cause.strerror}", hint) from cause
     return found
 

@@ -1,4 +1,4 @@
-"""All stages of a run in order: prepare, embed, tokenizer, joint, fine-tune, evaluate. Each is done once per folder."""
+"""Stages of a run in order: prepare, embed, tokenizer, joint, fine-tune, evaluate; each runs once."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ from training.user_ranks import RANKS, TestRanks
 
 EVALUATION = "evaluation.json"
 UNSEEN = "unseen.json"
-"""Metrics for users left out of training, of a run that is a row of an ablation."""
+"""File of the metrics for users left out of training, in a run that is a row of an ablation."""
 TRAINED_ON = "trained_on.json"
+"""File of the fingerprint of the data that the run was trained on."""
 BUNDLE = "bundle"
-"""Folder of the run that holds the files of its bundle."""
+"""Folder of the run with the files of its bundle."""
 
 ARTEFACTS = (
     "sasrec.safetensors",
@@ -57,18 +58,18 @@ ARTEFACTS = (
     UNSEEN,
     f"{BUNDLE}/golden.json",
 )
-"""In the order of the stages: each depends on some before it, so redoing one makes those after it stale."""
+"""Artefacts in the order of the stages. Each depends on earlier ones: if one is replaced, later ones are stale."""
 
 
 CODES = "codes"
-"""Tensor that may come with an adopted tokenizer: semantic IDs of all items, int16."""
+"""Name of a tensor that an adopted tokenizer may have: semantic IDs of all items, int16."""
 
 
-class Embedded(NamedTuple):
-    """The embedding stage: what the tokenizer reads, and the dense baseline."""
+class TrainedSasrec(NamedTuple):
+    """Result of the stage ``embed``."""
 
-    embeddings: Tensor  # [items, d_s]
-    model: Sasrec
+    embeddings: Tensor  # [items, d_s], the input of the tokenizer
+    model: Sasrec  # also the dense baseline
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ class Evaluation:
     seconds: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
 def usable_device(name: torch.device | str) -> torch.device:
-    """A torch device that tensors can be put on.
+    """Return a torch device after putting a tensor on it.
 
     Raises:
         ConfigError: There is no such device here.
@@ -102,56 +103,71 @@ def usable_device(name: torch.device | str) -> torch.device:
 
 
 class Pipeline:
-    """One run. Stages are properties: each is loaded if its artefact exists, and computed and stored if not."""
+    """Stages of one run as properties. A stage is loaded if its artefact exists, and computed and stored if not."""
 
     def __init__(
         self, run: RunFolder, progress: Progress, device: torch.device | str = "cpu", tensorboard: bool = False
     ) -> None:
-        self.run, self.progress, self.device = run, progress, usable_device(device)
+        self.run = run
+        self.progress = progress
+        self.device = usable_device(device)
         self.tensorboard = tensorboard
         if run.config.threads:
             torch.set_num_threads(run.config.threads)
 
     @property
     def config(self) -> TrainingConfig:
-        """The configuration of the run."""
+        """Configuration of the run."""
         return self.run.config
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Stage ``prepare``. A source that is a prepared data set already is read where it is."""
+        """Stage ``prepare``. A source that is already a prepared data set is read where it is."""
         is_reused = self.run.has("data/dataset.json")
         with distributed.first_then_others():
             with nullcontext() if is_reused else self.run.timed("prepare"):
                 data = open_or_prepare(self.run.source, self.run.path / "data", self.config.data, self.progress.say)
-            self._tie_to(data)
+            self._refuse_changed(data)
         return data
 
     @cached_property
-    def embedded(self) -> Embedded:
-        """Stage ``embed``: SASRec."""
+    def sasrec(self) -> TrainedSasrec:
+        """Stage ``embed``: SASRec and its item embeddings."""
         artefact = "sasrec.safetensors"
         if not self._is_done(artefact):
-            data, config, seed = self.dataset, self.config.sasrec, self.config.seed
-            with self._under_way("embed", artefact) as checkpoint:
-                shown, compute = self._shown("embed"), self.config.compute
-                result = train_sasrec(data, config, seed, shown, self.device, checkpoint, compute)
+            data = self.dataset
+            with self._stage("embed", artefact) as checkpoint:
+                result = train_sasrec(
+                    data,
+                    self.config.sasrec,
+                    self.config.seed,
+                    self._stage_progress("embed"),
+                    self.device,
+                    checkpoint,
+                    self.config.compute,
+                )
             self.run.write_json("sasrec.json", {"history": result.history})
             self._store(artefact, result.model.state_dict())
+
         model = Sasrec(self.config.sasrec, self.dataset.n_items)
         model.load_state_dict(self.run.read_tensors(artefact))
         model.to(self.device).eval()
-        return Embedded(model.vectors.detach(), model)
+        return TrainedSasrec(model.vectors.detach(), model)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Stage ``tokenizer``: the RQ-VAE alone."""
-        artefact, shape = "tokenizer.safetensors", self.config.model.tokenizer
+        """Stage ``tokenizer``: the RQ-VAE, trained alone."""
+        artefact = "tokenizer.safetensors"
+        shape = self.config.model.tokenizer
         if not self._is_done(artefact):
-            embeddings, config, seed = self.embedded.embeddings, self.config.tokenizer, self.config.seed
-            with self._under_way("tokenizer", artefact) as checkpoint:
-                trained = pretrain_tokenizer(embeddings, shape, config, seed, self._shown("tokenizer"), checkpoint)
+            embeddings = self.sasrec.embeddings
+            with self._stage("tokenizer", artefact) as checkpoint:
+                progress = self._stage_progress("tokenizer")
+                trained = pretrain_tokenizer(
+                    embeddings, shape, self.config.tokenizer, self.config.seed, progress, checkpoint
+                )
             self._store(artefact, trained.state_dict())
+
         tokenizer = Tokenizer(shape)
         tensors = self.run.read_tensors(artefact)
         tensors.pop(CODES, None)
@@ -161,59 +177,61 @@ class Pipeline:
     @cached_property
     def learner(self) -> Learner:
         """Stages ``joint`` and ``finetune``: ETEGRec."""
-        return self._trained("", self.config.model, self.config.joint)
+        return self._train("", self.config.model, self.config.joint)
 
     @cached_property
     def tiger(self) -> Learner:
-        """The TIGER baseline: as many epochs on the same codes, which stay; histories read as codes; L_REC alone."""
-        model, joint = self.config.model, self.config.joint
+        """The TIGER baseline: the same number of epochs, frozen pretrained codes, histories as codes, L_REC only."""
+        model = self.config.model
         plain = {"history_tokens": "code", "newest_start": False, "repeat_bias": False, "user_encoder": "shared"}
         model = model.model_copy(update={"recommender": model.recommender.model_copy(update=plain)})
-        alone = {"tokenizer": "frozen", "dense_weight": 0.0, "constrained": False, "distillation": 0.0}
-        return self._trained("tiger_", model, joint.model_copy(update=alone))
+
+        only_rec = {"tokenizer": "frozen", "dense_weight": 0.0, "constrained": False, "distillation": 0.0}
+        return self._train("tiger_", model, self.config.joint.model_copy(update=only_rec))
 
     @cached_property
     def transitions(self) -> Transitions:
-        """Which items follow which in training sequences. Counted anew whenever needed: it takes seconds."""
+        """Counts of items that follow each other in training sequences; not stored, as counting takes seconds."""
         return count_transitions(self.dataset.training_sequences(), self.dataset.n_items)
 
     def train(self, tiger: bool = False) -> None:
-        """All stages before ``evaluate``: several processes do them together, the first one alone goes on."""
+        """Run all stages before ``evaluate``. Several processes can run these together, but not the later ones."""
         _ = self.learner
         if tiger:
             _ = self.tiger
 
     def evaluate(self, tiger: bool = False) -> Evaluation:
-        """Stage ``evaluate``: all rows on validation and test users, under both protocols."""
-        tiger = tiger or self.run.has("tiger_finetune.safetensors")  # trained before: it stays a row
+        """Run stage ``evaluate``: all models on validation and test users, under both protocols."""
+        tiger = tiger or self.run.has("tiger_finetune.safetensors")  # once trained, it stays in the evaluation
         is_current = all(self.run.has(name) for name in (EVALUATION, RANKS, "finetune.safetensors"))
         stored = self.run.read_json(EVALUATION) if is_current else None
         if stored is None or "fusion" not in stored or (tiger and "tiger" not in stored["test"]):
-            learner, baseline = self.learner, self.tiger if tiger else None
+            learner = self.learner
+            baseline = self.tiger if tiger else None
             with self.run.timed("evaluate"):
                 stored = self._evaluate(learner, baseline)
             self.run.write_json(EVALUATION, stored)
         return Evaluation(**stored, seconds=self.run.seconds)
 
     def adopt(self, artefact: str, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a stage of another run, before it is asked for here; if it differs, later stages are redone."""
+        """Store an artefact of another run in this run, before its stage is used; if it differs, redo later stages."""
         if self.run.has(artefact):
             own = self.run.read_tensors(artefact)
             if own.keys() == tensors.keys() and all(torch.equal(own[key], tensors[key]) for key in own):
                 return
         self._store(artefact, tensors)
 
-    def _shown(self, stage: str) -> Progress:
-        """Where a stage shows how far it is, and its learning curve if that is wanted."""
+    def _stage_progress(self, stage: str) -> Progress:
+        """Return the progress display of a stage, which writes learning curves for TensorBoard if they are wanted."""
         if not (self.tensorboard and distributed.is_first()):
             return self.progress
-        # Not at the top: the import takes seconds, and few runs want it.
+        # Imported here, because it takes seconds and few runs need it.
         from training.loop.tensorboard import TensorboardProgress
 
         return TensorboardProgress(self.progress, self.run.path / "tensorboard" / stage)
 
-    def _tie_to(self, data: Dataset) -> None:
-        """Refuse data that changed since a stage was trained on it: what is stored would not fit, or fit by chance."""
+    def _refuse_changed(self, data: Dataset) -> None:
+        """Refuse data that changed since a stage was trained: stored artefacts would not fit, or fit by chance."""
         record = {"fingerprint": data.fingerprint}
         is_changed = self.run.has(TRAINED_ON) and self.run.read_json(TRAINED_ON) != record
         trained = [name for artefact in ARTEFACTS for name in (artefact, checkpoint_name(artefact))]
@@ -236,61 +254,82 @@ class Pipeline:
         return distributed.compute_on_first(lambda: self.run.has(artefact))
 
     @contextmanager
-    def _under_way(self, stage: str, artefact: str) -> Iterator[Path]:
-        """Where a stage is kept until its artefact is there. Its seconds are those of all attempts."""
+    def _stage(self, stage: str, artefact: str) -> Iterator[Path]:
+        """Time a stage over all its attempts, and give the path of the checkpoint that is kept until it is finished."""
         checkpoint = self.run.path / checkpoint_name(artefact)
         with self.run.timed(stage, seconds_spent(checkpoint)):
             yield checkpoint
 
     def _evaluate(self, learner: Learner, tiger: Learner | None) -> dict[str, Any]:
-        splits = {"valid": self.dataset.validation(), "test": self.dataset.test()}
-        popularity, sasrec, width = self.dataset.popularity(), self.embedded.model, self.config.model.beam_width
-        joining, fusion = dense_candidates(width, self.dataset.n_items), GENERATIVE_ALONE
-        codes, vectors = learner.assignment.codes, learner.vectors
+        splits = {"valid": self.dataset.validation(), "test": self.dataset.test()}  # the fusion is fitted on the first
+        popularity = self.dataset.popularity()
+        sasrec = self.sasrec.model
+        width = self.config.model.beam_width
+        candidates = dense_candidates(width, self.dataset.n_items)
+        codes = learner.assignment.codes
+        vectors = learner.vectors
+        fusion = GENERATIVE_ALONE
         metrics: dict[str, Any] = {}
+
         with self.progress.track("Evaluating", len(splits) * (3 + (tiger is not None))) as bar:
             for name, split in splits.items():
                 rows = {"popularity": popularity_ranks(popularity, split)}
                 bar.advance(1)
+
                 rows["sasrec"] = evaluate_sasrec(sasrec, split)
                 bar.advance(1)
+
                 if tiger is not None:
                     rows["tiger"] = generative_ranks(tiger.recommender, tiger.assignment.codes, split, width)
                     bar.advance(1)
+
                 found = search_split(
-                    learner.recommender, codes, split, width, vectors, joining, transitions=self.transitions
+                    learner.recommender, codes, split, width, vectors, candidates, transitions=self.transitions
                 )
                 fusion = found.fit() if name == "valid" else fusion
                 rows |= {"generative": found.ranks(), "fused": found.ranks(fusion)}
                 bar.advance(1)
+
                 metrics[name] = {row: ranks.summary() for row, ranks in rows.items()}
                 if name == "test":
                     TestRanks(rows, *sampled_codes_kept(learner, split, self.config.seed)).write(self.run)
+
         health = tokenizer_health(self.learner, self.dataset)
         by_split = {name: metrics[name] for name in ("test", "valid")}
         return by_split | {"tokenizer": health.as_dict(), "fusion": fusion.model_dump(mode="json")}
 
-    def _trained(self, prefix: str, model: ModelConfig, config: JointConfig) -> Learner:
-        sequences, valid, seed = self.dataset.training_sequences(), self.dataset.validation(), self.config.seed
-        tokenizer, codes = copy.deepcopy(self.tokenizer), self._adopted_codes()
-        embedded, compute = self.embedded, self.config.compute
-        learner = new_learner(model, tokenizer, embedded.embeddings, seed, embedded.model, codes, compute)
-        joint, final = f"{prefix}joint", f"{prefix}finetune"
+    def _train(self, prefix: str, model: ModelConfig, config: JointConfig) -> Learner:
+        """Run the stages ``joint`` and ``finetune``, or load them; ``prefix`` is part of the artefacts' names."""
+        sequences = self.dataset.training_sequences()
+        valid = self.dataset.validation()
+        seed = self.config.seed
+        tokenizer = copy.deepcopy(self.tokenizer)
+        sasrec = self.sasrec
+        learner = new_learner(
+            model, tokenizer, sasrec.embeddings, seed, sasrec.model, self._adopted_codes(), self.config.compute
+        )
+
+        joint = f"{prefix}joint"
+        final = f"{prefix}finetune"
         if self._load_learner(learner, final):
             return learner
+
         if not self._load_learner(learner, joint):
             if learner.recommender.reads_vectors and not can_start_from(model, self.config.sasrec):
                 self.progress.say("The encoder starts from scratch: its shape in model.recommender is not sasrec's.")
-            with self._under_way(joint, f"{joint}.safetensors") as checkpoint:
-                train_joint(learner, sequences, valid, config, seed, self._shown(joint), checkpoint)
+            with self._stage(joint, f"{joint}.safetensors") as checkpoint:
+                progress = self._stage_progress(joint)
+                train_joint(learner, sequences, valid, config, seed, progress, checkpoint)
             self._save_learner(learner, joint)
-        with self._under_way(final, f"{final}.safetensors") as checkpoint:
-            finetune(learner, sequences, valid, config, self.config.finetune, seed, self._shown(final), checkpoint)
+
+        with self._stage(final, f"{final}.safetensors") as checkpoint:
+            progress = self._stage_progress(final)
+            finetune(learner, sequences, valid, config, self.config.finetune, seed, progress, checkpoint)
         self._save_learner(learner, final)
         return learner
 
     def _adopted_codes(self) -> Codes | None:
-        """Codes that came with a tokenizer of another run; usually there are none, and the nearest ones are taken."""
+        """Return the codes of an adopted tokenizer. Usually there are none, and items get their nearest codes."""
         codes = self.run.read_tensors("tokenizer.safetensors").get(CODES)
         return None if codes is None else codes.numpy()
 

@@ -1,7 +1,7 @@
-"""The folder of one training run: configuration, artefacts of the finished stages, seconds of each.
+"""Folder of one training run: configuration, artefacts of the finished stages, and their seconds.
 
-A stage that finished leaves its artefact under a final name, so that a run killed at any moment continues after the
-last finished stage. Everything is JSON or safetensors; nothing is pickled.
+A finished stage leaves its artefact under a final name, so a run that is killed at any moment resumes after the last
+finished stage. All files are JSON or safetensors; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -27,29 +27,31 @@ SECONDS = "seconds.json"
 
 
 class RunFolder:
-    """Artefacts by name. Writing replaces atomically; a half-written file never has a final name."""
+    """Artefacts of a run by name. Files are replaced atomically; a half-written file never has a final name."""
 
     def __init__(self, path: Path, config: TrainingConfig) -> None:
-        self.path, self.config = path, config
+        self.path = path
+        self.config = config
 
     @classmethod
     def create_or_resume(cls, path: Path, config: TrainingConfig, source: str, resume: bool | None = None) -> Self:
-        """Start a run, or go on with one of the same configuration and data source.
+        """Start a run, or resume one with the same configuration and data source.
 
         Args:
             path: The folder.
-            config: Settings that the run's file does not know count as if it held their defaults.
-            source: Where the data come from.
-            resume: Insist on going on (True) or on starting (False).
+            config: Configuration of the run. Settings that the run's file lacks count as defaults.
+            source: Data source.
+            resume: Require a run to resume (True), or no run (False).
 
         Raises:
-            CheckpointError: The folder holds another run, or there is one or none against what ``resume`` says.
+            CheckpointError: The folder holds another run, or does not meet ``resume``.
         """
         run = cls(path, config)
         if resume is not None and run.has(CONFIG) != resume:
             problem = "there is no run to resume in" if resume else "there is a run already in"
             fix = "leave --resume out to start one" if resume else "choose another --out, or remove that folder"
             raise CheckpointError(f"{problem} {path}", fix)
+
         if not run.has(CONFIG):
             path.mkdir(parents=True, exist_ok=True)
             run.write_json(CONFIG, {"source": source, "config": config.model_dump(mode="json")})
@@ -67,7 +69,9 @@ class RunFolder:
             CheckpointError: There is none, or its configuration does not fit this release.
         """
         if not (path / CONFIG).is_file():
-            raise CheckpointError(f"{path} is no run folder: it has no {CONFIG}", "give the --out of etegrec-train run")
+            raise CheckpointError(
+                f"{path} is not a run folder: it has no {CONFIG}", "give the --out of etegrec-train run"
+            )
         run = cls(path, TrainingConfig())
         try:
             run.config = TrainingConfig.model_validate(run.read_json(CONFIG)["config"])
@@ -77,40 +81,40 @@ class RunFolder:
 
     @property
     def source(self) -> str:
-        """The data source that the run was started with."""
+        """Data source that the run was started with."""
         return str(self.read_json(CONFIG)["source"])
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds that each stage took, in order; a reused stage keeps what it took when it ran."""
+        """Seconds of each stage, in order; a reused stage keeps the seconds of the time it ran."""
         found: dict[str, float] = self.read_json(SECONDS) if self.has(SECONDS) else {}
         return found
 
     @contextmanager
     def timed(self, stage: str, before: float = 0.0) -> Iterator[None]:
-        """Record how long a stage took, if it ends well, and ``before`` seconds in earlier attempts."""
+        """Record the seconds of a stage if it succeeds, plus ``before`` seconds of earlier attempts."""
         started = time.monotonic() - before
         yield
         self.write_json(SECONDS, self.seconds | {stage: round(time.monotonic() - started, 1)})
 
     def has(self, name: str) -> bool:
-        """Whether an artefact is there."""
+        """Return whether an artefact exists."""
         return (self.path / name).is_file()
 
     def remove(self, name: str) -> None:
-        """Drop an artefact, if it is there."""
+        """Delete an artefact if it exists."""
         if distributed.is_first():
             (self.path / name).unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Store plain values."""
+        """Write plain values."""
         self.write_bytes(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
-        """Read what :meth:`write_json` stored.
+        """Read values that :meth:`write_json` wrote.
 
         Raises:
-            CheckpointError: It is missing or damaged.
+            CheckpointError: The file is missing or damaged.
         """
         try:
             return json.loads((self.path / name).read_bytes())
@@ -118,14 +122,14 @@ class RunFolder:
             raise self._damaged(name, cause) from cause
 
     def write_tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Store tensors by name."""
+        """Write tensors by name."""
         self.write_bytes(name, save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}))
 
     def read_tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """Read what :meth:`write_tensors` stored.
+        """Read tensors that :meth:`write_tensors` wrote.
 
         Raises:
-            CheckpointError: It is missing or damaged.
+            CheckpointError: The file is missing or damaged.
         """
         try:
             tensors: dict[str, torch.Tensor] = load_file(self.path / name)
@@ -134,7 +138,7 @@ class RunFolder:
         return tensors
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Store bytes. Where several processes train together only the first one writes."""
+        """Write bytes. If several processes train together, only the first one writes."""
         if not distributed.is_first():
             return
         path = self.path / name
@@ -146,7 +150,7 @@ class RunFolder:
 
 
 def _difference(found: Any, config: TrainingConfig, source: str) -> str:
-    """What sets a stored run apart from a wanted one; empty if nothing does."""
+    """Name the part in which a stored run differs from the wanted one; empty if they are the same."""
     try:
         if TrainingConfig.model_validate(found["config"]) != config:
             return "configuration"

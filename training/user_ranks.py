@@ -1,4 +1,4 @@
-"""What evaluation keeps of every test user, so that a report can ask about parts of them."""
+"""Ranks of every test user, stored by the evaluation so that a report can compare groups of users."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from training.run_folder import RunFolder
 Int64Array = npt.NDArray[np.int64]
 
 RANKS = "ranks.safetensors"
-"""Int32 arrays: ``rank.<row>.<protocol>`` [test users] for each row of the evaluation, ``beam.users`` [m] (positions in
-the test split) and ``beam.kept`` [m]."""
+"""File of int32 arrays: ``rank.<row>.<protocol>`` [test users] for each row of the evaluation, ``beam.users`` [m]
+(positions in the test split) and ``beam.kept`` [m]."""
 
 
 @dataclass(frozen=True)
 class TestRanks:
-    """Ranks on the test split, by row of the evaluation, and how far the beam of a sample of its users held out."""
+    """Ranks on the test split by row of the evaluation, and the codes of the target that the beam of a sample kept."""
 
-    __test__ = False  # its name is no test's
+    __test__ = False  # tells pytest that this is not a test class
 
     rows: dict[str, Ranks]
     beam_users: Int64Array  # [m], positions in the test split
-    beam_kept: Int64Array  # [m], leading codes of the target that the beam held: 0 … L
+    beam_kept: Int64Array  # [m], number of leading codes of the target that the beam kept: 0 … L
 
     def write(self, run: RunFolder) -> None:
         """Store everything in a run folder."""
@@ -36,10 +36,10 @@ class TestRanks:
 
     @classmethod
     def read(cls, run: RunFolder) -> TestRanks:
-        """What :meth:`write` stored.
+        """Read the ranks that :meth:`write` stored.
 
         Raises:
-            CheckpointError: It is missing or damaged.
+            CheckpointError: The file is missing or damaged.
         """
         arrays = {name: tensor.numpy().astype(np.int64) for name, tensor in run.read_tensors(RANKS).items()}
         rows = sorted({name.split(".")[1] for name in arrays if name.startswith("rank.")})

@@ -1,1 +1,1 @@
-"""The content model: from what an item says to its embedding."""
+"""The content model: it predicts an item's embedding from its title, categories and attributes."""

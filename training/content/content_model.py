@@ -1,8 +1,8 @@
-"""The content model: what an item's embedding would be, told by its title, categories and attributes alone.
+"""The content model: a prediction of item embeddings from title, categories and attributes.
 
-A linear model over hashed features (:mod:`model_store.new_items.features`), fitted by ridge regression to the
+It is a linear model over hashed features (:mod:`model_store.new_items.features`), fitted by ridge regression to the
 embeddings of trained items. On held-out items of MovieLens-100K nothing beat it, neither an MLP nor products of
-features (docs/LOG.md). Items weigh the more, the more interactions their embeddings have seen.
+features (docs/LOG.md). Items with more interactions weigh more, because their embeddings are better.
 
 Shapes: N items, F features of an item, d_s embedding width, M features that the model knows.
 """
@@ -24,34 +24,40 @@ from training.content.ridge import Entries, Ridge
 from training.data.dataset import Dataset
 
 KNOWN_FEATURES = 1 << 15
-"""M at most, the most frequent ones: 32 MiB at a width of 256."""
+"""Limit on M; the most frequent features are kept. It costs 32 MiB at a width of 256."""
 
 MIN_ITEMS = 2
-"""Items that must share a feature before it is learned; what one item alone has tells nothing of others."""
+"""Items that must have a feature before it is learned. A feature of a single item says nothing about others."""
 
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Ridge penalties that are tried on held-out items."""
 
-TRUSTED = 10.0
-"""Interactions at which an item weighs half as much as one with very many."""
+HALF_WEIGHT_INTERACTIONS = 10.0
+"""Interactions at which an item weighs half as much as an item with very many."""
 
-FOLDS, SELECTION_ITEMS, FIT_ITEMS = 5, 5_000, 100_000
-"""Parts of the items that are held out in turn; items at most, drawn by seed, to choose a penalty and to fit."""
+FOLDS = 5
+"""Parts of the items that are held out in turn."""
+
+SELECTION_ITEMS = 5_000
+"""Limit on the items, drawn by seed, that choose the penalty."""
+
+FIT_ITEMS = 100_000
+"""Limit on the items, drawn by seed, that the model is fitted to."""
 
 NEAR = 20
-"""Place among all items up to which a held-out item's own embedding counts as found."""
+"""Rank among all items up to which a held-out item's own embedding counts as found."""
 
 
 @dataclass(frozen=True)
 class ContentFit:
-    """How well content tells the embeddings of items that were held out, each once.
+    """Quality of the predicted embeddings on held-out items; every item is held out once.
 
     Attributes:
-        penalty: The one with the highest ``cosine``.
+        penalty: The penalty with the highest ``cosine``.
         features: M of the final model.
-        cosine: Of predicted and trained embeddings, on average.
-        mean_cosine: The same if every item is predicted to be the average one.
-        near: Share of items that are among the :data:`NEAR` nearest to what was predicted for them.
+        cosine: Mean cosine of predicted and trained embeddings.
+        mean_cosine: The same if every item is predicted to be the average item.
+        near: Share of items that are among the :data:`NEAR` nearest to their predicted embedding.
     """
 
     penalty: float
@@ -61,18 +67,18 @@ class ContentFit:
     near: float
 
     def as_dict(self) -> dict[str, float]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
 class ContentModel(nn.Module):
-    """Feature ids and weights to raw item embeddings. Features that it does not know add nothing.
+    """Network that maps feature ids and weights to raw item embeddings. Unknown features add nothing.
 
     Args:
-        known: Feature ids, ``[M]``.
-        effects: What a feature of weight 1 adds, ``[M, d_s]``.
-        mean: What an item without any has, ``[d_s]``, before it gets its length.
-        length: Of all embeddings.
+        known: Ids of the known features, ``[M]``.
+        effects: Embedding that a feature of weight 1 adds, ``[M, d_s]``.
+        mean: Embedding of an item without features, ``[d_s]``, before it is scaled to its length.
+        length: Length of all predicted embeddings.
     """
 
     slots: Tensor
@@ -85,7 +91,7 @@ class ContentModel(nn.Module):
         slots = torch.zeros(SPACE, dtype=torch.int32)
         slots[torch.from_numpy(known)] = torch.arange(1, len(known) + 1, dtype=torch.int32)
         self.register_buffer("slots", slots)
-        self.register_buffer("effects", functional.pad(effects, (0, 0, 1, 0)))  # row 0: what is not known
+        self.register_buffer("effects", functional.pad(effects, (0, 0, 1, 0)))  # row 0: unknown features
         self.register_buffer("mean", mean)
         self.register_buffer("length", length)
 
@@ -93,30 +99,31 @@ class ContentModel(nn.Module):
         """Predict embeddings.
 
         Args:
-            features: int64, each below :data:`~model_store.new_items.features.SPACE`, padded with any, ``[N, F]``.
-            weights: 0 where padded, ``[N, F]``.
+            features: int64, each below :data:`~model_store.new_items.features.SPACE`, ``[N, F]``; padding may have any
+                id.
+            weights: 0 for padding, ``[N, F]``.
 
         Returns:
-            ``[N, d_s]``, of the scale that the tokenizer reads.
+            ``[N, d_s]``, in the scale that the tokenizer reads.
         """
         added = (self.effects[self.slots[features].long()] * weights[:, :, None]).sum(dim=1)
         return functional.normalize(self.mean + added, dim=1) * self.length
 
 
 class _Items(NamedTuple):
-    """Items to fit to."""
+    """Items that a model is fitted to."""
 
     features: Sequence[Features]
     target: Tensor  # [N, d_s]
     weights: Tensor  # [N]
 
     def take(self, rows: npt.NDArray[np.int64]) -> _Items:
-        """Some of them."""
+        """Return the items in the given rows."""
         return _Items([self.features[row] for row in rows.tolist()], self.target[rows], self.weights[rows])
 
 
 def has_content(data: Dataset) -> bool:
-    """Whether anything but ids is known of the items."""
+    """Return whether any item has a title, categories or attributes."""
     return any(data.titles) or any(data.categories) or any(data.attributes)
 
 
@@ -124,27 +131,31 @@ def fit_content(data: Dataset, embeddings: Tensor, seed: int) -> tuple[ContentMo
     """Fit a content model to trained items.
 
     Args:
-        data: What is known of the items, and how often each was trained on.
-        embeddings: Raw, ``[items, d_s]``, on any device.
-        seed: Of the items that are drawn and held out.
+        data: Items, and the number of training interactions of each.
+        embeddings: Raw embeddings, ``[items, d_s]``, on any device.
+        seed: Seed of the draw of items to fit to and to hold out.
     """
     chosen = np.random.default_rng(seed).permutation(data.n_items)[:FIT_ITEMS]
     popularity = torch.from_numpy(data.popularity()[chosen]).float()
     features = [
         content_features(data.titles[row], data.categories[row], data.attributes[row]) for row in chosen.tolist()
     ]
-    items = _Items(features, embeddings.detach().cpu().float()[chosen], popularity / (popularity + TRUSTED))
+    weights = popularity / (popularity + HALF_WEIGHT_INTERACTIONS)
+    items = _Items(features, embeddings.detach().cpu().float()[chosen], weights)
+
+    # The penalty is chosen on held-out items, among a part of all items to save time.
     few = items.take(np.arange(min(len(chosen), SELECTION_ITEMS)))
-    predicted, average = _held_out(few)
+    predicted, average = _predict_held_out(few)
     cosine = {penalty: _cosine(each, few.target) for penalty, each in predicted.items()}
     penalty = max(PENALTIES, key=lambda each: cosine[each])
-    model = _Fit(items).model(penalty)
+
+    model = _Regression(items).solve(penalty)
     near = _share_near(predicted[penalty], few.target)
     return model, ContentFit(penalty, len(model.effects) - 1, cosine[penalty], _cosine(average, few.target), near)
 
 
-def padded(features: Sequence[Features]) -> tuple[Tensor, Tensor]:
-    """Features of N items as the content model reads them: ids and weights ``[N, F]``, at least one place wide."""
+def pad_features(features: Sequence[Features]) -> tuple[Tensor, Tensor]:
+    """Pad the features of N items for the content model: ids and weights ``[N, F]`` with F of at least 1."""
     widest = max((len(each.ids) for each in features), default=0)
     ids = torch.zeros(len(features), max(widest, 1), dtype=torch.int64)
     weights = torch.zeros(ids.shape)
@@ -154,48 +165,60 @@ def padded(features: Sequence[Features]) -> tuple[Tensor, Tensor]:
     return ids, weights
 
 
-class _Fit:
-    """The regression of some items, to be solved under several penalties."""
+class _Regression:
+    """Ridge regression of some items, which can be solved with several penalties."""
 
     def __init__(self, items: _Items) -> None:
         row = np.repeat(np.arange(len(items.features)), [len(each.ids) for each in items.features])
         ids = np.concatenate([each.ids for each in items.features])
         value = np.concatenate([each.weights for each in items.features])
-        self.known = _shared(ids)
+
+        self.known = _shared_features(ids)
         column = np.searchsorted(self.known, ids).clip(max=max(len(self.known) - 1, 0))
         is_known = self.known[column] == ids if len(self.known) else np.zeros(len(ids), dtype=np.bool_)
         parts = (torch.from_numpy(part[is_known]) for part in (row, column, value))
         self._ridge = Ridge(Entries(*parts), (len(items.features), len(self.known)), items.weights)
+
         total = items.weights.sum().clamp(min=1e-6)
         self._mean = (items.weights[:, None] * items.target).sum(0) / total
         self._length = (items.weights * items.target.norm(dim=1)).sum() / total
         self._centred = items.target - self._mean
 
-    def model(self, penalty: float) -> ContentModel:
-        """The model under one penalty."""
+    def solve(self, penalty: float) -> ContentModel:
+        """Return the model for one penalty."""
         return ContentModel(self.known, self._ridge.solve(self._centred, penalty), self._mean, self._length)
 
 
-def _shared(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Features that several items have, the most frequent ones if there are too many, ascending."""
+def _shared_features(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the features that several items have, ascending; only the most frequent ones if there are too many."""
     known, count = np.unique(ids, return_counts=True)
     order = np.argsort(-count, kind="stable")[:KNOWN_FEATURES]
     return np.asarray(np.sort(known[order[count[order] >= MIN_ITEMS]]))
 
 
-def _held_out(items: _Items) -> tuple[dict[float, Tensor], Tensor]:
-    """What models under each penalty predict for items that they were not fitted to, and the average item then."""
+def _predict_held_out(items: _Items) -> tuple[dict[float, Tensor], Tensor]:
+    """Predict every item with models that were not fitted to it.
+
+    Returns:
+        The predictions by penalty, and the average item of the same models, ``[N, d_s]`` each.
+    """
     fold = np.arange(len(items.features)) % FOLDS
     predicted = {penalty: torch.zeros_like(items.target) for penalty in PENALTIES}
     average = torch.zeros_like(items.target)
+
     for part in range(min(FOLDS, len(fold))):
-        left, fitted = np.flatnonzero(fold == part), np.flatnonzero(fold != part)
+        held_out = np.flatnonzero(fold == part)
+        fitted = np.flatnonzero(fold != part)
         if not len(fitted):
-            break  # a single item, which nothing tells anything of
-        fit, asked = _Fit(items.take(fitted)), padded(items.take(left).features)
+            break  # there is a single item, and nothing to fit to
+
+        regression = _Regression(items.take(fitted))
+        features = pad_features(items.take(held_out).features)
         for penalty in PENALTIES:
-            model = fit.model(penalty)
-            predicted[penalty][left], average[left] = model(*asked), model.mean
+            model = regression.solve(penalty)
+            predicted[penalty][held_out] = model(*features)
+            average[held_out] = model.mean
+
     return predicted, average
 
 

@@ -1,1 +1,1 @@
-"""From interactions in many formats to one prepared :class:`~training.data.dataset.Dataset`."""
+"""Reading of interactions in many formats into one prepared :class:`~training.data.dataset.Dataset`."""

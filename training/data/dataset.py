@@ -1,9 +1,9 @@
-"""Interactions of users with items, prepared for training: sequences by user, and the split.
+"""Prepared interactions: the sequence of every user, and the split into training, validation and test.
 
-Order inside a user is by timestamp; interactions with equal timestamps keep the order of the input. A log is written
-as things happen, so its order is the best evidence there is. Sorting ties by item id instead would plant a pattern
-(the next id is higher) that a model learns and no user has. Inputs that are themselves sorted by item, where the input
-order has just that flaw, can have their ties shuffled (``PrepareOptions.ties``).
+A user's interactions are sorted by timestamp; those with equal timestamps keep the order of the input. A log is written
+as things happen, so its order is the best evidence there is. Sorting ties by item id would plant a pattern (the next id
+is higher) that a model learns although no user has it. Inputs that are themselves sorted by item have the same flaw;
+their ties can be shuffled (``PrepareOptions.ties``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import polars as pl
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
-from training.data.numbering import Int32Array, Int64Array, numbered, stable_order
+from training.data.numbering import Int32Array, Int64Array, number_ids, stable_order
 from training.data.split import LEAVE_ONE_OUT, Cuts, Division, SplitOptions
 
 _HASHED_AT_ONCE = 1 << 20  # ids
@@ -28,7 +28,7 @@ _HASHED_AT_ONCE = 1 << 20  # ids
 
 @dataclass(frozen=True)
 class ItemInfo:
-    """What is known of an item besides its interactions."""
+    """Title, categories and attributes of an item."""
 
     title: str = ""
     categories: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class ItemInfo:
 
 
 class Split(NamedTuple):
-    """One held-out interaction for each of n users, with what the user did before."""
+    """One held-out interaction for each of n users, with the history before it."""
 
     histories: list[Int32Array]  # n times [at least 1], oldest first
     targets: Int32Array  # [n], item rows
@@ -51,7 +51,7 @@ class Sequences(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """A data set with further interactions, and what became of those."""
+    """A data set with added interactions, and how many were accepted and rejected."""
 
     dataset: Dataset
     accepted: int
@@ -60,7 +60,10 @@ class Merged(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """All interactions, in compressed rows by user. Items and users are numbered by row; ids are for the outside."""
+    """All interactions, in compressed rows by user.
+
+    Inside, items and users are row numbers; ids appear only at the interfaces.
+    """
 
     name: str
     user_ids: pl.Series  # [users], String; a list of ten million Python strings would take 0.7 GB more
@@ -86,24 +89,28 @@ class Dataset:
         """Number users and items by first appearance and sort each user's interactions by time, ties in input order.
 
         Args:
-            name: What reports call the data.
+            name: Name of the data in reports.
             frame: Columns ``user`` and ``item`` (String or Categorical) and ``timestamp`` (Int64, Unix seconds), in
                 input order.
-            info: By item id; items without interactions are left out, unknown ones get an empty entry.
+            info: Item information by item id. Items without interactions are left out; items that are not in it get an
+                empty entry.
             notes: See :attr:`notes`.
-            split: What is held out of training.
+            split: The part that is held out of training.
 
         Raises:
             DataError: There are no interactions, or an id is empty or too long.
         """
         if frame.is_empty():
             raise DataError(f"{name}: no interactions are left", "check the input, or lower min_user and min_item")
-        user_row, user_ids = numbered(frame["user"])
-        item_row, ids = numbered(frame["item"])
+
+        user_row, user_ids = number_ids(frame["user"])
+        item_row, ids = number_ids(frame["item"])
         item_ids = ids.to_list()
+
+        # Both sorts are stable: ties keep the input order.
         timestamps = frame["timestamp"].to_numpy()
-        # both stable: ties keep the input order
         order = stable_order(user_row) if frame["timestamp"].is_sorted() else np.lexsort((timestamps, user_row))
+
         known = [info.get(item_id, ItemInfo()) for item_id in item_ids]
         dataset = cls(
             name=name,
@@ -138,7 +145,7 @@ class Dataset:
 
     @property
     def density(self) -> float:
-        """Interactions by user-item pair; above 1 only where most interactions repeat."""
+        """Interactions per user-item pair; above 1 only if most interactions repeat earlier ones."""
         return self.interactions / (self.users * self.n_items)
 
     @cached_property
@@ -153,8 +160,9 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content and the split, hexadecimal; name and notes do not count."""
+        """SHA-256 of the content and the split, hexadecimal; name and notes are not part of it."""
         digest = hashlib.sha256(json.dumps(self.cuts).encode() + b"\n")
+
         for start in range(0, self.users, _HASHED_AT_ONCE):
             ids = self.user_ids[start : start + _HASHED_AT_ONCE]
             digest.update(ids.str.len_bytes().to_numpy().astype("<u4").tobytes() + ids.str.join("").item().encode())
@@ -166,58 +174,60 @@ class Dataset:
 
     @cached_property
     def cuts(self) -> Cuts | None:
-        """Where the periods of a time split begin; ``None`` for leave-one-out. See :meth:`SplitOptions.cuts`."""
+        """Starts of the periods of a time split (see :meth:`SplitOptions.cuts`); ``None`` for leave-one-out."""
         return self.split.cuts(self.timestamps) if self.split.split == "time" else None
 
     def sequence(self, user: int) -> Int32Array:
-        """All items of a user row, oldest first."""
+        """Return all items of a user row, oldest first."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
     def training_sequences(self) -> list[Int32Array]:
-        """What training may see of each user, [users] times [length], oldest first.
+        """Return the part of each user's sequence that training may see, [users] times [length], oldest first.
 
-        Leave-one-out: all but the last two interactions; everything of a user with fewer than three, who is not
-        evaluated. Time split: all interactions before the validation cut, of some users none.
+        Leave-one-out: all but the last two interactions. A user with fewer than three is not evaluated, and all of them
+        are for training. Time split: all interactions before the validation cut; some users have none.
         """
         return [self.sequence(user)[:end] for user, end in enumerate(self._division.training_lengths.tolist())]
 
     def training_csr(self) -> Sequences:
-        """The same as :meth:`training_sequences` in flat arrays, for millions of users."""
+        """Return :meth:`training_sequences` as flat arrays, which suit millions of users."""
         offsets = np.concatenate([[0], np.cumsum(self._division.training_lengths)]).astype(np.int64)
         return Sequences(self.items[self._division.is_training], offsets)
 
     def validation(self) -> Split:
-        """What a model is chosen by, one target a user.
+        """Return the validation targets, one per user; models are chosen by them.
 
-        Leave-one-out: the last but one interaction of each user with at least three, after the training sequence.
-        Time split: the first interaction of each user between the two cuts, after all that the user did before the
-        first cut. One target each, so that a user who is busy in the period weighs no more than others, and the first
-        one, because a model that is trained at the cut is asked for it with just this history. Users without
-        interactions before the cut have no history and are left out.
+        Leave-one-out: the last but one interaction of each user with at least three; the history is the training
+        sequence. Time split: the first interaction of each user between the two cuts; the history is all that the user
+        did before the first cut. There is one target per user, so that a busy user weighs no more than others. It is
+        the first one, because a model that is trained at the cut would be asked for it with exactly this history. Users
+        without interactions before the cut have no history and are left out.
         """
         return self._held_out(self._division.validation_targets)
 
     def test(self) -> Split:
-        """What is reported, one target a user.
+        """Return the test targets, one per user; reports show the metrics on them.
 
-        Leave-one-out: the last interaction of each user with at least three, after everything before it.
-        Time split: the first interaction of each user from the second cut on, after everything before that cut.
+        Leave-one-out: the last interaction of each user with at least three; the history is everything before it.
+        Time split: the first interaction of each user from the second cut on; the history is everything before that
+        cut.
         """
         return self._held_out(self._division.test_targets)
 
     def popularity(self, part: Literal["training", "all"] = "training") -> Int64Array:
-        """Interactions of each item, [items]: of the training sequences, or of everything."""
+        """Count the interactions of each item, [items], in the training sequences or in everything."""
         if part == "all":
             return np.bincount(self.items, minlength=self.n_items).astype(np.int64)
         return np.bincount(self.items[self._division.is_training], minlength=self.n_items).astype(np.int64)
 
     def with_interactions(self, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Sequence[int]) -> Merged:
-        """Add interactions with known items; new users are welcome, unknown items are counted and left out.
+        """Add interactions with known items. New users are added; interactions with unknown items are rejected.
 
         Args:
             user_ids: [n].
             item_ids: [n].
-            timestamps: [n], Unix seconds. At equal times those of this data set come first, then the given order.
+            timestamps: [n], Unix seconds. At equal times this data set's interactions come first, then the added ones
+                in the given order.
 
         Raises:
             DataError: A new user's id is empty or too long.
@@ -229,13 +239,17 @@ class Dataset:
         known = events.join(pl.DataFrame(item_rows), on="item", how="inner", maintain_order="left")
         if known.is_empty():
             return Merged(self, 0, len(events))
+
+        # Known users keep their rows; new ones get the next rows, by first appearance.
         users = pl.concat([self.user_ids.alias("user"), known["user"]]).unique(maintain_order=True)
         user_rows = users.to_frame().with_row_index("user_row")
         added = known.join(user_rows, on="user", how="left", maintain_order="left")["user_row"].to_numpy()
+
         owner = np.concatenate([np.repeat(np.arange(self.users), self.lengths), added.astype(np.int64)])
         items = np.concatenate([self.items, known["item_row"].to_numpy()])
         times = np.concatenate([self.timestamps, known["timestamp"].to_numpy()])
         order = np.lexsort((times, owner))
+
         dataset = replace(
             self,
             user_ids=users,
@@ -248,11 +262,12 @@ class Dataset:
         return Merged(dataset, len(known), len(events) - len(known))
 
     def check_integrity(self) -> None:
-        """Raise :class:`DataError` unless all columns agree, ids are unique and every user's time runs forward."""
+        """Raise :class:`DataError` unless all columns agree, ids are unique and each user's times ascend."""
         if len({len(self.item_ids), len(self.titles), len(self.categories), len(self.attributes)}) != 1:
             raise DataError(f"{self.name}: item columns differ in length")
         for kind, ids in (("user", self.user_ids), ("item", pl.Series(self.item_ids, dtype=pl.String))):
             _check_ids(self.name, kind, ids)
+
         ends = (self.offsets[0], self.offsets[-1]) if len(self.offsets) else ()
         if len(self.offsets) != self.users + 1 or ends != (0, self.interactions) or (self.lengths < 1).any():
             raise DataError(f"{self.name}: offsets do not divide the interactions among the {self.users} users")
@@ -260,8 +275,9 @@ class Dataset:
             raise DataError(f"{self.name}: {len(self.timestamps)} timestamps for {self.interactions} interactions")
         if self.items.min() < 0 or self.items.max() >= self.n_items:
             raise DataError(f"{self.name}: an item row lies outside 0 … {self.n_items - 1}")
+
         backwards = np.diff(self.timestamps) < 0
-        backwards[self.offsets[1:-1] - 1] = False
+        backwards[self.offsets[1:-1] - 1] = False  # steps from one user to the next
         if backwards.any():
             raise DataError(f"{self.name}: interactions of a user are not sorted by time")
 
@@ -270,7 +286,7 @@ class Dataset:
         return Division(self.offsets, self.timestamps, self.cuts)
 
     def _held_out(self, target_at: Int64Array) -> Split:
-        """The interactions at the given positions [users], -1 where a user has no target."""
+        """Return the interactions at the given positions [users], -1 where a user has no target."""
         users = np.flatnonzero(target_at >= 0)
         ends = target_at[users]
         bounds = zip(self.offsets[users].tolist(), ends.tolist(), strict=True)

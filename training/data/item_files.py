@@ -1,4 +1,4 @@
-"""What is known of items besides interactions: titles, categories and attributes from a table with a row an item."""
+"""Reader of item tables: titles, categories and attributes, one row per item."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from model_store.errors import DataError
 from training.data.dataset import ItemInfo
 from training.data.tables import Columns, collect, find_column, format_suffix, read_table, schema_of, unreadable
 
-_CHUNK = 50_000  # items that are Python objects at a time
+_CHUNK = 50_000  # items that are held as Python objects at a time
 
 
 def read_items(path: Path, columns: Columns, known: pl.Series | None = None) -> dict[str, ItemInfo]:
-    """Read titles, categories and attributes by item id; the first row of an item counts.
+    """Read titles, categories and attributes by item id. If an item has several rows, the first one counts.
 
     Args:
-        path: A table, or one Python literal a line, as the Amazon 2014 metadata are written.
-        columns: Which column holds what.
-        known: Ids of the items to read; without it all are.
+        path: A table, or a file with one Python literal per line, the format of the Amazon 2014 metadata.
+        columns: Names of the columns.
+        known: Ids of the items to read; default: all.
 
     Raises:
-        DataError: The item column, or one that was named, is missing.
+        DataError: The item column, or a column that ``columns`` names, is missing.
     """
     table = open_items(path)
+
     found = schema_of(path, table).names()
     item = find_column(path, found, "item", columns.item)
     title = find_column(path, found, "title", columns.title, required=bool(columns.title))
     categories = find_column(path, found, "categories", columns.categories, required=bool(columns.categories))
     for name in columns.attributes:
         find_column(path, found, "attributes", name)
+
     kept = [name for name in dict.fromkeys((item, title, categories, *columns.attributes)) if name]
     table = table.select(kept)
     if known is not None:
@@ -42,6 +44,7 @@ def read_items(path: Path, columns: Columns, known: pl.Series | None = None) -> 
         table = table.join(
             ids, left_on=pl.col(item).cast(pl.String), right_on="known", how="semi", maintain_order="left"
         )
+
     info: dict[str, ItemInfo] = {}
     for rows in collect(path, table).iter_slices(_CHUNK):
         for row in rows.to_dicts():
@@ -52,18 +55,18 @@ def read_items(path: Path, columns: Columns, known: pl.Series | None = None) -> 
 
 
 def open_items(path: Path) -> pl.LazyFrame:
-    """A table with a row an item, not read yet where its format allows.
+    """Open a table with one row per item, without reading it if its format allows.
 
     Raises:
-        DataError: It cannot be opened, or a line is no literal.
+        DataError: It cannot be opened, or a line is not a literal.
     """
-    if format_suffix(path) == ".json" and path.is_file() and _head(path).startswith("{'"):
-        return pl.LazyFrame(list(_literals(path)), infer_schema_length=None)
+    if format_suffix(path) == ".json" and path.is_file() and _first_two_characters(path) == "{'":
+        return pl.LazyFrame(list(_read_literals(path)), infer_schema_length=None)
     return read_table(path)
 
 
 def split_categories(value: Any) -> tuple[str, ...]:
-    """Distinct category names from text with ``|`` between them, or from a list, lists inside included."""
+    """Return the distinct category names of text that is separated by ``|``, or of a list, which may be nested."""
     if value is None:
         return ()
     if isinstance(value, str):
@@ -72,24 +75,24 @@ def split_categories(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for part in value for name in split_categories(part)))
 
 
-def _text(path: Path) -> IO[str]:
+def _open_text(path: Path) -> IO[str]:
     return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
 
 
-def _head(path: Path) -> str:
+def _first_two_characters(path: Path) -> str:
     try:
-        with _text(path) as lines:
+        with _open_text(path) as lines:
             return lines.read(2)
     except (OSError, EOFError, UnicodeDecodeError) as cause:
         raise unreadable(path, cause) from cause
 
 
-def _literals(path: Path) -> Iterator[dict[str, Any]]:
-    """Dictionaries written as Python does, one a line; values that tables have no type for are left out."""
-    with _text(path) as lines:
+def _read_literals(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the dictionaries of a file with one Python literal per line, without values that tables cannot hold."""
+    with _open_text(path) as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 value = ast.literal_eval(line)
                 yield {name: part for name, part in value.items() if not isinstance(part, dict)}
             except (ValueError, SyntaxError, AttributeError) as cause:
-                raise DataError(f"{path.name} line {number} is no dictionary: {cause}") from cause
+                raise DataError(f"{path.name} line {number} is not a dictionary: {cause}") from cause

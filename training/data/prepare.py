@@ -1,4 +1,4 @@
-"""From a source to a prepared data set on disk: read, filter, number, save; nothing is redone for equal input."""
+"""Preparation of a data set: read the source, filter, number the ids, save; equal input is reused."""
 
 from __future__ import annotations
 
@@ -13,75 +13,79 @@ from pydantic import Field
 from model_store.durable_files import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
-from training.data.filters import k_core, long_enough, shuffled_ties
+from training.data.filters import has_min_length, k_core, shuffle_ties
 from training.data.movielens import OFFICIAL, fetch_movielens_100k
-from training.data.numbering import Numbered, numbered
+from training.data.numbering import NumberedIds, number_ids
 from training.data.raw import RawData
 from training.data.readers import ReadOptions, read_source, source_files
 from training.data.split import SplitOptions, utc
 from training.data.storage import is_prepared, load_dataset, save_dataset
 
 MOVIELENS_100K = "ml-100k"
-"""The source name that stands for fetching MovieLens-100K."""
+"""Source name that stands for the download of MovieLens-100K."""
 
-_RECIPE = 2  # raise it when the same input and options come to give another data set
+_RECIPE = 2  # raise it whenever the same input and options give a different data set than before
 _KEY_FILE = "prepared_from.txt"
 
 
 class PrepareOptions(ReadOptions, SplitOptions):
-    """How to read and filter a source.
+    """Options for reading and filtering a source.
 
-    The 5-core (users and items with at least five interactions among themselves) is the field's customary filter: what
-    has fewer cannot be both trained and tested on. It takes 333 of the 1,682 items of MovieLens-100K, and 0.7% of its
-    interactions.
+    The 5-core (users and items with at least five interactions among themselves) is the usual filter of the field:
+    users and items with fewer cannot be both trained and tested on. It drops 333 of the 1,682 items of MovieLens-100K,
+    and 0.7% of its interactions.
     """
 
-    min_user: int = Field(5, ge=1, description="fewest interactions of a user that is kept")
-    min_item: int = Field(5, ge=1, description="fewest interactions of an item that is kept")
-    min_length: int = Field(1, ge=1, description="users with fewer interactions after that are dropped")
+    min_user: int = Field(5, ge=1, description="users with fewer interactions are dropped")
+    min_item: int = Field(5, ge=1, description="items with fewer interactions are dropped")
+    min_length: int = Field(1, ge=1, description="users with fewer interactions after these filters are dropped")
     ties: Literal["input", "shuffled"] = Field(
         "input",
-        description="order of a user's interactions at the same time: as in the input, or, for inputs sorted by item, "
-        "shuffled (the same way every time)",
+        description="order of a user's interactions at the same time: as in the input, or shuffled (the same way every "
+        "time), for inputs that are sorted by item",
     )
 
 
 def prepare(
     source: str, out: Path, options: PrepareOptions, say: Callable[[str], None], cache: Path | None = None
 ) -> Dataset:
-    """Prepare a source, or reuse what ``out`` holds if input and options are the same.
+    """Prepare a source, or reuse the data set in ``out`` if input and options are the same.
 
     Args:
         source: ``ml-100k``, or the path of a file or folder in a format of :mod:`training.data.readers`.
         out: Folder of the prepared data set.
-        options: How to read and filter.
-        say: Told in one line each what was done.
-        cache: Where fetched originals are kept; default: the folder ``downloads`` beside ``out``.
+        options: Options for reading and filtering.
+        say: Called with one line of text for each thing that was done.
+        cache: Folder for downloaded files; default: ``downloads`` beside ``out``.
 
     Raises:
-        DataError: The source cannot be used; DownloadError if it cannot be fetched.
+        DataError: The source cannot be used; DownloadError if it cannot be downloaded.
     """
     fetched = source == MOVIELENS_100K and not Path(source).exists()
     key = _input_key(None if fetched else Path(source), options)
-    reused = _reusable(out, key)
+    reused = _load_if_unchanged(out, key)
     if reused is not None:
         say(f"{reused.name}: prepared before, reused from {out}")
         return reused
+
     if fetched:
         raw = fetch_movielens_100k((cache or out.parent / "downloads") / MOVIELENS_100K, say)
     else:
         raw = read_source(Path(source), options)
     dataset = build_dataset(raw, options)
+
+    # The key is written last: a folder without it is prepared again.
     (out / _KEY_FILE).unlink(missing_ok=True)
     save_dataset(dataset, out)
     write_durably(out / _KEY_FILE, f"{key}\n".encode())
+
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")
     return dataset
 
 
 def open_or_prepare(source: str, out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Dataset:
-    """Read a source that is a prepared data set already, else :func:`prepare` it; the arguments are the same."""
+    """Load a source that is already a prepared data set, or :func:`prepare` it; the arguments are the same."""
     if is_prepared(Path(source)):
         dataset = load_dataset(Path(source))
         if dataset.split != options.split_options:
@@ -91,20 +95,25 @@ def open_or_prepare(source: str, out: Path, options: PrepareOptions, say: Callab
 
 
 def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
-    """Filter what was read, and number it.
+    """Filter raw interactions and number their ids.
 
     Raises:
-        DataError: Nothing is left.
+        DataError: The filters leave nothing.
     """
-    user, item = numbered(raw.interactions["user"]), numbered(raw.interactions["item"])
+    user = number_ids(raw.interactions["user"])
+    item = number_ids(raw.interactions["item"])
+
     kept = k_core(user.rows, item.rows, options.min_user, options.min_item)
-    kept[kept] = long_enough(user.rows[kept], options.min_length)
+    kept[kept] = has_min_length(user.rows[kept], options.min_length)
     frame = raw.interactions.filter(kept)
+
     if options.ties == "shuffled":
-        left = [Numbered(ids.rows[kept], ids.ids) for ids in (user, item)]
-        frame = frame[shuffled_ties(left[0], left[1], frame["timestamp"].to_numpy())]
-    dropped = len(raw.interactions) - len(frame)
+        kept_user = NumberedIds(user.rows[kept], user.ids)
+        kept_item = NumberedIds(item.rows[kept], item.ids)
+        frame = frame[shuffle_ties(kept_user, kept_item, frame["timestamp"].to_numpy())]
+
     dataset = Dataset.from_frame(raw.name, frame, raw.items, split=options.split_options)
+    dropped = len(raw.interactions) - len(frame)
     note = (
         f"{dataset.users:,} users, {dataset.n_items:,} items, {dataset.interactions:,} interactions "
         f"(density {dataset.density:.2%}); filters dropped {dropped:,} interactions"
@@ -113,23 +122,29 @@ def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
 
 
 def _split_notes(dataset: Dataset) -> tuple[str, ...]:
-    """What a time split gives; refuses one that leaves nobody to evaluate."""
+    """Describe a time split.
+
+    Raises:
+        DataError: It leaves no user to evaluate.
+    """
     if dataset.cuts is None:
         return ()
+
     counts = {"validation": len(dataset.validation().users), "test": len(dataset.test().users)}
     if not all(counts.values()):
         raise DataError(
-            f"{dataset.name}: the time split leaves {counts['validation']} users to validate and {counts['test']} to "
-            "test with: those who were there before a period and come back in it",
+            f"{dataset.name}: the time split leaves {counts['validation']} users for validation and {counts['test']} "
+            "for the test: only users who were there before a period and come back in it count",
             "choose longer periods, or data.split=leave_one_out",
         )
+
     begin = {"validation": dataset.cuts.validation, "test": dataset.cuts.test}
     parts = (f"{part} from {utc(begin[part])} with {counts[part]:,} users" for part in counts)
     return (f"split by time: {', '.join(parts)}",)
 
 
 def _input_key(path: Path | None, options: PrepareOptions) -> str:
-    """SHA-256 of everything that decides the result."""
+    """Return the SHA-256 of everything that decides the result."""
     digest = hashlib.sha256(f"{_RECIPE}\n{options.model_dump_json()}\n".encode())
     if path is None:
         digest.update(OFFICIAL.interactions_sha256.encode())
@@ -148,8 +163,8 @@ def _file_hash(path: Path) -> bytes:
         return hashlib.file_digest(content, "sha256").digest()
 
 
-def _reusable(out: Path, key: str) -> Dataset | None:
-    """The prepared data set, if it is whole and came from the same input; otherwise it is made again."""
+def _load_if_unchanged(out: Path, key: str) -> Dataset | None:
+    """Load the prepared data set; return ``None`` if it is damaged or came from other input or options."""
     stored = out / _KEY_FILE
     if not stored.is_file() or stored.read_text(encoding="ascii", errors="replace").strip() != key:
         return None

@@ -1,4 +1,4 @@
-"""What readers return, and what those of MovieLens share."""
+"""Result of the readers, and helpers that the MovieLens readers share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ARTICLE = re.compile(r"^(.*), (The|A|An|La|Le|Les|L'|Il|Das|Der)( \(.*)?$")
 
 @dataclass(frozen=True)
 class RawData:
-    """What a reader returns."""
+    """Interactions and items as a reader returns them."""
 
     name: str
     interactions: pl.DataFrame  # user, item: String or Categorical; timestamp: Int64 (Unix seconds, 0 unknown); by time
@@ -23,16 +23,17 @@ class RawData:
 
 
 def display_title(title: str) -> str:
-    """``"Godfather, The"`` to ``"The Godfather"``; a remark in parentheses stays behind."""
+    """Turn ``"Godfather, The"`` into ``"The Godfather"``; a remark in parentheses stays at the end."""
     match = _ARTICLE.match(title)
     if not match:
         return title
-    rest, article, remark = match.group(1), match.group(2), match.group(3) or ""
-    return f"{article}{'' if article.endswith(chr(39)) else ' '}{rest}{remark}"
+    rest, article, remark = match.groups(default="")
+    space = "" if article.endswith("'") else " "
+    return f"{article}{space}{rest}{remark}"
 
 
 def split_movie_title(title: str) -> tuple[str, dict[str, int]]:
-    """``"Toy Story (1995)"`` to ``("Toy Story", {"year": 1995})``; no year where there is none."""
+    """Split ``"Toy Story (1995)"`` into ``("Toy Story", {"year": 1995})``; without a year the dictionary is empty."""
     match = re.search(r"\((\d{4})\)\s*(\(V\))?\s*$", title.strip())
     if not match:
         return display_title(title.strip()), {}
@@ -40,7 +41,7 @@ def split_movie_title(title: str) -> tuple[str, dict[str, int]]:
 
 
 def interaction_frame(name: str, rows: list[list[str]]) -> pl.DataFrame:
-    """Rows of ``user, item, rating, time`` as the table that :class:`RawData` holds.
+    """Convert rows of ``user, item, rating, time`` to the table that :class:`RawData` holds.
 
     Raises:
         DataError: A time is not a number.

@@ -1,4 +1,4 @@
-"""Reads any supported source into one shape: a table of interactions in time order, and what is known of the items."""
+"""Readers of all supported formats: a table of interactions in time order, and item information."""
 
 from __future__ import annotations
 
@@ -29,35 +29,36 @@ _SPACED_GENRES = re.compile(r"\s+")
 
 
 class ReadOptions(Section):
-    """How to read a source."""
+    """Options for reading a source."""
 
     format: Format = Field(
         "auto",
         description="auto: by name and suffix; table: CSV, Parquet or JSON lines; amazon-ratings: CSV without a header "
-        "(user, item, rating, time), recognised by its first line; text: a user and the items in time order on each "
-        "line; a folder of tables in one format is read as their rows one after the other, by file name",
+        "(user, item, rating, time), recognised by its first line; text: each line has a user and the items in time "
+        "order; the tables of a folder, all in one format, are read one after the other by file name",
     )
     columns: Columns = Columns()
-    items_file: str = Field("", description="table with a row an item: title, categories, attributes")
+    items_file: str = Field("", description="table with one row per item: title, categories, attributes")
 
 
 def read_source(path: Path, options: ReadOptions) -> RawData:
     """Read a file or folder.
 
     Raises:
-        DataError: It does not exist, its format is unknown, or it cannot be used as it is.
+        DataError: It does not exist, its format is unknown, or its content is wrong.
     """
     if not path.exists():
-        raise DataError(f"{path} does not exist", "check the path, or use the name ml-100k to fetch MovieLens-100K")
+        raise DataError(f"{path} does not exist", "check the path, or use the name ml-100k to download MovieLens-100K")
+
     kind = detect_format(path) if options.format == "auto" else options.format
     if kind in _OPENERS:
-        raw = RawData(
-            _stem(path), read_logs(open_logs(path, options)), _items_beside(path) if kind == "recbole" else {}
-        )
+        items = _read_recbole_items(path) if kind == "recbole" else {}
+        raw = RawData(_stem(path), read_logs(open_logs(path, options)), items)
     else:
         raw = _READERS[kind](path)
     if raw.interactions.is_empty():
         raise DataError(f"{path.name} holds no interactions")
+
     if options.items_file:
         known = raw.interactions["item"].unique()
         return RawData(raw.name, raw.interactions, read_items(Path(options.items_file), options.columns, known))
@@ -81,10 +82,10 @@ def open_logs(path: Path, options: ReadOptions) -> list[Log]:
 
 
 def detect_format(path: Path) -> Format:
-    """The format by content of a folder or zip, else by suffix.
+    """Detect the format by the suffix of a file, or by the names of the files in a folder or zip.
 
     Raises:
-        DataError: It is none of the known ones.
+        DataError: The format is unknown.
     """
     suffix = format_suffix(path)
     if suffix == ".inter":
@@ -95,6 +96,7 @@ def detect_format(path: Path) -> Format:
         return "table"
     if suffix == ".txt":
         return "text"
+
     names = _member_names(path)
     for file, kind in (("ratings.dat", "ml-1m"), ("u.data", "ml-100k")):
         if any(Path(name).name == file for name in names):
@@ -103,6 +105,7 @@ def detect_format(path: Path) -> Format:
         return "recbole"
     if path.is_dir() and any(format_suffix(Path(name)) in TABLE_SUFFIXES for name in names):
         return "table"
+
     raise DataError(
         f"the format of {path.name} is not recognised",
         "set data.format to one of " + ", ".join((*_OPENERS, *_READERS)),
@@ -110,7 +113,7 @@ def detect_format(path: Path) -> Format:
 
 
 def source_files(path: Path) -> list[Path]:
-    """The files that decide what reading a source gives, sorted."""
+    """Return all files that the result of reading a source depends on, sorted."""
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.is_file())
     sibling = path.with_suffix(".item")
@@ -118,24 +121,26 @@ def source_files(path: Path) -> list[Path]:
 
 
 def _parts(path: Path, kind: str) -> list[Path]:
-    """The files of a source: itself, or those of a folder that have the format, by name."""
+    """Return the files of a source: the file itself, or the files of a folder that have the format, by name."""
     if not path.is_dir():
         return [path]
+
     files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_")))
     if kind == "recbole":
         return [file for file in files if file.suffix == ".inter"][:1]
+
     suffixes = (".txt",) if kind == "text" else TABLE_SUFFIXES
     parts = [file for file in files if format_suffix(file) in suffixes]
     if len({format_suffix(part) for part in parts}) != 1:
         raise DataError(
-            f"the folder {path.name} must hold parts in one format, not {', '.join(part.name for part in parts[:5])}",
-            "give one file, or move other tables elsewhere",
+            f"the folder {path.name} must hold tables in one format, not {', '.join(part.name for part in parts[:5])}",
+            "name a single file, or move the other tables to another folder",
         )
     return parts
 
 
 def _is_amazon_ratings(path: Path) -> bool:
-    """Whether a CSV file has no header and the four columns of the Amazon rating files."""
+    """Return whether a CSV file has no header and the four columns of the Amazon rating files."""
     fields = first_line(path).split(",")
     return len(fields) == 4 and all(_NUMBER.fullmatch(field) for field in fields[2:])
 
@@ -149,7 +154,7 @@ def _open_amazon_ratings(path: Path, options: ReadOptions) -> Log:
 
 
 def _open_recbole(path: Path, options: ReadOptions) -> Log:
-    """An atomic ``.inter`` file (``name:type`` columns)."""
+    """Open an atomic ``.inter`` file, whose columns are named ``name:type``."""
     return open_log(path, _typed_columns(path, options.columns, ("user_id", "item_id", "timestamp")))
 
 
@@ -157,17 +162,18 @@ def _open_text(path: Path, options: ReadOptions) -> Log:
     return open_text(path)
 
 
-def _items_beside(path: Path) -> dict[str, ItemInfo]:
-    """The ``.item`` file of a RecBole data set, if there is one."""
+def _read_recbole_items(path: Path) -> dict[str, ItemInfo]:
+    """Read the ``.item`` file of a RecBole data set, if there is one."""
     if path.is_dir():
         path = _parts(path, "recbole")[0]
     item_file = path.with_suffix(".item")
     if not item_file.is_file():
         return {}
+
     found = _header(item_file)
     title = next((name for name in found if name.split(":")[0] in ("movie_title", "title", "name")), "")
     genres = next((name for name in found if name.split(":")[0] in ("class", "genre", "genres", "categories")), "")
-    columns = Columns(item=_typed(item_file, found, "item_id"), title=title, categories=genres)
+    columns = Columns(item=_find_typed(item_file, found, "item_id"), title=title, categories=genres)
     items = read_items(item_file, columns)
     return {key: _split_genres(info) for key, info in items.items()}
 
@@ -178,7 +184,7 @@ def _split_genres(info: ItemInfo) -> ItemInfo:
 
 
 def _read_ml_1m(path: Path) -> RawData:
-    """``ratings.dat`` (``user::item::rating::time``) and ``movies.dat`` (``item::title (year)::genre|genre``)."""
+    """Read ``ratings.dat`` (``user::item::rating::time``) and ``movies.dat`` (``item::title (year)::genre|genre``)."""
     ratings = _split_lines("ratings.dat", _member(path, "ratings.dat"), "::", 4)
     items = {}
     for item, title, genres in _split_lines("movies.dat", _member(path, "movies.dat"), "::", 3):
@@ -211,11 +217,12 @@ def _member_names(path: Path) -> list[str]:
 
 
 def _member(path: Path, file: str) -> bytes:
-    """One file of a folder or zip, wherever the zip has it."""
+    """Read one file of a folder, or of a zip, in any folder of it."""
     if path.is_dir():
         if not (path / file).is_file():
             raise DataError(f"{path.name} has no file {file}")
         return (path / file).read_bytes()
+
     found = [name for name in _member_names(path) if Path(name).name == file]
     if not found:
         raise DataError(f"{path.name} has no file {file}")
@@ -226,13 +233,13 @@ def _member(path: Path, file: str) -> bytes:
 def _typed_columns(path: Path, columns: Columns, defaults: tuple[str, str, str]) -> Columns:
     found = _header(path)
     user, item, time = (
-        _typed(path, found, named or default)
+        _find_typed(path, found, named or default)
         for named, default in zip((columns.user, columns.item, columns.timestamp), defaults, strict=True)
     )
     return Columns(user=user, item=item, timestamp=time)
 
 
-def _typed(path: Path, found: list[str], name: str) -> str:
+def _find_typed(path: Path, found: list[str], name: str) -> str:
     match = next((column for column in found if column.split(":")[0] == name), "")
     if not match and name != "timestamp":
         raise DataError(f"{path.name} has no column {name!r}; its columns are {', '.join(found)}")
@@ -244,10 +251,10 @@ def _header(path: Path) -> list[str]:
 
 
 def first_line(path: Path) -> str:
-    """The first line of a text file, compressed or not.
+    """Return the first line of a text file, which may be compressed.
 
     Raises:
-        DataError: It is no text.
+        DataError: It is not text.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:

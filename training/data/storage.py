@@ -1,4 +1,4 @@
-"""A prepared data set on disk: three Parquet tables and a small JSON file, written last, that seals them."""
+"""Storage of a prepared data set: three Parquet tables and a JSON file, written last, that seals them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ _HINT = "prepare the data again: etegrec-train prepare"
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a folder holds a prepared data set."""
+    """Return whether a folder holds a prepared data set."""
     return (folder / _SEAL).is_file()
 
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
     """Write ``interactions``, ``users`` and ``items`` as Parquet, then ``dataset.json`` with the fingerprint.
 
-    A folder whose writing was cut short has no ``dataset.json`` and does not load.
+    A folder whose writing was interrupted has no ``dataset.json`` and does not load.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _SEAL).unlink(missing_ok=True)
+
     owner = np.repeat(np.arange(dataset.users, dtype=np.int32), dataset.lengths)
     tables = {
         "interactions": pl.DataFrame({"user": owner, "item": dataset.items, "timestamp": dataset.timestamps}),
@@ -42,6 +43,7 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
     }
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
+
     seal = {
         "format": FORMAT,
         "name": dataset.name,
@@ -56,7 +58,7 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
 
 
 def _item_columns(dataset: Dataset) -> pa.Table:
-    """Through Arrow, which takes lists of millions of Python objects several times as fast."""
+    """Convert the item columns with Arrow, which reads lists of millions of objects several times as fast as Polars."""
     return pa.table(
         {
             "item_id": pa.array(dataset.item_ids, pa.large_string()),
@@ -71,13 +73,14 @@ def _item_columns(dataset: Dataset) -> pa.Table:
 
 
 def load_dataset(folder: Path) -> Dataset:
-    """Read what :func:`save_dataset` wrote.
+    """Load a data set that :func:`save_dataset` wrote.
 
     Raises:
         DataError: There is no complete data set, it does not decode, or it differs from its fingerprint.
     """
     if not (folder / _SEAL).is_file():
         raise DataError(f"{folder} holds no prepared data set: {_SEAL} is missing", _HINT)
+
     try:
         seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
         if seal["format"] != FORMAT:
@@ -86,6 +89,7 @@ def load_dataset(folder: Path) -> Dataset:
         fingerprint = seal["fingerprint"]
     except (OSError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as cause:
         raise DataError(f"the data set in {folder} does not decode: {type(cause).__name__}: {cause}", _HINT) from cause
+
     dataset.check_integrity()
     if dataset.fingerprint != fingerprint:
         raise DataError(f"the data set in {folder} differs from its fingerprint", _HINT)
@@ -97,6 +101,7 @@ def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
     owner = table["interactions"]["user"].to_numpy()
     if (np.diff(owner) < 0).any():
         raise ValueError("interactions are not grouped by user")
+
     lengths = np.bincount(owner, minlength=len(table["users"]))
     return Dataset(
         name=str(seal["name"]),

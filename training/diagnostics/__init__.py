@@ -1,1 +1,1 @@
-"""Measurements beyond accuracy: how codes are used, what prefixes mean, where beams fail."""
+"""Measurements beyond accuracy: use of the codes, meaning of prefixes, and where beams fail."""

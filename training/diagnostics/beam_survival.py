@@ -1,4 +1,4 @@
-"""At which code the beam goes wrong: how many codes of the target's semantic ID the beam still held."""
+"""Beam survival: the number of leading codes of the target's semantic ID that the beam kept."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from training.joint.learner import Learner
 Int64Array = npt.NDArray[np.int64]
 
 MOST_USERS = 4000
-"""Users that are enough: no share of them has a standard error above 0.8 %."""
+"""Users in the sample: enough for a standard error of at most 0.8 % in any share."""
 
 
 def sampled_codes_kept(learner: Learner, split: Split, seed: int) -> tuple[Int64Array, Int64Array]:
-    """:func:`codes_kept` for at most :data:`MOST_USERS` users of a split, drawn by ``seed``.
+    """Return :func:`codes_kept` of at most :data:`MOST_USERS` users of a split, drawn by ``seed``.
 
     Returns:
         Their positions in the split, ascending, and codes kept, ``[m]`` each.
@@ -40,14 +40,14 @@ def codes_kept(
     split: Split,
     beam_width: int,
 ) -> Int64Array:
-    """How many leading codes of each target were in the beam after the step that chose them, ``[users]``.
+    """Count the leading codes of each target that were in the beam after the step that chose them, ``[users]``.
 
-    L for a target that was answered; history items may be answers.
+    The count is L for a target that was answered. Items of the history may be answers.
 
     Args:
-        recommender: In evaluation mode afterwards.
+        recommender: The recommender; it is in evaluation mode afterwards.
         codes: Semantic IDs of all items, ``[items, L]``.
-        vectors: Of all items, unit length, ``[items, d_s]``.
+        vectors: Vectors of all items, unit length, ``[items, d_s]``.
         split: Histories and targets.
         beam_width: W of the search.
     """
@@ -55,6 +55,7 @@ def codes_kept(
     search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors)
     path = trie.leaf_nodes[trie.item_leaf[split.targets]]  # [users, L]
     kept = np.zeros(len(split.targets), dtype=np.int64)
+
     order = np.argsort([len(history) for history in split.histories], kind="stable")
     for start in range(0, len(order), USERS_AT_ONCE):
         users = order[start : start + USERS_AT_ONCE]
@@ -62,4 +63,5 @@ def codes_kept(
         encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
         for level, nodes in enumerate(search.trace(search_inputs(encoded, trie, beam_width))):
             kept[users] += (nodes == path[users, level, None]).any(axis=1)
+
     return kept

@@ -1,13 +1,15 @@
-"""Neighbourhood purity: do items that share a prefix of their semantic IDs belong together?
+"""Neighbourhood purity: the degree to which items with a common prefix of codes belong together.
 
-Two questions for every prefix depth, both answered as a *lift*: how many times likelier than by chance.
+There are two measures of it. Both are computed for every prefix depth, and both are a *lift*: the factor by which
+something is likelier than by chance.
 
-* Category: the chance that two random distinct items share a category, given that they share the prefix, over the same
-  chance without that condition. Only items with categories count, and a category that more than half of them have says
-  nothing and is left out. Estimated on sampled pairs.
-* Together: the chance that two neighbours in a user's training sequence share the prefix, over the same chance for
-  distinct items drawn independently in proportion to how often they occur as such neighbours. Popular items meet often
-  whatever their codes are; drawing by popularity takes that out. Counted exactly.
+* Category: the probability that two random distinct items share a category, given that they share the prefix, divided
+  by the same probability without that condition. Only items with categories count. A category that more than half of
+  them have says nothing and is left out. It is estimated on sampled pairs.
+* Together: the probability that two neighbours in a user's training sequence share the prefix, divided by the same
+  probability for distinct items that are drawn independently, in proportion to how often they occur as such
+  neighbours. Popular items meet often whatever their codes are; drawing by popularity removes that effect. It is
+  counted exactly.
 """
 
 from __future__ import annotations
@@ -22,15 +24,15 @@ import numpy.typing as npt
 Int64Array = npt.NDArray[np.int64]
 
 PAIRS = 200_000
-"""Pairs of items sampled for a category chance."""
+"""Pairs of items that are sampled to estimate a probability."""
 
 
 @dataclass(frozen=True)
 class Purity:
-    """Lifts at one prefix depth; ``None`` where the data cannot say (no such pairs, no categories)."""
+    """Lifts at one prefix depth; ``None`` if the data have no such pairs or no categories."""
 
     depth: int
-    prefixes: int  # distinct ones of this depth
+    prefixes: int  # number of distinct prefixes of this depth
     category_lift: float | None
     together_lift: float | None
 
@@ -45,12 +47,13 @@ def neighbourhood_purity(
 
     Args:
         codes: Semantic IDs, ``[items, L]``.
-        categories: Category names of each item, possibly none.
+        categories: Category names of each item; an item may have none.
         sequences: Training sequences, item rows.
-        seed: Decides which pairs are sampled.
+        seed: Seed of the sampled pairs.
     """
-    named = telling_categories(categories)
-    pairs = next_pairs(sequences)
+    named = distinctive_categories(categories)
+    pairs = neighbour_pairs(sequences)
+
     found = []
     for depth in range(1, codes.shape[1]):
         _, group = np.unique(codes[:, :depth], axis=0, return_inverse=True)
@@ -60,15 +63,15 @@ def neighbourhood_purity(
     return found
 
 
-def telling_categories(categories: Sequence[Sequence[str]]) -> list[frozenset[str]]:
-    """Categories of each item without those that more than half of the items with categories have."""
+def distinctive_categories(categories: Sequence[Sequence[str]]) -> list[frozenset[str]]:
+    """Return the categories of each item, without those that more than half of the items with categories have."""
     count = Counter(name for names in categories for name in set(names))
     half = sum(1 for names in categories if names) / 2
     return [frozenset(name for name in names if count[name] <= half) for names in categories]
 
 
 def category_lift(group: Int64Array, categories: Sequence[frozenset[str]], rng: np.random.Generator) -> float | None:
-    """Lift of sharing a category for items of one group, ``group [items]``."""
+    """Return the lift of sharing a category for items of the same group, ``group [items]``."""
     known = np.flatnonzero([bool(names) for names in categories])
     if len(known) < 2:
         return None
@@ -80,7 +83,7 @@ def category_lift(group: Int64Array, categories: Sequence[frozenset[str]], rng: 
 
 
 def pairs_within(group: Int64Array, count: int, rng: np.random.Generator) -> Int64Array:
-    """``count`` pairs of distinct positions of ``group [n]`` that are in one group, each such pair equally likely.
+    """Sample ``count`` pairs of distinct positions of ``group [n]`` in the same group, all with equal probability.
 
     Returns:
         ``[count, 2]``, or ``[0, 2]`` if no group has two members.
@@ -97,8 +100,8 @@ def pairs_within(group: Int64Array, count: int, rng: np.random.Generator) -> Int
     return np.stack([order[start[chosen] + first], order[start[chosen] + other]], axis=1)
 
 
-def next_pairs(sequences: Sequence[npt.NDArray[np.integer]]) -> Int64Array:
-    """Distinct items that follow one another in a sequence, ``[pairs, 2]``."""
+def neighbour_pairs(sequences: Sequence[npt.NDArray[np.integer]]) -> Int64Array:
+    """Return all pairs of different items that follow each other in a sequence, ``[pairs, 2]``."""
     if not sequences:
         return np.empty((0, 2), dtype=np.int64)
     items = np.concatenate(sequences).astype(np.int64)
@@ -108,7 +111,7 @@ def next_pairs(sequences: Sequence[npt.NDArray[np.integer]]) -> Int64Array:
 
 
 def together_lift(group: Int64Array, pairs: Int64Array) -> float | None:
-    """Lift of being in one group for neighbours ``pairs [n, 2]``; groups of all items, ``group [items]``."""
+    """Return the lift of being in the same group for neighbours ``pairs [n, 2]``; ``group [items]`` has all items."""
     if not len(pairs):
         return None
     share = np.bincount(pairs.ravel(), minlength=len(group)) / pairs.size
@@ -123,5 +126,5 @@ def _share(pairs: Int64Array, categories: Sequence[frozenset[str]]) -> float:
 
 
 def _ratio(share: float, chance: float) -> float | None:
-    # Below rounding, a difference of sums of squares is no chance at all.
+    # A chance is a difference of sums of squares; a value this small is rounding error, and means 0.
     return share / chance if chance > 1e-12 else None

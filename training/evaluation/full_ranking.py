@@ -1,6 +1,7 @@
-"""Full ranking by the served search: where its answers place the held-out item, under both protocols.
+"""Full ranking with the search that serves: the rank of each held-out item, under both protocols.
 
-One search gives every answer: beams alone (generative), and beams joined by dense candidates under any fusion weight.
+A single search gives all results: the beams alone (generative), and the beams fused with dense candidates for every
+fusion weight.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ from training.evaluation.metrics import Ranks, ndcg
 Int64Array = npt.NDArray[np.int64]
 
 USERS_AT_ONCE = 128
-"""Histories searched together; neighbours in length, so that little is padded."""
+"""Users that are searched together. Their histories have similar lengths, so that there is little padding."""
 
 WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0, 256.0, 512.0)
-"""Fusion weights that are tried besides 0. Cosines lie in -1 … 1 and were trained under a temperature of about 0.07,
-so 1 / 0.07 is where a nat of the search and a nat of the dense head weigh the same."""
+"""Fusion weights that are tried besides 0. Cosines lie in -1 … 1 and were trained with a temperature of about 0.07, so
+at a weight of 1 / 0.07 a nat of the search and a nat of the dense head count the same."""
 
 TRANSITIONS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2)
-"""Weights of the transition score tried with each of them; it is in nats, which are about 0.07 in a cosine."""
+"""Weights of the transition score that are tried with each fusion weight. The score is in nats; a nat corresponds to
+about 0.07 of a cosine."""
 
 FIT_CUTOFF = 10
+"""Cut-off of the NDCG that chooses the fusion."""
 
 
 @dataclass(frozen=True)
 class SearchResults:
-    """What the search found for n users, C = W + candidates places each, under both protocols in the first axis."""
+    """Answers of the search for n users, C = W + candidates each; the first axis is the protocol."""
 
     is_target: npt.NDArray[np.bool_]  # [2, n, C]
     log_prob: npt.NDArray[np.float32]  # [2, n, C]
@@ -48,27 +51,27 @@ class SearchResults:
     beam_width: int
 
     @property
-    def joined(self) -> int:
-        """Dense candidates that joined the beams of each user."""
+    def dense_candidates(self) -> int:
+        """Number of dense candidates beside the beams of each user."""
         return self.log_prob.shape[2] - self.beam_width
 
     def ranks(self, fusion: Fusion = GENERATIVE_ALONE) -> Ranks:
-        """Rank of every target among the answers under a fusion; with weight 0 the beams alone are the answers."""
+        """Return the rank of every target among the fused answers; with weight 0 the beams alone are the answers."""
         return Ranks(self._ranks(0, fusion), self._ranks(1, fusion))
 
     def fit(self) -> Fusion:
-        """The fusion with the best NDCG@10 (first protocol); ties go to smaller weights, generative alone first."""
-        remembers = self.transition.any()
-        tried = [
+        """Return the fusion with the best NDCG@10 (first protocol); ties go to smaller weights, beams alone first."""
+        transitions = TRANSITIONS if self.transition.any() else (0.0,)
+        fusions = [
             GENERATIVE_ALONE,
             *(
-                Fusion(weight=weight, candidates=self.joined, transitions=share)
+                Fusion(weight=weight, candidates=self.dense_candidates, transitions=share)
                 for weight in WEIGHTS
-                for share in (TRANSITIONS if remembers else (0.0,))
+                for share in transitions
             ),
         ]
-        found = [ndcg(self._ranks(0, fusion), FIT_CUTOFF) for fusion in tried]
-        return tried[int(np.argmax(found))]  # the first of the best
+        values = [ndcg(self._ranks(0, fusion), FIT_CUTOFF) for fusion in fusions]
+        return fusions[int(np.argmax(values))]  # argmax returns the first of equal values
 
     def _ranks(self, protocol: int, fusion: Fusion) -> Int64Array:
         places = slice(None) if fusion.weight else slice(self.beam_width)
@@ -92,27 +95,30 @@ def search_split(
 ) -> SearchResults:
     """Search for every user of a split.
 
-    A hit is an item, never a code tuple. The target is not excluded even if its user had it before.
+    A hit means the same item, not just the same code tuple. The target is not excluded even if its user had it before.
 
     Args:
-        recommender: In evaluation mode afterwards.
+        recommender: The recommender; it is in evaluation mode afterwards.
         codes: Semantic IDs of all items, ``[items, L]``.
         split: Histories and targets of n users.
-        beam_width: W, also the longest rank that can be seen without dense candidates.
-        vectors: Unit length, ``[items, d_s]``, for dense scores and recommenders that read vectors.
-        candidates: Dense candidates that join the beams.
-        seen_excluded: Whether to search the second protocol too; if not, it repeats the first.
-        transitions: Which items follow which; without it, all transition scores are 0.
+        beam_width: W; without dense candidates, ranks of W and more are not seen.
+        vectors: Item vectors of unit length, ``[items, d_s]``, for dense scores and recommenders that read vectors.
+        candidates: Number of dense candidates beside the beams.
+        seen_excluded: Whether to search under the second protocol too; if not, it repeats the first.
+        transitions: Counts of items that follow each other; without it, all transition scores are 0.
     """
     trie = Trie.build(codes, recommender.code_embedding.shape[1])
     search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors)
+
     shape = (2, len(split.targets), beam_width + candidates)
     log_prob, dense, transition = np.zeros((3, *shape), dtype=np.float32)
     found = SearchResults(np.empty(shape, np.bool_), log_prob, dense, transition, beam_width)
+
     order = np.argsort([len(history) for history in split.histories], kind="stable")
     for start in range(0, len(order), USERS_AT_ONCE):
         rows = order[start : start + USERS_AT_ONCE]
-        histories, targets = [split.histories[row] for row in rows], split.targets[rows]
+        histories = [split.histories[row] for row in rows]
+        targets = split.targets[rows]
         encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
         newest = newest_items(histories)
         others = [np.unique(seen[seen != target]) for seen, target in zip(histories, targets, strict=True)]
@@ -135,12 +141,12 @@ def generative_ranks(
     vectors: npt.NDArray[np.float32] | None = None,
     seen_excluded: bool = True,
 ) -> Ranks:
-    """Rank of every target among the items that the beam search alone answers; see :func:`search_split`."""
+    """Return the rank of every target among the answers of the beam search alone; see :func:`search_split`."""
     return search_split(recommender, codes, split, beam_width, vectors, seen_excluded=seen_excluded).ranks()
 
 
 def sample_split(split: Split, most: int, seed: int) -> Split:
-    """At most ``most`` users of a split, drawn once and for all by ``seed``, for validation during training."""
+    """Draw at most ``most`` users of a split, the same ones for the same ``seed``."""
     if len(split.targets) <= most:
         return split
     rows: Sequence[int] = np.sort(np.random.default_rng(seed).choice(len(split.targets), most, replace=False)).tolist()

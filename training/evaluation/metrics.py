@@ -1,10 +1,10 @@
-"""Ranking metrics as pure functions of ranks, and how ranks come from scores.
+"""Ranking metrics as pure functions of ranks, and the computation of ranks from scores.
 
-A *rank* is the place of the held-out target among the answers: 0 is best, -1 means that it was not answered at all
-(a beam search returns W items, not a full ranking). One target a user, so Recall@k is the hit rate.
+A *rank* is the position of the held-out target among the answers: 0 is best, -1 means that it was not among them (a
+beam search returns W items, not a full ranking). There is one target per user, so Recall@k is the hit rate.
 
-Two protocols: items of the history may be answers (no suffix), or they are taken out of the ranking
-(``_seen_excluded``). The target itself is never taken out, even if the user had it before.
+There are two protocols: items of the history may be answers (no suffix), or they are removed from the ranking
+(``_seen_excluded``). The target itself is never removed, even if the user had it before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from training.data.dataset import Split
 Int64Array = npt.NDArray[np.int64]
 
 CUTOFFS = (5, 10)
-"""Cut-offs k that reports show."""
+"""Cut-offs k in reports."""
 
 SEEN_EXCLUDED = "_seen_excluded"
 """Suffix of metrics under the second protocol."""
@@ -32,33 +32,34 @@ class Ranks(NamedTuple):
     seen_excluded: Int64Array  # [n]
 
     def summary(self) -> dict[str, float]:
-        """All metrics of both protocols by name."""
+        """Return all metrics of both protocols by name."""
         return {**summary(self.all_items), **summary(self.seen_excluded, SEEN_EXCLUDED)}
 
     def spread_over(self, n: int, rows: npt.NDArray[np.integer]) -> Ranks:
-        """These ranks at ``rows`` of ``n`` targets; the other targets count as not found."""
+        """Return ranks of ``n`` targets with these ranks at ``rows``; the other targets count as not found."""
         spread = np.full((2, n), -1, dtype=np.int64)
         spread[:, rows] = self
         return Ranks(spread[0], spread[1])
 
 
 def recall(ranks: npt.NDArray[np.integer], k: int) -> float:
-    """Share of targets among the first k answers.
+    """Return the share of targets that are among the first k answers.
 
     Args:
-        ranks: [n], 0 is best, -1 not found.
+        ranks: [n]; 0 is best, -1 means not found.
         k: Cut-off, at least 1.
 
     Raises:
-        ValueError: No ranks, or k below 1.
+        ValueError: There are no ranks, or k is below 1.
     """
     return float(_hits(ranks, k).mean())
 
 
 def ndcg(ranks: npt.NDArray[np.integer], k: int) -> float:
-    """Mean of 1 / log2(rank + 2) over targets among the first k answers, 0 for the others; arguments as in recall.
+    """Return the mean of 1 / log2(rank + 2), with 0 for targets that are not among the first k answers.
 
-    With one relevant item the ideal gain is 1, so this is normalised (Järvelin and Kekäläinen, 2002).
+    With one relevant item the ideal gain is 1, so this is normalised (Järvelin and Kekäläinen, 2002). Arguments and
+    errors are those of :func:`recall`.
     """
     hits = _hits(ranks, k)
     gains = 1.0 / np.log2(np.where(hits, ranks, 0) + 2.0)
@@ -66,7 +67,7 @@ def ndcg(ranks: npt.NDArray[np.integer], k: int) -> float:
 
 
 def summary(ranks: npt.NDArray[np.integer], suffix: str = "") -> dict[str, float]:
-    """``recall@5``, ``recall@10``, ``ndcg@5`` and ``ndcg@10`` of ranks [n], ``suffix`` appended to each name."""
+    """Return ``recall@5``, ``recall@10``, ``ndcg@5`` and ``ndcg@10`` of ranks [n], each name with ``suffix``."""
     found = {f"recall@{k}{suffix}": recall(ranks, k) for k in CUTOFFS}
     return found | {f"ndcg@{k}{suffix}": ndcg(ranks, k) for k in CUTOFFS}
 
@@ -76,15 +77,15 @@ def rank_of_target(
     targets: npt.NDArray[np.integer],
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Int64Array:
-    """Rank of each target in a full ranking.
+    """Return the rank of each target in a full ranking.
 
-    Ties count against the target: every other item with the same score stands before it, so a model that scores all
-    items alike earns nothing.
+    Ties count against the target: every other item with the same score ranks before it, so a model that gives all items
+    the same score earns nothing.
 
     Args:
         scores: [B, N], higher is better.
         targets: [B], columns of ``scores``.
-        mask: [B, N], items taken out of the ranking; the target stays in whatever the mask says.
+        mask: [B, N], true for items to remove from the ranking; it does not apply to the target.
 
     Returns:
         [B], 0 is best.
@@ -94,6 +95,7 @@ def rank_of_target(
     """
     if np.isnan(scores.max(initial=-np.inf)):
         raise ValueError("scores hold NaN: the ranking is undefined")
+
     rows = np.arange(len(targets))
     ahead = scores >= scores[rows, targets][:, None]
     if mask is not None:
@@ -103,7 +105,10 @@ def rank_of_target(
 
 
 def both_protocols(scores: npt.NDArray[np.floating], split: Split) -> Ranks:
-    """Ranks of a split's n targets from scores [n, N] of all items; equal to masking, without a dense mask."""
+    """Return the ranks of a split's n targets from scores [n, N] of all items.
+
+    The result equals :func:`rank_of_target` with a mask of the histories, but needs no mask.
+    """
     all_items = rank_of_target(scores, split.targets)
     seen_ahead = [
         _seen_ahead(row, history, int(target))
@@ -113,15 +118,16 @@ def both_protocols(scores: npt.NDArray[np.floating], split: Split) -> Ranks:
 
 
 def popularity_ranks(popularity: npt.NDArray[np.integer], split: Split) -> Ranks:
-    """The baseline that ranks all items by how often they occur in training, the same for everyone.
+    """Return the ranks of the baseline that orders all items by their training interactions, the same for everyone.
 
     Args:
         popularity: [N], training interactions.
-        split: The targets; histories matter only to the second protocol.
+        split: Targets and histories; histories matter only to the second protocol.
     """
     ascending = np.sort(popularity)
     own = popularity[split.targets]
     all_items = len(popularity) - np.searchsorted(ascending, own, side="left") - 1  # without the target itself
+
     seen_ahead = [
         _seen_ahead(popularity, history, int(target))
         for history, target in zip(split.histories, split.targets, strict=True)
@@ -130,7 +136,7 @@ def popularity_ranks(popularity: npt.NDArray[np.integer], split: Split) -> Ranks
 
 
 def _seen_ahead(scores: npt.NDArray[np.number], history: npt.NDArray[np.integer], target: int) -> int:
-    """Distinct items of a history, the target left out, that stand before the target; scores [N]."""
+    """Count the distinct items of a history, without the target, that rank before the target; scores [N]."""
     seen = np.unique(history)
     return int(np.count_nonzero((scores[seen] >= scores[target]) & (seen != target)))
 

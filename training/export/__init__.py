@@ -1,1 +1,1 @@
-"""From trained networks to the files of a bundle."""
+"""Export of trained networks to the files of a bundle."""

@@ -1,4 +1,25 @@
-"""From a finished run to the files of a bundle, and to the store."""
+"""Files of a bundle: the export of a finished run, and its publication in the model store.
+
+=========================  ========================================================  ==================================
+File                       Content                                                   Written by
+=========================  ========================================================  ==================================
+weights.safetensors        weights of tokenizer, recommender and heads               :meth:`Learner.tensors`
+search.onnx                the whole search as one graph, fp32                       :func:`export_search`
+search.int8.onnx           the same with 8-bit layers; left out if too few answers   :func:`_export_int8`
+                           stay the same
+tokenizer.onnx             item embedding to ranked codes                            :func:`export_tokenizer`
+content.onnx               title, categories and attributes to item embedding; left  :func:`_export_content`
+                           out if no item has any
+embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_files`
+transitions.safetensors    counts of items that follow each other                    :meth:`Transitions.arrays`
+catalogue.parquet          ids, codes, titles, categories, attributes, popularity    :meth:`Catalogue.to_parquet`
+golden.json                histories with torch's answers                            :meth:`Questions.goldens`
+report/                    the report page and its charts, ``evaluation.json``       :func:`write_report`
+manifest.json              the seal: checksums, configuration, metrics               :func:`publish`, last of all
+=========================  ========================================================  ==================================
+
+:func:`export_bundle` writes all but the manifest into the run folder, :func:`publish_run` adds it in the model store.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +43,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from model_store.new_items.features import CONTENT, content_features
 from model_store.search.fusion import Fusion
-from training.content.content_model import ContentModel, fit_content, has_content, padded
+from training.content.content_model import ContentModel, fit_content, has_content, pad_features
 from training.export.goldens import Questions
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_content, export_search, export_tokenizer
@@ -32,17 +53,17 @@ from training.pipeline import BUNDLE, EVALUATION, Pipeline
 from training.report.build import write_report
 
 CHECKED_ITEMS = 256
-"""Items whose predicted embeddings are compared."""
+"""Items whose predicted embeddings are compared with torch's."""
 
 CONTENT_FIT = "content.json"
-"""What the run keeps of how well content tells embeddings."""
+"""File of the run with the quality of the content model."""
 
 CLEAR_MARGIN = 1e-3
-"""Difference of two squared distances above which rounding cannot decide which code is nearer."""
+"""Difference of two squared distances above which rounding cannot change which code is nearer."""
 
 
 def export_bundle(pipeline: Pipeline) -> None:
-    """Stage ``export``: write all files of the bundle into the run folder, unless they are there.
+    """Run stage ``export``: write all files of the bundle into the run folder, unless they exist.
 
     The exported search answers the goldens before anything is written.
 
@@ -53,18 +74,20 @@ def export_bundle(pipeline: Pipeline) -> None:
     pipeline.evaluate()
     if all(run.has(f"{BUNDLE}/{name}") for name in REQUIRED_FILES):
         return
+
     with run.timed("export"), pipeline.progress.track("Exporting to ONNX", 3) as bar:
-        files = _files(pipeline, bar)
+        files = _create_files(pipeline, bar)
     for name, data in files.items():
         run.write_bytes(f"{BUNDLE}/{name}", data)
 
 
 def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None) -> str:
-    """Stage ``publish``: seal the exported files as a new version of the store and return its name."""
+    """Run stage ``publish``: seal the exported files as a new version of the model store and return its name."""
     export_bundle(pipeline)
     evaluation = pipeline.evaluate()
     folder = pipeline.run.path / BUNDLE
     data = pipeline.dataset
+
     about = Description(
         config=pipeline.config.model,
         data=DataSummary(
@@ -77,27 +100,33 @@ def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None
         fusion=Fusion.model_validate(evaluation.fusion),
         parent=parent,
     )
+
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return publish(store, files, about)
 
 
-def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
+def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
+    """Return all files of the bundle but the manifest, by name. Every exported graph is compared with torch first."""
     learner = pipeline.learner
-    catalogue = _catalogue(pipeline)
+    catalogue = _create_catalogue(pipeline)
     questions = Questions(pipeline, catalogue)
+
     search = export_search(learner.recommender, has_dense=questions.fusion.weight > 0)
     bar.advance(1)
+
     tokenizer = export_tokenizer(learner.tokenizer)
     check_tokenizer(tokenizer, learner)
     bar.advance(1)
-    content = _content(pipeline, catalogue)
+
+    content = _export_content(pipeline, catalogue)
     goldens = questions.goldens()
     compare(goldens, questions.answers(search))
     bar.advance(1)
+
     return {
         "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
         "search.onnx": search,
-        **_eight_bit(pipeline, search, questions, goldens),
+        **_export_int8(pipeline, search, questions, goldens),
         "tokenizer.onnx": tokenizer,
         **content,
         EMBEDDINGS: save(
@@ -112,10 +141,10 @@ def _files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
 
 
 def check_tokenizer(graph: bytes, learner: Learner) -> None:
-    """Refuse an exported tokenizer that encodes an item otherwise than torch does, wherever the choice is clear.
+    """Refuse an exported tokenizer that gives an item other codes than torch does; near ties may differ.
 
     Raises:
-        BundleRefused: Names the first such item's row.
+        BundleRefused: An item's codes differ; the message names the row of the first one.
     """
     embeddings = learner.embeddings.cpu()
     ranked, distances = onnxruntime.InferenceSession(graph).run(
@@ -124,7 +153,8 @@ def check_tokenizer(graph: bytes, learner: Learner) -> None:
     with torch.no_grad():
         tokenizer = copy.deepcopy(learner.tokenizer).cpu().eval()
         expected = tokenizer.quantise(tokenizer.latents(embeddings)).codes.numpy()
-    # Rounding may decide between near ties; what follows such a level follows another residual.
+
+    # Rounding may decide between near ties. Levels after a near tie may differ, too: their residual is another one.
     is_clear = np.logical_and.accumulate(distances[:, :, 1] - distances[:, :, 0] > CLEAR_MARGIN, axis=1)
     differs = ((ranked[:, :, 0] != expected) & is_clear).any(axis=1)
     if differs.any():
@@ -137,13 +167,13 @@ def check_tokenizer(graph: bytes, learner: Learner) -> None:
 
 
 def check_content(graph: bytes, model: ContentModel, catalogue: Catalogue) -> None:
-    """Refuse an exported content model that predicts another embedding than torch does.
+    """Refuse an exported content model whose embeddings differ from torch's.
 
     Raises:
         BundleRefused: They differ by more than rounding.
     """
     columns = zip(catalogue.titles, catalogue.categories, catalogue.attributes, strict=True)
-    features, weights = padded([content_features(*item) for item in islice(columns, CHECKED_ITEMS)])
+    features, weights = pad_features([content_features(*item) for item in islice(columns, CHECKED_ITEMS)])
     inputs = {"features": features.numpy(), "weights": weights.numpy()}
     [found] = onnxruntime.InferenceSession(graph).run(["embeddings"], inputs)
     difference = float(np.abs(found - model(features, weights).numpy()).max())
@@ -154,11 +184,13 @@ def check_content(graph: bytes, model: ContentModel, catalogue: Catalogue) -> No
         )
 
 
-def _eight_bit(pipeline: Pipeline, search: bytes, questions: Questions, goldens: Sequence[Golden]) -> dict[str, bytes]:
-    """``search.int8.onnx``; nothing if its answers are too different."""
+def _export_int8(
+    pipeline: Pipeline, search: bytes, questions: Questions, goldens: Sequence[Golden]
+) -> dict[str, bytes]:
+    """Return ``search.int8.onnx``, or no file if its answers differ too much from the goldens."""
     graph = eight_bit_search(search, pipeline.learner.recommender)
     try:
-        for answers in (questions.answers(graph), questions.answers_alone(graph)):
+        for answers in (questions.answers(graph), questions.answers_one_by_one(graph)):
             compare(goldens, answers, reduced_precision=True)
     except BundleRefused as refused:
         pipeline.progress.say(f"The bundle gets no search.int8.onnx. {refused}")
@@ -166,10 +198,11 @@ def _eight_bit(pipeline: Pipeline, search: bytes, questions: Questions, goldens:
     return {"search.int8.onnx": graph}
 
 
-def _content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes]:
-    """``content.onnx``; nothing if only ids are known of the items."""
+def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes]:
+    """Return ``content.onnx``, or no file if no item has a title, categories or attributes."""
     if not has_content(pipeline.dataset):
         return {}
+
     model, fit = fit_content(pipeline.dataset, pipeline.learner.embeddings, pipeline.config.seed)
     pipeline.run.write_json(CONTENT_FIT, fit.as_dict())
     graph = export_content(model)
@@ -178,11 +211,11 @@ def _content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes]:
 
 
 def _content_fit(pipeline: Pipeline) -> dict[str, JsonValue]:
-    """How well content tells embeddings, for the manifest."""
+    """Return the quality of the content model for the manifest, if there is such a model."""
     return {"content": pipeline.run.read_json(CONTENT_FIT)} if pipeline.run.has(CONTENT_FIT) else {}
 
 
-def _catalogue(pipeline: Pipeline) -> Catalogue:
+def _create_catalogue(pipeline: Pipeline) -> Catalogue:
     data = pipeline.dataset
     return Catalogue(
         codebook_size=pipeline.config.model.tokenizer.codebook_size,

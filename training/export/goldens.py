@@ -1,4 +1,4 @@
-"""Questions of real users, put to every form of the exported search: torch's answers become the bundle's goldens."""
+"""Goldens of a bundle: histories with torch's answers, which every exported search must repeat."""
 
 from __future__ import annotations
 
@@ -30,21 +30,26 @@ GOLDEN_ITEMS = 10
 
 
 class Questions:
-    """Histories of test users, the same for every run of one seed."""
+    """Histories of test users, the same for every run with the same seed."""
 
     def __init__(self, pipeline: Pipeline, catalogue: Catalogue) -> None:
-        split, model = pipeline.dataset.test(), pipeline.config.model
-        self._pipeline, self._catalogue = pipeline, catalogue
+        split = pipeline.dataset.test()
+        model = pipeline.config.model
+        self._pipeline = pipeline
+        self._catalogue = catalogue
         self.fusion = Fusion.model_validate(pipeline.evaluate().fusion)
+
         chosen = np.random.default_rng(pipeline.config.seed).permutation(len(split.histories))[:GOLDENS]
         self._histories = [split.histories[row][-model.recommender.max_history :] for row in chosen]
         encoded = encode_histories(self._histories, catalogue.trie.item_leaf, model.recommender.max_history)
         self._inputs = search_inputs(encoded, catalogue.trie, model.beam_width, candidates=self.fusion.candidates)
 
     def goldens(self) -> list[Golden]:
-        """The histories with torch's fused answers."""
+        """Return the histories with torch's fused answers."""
         catalogue = self._catalogue
         search = BoundSearch(BeamSearch(self._pipeline.learner.recommender.eval()), catalogue.trie, catalogue.vectors)
+        answers = self._rank(search(self._inputs), self._histories)
+
         return [
             Golden(
                 history=tuple(catalogue.item_ids[row] for row in history),
@@ -52,36 +57,37 @@ class Questions:
                 score=tuple(answer.score),
                 log_prob=tuple(answer.log_prob),
             )
-            for history, answer in zip(
-                self._histories, self._ranked(search(self._inputs), self._histories), strict=True
-            )
+            for history, answer in zip(self._histories, answers, strict=True)
         ]
 
     def answers(self, graph: bytes) -> Sequence[Answer]:
-        """What ONNX Runtime answers with an exported search, all questions asked together."""
-        return self._asked(self._session(graph), slice(None))
+        """Return the answers of ONNX Runtime with an exported search, all histories in one batch."""
+        return self._ask(self._open(graph), slice(None))
 
-    def answers_alone(self, graph: bytes) -> Sequence[Answer]:
-        """The same, asked one by one: with 8 bits, company makes a difference."""
-        session = self._session(graph)
-        return [each for at in range(len(self._histories)) for each in self._asked(session, slice(at, at + 1))]
+    def answers_one_by_one(self, graph: bytes) -> Sequence[Answer]:
+        """Return the same answers with each history in a batch of its own, which makes a difference with 8 bits."""
+        session = self._open(graph)
+        return [each for at in range(len(self._histories)) for each in self._ask(session, slice(at, at + 1))]
 
-    def _session(self, graph: bytes) -> onnxruntime.InferenceSession:
-        """Open the graph as the service does: its options decide how products of 8 bits are computed."""
+    def _open(self, graph: bytes) -> onnxruntime.InferenceSession:
+        """Open the graph as the service does: the options decide how 8-bit products are computed."""
         inputs = graph_input_names(self._catalogue.trie.levels)
         return open_session("search", graph, inputs, SearchOutputs._fields, threads=0)
 
-    def _asked(self, session: onnxruntime.InferenceSession, chosen: slice) -> Sequence[Answer]:
-        catalogue, width = self._catalogue, self._pipeline.config.model.tokenizer.embedding_dim
+    def _ask(self, session: onnxruntime.InferenceSession, chosen: slice) -> Sequence[Answer]:
+        catalogue = self._catalogue
+        width = self._pipeline.config.model.tokenizer.embedding_dim
         known = catalogue_inputs(catalogue.trie, catalogue.vectors, width)
         pool = pool_vectors(catalogue.trie, catalogue.vectors, width, len(self._inputs.candidates))
         inputs = self._inputs._replace(**{name: getattr(self._inputs, name)[chosen] for name in BY_REQUEST})
         feed = dict(zip(graph_input_names(catalogue.trie.levels), [*inputs, *known, pool], strict=True))
-        return self._ranked(SearchOutputs(*session.run(None, feed)), self._histories[chosen])
+        return self._rank(SearchOutputs(*session.run(None, feed)), self._histories[chosen])
 
-    def _ranked(self, outputs: SearchOutputs, histories: Sequence[npt.NDArray[np.integer]]) -> Sequence[Answer]:
-        rows, answers = self._catalogue.trie.leaf_item[outputs.leaves], []
+    def _rank(self, outputs: SearchOutputs, histories: Sequence[npt.NDArray[np.integer]]) -> Sequence[Answer]:
+        rows = self._catalogue.trie.leaf_item[outputs.leaves]
         scored = self.fusion.dense(outputs.dense, self._pipeline.transitions, histories, rows)
+
+        answers = []
         for found, log_prob, dense in zip(rows, outputs.log_prob, scored, strict=True):
             kept = best(log_prob, dense, self.fusion.weight, GOLDEN_ITEMS)
             item_ids = tuple(self._catalogue.item_ids[row] for row in found[kept].tolist())

@@ -1,9 +1,10 @@
-"""The search graph with weights of 8 bits: batches take two thirds of the time on a CPU, for slightly other answers.
+"""The search graph with 8-bit weights: faster batches on a CPU, and slightly different answers.
 
-Weights get one scale a column, activations are quantised on the way, a tensor at a time: requests that are searched
-together share their scales. Only the layers of encoder and decoder are quantised, and not the encoder's first: rounding
-what comes in, or the logits that tell codes apart, costs more answers than all the rest together (docs/LOG.md). A user
-encoder of its own stays fp32, too, and with it the dense scores; one that the decoder shares does not.
+Batches take two thirds of the time. Weights have one scale per column. Activations are quantised while the graph runs,
+with one scale per tensor, so requests that are searched together share scales. Only the layers of encoder and decoder
+are quantised, without the encoder's first one: rounding the input, or the logits that distinguish codes, changes more
+answers than all the rest together (docs/LOG.md). A separate user encoder stays fp32, and so do the dense scores; an
+encoder that is shared with the decoder is quantised.
 """
 
 from __future__ import annotations
@@ -24,22 +25,26 @@ from torch import nn
 from model_store.network.recommender import Recommender
 
 _ERRORS_ONLY = 3  # ONNX Runtime's severity for logs
-_WEIGHT, _WEIGHT_ZERO_POINT = 1, 3  # inputs of MatMulInteger
+_WEIGHT = 1  # place among the inputs of MatMulInteger
+_WEIGHT_ZERO_POINT = 3
 
 
 def eight_bit_search(graph: bytes, recommender: Recommender) -> bytes:
-    """The graph of :func:`training.export.onnx_export.export_search` with quantised weights, same inputs and outputs.
+    """Quantise the graph of :func:`training.export.onnx_export.export_search`; inputs and outputs stay the same.
 
     Args:
-        graph: In fp32.
-        recommender: What was exported.
+        graph: The graph in fp32.
+        recommender: The exported recommender.
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
-        _fold(graph, plain)
-        chosen = _products(onnx.load(plain).graph, _quantised(recommender))
-        if not chosen:  # for the quantiser no name means every product
-            raise RuntimeError("the exported search multiplies with none of the layers' matrices")
+        plain = Path(folder) / "plain.onnx"
+        small = Path(folder) / "small.onnx"
+        _fold_constants(graph, plain)
+
+        chosen = _find_products(onnx.load(plain).graph, _matrices_to_quantise(recommender))
+        if not chosen:  # without names the quantiser would take every product
+            raise RuntimeError("the exported search has no product with a matrix of the layers")
+
         quantize_dynamic(
             plain,
             small,
@@ -76,15 +81,15 @@ def _with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _quantised(recommender: Recommender) -> list[npt.NDArray[np.float32]]:
-    """Matrices of the layers that can stand it, as the graph multiplies with them."""
+def _matrices_to_quantise(recommender: Recommender) -> list[npt.NDArray[np.float32]]:
+    """Return the matrices of the layers that tolerate 8 bits, transposed as in the graph."""
     layers = [*list(recommender.encoder.layers)[1:], *recommender.decoder]
     linear = (part for layer in layers for part in layer.modules() if isinstance(part, nn.Linear))
     return [part.weight.detach().cpu().numpy().T for part in linear]
 
 
-def _fold(graph: bytes, target: Path) -> None:
-    """Compute what is constant, transposed weights above all: only products with constants are quantised."""
+def _fold_constants(graph: bytes, target: Path) -> None:
+    """Write the graph with its constants computed, mainly transposed weights: the quantiser needs constant factors."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
@@ -92,8 +97,8 @@ def _fold(graph: bytes, target: Path) -> None:
     ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _products(graph: onnx.GraphProto, matrices: Sequence[npt.NDArray[np.float32]]) -> list[str]:
-    """Names of the products with one of these matrices."""
+def _find_products(graph: onnx.GraphProto, matrices: Sequence[npt.NDArray[np.float32]]) -> list[str]:
+    """Return the names of the products with one of these matrices."""
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     found = {name for name, weight in weights.items() if any(np.array_equal(weight, each) for each in matrices)}
     return [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in found]
@@ -101,7 +106,7 @@ def _products(graph: onnx.GraphProto, matrices: Sequence[npt.NDArray[np.float32]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser advises a pre-processing that the exporter has done."""
+    """Silence the quantiser's advice to pre-process the graph, which the exporter has done."""
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)

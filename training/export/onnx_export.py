@@ -1,4 +1,4 @@
-"""Networks to ONNX: the whole search as one graph, and the tokenizer. Weights travel inside the graph."""
+"""Export to ONNX: the whole search as one graph, the tokenizer and the content model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
 from model_store.semantic_ids.trie import Trie
 from training.content.content_model import ContentModel
-from training.export.onnx_network import TRANSLATIONS, for_graph
+from training.export.onnx_network import TRANSLATIONS, rewrite_for_onnx
 
 OPSET = 23
 
@@ -36,24 +36,30 @@ DYNAMIC_AXES: Mapping[str, tuple[int, ...]] = {
     "beam": (0,),
     "candidates": (0,),
 }
-"""Axes of the graph's inputs that may change from call to call; those of the catalogue may change their first axis."""
+"""Axes of the graph's inputs whose size may change from call to call; catalogue inputs may change their first axis."""
 
 
 def export_search(recommender: Recommender, has_dense: bool = True) -> bytes:
-    """The search graph of :mod:`model_store.search.interface`, catalogue and rules left as inputs.
+    """Export the search graph of :mod:`model_store.search.interface`; catalogue and rules are inputs.
 
     Args:
-        recommender: Stays as it is.
-        has_dense: Whether answers need dense scores; a graph without them is faster, and n must be 0 for it.
+        recommender: The recommender; it is not changed.
+        has_dense: Whether answers need dense scores. A graph without them is faster, and takes no dense candidates.
     """
-    levels, codebook_size = recommender.levels, recommender.code_embedding.shape[1]
-    inputs, trie = _example(levels, codebook_size)
-    vectors = np.ones((trie.items + 1, recommender.embedding_dim), dtype=np.float32)  # or one that stands for all
+    levels = recommender.levels
+    codebook_size = recommender.code_embedding.shape[1]
+    inputs, trie = _create_example(levels, codebook_size)
+
+    # Both sizes differ from those of all other inputs, or the exporter would take them for the same size.
+    vectors = np.ones(
+        (trie.items + 1, recommender.embedding_dim), dtype=np.float32
+    )  # the service may pass a single row
     catalogue = catalogue_inputs(trie, vectors, recommender.embedding_dim)
-    pool = vectors[: trie.items // 2]  # in service all rows or none: its size is no other input's
+    pool = vectors[: trie.items // 2]  # the service passes all rows or none
+
     dynamic = (*(dict.fromkeys(DYNAMIC_AXES[name], Dim.DYNAMIC) for name in SearchInputs._fields),)
     return _export(
-        for_graph(BeamSearch(copy.deepcopy(recommender).cpu().eval(), has_dense)),
+        rewrite_for_onnx(BeamSearch(copy.deepcopy(recommender).cpu().eval(), has_dense)),
         tuple(torch.from_numpy(array) for array in (*inputs, *catalogue, pool)),
         graph_input_names(levels),
         list(SearchOutputs._fields),
@@ -63,9 +69,10 @@ def export_search(recommender: Recommender, has_dense: bool = True) -> bytes:
 
 
 def export_tokenizer(tokenizer: Tokenizer) -> bytes:
-    """``embeddings [N, d_s]`` (raw) to ``codes [N, L, K]`` by ascending ``distances [N, L, K]``; ``latents [N, d_c]``.
+    """Export the tokenizer: raw ``embeddings [N, d_s]`` in; ``codes``, ``distances`` ``[N, L, K]`` and ``latents`` out.
 
-    Codes and distances are those of the greedy path; latents are what :mod:`model_store.new_items.placement` needs.
+    Codes are sorted by ascending distance on the greedy path. :mod:`model_store.new_items.placement` needs the latents,
+    ``[N, d_c]``.
     """
     example = torch.zeros(2, len(tokenizer.mean))
     return _export(tokenizer, (example,), ["embeddings"], list(TOKENIZER_OUTPUTS), ({0: Dim.DYNAMIC},))
@@ -78,8 +85,8 @@ def export_content(model: ContentModel) -> bytes:
     return _export(model, example, list(CONTENT_INPUTS), list(CONTENT_OUTPUTS), (both, both))
 
 
-def _example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:
-    """A small batch in which no two sizes agree, so that the exporter ties none of them together."""
+def _create_example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:
+    """Return a small batch in which all sizes differ, because the exporter would treat equal ones as the same size."""
     rows = np.arange(min(codebook_size**levels, 4 * codebook_size + 3))
     codes = np.stack([rows // codebook_size ** (levels - 1 - level) % codebook_size for level in range(levels)], axis=1)
     trie = Trie.build(codes, codebook_size)
@@ -89,7 +96,7 @@ def _example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter deprecates parts of itself and mentions optional packages that we do not use: not for our users."""
+    """Silence the exporter: users need not see its own deprecations and the optional packages that it mentions."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -111,7 +118,7 @@ def _export(
 ) -> bytes:
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
-            copy.deepcopy(module).cpu().eval(),  # the graph does not depend on where its weights were trained
+            copy.deepcopy(module).cpu().eval(),  # the graph must not depend on the device of the training
             example,
             dynamo=True,
             dynamic_shapes=dynamic,
@@ -122,6 +129,7 @@ def _export(
             external_data=False,
             verbose=False,
         )
+
     if program is None:
         raise RuntimeError("the ONNX exporter returned nothing")
     return program.model_proto.SerializeToString()

@@ -1,6 +1,6 @@
-"""The search's network as ONNX Runtime runs it fastest: in few operations.
+"""The search network rewritten for ONNX Runtime: the same results with fewer operations.
 
-A search of one request is a thousand operations of a few microseconds; each one fewer counts.
+The search of one request is a thousand operations of a few microseconds each, so every operation less counts.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from model_store.network.layers import Mix
 from model_store.network.search import BeamSearch
 
 
-class OneNodeMix(nn.Module):
-    """What :class:`~model_store.network.layers.Mix` computes, as the operation ``Attention`` of ONNX's opset 23."""
+class AttentionNode(nn.Module):
+    """Replacement of :class:`~model_store.network.layers.Mix` by one operation, ``Attention`` of ONNX's opset 23."""
 
     def __init__(self, mix: Mix) -> None:
         super().__init__()
         self.heads = mix.heads
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """See the class."""
-        # ONNX Runtime broadcasts the first two axes of a bias, not the queries'.
+        """Compute attention; arguments and result are those of the replaced module."""
+        # ONNX Runtime broadcasts the first two axes of a bias, but not the axis of the queries.
         bias = bias[(None,) * (4 - bias.ndim)]
         if guard_or_false(bias.shape[2] == 1):
             bias = bias.expand(-1, -1, query.shape[1], -1)
@@ -36,14 +36,14 @@ class OneNodeMix(nn.Module):
 
 
 class BestWithOptionalLimit(nn.Module):
-    """What :class:`~model_store.network.beams.BestOfGroups` chooses, without ranks where no request has a limit."""
+    """Replacement of :class:`~model_store.network.beams.BestOfGroups` that ranks only if a request has a limit."""
 
     def __init__(self, best: BestOfGroups) -> None:
         super().__init__()
         self.best = best
 
     def forward(self, gained: Tensor, group: Tensor | None, beam: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Choose the best; arguments and result are those of the replaced module."""
 
         def limited(flat: Tensor, beam: Tensor, most: Tensor, *group: Tensor) -> tuple[Tensor, Tensor]:
             gained = flat.unflatten(1, (beam.shape[0], -1))
@@ -58,26 +58,29 @@ class BestWithOptionalLimit(nn.Module):
 
 
 class UndecidedPlaces(nn.Module):
-    """Instead of :class:`~model_store.network.beams.AllPlaces`: those with several children.
+    """Replacement of :class:`~model_store.network.beams.AllPlaces` by the places with several children.
 
-    All requests of a batch get as many places as the one that needs most of them.
+    All requests of a batch get as many places as the request that needs most of them.
     """
 
     def forward(self, span: Span) -> Tensor | None:
-        """See the class."""
+        """Choose the places; arguments and result are those of the replaced module."""
         is_undecided = span.size > 1
-        count: Any = is_undecided.sum(dim=1).amax(dim=0).clamp(min=1).item()  # one at least: no shape must be empty
-        torch._check(count >= 1)  # what the exporter cannot know, but has to
+        count: Any = is_undecided.sum(dim=1).amax(dim=0).clamp(min=1).item()  # at least 1: no shape may be empty
+
+        # The exporter needs these bounds and cannot derive them.
+        torch._check(count >= 1)
         torch._check(count <= span.size.shape[1])
+
         return is_undecided.long().topk(count, dim=1).indices
 
 
-def for_graph(search: BeamSearch) -> BeamSearch:
-    """Replace in place what the graph does in its own way; the weights stay where they are."""
+def rewrite_for_onnx(search: BeamSearch) -> BeamSearch:
+    """Replace the modules that have a form for ONNX Runtime, in place; the weights stay the same."""
     for module in list(search.recommender.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Mix):
-                setattr(module, name, OneNodeMix(child))
+                setattr(module, name, AttentionNode(child))
     search.select_places = UndecidedPlaces()  # type: ignore[assignment]
     search.select_best = BestWithOptionalLimit(search.select_best)  # type: ignore[assignment]
     return search
@@ -95,5 +98,5 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.take.default: _take,
     torch.ops.aten.floor_divide.default: _floor_divide,
 }
-"""Operations of torch that the exporter would spell out at length. ``take`` is used on one axis only. What the search
-divides is never negative: there, ONNX's division of integers, which rounds to zero, rounds down."""
+"""Operations of torch for which the exporter would write many nodes. The search uses ``take`` on one axis only, and
+divides only numbers that are not negative, so ONNX's integer division, which rounds towards zero, rounds down."""

@@ -1,1 +1,1 @@
-"""The report of a run: charts and one page that holds them all."""
+"""Report of a run: charts, and one page that holds them all."""

@@ -1,4 +1,4 @@
-"""Charts of who is served well: by popularity of the item, by length of the history, and where the beam goes wrong."""
+"""Charts of accuracy: by popularity of the item, by history length, and by fate of the target."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from training.report.style import (
     PALETTE,
     Chart,
     colour_and_marker,
-    in_order,
     model_name,
     new_figure,
-    percent,
+    show_percent,
+    sort_rows,
     tidy,
 )
 
@@ -23,7 +23,7 @@ K = 10
 
 
 def accuracy_charts(contents: Contents) -> list[Chart]:
-    """Recall@10 of test users, history items allowed as answers."""
+    """Return the charts of recall@10 of test users; items of the history may be answers."""
     return [
         _recall_by(
             contents,
@@ -36,7 +36,7 @@ def accuracy_charts(contents: Contents) -> list[Chart]:
             contents,
             "recall_by_history",
             contents.history_length,
-            "interactions of the user before the one to be predicted",
+            "interactions of the user before the one to predict",
             "Does a longer history help?",
         ),
         beam_fate(contents),
@@ -44,7 +44,7 @@ def accuracy_charts(contents: Contents) -> list[Chart]:
 
 
 def hits(contents: Contents, row: str) -> npt.NDArray[np.bool_]:
-    """Whether each test user's item is among the first 10 answers, ``[n]``."""
+    """Return for each test user whether the target is among the first 10 answers, ``[n]``."""
     ranks = contents.ranks.rows[row].all_items
     return np.asarray((ranks >= 0) & (ranks < K))
 
@@ -52,29 +52,34 @@ def hits(contents: Contents, row: str) -> npt.NDArray[np.bool_]:
 def _recall_by(contents: Contents, name: str, values: npt.NDArray[np.int64], x: str, question: str) -> Chart:
     edges = bin_edges(values)
     names = bin_names(edges, int(values.max()))
+    rows = sort_rows(contents.ranks.rows)
+    found = {row: shares_by_bin(values, hits(contents, row), edges) for row in rows}
+
     figure = new_figure(question, 4.0)
     axes = figure.subplots()
-    rows = in_order(contents.ranks.rows)
-    found = {row: shares_by_bin(values, hits(contents, row), edges) for row in rows}
     for index, row in enumerate(rows):
         colour, marker = colour_and_marker(row)
-        at = np.arange(len(edges)) + 0.12 * (index - (len(rows) - 1) / 2)  # side by side: error bars stay readable
-        shares, errors = [one.share for one in found[row]], [one.error for one in found[row]]
+        at = np.arange(len(edges)) + 0.12 * (index - (len(rows) - 1) / 2)  # side by side, to keep error bars readable
+        shares = [one.share for one in found[row]]
+        errors = [one.error for one in found[row]]
         axes.errorbar(at, shares, yerr=errors, color=colour, marker=marker, capsize=3, label=model_name(row))
+
     users = [one.users for one in found[rows[0]]]
     ticks = [f"{label}\n{count:,} users" for label, count in zip(names, users, strict=True)]
     axes.set_xticks(range(len(edges)), ticks, fontsize=8)
     tidy(axes, x, f"recall@{K}, test users")
-    percent(axes)
+    show_percent(axes)
     axes.set_ylim(bottom=0)
     axes.set_xlim(-0.5, len(edges) - 0.5)
     axes.legend(frameon=False, fontsize=9)
+
     best = max(rows, key=lambda row: contents.evaluation.test[row]["ndcg@10"])
     return Chart(name, question, _ends(model_name(best), names, found[best]), figure)
 
 
 def _ends(model: str, names: list[str], shares: list[Share]) -> str:
-    first, last = shares[0], shares[-1]
+    first = shares[0]
+    last = shares[-1]
     if len(shares) == 1:
         return f"All {first.users:,} test users are in one group: recall@{K} {_percent(first)} with {model}."
     return (
@@ -84,19 +89,22 @@ def _ends(model: str, names: list[str], shares: list[Share]) -> str:
 
 
 def beam_fate(contents: Contents) -> Chart:
-    """What became of the target's codes in the beam of the generative row."""
+    """Return the chart of the target's fate in the beam of the generative row."""
     fates = fate_shares(contents)
     question = "At which code does the beam go wrong?"
+
     figure = new_figure(question, 1.1 + 0.34 * len(fates))
     axes = figure.subplots()
     colours = [PALETTE[2], PALETTE[4], *[PALETTE[1]] * (len(fates) - 2)]
-    shares, errors = [one.share for one in fates.values()], [one.error for one in fates.values()]
+    shares = [one.share for one in fates.values()]
+    errors = [one.error for one in fates.values()]
     bars = axes.barh(list(fates), shares, xerr=errors, capsize=3, color=colours)
     axes.bar_label(bars, labels=[f" {_percent(one)}" for one in fates.values()], fontsize=9)
     axes.margins(x=0.15)
     axes.invert_yaxis()
     tidy(axes, f"share of {next(iter(fates.values())).users:,} test users", "fate of the target", "x")
-    percent(axes, "x")
+    show_percent(axes, "x")
+
     return Chart("beam", question, _where_lost(fates), figure)
 
 
@@ -104,19 +112,20 @@ def _where_lost(fates: dict[str, Share]) -> str:
     lost = {name.removeprefix("lost "): one for name, one in fates.items() if name.startswith("lost ")}
     worst = max(lost, key=lambda name: lost[name].share)
     if not lost[worst].share:
-        return "Nowhere: it holds the item of every user to the end."
+        return "Nowhere: it keeps every user's item until the end."
     return (
         f"Most often {worst}, where it loses the items of {_percent(lost[worst])} of users. An item is lost at the "
-        f"first code that the beam no longer holds; it is ranked too low if {K} others that are held score higher."
+        f"first code that is not in the beam. It is ranked too low if it stays in the beam but {K} others score higher."
     )
 
 
 def fate_shares(contents: Contents) -> dict[str, Share]:
-    """Share of sampled users by fate, best first: answered in time, ranked too low, lost at code L … 1."""
-    ranks, levels = contents.ranks, contents.codes.shape[1]
-    in_time = hits(contents, "generative")[ranks.beam_users]
-    held = ranks.beam_kept == levels
-    fates = {f"in the first {K}": in_time, "ranked too low": held & ~in_time}
+    """Return the share of sampled users by fate, best first: answered, ranked too low, lost at code L … 1."""
+    ranks = contents.ranks
+    levels = contents.codes.shape[1]
+    is_answered = hits(contents, "generative")[ranks.beam_users]
+    is_kept = ranks.beam_kept == levels
+    fates = {f"in the first {K}": is_answered, "ranked too low": is_kept & ~is_answered}
     fates |= {f"lost at code {level}": ranks.beam_kept == level - 1 for level in range(levels, 0, -1)}
     return {name: share_of(users) for name, users in fates.items()}
 

@@ -1,4 +1,4 @@
-"""Shares by group with their uncertainty: the numbers behind the bars of a report."""
+"""Shares of users by bin, with standard errors: the numbers behind the charts of accuracy."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy.typing as npt
 Int64Array = npt.NDArray[np.int64]
 
 STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
-"""Possible lower edges of bins; the first bin begins at the smallest value."""
+"""Possible lower edges of bins; the first bin starts at the smallest value."""
 
 FEWEST = 30
-"""Users below which a bin is merged with its neighbour: a share of fewer says little."""
+"""Least number of users in a bin. A smaller bin is merged with its neighbour, because its share would say little."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of users and its standard error."""
+    """Share of users and its standard error."""
 
     users: int
     share: float
@@ -27,13 +27,13 @@ class Share:
 
 
 def share_of(hits: npt.NDArray[np.bool_]) -> Share:
-    """Share of True among hits ``[n]``, n at least 1, with the standard error of a proportion, sqrt(p (1 - p) / n)."""
+    """Return the share of hits ``[n]``, n at least 1, and the standard error of a proportion, sqrt(p (1 - p) / n)."""
     found = float(hits.mean())
     return Share(len(hits), found, float(np.sqrt(found * (1 - found) / len(hits))))
 
 
 def bin_edges(values: npt.NDArray[np.integer], fewest: int = FEWEST) -> list[int]:
-    """Lower edges of bins that hold at least ``fewest`` of the values ``[n]`` each, or of one bin for all."""
+    """Return the lower edges of bins with at least ``fewest`` of the values ``[n]`` each, or of one bin for all."""
     edges = [int(values.min())]
     for step in STEPS:
         inside = np.count_nonzero((values >= edges[-1]) & (values < step))
@@ -43,12 +43,12 @@ def bin_edges(values: npt.NDArray[np.integer], fewest: int = FEWEST) -> list[int
 
 
 def bin_names(edges: Sequence[int], largest: int) -> list[str]:
-    """``0``, ``1–4``, ``5–19`` … for lower edges, the last one up to ``largest``."""
+    """Return the names of bins, ``0``, ``1–4``, ``5–19`` …; the last bin ends at ``largest``."""
     highs = [*(edge - 1 for edge in edges[1:]), largest]
     return [str(low) if low >= high else f"{low}–{high}" for low, high in zip(edges, highs, strict=True)]
 
 
 def shares_by_bin(values: npt.NDArray[np.integer], hits: npt.NDArray[np.bool_], edges: Sequence[int]) -> list[Share]:
-    """Share of hits ``[n]`` in each bin of ``values [n]``, none of which may be empty."""
+    """Return the share of hits ``[n]`` in each bin of ``values [n]``; no bin may be empty."""
     bin_of = np.searchsorted(np.asarray(edges), values, side="right") - 1
     return [share_of(hits[bin_of == index]) for index in range(len(edges))]

@@ -1,4 +1,4 @@
-"""Building the report of a run: one page, and its charts as files."""
+"""Report of a run as files: one HTML page, and each chart as PNG."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from training.report.accuracy import accuracy_charts
 from training.report.codes import code_charts
 from training.report.contents import Contents, gather
 from training.report.learning import learning_charts
-from training.report.page import page
-from training.report.style import Chart, png
+from training.report.page import render_page
+from training.report.style import Chart, draw_png
 from training.user_ranks import TestRanks
 
 PAGE = "index.html"
@@ -17,23 +17,23 @@ FOLDER = "report"
 
 
 def report_files(pipeline: Pipeline) -> dict[str, bytes]:
-    """The files of a run's report by name; stages that are missing are done first."""
+    """Return the files of a run's report by name; missing stages are run first."""
     pipeline.evaluate()
     contents = gather(pipeline, TestRanks.read(pipeline.run))
-    drawn = [(chart, png(chart.figure)) for chart in all_charts(contents)]
-    return {PAGE: page(contents, drawn)} | {f"{chart.name}.png": image for chart, image in drawn}
+    drawn = [(chart, draw_png(chart.figure)) for chart in all_charts(contents)]
+    return {PAGE: render_page(contents, drawn)} | {f"{chart.name}.png": image for chart, image in drawn}
 
 
 def all_charts(contents: Contents) -> list[Chart]:
-    """All charts that the run has data for, in the order of the page."""
+    """Return all charts for which the run has data, in the order of the page."""
     return [*accuracy_charts(contents), *learning_charts(contents), *code_charts(contents)]
 
 
 def write_report(pipeline: Pipeline) -> dict[str, bytes]:
-    """Write the report into the run folder, and into its bundle if that is exported already.
+    """Write the report into the run folder, and into the run's bundle if it has been exported.
 
     Returns:
-        Its files by path in the bundle, ``report/index.html`` and so on.
+        The files by path in the bundle, ``report/index.html`` and so on.
     """
     run = pipeline.run
     files = {f"{FOLDER}/{name}": data for name, data in report_files(pipeline).items()}

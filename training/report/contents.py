@@ -1,4 +1,4 @@
-"""Everything that a report shows, read from a finished run. Charts are pure functions of it."""
+"""Contents of a report, read from a finished run. Charts are pure functions of them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from training.user_ranks import TestRanks
 Int64Array = npt.NDArray[np.int64]
 
 HISTORIES = {"generative": "finetune.json", "tiger": "tiger_finetune.json", "sasrec": "sasrec.json"}
-"""Where each model's learning curve is, by row of the evaluation."""
+"""File with each model's learning curve, by row of the evaluation."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What training recorded of a model, an entry per epoch.
+    """Learning curve of a model, one entry per epoch.
 
     Attributes:
         epochs: Losses and metrics by name; not every epoch has all.
-        finetune_from: First epoch of fine-tuning; ``None`` where there is no such stage.
+        finetune_from: First epoch of fine-tuning; ``None`` if there is no such stage.
     """
 
     epochs: list[dict[str, float]]
     finetune_from: int | None = None
 
     def points(self, name: str) -> tuple[list[int], list[float]]:
-        """Epochs, counted from 1, that recorded a value, and the values."""
+        """Return the epochs, counted from 1, that recorded a value, and the values."""
         found = [(epoch, values[name]) for epoch, values in enumerate(self.epochs, start=1) if name in values]
         return [epoch for epoch, _ in found], [value for _, value in found]
 
@@ -42,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Contents:
-    """A finished run as a report needs it. n test users, N items."""
+    """Data of a finished run that a report shows. n test users, N items."""
 
     data: str  # name of the data set
     counts: dict[str, int]  # users, items, interactions
@@ -52,16 +52,20 @@ class Contents:
     target_popularity: Int64Array  # [n], training interactions of each test target
     history_length: Int64Array  # [n], items before each test target
     codes: npt.NDArray[np.int16]  # [N, L]
-    levels: int  # of the tokenizer: L, or L - 1 where the last code only tells collided items apart
+    levels: int  # levels of the tokenizer: L, or L - 1 if the last code only distinguishes collided items
     codebook_size: int
-    labels: Sequence[str]  # [N], titles, or ids where there is none
+    labels: Sequence[str]  # [N], titles, or ids of items without title
     item_popularity: Int64Array  # [N], training interactions
 
 
 def gather(pipeline: Pipeline, ranks: TestRanks) -> Contents:
-    """Read a finished run; stages that are missing are done first."""
-    evaluation, data, learner = pipeline.evaluate(), pipeline.dataset, pipeline.learner
-    test, popularity = data.test(), data.popularity()
+    """Read a finished run; missing stages are run first."""
+    evaluation = pipeline.evaluate()
+    data = pipeline.dataset
+    learner = pipeline.learner
+    test = data.test()
+    popularity = data.popularity()
+
     return Contents(
         data=data.name,
         counts={"users": data.users, "items": data.n_items, "interactions": data.interactions},

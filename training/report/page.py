@@ -1,4 +1,4 @@
-"""The report as one HTML page: images inside, no links to anywhere, all text escaped."""
+"""Report as one HTML page: images are inside, there are no links, and all text is escaped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from training.evaluation.metrics import SEEN_EXCLUDED
 from training.report.contents import Contents
-from training.report.style import Chart, in_order, model_name
+from training.report.style import Chart, model_name, sort_rows
 from training.report.tree import Branch, top_branches
 
 STYLE = """
@@ -26,15 +26,16 @@ th:first-child, td:first-child { text-align: left; } .best { font-weight: 700; }
 PROTOCOLS = {"": "items of the history may be answers", SEEN_EXCLUDED: "items of the history are excluded"}
 
 
-def page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> bytes:
-    """The whole page, with each chart's PNG inside."""
+def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> bytes:
+    """Render the whole page, with each chart's PNG inside."""
     title = f"ETEGRec on {contents.data}"
     evaluation = contents.evaluation
     splits = {"Test users (last interaction)": evaluation.test, "Validation users (last but one)": evaluation.valid}
     counts = ", ".join(f"{count:,} {kind}" for kind, count in contents.counts.items())
+
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(counts)}. One held-out interaction a user, ranked among all items.</p>",
+        f"<p>{escape(counts)}. One held-out interaction per user, ranked among all items.</p>",
         "<h2>Which model recommends best?</h2>",
         *(
             metrics_table(rows, f"{split}; {protocol}", suffix)
@@ -48,6 +49,7 @@ def page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> bytes:
         "<h2>The code tree as text</h2>",
         tree_list(contents, top_branches(contents.codes, contents.item_popularity)),
     ]
+
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return "\n".join(
         [
@@ -62,8 +64,9 @@ def page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> bytes:
 
 
 def section(chart: Chart, image: bytes) -> str:
-    """A question, its answer in words, and the chart."""
-    data, words = base64.b64encode(image).decode(), escape(f"{chart.question} {chart.answer}")
+    """Render a question, its answer in words, and the chart."""
+    data = base64.b64encode(image).decode()
+    words = escape(f"{chart.question} {chart.answer}")
     return (
         f'<h2 id="{escape(chart.name)}">{escape(chart.question)}</h2>\n<p>{escape(chart.answer)}</p>\n'
         f'<figure><img alt="{words}" src="data:image/png;base64,{data}"></figure>'
@@ -71,7 +74,7 @@ def section(chart: Chart, image: bytes) -> str:
 
 
 def tree_list(contents: Contents, branches: Sequence[Branch]) -> str:
-    """Branches as a nested list with whole titles."""
+    """Render branches as a nested list with full titles."""
     lines = []
     for branch in branches:
         examples = "".join(f"<li>{escape(contents.labels[row])}</li>" for row in branch.examples)
@@ -81,28 +84,29 @@ def tree_list(contents: Contents, branches: Sequence[Branch]) -> str:
 
 
 def metrics_table(rows: dict[str, dict[str, float]], caption: str, suffix: str) -> str:
-    """Metrics of one protocol, a line per model, the best of each column in bold."""
+    """Render the metrics of one protocol, one line per model, with the best of each column in bold."""
     names = [name for name in next(iter(rows.values())) if name.endswith(SEEN_EXCLUDED) == bool(suffix)]
     best = {name: max(row[name] for row in rows.values()) for name in names}
     lines = [
         [escape(model_name(row)), *(_figure(rows[row][name], rows[row][name] == best[name]) for name in names)]
-        for row in in_order(rows)
+        for row in sort_rows(rows)
     ]
     return _table(caption, ["model", *(name.removesuffix(suffix) for name in names)], lines)
 
 
 def health_table(contents: Contents) -> str:
-    """Code use per level, and what holds for the whole tokenizer."""
+    """Render two tables: code use per level, and figures of the whole tokenizer."""
     health = contents.evaluation.tokenizer
     levels = range(1, len(health["codes_used"]) + 1)
     lines = [
         ["codes used", *map(str, health["codes_used"])],
         ["perplexity", *(f"{value:.1f}" for value in health["perplexity"])],
     ]
-    by_level = _table(f"Of {contents.codebook_size} codes a level", ["", *(f"level {n}" for n in levels)], lines)
+    by_level = _table(f"Of {contents.codebook_size} codes per level", ["", *(f"level {n}" for n in levels)], lines)
+
     whole = [
         ["items whose nearest code tuple is shared", f"{health['collision_rate']:.2%}"],
-        ["items of the most crowded tuple", f"{health['largest_group']:,}"],
+        ["items that share the most crowded tuple", f"{health['largest_group']:,}"],
         ["items moved to another tuple", f"{health['moved']:,}"],
         ["reconstruction error (1: no better than the mean)", f"{health['reconstruction_error']:.4f}"],
     ]
@@ -110,7 +114,7 @@ def health_table(contents: Contents) -> str:
 
 
 def policies_table(contents: Contents) -> str:
-    """Both collision policies on the same tokenizer; empty if it was not measured."""
+    """Render a comparison of both collision policies on the same tokenizer; empty if they were not measured."""
     policies: dict[str, dict[str, Any] | None] = contents.evaluation.tokenizer.get("policies", {})
     if not policies:
         return ""
@@ -120,8 +124,8 @@ def policies_table(contents: Contents) -> str:
         else [escape(name), "no room for all items", "", ""]
         for name, one in policies.items()
     ]
-    heads = ["policy", "codes an item", "items moved", "mean extra squared distance of those"]
-    return _table("What each collision policy makes of it", heads, lines)
+    heads = ["policy", "codes per item", "items moved", "mean extra squared distance of moved items"]
+    return _table("Result of each collision policy", heads, lines)
 
 
 def _figure(value: float, is_best: bool) -> str:
@@ -129,7 +133,7 @@ def _figure(value: float, is_best: bool) -> str:
 
 
 def _table(caption: str, heads: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML already; caption and heads are text."""
+    """Render a table. Cells are HTML; caption and heads are text."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
     rows = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
     return (

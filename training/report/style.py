@@ -1,4 +1,4 @@
-"""How charts look: sizes, colours that colour-blind readers tell apart, names of models and losses, PNG."""
+"""Style of the charts: sizes, colours for colour-blind readers, names of models and losses, PNG."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from PIL import Image
 
 DOTS_PER_INCH = 110
 COLOURS = 128
-"""Of a PNG: the palette, greys, and the shades between them at the edges of letters."""
+"""Colours of a PNG: enough for the palette, greys, and the shades between them at the edges of letters."""
 
 WIDTH = 8.0
-"""Inches, of all charts."""
+"""Width of all charts, in inches."""
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito, Color Universal Design, 2008."""
+"""Colours of lines and bars: Okabe and Ito, Color Universal Design, 2008."""
 
 MARKERS = "osD^vPX"
 FAINT = "#d9d9d9"
@@ -36,7 +36,7 @@ MODELS = {
     "generative": "ETEGRec",
     "fused": "ETEGRec fused",
 }
-"""Rows of an evaluation as people call them, in the order of tables."""
+"""Names of the rows of an evaluation, in the order of tables."""
 
 LOSSES = {
     "rec": "L_REC: next code (nats)",
@@ -49,12 +49,13 @@ LOSSES = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot that answers a question.
+    """Plot that answers a question.
 
     Attributes:
         name: File name without ``.png``.
-        question: What it is about.
-        answer: What it shows, in a sentence or two, for readers who cannot see it too.
+        question: Question as a title.
+        answer: Answer in a sentence or two, also for readers who cannot see the plot.
+        figure: The plot.
     """
 
     name: str
@@ -64,32 +65,32 @@ class Chart:
 
 
 def model_name(row: str) -> str:
-    """What people call a row of the evaluation."""
+    """Return the display name of a row of the evaluation."""
     return MODELS.get(row, row)
 
 
 def colour_and_marker(row: str) -> tuple[str, str]:
-    """The same for a model in every chart."""
+    """Return the colour and marker of a model, which are the same in every chart."""
     best_last = list(MODELS)
     index = len(MODELS) - 1 - best_last.index(row) if row in MODELS else len(MODELS)
     return PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
 
 
-def in_order(rows: Iterable[str]) -> list[str]:
-    """Rows in the order of :data:`MODELS`, unknown ones last."""
+def sort_rows(rows: Iterable[str]) -> list[str]:
+    """Sort rows in the order of :data:`MODELS`, unknown ones last."""
     rank = {row: index for index, row in enumerate(MODELS)}
     return sorted(rows, key=lambda row: rank.get(row, len(rank)))
 
 
 def new_figure(question: str, height: float) -> Figure:
-    """A figure of the common width and nothing but its title, ``height`` in inches."""
+    """Return an empty figure of the common width with a title; ``height`` is in inches."""
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
     figure.suptitle(question, x=0.01, horizontalalignment="left", fontsize=11, fontweight="bold")
     return figure
 
 
 def tidy(axes: Axes, x: str, y: str, grid: str = "y") -> None:
-    """Label both axes and take away what carries no data."""
+    """Label both axes, draw the grid, and remove lines that show no data."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
@@ -98,18 +99,18 @@ def tidy(axes: Axes, x: str, y: str, grid: str = "y") -> None:
     axes.set_axisbelow(True)
 
 
-def whole_numbers(axes: Axes) -> None:
-    """Only whole numbers on the x axis, for epochs."""
+def show_whole_numbers(axes: Axes) -> None:
+    """Show only whole numbers on the x axis, for epochs."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def percent(axes: Axes, axis: str = "y") -> None:
+def show_percent(axes: Axes, axis: str = "y") -> None:
     """Show the shares on an axis as percentages."""
     (axes.yaxis if axis == "y" else axes.xaxis).set_major_formatter(PercentFormatter(1.0))
 
 
-def png(figure: Figure) -> bytes:
-    """Draw a figure, in few colours, which makes the file a third of the size. The same figure gives the same bytes."""
+def draw_png(figure: Figure) -> bytes:
+    """Draw a figure with few colours, which saves two thirds of the size. The same figure gives the same bytes."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     sink = io.BytesIO()
@@ -118,7 +119,7 @@ def png(figure: Figure) -> bytes:
 
 
 def drawable(text: str, most: int) -> str:
-    """Text in one line of at most ``most`` characters that the font of the charts has; others become a box."""
+    """Return text as one line of at most ``most`` characters; those that the charts' font lacks become a box."""
     known = _characters()
     line = "".join(letter if ord(letter) in known else "□" for letter in " ".join(text.split()))
     return line if len(line) <= most else line[: most - 1] + "…"

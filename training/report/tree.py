@@ -1,4 +1,4 @@
-"""The picture of the code tree: its busiest branches and what hangs on them."""
+"""Chart of the code tree: the first codes with most interactions, and the items below them."""
 
 from __future__ import annotations
 
@@ -12,36 +12,42 @@ from matplotlib.axes import Axes
 from training.report.contents import Contents
 from training.report.style import PALETTE, Chart, drawable, new_figure
 
-BRANCHES, TWIGS, TITLES = 6, 3, 2
-"""First codes in the picture, second codes of each, items of each of those."""
+BRANCHES = 6
+"""First codes in the chart."""
 
-TITLE_LENGTH = 58
+TWIGS = 3
+"""Second codes below each first code."""
+
+TITLES = 2
+"""Items below each second code."""
+
+TITLE_LENGTH = 58  # characters
 
 
 class Branch(NamedTuple):
-    """A prefix of the code tree with what is shown below it."""
+    """Prefix of the code tree, and the parts that are shown below it."""
 
     prefix: tuple[int, ...]
     items: int
     interactions: int
     below: list[Branch]
-    examples: list[int]  # rows of the most popular items; filled at the deepest prefix that is shown
+    examples: list[int]  # rows of the most popular items; only the deepest prefixes that are shown have some
 
     @property
     def name(self) -> str:
-        """``12-200 (3 items)``."""
+        """Codes and number of items, ``12-200 (3 items)``."""
         return f"{'-'.join(map(str, self.prefix))} ({self.items} {'item' if self.items == 1 else 'items'})"
 
 
 def top_branches(
     codes: npt.NDArray[np.integer], popularity: npt.NDArray[np.integer], widths: Sequence[int] = (BRANCHES, TWIGS)
 ) -> list[Branch]:
-    """The branches with most interactions, level by level.
+    """Return the branches with most interactions, level by level.
 
     Args:
         codes: Semantic IDs, ``[N, L]``.
         popularity: Interactions of each item, ``[N]``.
-        widths: How many branches to keep at each depth; no deeper than L.
+        widths: Number of branches to keep at each depth; depths beyond L are ignored.
     """
     return _branches(codes, popularity, np.arange(len(codes)), (), list(widths)[: codes.shape[1]])
 
@@ -55,13 +61,16 @@ def _branches(
 ) -> list[Branch]:
     if not widths:
         return []
+
     here = codes[rows, len(prefix)]
     weight = np.bincount(here, weights=popularity[rows])
     size = np.bincount(here)
     order = sorted(np.flatnonzero(size).tolist(), key=lambda code: (-weight[code], -size[code], code))
+
     found = []
     for code in order[: widths[0]]:
-        inside, longer = rows[here == code], (*prefix, code)
+        inside = rows[here == code]
+        longer = (*prefix, code)
         best = inside[np.argsort(-popularity[inside], kind="stable")][:TITLES].tolist()
         below = _branches(codes, popularity, inside, longer, widths[1:])
         found.append(Branch(longer, len(inside), int(weight[code]), below, [] if below else best))
@@ -69,13 +78,14 @@ def _branches(
 
 
 def code_tree(contents: Contents) -> Chart:
-    """The busiest branches as a tree, with titles (ids where items have none) of their most popular items."""
+    """Return the chart of the branches with most interactions and the titles, or ids, of their most popular items."""
     branches = top_branches(contents.codes, contents.item_popularity)
     lines = sum(max(1, len(leaf.examples)) for branch in branches for leaf in (branch.below or [branch]))
     question = "What do the codes mean?"
     figure = new_figure(question, 0.8 + 0.21 * lines)
     axes = figure.subplots()
     axes.set_axis_off()
+
     line = 0
     middles = []
     for index, branch in enumerate(branches):
@@ -86,18 +96,20 @@ def code_tree(contents: Contents) -> Chart:
     axes.plot([0.03, 0.03], [min(middles), max(middles)], color="black", linewidth=1.5)
     axes.set_xlim(0, 1)
     axes.set_ylim(line - 0.4, -0.6)
+
     share = sum(branch.interactions for branch in branches) / max(1, int(contents.item_popularity.sum()))
     answer = (
-        f"The {len(branches)} busiest of {len(np.unique(contents.codes[:, 0]))} first codes, with {share:.0%} of all "
-        "training interactions, and the most popular items below them. Items of one branch should belong together."
+        f"The chart shows the {len(branches)} of {len(np.unique(contents.codes[:, 0]))} first codes with most training "
+        f"interactions, {share:.0%} of all, and their most popular items. Items of one branch should belong together."
     )
     return Chart("code_tree", question, answer, figure)
 
 
 def _draw_branch(axes: Axes, branch: Branch, labels: Sequence[str], line: int, colour: str) -> tuple[float, int]:
-    """Draw a first code and what is below it from a line on; returns its own height and the next free line."""
+    """Draw a first code and its items from a line on. Return the height of the code and the next free line."""
     twigs = branch.below or [branch]
     heights = []
+
     for twig in twigs:
         first = line
         for row in twig.examples:
@@ -106,6 +118,7 @@ def _draw_branch(axes: Axes, branch: Branch, labels: Sequence[str], line: int, c
         heights.append((first + line - 1) / 2)
         axes.plot([0.335, 0.345], [heights[-1]] * 2, color=colour, linewidth=0.8)
         axes.plot([0.345] * 2, [first - 0.25, line - 0.75], color=colour, linewidth=0.8)
+
     middle = (heights[0] + heights[-1]) / 2
     axes.text(0.065, middle, branch.name, fontsize=8, va="center", fontweight="bold")
     for twig, height in zip(branch.below, heights, strict=False):

@@ -1,1 +1,1 @@
-"""Retraining: recorded events in, a candidate trained, compared and promoted only if it is not worse."""
+"""Retraining on recorded events: a candidate is trained and promoted only if it is not worse."""

@@ -1,7 +1,7 @@
-"""Move recorded events from the live store to Parquet, where training reads them.
+"""Drain of recorded events: moved from the store to Parquet files, which training reads.
 
-First the file is durable, then the source is told: a kill in between repeats events in a second file, and
-:func:`read_drained` keeps one of each id. So none is lost and none counts twice.
+Events are acknowledged to the source only after their file is durable. If the process is killed in between, the events
+are repeated in a second file, and :func:`read_drained` keeps one of each id. So none is lost and none counts twice.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ EVENTS_PER_FILE = 50_000
 SCHEMA = pl.Schema(
     {"event_id": pl.String, "user_id": pl.String, "item_id": pl.String, "type": pl.String, "timestamp": pl.Int64}
 )
-_CONSUMER = "retrain"  # one name for all runs: what a killed run had taken, the next one is given again
+_CONSUMER = "retrain"  # the same for all runs, so that the next run gets the entries that a killed one had taken
 _TIMEOUT_S = 10
 
 
 class DrainResult(NamedTuple):
-    """What one drain moved.
+    """Counts and files of one drain.
 
     Attributes:
-        events: Rows written, repeats included.
+        events: Rows written, including repeats.
         files: Parquet files written.
         rejected: Entries that do not decode; they are kept in ``rejected-*.jsonl`` beside the Parquet files.
     """
@@ -52,7 +52,7 @@ class DrainResult(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """A run of entries in log order. ``first`` names its place, so that a repeated drain reuses the file name."""
+    """Consecutive entries of the log. ``first`` names their position, so that a repeated drain reuses the file name."""
 
     first: str
     events: Sequence[Event]
@@ -69,33 +69,38 @@ def drain(
     """Write all events recorded so far to Parquet and acknowledge them.
 
     Args:
-        source: URL of a Redis, or the folder of an embedded event log (a service may be writing it).
-        out_folder: Where the files go; created if missing.
-        prefix: Of the Redis keys.
-        events_per_file: Largest number of rows of a file.
+        source: URL of a Redis, or the folder of an embedded event log, which a service may be writing.
+        out_folder: Folder for the files; created if missing.
+        prefix: Prefix of the Redis keys.
+        events_per_file: Limit on the rows of a file.
 
     Raises:
         StoreUnavailable: Redis cannot be used.
         StoreBusy: Another drain writes to this folder.
     """
     out_folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(out_folder):
+    with _lock(out_folder):
         for leftover in out_folder.glob(".*.tmp"):
             leftover.unlink()
+
         if isinstance(source, Path):
-            batches = _from_log(source, events_per_file)
+            batches = _drain_log(source, events_per_file)
         else:
-            batches = _from_redis(source, redis_schema.Keys(prefix), events_per_file)
-        events, files, rejected = 0, [], 0
+            batches = _drain_redis(source, redis_schema.Keys(prefix), events_per_file)
+
+        events = 0
+        files = []
+        rejected = 0
         for batch in batches:  # asking for the next batch acknowledges this one
             files += _write(batch, out_folder)
             events += len(batch.events)
             rejected += len(batch.rejected)
+
     return DrainResult(events, files, rejected)
 
 
 def read_drained(folder: Path) -> pl.DataFrame:
-    """All drained events, one row an event id (the first recorded), ordered by timestamp, then event id.
+    """Read all drained events, one row per event id (the first recorded), ordered by timestamp, then event id.
 
     Raises:
         DataError: A file is damaged.
@@ -104,13 +109,15 @@ def read_drained(folder: Path) -> pl.DataFrame:
     try:
         tables = [pl.read_parquet(path).match_to_schema(SCHEMA) for path in files]
     except (pl.exceptions.PolarsError, OSError) as cause:
-        raise DataError(f"drained events in {folder.name}/ do not read: {cause}", "restore the damaged file") from cause
-    joined = pl.concat([SCHEMA.to_frame(), *tables])
-    return joined.unique("event_id", keep="first", maintain_order=True).sort("timestamp", "event_id")
+        raise DataError(
+            f"drained events in {folder.name}/ cannot be read: {cause}", "restore the damaged file"
+        ) from cause
+    events = pl.concat([SCHEMA.to_frame(), *tables])
+    return events.unique("event_id", keep="first", maintain_order=True).sort("timestamp", "event_id")
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     try:
         with FileLock(folder / ".lock").acquire(timeout=0):
             yield
@@ -119,12 +126,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _write(batch: _Batch, folder: Path) -> list[Path]:
-    """Store a batch durably; returns the Parquet file, if there is something to put in it."""
+    """Write a batch durably. Return the Parquet file, or nothing if the batch has no events."""
     if batch.rejected:
         lines = (json.dumps({"raw_base64": base64.b64encode(raw).decode()}) + "\n" for raw in batch.rejected)
         write_durably(folder / f"rejected-{batch.first}.jsonl", "".join(lines).encode())
     if not batch.events:
         return []
+
     sink = io.BytesIO()
     pl.DataFrame([event.model_dump() for event in batch.events], schema=SCHEMA).write_parquet(sink)
     path = folder / f"events-{batch.first}.parquet"
@@ -132,12 +140,13 @@ def _write(batch: _Batch, folder: Path) -> list[Path]:
     return [path]
 
 
-def _from_log(folder: Path, limit: int) -> Iterator[_Batch]:
-    """Segments in order, from the cursor on; the cursor moves after each, and drained ones are deleted at last."""
+def _drain_log(folder: Path, limit: int) -> Iterator[_Batch]:
+    """Yield the segments in order from the cursor on; move the cursor after each, and finally delete drained ones."""
     cursor = event_log.read_cursor(folder)
     for number in event_log.segment_numbers(folder):
         if number < cursor.segment:
             continue
+
         offset = cursor.offset if number == cursor.segment else 0
         content = event_log.read_lines(event_log.segment_path(folder, number), offset)
         cursor = Cursor(segment=number, offset=content.end)
@@ -147,20 +156,22 @@ def _from_log(folder: Path, limit: int) -> Iterator[_Batch]:
             yield _Batch(f"log-{number:020d}-{offset:020d}-{part:08d}", events[part : part + limit], rejected)
             rejected = []
         event_log.write_cursor(folder, cursor)
+
     _delete_drained(folder, cursor)
 
 
 def _delete_drained(folder: Path, cursor: Cursor) -> None:
-    # the newest segment may still grow; what no state covers yet, the service needs to rebuild histories
+    # The newest segment may still grow. Segments that no state covers yet, the service needs to rebuild histories.
     covered = event_log.newest_state(folder)
     for number in event_log.segment_numbers(folder)[:-1]:
         if number <= covered and number < cursor.segment:
             event_log.segment_path(folder, number).unlink()
 
 
-def _from_redis(url: str, keys: redis_schema.Keys, limit: int) -> Iterator[_Batch]:
-    """First what a killed drain had taken, then what is new; each batch is acknowledged and deleted once written."""
-    client, place = redis_client(url), redis_place(url)
+def _drain_redis(url: str, keys: redis_schema.Keys, limit: int) -> Iterator[_Batch]:
+    """Yield the entries that a killed drain had taken, then new ones; acknowledge and delete each after writing."""
+    client = create_redis_client(url)
+    place = redis_place(url)
     try:
         with client:
             _create_group(client, keys.events)
@@ -170,11 +181,11 @@ def _from_redis(url: str, keys: redis_schema.Keys, limit: int) -> Iterator[_Batc
         raise translate_redis_error(cause, place) from cause
 
 
-def redis_client(url: str) -> Redis:
-    """A patient client of the live store, which does not repeat what failed.
+def create_redis_client(url: str) -> Redis:
+    """Return a client of the store with a long timeout and without retries.
 
     Raises:
-        ConfigError: The URL is none that the client takes.
+        ConfigError: The client does not accept the URL.
     """
     try:
         client = Redis.from_url(
@@ -184,31 +195,34 @@ def redis_client(url: str) -> Redis:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
-        client.connection_pool.make_connection()  # connects to nothing, but tells options that do not exist
+
+        client.connection_pool.make_connection()  # connects to nothing, but raises for options that do not exist
         return client
     except (TypeError, ValueError) as cause:
-        raise ConfigError("ETEGREC_REDIS_URL is no Redis URL", "write redis://[:password@]host:6379/0") from cause
+        raise ConfigError("ETEGREC_REDIS_URL is not a Redis URL", "write redis://[:password@]host:6379/0") from cause
 
 
 def _create_group(client: Redis, stream: str) -> None:
     try:
         client.xgroup_create(stream, redis_schema.DRAIN_GROUP, id="0", mkstream=True)
     except ResponseError as cause:
-        if not str(cause).startswith("BUSYGROUP"):  # it exists already
+        if not str(cause).startswith("BUSYGROUP"):  # the group exists
             raise
 
 
 def _read_group(client: Redis, stream: str, start: str, limit: int) -> Iterator[_Batch]:
-    """Batches from ``start`` (``0``: taken before but not acknowledged; ``>``: never taken) until there are no more."""
+    """Yield batches from ``start`` until there are none; ``0``: taken but not acknowledged entries, ``>``: new ones."""
     while entries := _entries(client.xreadgroup(redis_schema.DRAIN_GROUP, _CONSUMER, {stream: start}, count=limit)):
         yield _decode(entries)
+
         ids = [entry_id for entry_id, _ in entries]
         with client.pipeline(transaction=True) as pipeline:
             pipeline.xack(stream, redis_schema.DRAIN_GROUP, *ids)
             pipeline.xdel(stream, *ids)
             pipeline.execute()
+
         if start == ">" and len(entries) < limit:
-            return  # events recorded from now on are the next run's: a busy service must not keep this one for ever
+            return  # later events are left to the next run, or a busy service would keep this one running for ever
 
 
 def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes] | None]]:
@@ -216,13 +230,15 @@ def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes] | None]]:
 
 
 def _decode(entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> _Batch:
-    events, rejected = [], []
+    events = []
+    rejected = []
     for _, fields in entries:
         if not fields:
-            continue  # deleted from the stream by someone else after it was taken
+            continue  # someone else deleted it from the stream after it was taken
         try:
             events.append(redis_schema.decode_event(fields.get(redis_schema.EVENT_FIELD)))
         except StoreCorrupt:
             rejected.append(repr(fields).encode())
+
     milliseconds, _, sequence = entries[0][0].decode().partition("-")
     return _Batch(f"redis-{milliseconds:0>20}-{sequence:0>10}", events, rejected)

@@ -1,7 +1,7 @@
-"""What the shop said of its items while a model served, from the live store to a Parquet file that training keeps.
+"""Drain of item changes: the item content in the store, copied to a Parquet file for training.
 
-Unlike events, changes are not taken out of the live store: the next version applies them once more. The file only
-grows: what is known of an item outlives its deletion, which may well be for a while.
+Unlike events, changes stay in the store: the next version applies them again. The file only grows: an item's content
+is kept after the item is deleted, because the deletion may be temporary.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from model_store.events.event_log import ChangeLine, ItemLine
 from model_store.replication import redis_schema
 from model_store.replication.item_payload import ItemContent, read_content
 from model_store.replication.redis_errors import RAISED_BY_CLIENT, redis_place, translate_redis_error
-from training.retraining.drain_events import redis_client
+from training.retraining.drain_events import create_redis_client
 
 ITEMS = "items.parquet"
-_SCANNED = 500  # items of one answer of Redis; each may be 64 KiB
+_SCANNED = 500  # items per answer of Redis; each may have 64 KiB
 _SCHEMA = pl.Schema(
     [("item_id", pl.String), ("title", pl.String), ("categories", pl.List(pl.String)), ("attributes", pl.String)]
 )
@@ -35,14 +35,14 @@ _Put = tuple[str, bytes]  # item id, payload
 def drain_items(
     source: str | Path, folder: Path, *, prefix: str = redis_schema.DEFAULT_PREFIX
 ) -> dict[str, ItemContent]:
-    """Take over what was put since the last time, and return all that is known, ordered by item id.
+    """Add the content that was put since the last drain to the file, and return all of it, ordered by item id.
 
-    Items whose latest change does not decode stay as they are known.
+    Items whose latest change does not decode keep the content of the file.
 
     Args:
-        source: URL of a Redis, or the folder of an embedded event log (a service may be writing it).
-        folder: Where the file is; created if missing.
-        prefix: Of the Redis keys.
+        source: URL of a Redis, or the folder of an embedded event log, which a service may be writing.
+        folder: Folder of the file; created if missing.
+        prefix: Prefix of the Redis keys.
 
     Raises:
         DataError: The file is damaged.
@@ -50,26 +50,28 @@ def drain_items(
     """
     path = folder / ITEMS
     before = _read(path) if path.exists() else {}
+    puts = _read_log(source) if isinstance(source, Path) else _read_redis(source, redis_schema.Keys(prefix))
+
     known = dict(before)
-    for item_id, payload in (
-        _from_log(source) if isinstance(source, Path) else _from_redis(source, redis_schema.Keys(prefix))
-    ):
+    for item_id, payload in puts:
         content = read_content(payload)
         if content is not None:
             known[item_id] = content
     known = dict(sorted(known.items()))
+
     if known != before:
         folder.mkdir(parents=True, exist_ok=True)
         write_durably(path, _table_bytes(known))
     return known
 
 
-def _from_redis(url: str, keys: redis_schema.Keys) -> Iterator[_Put]:
+def _read_redis(url: str, keys: redis_schema.Keys) -> Iterator[_Put]:
     try:
-        with redis_client(url) as client:
+        with create_redis_client(url) as client:
             for field, raw in client.hscan_iter(keys.items, count=_SCANNED):
                 try:
-                    entry, item_id = redis_schema.decode_latest(raw), redis_schema.decode_item_id(field)
+                    entry = redis_schema.decode_latest(raw)
+                    item_id = redis_schema.decode_item_id(field)
                 except StoreCorrupt:
                     continue  # replicas count and report it
                 if entry.kind == b"put":
@@ -78,15 +80,17 @@ def _from_redis(url: str, keys: redis_schema.Keys) -> Iterator[_Put]:
         raise translate_redis_error(cause, redis_place(url)) from cause
 
 
-def _from_log(folder: Path) -> Iterator[_Put]:
-    """The newest state, then what came after it; read again should the service replace the state meanwhile."""
-    lines, base = [], -1
+def _read_log(folder: Path) -> Iterator[_Put]:
+    """Yield the puts of the newest state and the segments after it; read again if the service replaces the state."""
+    lines = []
+    base = -1
     while event_log.newest_state(folder) != base:
         base = event_log.newest_state(folder)
         lines = event_log.read_lines(event_log.state_path(folder, base)).lines
     for number in event_log.segment_numbers(folder):
         if number > base:
             lines += event_log.read_lines(event_log.segment_path(folder, number)).lines
+
     for line in lines:
         if isinstance(line, ChangeLine | ItemLine) and line.change == "put":
             yield line.item_id, line.payload.encode()
@@ -97,8 +101,8 @@ def _read(path: Path) -> dict[str, ItemContent]:
         rows = pl.read_parquet(path).match_to_schema(_SCHEMA).rows()
         return {row[0]: ItemContent(row[1], tuple(row[2]), json.loads(row[3])) for row in rows}
     except (pl.exceptions.PolarsError, OSError, ValueError) as cause:
-        hint = "restore the damaged file, or delete it: what the live store knows comes back"
-        raise DataError(f"{path.name} does not read: {cause}", hint) from cause
+        hint = "restore the damaged file, or delete it: the content that the store knows is drained again"
+        raise DataError(f"{path.name} cannot be read: {cause}", hint) from cause
 
 
 def _table_bytes(items: Mapping[str, ItemContent]) -> bytes:
@@ -111,6 +115,7 @@ def _table_bytes(items: Mapping[str, ItemContent]) -> bytes:
             "attributes": pa.array([json.dumps(each.attributes) for each in contents], pa.large_string()),
         }
     )
+
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return sink.getvalue().to_pybytes()

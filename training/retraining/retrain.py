@@ -1,11 +1,11 @@
-"""One pass of retraining: drain events, train a candidate, compare it with the incumbent, promote if it is not worse.
+"""One pass of retraining: drain, train a candidate, compare it with the incumbent, publish, promote.
 
-    events, live items -> Parquet -> base data joined by them -> candidate -> gate on the same held-out interactions
-        -> promote or keep
+    drain events and items -> merge with the base data -> train a candidate -> compare -> publish and promote, or keep
 
-A report is written either way. Candidate and incumbent rank the newest interaction of every user, which neither was
-trained on, from the same histories, each as it is served: fused where its fusion weight is above 0, and the incumbent
-with the items that came live, which the candidate was trained on.
+The incumbent is the version that is live. Both rank the newest interaction of every user, which neither was trained on,
+from the same histories, and both answer as they are served: fused if the fusion weight is above 0. New items, which
+only the candidate was trained on, are added to the incumbent's catalogue first, as the service does. The candidate is
+promoted if it is not worse. A report is written in any case.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,26 +37,27 @@ from training.loop.progress import Progress
 from training.pipeline import Pipeline
 from training.retraining.drain_events import drain, read_drained
 from training.retraining.drain_items import drain_items
-from training.retraining.merged_data import Joined, joined
+from training.retraining.merged_data import MergedData, merge_data
 from training.run_folder import RunFolder
 
 GATE_METRIC = "ndcg@10"
+"""Metric by which candidate and incumbent are compared."""
 
 
 @dataclass(frozen=True)
 class RetrainReport:
-    """What one pass did, and why.
+    """Result of one pass, with the reason.
 
     Attributes:
         promoted: Whether a new version is live now.
         reason: One sentence for people.
         version: The version that is live after the pass.
-        events: Interactions drained so far that the data set took.
-        rejected: Drained events of items that the data set does not know.
-        new_items: Items that came live and were interacted with often enough to be trained.
-        changed_items: Items of the base data whose content was changed live.
-        candidate: Test metrics of the new model; empty if none was trained.
-        incumbent: The same of the model that was live; empty if there was none.
+        events: Interactions drained so far that are part of the data.
+        rejected: Drained events with items that the data do not have.
+        new_items: Items that came after the base data and have enough interactions to be trained.
+        changed_items: Items of the base data whose content has changed.
+        candidate: Test metrics of the candidate; empty if none was trained.
+        incumbent: Test metrics of the version that was live before; empty if there was none.
     """
 
     promoted: bool
@@ -70,20 +71,40 @@ class RetrainReport:
     incumbent: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
+class Comparison(NamedTuple):
+    """Test metrics of a candidate and of the incumbent, which are empty if there is none."""
+
+    candidate: dict[str, float]
+    incumbent: dict[str, float]
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if the candidate is to be promoted: it is not worse, or there is no incumbent."""
+        return not self.incumbent or self.candidate[GATE_METRIC] >= self.incumbent[GATE_METRIC]
+
+    @property
+    def reason(self) -> str:
+        """The decision in one sentence."""
+        if not self.incumbent:
+            return f"promoted: the first model, {GATE_METRIC} {self.candidate[GATE_METRIC]:.4f}"
+        verdict = "promoted: not worse" if self.is_accepted else "kept the incumbent: the candidate is worse"
+        return f"{verdict}, {GATE_METRIC} {self.candidate[GATE_METRIC]:.4f} against {self.incumbent[GATE_METRIC]:.4f}"
+
+
 class Retrainer:
-    """Everything that a pass needs; a pass may be repeated, and goes on where a killed one stopped.
+    """Runner of retraining passes. After a kill, the next pass resumes where the killed one stopped.
 
     Args:
         source: Base data: ``ml-100k``, a file, a folder, or a prepared folder.
-        config: How candidates are trained.
-        store: Where the incumbent is and candidates go.
+        config: Configuration that candidates are trained with.
+        store: Model store with the incumbent; candidates are published in it.
         event_source: Redis URL or folder of the embedded event log.
-        work: Keeps drained events, run folders and reports between passes.
-        progress: Shows what goes on.
+        work: Folder that keeps drained events, run folders and reports between passes.
+        progress: Display of what goes on.
     """
 
     def __init__(
@@ -95,71 +116,92 @@ class Retrainer:
         work: Path,
         progress: Progress,
     ) -> None:
-        self.source, self.config, self.store = source, config, store
-        self.event_source, self.work, self.progress = event_source, work, progress
+        self.source = source
+        self.config = config
+        self.store = store
+        self.event_source = event_source
+        self.work = work
+        self.progress = progress
 
     def run_once(self, force: bool = False) -> RetrainReport:
-        """One pass.
+        """Run one pass.
 
         Args:
-            force: Train a candidate even if no new interaction came since the incumbent was trained.
+            force: Train a candidate even if nothing is new since the incumbent was trained.
         """
+        data = self._drain()
+        incumbent = self._load_incumbent()
+        version = incumbent.manifest.version if incumbent else None
+
+        if incumbent and not force and incumbent.manifest.data.fingerprint == data.dataset.fingerprint:
+            report = _report(data, False, "no new interactions or items", version, Comparison({}, {}))
+        else:
+            candidate = self._train_candidate(data.dataset)
+            comparison = _compare(candidate, incumbent, data.dataset)
+            if comparison.is_accepted:
+                version = publish_run(candidate, self.store, parent=version)
+                self.store.promote(version)
+            report = _report(data, comparison.is_accepted, comparison.reason, version, comparison)
+
+        self._write(report)
+        self.progress.say(report.reason)
+        return report
+
+    def _drain(self) -> MergedData:
+        """Drain events and items, and merge everything drained so far with the base data."""
         drained = drain(self.event_source, self.work / "events")
         self.progress.say(f"drained {drained.events} events, {drained.rejected} did not decode")
         base = open_or_prepare(self.source, self.work / "base", self.config.data, self.progress.say)
         items = drain_items(self.event_source, self.work / "items")
-        data = joined(base, read_drained(self.work / "events"), items, self.config.data.min_item)
-        live = self.store.live()
-        incumbent = self.store.bundle(live) if live else None
-        if incumbent and not force and incumbent.manifest.data.fingerprint == data.dataset.fingerprint:
-            report = _report(data, False, "no new interactions or items", live, {}, {})
-        else:
-            report = self._train_and_judge(data, incumbent)
-        self._keep(report)
-        self.progress.say(report.reason)
-        return report
+        return merge_data(base, read_drained(self.work / "events"), items, self.config.data.min_item)
 
-    def _keep(self, report: RetrainReport) -> None:
-        # Microseconds: a pass that finds nothing to do may end in the second in which another ended.
+    def _load_incumbent(self) -> Bundle | None:
+        version = self.store.live()
+        return self.store.bundle(version) if version else None
+
+    def _train_candidate(self, data: Dataset) -> Pipeline:
+        """Return a finished run on the data; a run of the same data and configuration is resumed."""
+        folder = self.work / "runs" / f"{data.fingerprint[:12]}-{self.config.key}"
+        save_dataset(data, folder / "data")
+        pipeline = Pipeline(RunFolder.create_or_resume(folder, self.config, str(folder / "data")), self.progress)
+        pipeline.evaluate()
+        return pipeline
+
+    def _write(self, report: RetrainReport) -> None:
+        # Microseconds, because a pass without work may end in the same second as another one.
         path = self.work / "reports" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, (json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n").encode())
 
-    def _train_and_judge(self, data: Joined, incumbent: Bundle | None) -> RetrainReport:
-        folder = self.work / "runs" / f"{data.dataset.fingerprint[:12]}-{self.config.key}"
-        save_dataset(data.dataset, folder / "data")
-        run = RunFolder.create_or_resume(folder, self.config, str(folder / "data"))
-        pipeline = Pipeline(run, self.progress)
-        candidate = pipeline.evaluate().test["fused"]
-        rival = incumbent_metrics(incumbent, data.dataset) if incumbent else {}
-        live = incumbent.manifest.version if incumbent else None
-        promoted = not rival or candidate[GATE_METRIC] >= rival[GATE_METRIC]
-        if promoted:
-            live = publish_run(pipeline, self.store, parent=live)
-            self.store.promote(live)
-        return _report(data, promoted, _reason(promoted, candidate, rival), live, candidate, rival)
+
+def _compare(candidate: Pipeline, incumbent: Bundle | None, data: Dataset) -> Comparison:
+    metrics = candidate.evaluate().test["fused"]
+    return Comparison(metrics, incumbent_metrics(incumbent, data) if incumbent else {})
 
 
 def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
-    """Test metrics of a published model's answers on a data set that may know further items and users.
+    """Return test metrics of a published model's answers on a data set that may have more items and users.
 
-    Items that the model was not trained on are placed by their content, as the service does. Those that it cannot place
-    leave the histories; such a target counts as missed, and so does a user of whom nothing is left.
+    Items that the model was not trained on are placed by their content, as the service does. Items that cannot be
+    placed are removed from histories. A target that cannot be placed counts as missed, and so does the target of a
+    user whose history becomes empty.
     """
     recommender = load_recommender(bundle)
     catalogue = served_catalogue(bundle, data)
     row = np.array([catalogue.row_of.get(item_id, -1) for item_id in data.item_ids], dtype=np.int64)
+
     split = data.test()
     histories = [known[known >= 0] for known in (row[history] for history in split.histories)]
     targets = row[split.targets]
     judged = np.flatnonzero([len(history) and target >= 0 for history, target in zip(histories, targets, strict=True)])
     part = Split([histories[user].astype(np.int32) for user in judged], targets[judged].astype(np.int32), judged)
-    width, fusion = bundle.config.beam_width, bundle.manifest.fusion
+
+    fusion = bundle.manifest.fusion
     found = search_split(
         recommender,
         catalogue.codes,
         part,
-        width,
+        bundle.config.beam_width,
         catalogue.vectors,
         fusion.candidates,
         transitions=bundle.transitions(),
@@ -168,21 +210,25 @@ def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
 
 
 def served_catalogue(bundle: Bundle, data: Dataset) -> Catalogue:
-    """The catalogue of a published model after the items of a data set that it lacks came live."""
+    """Return a published model's catalogue with the new items of a data set added, as the service adds them."""
     catalogue = bundle.catalogue()
     missing = [row for row, item_id in enumerate(data.item_ids) if item_id not in catalogue.row_of]
     if not missing:
         return catalogue
+
     try:
         encoder = ItemEncoder.open(bundle)
     except BundleRefused:
-        return catalogue  # an older release exported it: it is served without new items
+        return catalogue  # an older release exported it, and the service does not add items to it either
+
     contents = [(data.titles[row], data.categories[row], data.attributes[row]) for row in missing]
     encoded = encoder.encode_all([NewItem(*content) for content in contents])
-    places, puts = encoder.placement(catalogue), []
+
+    places = encoder.placement(catalogue)
+    puts = []
     for row, content, found in zip(missing, contents, encoded, strict=True):
         if isinstance(found, ItemRefused):
-            continue  # it was not served either
+            continue  # the service refused it, too
         try:
             codes = places.place(found.latent)
         except CatalogueFull:
@@ -192,7 +238,7 @@ def served_catalogue(bundle: Bundle, data: Dataset) -> Catalogue:
 
 
 def load_recommender(bundle: Bundle) -> Recommender:
-    """The recommender of a published model, in evaluation mode on the CPU."""
+    """Return the recommender of a published model, in evaluation mode on the CPU."""
     recommender = Recommender(bundle.config)
     prefix = "recommender."
     weights = {name: torch.from_numpy(np.array(value)) for name, value in bundle.weights().items()}
@@ -201,28 +247,16 @@ def load_recommender(bundle: Bundle) -> Recommender:
 
 
 def _report(
-    data: Joined,
-    promoted: bool,
-    reason: str,
-    live: str | None,
-    candidate: dict[str, float],
-    incumbent: dict[str, float],
+    data: MergedData, promoted: bool, reason: str, version: str | None, comparison: Comparison
 ) -> RetrainReport:
     return RetrainReport(
         promoted=promoted,
         reason=reason,
-        version=live,
+        version=version,
         events=data.accepted,
         rejected=data.rejected,
         new_items=data.new_items,
         changed_items=data.changed_items,
-        candidate=candidate,
-        incumbent=incumbent,
+        candidate=comparison.candidate,
+        incumbent=comparison.incumbent,
     )
-
-
-def _reason(promoted: bool, candidate: dict[str, float], incumbent: dict[str, float]) -> str:
-    if not incumbent:
-        return f"promoted: the first model, {GATE_METRIC} {candidate[GATE_METRIC]:.4f}"
-    verdict = "promoted: not worse" if promoted else "kept the incumbent: the candidate is worse"
-    return f"{verdict}, {GATE_METRIC} {candidate[GATE_METRIC]:.4f} against {incumbent[GATE_METRIC]:.4f}"

@@ -1,7 +1,8 @@
-"""``etegrec-train schedule``: a first model at once if there is none, then retraining by the clock, in one process.
+"""Scheduled retraining (``etegrec-train schedule``): a first model at once if needed, then by cron.
 
-Passes run in the main thread: a signal ends them at any point, and the next start goes on from the last finished stage.
-Only the clock comes from APScheduler; its job executors would keep a stopped process alive until training ends.
+Passes run in the main thread: a signal ends them at any point, and the next start resumes after the last finished
+stage. Only the cron parser of APScheduler is used; its job executors would keep a stopped process alive until training
+ends.
 """
 
 from __future__ import annotations
@@ -26,36 +27,38 @@ LONGEST_RETRY_S = 600.0
 def run_schedule(retrainer: Retrainer, cron: str) -> None:
     """Retrain by a cron expression (UTC) until SIGTERM, which ends the process with exit code 0.
 
-    A failed pass is reported, and the next one comes as planned. While no model is live, passes are repeated sooner.
+    A failed pass is reported, and the next one starts at its time. Until a first version is live, failed passes are
+    retried earlier.
 
     Raises:
         ConfigError: The cron expression is not valid.
         StoreBusy: Another schedule runs in the same work folder.
     """
     trigger = parse_cron(cron)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit)
     retrainer.work.mkdir(parents=True, exist_ok=True)
+
     try:
         with FileLock(retrainer.work / ".schedule.lock").acquire(timeout=0):
-            _first_model(retrainer)
+            _train_first_model(retrainer)
             while True:
                 _sleep_until(trigger, retrainer)
                 attempt(retrainer)
     except Timeout as cause:
         raise StoreBusy(
-            f"another schedule runs in {retrainer.work}", "stop it first, or give another --work"
+            f"another schedule runs in {retrainer.work}", "stop it first, or choose another --work"
         ) from cause
 
 
 def parse_cron(cron: str) -> CronTrigger:
-    """A trigger in UTC. Weekdays are names, or numbers of which 0 and 7 are Sunday.
+    """Return a trigger in UTC. Weekdays are names or numbers; 0 and 7 are Sunday.
 
     Raises:
-        ConfigError: The expression is not valid, or never comes true.
+        ConfigError: The expression is not valid, or names a time that never comes.
     """
     try:
         *others, weekday = cron.split()
-        # cron counts weekdays from Sunday, APScheduler from Monday: names mean the same day to both
+        # cron counts weekdays from Sunday, APScheduler from Monday. Names mean the same day to both.
         named = re.sub(r"(?<![/\d])[0-7](?!\d)", lambda day: _WEEKDAYS[int(day.group())], weekday)
         trigger = CronTrigger.from_crontab(" ".join([*others, named]), timezone=UTC)
     except ValueError as cause:
@@ -66,7 +69,7 @@ def parse_cron(cron: str) -> CronTrigger:
 
 
 def attempt(retrainer: Retrainer) -> bool:
-    """One pass; an expected failure (Redis away, disk full …) is reported and does not end the schedule."""
+    """Run one pass and return whether it succeeded; report an expected failure (Redis away, disk full …)."""
     try:
         retrainer.run_once()
     except (EtegrecError, OSError) as error:
@@ -76,7 +79,7 @@ def attempt(retrainer: Retrainer) -> bool:
     return True
 
 
-def _first_model(retrainer: Retrainer) -> None:
+def _train_first_model(retrainer: Retrainer) -> None:
     wait = FIRST_RETRY_S
     while retrainer.store.live() is None and not attempt(retrainer):
         time.sleep(wait)
@@ -86,10 +89,10 @@ def _first_model(retrainer: Retrainer) -> None:
 def _sleep_until(trigger: CronTrigger, retrainer: Retrainer) -> None:
     due = trigger.get_next_fire_time(None, datetime.now(UTC))
     retrainer.progress.say(f"next pass at {due:%Y-%m-%d %H:%M} UTC")
-    # In slices: a suspended machine, or a changed clock, must not shift the schedule.
+    # Sleep in short steps, so that a suspended machine or a changed clock does not shift the schedule.
     while (left := (due - datetime.now(UTC)).total_seconds()) > 0:
         time.sleep(min(left, 30.0))
 
 
-def _leave(_signal: int, _frame: FrameType | None) -> None:
+def _exit(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)

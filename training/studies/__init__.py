@@ -1,1 +1,1 @@
-"""Studies on top of whole runs: the ablation of the paper, and items that came after training."""
+"""Studies that train whole runs: the paper's ablation, and recommendations of new items."""

@@ -1,12 +1,12 @@
-"""The paper's Table 4 (which part of ETEGRec gives what) over several seeds, and users that training never saw.
+"""Ablation: the contribution of each part of ETEGRec over several seeds, the paper's Table 4.
 
-What the rows are, and what their equal budget is, says :mod:`training.studies.ablation_rows`.
+:mod:`training.studies.ablation_rows` defines the rows and their equal budget.
 
-All rows of a seed share prepared data, SASRec and the pretrained tokenizer, and each is an ordinary run folder,
-``OUT/seed-S/ROW``, which the other commands can open. A finished row is not done again.
+All rows of a seed share prepared data, SASRec and the pretrained tokenizer. Each row is an ordinary run folder,
+``OUT/seed-S/ROW``, which other commands can open. A finished row is not trained again.
 
-**Unseen users** leave training whole, drawn anew for each seed, and the same from all rows of a seed. So one set of
-trainings answers both questions: ``test`` is of users seen in training, ``unseen`` of those left out.
+**Unseen users** are left out of training. They are drawn anew for each seed, and are the same for all rows of a seed.
+So the same trainings give two results: ``test`` for users seen in training, ``unseen`` for those left out.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from training.studies.ablation_rows import DEFINITION, FULL, Row, joint_epochs, 
 from training.studies.held_out_users import leave_out
 
 MODELS = ("generative", "fused")
-"""Answers of a run that rows are compared by. Without PSA nothing trains the dense head that ``fused`` leans on."""
+"""Answers by which rows are compared. Without PSA nothing trains the dense head that ``fused`` uses."""
 
 SETTINGS = "ablation.json"
-"""What all rows of a folder have in common; rows and number of seeds may grow."""
+"""File of the settings that all rows of a folder share; rows and seeds may be added later."""
 
 
 class SeedData(NamedTuple):
-    """What all rows of a seed train and are tested on."""
+    """Data on which all rows of a seed are trained and tested."""
 
     folder: Path  # a prepared data set
     dataset: Dataset  # users seen in training
@@ -48,7 +48,7 @@ class SeedData(NamedTuple):
 
 
 class Ablation:
-    """Rows times seeds in one folder. Everything that is there already is reused."""
+    """Runs of all rows and seeds in one folder; results that exist are reused."""
 
     def __init__(
         self,
@@ -65,44 +65,55 @@ class Ablation:
 
         Args:
             out: Folder of the ablation, absolute or not.
-            config: The full method. Its seed is the first of the seeds, which follow each other.
+            config: Configuration of the full method. Its seed is the first seed; the others follow it.
             source: Data, as for ``etegrec-train run``.
-            rows: The full row first.
-            seeds: How many.
-            unseen_share: Of users left out of training, 0 for none.
-            progress: Where rows and their stages show how far they are.
-            device: Where to train.
+            rows: Rows to train, the full row first.
+            seeds: Number of seeds.
+            unseen_share: Share of users to leave out of training, or 0.
+            progress: Display of the progress of rows and stages.
+            device: Device to train on.
 
         Raises:
-            ConfigError: The configuration is not of the full method.
+            ConfigError: The configuration is not that of the full method.
         """
-        self.out, self.config, self.source, self.rows = out.resolve(), config, source, list(rows)
+        self.out = out.resolve()
+        self.config = config
+        self.source = source
+        self.rows = list(rows)
         self.seeds = [config.seed + step for step in range(seeds)]
-        self.unseen_share, self.progress, self.device = unseen_share, progress, device
+        self.unseen_share = unseen_share
+        self.progress = progress
+        self.device = device
         self.recommender_epochs = joint_epochs(config) + config.finetune.epochs
         self._seed_data: dict[int, SeedData] = {}
 
     def run(self) -> AblationReport:
-        """Train and evaluate what is missing, a seed at a time.
+        """Train and evaluate all rows that are not finished, one seed after the other.
 
         Raises:
-            CheckpointError: The folder holds an ablation of other settings or data.
+            CheckpointError: The folder holds an ablation with other settings or data.
         """
         self._check_settings()
-        _ = self._everyone  # a source that cannot be read leaves no settings behind
+        _ = self._whole_data  # read first: a source that cannot be read must leave no settings behind
         RunFolder(self.out, self.config).write_json(SETTINGS, self._settings)
+
         cells = [(seed, row) for seed in self.seeds for row in self.rows]
         for at, (seed, row) in enumerate(cells, start=1):
-            state = ", finished before" if self._finished(seed, row) else ""
+            state = ", finished before" if self._is_finished(seed, row) else ""
             self.progress.say(f"row {at} of {len(cells)}: {row.title}, seed {seed}{state}")
             self._finish(seed, row)
         return self.report()
 
     def report(self) -> AblationReport:
-        """What is finished by now; trains nothing. Raises like :meth:`run`."""
+        """Return the report of all finished rows, without training.
+
+        Raises:
+            CheckpointError: The folder holds an ablation with other settings or data.
+        """
         self._check_settings()
-        finished = [(seed, row) for seed in self.seeds for row in self.rows if self._finished(seed, row)]
+        finished = [(seed, row) for seed in self.seeds for row in self.rows if self._is_finished(seed, row)]
         data = [self.data(seed) for seed in sorted({seed for seed, _ in finished})]
+
         budget = Budget(
             DEFINITION,
             self.recommender_epochs,
@@ -114,13 +125,13 @@ class Ablation:
         return summarise([self._outcome(seed, row) for seed, row in finished], titles, FULL.key, budget)
 
     def data(self, seed: int) -> SeedData:
-        """The data of a seed; without unseen users that of all seeds."""
+        """Return the data of a seed; if no users are left out, it is the same for all seeds."""
         if seed not in self._seed_data:
-            self._seed_data = {seed: self._divide(seed)}  # one at a time in memory
+            self._seed_data = {seed: self._leave_users_out(seed)}  # only one seed's data is kept in memory
         return self._seed_data[seed]
 
     def folder(self, seed: int, row: Row) -> Path:
-        """The run folder of a row."""
+        """Return the run folder of a row."""
         return self.out / f"seed-{seed}" / row.key
 
     @property
@@ -129,7 +140,8 @@ class Ablation:
         return {"source": self.source, "unseen_users": self.unseen_share, "config": config}
 
     def _check_settings(self) -> None:
-        folder, wanted = RunFolder(self.out, self.config), self._settings
+        folder = RunFolder(self.out, self.config)
+        wanted = self._settings
         found = folder.read_json(SETTINGS) if folder.has(SETTINGS) else wanted
         if found != wanted:
             changed = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
@@ -139,16 +151,18 @@ class Ablation:
             )
 
     @cached_property
-    def _everyone(self) -> tuple[Path, Dataset]:
+    def _whole_data(self) -> tuple[Path, Dataset]:
+        """Folder and data set with all users."""
         own = self.out / "data"
         dataset = open_or_prepare(self.source, own, self.config.data, self.progress.say)
         return (Path(self.source).resolve() if is_prepared(Path(self.source)) else own), dataset
 
-    def _divide(self, seed: int) -> SeedData:
-        folder, everyone = self._everyone
+    def _leave_users_out(self, seed: int) -> SeedData:
+        folder, dataset = self._whole_data
         if not self.unseen_share:
-            return SeedData(folder, everyone, None)
-        left = leave_out(everyone, self.unseen_share, seed)
+            return SeedData(folder, dataset, None)
+
+        left = leave_out(dataset, self.unseen_share, seed)
         own = self.out / f"seed-{seed}" / "data"
         if not is_prepared(own) or load_dataset(own).fingerprint != left.dataset.fingerprint:
             save_dataset(left.dataset, own)
@@ -161,57 +175,62 @@ class Ablation:
         )
         pipeline = Pipeline(run, self.progress, self.device)
         _ = pipeline.dataset  # opened even if the row is finished: changed data must be refused
+
         if row is not FULL:
-            self._share(seed, row, pipeline)
+            self._adopt_stages(seed, row, pipeline)
         pipeline.evaluate()
         if data.unseen is not None and not run.has(UNSEEN):
-            run.write_json(UNSEEN, _measure(pipeline, data.unseen))
+            run.write_json(UNSEEN, _evaluate_unseen(pipeline, data.unseen))
 
-    def _share(self, seed: int, row: Row, pipeline: Pipeline) -> None:
+    def _adopt_stages(self, seed: int, row: Row, pipeline: Pipeline) -> None:
+        """Take SASRec and the tokenizer, pretrained or final, from the full row."""
         full = RunFolder.open(self.folder(seed, FULL))
         tokenizer = full.read_tensors("tokenizer.safetensors")
         if row.tokenizer == "final":
-            prefix, trained = "tokenizer.", full.read_tensors("finetune.safetensors")
+            prefix = "tokenizer."
+            trained = full.read_tensors("finetune.safetensors")
             tokenizer = {key.removeprefix(prefix): trained[key] for key in trained if key.startswith(prefix)}
             tokenizer[CODES] = trained[CODES]
         pipeline.adopt("sasrec.safetensors", full.read_tensors("sasrec.safetensors"))
         pipeline.adopt("tokenizer.safetensors", tokenizer)
 
-    def _finished(self, seed: int, row: Row) -> bool:
+    def _is_finished(self, seed: int, row: Row) -> bool:
         run = RunFolder(self.folder(seed, row), self.config)
         needed = [EVALUATION, "finetune.safetensors"] + ([UNSEEN] if self.unseen_share else [])
         return all(run.has(name) for name in needed)
 
     def _outcome(self, seed: int, row: Row) -> Outcome:
         run = RunFolder(self.folder(seed, row), self.config)
-        history, found = run.read_json("finetune.json")["history"], run.read_json(EVALUATION)
+        history = run.read_json("finetune.json")["history"]
+        found = run.read_json(EVALUATION)
         unseen = run.read_json(UNSEEN) if self.unseen_share else {}
         return Outcome(
             row.key,
             seed,
             sum("rec" in epoch for epoch in history),
             sum("sq" in epoch for epoch in history),
-            *(_of_models(part) for part in (found["valid"], found["test"], unseen)),
+            *(_select_models(part) for part in (found["valid"], found["test"], unseen)),
         )
 
 
-def _of_models(metrics: Metrics) -> Metrics:
-    return {model: metrics[model] for model in MODELS if model in metrics}  # none of unseen users if there are none
+def _select_models(metrics: Metrics) -> Metrics:
+    return {model: metrics[model] for model in MODELS if model in metrics}  # empty if there are no unseen users
 
 
-def _measure(pipeline: Pipeline, unseen: Split) -> Metrics:
-    learner, width = pipeline.learner, pipeline.config.model.beam_width
-    fusion = Fusion(**pipeline.evaluate().fusion)  # fitted on validation users, who are seen ones
-    codes, vectors = learner.assignment.codes, learner.vectors
+def _evaluate_unseen(pipeline: Pipeline, unseen: Split) -> Metrics:
+    learner = pipeline.learner
+    fusion = Fusion(**pipeline.evaluate().fusion)  # fitted on validation users, which training has seen
+
     with pipeline.progress.track("Evaluating unseen users", 1) as bar:
         found = search_split(
             learner.recommender,
-            codes,
+            learner.assignment.codes,
             unseen,
-            width,
-            vectors,
+            pipeline.config.model.beam_width,
+            learner.vectors,
             fusion.candidates,
             transitions=pipeline.transitions,
         )
         bar.advance(1)
+
     return {"generative": found.ranks().summary(), "fused": found.ranks(fusion).summary()}

@@ -1,4 +1,4 @@
-"""What an ablation found: mean and spread over seeds, and each row's paired difference to the full one."""
+"""Report of an ablation: mean and spread over seeds, and each row's paired difference to the full row."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Metrics = Mapping[str, Mapping[str, float]]
 """Values by model (``generative``, ``fused``) and by metric."""
 
 SHOWN = tuple(f"{name}@{k}" for name in ("recall", "ndcg") for k in CUTOFFS)
-"""Metrics of the table, in the order of the paper's; JSON has all."""
+"""Metrics of the table, in the order of the paper's table; JSON has all metrics."""
 
-JUDGED = "ndcg@10"
-"""The metric of the paired comparison in the table."""
+COMPARED = "ndcg@10"
+"""Metric of the paired comparison in the table."""
 
 
 class Outcome(NamedTuple):
-    """What one row of one seed came to."""
+    """Result of one row with one seed."""
 
     row: str
     seed: int
@@ -37,12 +37,12 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """One metric of one row over its seeds. With a single seed there is no spread: None."""
+    """One metric of one row over its seeds. A single seed has no spread (``None``)."""
 
     mean: float
     std: float | None  # sample standard deviation, n - 1
-    difference: float | None  # mean of row minus full over the seeds that both have; None for the full row
-    standard_error: float | None  # of that difference: paired by seed
+    difference: float | None  # mean of row minus full row over the seeds that both have; None for the full row
+    standard_error: float | None  # of that difference, paired by seed
 
 
 Figures = dict[str, dict[str, Figure]]
@@ -50,7 +50,7 @@ Figures = dict[str, dict[str, Figure]]
 
 @dataclass(frozen=True)
 class RowSummary:
-    """A line of the table."""
+    """Line of the table."""
 
     row: str
     title: str
@@ -64,7 +64,7 @@ class RowSummary:
 
 @dataclass(frozen=True)
 class Budget:
-    """What all rows have in common. Lists have one entry a seed."""
+    """Training budget and data that all rows share. Lists have one entry per seed."""
 
     definition: str
     recommender_epochs: int
@@ -75,17 +75,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class AblationReport:
-    """The result of ``etegrec-train ablate``."""
+    """Result of ``etegrec-train ablate``."""
 
     ablation: list[RowSummary]
     budget: Budget
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
     def tables(self) -> list[RenderableType]:
-        """For people: one table for each kind of answer, one of seen against unseen users, and the budget."""
+        """Return tables for people: one for each kind of answer, one of seen and unseen users, and the budget."""
         if not self.ablation:
             return ["no row is finished"]
         models = list(self.ablation[0].test)
@@ -95,13 +95,13 @@ class AblationReport:
 
 
 def summarise(outcomes: Sequence[Outcome], titles: Mapping[str, str], full: str, budget: Budget) -> AblationReport:
-    """Put outcomes together, rows in the order of ``titles``; rows without an outcome are left out.
+    """Combine outcomes into a report, rows in the order of ``titles``; rows without an outcome are left out.
 
     Args:
         outcomes: At most one for each row and seed.
-        titles: By row.
-        full: The row that the others are compared with.
-        budget: Goes into the report as it is.
+        titles: Title by row.
+        full: Key of the row that the others are compared with.
+        budget: Budget for the report.
     """
     by_row = {key: {found.seed: found for found in outcomes if found.row == key} for key in titles}
     base = by_row[full]
@@ -128,7 +128,7 @@ def _figures(own: Mapping[int, Metrics], base: Mapping[int, Metrics]) -> Figures
     first = next(iter(own.values()))
     return {
         model: {
-            metric: figure(
+            metric: compute_figure(
                 {seed: values[model][metric] for seed, values in own.items()},
                 {seed: values[model][metric] for seed, values in base.items()},
             )
@@ -138,8 +138,8 @@ def _figures(own: Mapping[int, Metrics], base: Mapping[int, Metrics]) -> Figures
     }
 
 
-def figure(own: Mapping[int, float], base: Mapping[int, float]) -> Figure:
-    """Mean and spread of a row's values by seed, and its paired difference to another row's."""
+def compute_figure(own: Mapping[int, float], base: Mapping[int, float]) -> Figure:
+    """Compute mean and spread of a row's values by seed, and the paired difference to another row."""
     differences = [own[seed] - base[seed] for seed in own if seed in base]
     spread = _spread(differences)
     return Figure(
@@ -158,24 +158,27 @@ def _metrics_table(rows: Sequence[RowSummary], model: str) -> Table:
     table = Table(title=f"Ablation, {model} answers, test users: mean ± standard deviation over seeds")
     for heading in ("row", "seeds", "epochs: recommender", "tokenizer"):
         table.add_column(heading)
-    for metric in (*SHOWN, f"{JUDGED} minus full ± its standard error"):
+    for metric in (*SHOWN, f"{COMPARED} minus full ± its standard error"):
         table.add_column(metric, justify="right")
+
     for row in rows:
         figures = row.test[model]
         epochs = str(row.recommender_epochs), str(row.tokenizer_epochs)
         cells = [_with_spread(figures[metric]) for metric in SHOWN]
-        table.add_row(row.title, str(row.seeds), *epochs, *cells, _difference(figures[JUDGED]))
+        table.add_row(row.title, str(row.seeds), *epochs, *cells, _difference(figures[COMPARED]))
     return table
 
 
 def _unseen_table(rows: Sequence[RowSummary], model: str, budget: Budget) -> Table:
     counts = f"{sum(budget.unseen_users):,} of {sum(budget.unseen_users) + sum(budget.seen_users):,} over the seeds"
-    table = Table(title=f"{JUDGED} of {model} answers for users seen in training and users left out of it ({counts})")
+    table = Table(title=f"{COMPARED} of {model} answers for users seen in training and users left out of it ({counts})")
     table.add_column("row")
     for heading in ("seen", "unseen", "seen minus full", "unseen minus full"):
         table.add_column(heading, justify="right")
+
     for row in rows:
-        seen, unseen = row.test[model][JUDGED], row.unseen[model][JUDGED]
+        seen = row.test[model][COMPARED]
+        unseen = row.unseen[model][COMPARED]
         cells = _with_spread(seen), _with_spread(unseen), _difference(seen), _difference(unseen)
         table.add_row(row.title, *cells)
     return table

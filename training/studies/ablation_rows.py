@@ -1,11 +1,11 @@
-"""Which rows an ablation has (the paper's Table 4), and the equal budget that they are given.
+"""Rows of the ablation (the paper's Table 4), and the equal budget that they get.
 
 **Equal budget.** Every row's recommender makes the same number of passes over the same training targets, on the same
 learning-rate schedule: R epochs of the joint stage, as many as the full row's alternating schedule gives its
 recommender, and all epochs of fine-tuning, which never stops early here (the epoch of best validation is kept, as
-always). Epochs that train the tokenizer come on top and are counted in the result. Alternating rows spend whole epochs
-on it, in turn with the recommender's; ``no-alternating`` trains it in the recommender's own passes; rows with fixed
-codes spend none. So compute differs between rows, and what the recommender gets to see does not.
+always). Epochs that train the tokenizer are extra and are counted in the result. Alternating rows spend whole epochs on
+it, in turn with the recommender's; ``no-alternating`` trains it in the recommender's own passes; rows with fixed codes
+spend none. So rows differ in compute, but not in what their recommender sees.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from training.joint.training import phase_of
 
 DEFINITION = (
     "every row's recommender makes the same number of passes over the same training targets, on the same learning-rate "
-    "schedule and without an early stop; epochs that train the tokenizer come on top and are counted for each row"
+    "schedule and without an early stop; epochs that train the tokenizer are extra and are counted for each row"
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the ablation: what differs from the full method."""
+    """Row of the ablation, as its differences from the full method."""
 
     key: str
     title: str
     joint: Mapping[str, Any] = field(default_factory=dict)  # settings of the section ``joint``
-    tokenizer: Literal["pretrained", "final"] = "pretrained"  # final: the one that the full row ended with
+    tokenizer: Literal["pretrained", "final"] = "pretrained"  # final: the tokenizer at the end of the full row
 
 
 FULL = Row("full", "ETEGRec")
@@ -47,10 +47,10 @@ ROWS = (
 
 
 def chosen_rows(keys: Sequence[str]) -> list[Row]:
-    """Rows by key, in the order of the table; the full one is always among them. No key: all rows.
+    """Return the rows with the given keys and always the full row, in the order of the table; without keys, all rows.
 
     Raises:
-        ConfigError: There is no such row.
+        ConfigError: A key is unknown.
     """
     known = [row.key for row in ROWS]
     if unknown := set(keys) - set(known):
@@ -59,10 +59,10 @@ def chosen_rows(keys: Sequence[str]) -> list[Row]:
 
 
 def joint_epochs(config: TrainingConfig) -> int:
-    """R: epochs that the full row's joint stage gives its recommender.
+    """Return R, the epochs that the full row's joint stage gives its recommender.
 
     Raises:
-        ConfigError: The configuration is not of the full method, or its schedule leaves one network untrained.
+        ConfigError: The configuration is not that of the full method, or its schedule trains only one network.
     """
     joint = config.joint
     if joint.tokenizer == "frozen" or not joint.alternating or not joint.sia_weight or not joint.psa_weight:
@@ -71,6 +71,7 @@ def joint_epochs(config: TrainingConfig) -> int:
             " joint.sia_weight and joint.psa_weight above 0",
             "leave these settings to the rows",
         )
+
     phases = [phase_of(epoch, joint) for epoch in range(joint.epochs)]
     found = phases.count("recommender")
     if found in (0, len(phases)):
@@ -82,7 +83,7 @@ def joint_epochs(config: TrainingConfig) -> int:
 
 
 def row_config(row: Row, config: TrainingConfig, seed: int) -> TrainingConfig:
-    """The configuration of one row: the full method's, the row's difference, and the equal budget."""
+    """Return the configuration of one row: the full method with the row's differences and the equal budget."""
     recommender_epochs = joint_epochs(config)
     joint = config.joint.model_dump() | dict(row.joint)
     if joint["tokenizer"] == "frozen" or not joint["alternating"]:

@@ -1,4 +1,4 @@
-"""Items that training never sees: taken out whole, to ask how a model treats items that come after it was trained."""
+"""Data sets without some of their items, which then stand for items that came after training."""
 
 from __future__ import annotations
 
@@ -14,43 +14,46 @@ from training.data.numbering import Int64Array
 
 
 class HeldOut(NamedTuple):
-    """A data set without some of its items."""
+    """Data set without some of its items."""
 
-    dataset: Dataset  # the items that stay, numbered anew, and all other interactions
-    items: Int64Array  # rows in the whole data set of the items that left, ascending
-    row: Int64Array  # [items of the whole]: new rows; those that left follow the others in order
+    dataset: Dataset  # the kept items with new rows, and their interactions
+    items: Int64Array  # rows of the held-out items in the whole data set, ascending
+    row: Int64Array  # [items of the whole data set], the new rows; held-out items follow the kept ones in order
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> HeldOut:
-    """Take a share of the items out of a data set with all their interactions, drawn by ``seed``.
+    """Remove a share of the items, drawn by ``seed``, and all their interactions from a data set.
 
     Raises:
-        DataError: None would leave, or none would stay.
+        DataError: No item would be removed, or none would be kept.
     """
     count = round(share * dataset.n_items)
     if not 0 < count < dataset.n_items:
         raise DataError(
-            f"{dataset.name}: a share of {share} takes {count} of {dataset.n_items} items out", "choose another --share"
+            f"{dataset.name}: a share of {share} holds out {count} of {dataset.n_items} items", "choose another --share"
         )
-    left = np.sort(np.random.default_rng(seed).choice(dataset.n_items, count, replace=False))
-    stays = np.ones(dataset.n_items, dtype=np.bool_)
-    stays[left] = False
-    row = np.where(stays, np.cumsum(stays) - 1, stays.sum() + np.cumsum(~stays) - 1)
-    return HeldOut(_without(dataset, stays, row), left, row)
+
+    held_out = np.sort(np.random.default_rng(seed).choice(dataset.n_items, count, replace=False))
+    is_kept = np.ones(dataset.n_items, dtype=np.bool_)
+    is_kept[held_out] = False
+    row = np.where(is_kept, np.cumsum(is_kept) - 1, is_kept.sum() + np.cumsum(~is_kept) - 1)
+    return HeldOut(_keep_items(dataset, is_kept, row), held_out, row)
 
 
-def next_held_out(dataset: Dataset, held: HeldOut) -> Split:
-    """Users whose next item is one of those that left: the newest such interaction of each, after all before it.
+def held_out_targets(dataset: Dataset, held_out: HeldOut) -> Split:
+    """Return the newest interaction of each user with a held-out item, with the history before it.
 
-    Rows of items are those of :attr:`HeldOut.row`, of users those of the whole data set. Training has seen what these
-    users did with other items, also later; of the targets it has seen nothing.
+    An interaction without history is no target. Rows of items are those of :attr:`HeldOut.row`, rows of users those of
+    the whole data set. Training has seen all interactions of these users with other items, also later ones, but none
+    with the targets.
     """
-    items = held.row[dataset.items]
+    items = held_out.row[dataset.items]
     at = np.arange(len(items))
     owner = np.repeat(np.arange(dataset.users), dataset.lengths)
-    is_target = (items >= held.dataset.n_items) & (at > dataset.offsets[owner])
+    is_target = (items >= held_out.dataset.n_items) & (at > dataset.offsets[owner])
     newest = np.full(dataset.users, -1, dtype=np.int64)
     np.maximum.at(newest, owner[is_target], at[is_target])
+
     users = np.flatnonzero(newest >= 0)
     ends = newest[users]
     bounds = zip(dataset.offsets[users].tolist(), ends.tolist(), strict=True)
@@ -58,11 +61,12 @@ def next_held_out(dataset: Dataset, held: HeldOut) -> Split:
     return Split([rows[start:end] for start, end in bounds], rows[ends], users)
 
 
-def _without(dataset: Dataset, stays: np.ndarray[tuple[int], np.dtype[np.bool_]], row: Int64Array) -> Dataset:
-    kept = stays[dataset.items]
+def _keep_items(dataset: Dataset, is_kept: np.ndarray[tuple[int], np.dtype[np.bool_]], row: Int64Array) -> Dataset:
+    kept = is_kept[dataset.items]
     owner = np.repeat(np.arange(dataset.users), dataset.lengths)[kept]
     lengths = np.bincount(owner, minlength=dataset.users)
-    rows = np.flatnonzero(stays).tolist()
+    rows = np.flatnonzero(is_kept).tolist()
+
     rest = replace(
         dataset,
         user_ids=dataset.user_ids.filter(pl.Series(lengths > 0)),
@@ -73,7 +77,7 @@ def _without(dataset: Dataset, stays: np.ndarray[tuple[int], np.dtype[np.bool_]]
         titles=[dataset.titles[each] for each in rows],
         categories=[dataset.categories[each] for each in rows],
         attributes=[dataset.attributes[each] for each in rows],
-        notes=(*dataset.notes, f"{len(stays) - len(rows)} items were left out"),
+        notes=(*dataset.notes, f"{len(is_kept) - len(rows)} items were left out"),
     )
     rest.check_integrity()
     return rest

@@ -1,8 +1,9 @@
-"""How well a model recommends items that came after it was trained, measured as it is served.
+"""Study of new items: recommendations of items that came after training, measured as they are served.
 
-Some items leave the data with all their interactions, a model is trained on the rest and published, and the items come
-back live, by title, categories and attributes alone, on the very path that the service takes: item encoder, placement,
-changed catalogue. Then users are asked whose next item is one of them, and, for the price, all others.
+Some items are removed from the data with all their interactions, and a model is trained on the rest and published. Then
+the items are added to its catalogue by title, categories and attributes alone, exactly as the service adds them: item
+encoder, placement, changed catalogue. The gain is measured on users whose next item is a new one, the cost on all other
+users.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from training.export.bundle import publish_run
 from training.loop.progress import Progress
 from training.pipeline import Pipeline
 from training.run_folder import RunFolder
-from training.studies.held_out_items import HeldOut, hold_out, next_held_out
+from training.studies.held_out_items import HeldOut, held_out_targets, hold_out
 from training.studies.new_items_report import CUTOFF, BoostRow, NewItemsReport
 
 BOOSTS = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
@@ -45,19 +46,19 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Answers(NamedTuple):
-    """Candidates of n users, C each, and how they rank without boost."""
+    """Candidates of n users, C each, with their scores without boost."""
 
     rows: Int64Array  # [n, C], catalogue rows
     log_prob: npt.NDArray[np.float32]  # [n, C]
     dense: npt.NDArray[np.float32]  # [n, C]
 
     def top(self, weight: float, boost: BoolArray, by: float) -> Int64Array:
-        """Catalogue rows of the first :data:`CUTOFF` answers, -1 where there are fewer.
+        """Return the catalogue rows of the first :data:`CUTOFF` answers, -1 where there are fewer.
 
         Args:
-            weight: Of dense scores.
-            boost: Which catalogue rows get more.
-            by: How much.
+            weight: Weight of the dense scores.
+            boost: Mask of the catalogue rows that are boosted.
+            by: Amount of the boost.
         """
         raised = boosted(self.log_prob, boost[self.rows], by, weight)
         order = ranking(raised, self.dense, weight)[:, :CUTOFF]
@@ -67,160 +68,181 @@ class Answers(NamedTuple):
 
 
 class NewItems:
-    """One measurement in one folder; what is there already is reused."""
+    """One study in one folder; results that exist are reused."""
 
     def __init__(self, out: Path, config: TrainingConfig, source: str, share: float, progress: Progress) -> None:
-        """Plan it; nothing is read or trained yet.
+        """Plan the study; nothing is read or trained yet.
 
         Args:
-            out: Folder of the measurement.
-            config: How to train; its seed also draws the items.
+            out: Folder of the study.
+            config: Configuration of the training; its seed also draws the items.
             source: Data, as for ``etegrec-train run``.
-            share: Of the items, to be held out.
-            progress: Where stages show how far they are.
+            share: Share of the items to hold out.
+            progress: Display of the progress of stages.
         """
-        self.out, self.config, self.source = out.resolve(), config, source
-        self.share, self.progress = share, progress
+        self.out = out.resolve()
+        self.config = config
+        self.source = source
+        self.share = share
+        self.progress = progress
 
     def run(self) -> NewItemsReport:
-        """Hold items out, train, publish, add them live, and ask.
+        """Hold items out, train, publish, add the items to the catalogue, and search for all users.
 
         Raises:
-            CheckpointError: The folder holds another measurement.
-            ItemRefused: Nothing but ids is known of the items.
+            CheckpointError: The folder holds another study.
+            ItemRefused: The items have nothing but ids.
         """
         _ = self.pipeline.dataset  # opened even if the run is finished: changed data must be refused
-        asked, others = next_held_out(self.everyone, self.held), self.pipeline.dataset.test()
-        live = self.live
+        users = held_out_targets(self.whole_data, self.held_out)
+        other_users = self.pipeline.dataset.test()
+        catalogue = self.catalogue
+
         with self.progress.track("Asking users", 4) as bar:
-            found = self._search(live, asked)
+            answers = self._search(catalogue, users)
             bar.advance(1)
-            among_new = self._search(live, asked, self._is_new)
+            among_new = self._search(catalogue, users, self._is_new)
             bar.advance(1)
-            found_others = self._search(live, others)
+            other_answers = self._search(catalogue, other_users)
             bar.advance(1)
-            before = self._search(self.bundle.catalogue(), others)
+            before = self._search(self.bundle.catalogue(), other_users)
             bar.advance(1)
-        genres = self._genre_ranks(asked)
-        new = len(self.held.items)
-        seen = np.array([len(np.unique(history)) for history in asked.histories])
-        seen_new = np.array([len(np.unique(history[self._is_new[history]])) for history in asked.histories])
+
+        genres = self._genre_ranks(users)
+        new = len(self.held_out.items)
+        seen = np.array([len(np.unique(history)) for history in users.histories])
+        seen_new = np.array([len(np.unique(history[self._is_new[history]])) for history in users.histories])
+
         return NewItemsReport(
-            data=self.everyone.name,
-            items=len(live),
+            data=self.whole_data.name,
+            items=len(catalogue),
             new_items=new,
-            users=len(asked.targets),
-            other_users=len(others.targets),
-            demand=float(np.isin(self.everyone.items, self.held.items).mean()),
+            users=len(users.targets),
+            other_users=len(other_users.targets),
+            demand=float(np.isin(self.whole_data.items, self.held_out.items).mean()),
             recall={
-                "model": recall(self._ranks(found, asked), CUTOFF),
+                "model": recall(self._ranks(answers, users), CUTOFF),
                 "genre_popularity": recall(genres[0], CUTOFF),
-                "random": float(np.minimum(1, CUTOFF / (len(live) - seen)).mean()),
+                "random": float(np.minimum(1, CUTOFF / (len(catalogue) - seen)).mean()),
             },
             recall_among_new={
-                "model": recall(self._ranks(among_new, asked), CUTOFF),
+                "model": recall(self._ranks(among_new, users), CUTOFF),
                 "genre_popularity": recall(genres[1], CUTOFF),
                 "random": float(np.minimum(1, CUTOFF / (new - seen_new)).mean()),
             },
-            other_ndcg=ndcg(self._ranks(before, others), CUTOFF),
-            boosts=[self._boost_row(boost, found, asked, found_others, others) for boost in BOOSTS],
+            other_ndcg=ndcg(self._ranks(before, other_users), CUTOFF),
+            boosts=[self._boost_row(boost, answers, users, other_answers, other_users) for boost in BOOSTS],
         )
 
     @cached_property
-    def everyone(self) -> Dataset:
-        """The whole data set."""
+    def whole_data(self) -> Dataset:
+        """The data set with all items."""
         return open_or_prepare(self.source, self.out / "data", self.config.data, self.progress.say)
 
     @cached_property
-    def held(self) -> HeldOut:
+    def held_out(self) -> HeldOut:
         """The data set without the new items."""
-        return hold_out(self.everyone, self.share, self.config.seed)
+        return hold_out(self.whole_data, self.share, self.config.seed)
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """The run on what is left of the data."""
+        """The run on the data without the new items."""
         folder = self.out / "trained-data"
-        if not is_prepared(folder) or load_dataset(folder).fingerprint != self.held.dataset.fingerprint:
-            save_dataset(self.held.dataset, folder)
+        if not is_prepared(folder) or load_dataset(folder).fingerprint != self.held_out.dataset.fingerprint:
+            save_dataset(self.held_out.dataset, folder)
         run = RunFolder.create_or_resume(self.out / "run", self.config, str(folder))
         return Pipeline(run, self.progress)
 
     @cached_property
     def bundle(self) -> Bundle:
-        """The published model, which knows nothing of the new items."""
-        store, record = ModelStore(self.out / "models"), "published.json"
-        known = self.pipeline.run.read_json(record)["version"] if self.pipeline.run.has(record) else None
-        if known is None or known not in store.versions():
-            known = publish_run(self.pipeline, store)
-            self.pipeline.run.write_json(record, {"version": known})
-        return store.bundle(known)
+        """The published model, which was trained without the new items."""
+        store = ModelStore(self.out / "models")
+        record = "published.json"
+        version = self.pipeline.run.read_json(record)["version"] if self.pipeline.run.has(record) else None
+        if version is None or version not in store.versions():
+            version = publish_run(self.pipeline, store)
+            self.pipeline.run.write_json(record, {"version": version})
+        return store.bundle(version)
 
     @cached_property
-    def live(self) -> Catalogue:
-        """The published catalogue after the new items came, in the order of their rows."""
-        encoder, catalogue, data = ItemEncoder.open(self.bundle), self.bundle.catalogue(), self.everyone
-        places, puts = encoder.placement(catalogue), []
-        for row in self.held.items.tolist():
-            title, categories, attributes = data.titles[row], data.categories[row], data.attributes[row]
-            encoded = encoder.encode(title, categories, attributes)
+    def catalogue(self) -> Catalogue:
+        """The published catalogue with the new items added in the order of their rows."""
+        encoder = ItemEncoder.open(self.bundle)
+        published = self.bundle.catalogue()
+        data = self.whole_data
+
+        places = encoder.placement(published)
+        puts = []
+        for row in self.held_out.items.tolist():
+            content = (data.titles[row], data.categories[row], data.attributes[row])
+            encoded = encoder.encode(*content)
             codes = places.place(encoded.latent)
-            puts.append(ItemPut(data.item_ids[row], title, categories, attributes, codes, encoded.vector))
-        return catalogue.with_changes(puts)
+            puts.append(ItemPut(data.item_ids[row], *content, codes, encoded.vector))
+        return published.with_changes(puts)
 
     @cached_property
     def _is_new(self) -> BoolArray:
-        """By row of the live catalogue."""
-        return np.arange(len(self.live)) >= self.live.trained
+        """Mask of the new items by row of :attr:`catalogue`."""
+        return np.arange(len(self.catalogue)) >= self.catalogue.trained
 
     def _search(self, catalogue: Catalogue, split: Split, is_open: BoolArray | None = None) -> Answers:
-        """Candidates for every user, those of the history excluded, the target never."""
-        fusion, width, memory = self.bundle.manifest.fusion, self.config.model.beam_width, self.bundle.transitions()
-        trie, recommender = catalogue.trie, self.pipeline.learner.recommender.eval()
+        """Return candidates for every user. Items of the history are excluded, but never the target."""
+        fusion = self.bundle.manifest.fusion
+        width = self.config.model.beam_width
+        transitions = self.bundle.transitions()
+        trie = catalogue.trie
+        recommender = self.pipeline.learner.recommender.eval()
         search = BoundSearch(BeamSearch(recommender), trie, catalogue.vectors)
         rules = [trie.everything if is_open is None else trie.mask(is_open)]
+
         shape = (len(split.targets), width + fusion.candidates)
         found = Answers(np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, np.float32))
         order = np.argsort([len(history) for history in split.histories], kind="stable")
         for start in range(0, len(order), USERS_AT_ONCE):
             users = order[start : start + USERS_AT_ONCE]
-            histories, targets = [split.histories[user] for user in users], split.targets[users]
+            histories = [split.histories[user] for user in users]
+            targets = split.targets[users]
             encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
             seen = [np.unique(history[history != target]) for history, target in zip(histories, targets, strict=True)]
+
             inputs = search_inputs(encoded, trie, width, rules, (), seen, candidates=fusion.candidates)
             outputs = search(inputs)
             found.rows[users] = trie.leaf_item[outputs.leaves]
             found.log_prob[users] = outputs.log_prob
-            found.dense[users] = fusion.dense(outputs.dense, memory, histories, found.rows[users])
+            found.dense[users] = fusion.dense(outputs.dense, transitions, histories, found.rows[users])
+
         return found
 
-    def _ranks(self, found: Answers, split: Split, boost: float = 0.0) -> Int64Array:
-        hit = self._top(found, boost) == split.targets[:, None]
+    def _ranks(self, answers: Answers, split: Split, boost: float = 0.0) -> Int64Array:
+        hit = self._top(answers, boost) == split.targets[:, None]
         return np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int64)
 
-    def _top(self, found: Answers, boost: float) -> Int64Array:
-        return found.top(self.bundle.manifest.fusion.weight, self._is_new, boost)
+    def _top(self, answers: Answers, boost: float) -> Int64Array:
+        return answers.top(self.bundle.manifest.fusion.weight, self._is_new, boost)
 
-    def _boost_row(self, boost: float, found: Answers, asked: Split, others: Answers, rest: Split) -> BoostRow:
+    def _boost_row(
+        self, boost: float, answers: Answers, users: Split, other_answers: Answers, other_users: Split
+    ) -> BoostRow:
         return BoostRow(
             boost,
-            recall(self._ranks(found, asked, boost), CUTOFF),
-            self._exposure(self._top(found, boost)),
-            self._exposure(self._top(others, boost)),
-            ndcg(self._ranks(others, rest, boost), CUTOFF),
+            recall(self._ranks(answers, users, boost), CUTOFF),
+            self._exposure(self._top(answers, boost)),
+            self._exposure(self._top(other_answers, boost)),
+            ndcg(self._ranks(other_answers, other_users, boost), CUTOFF),
         )
 
     def _exposure(self, top: Int64Array) -> float:
         return float(self._is_new[top[top >= 0]].mean())
 
     def _genre_ranks(self, split: Split) -> tuple[Int64Array, Int64Array]:
-        """Ranks by popularity within genre, among all items and among new ones."""
-        categories, trained = list(self.live.categories), self.live.trained
+        """Return the ranks by popularity within genre, among all items and among new ones."""
+        categories = list(self.catalogue.categories)
         scores = genre_scores(categories, self.pipeline.dataset.popularity(), split.histories)
         seen = np.zeros(scores.shape, dtype=np.bool_)
         for user, history in enumerate(split.histories):
             seen[user, history] = True
-        old = np.arange(scores.shape[1]) < trained
-        return rank_of_target(scores, split.targets, seen), rank_of_target(scores, split.targets, seen | old)
+        is_trained = np.arange(scores.shape[1]) < self.catalogue.trained
+        return rank_of_target(scores, split.targets, seen), rank_of_target(scores, split.targets, seen | is_trained)
 
 
 def genre_scores(
@@ -228,25 +250,27 @@ def genre_scores(
     popularity: npt.NDArray[np.integer],
     histories: Sequence[npt.NDArray[np.integer]],
 ) -> npt.NDArray[np.float64]:
-    """The baseline: how popular an item is, times how much of the user's history is of its categories.
+    """Return the scores of the baseline: popularity times the share of the item's categories in the user's history.
 
-    New items have no popularity of their own; theirs is the average of trained items, over their categories.
+    New items have no popularity of their own; they get the average of the trained items of their categories.
 
     Args:
-        categories: Of all items, trained ones first, ``[items]``.
-        popularity: Of trained ones, ``[trained]``.
+        categories: Categories of all items, trained items first, ``[items]``.
+        popularity: Interactions of the trained items, ``[trained]``.
         histories: Item rows of n users.
 
     Returns:
         ``[n, items]``.
     """
     names = {name: column for column, name in enumerate(sorted({name for each in categories for name in each}))}
-    belongs = np.zeros((len(categories), len(names)))
+    membership = np.zeros((len(categories), len(names)))
     for row, each in enumerate(categories):
-        belongs[row, [names[name] for name in each]] = 1 / max(len(each), 1)
-    has = belongs[: len(popularity)] > 0
-    average = popularity @ has / np.maximum(has.sum(axis=0), 1)
-    expected = belongs @ average
+        membership[row, [names[name] for name in each]] = 1 / max(len(each), 1)
+
+    is_member = membership[: len(popularity)] > 0
+    average = popularity @ is_member / np.maximum(is_member.sum(axis=0), 1)
+    expected = membership @ average
     expected[: len(popularity)] = popularity
-    taste = np.stack([belongs[history].mean(axis=0) for history in histories])
-    return np.asarray((taste @ belongs.T) * expected)
+
+    taste = np.stack([membership[history].mean(axis=0) for history in histories])
+    return np.asarray((taste @ membership.T) * expected)

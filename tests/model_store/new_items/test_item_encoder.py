@@ -18,7 +18,7 @@ from model_store.new_items.item_encoder import ItemEncoder
 from model_store.replication.item_payload import NewItem
 from tests.support.bundles import bundle_files
 from tests.support.encodable_bundles import SHAPE, WIDTH, encodable_bundle, graphs, networks
-from training.content.content_model import padded
+from training.content.content_model import pad_features
 
 Item = tuple[str, tuple[str, ...], dict[str, Any] | str]
 
@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_an_item_is_encoded_as_training_does(bundle: Bundle, item: Item) -> None:
     tokenizer, content = networks()
     with torch.no_grad():
-        raw = content(*padded([content_features(*item)]))
+        raw = content(*pad_features([content_features(*item)]))
         latent = tokenizer.latents(raw)[0].numpy()
     found = ItemEncoder.open(bundle).encode(*item)
     assert found.vector.dtype == np.float32

@@ -7,8 +7,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.filters import k_core, long_enough, shuffled_ties
-from training.data.numbering import categorical, numbered, stable_order
+from training.data.filters import has_min_length, k_core, shuffle_ties
+from training.data.numbering import categorical, number_ids, stable_order
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
 
@@ -22,7 +22,7 @@ def test_ids_are_numbered_by_first_appearance(ids: list[str], as_categorical: bo
         noise = pl.Series(sorted(ids, reverse=True), dtype=pl.String).cast(kind)  # other numbers inside the category
         assert len(noise) == len(ids)
         series = series.cast(kind)
-    found = numbered(series)
+    found = number_ids(series)
     assert found.ids.to_list() == list(dict.fromkeys(ids))
     assert [found.ids[int(row)] for row in found.rows] == ids
 
@@ -50,7 +50,7 @@ def test_the_core_is_the_fixed_point_of_dropping(rows: list[tuple[int, int]], mi
 
 
 def test_short_users_are_found() -> None:
-    assert long_enough(np.array([0, 2, 2, 0, 2], dtype=np.int32), 3).tolist() == [False, True, True, False, True]
+    assert has_min_length(np.array([0, 2, 2, 0, 2], dtype=np.int32), 3).tolist() == [False, True, True, False, True]
 
 
 @settings(deadline=None)
@@ -59,8 +59,8 @@ def test_shuffled_ties_are_the_same_for_every_order_of_the_input(order: list[int
     items = [f"i{number}" for number in range(12)]
 
     def shuffled(names: list[str], times: np.ndarray) -> list[str]:
-        user = numbered(pl.Series(["u"] * len(names)))
-        chosen = shuffled_ties(user, numbered(pl.Series(names)), times)
+        user = number_ids(pl.Series(["u"] * len(names)))
+        chosen = shuffle_ties(user, number_ids(pl.Series(names)), times)
         return [names[row] for row in chosen]
 
     times = np.array([number // 6 for number in range(12)])

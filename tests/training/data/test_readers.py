@@ -114,7 +114,7 @@ def test_amazon_2014_metadata_are_python_literals(tmp_path: Path) -> None:
     assert items == {"B1": ItemInfo("Ann's Soap", ("Beauty",)), "B2": ItemInfo()}
     assert list(read_items(path, Columns(), pl.Series(["B2", "B9"]))) == ["B2"]
     path.write_bytes(gzip.compress(b"{'asin': 'B1'}\n{'asin': __import__('os')}\n"))
-    with pytest.raises(DataError, match="line 2 is no dictionary"):
+    with pytest.raises(DataError, match="line 2 is not a dictionary"):
         read_items(path, Columns())
 
 
@@ -127,7 +127,7 @@ def test_a_folder_of_parts_is_one_log(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"part-1.csv line 3: item id is empty"):
         read(tmp_path)
     written(tmp_path / "more.tsv", "user\titem\nu\tc\n")
-    with pytest.raises(DataError, match="parts in one format"):
+    with pytest.raises(DataError, match="tables in one format"):
         read(tmp_path)
 
 

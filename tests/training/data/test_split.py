@@ -166,7 +166,7 @@ def test_a_split_that_leaves_nobody_to_test_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "c.csv"
     source.write_text("user,item,timestamp\na,x,1\na,y,2\nb,x,3\nc,y,4\n")
     options = PrepareOptions(min_user=1, min_item=1, split="time", valid_from=2, test_from=3)
-    with pytest.raises(DataError, match="1 users to validate and 0 to test"):
+    with pytest.raises(DataError, match="1 users for validation and 0 for the test"):
         prepare(str(source), tmp_path / "out", options, lambda line: None)
 
 

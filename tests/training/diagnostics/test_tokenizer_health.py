@@ -12,10 +12,10 @@ from model_store.network.tokenizer import Tokenizer
 from training.data.dataset import Dataset
 from training.diagnostics.purity import (
     category_lift,
+    distinctive_categories,
+    neighbour_pairs,
     neighbourhood_purity,
-    next_pairs,
     pairs_within,
-    telling_categories,
     together_lift,
 )
 from training.diagnostics.tokenizer_health import (
@@ -134,7 +134,7 @@ def test_the_collision_code_is_no_level_of_the_tokenizer() -> None:
 
 
 def test_categories_that_most_items_have_say_nothing() -> None:
-    named = telling_categories([("all", "a"), ("all", "a"), ("all", "b"), ("all",), ()])
+    named = distinctive_categories([("all", "a"), ("all", "a"), ("all", "b"), ("all",), ()])
     assert named == [{"a"}, {"a"}, {"b"}, set(), set()]
 
 
@@ -159,14 +159,14 @@ def test_pairs_within_groups_are_distinct_and_evenly_drawn(rng: np.random.Genera
 
 
 def test_neighbours_end_with_the_sequence_and_repeats_are_none() -> None:
-    pairs = next_pairs([np.array([1, 2, 2, 3]), np.array([4]), np.array([5, 6])])
+    pairs = neighbour_pairs([np.array([1, 2, 2, 3]), np.array([4]), np.array([5, 6])])
     assert pairs.tolist() == [[1, 2], [2, 3], [5, 6]]
-    assert next_pairs([]).shape == (0, 2)
+    assert neighbour_pairs([]).shape == (0, 2)
 
 
 def test_the_lift_of_being_together_equals_counting_all_pairs(rng: np.random.Generator) -> None:
     group = rng.integers(0, 3, 12)
-    pairs = next_pairs([rng.integers(0, 12, 9) for _ in range(30)])
+    pairs = neighbour_pairs([rng.integers(0, 12, 9) for _ in range(30)])
     share = np.bincount(pairs.ravel(), minlength=12) / pairs.size
     weights = {(i, j): share[i] * share[j] for i in range(12) for j in range(12) if i != j}
     chance = sum(w for (i, j), w in weights.items() if group[i] == group[j]) / sum(weights.values())
@@ -176,7 +176,7 @@ def test_the_lift_of_being_together_equals_counting_all_pairs(rng: np.random.Gen
 
 def test_popularity_alone_gives_no_lift(rng: np.random.Generator) -> None:
     popular = rng.zipf(1.5, 60).clip(max=50).astype(float)
-    pairs = next_pairs([rng.choice(60, 40, p=popular / popular.sum()) for _ in range(2000)])
+    pairs = neighbour_pairs([rng.choice(60, 40, p=popular / popular.sum()) for _ in range(2000)])
     assert together_lift(rng.integers(0, 6, 60), pairs) == pytest.approx(1.0, abs=0.05)
 
 

@@ -29,8 +29,8 @@ from training.pipeline import Pipeline
 from training.report.accuracy import fate_shares, hits
 from training.report.build import all_charts
 from training.report.contents import Contents, Curve, gather
-from training.report.page import page
-from training.report.style import Chart, drawable, model_name, png
+from training.report.page import render_page
+from training.report.style import Chart, draw_png, drawable, model_name
 from training.report.tree import top_branches
 from training.run_folder import RunFolder
 from training.user_ranks import RANKS, TestRanks
@@ -362,7 +362,7 @@ def test_text_is_drawn_in_one_line_with_letters_that_the_font_has() -> None:
 
 
 def test_the_same_figure_gives_the_same_bytes(contents: Contents) -> None:
-    first, second = ([png(chart.figure) for chart in all_charts(contents)] for _ in range(2))
+    first, second = ([draw_png(chart.figure) for chart in all_charts(contents)] for _ in range(2))
     assert first == second
 
 
@@ -371,7 +371,7 @@ def test_what_a_run_did_not_record_is_left_out(contents: Contents) -> None:
     bare = replace(contents, curves={}, evaluation=replace(contents.evaluation, tokenizer=tokenizer, seconds={}))
     names = {chart.name for chart in all_charts(bare)}
     assert names == CHARTS - {"validation", "losses", "code_changes", "seconds", "purity"}
-    reader = Reader(page(bare, []).decode())
+    reader = Reader(render_page(bare, []).decode())
     assert not reader.open
 
 

@@ -227,5 +227,5 @@ def test_sources_that_cannot_be_used(tmp_path: Path, out: Path) -> None:
 def test_a_damaged_file_is_named(out: Path) -> None:
     out.mkdir()
     (out / "events-log-0.parquet").write_bytes(b"PAR1 noise")
-    with pytest.raises(DataError, match="do not read"):
+    with pytest.raises(DataError, match="cannot be read"):
         read_drained(out)

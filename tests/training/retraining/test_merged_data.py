@@ -7,7 +7,7 @@ import polars as pl
 
 from model_store.replication.item_payload import ItemContent
 from training.data.dataset import Dataset, ItemInfo
-from training.retraining.merged_data import joined
+from training.retraining.merged_data import merge_data
 
 USERS, STEPS = 6, 4
 LATE = ItemContent("Late", ("new",), {"year": 2026})
@@ -33,7 +33,7 @@ def seen_by(users: int, item: str, later: int = 2) -> list[tuple[str, str]]:
 
 def test_a_live_item_is_trained_once_training_sees_it_often_enough() -> None:
     for users, later, is_trained in ((5, 2, True), (4, 2, False), (6, 0, False), (6, 1, False)):
-        found = joined(base(), events(*seen_by(users, "late", later)), {"late": LATE}, min_item=5)
+        found = merge_data(base(), events(*seen_by(users, "late", later)), {"late": LATE}, min_item=5)
         assert (found.new_items, "late" in found.dataset.item_row) == (int(is_trained), is_trained)
         assert found.rejected == (0 if is_trained else users)
         assert found.accepted + found.rejected == users * (1 + later)
@@ -50,8 +50,8 @@ def test_an_item_that_is_only_enough_beside_one_that_is_not_stays_out() -> None:
     rows = [(f"u{user}", item) for user in range(5) for item in ("early", "rare", "a")]
     rows += [(f"u{user}", "b") for user in range(4)]  # so that training sees "rare" four times
     items = {"early": LATE, "rare": LATE}
-    assert joined(base(), events(*rows), items, min_item=4).new_items == 2
-    found = joined(base(), events(*rows), items, min_item=5)
+    assert merge_data(base(), events(*rows), items, min_item=4).new_items == 2
+    found = merge_data(base(), events(*rows), items, min_item=5)
     assert found.new_items == 0
     assert (found.accepted, found.rejected) == (9, 10)
 
@@ -59,8 +59,8 @@ def test_an_item_that_is_only_enough_beside_one_that_is_not_stays_out() -> None:
 def test_changed_content_counts_whether_or_not_anything_happened() -> None:
     same = ItemContent("A", ("old",), {"year": 1990})
     before = base()
-    assert joined(before, events(), {"a": same, "unknown": LATE}, 5).changed_items == 0
-    found = joined(before, events(), {"a": same._replace(title="B"), "b": LATE}, 5)
+    assert merge_data(before, events(), {"a": same, "unknown": LATE}, 5).changed_items == 0
+    found = merge_data(before, events(), {"a": same._replace(title="B"), "b": LATE}, 5)
     assert (found.changed_items, found.new_items, found.accepted, found.rejected) == (2, 0, 0, 0)
     rows = found.dataset.item_row
     assert (found.dataset.titles[rows["a"]], found.dataset.titles[rows["b"]]) == ("B", "Late")
@@ -70,6 +70,6 @@ def test_changed_content_counts_whether_or_not_anything_happened() -> None:
 
 
 def test_without_anything_live_the_data_is_what_it_was() -> None:
-    found = joined(base(), events(), {}, min_item=5)
+    found = merge_data(base(), events(), {}, min_item=5)
     assert found.dataset.fingerprint == base().fingerprint
     assert found[1:] == (0, 0, 0, 0)

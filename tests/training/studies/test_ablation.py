@@ -24,7 +24,7 @@ from training.loop.progress import SilentProgress
 from training.pipeline import Pipeline
 from training.run_folder import RunFolder
 from training.studies.ablation import Ablation
-from training.studies.ablation_report import figure
+from training.studies.ablation_report import compute_figure
 from training.studies.ablation_rows import FULL, ROWS, chosen_rows, joint_epochs, row_config
 from training.studies.held_out_users import leave_out
 
@@ -65,7 +65,7 @@ def opened(folder: Path, row: str, seed: int = 42) -> Pipeline:
 
 def fresh(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     """A run's recommender before its first step."""
-    learner = new_learner(pipeline.config.model, pipeline.tokenizer, pipeline.embedded.embeddings, pipeline.config.seed)
+    learner = new_learner(pipeline.config.model, pipeline.tokenizer, pipeline.sasrec.embeddings, pipeline.config.seed)
     return learner.recommender.state_dict()
 
 
@@ -130,7 +130,7 @@ def test_the_rows_of_a_seed_share_embeddings_and_tokenizer(ablated: Path) -> Non
         full = opened(ablated, "full", seed)
         for key in KEYS[1:]:
             own = opened(ablated, key, seed)
-            assert torch.equal(own.embedded.embeddings, full.embedded.embeddings)
+            assert torch.equal(own.sasrec.embeddings, full.sasrec.embeddings)
             assert "embed" not in own.run.seconds
             assert "tokenizer" not in own.run.seconds
             if key != "fresh-recommender":
@@ -143,7 +143,7 @@ def test_the_rows_of_a_seed_share_embeddings_and_tokenizer(ablated: Path) -> Non
 def test_frozen_codes_never_change_and_full_ones_do(ablated: Path) -> None:
     frozen, full = opened(ablated, "frozen"), opened(ablated, "full")
     pretrained = new_learner(
-        full.config.model, full.tokenizer, full.embedded.embeddings, full.config.seed
+        full.config.model, full.tokenizer, full.sasrec.embeddings, full.config.seed
     ).assignment.codes
     np.testing.assert_array_equal(frozen.learner.assignment.codes, pretrained)
     assert all("codes_changed" not in epoch for epoch in frozen.learner.history)
@@ -313,10 +313,10 @@ def test_a_share_that_leaves_nobody_on_a_side_is_refused(share: float, tmp_path:
 
 
 def test_a_figure_pairs_by_seed() -> None:
-    found = figure({1: 0.5, 2: 0.7, 3: 0.9}, {1: 0.4, 2: 0.4})
+    found = compute_figure({1: 0.5, 2: 0.7, 3: 0.9}, {1: 0.4, 2: 0.4})
     assert found.mean == pytest.approx(0.7)
     assert found.std == pytest.approx(0.2)
     assert found.difference == pytest.approx(0.2)
     assert found.standard_error == pytest.approx(0.1)
-    alone = figure({1: 0.5}, {1: 0.25})
+    alone = compute_figure({1: 0.5}, {1: 0.25})
     assert (alone.std, alone.difference, alone.standard_error) == (None, 0.25, None)

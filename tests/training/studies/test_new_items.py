@@ -18,7 +18,7 @@ from training.config import load_config
 from training.content.content_model import has_content
 from training.data.dataset import Dataset, ItemInfo
 from training.loop.progress import SilentProgress
-from training.studies.held_out_items import hold_out, next_held_out
+from training.studies.held_out_items import held_out_targets, hold_out
 from training.studies.new_items import NewItems, genre_scores
 from training.studies.new_items_report import CUTOFF
 
@@ -66,7 +66,7 @@ def test_everyone_is_asked_for_the_newest_new_item_after_what_came_before() -> N
         held = hold_out(WHOLE, 0.5, seed)
         by_row = {int(held.row[row]): item_id for row, item_id in enumerate(WHOLE.item_ids)}
         gone = {WHOLE.item_ids[row] for row in held.items}
-        asked = next_held_out(WHOLE, held)
+        asked = held_out_targets(WHOLE, held)
         found = {
             WHOLE.user_ids[user]: ([by_row[item] for item in history], by_row[target])
             for history, target, user in zip(asked.histories, asked.targets.tolist(), asked.users.tolist(), strict=True)
@@ -115,11 +115,11 @@ def measured(world: tuple[Path, list[str]]) -> tuple[Path, NewItems]:
 
 def test_new_items_come_live_by_their_content_alone(measured: tuple[Path, NewItems]) -> None:
     _, measurement = measured
-    published, live = measurement.bundle.catalogue(), measurement.live
+    published, live = measurement.bundle.catalogue(), measurement.catalogue
     live.check_integrity()
     assert (len(published), len(live), live.trained) == (ITEMS - NEW, ITEMS, ITEMS - NEW)
     np.testing.assert_array_equal(live.codes[: live.trained], published.codes)
-    new = [measurement.everyone.item_ids[row] for row in measurement.held.items]
+    new = [measurement.whole_data.item_ids[row] for row in measurement.held_out.items]
     assert list(live.item_ids)[live.trained :] == new
     assert not set(new) & set(published.item_ids)
     assert has_content(measurement.pipeline.dataset)
@@ -130,7 +130,7 @@ def test_the_report_holds_together(measured: tuple[Path, NewItems], capsys: pyte
     _, measurement = measured
     report: dict[str, Any] = measurement.run().as_dict()
     assert (report["items"], report["new_items"]) == (ITEMS, NEW)
-    assert report["users"] == len(next_held_out(measurement.everyone, measurement.held).targets) > 50
+    assert report["users"] == len(held_out_targets(measurement.whole_data, measurement.held_out).targets) > 50
     assert 0 < report["demand"] < 0.5
     assert set(report["recall"]) == set(report["recall_among_new"]) == {"model", "genre_popularity", "random"}
     [plain] = [row for row in report["boosts"] if row["fresh_boost"] == 0]

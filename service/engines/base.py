@@ -95,7 +95,7 @@ class Shape(NamedTuple):
         return other.length <= self.length and other.work >= (1 - WASTE) * self.work
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """Answers of one request, best first, at most k; fewer only where fewer items obey the rules."""
 
     rows: npt.NDArray[np.int64]  # [n]
@@ -103,10 +103,10 @@ class Found(NamedTuple):
     log_prob: npt.NDArray[np.float32]  # [n], of the semantic ID, natural logarithm
     log_probs: npt.NDArray[np.float32] | None = None  # [n, L], of each code; they sum up to log_prob
 
-    def only(self, kept: npt.NDArray[np.bool_]) -> Found:
+    def only(self, kept: npt.NDArray[np.bool_]) -> SearchResult:
         """Those of the answers that a mask ``[n]`` names."""
         by_code = None if self.log_probs is None else self.log_probs[kept]
-        return Found(self.rows[kept], self.score[kept], self.log_prob[kept], by_code)
+        return SearchResult(self.rows[kept], self.score[kept], self.log_prob[kept], by_code)
 
 
 class Engine(ABC):
@@ -176,8 +176,10 @@ class Engine(ABC):
         and from another thread. The next call may then overlap with the end of this one."""
         return self.compute(inputs, catalogue)
 
-    def finish(self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue) -> list[Found]:
-        """Rank what was found and map it back to catalogue rows, one :class:`Found` a request."""
+    def finish(
+        self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue
+    ) -> list[SearchResult]:
+        """Rank what was found and map it back to catalogue rows, one :class:`SearchResult` a request."""
         answers, histories = [], [request.history for request in requests]
         found = catalogue.trie.leaf_item[outputs.leaves[: len(requests)]].astype(np.int64)  # [B, C]
         # All requests of a batch are of one model.
@@ -188,7 +190,7 @@ class Engine(ABC):
             raised = boosted(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
             kept = best(raised, dense, weight, request.k, first_code, request.max_per_prefix)
             score = scores(raised[kept], dense[kept], weight)
-            answers.append(Found(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))
+            answers.append(SearchResult(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))
         return answers
 
     def close(self) -> None:  # noqa: B027  most engines free everything when they are collected

@@ -74,7 +74,7 @@ class PerRequest(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class CapturePlan:
     """All captured shapes; they share beam width and candidates.
 
     Attributes:

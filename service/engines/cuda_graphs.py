@@ -47,7 +47,7 @@ class Runner(ABC):
         """A tensor on the host from and to which the device copies without waiting for the host."""
 
 
-class PlainCalls(Runner):
+class EagerRunner(Runner):
     """Calls the work as it is: on a CPU."""
 
     def in_order(self) -> AbstractContextManager[object]:
@@ -67,7 +67,7 @@ class PlainCalls(Runner):
         return torch.zeros(shape, dtype=dtype)
 
 
-class CudaGraphs(Runner):
+class CudaGraphRunner(Runner):
     """Captures the work as CUDA graphs, which share their memory, and replays them on a stream of its own."""
 
     def __init__(self, device: torch.device) -> None:
@@ -107,4 +107,4 @@ class CudaGraphs(Runner):
 
 def runner(device: torch.device) -> Runner:
     """What runs work on a device."""
-    return CudaGraphs(device) if device.type == "cuda" else PlainCalls()
+    return CudaGraphRunner(device) if device.type == "cuda" else EagerRunner()

@@ -24,7 +24,7 @@ LEAST_SPARE = 64
 
 
 @dataclass(frozen=True)
-class Headroom:
+class PaddedLayout:
     """How many nodes each depth has room for.
 
     Attributes:
@@ -38,7 +38,7 @@ class Headroom:
     windows: tuple[int, ...]
 
     @classmethod
-    def over(cls, trie: Trie) -> Headroom:
+    def over(cls, trie: Trie) -> PaddedLayout:
         """For a trie and what it may grow to before arrays must be made anew."""
         counts = np.diff(trie.node_offset).tolist()
         most = [trie.codebook_size**depth for depth in range(1, trie.levels + 1)]

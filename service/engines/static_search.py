@@ -24,16 +24,16 @@ from model_store.network.search import BeamSearch
 from model_store.search.fusion import DENSE_ITEMS
 from model_store.search.interface import SearchInputs, SearchOutputs
 from model_store.semantic_ids.trie import Trie
-from service.engines.buckets import RULES, Bucket, Plan
+from service.engines.buckets import RULES, Bucket, CapturePlan
 from service.engines.cuda_graphs import Runner, Work
-from service.engines.device_catalogue import Headroom
+from service.engines.device_catalogue import PaddedLayout
 
 STAGED = 2
 """Batches under way at the same time: one on the device, one behind it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Resident:
+class DeviceCatalogue:
     """A catalogue on the device."""
 
     trie: Trie
@@ -61,13 +61,15 @@ class StaticSearch:
         runner: Of that device; this search's own.
     """
 
-    def __init__(self, search: BeamSearch, room: Headroom, has_vectors: bool, plan: Plan, runner: Runner) -> None:
+    def __init__(
+        self, search: BeamSearch, room: PaddedLayout, has_vectors: bool, plan: CapturePlan, runner: Runner
+    ) -> None:
         self.room, self.has_vectors, self.plan = room, has_vectors, plan
         self._search, self._device = search, search.recommender.bos.device
         self._runner = runner
         self._lock = threading.Lock()
         self._captured: dict[Bucket, Work] = {}
-        self._active: Resident | None = None  # whose copy the static tensors hold
+        self._active: DeviceCatalogue | None = None  # whose copy the static tensors hold
         self._catalogue: tuple[Tensor, ...] = ()
         self._rules = self._zeros(RULES, room.mask_bytes, dtype=torch.uint8)
         self._requests = self._zeros(plan.largest.numbers, dtype=torch.int64)
@@ -75,20 +77,20 @@ class StaticSearch:
         for _ in range(STAGED if plan.batches else 0):
             self._slots.put(self._new_slot())
 
-    def fits(self, trie: Trie, has_vectors: bool, plan: Plan) -> bool:
+    def fits(self, trie: Trie, has_vectors: bool, plan: CapturePlan) -> bool:
         """Whether a catalogue can be searched here, by that plan."""
         return self.room.holds(trie) and (self.has_vectors, self.plan) == (has_vectors, plan)
 
     @torch.inference_mode()
-    def resident(self, trie: Trie, vectors: npt.NDArray[np.float32] | None) -> Resident:
+    def resident(self, trie: Trie, vectors: npt.NDArray[np.float32] | None) -> DeviceCatalogue:
         """Bring a catalogue to the device, beside those that are searched meanwhile."""
         candidates = 1 if trie.items <= DENSE_ITEMS else 0  # of larger ones no request wants dense candidates
         arrays = self.room.arrays(trie, vectors, self._search.recommender.embedding_dim, candidates)
         tensors = tuple(self._moved(array) for array in arrays)
-        return Resident(trie, tensors, self._moved(self.room.masks(trie, [trie.everything.bits])))
+        return DeviceCatalogue(trie, tensors, self._moved(self.room.masks(trie, [trie.everything.bits])))
 
     @torch.inference_mode()
-    def capture(self, resident: Resident) -> None:
+    def capture(self, resident: DeviceCatalogue) -> None:
         """Capture all shapes of the plan. Once, before the first search; takes a moment for each."""
         if not self.plan.batches:
             return
@@ -101,7 +103,7 @@ class StaticSearch:
                 self._captured[bucket] = self._runner.recorded(self._work(bucket))
 
     @torch.inference_mode()
-    def __call__(self, asked: SearchInputs, resident: Resident) -> SearchOutputs:
+    def __call__(self, asked: SearchInputs, resident: DeviceCatalogue) -> SearchOutputs:
         """Search a batch. A beam that is narrower than the captured one is widened to it."""
         asked = self._renumbered(self.plan.widened(asked), resident.trie)
         bucket = self.plan.find(asked)
@@ -113,7 +115,7 @@ class StaticSearch:
         finally:
             self._slots.put(slot)
 
-    def _replayed(self, asked: SearchInputs, bucket: Bucket, slot: _Slot, resident: Resident) -> SearchOutputs:
+    def _replayed(self, asked: SearchInputs, bucket: Bucket, slot: _Slot, resident: DeviceCatalogue) -> SearchOutputs:
         size, rules = len(asked.lengths), slot.rules[: len(asked.rule_bits)]
         bucket.carved(slot.requests.numpy()).fill(asked)
         rules.numpy()[...] = asked.rule_bits
@@ -128,7 +130,7 @@ class StaticSearch:
         wait()
         return SearchOutputs(*(answer.numpy().copy() for answer in answers))
 
-    def _call_by_call(self, asked: SearchInputs, resident: Resident) -> SearchOutputs:
+    def _call_by_call(self, asked: SearchInputs, resident: DeviceCatalogue) -> SearchOutputs:
         with self._runner.in_order():
             history, lengths, rules, *rest = (self._moved(field) for field in asked)
             rules = torch.cat([resident.everything, rules])
@@ -160,7 +162,7 @@ class StaticSearch:
 
         return work
 
-    def _activate(self, resident: Resident) -> None:
+    def _activate(self, resident: DeviceCatalogue) -> None:
         if self._active is resident:
             return
         for static, tensor in zip(self._catalogue, resident.tensors, strict=True):

@@ -19,15 +19,15 @@ from model_store.search.fusion import DENSE_ITEMS
 from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.base import BoundCatalogues, Engine
 from service.engines.bf16 import Bf16Recommender
-from service.engines.buckets import Plan
+from service.engines.buckets import CapturePlan
 from service.engines.cuda_graphs import runner
-from service.engines.device_catalogue import Headroom
-from service.engines.static_search import STAGED, Resident, StaticSearch
+from service.engines.device_catalogue import PaddedLayout
+from service.engines.static_search import STAGED, DeviceCatalogue, StaticSearch
 
 PREFIX = "recommender."
 """Of the recommender's tensors in ``weights.safetensors``."""
 
-CALL_BY_CALL = Plan(batches=(), lengths=(), width=0, candidates=0)
+EAGER_PLAN = CapturePlan(batches=(), lengths=(), width=0, candidates=0)
 """Captures nothing: for a CPU, which has no launches to save, so that padding would only cost."""
 
 Precision = Literal["fp32", "bf16"]
@@ -35,7 +35,7 @@ Precision = Literal["fp32", "bf16"]
 
 class _Bound(NamedTuple):
     search: StaticSearch
-    resident: Resident
+    resident: DeviceCatalogue
 
 
 class TorchEngine(Engine):
@@ -61,7 +61,7 @@ class TorchEngine(Engine):
         weights: Mapping[str, npt.NDArray[np.generic]],
         config: ModelConfig,
         device: str | None = None,
-        plan: Plan = CALL_BY_CALL,
+        plan: CapturePlan = EAGER_PLAN,
         precision: Precision = "fp32",
         has_dense: bool = True,
     ) -> None:
@@ -97,7 +97,7 @@ class TorchEngine(Engine):
         plan = self._plan if trie.items <= DENSE_ITEMS else replace(self._plan, candidates=0)
         if self._latest is not None and self._latest.fits(trie, vectors is not None, plan):
             return _Bound(self._latest, self._latest.resident(trie, vectors))
-        search = StaticSearch(self._search, Headroom.over(trie), vectors is not None, plan, runner(self.device))
+        search = StaticSearch(self._search, PaddedLayout.over(trie), vectors is not None, plan, runner(self.device))
         resident = search.resident(trie, vectors)
         search.capture(resident)
         self._latest = search

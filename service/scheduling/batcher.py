@@ -24,7 +24,7 @@ import structlog
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.search.interface import SearchInputs
-from service.engines.base import Engine, Found, SearchRequest, Shape
+from service.engines.base import Engine, SearchRequest, SearchResult, Shape
 from service.errors import DeadlineMissed, NotReady, QueueFull, QueueTooLong
 from service.scheduling.latency_model import LatencyModel
 from service.scheduling.queue import Job, RequestQueue
@@ -129,7 +129,7 @@ class Batcher:
         """Whether an answer is expected within the budget, with some caution."""
         return self.expected_s(request) * self.pace.caution <= budget_s
 
-    async def submit(self, request: SearchRequest, budget_s: float) -> Found:
+    async def submit(self, request: SearchRequest, budget_s: float) -> SearchResult:
         """Wait for the answer to one request.
 
         Args:
@@ -266,7 +266,7 @@ class Batcher:
         for job in batch.jobs:
             self._telemetry.queue_wait.observe(batch.started - job.since)
 
-    def _search(self, batch: _Batch) -> Sequence[Found]:
+    def _search(self, batch: _Batch) -> Sequence[SearchResult]:
         """All three stages, in a thread. The batch loses whoever is gone when its computation starts."""
         inputs = self._prepare(batch)
         ready = time.monotonic()

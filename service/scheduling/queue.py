@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import ceil
 
-from service.engines.base import Found, SearchRequest, Shape
+from service.engines.base import SearchRequest, SearchResult, Shape
 
 
 @dataclass(eq=False)
@@ -24,7 +24,7 @@ class Job:
     request: SearchRequest
     shape: Shape
     deadline: float  # time.monotonic(), in seconds
-    answer: asyncio.Future[Found]
+    answer: asyncio.Future[SearchResult]
     since: float = field(default_factory=time.monotonic)
     expected_s: float = 0.0  # from then until its answer, as it seemed at admission
     is_waiting: bool = True

@@ -18,9 +18,9 @@ from model_store.network.search import BeamSearch
 from model_store.search.fusion import Fusion
 from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.base import SearchRequest
-from service.engines.buckets import Plan, batch_sizes, history_lengths
-from service.engines.cuda_graphs import PlainCalls, Runner, runner
-from service.engines.device_catalogue import Headroom
+from service.engines.buckets import CapturePlan, batch_sizes, history_lengths
+from service.engines.cuda_graphs import EagerRunner, Runner, runner
+from service.engines.device_catalogue import PaddedLayout
 from service.engines.static_search import StaticSearch
 from service.engines.torch_engine import PREFIX, TorchEngine
 from tests.support.bundles import small_catalogue
@@ -32,7 +32,7 @@ MODELS = {
     "codes": small_config(codebook_size=8, layers=1),
     "vectors": small_config(codebook_size=8, layers=1, history_tokens="vector", user_encoder="own", newest_start=True),
 }
-PLAN = Plan(batches=(1, 3, 8), lengths=(4, 7), width=WIDTH, candidates=CANDIDATES)
+PLAN = CapturePlan(batches=(1, 3, 8), lengths=(4, 7), width=WIDTH, candidates=CANDIDATES)
 ITEMS = 300
 
 
@@ -47,7 +47,7 @@ def weights(network: Recommender) -> dict[str, npt.NDArray[np.generic]]:
     return {PREFIX + name: value.numpy() for name, value in network.state_dict().items()}
 
 
-def engine_of(config: ModelConfig, plan: Plan = PLAN) -> TorchEngine:
+def engine_of(config: ModelConfig, plan: CapturePlan = PLAN) -> TorchEngine:
     return TorchEngine(weights(random_recommender(config, seed=3)), config, "cpu", plan)
 
 
@@ -105,10 +105,10 @@ def config(request: pytest.FixtureRequest) -> ModelConfig:
     return MODELS[request.param]
 
 
-@pytest.fixture(params=[PlainCalls, TapeRunner])
+@pytest.fixture(params=[EagerRunner, TapeRunner])
 def captured(request: pytest.FixtureRequest, config: ModelConfig) -> tuple[StaticSearch, Runner]:
     runs: Runner = request.param()
-    room = Headroom.over(catalogue().trie)
+    room = PaddedLayout.over(catalogue().trie)
     return StaticSearch(BeamSearch(random_recommender(config, 3)), room, True, PLAN, runs), runs
 
 
@@ -274,7 +274,7 @@ def test_on_a_gpu_replayed_graphs_answer_as_the_plain_search_on_a_cpu(
 
 def test_headroom_renumbers_nodes_and_masks(rng: np.random.Generator) -> None:
     trie = catalogue().trie
-    room = Headroom.over(trie)
+    room = PaddedLayout.over(trie)
     assert room.nodes[0] == 8  # there are no more codes
     assert room.holds(trie)
     assert not room.holds(catalogue(470).trie)
@@ -298,10 +298,10 @@ def test_a_plan_covers_every_usual_batch_and_counts_its_captures() -> None:
     assert batch_sizes(200) == (1, 8, 32, 64, 128, 200)
     assert history_lengths(50) == (8, 16, 24, 32, 50)
     assert history_lengths(20) == (8, 16, 20)
-    plan = Plan(batch_sizes(256), history_lengths(50), 20, 20)
+    plan = CapturePlan(batch_sizes(256), history_lengths(50), 20, 20)
     assert len(plan.buckets) == 30
     assert plan.largest == (256, 50)
 
 
 def test_a_processor_calls_the_search_as_it_is() -> None:
-    assert isinstance(runner(torch.device("cpu")), PlainCalls)
+    assert isinstance(runner(torch.device("cpu")), EagerRunner)

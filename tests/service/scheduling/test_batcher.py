@@ -12,7 +12,7 @@ import pytest
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.search.interface import SearchInputs, SearchOutputs
-from service.engines.base import Engine, Found, SearchRequest
+from service.engines.base import Engine, SearchRequest, SearchResult
 from service.engines.fake_engine import FakeEngine
 from service.errors import DeadlineMissed, NotReady, QueueFull
 from service.scheduling.batcher import Batcher
@@ -46,7 +46,7 @@ async def batching(engine: Engine, **given: float) -> AsyncIterator[tuple[Batche
         await batcher.close()
 
 
-async def occupy(batcher: Batcher, engine: GatedEngine) -> asyncio.Task[Found]:
+async def occupy(batcher: Batcher, engine: GatedEngine) -> asyncio.Task[SearchResult]:
     """Put one request into the engine, behind its gate, and a second into the prepared place."""
     first = asyncio.create_task(batcher.submit(question(0), LONG_S))
     await asyncio.to_thread(engine.entered.acquire)

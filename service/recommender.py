@@ -164,7 +164,7 @@ class Recommender:
         narrower = [width for width in (*BEAM_WIDTHS, *NARROW_WIDTHS) if asked.request.k <= width < question.beam_width]
         for width in (question.beam_width, *sorted(narrower, reverse=True)):
             candidate = question if width == question.beam_width else asked.question(width)
-            if serving.batcher.can_answer(candidate, budget_s - ANSWER_S):
+            if serving.batcher.admission.can_answer(candidate, budget_s - ANSWER_S):
                 if candidate is not question:
                     self._telemetry.narrowed.labels(str(width)).inc()
                 return candidate
@@ -203,7 +203,7 @@ class Recommender:
         else:
             rows = [current.catalogue.row(model.catalogue.item_ids[row]) for row in found.rows.tolist()]
             is_hidden = np.array([row is not None and current.catalogue.is_hidden[row] for row in rows], dtype=np.bool_)
-        return found.only(~is_hidden) if is_hidden.any() else found
+        return found.select(~is_hidden) if is_hidden.any() else found
 
 
 def _unknown(asked: _Asked, item_ids: Sequence[str]) -> list[str]:

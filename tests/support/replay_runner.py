@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from service.engines.cuda_graphs import EagerRunner, Work
+from service.engines.cuda_graphs import EagerRunner, StaticFunction
 
 FROM_THE_HOST = {"aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero", "aten::masked_select"}
 """Operations that read values back, bring new ones, or make shapes of values: none can be captured."""
@@ -45,9 +45,9 @@ class TapeRunner(EagerRunner):
     def __init__(self) -> None:
         self.recordings = self.replays = 0
 
-    def recorded(self, work: Work) -> Work:
+    def capture(self, function: StaticFunction) -> StaticFunction:
         with Noted() as noted:
-            outputs = work()
+            outputs = function()
         assert not noted.names & FROM_THE_HOST
         self.recordings += 1
 

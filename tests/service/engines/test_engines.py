@@ -277,9 +277,9 @@ def test_the_two_catalogues_searched_last_stay_bound() -> None:
 
     first, second, third = (small_catalogue(items=items) for items in (10, 20, 30))
     bound = BoundCatalogues(make)
-    assert [bound.of(each) for each in (first, second, first, second, first)] == [10, 20, 10, 20, 10]
+    assert [bound.get(each) for each in (first, second, first, second, first)] == [10, 20, 10, 20, 10]
     assert made == [10, 20]
-    assert [bound.of(each) for each in (third, first, second)] == [30, 10, 20]  # the second had to go
+    assert [bound.get(each) for each in (third, first, second)] == [30, 10, 20]  # the second had to go
     assert made == [10, 20, 30, 20]
 
 
@@ -294,10 +294,10 @@ def test_an_engine_ready_for_one_catalogue_is_not_held_up_by_another_one() -> No
         return len(catalogue)
 
     bound = BoundCatalogues(make)
-    assert bound.of(first) == 10
+    assert bound.get(first) == 10
     with ThreadPoolExecutor() as threads:
-        slow = threads.submit(bound.of, second)
+        slow = threads.submit(bound.get, second)
         assert begun.wait(30)
-        assert bound.of(first) == 10
+        assert bound.get(first) == 10
         may_end.set()
         assert slow.result(30) == 20

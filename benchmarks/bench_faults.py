@@ -35,7 +35,7 @@ from benchmarks.served_store import K, open_store
 from benchmarks.service_process import serving
 from model_store.catalogue.catalogue import Catalogue
 from model_store.replication.redis_schema import Keys
-from service.engines.base import Found
+from service.engines.base import SearchResult
 from service.settings import Settings
 from tests.support.redis_server import RedisServer
 from tests.support.tcp_proxy import TcpProxy
@@ -150,7 +150,7 @@ class Clients:
     port: int
     catalogue: Catalogue
     histories: list[list[str]]
-    expected: list[Found]
+    expected: list[SearchResult]
     rate: float
     written: int = 0
     acknowledged: set[str] = field(default_factory=set)

@@ -27,7 +27,7 @@ from model_store.errors import ConfigError
 from model_store.network.bound_search import BoundSearch
 from model_store.network.search import BeamSearch
 from model_store.search.interface import SearchInputs, SearchOutputs
-from service.engines.buckets import Plan, history_lengths
+from service.engines.buckets import CapturePlan, history_lengths
 from service.engines.onnx_engine import OnnxEngine
 from service.engines.torch_engine import PREFIX, Precision, TorchEngine
 from training.export.onnx_export import export_search
@@ -58,7 +58,7 @@ class Opened:
 def opened(model: ServedModel, device: str, precision: Precision, batches: Sequence[int]) -> Opened:
     """Open the engine and capture the shapes of these batches."""
     weights = {PREFIX + name: value.numpy() for name, value in model.recommender.state_dict().items()}
-    plan = Plan(tuple(sorted(batches)), history_lengths(model.config.recommender.max_history), BEAM_WIDTH, 0)
+    plan = CapturePlan(tuple(sorted(batches)), history_lengths(model.config.recommender.max_history), BEAM_WIDTH, 0)
     before, started = _reserved(device), time.perf_counter()
     engine = TorchEngine(weights, model.config, device, plan, precision, has_dense=False)
     engine.bind(model.catalogue)

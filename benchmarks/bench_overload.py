@@ -34,7 +34,7 @@ from benchmarks.served_store import K, answer_alone, histories, open_store
 from benchmarks.service_process import ServiceProcess, serving
 from model_store.bundle.bundle import Bundle
 from model_store.catalogue.catalogue import Catalogue
-from service.engines.base import Found
+from service.engines.base import SearchResult
 from service.models.loaded_model import open_engine
 from service.settings import Settings
 
@@ -45,7 +45,7 @@ CALM = 10
 """Requests in a row that must be answered as in peace."""
 
 
-def is_right(body: bytes, expected: Found, catalogue: Catalogue) -> bool:
+def is_right(body: bytes, expected: SearchResult, catalogue: Catalogue) -> bool:
     """Whether an answer is the model's, up to swaps within the margin."""
     answer: dict[str, Any] = json.loads(body)
     rows = [catalogue.row(item["item_id"]) for item in answer["items"]]
@@ -59,7 +59,7 @@ def is_right(body: bytes, expected: Found, catalogue: Catalogue) -> bool:
     return all(abs(known.get(row, last) - score) <= MARGIN for row, score in zip(rows, scores.tolist(), strict=True))
 
 
-def expectations(bundle: Bundle, settings: Settings, users: int) -> tuple[list[list[str]], list[Found]]:
+def expectations(bundle: Bundle, settings: Settings, users: int) -> tuple[list[list[str]], list[SearchResult]]:
     """Histories, and what the model answers to each alone."""
     catalogue, engine = bundle.catalogue(), open_engine(bundle, settings)
     asked = histories(catalogue, users)

@@ -15,7 +15,7 @@ from benchmarks.large_catalogue import CODEBOOK_SIZE, LEVELS
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.semantic_ids.trie import Trie
-from service.engines.base import Found, SearchRequest
+from service.engines.base import SearchRequest, SearchResult
 from service.engines.onnx_engine import OnnxEngine
 from service.filters import RuleKey, Rules
 from service.schemas.recommend import Filter
@@ -70,18 +70,18 @@ class Batch:
             Filter(categories=[f"category {number % RULES}"], deny=ids) for number, ids in enumerate(denied)
         ]
 
-    def unfiltered(self) -> list[Found]:
+    def unfiltered(self) -> list[SearchResult]:
         """Answers under no rule but that seen items are excluded."""
         return self._answers([None] * BATCH)
 
-    def filtered(self) -> list[Found]:
+    def filtered(self) -> list[SearchResult]:
         """Answers of one of a few categories, without a deny list of each request's own."""
         return self._answers(self._filters)
 
     def _rows(self, rng: np.random.Generator, count: int) -> list[list[int]]:
         return [rows.tolist() for rows in rng.integers(0, len(self.catalogue), (BATCH, count))]
 
-    def _answers(self, filters: Sequence[Filter | None]) -> list[Found]:
+    def _answers(self, filters: Sequence[Filter | None]) -> list[SearchResult]:
         """What the service does between a parsed request and the rows of its answer."""
         requests = []
         for history, asked in zip(self._histories, filters, strict=True):

@@ -15,7 +15,7 @@ from service.answers.explanations import NO_REASONS, Reasons, reasons
 from service.answers.popular import popular
 from service.answers.result_cache import AnswerKey, ResultCache
 from service.answers.trending import Trends
-from service.engines.base import BEAM_WIDTHS, NARROW_WIDTHS, Found, SearchRequest
+from service.engines.base import BEAM_WIDTHS, NARROW_WIDTHS, SearchRequest, SearchResult
 from service.errors import DeadlineMissed, QueueTooLong
 from service.filters import Rule, RuleKey
 from service.models.loaded_model import LoadedModel
@@ -30,7 +30,7 @@ ServedBy = Literal["model", "cache", "popular"]
 ANSWER_S = 0.002
 """Kept back from a request's own budget: after the search gave up, another answer must still be made and sent."""
 
-_NOTHING = Found(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32))
+_NOTHING = SearchResult(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Recommendation:
     """The answer to one request, in rows of ``model``'s catalogue."""
 
     model: LoadedModel
-    found: Found
+    found: SearchResult
     served_by: ServedBy
     is_degraded: bool
     unknown_items: Sequence[str]
@@ -74,7 +74,7 @@ class _Asked(NamedTuple):
 
 
 class _Answered(NamedTuple):
-    found: Found
+    found: SearchResult
     served_by: ServedBy
     reasons: Reasons = NO_REASONS
 
@@ -152,7 +152,7 @@ class Recommender:
             return _Answered(found, "model")
         return _Answered(found, "model", await reasons(serving, searched, found.rows, deadline - time.monotonic()))
 
-    def _kept(self, asked: _Asked, key: AnswerKey) -> Found | None:
+    def _kept(self, asked: _Asked, key: AnswerKey) -> SearchResult | None:
         if not self._cache.is_on or asked.request.explain:
             return None
         found = self._cache.find(asked.model.catalogue, key)
@@ -164,7 +164,7 @@ class Recommender:
         narrower = [width for width in (*BEAM_WIDTHS, *NARROW_WIDTHS) if asked.request.k <= width < question.beam_width]
         for width in (question.beam_width, *sorted(narrower, reverse=True)):
             candidate = question if width == question.beam_width else asked.question(width)
-            if serving.batcher.can_answer(candidate, budget_s - ANSWER_S):
+            if serving.batcher.admission.can_answer(candidate, budget_s - ANSWER_S):
                 if candidate is not question:
                     self._telemetry.narrowed.labels(str(width)).inc()
                 return candidate
@@ -193,7 +193,7 @@ class Recommender:
             reasons=answered.reasons if asked.request.explain else None,
         )
 
-    def _still_visible(self, model: LoadedModel, found: Found) -> Found:
+    def _still_visible(self, model: LoadedModel, found: SearchResult) -> SearchResult:
         """Without items that were hidden while the answer was on its way."""
         current = self._models.current
         if current is None or current.catalogue is model.catalogue:
@@ -203,7 +203,7 @@ class Recommender:
         else:
             rows = [current.catalogue.row(model.catalogue.item_ids[row]) for row in found.rows.tolist()]
             is_hidden = np.array([row is not None and current.catalogue.is_hidden[row] for row in rows], dtype=np.bool_)
-        return found.only(~is_hidden) if is_hidden.any() else found
+        return found.select(~is_hidden) if is_hidden.any() else found
 
 
 def _unknown(asked: _Asked, item_ids: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 
 from tests.support.redis_server import RedisServer
+
+# Two workers share two cores, and on networks this small threads would spend most of their time waiting for each other.
+# Read once when torch loads its runtime; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def cuda_is_available() -> bool:

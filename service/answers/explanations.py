@@ -19,7 +19,7 @@ import numpy.typing as npt
 from model_store.catalogue.catalogue import Catalogue
 from model_store.semantic_ids.trie import RuleMask
 from service.async_tasks import gather_or_cancel
-from service.engines.base import Found, SearchRequest
+from service.engines.base import SearchRequest, SearchResult
 from service.models.manager import Serving
 
 LEFT_OUT = 20
@@ -118,7 +118,7 @@ def restricted_to(catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> RuleMask
     return catalogue.trie.mask(is_open)
 
 
-def _places(found: Found, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _places(found: SearchResult, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Where each of ``rows`` is in ``found``, which holds exactly these items."""
     order = np.argsort(found.rows)
     return order[np.searchsorted(found.rows, rows, sorter=order)]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from model_store.catalogue.catalogue import Catalogue
 from model_store.search.fusion import occurrence
 from service.answers.trending import EventCounts, training_share
-from service.engines.base import Found
+from service.engines.base import SearchResult
 from service.filters import Rule
 
 _BLOCK = 4096  # rows looked at first; few requests need more
@@ -21,7 +21,7 @@ def popular(
     k: int,
     max_per_prefix: int | None = None,
     events: EventCounts | None = None,
-) -> Found:
+) -> SearchResult:
     """The k most popular items that the rules allow.
 
     Their score and log-probability is that of an item under add-one smoothed popularity,
@@ -67,6 +67,6 @@ def _first(
     return chosen[:k]
 
 
-def _found(rows: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]) -> Found:
+def _found(rows: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]) -> SearchResult:
     log_prob = np.log(probability).astype(np.float32)
-    return Found(rows, log_prob, log_prob)
+    return SearchResult(rows, log_prob, log_prob)

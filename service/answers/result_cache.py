@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from model_store.catalogue.catalogue import Catalogue
-from service.engines.base import Found, SearchRequest
+from service.engines.base import SearchRequest, SearchResult
 from service.filters import RuleKey
 
 LARGEST_KEY = 8192
@@ -58,7 +58,7 @@ class ResultCache:
         self._ttl_s = ttl_s
         self._clock = clock
         self._catalogue: Catalogue | None = None
-        self._kept: OrderedDict[AnswerKey, tuple[float, Found]] = OrderedDict()
+        self._kept: OrderedDict[AnswerKey, tuple[float, SearchResult]] = OrderedDict()
 
     @property
     def is_on(self) -> bool:
@@ -68,7 +68,7 @@ class ResultCache:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, catalogue: Catalogue, key: AnswerKey) -> Found | None:
+    def find(self, catalogue: Catalogue, key: AnswerKey) -> SearchResult | None:
         """The kept answer, if there is one and it is young enough."""
         if catalogue is not self._catalogue:
             self._catalogue = catalogue
@@ -82,7 +82,7 @@ class ResultCache:
         self._kept.move_to_end(key)
         return found
 
-    def keep(self, catalogue: Catalogue, key: AnswerKey, found: Found) -> None:
+    def keep(self, catalogue: Catalogue, key: AnswerKey, found: SearchResult) -> None:
         """Keep an answer, unless the catalogue has changed since it was asked for, or the question is a long one."""
         if not self.is_on or catalogue is not self._catalogue or key.size > LARGEST_KEY:
             return

@@ -1,6 +1,7 @@
-"""What the service asks of a search engine: three stages, so that preparing a batch can overlap computing another.
+"""Engine contract: the three stages of a search engine (prepare, compute, finish).
 
-The batcher calls them and never learns what a model is. Engines are used by one batch at a time per stage.
+Because of the stages, one batch can be prepared while another one is computed. The batcher calls them and never learns
+what a model is. One stage of an engine serves one batch at a time, unless :attr:`Engine.searches` says otherwise.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ HISTORY_BUCKETS = (8, 16, 24, 32, 50)
 """History lengths that batches are padded to, up to the model's own ``max_history``."""
 
 BEAM_WIDTHS = (20, 50, 100)
-"""Beam widths a request can get; few, so that batches can be shared."""
+"""Beam widths of requests; there are few, so that requests can share batches."""
 
 NARROW_WIDTHS = (10, 5)
-"""Beam widths for requests whose time budget does not allow the usual ones."""
+"""Beam widths of requests whose time budget does not allow the usual ones."""
 
 BOUND_CATALOGUES = 2
 """Catalogues that an engine keeps ready: the current one, and the one that batches under way still search."""
 
 LARGEST_BATCH = 32
 
-WASTE = 0.25
-"""Largest part of a request's work in a batch that may be padding to the length of the others."""
+MAX_PADDING = 0.25
+"""Largest share of a request's work in a batch that may be padding to the length of the others."""
 
 T = TypeVar("T")
 
@@ -51,13 +52,13 @@ class SearchRequest:
         history: Rows, oldest first, at least one.
         k: Answers wanted, at most ``beam_width``.
         beam_width: One of :data:`BEAM_WIDTHS` or :data:`NARROW_WIDTHS`.
-        rule: Open nodes; requests with the same rule object share one mask in a batch.
+        rule: Open nodes. Requests with the same rule object share one mask in a batch.
         excluded: Rows that must not be answered (seen, denied).
-        catalogue: What the rows and the rule speak of; batches never mix catalogues.
+        catalogue: Catalogue that the rows and the rule belong to. A batch never mixes catalogues.
         max_per_prefix: Answers that may share a first code; ``None``: any number.
-        fusion: How dense scores enter the answer.
-        transitions: Which items follow which, if the fusion uses it.
-        fresh_boost: What items that came live get on top, see :func:`model_store.search.fusion.boosted`.
+        fusion: Weights of the dense scores in the answer.
+        transitions: Counts of which items follow which, if the fusion uses them.
+        fresh_boost: Bonus of new items, see :func:`model_store.search.fusion.boosted`.
     """
 
     history: npt.NDArray[np.int64]
@@ -73,7 +74,7 @@ class SearchRequest:
 
 
 class Shape(NamedTuple):
-    """What one request needs of an engine, padding included."""
+    """Size of one request for an engine, padding included."""
 
     length: int  # T, history items
     beam_width: int  # W
@@ -81,32 +82,33 @@ class Shape(NamedTuple):
 
     @property
     def work(self) -> int:
-        """Places that the network computes: history items, beams and candidates each cost about as much."""
+        """Places that the network computes. History items, beams and candidates each cost about as much."""
         return self.length + self.beam_width + self.candidates
 
     def batch_limit(self, max_batch: int) -> int:
-        """Requests of this shape that cost what ``max_batch`` of the narrowest usual beam do, so that no batch takes
-        much longer than another.
+        """Return how many requests of this shape cost as much as ``max_batch`` of the narrowest usual beam.
+
+        With this limit no batch takes much longer than another.
         """
         return _batch_limit(self, max_batch)
 
-    def takes_in(self, other: Shape) -> bool:
-        """Whether a batch padded to this shape may hold a request of the other: little of its work is padding."""
-        return other.length <= self.length and other.work >= (1 - WASTE) * self.work
+    def can_hold(self, other: Shape) -> bool:
+        """Return whether a batch padded to this shape may hold a request of the other, with little padding."""
+        return other.length <= self.length and other.work >= (1 - MAX_PADDING) * self.work
 
 
-class Found(NamedTuple):
-    """Answers of one request, best first, at most k; fewer only where fewer items obey the rules."""
+class SearchResult(NamedTuple):
+    """Answers to one request, best first: k of them, or fewer if fewer items obey the rules."""
 
     rows: npt.NDArray[np.int64]  # [n]
-    score: npt.NDArray[np.float32]  # [n], what the order follows
+    score: npt.NDArray[np.float32]  # [n], the ranking value
     log_prob: npt.NDArray[np.float32]  # [n], of the semantic ID, natural logarithm
     log_probs: npt.NDArray[np.float32] | None = None  # [n, L], of each code; they sum up to log_prob
 
-    def only(self, kept: npt.NDArray[np.bool_]) -> Found:
-        """Those of the answers that a mask ``[n]`` names."""
+    def select(self, kept: npt.NDArray[np.bool_]) -> SearchResult:
+        """Return the answers where the mask ``[n]`` is true."""
         by_code = None if self.log_probs is None else self.log_probs[kept]
-        return Found(self.rows[kept], self.score[kept], self.log_prob[kept], by_code)
+        return SearchResult(self.rows[kept], self.score[kept], self.log_prob[kept], by_code)
 
 
 class Engine(ABC):
@@ -117,38 +119,47 @@ class Engine(ABC):
     searches = 1
     """Batches computed at the same time."""
     largest_batch = LARGEST_BATCH
-    """Requests computed together at most, where the settings do not say."""
+    """Requests computed together at most, unless the settings say otherwise."""
     usual_batch: int | None = None
-    """Requests from which on more of them in a batch gain little and make each other wait, so that a batch only gets
-    larger while many wait; none: the more the better."""
+    """Batch size from which on more requests gain little and make each other wait. Batches only grow beyond it while
+    many requests wait. ``None``: the more the better."""
     helper_cpu_s = 0.0
-    """CPU seconds that its own threads have spent so far, beside those of the threads that call it."""
+    """CPU seconds that the engine's own threads have spent so far, beside those of the threads that call it."""
     checks_goldens = True
-    """Whether its answers must be those that the bundle's goldens expect; only an engine without the model says no."""
+    """True if its answers must equal the bundle's goldens; false only for an engine without the model."""
     reduced_precision = False
-    """Whether goldens are compared by overlap instead of by score."""
+    """True if goldens are compared by overlap instead of by score."""
 
     def shape(self, request: SearchRequest) -> Shape:
-        """What the request needs of the engine. Whichever requests it shares a batch with, its answer is the same,
-        up to rounding, which is coarse with 8 bits: activations are then quantised a batch at a time."""
-        length = _bucketed(min(len(request.history), self.max_history), self.max_history)
+        """Return the size of a request.
+
+        The answer does not depend on the other requests in its batch, up to rounding. With 8 bits rounding is coarse,
+        because activations are then quantised per batch.
+        """
+        length = _pad_length(min(len(request.history), self.max_history), self.max_history)
         return Shape(length, request.beam_width, request.fusion.candidates)
 
     def bind(self, catalogue: Catalogue) -> None:  # noqa: B027  most engines have nothing to do
         """Make ready for a catalogue, so that its first batch need not wait. Slow; callable from any thread."""
 
     def prepare(self, requests: Sequence[SearchRequest], catalogue: Catalogue) -> SearchInputs:
-        """Turn requests of one beam width into arrays. Cheap, no model involved; valid for this catalogue."""
+        """Turn requests of one beam width into arrays.
+
+        Cheap, because no model is involved. The result is valid for this catalogue only.
+        """
+        # Requests share the mask of a rule object that they have in common.
         rules: dict[int, RuleMask] = {id(request.rule): request.rule for request in requests}
         row_of_rule = {key: row for row, key in enumerate(rules)}
-        masks, rule_of = list(rules.values()), [row_of_rule[id(request.rule)] for request in requests]
+        masks = list(rules.values())
+        rule_of = [row_of_rule[id(request.rule)] for request in requests]
+
         longest = max(min(len(request.history), self.max_history) for request in requests)
         width = requests[0].beam_width
         history = encode_histories(
             [request.history for request in requests],
             catalogue.trie.item_leaf,
             self.max_history,
-            pad_to=_bucketed(longest, self.max_history),
+            pad_to=_pad_length(longest, self.max_history),
         )
         inputs = search_inputs(
             history,
@@ -159,6 +170,7 @@ class Engine(ABC):
             max_per_prefix=[request.max_per_prefix or width for request in requests],
             candidates=requests[0].fusion.candidates,
         )
+
         closed = closed_nodes(catalogue.trie, masks, rule_of, [request.excluded for request in requests])
         return inputs._replace(excluded=closed)
 
@@ -167,28 +179,42 @@ class Engine(ABC):
         """Run the search. Blocks its thread; called from at most :attr:`searches` threads at a time.
 
         Args:
-            inputs: What :meth:`prepare` made with the same catalogue.
+            inputs: Result of :meth:`prepare` for the same catalogue.
             catalogue: Holds the trie to search.
         """
 
-    def compute_freeing(self, inputs: SearchInputs, catalogue: Catalogue, free: Callable[[], None]) -> SearchOutputs:
-        """:meth:`compute`, but as soon as the engine could begin another batch it calls ``free``, maybe more than once
-        and from another thread. The next call may then overlap with the end of this one."""
+    def compute_overlapped(
+        self, inputs: SearchInputs, catalogue: Catalogue, on_free: Callable[[], None]
+    ) -> SearchOutputs:
+        """Run :meth:`compute`, and call ``on_free`` as soon as the engine could begin another batch.
+
+        The next call may then overlap with the end of this one. ``on_free`` may be called several times, from any
+        thread, or not at all.
+        """
         return self.compute(inputs, catalogue)
 
-    def finish(self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue) -> list[Found]:
-        """Rank what was found and map it back to catalogue rows, one :class:`Found` a request."""
-        answers, histories = [], [request.history for request in requests]
+    def finish(
+        self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue
+    ) -> list[SearchResult]:
+        """Rank the candidates of each request and map them back to catalogue rows."""
+        histories = [request.history for request in requests]
         found = catalogue.trie.leaf_item[outputs.leaves[: len(requests)]].astype(np.int64)  # [B, C]
-        # All requests of a batch are of one model.
+
+        # All requests of a batch are of one model, so the first one's fusion and transitions are everyone's.
         scored = requests[0].fusion.dense(outputs.dense[: len(requests)], requests[0].transitions, histories, found)
+
+        answers = []
         for at, request in enumerate(requests):
-            log_prob, dense, rows, weight = outputs.log_prob[at], scored[at], found[at], request.fusion.weight
+            log_prob = outputs.log_prob[at]
+            dense = scored[at]
+            rows = found[at]
+            weight = request.fusion.weight
             first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]
+
             raised = boosted(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
             kept = best(raised, dense, weight, request.k, first_code, request.max_per_prefix)
             score = scores(raised[kept], dense[kept], weight)
-            answers.append(Found(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))
+            answers.append(SearchResult(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))
         return answers
 
     def close(self) -> None:  # noqa: B027  most engines free everything when they are collected
@@ -203,10 +229,10 @@ def _batch_limit(shape: Shape, max_batch: int) -> int:
 
 
 class BoundCatalogues(Generic[T]):
-    """What an engine made of the catalogues that it searched last. Thread-safe.
+    """Data that an engine derived from the catalogues it searched last. Thread-safe.
 
     Args:
-        make: Turns a catalogue into what the engine needs, once; a second caller waits for the first.
+        make: Derives the data from a catalogue, once. A second caller waits for the first.
     """
 
     def __init__(self, make: Callable[[Catalogue], T]) -> None:
@@ -216,11 +242,11 @@ class BoundCatalogues(Generic[T]):
         self._bound: list[tuple[Catalogue, T]] = []  # latest use last
 
     def __bool__(self) -> bool:
-        """Whether anything was made yet."""
+        """Return whether there is data of any catalogue."""
         return bool(self._bound)
 
-    def of(self, catalogue: Catalogue) -> T:
-        """What was made of this catalogue. Making it keeps nobody from those that are ready."""
+    def get(self, catalogue: Catalogue) -> T:
+        """Return the data of a catalogue; derive it if necessary, while other catalogues stay available."""
         found = self._find(catalogue)
         if found is not None:
             return found[1]
@@ -242,5 +268,6 @@ class BoundCatalogues(Generic[T]):
 
 
 @lru_cache(maxsize=1024)
-def _bucketed(length: int, max_history: int) -> int:
+def _pad_length(length: int, max_history: int) -> int:
+    """Return the smallest history bucket that holds this length."""
     return min(next((size for size in HISTORY_BUCKETS if size >= length), max_history), max_history)

@@ -1,4 +1,4 @@
-"""The recommender's network with products in bf16, on request."""
+"""Recommender network with its matrix products in bf16, on request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from model_store.network.recommender import Cache, Memory, Recommender
 
 
 class Bf16Recommender(Recommender):
-    """Multiplies matrices of the encoder's and the decoder's layers in bf16.
+    """Recommender that multiplies matrices of the encoder's and the decoder's layers in bf16.
 
     The rest stays fp32: norms and softmaxes inside the layers, logits of codes and their log-softmax, users' vectors,
-    dense scores. What is left is the rounding of states, 2^-9 of their size at each product: log-probabilities are off
-    by hundredths. Goldens of a bundle therefore compare answers, of which 99% must be those of fp32.
+    dense scores. What remains is the rounding of states, 2^-9 of their size at each product, so log-probabilities are
+    off by hundredths. Therefore goldens of a bundle compare answers, of which 99% must be those of fp32.
     """
 
     def __init__(self, config: ModelConfig) -> None:

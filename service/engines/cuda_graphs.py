@@ -1,7 +1,8 @@
-"""The one seam between a GPU and a CPU: how the same search is run again and again, and what orders its copies.
+"""CUDA graphs: one interface that replays a captured search on a GPU and simply calls it on a CPU.
 
-On a GPU the launches of a search's thousand small kernels take longer than the kernels. So it is captured once as a
-CUDA graph and replayed with one launch. A CPU calls it again. Everything around is common, and tested on a CPU.
+On a GPU, launching a search's thousand small kernels takes longer than running them. So the search is captured once as
+a CUDA graph and replayed with one launch. This file is the only difference between the two kinds of device; everything
+around it is common, and tested on a CPU.
 """
 
 from __future__ import annotations
@@ -14,61 +15,65 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-Work = Callable[[], Sequence[Tensor]]
-"""Reads static tensors and writes static tensors, which it returns; it never waits for the device."""
+StaticFunction = Callable[[], Sequence[Tensor]]
+"""Function that reads static tensors and writes static tensors, which it returns. It never waits for the device."""
 
 WARM_UPS = 2
-"""Plain calls before a capture: libraries choose and load their kernels, which a capture must not see."""
+"""Plain calls before a capture. They make libraries choose and load their kernels, which must not happen during it."""
 
 _CAPTURING = threading.Lock()
-"""One capture at a time in a process, whichever engine it is for."""
+"""Lock for one capture at a time in a process, whichever engine it is for."""
 
 
 class Runner(ABC):
-    """Runs work on a device in the order in which it was given."""
+    """Runs functions on a device in the order in which they were given."""
 
     @abstractmethod
     def in_order(self) -> AbstractContextManager[object]:
-        """What is started inside, by any thread, begins on the device after all that was started inside before."""
+        """Put all work that is started inside in one order.
 
-    @abstractmethod
-    def recorded(self, work: Work) -> Work:
-        """Something that does the work once more, with what the static tensors hold then. Takes time.
-
-        Call both inside :meth:`in_order`. What it returns is overwritten by the next recorded work of this runner.
+        Whichever threads start it, it begins on the device after everything that was started inside before.
         """
 
     @abstractmethod
-    def mark(self) -> Callable[[], None]:
-        """A function that waits until everything is done that was started so far; call it inside :meth:`in_order`."""
+    def capture(self, function: StaticFunction) -> StaticFunction:
+        """Return a function that does the same again, with what the static tensors hold by then. Slow.
+
+        Call both inside :meth:`in_order`. The next captured function of this runner overwrites the tensors that it
+        returns.
+        """
 
     @abstractmethod
-    def staging(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """A tensor on the host from and to which the device copies without waiting for the host."""
+    def fence(self) -> Callable[[], None]:
+        """Return a function that waits until everything started so far is done. Call this inside :meth:`in_order`."""
+
+    @abstractmethod
+    def create_staging(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Create a zero tensor on the host that the device copies from and to without making the host wait."""
 
 
-class PlainCalls(Runner):
-    """Calls the work as it is: on a CPU."""
+class EagerRunner(Runner):
+    """Calls functions as they are, on a CPU."""
 
     def in_order(self) -> AbstractContextManager[object]:
-        """See the base class: nothing is ever left to be done."""
+        """See the base class. On a CPU, nothing is ever pending."""
         return nullcontext()
 
-    def recorded(self, work: Work) -> Work:
+    def capture(self, function: StaticFunction) -> StaticFunction:
         """See the base class."""
-        return work
+        return function
 
-    def mark(self) -> Callable[[], None]:
+    def fence(self) -> Callable[[], None]:
         """See the base class."""
         return lambda: None
 
-    def staging(self, *shape: int, dtype: torch.dtype) -> Tensor:
+    def create_staging(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """See the base class."""
         return torch.zeros(shape, dtype=dtype)
 
 
-class CudaGraphs(Runner):
-    """Captures the work as CUDA graphs, which share their memory, and replays them on a stream of its own."""
+class CudaGraphRunner(Runner):
+    """Captures functions as CUDA graphs, which share their memory, and replays them on a stream of its own."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -78,15 +83,16 @@ class CudaGraphs(Runner):
         """See the base class."""
         return torch.cuda.stream(self._stream)
 
-    def recorded(self, work: Work) -> Work:
-        """See the base class. Other threads may use the device meanwhile, and other runners."""
+    def capture(self, function: StaticFunction) -> StaticFunction:
+        """See the base class. Other threads may use the device meanwhile, and so may other runners."""
         for _ in range(WARM_UPS):
-            work()
+            function()
         self._stream.synchronize()
+
         graph = torch.cuda.CUDAGraph()
         capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         with _CAPTURING, capture:
-            outputs = work()
+            outputs = function()
 
         def replay() -> Sequence[Tensor]:
             graph.replay()
@@ -94,17 +100,17 @@ class CudaGraphs(Runner):
 
         return replay
 
-    def mark(self) -> Callable[[], None]:
-        """See the base class. Who waits leaves the processor to others."""
+    def fence(self) -> Callable[[], None]:
+        """See the base class. A thread that waits leaves the processor to others."""
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         done.record(self._stream)
         return done.synchronize
 
-    def staging(self, *shape: int, dtype: torch.dtype) -> Tensor:
+    def create_staging(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """See the base class."""
         return torch.zeros(shape, dtype=dtype, pin_memory=True)
 
 
-def runner(device: torch.device) -> Runner:
-    """What runs work on a device."""
-    return CudaGraphs(device) if device.type == "cuda" else PlainCalls()
+def create_runner(device: torch.device) -> Runner:
+    """Create a runner for a device."""
+    return CudaGraphRunner(device) if device.type == "cuda" else EagerRunner()

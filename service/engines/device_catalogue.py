@@ -1,8 +1,8 @@
-"""Room to grow for a catalogue on a device, so that a live one changes without changing any shape.
+"""Catalogue on a device, padded so that it can grow without a change of any shape.
 
-A captured search has the shapes of the catalogue's arrays built in, and numbers nodes by them. So arrays are padded to
-a capacity for each depth, and node ids and masks are renumbered accordingly, before they leave for the device. Nothing
-reaches the spare nodes: no node has them as children, and every mask has them closed.
+A captured search has the shapes of the catalogue's arrays built in, and its node ids depend on them. So arrays are
+padded to a capacity for each depth of the trie, and node ids and masks are renumbered to match before they are copied
+to the device. Nothing reaches the spare nodes: no node has them as children, and every mask has them closed.
 """
 
 from __future__ import annotations
@@ -13,23 +13,25 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from model_store.search.interface import catalogue_inputs, pool_vectors
 from model_store.semantic_ids.trie import Trie
 
-SPARE = 1 / 8
-"""Nodes of a depth that may come, as a share of those that are there."""
+HEADROOM = 1 / 8
+"""Spare nodes of a depth, as a share of those that exist."""
 
-LEAST_SPARE = 64
+MIN_HEADROOM = 64
+"""Spare nodes of a depth at least."""
 
 
 @dataclass(frozen=True)
-class Headroom:
-    """How many nodes each depth has room for.
+class PaddedLayout:
+    """Capacity for nodes at each depth of a trie, and the node ids that follow from it.
 
     Attributes:
         codebook_size: K.
-        nodes: For depths 1 … L.
+        nodes: Capacity of depths 1 … L.
         windows: For depths 0 … L - 1, slots for the children of a node.
     """
 
@@ -38,24 +40,23 @@ class Headroom:
     windows: tuple[int, ...]
 
     @classmethod
-    def over(cls, trie: Trie) -> Headroom:
-        """For a trie and what it may grow to before arrays must be made anew."""
+    def with_headroom(cls, trie: Trie) -> PaddedLayout:
+        """Return a layout for a trie and the nodes that it may grow by before new arrays are needed."""
         counts = np.diff(trie.node_offset).tolist()
-        most = [trie.codebook_size**depth for depth in range(1, trie.levels + 1)]
-        return cls(
-            trie.codebook_size,
-            tuple(
-                min(limit, count + max(LEAST_SPARE, int(count * SPARE)))
-                for count, limit in zip(counts, most, strict=True)
-            ),
-            trie.windows,
+        limits = [trie.codebook_size**depth for depth in range(1, trie.levels + 1)]
+        capacities = tuple(
+            min(limit, count + max(MIN_HEADROOM, int(count * HEADROOM)))
+            for count, limit in zip(counts, limits, strict=True)
         )
+        return cls(trie.codebook_size, capacities, trie.windows)
 
-    def holds(self, trie: Trie) -> bool:
-        """Whether the trie has no more nodes than there is room for, at any depth and below any node."""
-        counts = *np.diff(trie.node_offset).tolist(), *trie.windows
-        rooms = *self.nodes, *self.windows
-        return len(counts) == len(rooms) and all(count <= room for count, room in zip(counts, rooms, strict=True))
+    def fits(self, trie: Trie) -> bool:
+        """Return whether there is room for all nodes of a trie, at every depth and below every node."""
+        counts = (*np.diff(trie.node_offset).tolist(), *trie.windows)
+        capacities = (*self.nodes, *self.windows)
+        return len(counts) == len(capacities) and all(
+            count <= capacity for count, capacity in zip(counts, capacities, strict=True)
+        )
 
     @cached_property
     def offset(self) -> tuple[int, ...]:
@@ -67,32 +68,40 @@ class Headroom:
         """Size of a mask over all nodes."""
         return -(-self.offset[-1] // 8)
 
-    def arrays(
+    def pad_arrays(
         self, trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int, candidates: int
     ) -> list[npt.NDArray[np.generic]]:
-        """The arrays of :func:`model_store.search.interface.catalogue_inputs` and the pool for n candidates, padded."""
-        given, levels = catalogue_inputs(trie, vectors, embedding_dim), trie.levels
-        starts, codes, parents = given[:levels], given[levels : 2 * levels], given[3 * levels : -2]
-        *_, leaf_row, by_row = given
-        pool, leaves = pool_vectors(trie, vectors, embedding_dim, candidates), self.nodes[-1]
+        """Return the padded arrays of a catalogue.
+
+        They are those of :func:`model_store.search.interface.catalogue_inputs`, then the pool for n candidates.
+        """
+        levels = trie.levels
+        given = catalogue_inputs(trie, vectors, embedding_dim)
+        starts = given[:levels]
+        codes = given[levels : 2 * levels]
+        parents = given[3 * levels : -2]
+        leaf_row, by_row = given[-2:]
+        pool = pool_vectors(trie, vectors, embedding_dim, candidates)
+        leaves = self.nodes[-1]
+
         return [
-            *(_padded(array, room + 1) for array, room in zip(starts, (1, *self.nodes), strict=False)),
-            *(_padded(array, room + self.codebook_size) for array, room in zip(codes, self.nodes, strict=True)),
+            *(_pad(array, capacity + 1) for array, capacity in zip(starts, (1, *self.nodes), strict=False)),
+            *(_pad(array, capacity + self.codebook_size) for array, capacity in zip(codes, self.nodes, strict=True)),
             *(np.arange(size, dtype=np.int64) for size in self.windows),
-            *(_padded(array, room) for array, room in zip(parents, self.nodes[1:], strict=True)),
-            _padded(leaf_row, leaves),
-            by_row if vectors is None else _padded(by_row, leaves),
-            pool if vectors is None or not candidates else _padded(pool, leaves),
+            *(_pad(array, capacity) for array, capacity in zip(parents, self.nodes[1:], strict=True)),
+            _pad(leaf_row, leaves),
+            by_row if vectors is None else _pad(by_row, leaves),
+            pool if vectors is None or not candidates else _pad(pool, leaves),
         ]
 
-    def node_ids(self, trie: Trie, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Node ids of the trie ``[…]``, renumbered; -1 stays what it is."""
+    def renumber_nodes(self, trie: Trie, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the ids ``[…]`` of a trie's nodes in this layout; -1 stays -1."""
         depth = np.searchsorted(np.asarray(trie.node_offset[1:-1]), ids, side="right")
         shift = np.subtract(self.offset[:-1], trie.node_offset[:-1])
         return ids + shift[depth]
 
-    def masks(self, trie: Trie, bits: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-        """Masks over the trie's nodes, renumbered, ``[R, mask_bytes]``; spare nodes are closed."""
+    def renumber_masks(self, trie: Trie, bits: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+        """Return R masks over a trie's nodes in this layout, ``[R, mask_bytes]``; spare nodes are closed."""
         masks = list(bits)
         is_open = np.zeros((len(masks), self.offset[-1]), dtype=np.uint8)
         for row, mask in zip(is_open, masks, strict=True):
@@ -102,7 +111,17 @@ class Headroom:
         return np.packbits(is_open, axis=1, bitorder="little")
 
 
-def _padded(array: npt.NDArray[np.generic], length: int) -> npt.NDArray[np.generic]:
+@dataclass(frozen=True, eq=False)
+class DeviceCatalogue:
+    """A catalogue on the device."""
+
+    trie: Trie
+    tensors: tuple[Tensor, ...]  # as PaddedLayout.pad_arrays returns them
+    everything: Tensor  # [1, mask_bytes], the mask that excludes nothing
+
+
+def _pad(array: npt.NDArray[np.generic], length: int) -> npt.NDArray[np.generic]:
+    """Return a copy of an array with zeros appended to its first axis."""
     out = np.zeros((length, *array.shape[1:]), dtype=array.dtype)
     out[: len(array)] = array
     return out

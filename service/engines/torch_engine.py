@@ -1,4 +1,7 @@
-"""The search as a torch module, for a GPU or a CPU. With what stands beside it, all of the service that needs torch."""
+"""Torch engine: runs the recommender's weights on a GPU or a CPU.
+
+This file and those that it imports are the only ones of the service that need torch.
+"""
 
 from __future__ import annotations
 
@@ -19,34 +22,34 @@ from model_store.search.fusion import DENSE_ITEMS
 from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.base import BoundCatalogues, Engine
 from service.engines.bf16 import Bf16Recommender
-from service.engines.buckets import Plan
-from service.engines.cuda_graphs import runner
-from service.engines.device_catalogue import Headroom
-from service.engines.static_search import STAGED, Resident, StaticSearch
+from service.engines.buckets import CapturePlan
+from service.engines.cuda_graphs import create_runner
+from service.engines.device_catalogue import DeviceCatalogue, PaddedLayout
+from service.engines.static_search import BATCHES_IN_FLIGHT, StaticSearch
 
 PREFIX = "recommender."
-"""Of the recommender's tensors in ``weights.safetensors``."""
+"""Prefix of the recommender's tensors in ``weights.safetensors``."""
 
-CALL_BY_CALL = Plan(batches=(), lengths=(), width=0, candidates=0)
-"""Captures nothing: for a CPU, which has no launches to save, so that padding would only cost."""
+EAGER_PLAN = CapturePlan(batches=(), lengths=(), width=0, candidates=0)
+"""Plan that captures nothing, for a CPU: there are no launches to save, so padding would only cost."""
 
 Precision = Literal["fp32", "bf16"]
 
 
 class _Bound(NamedTuple):
     search: StaticSearch
-    resident: Resident
+    catalogue: DeviceCatalogue
 
 
 class TorchEngine(Engine):
-    """Runs the recommender's weights.
+    """Engine that runs the recommender's weights.
 
     Args:
-        weights: Tensors of ``weights.safetensors``; those of the tokenizer are left aside.
+        weights: Tensors of ``weights.safetensors``; those of the tokenizer are ignored.
         config: The bundle's model.
         device: ``cuda``, ``cuda:1`` or ``cpu``; by default a GPU if there is one.
-        plan: Shapes that are captured when the first catalogue is bound, and again when one outgrows their headroom.
-            Its candidates are for catalogues that get dense candidates at all.
+        plan: Buckets that are captured when the first catalogue is bound, and again when a catalogue outgrows its
+            headroom. The plan's candidates apply to catalogues that get dense candidates at all.
         precision: ``bf16``: see :class:`~service.engines.bf16.Bf16Recommender`.
         has_dense: Whether answers need dense scores; see :class:`~model_store.network.search.BeamSearch`.
 
@@ -61,55 +64,62 @@ class TorchEngine(Engine):
         weights: Mapping[str, npt.NDArray[np.generic]],
         config: ModelConfig,
         device: str | None = None,
-        plan: Plan = CALL_BY_CALL,
+        plan: CapturePlan = EAGER_PLAN,
         precision: Precision = "fp32",
         has_dense: bool = True,
     ) -> None:
         self.max_history = config.recommender.max_history
         self.device = torch.device(device) if device else default_device()
-        self.searches = STAGED if self.device.type == "cuda" else 1
+        self.searches = BATCHES_IN_FLIGHT if self.device.type == "cuda" else 1
         self.reduced_precision = precision == "bf16"
+
         recommender = (Bf16Recommender if self.reduced_precision else Recommender)(config)
-        _load(recommender, weights)
+        _load_weights(recommender, weights)
         self._search = BeamSearch(recommender, has_dense).to(self.device).eval()
+
         self._plan = plan
         self._latest: StaticSearch | None = None
         self._bound = BoundCatalogues(self._bind)
 
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
         """See :meth:`service.engines.base.Engine.compute`. A narrow beam may come back as wide as the plan's."""
-        bound = self._bound.of(catalogue)
-        return bound.search(inputs, bound.resident)
+        bound = self._bound.get(catalogue)
+        return bound.search(inputs, bound.catalogue)
 
     def bind(self, catalogue: Catalogue) -> None:
         """See :meth:`service.engines.base.Engine.bind`."""
-        self._bound.of(catalogue)
+        self._bound.get(catalogue)
 
     def close(self) -> None:
-        """Free the device's memory, whoever still holds the engine."""
-        self._latest, self._bound = None, BoundCatalogues(self._bind)
+        """Free the device's memory, even if someone still holds the engine."""
+        self._latest = None
+        self._bound = BoundCatalogues(self._bind)
 
     def _bind(self, catalogue: Catalogue) -> _Bound:
-        """Bring a catalogue to the device, into the room of the one before if it fits, else into new room."""
-        trie, vectors = catalogue.trie, catalogue.vectors
+        """Copy a catalogue to the device, for the latest search if it fits there, else for a new one."""
+        trie = catalogue.trie
+        vectors = catalogue.vectors
         if vectors is None and self._search.recommender.reads_vectors:
-            raise ValueError("this recommender reads histories as item vectors, which were not given")
+            raise ValueError("this recommender reads histories as item vectors, but the catalogue has none")
+
         plan = self._plan if trie.items <= DENSE_ITEMS else replace(self._plan, candidates=0)
         if self._latest is not None and self._latest.fits(trie, vectors is not None, plan):
-            return _Bound(self._latest, self._latest.resident(trie, vectors))
-        search = StaticSearch(self._search, Headroom.over(trie), vectors is not None, plan, runner(self.device))
-        resident = search.resident(trie, vectors)
-        search.capture(resident)
+            return _Bound(self._latest, self._latest.catalogue_to_device(trie, vectors))
+
+        layout = PaddedLayout.with_headroom(trie)
+        search = StaticSearch(self._search, layout, vectors is not None, plan, create_runner(self.device))
+        on_device = search.catalogue_to_device(trie, vectors)
+        search.capture(on_device)
         self._latest = search
-        return _Bound(search, resident)
+        return _Bound(search, on_device)
 
 
 def default_device() -> torch.device:
-    """A GPU if there is one."""
+    """Return a GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _load(recommender: Recommender, weights: Mapping[str, npt.NDArray[np.generic]]) -> None:
+def _load_weights(recommender: Recommender, weights: Mapping[str, npt.NDArray[np.generic]]) -> None:
     tensors = {
         name.removeprefix(PREFIX): torch.from_numpy(np.array(value))
         for name, value in weights.items()

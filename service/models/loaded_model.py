@@ -20,7 +20,7 @@ from model_store.replication.item_payload import NewItem
 from model_store.search.fusion import DENSE_ITEMS, Fusion
 from model_store.search.transitions import Transitions
 from service.engines.base import BEAM_WIDTHS, LARGEST_BATCH, Engine, SearchRequest
-from service.engines.buckets import Plan, batch_sizes, history_lengths
+from service.engines.buckets import CapturePlan, batch_sizes, history_lengths
 from service.filters import Rules
 from service.replication.catalogue_source import Encoded, ItemCoder, Placer
 from service.replication.replicated_catalogue import ReplicatedCatalogue
@@ -106,20 +106,20 @@ def open_engine(bundle: Bundle, settings: Settings) -> Engine:
 
 def _open_torch_engine(bundle: Bundle, settings: Settings) -> Engine:
     try:
-        from service.engines.torch_engine import CALL_BY_CALL, TorchEngine, default_device
+        from service.engines.torch_engine import EAGER_PLAN, TorchEngine, default_device
     except ModuleNotFoundError as missing:
         hint = "install etegrec[gpu], or set ETEGREC_ENGINE=onnx"
         raise ConfigError(f"the torch engine needs the package {missing.name}", hint) from missing
     device = default_device()
-    plan = usual_plan(bundle.manifest, settings.max_batch or LARGEST_BATCH) if device.type == "cuda" else CALL_BY_CALL
+    plan = usual_plan(bundle.manifest, settings.max_batch or LARGEST_BATCH) if device.type == "cuda" else EAGER_PLAN
     has_dense = bundle.manifest.fusion.weight > 0
     return TorchEngine(bundle.weights(), bundle.config, str(device), plan, settings.torch_precision, has_dense)
 
 
-def usual_plan(manifest: Manifest, max_batch: int) -> Plan:
+def usual_plan(manifest: Manifest, max_batch: int) -> CapturePlan:
     """The shapes that nearly all batches have, for an engine that is made ready for few of them."""
     width, longest = _beam_width(manifest, k=1), manifest.config.recommender.max_history
-    return Plan(batch_sizes(max_batch), history_lengths(longest), width, _fusion(manifest, width).candidates)
+    return CapturePlan(batch_sizes(max_batch), history_lengths(longest), width, _fusion(manifest, width).candidates)
 
 
 def _beam_width(manifest: Manifest, k: int) -> int:

@@ -1,1 +1,1 @@
-"""Dynamic batching: the queue, admission, and the estimate of how long batches take."""
+"""Dynamic batching: the queue, admission (the 429 rule), and the estimate of how long batches take."""

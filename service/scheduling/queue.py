@@ -1,8 +1,20 @@
-"""Requests that wait for a batch: who goes next, and who goes together.
+"""Request queue: lanes of similar requests that share one engine fairly, batch by batch.
 
-Requests of one catalogue, beam width and number of candidates wait in one lane, by age. Lanes take turns by the work
-that the engine did for them (start-time fair queueing), so that a rush of wide beams leaves narrow ones their share,
-however many they are. Inside a lane the oldest leads and takes along, by age, those whose padding wastes little.
+Only requests of one catalogue, beam width and number of candidates can share a batch, so each such group waits in a
+lane of its own, oldest first. Inside a lane the oldest request leads the next batch. It takes along, by age, those that
+waste little padding.
+
+Lanes take turns by start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queuing: A Scheduling Algorithm for
+Integrated Services Packet Switching Networks", SIGCOMM 1996):
+
+- Every lane has a start tag, which counts the work that the engine did for it. The lane with the lowest tag goes next,
+  and its tag grows by the work of its batch. So lanes that always have requests receive equal work, however many or
+  expensive their requests are: a rush of wide beams leaves narrow ones their share.
+- The queue has a virtual time, the start tag of the batch that was taken last. A lane that becomes busy starts there:
+  it has no claim to turns that it missed while it was empty.
+
+In the paper a lane that comes back starts no lower than where its own last batch ended. Here an empty lane is
+forgotten, which is simpler and favours it by one batch at most.
 """
 
 from __future__ import annotations
@@ -13,125 +25,133 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import ceil
+from typing import NamedTuple
 
-from service.engines.base import Found, SearchRequest, Shape
+from model_store.catalogue.catalogue import Catalogue
+from service.engines.base import SearchRequest, SearchResult, Shape
 
 
 @dataclass(eq=False)
 class Job:
-    """A request on its way to an answer."""
+    """One request on its way to an answer. Points in time are those of ``time.monotonic()``, in seconds."""
 
     request: SearchRequest
     shape: Shape
-    deadline: float  # time.monotonic(), in seconds
-    answer: asyncio.Future[Found]
-    since: float = field(default_factory=time.monotonic)
-    expected_s: float = 0.0  # from then until its answer, as it seemed at admission
+    deadline: float
+    answer: asyncio.Future[SearchResult]
+    arrived: float = field(default_factory=time.monotonic)
+    expected_s: float = 0.0  # from arrival to answer, as estimated at admission
     is_waiting: bool = True
 
     @property
     def is_gone(self) -> bool:
-        """Nobody waits for the answer any more, or it would come too late."""
+        """True if nobody waits for the answer any more, or if it would come too late."""
         return self.answer.done() or time.monotonic() >= self.deadline
+
+
+@dataclass(eq=False)
+class Batch:
+    """Jobs that the engine computes together."""
+
+    jobs: list[Job]
+    catalogue: Catalogue
+    shape: Shape  # of the longest job; the others are padded to it
+    started: float | None = None  # time.monotonic() when its computation began
+    took_s: float = 0.0  # engine time that it cost, see BatchRunner.run
+
+    @property
+    def work(self) -> int:
+        """Work of the whole batch, padding included."""
+        return len(self.jobs) * self.shape.work
+
+
+class Backlog(NamedTuple):
+    """Work that the engine does until a new request is answered."""
+
+    work: float  # of all batches before its own
+    batches: int  # estimated number of those batches
+    own_work: float  # of its own batch
 
 
 @dataclass(eq=False)
 class _Lane:
     jobs: deque[Job]
-    served: float  # work done for it, and what it missed while it was empty
-    count: int = 0  # jobs that still wait; those that left stay in the deque until they come to its front
-    work: int = 0  # of these
+    start_tag: float  # work done for this lane, plus the virtual time at which it became busy
+    count: int = 0  # jobs that still wait; a job that left stays in the deque until it reaches the front
+    work: int = 0  # of the jobs that still wait
 
 
 class RequestQueue:
-    """The queue in front of one engine. Used from one event loop.
+    """Requests that wait for a batch. Used from one event loop.
 
     Args:
-        largest: Requests of the usual shape computed together at most; fewer of wider ones.
-        usual: As many as a batch holds while few wait: beyond, it holds half of those that wait. None: ``largest``.
+        max_batch: Largest number of requests of the usual shape in one batch; fewer of wider ones.
+        usual_batch: Largest number while few wait. Beyond it, a batch holds half of those that wait. ``None``: as
+            ``max_batch``.
     """
 
-    def __init__(self, largest: int, usual: int | None = None) -> None:
-        self._largest, self._usual = largest, min(usual or largest, largest)
+    def __init__(self, max_batch: int, usual_batch: int | None = None) -> None:
+        self._max_batch = max_batch
+        self._usual_batch = min(usual_batch or max_batch, max_batch)
         self._lanes: dict[Hashable, _Lane] = {}
-        self._reached = 0.0  # work done for the lane that was chosen last
+        self._virtual_time = 0.0  # in units of work
         self.count = 0
 
-    def add(self, job: Job) -> None:
-        """Append a request to its lane."""
-        lane = self._lanes.get(_key(job))
-        if lane is None:
-            lane = self._lanes[_key(job)] = _Lane(deque(), self._reached)
-        lane.jobs.append(job)
-        self._count(lane, job, 1)
-
-    def leave(self, job: Job) -> bool:
-        """Take a request out that nobody waits for any more; false if it is no longer here."""
-        if not job.is_waiting:
-            return False
-        job.is_waiting = False
-        lane = self._lanes[_key(job)]
-        self._count(lane, job, -1)
-        if not lane.count:
-            del self._lanes[_key(job)]
-        return True
-
-    def ahead(self, shape: Shape, request: SearchRequest) -> tuple[float, int, float]:
-        """What will be done until a new request is answered.
-
-        Other lanes get the same share as its own, so of theirs counts what stands in front of it there, or their next
-        batch if that is more: it may come first.
-
-        Returns:
-            Work of the batches before its own, about how many they are, and the work of its own batch: those who share
-            it are answered together, and as many may come after it as came before.
-        """
-        own = self._lanes.get((id(request.catalogue), shape.beam_width, shape.candidates))
-        limit = shape.batch_limit(self._max_batch)
-        queued, each = (own.count, own.work / own.count) if own else (0, shape.work)
-        company = queued % limit
-        before = (queued - company) * each
-        work = before + sum(
-            min(lane.work, max(before + shape.work, self._next_batch(lane)))
-            for lane in self._lanes.values()
-            if lane is not own
-        )
-        # Batches get smaller as the queue gets shorter, so most of them will be of the usual size.
-        batches = ceil(work / (shape.work * shape.batch_limit(self._usual)))
-        return work, batches, company * each + shape.work * min(company + 1, limit - company)
-
     @property
-    def _max_batch(self) -> int:
-        return max(self._usual, min(self._largest, self.count // 2))
-
-    @property
-    def oldest_since(self) -> float:
-        """When the leader of the next batch came, ``time.monotonic()``. Only if anyone waits."""
-        return _leader(self._next()[1]).since
+    def oldest_arrived(self) -> float:
+        """Arrival of the job that leads the next batch, ``time.monotonic()``. Valid only if someone waits."""
+        _, lane = self._next_lane()
+        return _leader(lane).arrived
 
     @property
     def is_full(self) -> bool:
-        """Whether the next batch cannot grow any more."""
+        """True if the next batch cannot grow any more."""
         if not self.count:
             return False
-        _, lane = self._next()
-        return lane.count >= _leader(lane).shape.batch_limit(self._max_batch)
+        _, lane = self._next_lane()
+        return lane.count >= _leader(lane).shape.batch_limit(self._batch_size)
+
+    def add(self, job: Job) -> None:
+        """Append a job to its lane."""
+        key = _lane_key(job.request, job.shape)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(deque(), self._virtual_time)
+
+        lane.jobs.append(job)
+        self._count(lane, job, 1)
+
+    def remove(self, job: Job) -> bool:
+        """Remove a job that nobody waits for any more; return false if it is not in the queue."""
+        if not job.is_waiting:
+            return False
+        job.is_waiting = False
+
+        key = _lane_key(job.request, job.shape)
+        lane = self._lanes[key]
+        self._count(lane, job, -1)
+        if not lane.count:
+            del self._lanes[key]
+        return True
 
     def take(self) -> list[Job]:
-        """The requests of the next batch; none if nobody waits."""
+        """Remove the jobs of the next batch and return them, oldest first; an empty list if nobody waits."""
         if not self.count:
             return []
-        key, lane = self._next()
+        key, lane = self._next_lane()
         shape = _leader(lane).shape
-        limit = shape.batch_limit(self._max_batch)
+        limit = shape.batch_limit(self._batch_size)
+
         taken: list[Job] = []
         left: deque[Job] = deque()
         for job in lane.jobs:
             if job.is_waiting:
-                (taken if len(taken) < limit and shape.takes_in(job.shape) else left).append(job)
+                fits = len(taken) < limit and shape.can_hold(job.shape)
+                (taken if fits else left).append(job)
         lane.jobs = left
-        self._reached = lane.served
-        lane.served += len(taken) * shape.work
+
+        self._virtual_time = lane.start_tag
+        lane.start_tag += len(taken) * shape.work
         for job in taken:
             job.is_waiting = False
             self._count(lane, job, -1)
@@ -139,13 +159,49 @@ class RequestQueue:
             del self._lanes[key]
         return taken
 
-    def _next_batch(self, lane: _Lane) -> int:
-        """Work of the next batch of a lane, at most."""
-        shape = _leader(lane).shape
-        return shape.work * shape.batch_limit(self._max_batch)
+    def backlog(self, request: SearchRequest, shape: Shape) -> Backlog:
+        """Estimate the work until a request would be answered if it were added now.
 
-    def _next(self) -> tuple[Hashable, _Lane]:
-        return min(self._lanes.items(), key=lambda entry: (entry[1].served, _leader(entry[1]).since))
+        The work before its own batch has two parts. In its own lane, full batches of those who came earlier go first;
+        the rest of them share its batch. Meanwhile fair queueing gives every other lane as much work as its own lane
+        received, up to what waits there. It may be as much as that lane's next batch, even if this is more, because
+        that batch may be taken first.
+
+        Its own batch is answered as a whole. As many may join it later as already share it, up to its limit.
+        """
+        own = self._lanes.get(_lane_key(request, shape))
+        limit = shape.batch_limit(self._batch_size)
+
+        queued = own.count if own else 0
+        mean_work = own.work / own.count if own else shape.work
+        sharing = queued % limit
+        own_lane_work = (queued - sharing) * mean_work
+
+        other_lanes_work = sum(
+            min(lane.work, max(own_lane_work + shape.work, self._next_batch_work(lane)))
+            for lane in self._lanes.values()
+            if lane is not own
+        )
+        work = own_lane_work + other_lanes_work
+
+        # Batches get smaller as the queue gets shorter, so most of them will be of the usual size.
+        batches = ceil(work / (shape.work * shape.batch_limit(self._usual_batch)))
+        own_work = sharing * mean_work + shape.work * min(sharing + 1, limit - sharing)
+        return Backlog(work, batches, own_work)
+
+    @property
+    def _batch_size(self) -> int:
+        """Number of requests of the usual shape in a batch that is taken now."""
+        return max(self._usual_batch, min(self._max_batch, self.count // 2))
+
+    def _next_lane(self) -> tuple[Hashable, _Lane]:
+        """Return the lane with the lowest start tag and its key; among equals the one whose leader is oldest."""
+        return min(self._lanes.items(), key=lambda entry: (entry[1].start_tag, _leader(entry[1]).arrived))
+
+    def _next_batch_work(self, lane: _Lane) -> int:
+        """Return the work of a lane's next batch if it were full."""
+        shape = _leader(lane).shape
+        return shape.work * shape.batch_limit(self._batch_size)
 
     def _count(self, lane: _Lane, job: Job, step: int) -> None:
         self.count += step
@@ -153,11 +209,12 @@ class RequestQueue:
         lane.work += step * job.shape.work
 
 
-def _key(job: Job) -> Hashable:
-    return id(job.request.catalogue), job.shape.beam_width, job.shape.candidates
+def _lane_key(request: SearchRequest, shape: Shape) -> Hashable:
+    return id(request.catalogue), shape.beam_width, shape.candidates
 
 
 def _leader(lane: _Lane) -> Job:
+    """Return the oldest job of a lane that still waits; drop those before it."""
     while not lane.jobs[0].is_waiting:
         lane.jobs.popleft()
     return lane.jobs[0]

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from benchmarks import bench_http, bench_overload
 from benchmarks.load import Reply, milliseconds
 from model_store.console import new_app
-from service.engines.base import Found
+from service.engines.base import SearchResult
 from tests.support.bundles import small_catalogue
 from tests.support.service_harness import live_store
 
 CATALOGUE = small_catalogue()
-EXPECTED = Found(np.array([3, 1, 2]), *[np.array([-1.0, -2.0, -2.0004], dtype=np.float32)] * 2)
+EXPECTED = SearchResult(np.array([3, 1, 2]), *[np.array([-1.0, -2.0, -2.0004], dtype=np.float32)] * 2)
 
 
 def printed(module: Any, *options: str) -> dict[str, Any]:

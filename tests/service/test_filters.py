@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from model_store.catalogue.catalogue import Catalogue, ItemDelete, ItemPut
 from service.answers.popular import popular
-from service.engines.base import Found, SearchRequest
+from service.engines.base import SearchRequest, SearchResult
 from service.engines.fake_engine import FakeEngine
 from service.filters import RuleKey, Rules
 from service.schemas.recommend import AttributeRange, Filter
@@ -83,7 +83,7 @@ def inside(value: object, bounds: AttributeRange) -> bool:
     )
 
 
-def ask(rules: Filter, seen: list[str], k: int, per_prefix: int | None) -> tuple[Found, Found]:
+def ask(rules: Filter, seen: list[str], k: int, per_prefix: int | None) -> tuple[SearchResult, SearchResult]:
     """The answers of the search and of the fallback."""
     compiled = Rules(CATALOGUE, 8)
     rule = compiled.compile(RuleKey.of(rules))
@@ -95,7 +95,7 @@ def ask(rules: Filter, seen: list[str], k: int, per_prefix: int | None) -> tuple
     return found, popular(CATALOGUE, rule, excluded, k, per_prefix)
 
 
-def names(found: Found) -> list[str]:
+def names(found: SearchResult) -> list[str]:
     return [IDS[row] for row in found.rows.tolist()]
 
 

@@ -204,7 +204,7 @@ async def test_tight_budgets_narrow_the_beam_then_ask_the_cache_and_then_give_po
             batcher = lease.batcher
 
         async def ask(number: int, k: int, budget_s: float) -> tuple[str, float, float]:
-            batcher.pace = slow_pace()
+            batcher.admission.latency = slow_pace()
             before = [metric(service, "etegrec_narrowed_total", beam_width=width) for width in ("10", "5")]
             body = {"history": [f"item-{number}"], "k": k, "budget_ms": budget_s * 1000}
             answer = (await client.post("/recommend", json=body)).json()
@@ -229,7 +229,7 @@ async def test_who_cannot_be_answered_in_time_is_told_at_once(tmp_path: Path) ->
     engine.gate.set()
     async with serving(tmp_path, engine.opened, deadline_ms=4000) as (client, service):
         with service.models.lease() as lease:
-            lease.batcher.pace = slow_pace()
+            lease.batcher.admission.latency = slow_pace()
         async with busy(client, engine):
             refused = await client.post("/recommend", json={"history": ["item-6"]})
         assert metric(service, "etegrec_deadline_misses_total", at="admission") == 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from service.engines.cuda_graphs import PlainCalls, Work
+from service.engines.cuda_graphs import EagerRunner, StaticFunction
 
 FROM_THE_HOST = {"aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero", "aten::masked_select"}
 """Operations that read values back, bring new ones, or make shapes of values: none can be captured."""
@@ -39,15 +39,15 @@ class Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return {func._schema.name for func, *_ in self.steps}
 
 
-class TapeRunner(PlainCalls):
+class TapeRunner(EagerRunner):
     """Counts what it recorded and what it replayed."""
 
     def __init__(self) -> None:
         self.recordings = self.replays = 0
 
-    def recorded(self, work: Work) -> Work:
+    def capture(self, function: StaticFunction) -> StaticFunction:
         with Noted() as noted:
-            outputs = work()
+            outputs = function()
         assert not noted.names & FROM_THE_HOST
         self.recordings += 1
 

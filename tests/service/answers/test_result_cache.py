@@ -4,7 +4,7 @@ import numpy as np
 
 from model_store.catalogue.catalogue import Catalogue
 from service.answers.result_cache import AnswerKey, ResultCache
-from service.engines.base import Found, SearchRequest
+from service.engines.base import SearchRequest, SearchResult
 from service.filters import RuleKey
 from tests.support.bundles import small_catalogue
 
@@ -17,8 +17,8 @@ def key(newest: int, max_history: int = 3) -> AnswerKey:
     return AnswerKey.of(question, RuleKey(), max_history)
 
 
-def answer(row: int) -> Found:
-    return Found(np.array([row]), np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.float32))
+def answer(row: int) -> SearchResult:
+    return SearchResult(np.array([row]), np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.float32))
 
 
 def rows(cache: ResultCache, catalogue: Catalogue, newest: int) -> list[int] | None:

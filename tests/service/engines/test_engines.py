@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import safetensors.numpy
 
@@ -18,6 +19,7 @@ from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
+from model_store.network.recommender import Recommender
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.base import BoundCatalogues, SearchRequest
@@ -46,9 +48,12 @@ NOTHING = np.empty(0, dtype=np.int64)
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[Fusion, Path]:
     """One network with generative answers, with fused ones, and with fused ones that remember what follows what."""
     folder = tmp_path_factory.mktemp("real")
-    graph = export_search(random_recommender(CONFIG, seed=3))
+    network = random_recommender(CONFIG, seed=3)
+    graph = export_search(network)
+    graphs = {"search.onnx": graph, EIGHT_BIT_GRAPH: eight_bit_search(graph, network)}
+    engine = TorchEngine(weights_of(network), CONFIG, "cpu")
     fusions = GENERATIVE_ALONE, FUSION, REMEMBERING
-    return {fusion: publish_real(folder / str(place), graph, fusion) for place, fusion in enumerate(fusions)}
+    return {fusion: publish_real(folder / str(place), graphs, engine, fusion) for place, fusion in enumerate(fusions)}
 
 
 @pytest.fixture
@@ -56,16 +61,14 @@ def store(stores: dict[Fusion, Path]) -> Path:
     return stores[GENERATIVE_ALONE]
 
 
-def publish_real(folder: Path, graph: bytes, fusion: Fusion) -> Path:
-    network = random_recommender(CONFIG, seed=3)
-    weights = {PREFIX + name: value.numpy() for name, value in network.state_dict().items()}
-    goldens = [
-        golden(TorchEngine(weights, CONFIG, "cpu"), rows, fusion) for rows in ([4, 8, 15], [16], list(range(12)))
-    ]
-    content = {
-        "weights.safetensors": safetensors.numpy.save(weights),
-        "search.onnx": graph,
-        EIGHT_BIT_GRAPH: eight_bit_search(graph, network),
+def weights_of(network: Recommender) -> dict[str, npt.NDArray[np.generic]]:
+    return {PREFIX + name: value.numpy() for name, value in network.state_dict().items()}
+
+
+def publish_real(folder: Path, graphs: dict[str, bytes], engine: TorchEngine, fusion: Fusion) -> Path:
+    goldens = [golden(engine, rows, fusion) for rows in ([4, 8, 15], [16], list(range(12)))]
+    content = graphs | {
+        "weights.safetensors": safetensors.numpy.save(weights_of(random_recommender(CONFIG, seed=3))),
         "golden.json": goldens_to_json(goldens),
         TRANSITIONS: safetensors.numpy.save(MEMORY.arrays()),
     }
@@ -277,9 +280,9 @@ def test_the_two_catalogues_searched_last_stay_bound() -> None:
 
     first, second, third = (small_catalogue(items=items) for items in (10, 20, 30))
     bound = BoundCatalogues(make)
-    assert [bound.of(each) for each in (first, second, first, second, first)] == [10, 20, 10, 20, 10]
+    assert [bound.get(each) for each in (first, second, first, second, first)] == [10, 20, 10, 20, 10]
     assert made == [10, 20]
-    assert [bound.of(each) for each in (third, first, second)] == [30, 10, 20]  # the second had to go
+    assert [bound.get(each) for each in (third, first, second)] == [30, 10, 20]  # the second had to go
     assert made == [10, 20, 30, 20]
 
 
@@ -294,10 +297,10 @@ def test_an_engine_ready_for_one_catalogue_is_not_held_up_by_another_one() -> No
         return len(catalogue)
 
     bound = BoundCatalogues(make)
-    assert bound.of(first) == 10
+    assert bound.get(first) == 10
     with ThreadPoolExecutor() as threads:
-        slow = threads.submit(bound.of, second)
+        slow = threads.submit(bound.get, second)
         assert begun.wait(30)
-        assert bound.of(first) == 10
+        assert bound.get(first) == 10
         may_end.set()
         assert slow.result(30) == 20

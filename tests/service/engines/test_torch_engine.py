@@ -18,9 +18,9 @@ from model_store.network.search import BeamSearch
 from model_store.search.fusion import Fusion
 from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.base import SearchRequest
-from service.engines.buckets import Plan, batch_sizes, history_lengths
-from service.engines.cuda_graphs import PlainCalls, Runner, runner
-from service.engines.device_catalogue import Headroom
+from service.engines.buckets import CapturePlan, batch_sizes, history_lengths
+from service.engines.cuda_graphs import EagerRunner, Runner, create_runner
+from service.engines.device_catalogue import PaddedLayout
 from service.engines.static_search import StaticSearch
 from service.engines.torch_engine import PREFIX, TorchEngine
 from tests.support.bundles import small_catalogue
@@ -32,7 +32,7 @@ MODELS = {
     "codes": small_config(codebook_size=8, layers=1),
     "vectors": small_config(codebook_size=8, layers=1, history_tokens="vector", user_encoder="own", newest_start=True),
 }
-PLAN = Plan(batches=(1, 3, 8), lengths=(4, 7), width=WIDTH, candidates=CANDIDATES)
+PLAN = CapturePlan(batches=(1, 3, 8), lengths=(4, 7), width=WIDTH, candidates=CANDIDATES)
 ITEMS = 300
 
 
@@ -47,7 +47,7 @@ def weights(network: Recommender) -> dict[str, npt.NDArray[np.generic]]:
     return {PREFIX + name: value.numpy() for name, value in network.state_dict().items()}
 
 
-def engine_of(config: ModelConfig, plan: Plan = PLAN) -> TorchEngine:
+def engine_of(config: ModelConfig, plan: CapturePlan = PLAN) -> TorchEngine:
     return TorchEngine(weights(random_recommender(config, seed=3)), config, "cpu", plan)
 
 
@@ -105,11 +105,11 @@ def config(request: pytest.FixtureRequest) -> ModelConfig:
     return MODELS[request.param]
 
 
-@pytest.fixture(params=[PlainCalls, TapeRunner])
+@pytest.fixture(params=[EagerRunner, TapeRunner])
 def captured(request: pytest.FixtureRequest, config: ModelConfig) -> tuple[StaticSearch, Runner]:
     runs: Runner = request.param()
-    room = Headroom.over(catalogue().trie)
-    return StaticSearch(BeamSearch(random_recommender(config, 3)), room, True, PLAN, runs), runs
+    layout = PaddedLayout.with_headroom(catalogue().trie)
+    return StaticSearch(BeamSearch(random_recommender(config, 3)), layout, True, PLAN, runs), runs
 
 
 def test_batches_of_all_sizes_are_answered_as_without_padding(
@@ -117,7 +117,7 @@ def test_batches_of_all_sizes_are_answered_as_without_padding(
 ) -> None:
     items, (search, runs) = catalogue(), captured
     engine, expected = engine_of(config), plain(config, items)
-    resident = search.resident(items.trie, items.vectors)
+    resident = search.catalogue_to_device(items.trie, items.vectors)
     search.capture(resident)
     # large ones first: what they leave behind in the static tensors must not show
     for count in (8, 7, 4, 3, 2, 1, 5):
@@ -133,7 +133,7 @@ def test_a_catalogue_that_grows_into_its_headroom_needs_no_capture(
 ) -> None:
     search, runs = captured
     engine, older, newer = engine_of(config), catalogue(), catalogue(ITEMS + 37)
-    residents = {len(items): search.resident(items.trie, items.vectors) for items in (older, newer)}
+    residents = {len(items): search.catalogue_to_device(items.trie, items.vectors) for items in (older, newer)}
     search.capture(residents[ITEMS])
     for items in (older, newer, newer, older, newer):
         inputs = asked(engine, items, rng, 3)
@@ -185,7 +185,7 @@ def test_the_engine_keeps_its_captures_until_a_catalogue_outgrows_them(
     searches = []
     for items in catalogues:
         engine.bind(items)
-        searches.append(engine._bound.of(items).search)
+        searches.append(engine._bound.get(items).search)
         inputs = asked(engine, items, rng, 4)
         same(engine.compute(inputs, items), plain(config, items)(inputs))
     assert searches[0] is searches[1] is not searches[2]
@@ -222,7 +222,7 @@ def test_large_catalogues_are_captured_without_dense_candidates(
     monkeypatch.setattr("service.engines.torch_engine.DENSE_ITEMS", ITEMS - 1)
     engine, items = engine_of(MODELS["codes"]), catalogue()
     engine.bind(items)
-    plan = engine._bound.of(items).search.plan
+    plan = engine._bound.get(items).search.plan
     assert plan == replace(PLAN, candidates=0)
     assert plan.find(asked(engine, items, rng, 2, candidates=0)) is not None
 
@@ -274,20 +274,20 @@ def test_on_a_gpu_replayed_graphs_answer_as_the_plain_search_on_a_cpu(
 
 def test_headroom_renumbers_nodes_and_masks(rng: np.random.Generator) -> None:
     trie = catalogue().trie
-    room = Headroom.over(trie)
-    assert room.nodes[0] == 8  # there are no more codes
-    assert room.holds(trie)
-    assert not room.holds(catalogue(470).trie)
+    layout = PaddedLayout.with_headroom(trie)
+    assert layout.nodes[0] == 8  # there are no more codes
+    assert layout.fits(trie)
+    assert not layout.fits(catalogue(470).trie)
     ids = np.array([[-1, 0, trie.node_offset[1]], [trie.node_offset[2] - 1, trie.node_offset[2], trie.nodes - 1]])
-    moved = room.node_ids(trie, ids)
-    assert moved[0].tolist() == [-1, 0, room.offset[1]]
-    assert moved[1, 1] == room.offset[2]
-    assert (moved - ids)[1, 0] == room.offset[1] - trie.node_offset[1]
+    renumbered = layout.renumber_nodes(trie, ids)
+    assert renumbered[0].tolist() == [-1, 0, layout.offset[1]]
+    assert renumbered[1, 1] == layout.offset[2]
+    assert (renumbered - ids)[1, 0] == layout.offset[1] - trie.node_offset[1]
     mask = trie.mask(rng.random(trie.items) < 0.5)
-    [bits] = room.masks(trie, [mask.bits])
-    is_open = np.unpackbits(bits, count=room.offset[-1], bitorder="little").astype(np.bool_)
+    [bits] = layout.renumber_masks(trie, [mask.bits])
+    is_open = np.unpackbits(bits, count=layout.offset[-1], bitorder="little").astype(np.bool_)
     before = np.unpackbits(mask.bits, count=trie.nodes, bitorder="little").astype(np.bool_)
-    everywhere = room.node_ids(trie, np.arange(trie.nodes))
+    everywhere = layout.renumber_nodes(trie, np.arange(trie.nodes))
     np.testing.assert_array_equal(is_open[everywhere], before)
     assert is_open.sum() == before.sum()
 
@@ -298,10 +298,10 @@ def test_a_plan_covers_every_usual_batch_and_counts_its_captures() -> None:
     assert batch_sizes(200) == (1, 8, 32, 64, 128, 200)
     assert history_lengths(50) == (8, 16, 24, 32, 50)
     assert history_lengths(20) == (8, 16, 20)
-    plan = Plan(batch_sizes(256), history_lengths(50), 20, 20)
+    plan = CapturePlan(batch_sizes(256), history_lengths(50), 20, 20)
     assert len(plan.buckets) == 30
     assert plan.largest == (256, 50)
 
 
 def test_a_processor_calls_the_search_as_it_is() -> None:
-    assert isinstance(runner(torch.device("cpu")), PlainCalls)
+    assert isinstance(create_runner(torch.device("cpu")), EagerRunner)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.search.interface import SearchInputs, SearchOutputs
-from service.engines.base import Engine, Found, SearchRequest
+from service.engines.base import Engine, SearchRequest, SearchResult
 from service.engines.fake_engine import FakeEngine
 from service.errors import DeadlineMissed, NotReady, QueueFull
 from service.scheduling.batcher import Batcher
@@ -46,7 +47,7 @@ async def batching(engine: Engine, **given: float) -> AsyncIterator[tuple[Batche
         await batcher.close()
 
 
-async def occupy(batcher: Batcher, engine: GatedEngine) -> asyncio.Task[Found]:
+async def occupy(batcher: Batcher, engine: GatedEngine) -> asyncio.Task[SearchResult]:
     """Put one request into the engine, behind its gate, and a second into the prepared place."""
     first = asyncio.create_task(batcher.submit(question(0), LONG_S))
     await asyncio.to_thread(engine.entered.acquire)
@@ -130,28 +131,70 @@ async def test_the_rest_of_a_prepared_batch_is_answered_right() -> None:
     assert [each.rows.tolist() for each in answers] == [each.rows.tolist() for each in alone]
 
 
-async def test_no_bucket_starves() -> None:
-    engine = GatedEngine()
+class SteppedEngine(FakeEngine):
+    """Computes one batch at each step of the test.
+
+    A batch is not finished before the next one has begun. So none can overtake it, however slow the threads are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[SearchInputs] = []
+        self.begun, self.may_end, self.may_finish = (threading.Semaphore(0) for _ in range(3))
+
+    def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
+        self.batches.append(inputs)
+        self.begun.release()
+        assert self.may_end.acquire(timeout=LONG_S)
+        return super().compute(inputs, catalogue)
+
+    def finish(
+        self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue
+    ) -> list[SearchResult]:
+        assert self.may_finish.acquire(timeout=LONG_S)
+        return super().finish(outputs, requests, catalogue)
+
+    async def begin(self) -> None:
+        """Wait until a batch is computed."""
+        assert await asyncio.to_thread(self.begun.acquire, timeout=LONG_S)
+
+    async def run(self, requests: int) -> None:
+        """Compute batch after batch until so many requests are answered."""
+        while sum(len(each.lengths) for each in self.batches) < requests:
+            self.may_end.release()
+            await self.begin()
+            self.may_finish.release()
+        self.may_end.release()
+        self.may_finish.release()
+
+
+@pytest.mark.parametrize(
+    ("other", "place"), [(question(7, 30), 5), (replace(question(7, 3), beam_width=100), 3)], ids=["longer", "wider"]
+)
+async def test_no_request_starves(other: SearchRequest, place: int) -> None:
+    engine = SteppedEngine()
     async with batching(engine, max_batch=2, queue_size=100) as (batcher, _):
-        tasks = [await occupy(batcher, engine)]
-        tasks += [asyncio.create_task(batcher.submit(question(n, 3), LONG_S)) for n in range(6)]
-        await asyncio.sleep(0)
-        tasks.append(asyncio.create_task(batcher.submit(question(7, 30), LONG_S)))
-        await asyncio.sleep(0)
-        tasks += [asyncio.create_task(batcher.submit(question(n, 3), LONG_S)) for n in range(20)]
-        engine.gate.set()
+        tasks = [asyncio.create_task(batcher.submit(question(0), LONG_S))]
+        await engine.begin()
+        for each in (*[question(1)] * 6, other, *[question(2)] * 20):
+            tasks.append(asyncio.create_task(batcher.submit(each, LONG_S)))
+            await asyncio.sleep(0)
+        await engine.run(len(tasks))
         await asyncio.gather(*tasks)
-    lengths = [int(each.lengths[0]) for each in engine.batches]
-    # After those that came before it, in batches that a slow machine leaves half full; not after all 13 of the bucket.
-    assert lengths.index(30) <= 8
+    kinds = [(int(each.lengths[0]), len(each.beam)) for each in engine.batches]
+    # In its own lane a request waits for those that came before it: the first, one prepared alone, five others in
+    # pairs. In another lane it waits for the first, the prepared one, and one more. Later ones never come before it.
+    assert kinds.index((len(other.history), other.beam_width)) <= place
 
 
 class TwoHalves(GatedEngine):
     """Is free for the next batch in the middle of each; the gate holds up second halves."""
 
-    def compute_freeing(self, inputs: SearchInputs, catalogue: Catalogue, free: Callable[[], None]) -> SearchOutputs:
-        free()
-        free()
+    def compute_overlapped(
+        self, inputs: SearchInputs, catalogue: Catalogue, on_free: Callable[[], None]
+    ) -> SearchOutputs:
+        on_free()
+        on_free()
         return self.compute(inputs, catalogue)
 
 
@@ -161,7 +204,7 @@ async def test_a_batch_begins_when_the_engine_is_free_for_it_and_no_sooner() -> 
         async with batching(engine, max_batch=1) as (batcher, _):
             asked = [asyncio.create_task(batcher.submit(question(n), LONG_S)) for n in range(5)]
             for _ in range(computed_together):
-                assert await asyncio.to_thread(engine.entered.acquire, timeout=10)
+                assert await asyncio.to_thread(engine.entered.acquire, timeout=LONG_S)
             assert not await asyncio.to_thread(engine.entered.acquire, timeout=0.1)
             engine.gate.set()
             answers.append([found.rows.tolist() for found in await asyncio.gather(*asked)])
@@ -176,26 +219,28 @@ class Overlapping(FakeEngine):
         self.clock, self.calls = clock, 0
         self.second_began, self.second_may_end = threading.Event(), threading.Event()
 
-    def compute_freeing(self, inputs: SearchInputs, catalogue: Catalogue, free: Callable[[], None]) -> SearchOutputs:
+    def compute_overlapped(
+        self, inputs: SearchInputs, catalogue: Catalogue, on_free: Callable[[], None]
+    ) -> SearchOutputs:
         self.calls += 1
         if self.calls == 1:
             self.clock.now = 16.0
-            free()
-            assert self.second_began.wait(10)
+            on_free()
+            assert self.second_began.wait(LONG_S)
             self.clock.now = 20.0
         else:
             self.second_began.set()
-            assert self.second_may_end.wait(10)
+            assert self.second_may_end.wait(LONG_S)
         return self.compute(inputs, catalogue)
 
 
 async def test_time_in_which_two_batches_overlap_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=10.0, monotonic=lambda: clock.now, thread_time=time.thread_time)
-    monkeypatch.setattr("service.scheduling.batcher.time", clock)
-    monkeypatch.setattr("service.scheduling.queue.time", clock)
+    for module in ("admission", "batch_runner", "batcher", "queue"):
+        monkeypatch.setattr(f"service.scheduling.{module}.time", clock)
     engine, learned = Overlapping(clock), []
     async with batching(engine, max_batch=1) as (batcher, _):
-        monkeypatch.setattr(batcher.pace, "learn", lambda _, seconds: learned.append(seconds))
+        monkeypatch.setattr(batcher.admission.latency, "learn", lambda _, seconds: learned.append(seconds))
         first, second = (asyncio.create_task(batcher.submit(question(n), LONG_S)) for n in range(2))
         await first
         clock.now = 24.0

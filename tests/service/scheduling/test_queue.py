@@ -11,7 +11,6 @@ import pytest
 from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import Shape
 from service.engines.fake_engine import FakeEngine
-from service.scheduling.latency_model import LEAST_CAUTION, MOST_CAUTION, LatencyModel
 from service.scheduling.queue import Job, RequestQueue
 from tests.service.scheduling.test_batcher import CATALOGUE, question
 from tests.support.bundles import small_catalogue
@@ -79,6 +78,26 @@ async def test_a_rush_of_narrow_beams_does_not_starve_a_wide_one() -> None:
     assert position <= 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+async def test_lanes_that_always_have_requests_receive_equal_work(seed: int) -> None:
+    waiting, random = RequestQueue(8), np.random.default_rng(seed)
+    widths, work, largest = (5, 20, 100), dict.fromkeys((5, 20, 100), 0), dict.fromkeys((5, 20, 100), 0)
+    backlog = dict.fromkeys(widths, 0)
+    for _ in range(300):
+        for width in widths:  # uneven rushes, but no lane is ever empty
+            for _ in range(int(random.integers(0, 10)) + 10 * (backlog[width] < 10)):
+                waiting.add(job(int(random.integers(1, 51)), width))
+                backlog[width] += 1
+        batch = waiting.take()
+        shape = batch[0].shape
+        backlog[shape.beam_width] -= len(batch)
+        work[shape.beam_width] += len(batch) * shape.work
+        largest[shape.beam_width] = max(largest[shape.beam_width], len(batch) * shape.work)
+        for one in widths:  # theorem 1 of Goyal, Vin and Cheng
+            assert all(abs(work[one] - work[other]) <= largest[one] + largest[other] for other in widths)
+    assert min(work.values()) > 0
+
+
 async def test_those_who_leave_are_not_taken_and_make_room() -> None:
     waiting = RequestQueue(4)
     jobs = [job(age_s=10 - n) for n in range(6)]
@@ -86,13 +105,13 @@ async def test_those_who_leave_are_not_taken_and_make_room() -> None:
         waiting.add(each)
     assert waiting.is_full
     for each in (jobs[0], jobs[2], jobs[3]):
-        assert waiting.leave(each)
-    assert not waiting.leave(jobs[0])
+        assert waiting.remove(each)
+    assert not waiting.remove(jobs[0])
     assert (waiting.count, waiting.is_full) == (3, False)
-    assert waiting.oldest_since == jobs[1].since
-    assert waiting.ahead(jobs[1].shape, jobs[1].request)[2] == 4 * jobs[1].shape.work
+    assert waiting.oldest_arrived == jobs[1].arrived
+    assert waiting.backlog(jobs[1].request, jobs[1].shape)[2] == 4 * jobs[1].shape.work
     assert waiting.take() == [jobs[1], jobs[4], jobs[5]]
-    assert not waiting.leave(jobs[1])
+    assert not waiting.remove(jobs[1])
     assert waiting.take() == []
 
 
@@ -103,64 +122,30 @@ async def test_of_another_lane_its_share_counts_or_the_batch_that_may_come_first
         waiting.add(each)
     own = job(20, 20)
     batch = wide[0].shape.batch_limit(16) * wide[0].shape.work
-    assert waiting.ahead(own.shape, own.request)[0] == batch  # not all fifty
+    assert waiting.backlog(own.request, own.shape)[0] == batch  # not all fifty
     for _ in range(160):
         waiting.add(job(20, 20))
-    work, *_ = waiting.ahead(own.shape, own.request)
+    work, *_ = waiting.backlog(own.request, own.shape)
     assert work == 160 * own.shape.work + min(50 * wide[0].shape.work, 161 * own.shape.work)
 
 
 async def test_a_request_is_answered_when_its_whole_batch_is() -> None:
-    waiting = RequestQueue(16, usual=4)
+    waiting = RequestQueue(16, usual_batch=4)
     new = job(20, 20)
-    assert waiting.ahead(new.shape, new.request) == (0, 0, new.shape.work)
+    assert waiting.backlog(new.request, new.shape) == (0, 0, new.shape.work)
     for _ in range(3):
         waiting.add(job(20, 20))
-    assert waiting.ahead(new.shape, new.request) == (0, 0, 4 * new.shape.work)  # all in one batch
+    assert waiting.backlog(new.request, new.shape) == (0, 0, 4 * new.shape.work)  # all in one batch
     for _ in range(98):
         waiting.add(job(20, 20))
-    work, batches, own = waiting.ahead(new.shape, new.request)
+    work, batches, own = waiting.backlog(new.request, new.shape)
     assert (work, batches) == (96 * new.shape.work, 24)
     assert own == 11 * new.shape.work  # five share its batch, and five more will
 
 
-def test_the_pace_is_that_of_the_batches() -> None:
-    pace = LatencyModel()
-    assert pace.seconds(100) == 0
-    pace.learn(40, 0.4)
-    assert pace.seconds(80) == pytest.approx(0.8)  # one batch tells no overhead
-    for work in (10, 20, 40, 80) * 20:
-        pace.learn(work, 0.1 + 0.01 * work)
-    assert pace.seconds(50) == pytest.approx(0.6, rel=0.01)
-    assert pace.seconds(100, 2) == pytest.approx(1.2, rel=0.01)
-    for work in (10, 20, 40, 80) * 50:
-        pace.learn(work, 0.02 * work)  # the machine got busier: by work only
-    assert pace.seconds(50) == pytest.approx(1.0, rel=0.02)
-
-
-def test_the_pace_never_expects_less_for_more() -> None:
-    random, pace = np.random.default_rng(0), LatencyModel()
-    for _ in range(200):
-        pace.learn(int(random.integers(10, 1000)), float(random.exponential(0.1)))
-        assert 0 <= pace.seconds(10) <= pace.seconds(1000)
-
-
-def test_caution_follows_what_became_of_the_admitted() -> None:
-    random, pace = np.random.default_rng(0), LatencyModel()
-    for _ in range(4000):
-        pace.learn_wait(1.0, float(random.uniform(0.5, 2.0)))
-    assert 1.9 <= pace.caution <= 2.3  # hardly any takes longer
-    for _ in range(20_000):
-        pace.learn_wait(1.0, 0.9)
-    assert pace.caution == LEAST_CAUTION
-    for _ in range(200):
-        pace.learn_wait(1.0, 100.0)
-    assert pace.caution == MOST_CAUTION
-
-
 @pytest.mark.parametrize(("waiting_now", "first"), [(5, 5), (12, 8), (16, 8), (40, 20), (90, 32)])
 async def test_batches_grow_while_many_wait(waiting_now: int, first: int) -> None:
-    waiting = RequestQueue(32, usual=8)
+    waiting = RequestQueue(32, usual_batch=8)
     for _ in range(waiting_now):
         waiting.add(job())
     assert waiting.is_full == (waiting_now >= 8)

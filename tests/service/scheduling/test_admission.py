@@ -1,0 +1,119 @@
+"""The 429 rule, without a batcher."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from service.engines.fake_engine import FakeEngine
+from service.errors import DeadlineMissed, QueueFull, QueueTooLong
+from service.scheduling.admission import MAX_SAFETY_FACTOR, MIN_SAFETY_FACTOR, Admission
+from service.scheduling.queue import Batch, RequestQueue
+from service.telemetry import Telemetry
+from tests.service.scheduling.test_batcher import CATALOGUE, question
+from tests.service.scheduling.test_queue import job
+
+pytestmark = pytest.mark.anyio
+
+ENGINE = FakeEngine()
+ASKED = question(1)
+SHAPE = ENGINE.shape(ASKED)
+
+
+class Desk:
+    """Admission with its queue and the batches under way; a second for each request once it has learned."""
+
+    def __init__(self, queue_size: int = 100) -> None:
+        self.telemetry = Telemetry()
+        self.queue = RequestQueue(max_batch=1)
+        self.running: list[Batch] = []
+        self.admission = Admission(ENGINE, self.queue, self.running, queue_size, self.telemetry)
+
+    def learn(self) -> None:
+        self.admission.latency.learn(SHAPE.work, 1.0)
+
+    def refused(self) -> float | None:
+        """Requests that were refused because of their budget."""
+        return self.telemetry.registry.get_sample_value("etegrec_deadline_misses_total", {"at": "admission"})
+
+
+async def test_a_full_queue_refuses_and_tells_when_to_come_again() -> None:
+    desk = Desk(queue_size=2)
+    for _ in range(2):
+        assert desk.admission.admit(ASKED, SHAPE, 1.0) == 0  # nothing is known yet
+        desk.queue.add(job())
+    for has_learned, seconds in ((False, "1"), (True, "3")):
+        if has_learned:
+            desk.learn()
+        with pytest.raises(QueueFull) as refused:
+            desk.admission.admit(ASKED, SHAPE, 1000.0)
+        assert not isinstance(refused.value, QueueTooLong)
+        assert refused.value.headers["Retry-After"] == seconds
+    assert not desk.refused()
+
+
+async def test_a_request_is_refused_if_its_expected_wait_exceeds_its_budget() -> None:
+    desk = Desk()
+    desk.learn()
+    for _ in range(3):
+        desk.queue.add(job())
+    expected_s = 4.0  # three before it, and itself
+    enough_s = expected_s * MIN_SAFETY_FACTOR
+    assert desk.admission.admit(ASKED, SHAPE, enough_s + 0.01) == pytest.approx(expected_s)
+    assert desk.admission.can_answer(ASKED, enough_s + 0.01)
+    assert not desk.admission.can_answer(ASKED, enough_s - 0.01)
+    with pytest.raises(QueueTooLong) as refused:
+        desk.admission.admit(ASKED, SHAPE, enough_s - 0.01)
+    assert refused.value.headers["Retry-After"] == "4"
+    assert desk.refused() == 1
+    with pytest.raises(DeadlineMissed):
+        desk.admission.admit(ASKED, SHAPE, 0.0)
+    assert desk.refused() == 2
+
+
+async def test_batches_under_way_count_by_what_is_left_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.scheduling.admission.time", SimpleNamespace(monotonic=lambda: 50.0))
+    desk = Desk()
+    desk.learn()
+    desk.running.append(Batch([job()], CATALOGUE, SHAPE, started=49.75))
+    assert desk.admission.remaining_s() == pytest.approx(0.75)
+    desk.running.append(Batch([job()], CATALOGUE, SHAPE))
+    assert desk.admission.remaining_s() == pytest.approx(1.75)
+    desk.running.append(Batch([job()], CATALOGUE, SHAPE, started=10.0))  # longer than expected: it may end at once
+    assert desk.admission.remaining_s() == pytest.approx(1.75)
+
+
+async def test_an_idle_engine_tries_every_request() -> None:
+    desk = Desk()
+    desk.learn()
+    assert desk.admission.admit(ASKED, SHAPE, 0.001) == pytest.approx(1.0)
+    desk.running.append(Batch([job()], CATALOGUE, SHAPE))
+    with pytest.raises(QueueTooLong):
+        desk.admission.admit(ASKED, SHAPE, 0.001)
+
+
+async def test_only_waits_that_were_a_large_part_of_the_budget_are_learned_from() -> None:
+    admission = Desk().admission
+    late = job(age_s=1000.0)
+    late.expected_s = 1.0
+    late.deadline = late.arrived + 1000.0
+    admission.learn_wait(late)  # it could wait so long: nobody was in a hurry
+    assert admission.safety_factor == MIN_SAFETY_FACTOR
+    late.deadline = late.arrived + 2.0
+    admission.learn_wait(late)
+    assert admission.safety_factor > MIN_SAFETY_FACTOR
+
+
+def test_the_safety_factor_follows_what_became_of_the_admitted() -> None:
+    random, admission = np.random.default_rng(0), Desk().admission
+    for _ in range(4000):
+        admission.update_safety_factor(1.0, float(random.uniform(0.5, 2.0)))
+    assert 1.9 <= admission.safety_factor <= 2.3  # hardly any takes longer
+    for _ in range(20_000):
+        admission.update_safety_factor(1.0, 0.9)
+    assert admission.safety_factor == MIN_SAFETY_FACTOR
+    for _ in range(200):
+        admission.update_safety_factor(1.0, 100.0)
+    assert admission.safety_factor == MAX_SAFETY_FACTOR

@@ -34,6 +34,13 @@ class Telemetry:
         self.answers = Counter(
             "etegrec_answers_total", "Recommendations by what served them.", ("served_by",), registry=registry
         )
+        self.popular_answers = Counter(
+            "etegrec_popular_answers_total",
+            "Recommendations that popular items answered, by reason"
+            " (no_history, unknown_items, budget, empty_rule, store_away).",
+            ("reason",),
+            registry=registry,
+        )
         self.degraded = Counter(
             "etegrec_degraded_answers_total", "Recommendations given while the live store was away.", registry=registry
         )

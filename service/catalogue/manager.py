@@ -123,8 +123,8 @@ class CatalogueManager:
             replica = await self._follower.follow(model.replica)
             if replica is model.replica:
                 return False
-            newer = await asyncio.to_thread(model.moved, replica, self._settings.rule_cache_entries)
-            if self._models.move(model, newer):
+            newer = await asyncio.to_thread(model.with_catalogue, replica, self._settings.rule_cache_entries)
+            if self._models.swap_catalogue(model, newer):
                 self._telemetry.catalogue_revision.set(newer.revision)
             return True
 

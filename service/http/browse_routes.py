@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model_store.catalogue.catalogue import Catalogue
-from service.answers.popular import popular
-from service.answers.similar import similar
+from service.answers.popular import find_popular
+from service.answers.similar import find_similar
 from service.answers.trending import EventCounts
 from service.errors import FieldError, InvalidFields, NotFound, NotReady
-from service.filters import Rule, RuleKey
+from service.filters import CompiledRule, RuleKey
 from service.http.endpoints import Endpoint, check_key, id_of, json_answer, query_of
 from service.http.limits import check_k
 from service.models.loaded_model import LoadedModel
@@ -33,7 +33,7 @@ async def similar_items(service: Service, request: Request) -> Response:
     row = catalogue.row(id_of(request, "item_id"))
     if row is None:
         raise NotFound("the catalogue has no item with this id")
-    found = await service.lookups.run(partial(similar, catalogue, row, asked.k))
+    found = await service.lookups.run(partial(find_similar, catalogue, row, asked.k))
     cosines = [None] * len(found.rows) if found.cosine is None else found.cosine.tolist()
     items = [
         coded_item(catalogue, each) | {"similarity": cosine, "shared_codes": shared}
@@ -71,21 +71,21 @@ async def popular_items(service: Service, request: Request) -> Response:
     """Items popular in training and by the events of late: what users without history are recommended."""
     check_key(service, request, write=False)
     asked, model = query_of(request, PopularQuery), _model(service)
-    return await _by_events(service, model, asked, await service.trends.popular(model.catalogue))
+    return await _by_events(service, model, asked, await service.trends.popular_counts(model.catalogue))
 
 
 async def trending_items(service: Service, request: Request) -> Response:
     """Items with the most events of late alone; fewer than `k` if fewer had any."""
     check_key(service, request, write=False)
     asked, model = query_of(request, PopularQuery), _model(service)
-    return await _by_events(service, model, asked, await service.trends.trending(model.catalogue))
+    return await _by_events(service, model, asked, await service.trends.trending_counts(model.catalogue))
 
 
 async def _by_events(service: Service, model: LoadedModel, asked: PopularQuery, events: EventCounts) -> Response:
     check_k(asked.k, service.settings)
     catalogue = model.catalogue
     rule = await _rule(service, model, asked.category)
-    found = popular(catalogue, rule, catalogue.rows([]), asked.k, events=events)
+    found = find_popular(catalogue, rule, catalogue.rows([]), asked.k, events=events)
     items = [
         coded_item(catalogue, row)
         | {"events": events.count_of.get(row, 0.0), "popularity": int(catalogue.popularity[row])}
@@ -94,7 +94,7 @@ async def _by_events(service: Service, model: LoadedModel, asked: PopularQuery, 
     return json_answer({"model_version": model.version, "items": items})
 
 
-async def _rule(service: Service, model: LoadedModel, category: str | None) -> Rule:
+async def _rule(service: Service, model: LoadedModel, category: str | None) -> CompiledRule:
     key = RuleKey() if category is None else RuleKey(categories=frozenset([category]))
     rule = model.rules.find(key)
     return rule if rule is not None else await service.lookups.run(partial(model.rules.compile, key))

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model_store.catalogue.catalogue import Catalogue
-from service.answers.similar import similar
+from service.answers.similar import find_similar
 from service.errors import FieldError, InvalidFields
 from service.http.body import parse_aside
 from service.http.bulk_upload import read_lines
@@ -35,7 +35,7 @@ async def put_item(service: Service, request: Request) -> Response:
         raise InvalidFields([FieldError("", f"must be at most {MAX_PAYLOAD_BYTES} bytes long, not {size}")])
     written = await service.catalogue.put(item_id, body)
     catalogue, row = written.model.catalogue, written.row
-    near = await service.lookups.run(partial(similar, catalogue, row, NEAREST))
+    near = await service.lookups.run(partial(find_similar, catalogue, row, NEAREST))
     return json_answer(
         {
             "item_id": item_id,

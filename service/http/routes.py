@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from model_store.events.event import Event
-from service.answers.explanations import explanations_of
+from service.answers.explanations import explanation_documents
 from service.async_tasks import all_of
 from service.errors import ClientGone, NotReady, problem_of_status
 from service.http import browse_routes, item_routes, user_routes
@@ -183,9 +183,9 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _explanations(service: Service, answer: Recommendation) -> list[dict[str, object]] | None:
-    if answer.reasons is None:
+    if answer.explanations is None:
         return None
-    work = partial(explanations_of, answer.model.catalogue, answer.found.rows, answer.reasons)
+    work = partial(explanation_documents, answer.model.catalogue, answer.found.rows, answer.explanations)
     return await service.lookups.run(work)
 
 

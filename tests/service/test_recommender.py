@@ -176,7 +176,9 @@ async def test_a_deadline_that_nothing_predicted_is_a_problem_and_one_of_its_own
         assert metric(service, "etegrec_answers_total", served_by="popular") == 1
         missed = [metric(service, "etegrec_deadline_misses_total", at=place) for place in ("queue", "compute")]
         engine.gate.set()
-        order = service.models.current.catalogue.by_popularity.tolist()
+        model = service.models.current
+        assert model is not None
+        order = model.catalogue.by_popularity.tolist()
     assert (late.status_code, late.json()["type"]) == (504, "urn:etegrec:problem:deadline-missed")
     assert "budget_ms" in late.json()["detail"]
     assert sum(missed) == 2

@@ -37,7 +37,7 @@ from model_store.bundle.manifest import FileSeal
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.packed import PackedStrings
 from model_store.semantic_ids.trie import Trie
-from service.filters import Rules
+from service.filters import RuleCompiler
 from service.store.change_stream import START, Snapshot
 from service.store.redis_store import RedisStore
 from tests.support.redis_server import RedisServer
@@ -81,7 +81,7 @@ def memory(path: Path) -> Memory:
     settle()
     before = resident_bytes()
     catalogue = _from_bundle(path)
-    rules = Rules(catalogue, 1)
+    rules = RuleCompiler(catalogue, 1)
     _ = catalogue.row_of, catalogue.by_popularity, catalogue.trie.parents, catalogue.trie.item_leaf
     settle()
     titles = PackedStrings.of(catalogue.titles).ragged.nbytes

@@ -31,7 +31,7 @@ from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
 from service.app import create_app
 from service.engines.onnx_engine import GRAPH
-from service.models.loaded_model import open_coder
+from service.models.loading import open_coder
 from service.replication.catalogue_source import CatalogueSource
 from service.schemas.recommend import Filter, RecommendRequest
 from service.service import Service

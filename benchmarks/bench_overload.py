@@ -35,7 +35,7 @@ from benchmarks.service_process import ServiceProcess, serving
 from model_store.bundle.bundle import Bundle
 from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import SearchResult
-from service.models.loaded_model import open_engine
+from service.models.loading import open_engine
 from service.settings import Settings
 
 MARGIN = 1e-3

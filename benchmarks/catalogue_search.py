@@ -17,7 +17,7 @@ from model_store.config import ModelConfig
 from model_store.semantic_ids.trie import Trie
 from service.engines.base import SearchRequest, SearchResult
 from service.engines.onnx_engine import OnnxEngine
-from service.filters import RuleKey, Rules
+from service.filters import RuleCompiler, RuleKey
 from service.schemas.recommend import Filter
 
 BATCH, HISTORY, BEAM_WIDTH, K = 32, 20, 20, 10
@@ -61,7 +61,7 @@ class Batch:
 
     def __init__(self, graph: Path, config: ModelConfig, path: Path, seed: int) -> None:
         self.catalogue = Catalogue.from_parquet(path.read_bytes())
-        self.rules = Rules(self.catalogue, 64)
+        self.rules = RuleCompiler(self.catalogue, 64)
         self._engine = OnnxEngine(graph.read_bytes(), config)
         rng = np.random.default_rng(seed)
         self._histories = rng.integers(0, len(self.catalogue), (BATCH, HISTORY))
@@ -87,7 +87,7 @@ class Batch:
         for history, asked in zip(self._histories, filters, strict=True):
             key = RuleKey.of(asked)
             rule = self.rules.find(key) or self.rules.compile(key)
-            excluded = np.append(history, self.rules.rows((asked and asked.deny) or ()))
+            excluded = np.append(history, self.catalogue.rows((asked and asked.deny) or ()))
             requests.append(SearchRequest(history, K, BEAM_WIDTH, rule.mask, excluded, self.catalogue))
         inputs = self._engine.prepare(requests, self.catalogue)
         return self._engine.finish(self._engine.compute(inputs, self.catalogue), requests, self.catalogue)

@@ -13,7 +13,7 @@ from service.answers.trending import half_lives_s_of
 from service.http.middleware import RequestMiddleware
 from service.http.openapi import describe
 from service.http.routes import ENDPOINTS, add_routes, direct_routes
-from service.models.loaded_model import CoderOpener, EngineOpener, open_coder, open_engine
+from service.models.loading import CoderOpener, EngineOpener, open_coder, open_engine
 from service.service import Service
 from service.settings import Settings
 from service.store import open_store

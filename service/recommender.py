@@ -1,4 +1,4 @@
-"""The request path, without HTTP: history, known items, rules, search, answer."""
+"""The path of one request, without HTTP: history, known items, rules, search, answer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
-from service.answers.explanations import NO_REASONS, Reasons, reasons
-from service.answers.popular import popular
+from service.answers.explanations import NO_EXPLANATIONS, Explanations, explain
+from service.answers.popular import PopularBecause, find_popular
 from service.answers.result_cache import AnswerKey, ResultCache
-from service.answers.trending import Trends
+from service.answers.trending import TrendTracker
 from service.engines.base import BEAM_WIDTHS, NARROW_WIDTHS, SearchRequest, SearchResult
 from service.errors import DeadlineMissed, QueueTooLong
-from service.filters import Rule, RuleKey
+from service.filters import CompiledRule, RuleKey
 from service.models.loaded_model import LoadedModel
 from service.models.manager import ModelManager, Serving
 from service.schemas.recommend import RecommendRequest
@@ -27,8 +28,11 @@ from service.telemetry import Telemetry
 
 ServedBy = Literal["model", "cache", "popular"]
 
+log = structlog.get_logger()
+
 ANSWER_S = 0.002
-"""Kept back from a request's own budget: after the search gave up, another answer must still be made and sent."""
+"""Seconds of a request's own budget that the search may not use: popular items must still be found and sent if it gives
+up."""
 
 _NOTHING = SearchResult(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32))
 
@@ -43,22 +47,23 @@ class Recommendation:
     is_degraded: bool
     unknown_items: Sequence[str]
     took_ms: float
-    reasons: Reasons | None = None  # only if they were asked for
+    explanations: Explanations | None = None  # only if the request asked for them
+    popular_because: PopularBecause | None = None  # only if popular items answered
 
 
-class _Asked(NamedTuple):
-    """A request in terms of one model."""
+class _Query(NamedTuple):
+    """A request in terms of one model's catalogue."""
 
     model: LoadedModel
     request: RecommendRequest
     known: npt.NDArray[np.int64]  # rows of the history's known items, oldest first
     rule_key: RuleKey
-    rule: Rule
-    excluded: npt.NDArray[np.int64]  # rows
+    rule: CompiledRule
+    excluded: npt.NDArray[np.int64]  # rows of seen and denied items
     fresh_boost: float
 
-    def question(self, beam_width: int) -> SearchRequest:
-        """What the engine is asked."""
+    def search_request(self, beam_width: int) -> SearchRequest:
+        """Return the question to the engine."""
         return SearchRequest(
             history=self.known,
             k=self.request.k,
@@ -74,16 +79,24 @@ class _Asked(NamedTuple):
 
 
 class _Answered(NamedTuple):
+    """The items that answer a query, and where they come from."""
+
     found: SearchResult
     served_by: ServedBy
-    reasons: Reasons = NO_REASONS
+    explanations: Explanations = NO_EXPLANATIONS
+    popular_because: PopularBecause | None = None
 
 
 class Recommender:
-    """Answers requests with whichever model is live."""
+    """Answers requests with the model that serves now."""
 
     def __init__(
-        self, models: ModelManager, store_client: StoreClient, trends: Trends, settings: Settings, telemetry: Telemetry
+        self,
+        models: ModelManager,
+        store_client: StoreClient,
+        trends: TrendTracker,
+        settings: Settings,
+        telemetry: Telemetry,
     ) -> None:
         self._models = models
         self._store_client = store_client
@@ -92,6 +105,7 @@ class Recommender:
         self._telemetry = telemetry
         self._cache = ResultCache(settings.result_cache_entries, settings.result_cache_s)
         self._answers = {kind: telemetry.answers.labels(kind) for kind in ("model", "cache", "popular")}
+        self._popular_answers = {why: telemetry.popular_answers.labels(why.value) for why in PopularBecause}
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
         """Answer one request.
@@ -103,101 +117,130 @@ class Recommender:
         """
         started = time.monotonic()
         deadline = started + min(request.budget_ms or np.inf, self._settings.deadline_ms) / 1000
-        history = await self._history(request)
-        with self._models.lease() as serving:
-            asked = await self._asked(serving.model, request, history)
-            if asked.rule.is_empty:
-                answered = _Answered(_NOTHING, "model" if len(asked.known) else "popular")
-            elif len(asked.known):
-                answered = await self._by_model(serving, asked, deadline)
-            else:
-                answered = await self._by_popularity(asked)
-        return self._recommendation(asked, answered, history, started)
+        history = await self._read_history(request)
 
-    async def _history(self, request: RecommendRequest) -> StoredHistory:
+        # A lease keeps the model, even if another version is swapped in before the answer is ready.
+        with self._models.lease() as serving:
+            known = serving.model.catalogue.rows(history.item_ids)
+            rule_key = RuleKey.of(request.filter)
+            rule = await self._find_rule(serving.model, rule_key)
+            excluded = _excluded_rows(serving.model, request, known)
+            query = _Query(serving.model, request, known, rule_key, rule, excluded, self._settings.fresh_boost)
+
+            if rule.is_empty:
+                answered = _answer_nothing(query)
+            elif len(known):
+                answered = await self._answer_by_model(serving, query, deadline)
+            else:
+                answered = await self._answer_by_popularity(query, _why_nothing_is_known(history))
+
+        self._count(query, answered)
+        return self._recommendation(query, answered, history, started)
+
+    async def _read_history(self, request: RecommendRequest) -> StoredHistory:
+        """Return the request's own history, even an empty one, else the stored one of its user."""
         if request.history is not None or request.user_id is None:
             return StoredHistory(request.history or [], is_missing=False)
         return await self._store_client.history(request.user_id)
 
-    async def _asked(self, model: LoadedModel, request: RecommendRequest, history: StoredHistory) -> _Asked:
-        rules, key = model.rules, RuleKey.of(request.filter)
-        rule = rules.find(key)
-        if rule is None:
-            rule = await asyncio.to_thread(rules.compile, key)
-        known = rules.rows(history.item_ids)
-        excluded = known if request.exclude_seen else known[:0]
-        if request.filter is not None and request.filter.deny:
-            excluded = np.concatenate([excluded, rules.rows(request.filter.deny)])
-        return _Asked(model, request, known, key, rule, excluded, self._settings.fresh_boost)
+    async def _find_rule(self, model: LoadedModel, key: RuleKey) -> CompiledRule:
+        rule = model.rules.find(key)
+        return rule if rule is not None else await asyncio.to_thread(model.rules.compile, key)
 
-    async def _by_model(self, serving: Serving, asked: _Asked, deadline: float) -> _Answered:
-        """By an answer that is kept, by the search, or, where the request's own budget is too tight, by popularity."""
-        question = asked.question(asked.model.beam_width(asked.request.k))
-        key = AnswerKey.of(question, asked.rule_key, asked.model.engine.max_history)
-        kept = self._kept(asked, key)
+    async def _answer_by_model(self, serving: Serving, query: _Query, deadline: float) -> _Answered:
+        """Return a kept answer, else search; popular items answer where the request's own budget is too tight."""
+        full = query.search_request(query.model.beam_width(query.request.k))
+        key = AnswerKey.of(full, query.rule_key, query.model.engine.max_history)
+        kept = self._find_kept(query, key)
         if kept is not None:
             return _Answered(kept, "cache")
-        has_budget = asked.request.budget_ms is not None
-        searched = self._affordable(serving, asked, question, deadline - time.monotonic()) if has_budget else question
+
+        # A request with a budget of its own prefers a poorer answer to an error.
+        has_budget = query.request.budget_ms is not None
+        asked = self._fit_beam(serving, query, full, deadline - time.monotonic()) if has_budget else full
         try:
             budget_s = deadline - time.monotonic() - (ANSWER_S if has_budget else 0)
-            found = await serving.batcher.submit(searched, budget_s)
+            found = await serving.batcher.submit(asked, budget_s)
         except (QueueTooLong, DeadlineMissed):
             if not has_budget:
                 raise
-            return await self._by_popularity(asked)
-        if searched is question:
-            self._cache.keep(asked.model.catalogue, key, found)
-        if not asked.request.explain:
-            return _Answered(found, "model")
-        return _Answered(found, "model", await reasons(serving, searched, found.rows, deadline - time.monotonic()))
+            return await self._answer_by_popularity(query, PopularBecause.BUDGET)
 
-    def _kept(self, asked: _Asked, key: AnswerKey) -> SearchResult | None:
-        if not self._cache.is_on or asked.request.explain:
+        # The next request may have more time, so only answers of the full beam are kept.
+        if asked is full:
+            self._cache.keep(query.model.catalogue, key, found)
+        if not query.request.explain:
+            return _Answered(found, "model")
+        return _Answered(found, "model", await explain(serving, asked, found.rows, deadline - time.monotonic()))
+
+    def _find_kept(self, query: _Query, key: AnswerKey) -> SearchResult | None:
+        if not self._cache.is_on or query.request.explain:
             return None
-        found = self._cache.find(asked.model.catalogue, key)
+
+        found = self._cache.find(query.model.catalogue, key)
         self._telemetry.cache_lookups.labels("miss" if found is None else "hit").inc()
         return found
 
-    def _affordable(self, serving: Serving, asked: _Asked, question: SearchRequest, budget_s: float) -> SearchRequest:
-        """The question with the widest beam that the budget allows; never so narrow that answers would be missing."""
-        narrower = [width for width in (*BEAM_WIDTHS, *NARROW_WIDTHS) if asked.request.k <= width < question.beam_width]
-        for width in (question.beam_width, *sorted(narrower, reverse=True)):
-            candidate = question if width == question.beam_width else asked.question(width)
-            if serving.batcher.admission.can_answer(candidate, budget_s - ANSWER_S):
-                if candidate is not question:
-                    self._telemetry.narrowed.labels(str(width)).inc()
-                return candidate
-        return question
+    def _fit_beam(self, serving: Serving, query: _Query, full: SearchRequest, budget_s: float) -> SearchRequest:
+        """Return the search with the widest beam that the budget allows.
 
-    async def _by_popularity(self, asked: _Asked) -> _Answered:
-        request, catalogue = asked.request, asked.model.catalogue
-        events = await self._trends.popular(catalogue)
-        found = popular(catalogue, asked.rule, asked.excluded, request.k, request.max_per_prefix, events)
-        return _Answered(found, "popular")
+        The beam stays at least k wide, since answers would be missing otherwise. If no width fits, the full search is
+        returned: the batcher refuses it, or tries it while the engine is idle.
+        """
+        narrower = [width for width in (*BEAM_WIDTHS, *NARROW_WIDTHS) if query.request.k <= width < full.beam_width]
+        for width in (full.beam_width, *sorted(narrower, reverse=True)):
+            asked = full if width == full.beam_width else query.search_request(width)
+            if serving.batcher.admission.can_answer(asked, budget_s - ANSWER_S):
+                if asked is not full:
+                    self._telemetry.narrowed.labels(str(width)).inc()
+                return asked
+        return full
+
+    async def _answer_by_popularity(self, query: _Query, because: PopularBecause) -> _Answered:
+        request = query.request
+        catalogue = query.model.catalogue
+        events = await self._trends.popular_counts(catalogue)
+        found = find_popular(catalogue, query.rule, query.excluded, request.k, request.max_per_prefix, events)
+        return _Answered(found, "popular", popular_because=because)
+
+    def _count(self, query: _Query, answered: _Answered) -> None:
+        """Count the answer; if popular items answered, say why in the metrics and in the log."""
+        self._answers[answered.served_by].inc()
+        because = answered.popular_because
+        if because is not None:
+            self._popular_answers[because].inc()
+            log.debug(
+                "popular_items_answered",
+                reason=because.value,
+                version=query.model.version,
+                known_items=len(query.known),
+                items=len(answered.found.rows),
+            )
 
     def _recommendation(
-        self, asked: _Asked, answered: _Answered, history: StoredHistory, started: float
+        self, query: _Query, answered: _Answered, history: StoredHistory, started: float
     ) -> Recommendation:
         is_degraded = history.is_missing or not self._store_client.is_up
-        self._answers[answered.served_by].inc()
         if is_degraded:
             self._telemetry.degraded.inc()
+
         return Recommendation(
-            model=asked.model,
-            found=self._still_visible(asked.model, answered.found),
+            model=query.model,
+            found=self._without_hidden(query.model, answered.found),
             served_by=answered.served_by,
             is_degraded=is_degraded,
-            unknown_items=_unknown(asked, history.item_ids),
+            unknown_items=_unknown_items(query, history.item_ids),
             took_ms=(time.monotonic() - started) * 1000,
-            reasons=answered.reasons if asked.request.explain else None,
+            explanations=answered.explanations if query.request.explain else None,
+            popular_because=answered.popular_because,
         )
 
-    def _still_visible(self, model: LoadedModel, found: SearchResult) -> SearchResult:
-        """Without items that were hidden while the answer was on its way."""
+    def _without_hidden(self, model: LoadedModel, found: SearchResult) -> SearchResult:
+        """Leave out items that were hidden while the answer was on its way."""
         current = self._models.current
         if current is None or current.catalogue is model.catalogue:
             return found
+
         if current.version == model.version:
             is_hidden = current.catalogue.is_hidden[found.rows]  # rows stay what they are inside a version
         else:
@@ -206,9 +249,34 @@ class Recommender:
         return found.select(~is_hidden) if is_hidden.any() else found
 
 
-def _unknown(asked: _Asked, item_ids: Sequence[str]) -> list[str]:
-    """Ids that the catalogue lacks, each once, in order."""
-    if len(asked.known) == len(item_ids):
+def _excluded_rows(
+    model: LoadedModel, request: RecommendRequest, known: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the rows of seen items, unless the request wants them, and of denied ones."""
+    seen = known if request.exclude_seen else known[:0]
+    if request.filter is None or not request.filter.deny:
+        return seen
+    return np.concatenate([seen, model.catalogue.rows(request.filter.deny)])
+
+
+def _answer_nothing(query: _Query) -> _Answered:
+    """Return no items, in the name of whoever would have answered under a rule that allows some."""
+    if len(query.known):
+        return _Answered(_NOTHING, "model")
+    return _Answered(_NOTHING, "popular", popular_because=PopularBecause.EMPTY_RULE)
+
+
+def _why_nothing_is_known(history: StoredHistory) -> PopularBecause:
+    """Return the reason why a history has no known items."""
+    if history.is_missing:
+        return PopularBecause.STORE_AWAY
+    return PopularBecause.UNKNOWN_ITEMS if history.item_ids else PopularBecause.NO_HISTORY
+
+
+def _unknown_items(query: _Query, item_ids: Sequence[str]) -> list[str]:
+    """Return the ids that the catalogue lacks, each once, in order."""
+    if len(query.known) == len(item_ids):
         return []
-    row_of = asked.model.catalogue.row_of
+
+    row_of = query.model.catalogue.row_of
     return list(dict.fromkeys(item_id for item_id in item_ids if item_id not in row_of))

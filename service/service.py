@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from model_store.bundle.registry import ModelStore
 from service.answers.code_groups import CodeGroups
 from service.answers.lookup_pool import LookupPool
-from service.answers.trending import Trends
+from service.answers.trending import TrendTracker
 from service.api_keys import Keys
 from service.async_tasks import cancel_and_wait
 from service.catalogue.manager import CatalogueManager
 from service.catalogue.updater import CatalogueUpdater
-from service.models.loaded_model import CoderOpener, EngineOpener, open_coder
+from service.models.loading import CoderOpener, EngineOpener, open_coder
 from service.models.manager import ModelManager
 from service.recommender import Recommender
 from service.replication.follower import CatalogueFollower
@@ -41,7 +41,7 @@ class Service:
         self.updater = CatalogueUpdater(self.models, self.follower, self.store_client, settings, self.telemetry)
         self.catalogue = CatalogueManager(self.updater, self.store_client)
 
-        self.trends = Trends(store, settings, self.telemetry)
+        self.trends = TrendTracker(store, settings, self.telemetry)
         self.recommender = Recommender(self.models, self.store_client, self.trends, settings, self.telemetry)
         self.code_groups = CodeGroups()
         self.lookups = LookupPool(2, settings.queue_size, settings.deadline_ms / 1000)

@@ -43,7 +43,13 @@ class Telemetry:
             ("served_by",),
             registry=registry,
         )
-
+        self.popular_answers = Counter(
+            "etegrec_popular_answers_total",
+            "Recommendations that popular items answered, by reason"
+            " (no_history, unknown_items, budget, empty_rule, store_away).",
+            ("reason",),
+            registry=registry,
+        )
         self.degraded = Counter(
             "etegrec_degraded_answers_total", "Recommendations made while the store did not answer.", registry=registry
         )

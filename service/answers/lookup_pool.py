@@ -1,4 +1,4 @@
-"""A few threads for questions that take tens of milliseconds and need no engine."""
+"""A small pool of threads for lookups that take tens of milliseconds and need no engine."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class LookupPool:
-    """Runs work in its own threads, so that neither the event loop nor the engine's threads wait for it.
+    """Runs lookups in its own threads, so that neither the event loop nor the engine's threads wait for them.
 
     Args:
-        threads: Pieces of work done at the same time.
-        limit: Pieces of work accepted and not finished, at most.
+        threads: Lookups that run at the same time.
+        limit: Lookups accepted and not finished, at most.
         deadline_s: Longest wait for one.
     """
 
@@ -28,17 +28,18 @@ class LookupPool:
         self._limit = limit
         self._deadline_s = deadline_s
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns. Work that has not begun when its caller leaves is not done.
+    async def run(self, lookup: Callable[[], T]) -> T:
+        """Return the result of ``lookup``. One that has not begun when its caller leaves is never run.
 
         Raises:
-            QueueFull: At once, when as much work waits as may.
+            QueueFull: At once, when as many lookups wait as may.
             DeadlineMissed: It took too long.
         """
         if not self._slots.acquire(blocking=False):
             raise QueueFull(self._limit, 1)
-        job = self._threads.submit(work)
+        job = self._threads.submit(lookup)
         job.add_done_callback(lambda _: self._slots.release())
+
         try:
             async with asyncio.timeout(self._deadline_s):
                 return await asyncio.wrap_future(job)
@@ -46,5 +47,5 @@ class LookupPool:
             raise DeadlineMissed from None
 
     async def close(self) -> None:
-        """Finish what has begun."""
+        """Finish the lookups that have begun and drop the others."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)

@@ -1,7 +1,7 @@
-"""Answers of the model kept for requests that repeat: a page opened again, a user who did nothing new.
+"""A cache of the model's answers for requests that repeat: a page opened again, a user who did nothing new.
 
 An answer is a function of model version, catalogue revision, history, rules and what the request asks for. All of them
-are in the key, so a kept answer is never wrong; it is dropped after a while to free its place.
+are in the key, so a kept answer is never wrong; it expires only to free its place.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from service.engines.base import SearchRequest, SearchResult
 from service.filters import RuleKey
 
 LARGEST_KEY = 8192
-"""Bytes of a key, about, above which an answer is not kept: filters may name 10,000 items, and rarely repeat."""
+"""Size of a key in bytes, roughly, above which an answer is not kept: filters may name 10,000 items, and such requests
+rarely repeat."""
 
 _NAME_BYTES = 100  # of a category or an item id in a rule, with what Python adds
 
 
 class AnswerKey(NamedTuple):
-    """What makes two questions about one catalogue the same."""
+    """Identity of a search in one catalogue: equal keys have equal answers."""
 
     history: bytes  # catalogue rows, oldest first, no more than the model reads
     excluded: bytes  # catalogue rows
@@ -31,15 +32,16 @@ class AnswerKey(NamedTuple):
     max_per_prefix: int | None
 
     @classmethod
-    def of(cls, question: SearchRequest, rule: RuleKey, max_history: int) -> AnswerKey:
-        """The key of a question at the model's full quality."""
-        history, excluded = question.history[-max_history:].tobytes(), question.excluded.tobytes()
-        return cls(history, excluded, rule, question.k, question.max_per_prefix)
+    def of(cls, request: SearchRequest, rule: RuleKey, max_history: int) -> AnswerKey:
+        """Return the key of a search at the model's full beam width."""
+        history = request.history[-max_history:].tobytes()
+        excluded = request.excluded.tobytes()
+        return cls(history, excluded, rule, request.k, request.max_per_prefix)
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, about."""
-        return len(self.history) + len(self.excluded) + _NAME_BYTES * self.rule.names
+        """Size in bytes, roughly."""
+        return len(self.history) + len(self.excluded) + _NAME_BYTES * self.rule.name_count
 
 
 class ResultCache:
@@ -48,8 +50,8 @@ class ResultCache:
     A catalogue object stands for its version and revision: with another one the cache begins anew.
 
     Args:
-        entries: Answers kept at most; 0: none.
-        ttl_s: Seconds an answer is given again.
+        entries: Answers kept at most; 0 keeps none.
+        ttl_s: Seconds for which an answer is given again.
         clock: Monotonic seconds.
     """
 
@@ -58,35 +60,40 @@ class ResultCache:
         self._ttl_s = ttl_s
         self._clock = clock
         self._catalogue: Catalogue | None = None
-        self._kept: OrderedDict[AnswerKey, tuple[float, SearchResult]] = OrderedDict()
+        self._kept: OrderedDict[AnswerKey, tuple[float, SearchResult]] = (
+            OrderedDict()
+        )  # with the time at which each expires
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is ever kept."""
+        """True if answers are kept at all."""
         return self._entries > 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def find(self, catalogue: Catalogue, key: AnswerKey) -> SearchResult | None:
-        """The kept answer, if there is one and it is young enough."""
+        """Return the kept answer, if there is one and it has not expired."""
         if catalogue is not self._catalogue:
             self._catalogue = catalogue
             self._kept.clear()
+
         expires, found = self._kept.get(key, (0.0, None))
         if found is None:
             return None
         if expires <= self._clock():
             del self._kept[key]
             return None
+
         self._kept.move_to_end(key)
         return found
 
     def keep(self, catalogue: Catalogue, key: AnswerKey, found: SearchResult) -> None:
-        """Keep an answer, unless the catalogue has changed since it was asked for, or the question is a long one."""
+        """Keep an answer, unless the catalogue has changed since the request came, or the key is a large one."""
         if not self.is_on or catalogue is not self._catalogue or key.size > LARGEST_KEY:
             return
-        self._kept[key] = self._clock() + self._ttl_s, found
+
+        self._kept[key] = (self._clock() + self._ttl_s, found)
         self._kept.move_to_end(key)
         if len(self._kept) > self._entries:
             self._kept.popitem(last=False)

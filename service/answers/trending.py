@@ -1,8 +1,8 @@
-"""What is popular by the events of late, read from the live store every few seconds.
+"""Counts of recent events per item, read from the store every few seconds: they rank popular and trending items.
 
 The store keeps two fading counts an item, one of a long and one of a short half-life
-(:mod:`service.store.decayed_counts`). The long one, together with training popularity, is what users without history
-are answered; the short one is what trends.
+(:mod:`service.store.decayed_counts`). The long one, together with training popularity, ranks the popular items that
+users without history get; the short one alone ranks the trending items.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from service.telemetry import Telemetry
 log = structlog.get_logger()
 
 NEGLIGIBLE = 1e-6
-"""Counts up to here, in events, are none: of twenty half-lives ago."""
+"""Count, in events, up to which an item has none: one event counts as little after twenty half-lives."""
 
 
 @dataclass(frozen=True, eq=False)
 class EventCounts:
-    """How much events speak for the items of a catalogue; items without events are left out.
+    """Items of a catalogue weighted by their events; items without events are left out.
 
         weight = count + prior_events * share of training popularity
 
@@ -39,7 +39,7 @@ class EventCounts:
         rows: ``[n]``, distinct, highest weight first.
         counts: ``[n]``, events, each counting half after every half-life.
         weights: ``[n]``.
-        prior_events: How many events training popularity counts as; 0: it does not count.
+        prior_events: Number of events that training popularity counts as; 0: it does not count.
         total: Sum of all counts and the prior.
     """
 
@@ -60,8 +60,11 @@ class EventCounts:
         return dict(zip(self.rows.tolist(), self.counts.tolist(), strict=True))
 
 
-class Trends:
-    """Keeps the counts of both half-lives; used from one event loop. While the store is away the last ones stay."""
+class TrendTracker:
+    """Keeps the counts of both half-lives up to date. Used from one event loop.
+
+    While the store is away the last counts stay.
+    """
 
     def __init__(self, store: Store, settings: Settings, telemetry: Telemetry) -> None:
         self._store = store
@@ -69,7 +72,7 @@ class Trends:
         self._telemetry = telemetry
         self._long: Mapping[str, float] = {}
         self._short: Mapping[str, float] = {}
-        self._mapped: dict[float, tuple[ref[Catalogue], Mapping[str, float], EventCounts]] = {}
+        self._by_prior: dict[float, tuple[ref[Catalogue], Mapping[str, float], EventCounts]] = {}
 
     async def watch(self) -> None:
         """Read the counts every ``trends_s`` seconds, until cancelled."""
@@ -90,48 +93,53 @@ class Trends:
         """
         waiting = await self._store.backlog()
         self._telemetry.show_waiting(waiting.events, waiting.oldest)
+
         long_s, short_s = half_lives_s_of(self._settings)
         self._long = await self._store.counts(long_s)
         self._short = await self._store.counts(short_s)
 
-    async def popular(self, catalogue: Catalogue) -> EventCounts:
-        """Counts of the long half-life, on top of training popularity."""
-        return await self._of(catalogue, self._long, self._settings.popular_prior_events)
+    async def popular_counts(self, catalogue: Catalogue) -> EventCounts:
+        """Return the counts of the long half-life, on top of training popularity."""
+        return await self._counts_of(catalogue, self._long, self._settings.popular_prior_events)
 
-    async def trending(self, catalogue: Catalogue) -> EventCounts:
-        """Counts of the short half-life alone."""
-        return await self._of(catalogue, self._short, 0)
+    async def trending_counts(self, catalogue: Catalogue) -> EventCounts:
+        """Return the counts of the short half-life alone."""
+        return await self._counts_of(catalogue, self._short, 0)
 
-    async def _of(self, catalogue: Catalogue, counts: Mapping[str, float], prior_events: float) -> EventCounts:
-        known = self._mapped.get(prior_events)
-        if known is not None and known[0]() is catalogue and known[1] is counts:
-            return known[2]
+    async def _counts_of(self, catalogue: Catalogue, counts: Mapping[str, float], prior_events: float) -> EventCounts:
+        """Map counts by item id to rows of the catalogue, once for each reading of the store."""
+        cached = self._by_prior.get(prior_events)
+        if cached is not None and cached[0]() is catalogue and cached[1] is counts:
+            return cached[2]
+
         found = await asyncio.to_thread(event_counts, catalogue, counts, prior_events)
-        self._mapped[prior_events] = ref(catalogue), counts, found
+        self._by_prior[prior_events] = (ref(catalogue), counts, found)
         return found
 
 
 def half_lives_s_of(settings: Settings) -> tuple[int, int]:
-    """The long and the short half-life in seconds, as the live store takes them."""
+    """Return the long and the short half-life in seconds, as the store takes them."""
     return round(settings.popular_half_life_h * 3600), round(settings.trending_half_life_h * 3600)
 
 
 def event_counts(catalogue: Catalogue, counts: Mapping[str, float], prior_events: float) -> EventCounts:
-    """Counts by item id as :class:`EventCounts`. Milliseconds: not for the event loop."""
-    found = catalogue.row_of.find(list(counts))
+    """Return counts by item id as :class:`EventCounts`. Takes milliseconds: not for the event loop."""
+    rows = catalogue.row_of.find(list(counts))
     events = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
-    is_known = (found >= 0) & (events > NEGLIGIBLE)
-    rows, events = found[is_known], events[is_known]
+    is_counted = (rows >= 0) & (events > NEGLIGIBLE)
+    rows = rows[is_counted]
+    events = events[is_counted]
+
     weights = events + prior_events * training_share(catalogue, rows)
     order = np.argsort(-weights, kind="stable")
-    return EventCounts(rows[order], events[order], weights[order], prior_events, float(events.sum()) + prior_events)
+    total = float(events.sum()) + prior_events
+    return EventCounts(rows[order], events[order], weights[order], prior_events, total)
 
 
 def training_share(catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Share of training interactions, add-one smoothed: ``(n_i + 1) / (sum_j n_j + items)``, ``[n]``."""
-    return np.asarray((catalogue.popularity[rows] + 1) / interactions(catalogue), dtype=np.float64)
+    """Return each row's share of training interactions, add-one smoothed.
 
-
-def interactions(catalogue: Catalogue) -> float:
-    """Training interactions, with the one more that smoothing adds to each item."""
-    return float(catalogue.interactions + len(catalogue))
+    ``(n_i + 1) / (sum_j n_j + items)``, ``[n]``.
+    """
+    smoothed_total = float(catalogue.interactions + len(catalogue))
+    return np.asarray((catalogue.popularity[rows] + 1) / smoothed_total, dtype=np.float64)

@@ -82,8 +82,8 @@ class CatalogueUpdater:
             if replica is model.replica:
                 return False
 
-            newer = await asyncio.to_thread(model.moved, replica, self._settings.rule_cache_entries)
-            if self._models.move(model, newer):
+            newer = await asyncio.to_thread(model.with_catalogue, replica, self._settings.rule_cache_entries)
+            if self._models.swap_catalogue(model, newer):
                 self._telemetry.catalogue_revision.set(newer.revision)
             return True
 

@@ -7,11 +7,11 @@ from functools import partial
 
 from starlette.requests import Request
 
-from service.answers.popular import popular
-from service.answers.similar import similar
+from service.answers.popular import find_popular
+from service.answers.similar import find_similar
 from service.answers.trending import EventCounts
 from service.errors import FieldError, InvalidFields, NotFound, NotReady
-from service.filters import Rule, RuleKey
+from service.filters import CompiledRule, RuleKey
 from service.http.endpoints import Endpoint, read_id, read_query
 from service.http.limits import check_k
 from service.models.loaded_model import LoadedModel
@@ -42,7 +42,7 @@ async def similar_items(service: Service, request: Request) -> SimilarResponse:
     if row is None:
         raise NotFound("the catalogue has no item with this id")
 
-    found = await service.lookups.run(partial(similar, catalogue, row, query.k))
+    found = await service.lookups.run(partial(find_similar, catalogue, row, query.k))
     cosines = [None] * len(found.rows) if found.cosine is None else found.cosine.tolist()
 
     items: list[SimilarItem] = [
@@ -91,14 +91,14 @@ async def popular_items(service: Service, request: Request) -> PopularResponse:
     """Show items popular in training and by recent events: those recommended to users without history."""
     query = read_query(request, PopularQuery)
     model = _current_model(service)
-    return await _rank_by_events(service, model, query, await service.trends.popular(model.catalogue))
+    return await _rank_by_events(service, model, query, await service.trends.popular_counts(model.catalogue))
 
 
 async def trending_items(service: Service, request: Request) -> PopularResponse:
     """Show items with the most recent events alone; fewer than `k` if fewer had any."""
     query = read_query(request, PopularQuery)
     model = _current_model(service)
-    return await _rank_by_events(service, model, query, await service.trends.trending(model.catalogue))
+    return await _rank_by_events(service, model, query, await service.trends.trending_counts(model.catalogue))
 
 
 async def _rank_by_events(
@@ -107,7 +107,7 @@ async def _rank_by_events(
     check_k(query.k, service.settings)
     catalogue = model.catalogue
     rule = await _find_rule(service, model, query.category)
-    found = popular(catalogue, rule, catalogue.rows([]), query.k, events=events)
+    found = find_popular(catalogue, rule, catalogue.rows([]), query.k, events=events)
 
     items: list[CountedItem] = [
         {
@@ -120,7 +120,7 @@ async def _rank_by_events(
     return {"model_version": model.version, "items": items}
 
 
-async def _find_rule(service: Service, model: LoadedModel, category: str | None) -> Rule:
+async def _find_rule(service: Service, model: LoadedModel, category: str | None) -> CompiledRule:
     key = RuleKey() if category is None else RuleKey(categories=frozenset([category]))
     rule = model.rules.find(key)
     return rule if rule is not None else await service.lookups.run(partial(model.rules.compile, key))

@@ -6,7 +6,7 @@ from functools import partial
 
 from starlette.requests import Request
 
-from service.answers.similar import similar
+from service.answers.similar import find_similar
 from service.errors import FieldError, InvalidFields
 from service.http.body import read_json
 from service.http.bulk_upload import MEDIA_TYPES, read_lines
@@ -43,7 +43,7 @@ async def put_item(service: Service, request: Request) -> PutResponse:
     written = await service.catalogue.put(item_id, body)
     catalogue = written.model.catalogue
     row = written.row
-    near = await service.lookups.run(partial(similar, catalogue, row, NEAREST))
+    near = await service.lookups.run(partial(find_similar, catalogue, row, NEAREST))
 
     return {
         "item_id": item_id,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
 
 from starlette.requests import Request
 
-from service.answers.explanations import explanations_of
+from service.answers.explanations import explanation_documents
 from service.async_tasks import gather_or_cancel
 from service.http.body import read_json
 from service.http.disconnect import run_until_client_leaves
 from service.http.endpoints import Endpoint
 from service.http.limits import check_request, check_requests
 from service.recommender import Recommendation
-from service.schemas.explanations import Explanation
 from service.schemas.recommend import (
     ONE_REQUEST,
     REQUESTS,
@@ -33,9 +31,9 @@ async def recommend(service: Service, request: Request) -> RecommendResponse:
     answer = await run_until_client_leaves(request, service.recommender.recommend(asked))
 
     document = _build_document(answer, request)
-    if answer.reasons is not None:
-        explain = partial(explanations_of, answer.model.catalogue, answer.found.rows, answer.reasons)
-        explanations = cast(list[Explanation], await service.lookups.run(explain))
+    if answer.explanations is not None:
+        explain = partial(explanation_documents, answer.model.catalogue, answer.found.rows, answer.explanations)
+        explanations = await service.lookups.run(explain)
 
         for item, explanation in zip(document["items"], explanations, strict=True):
             item["explanation"] = explanation

@@ -1,7 +1,21 @@
-"""Which model answers: polls the store, loads a newly promoted version in the background, swaps it in atomically.
+"""The manager of loaded models: it polls the model store and swaps in newly promoted versions without a pause.
 
-A version that fails to load changes nothing: the old one goes on, and the failure shows in the log, the metrics and
-``GET /health/ready``. The failed version is tried again, ever less often, in case the store was at fault.
+The life of a version:
+
+    poll ──> load ──> prove ──> catch up ──> swap ──> (serves) ──> drain ──> free
+     ^         │        │          │
+     └─────────┴────────┴──────────┘  any failure: the version that serves goes on, and the load is tried again later
+
+    poll      the model store names another version as live than the one that serves
+    load      its bundle is read, its catalogue (newest snapshot, else the bundle's) and its engine are opened
+    prove     the engine replays the goldens; other answers refuse the version
+    catch up  its catalogue applies the changes that the serving one has already
+    swap      new requests lease the new version, in one assignment
+    drain     requests that lease the old version finish on it
+    free      the old batcher and engine are closed, and garbage is collected
+
+A failed load shows in the log, the metrics and ``GET /health/ready``. It is tried again ever less often, in case the
+model store was at fault.
 """
 
 from __future__ import annotations
@@ -9,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +32,8 @@ import structlog
 from model_store.bundle.registry import ModelStore
 from model_store.errors import EtegrecError, ModelStoreError, StoreUnavailable
 from service.errors import NotReady
-from service.models.loaded_model import CoderOpener, EngineOpener, LoadedModel, as_trained, load_model, open_coder
+from service.models.loaded_model import LoadedModel
+from service.models.loading import CoderOpener, EngineOpener, as_trained, load_model, open_coder
 from service.replication.catalogue_source import CatalogueSource
 from service.replication.follower import CatalogueFollower
 from service.replication.replicated_catalogue import ReplicatedCatalogue
@@ -29,27 +44,30 @@ from service.telemetry import Telemetry
 log = structlog.get_logger()
 
 RETRY_AT_MOST_S = 300.0
+"""Longest wait before a version that failed to load is tried again."""
 
 
 @dataclass(eq=False)
 class Serving:
-    """A loaded model with its batcher, and how many requests hold it."""
+    """A loaded model with its batcher, and the number of requests that lease it."""
 
     model: LoadedModel
     batcher: Batcher
     leases: int = 0
-    unused: asyncio.Event = field(default_factory=asyncio.Event)
+    unused: asyncio.Event = field(default_factory=asyncio.Event)  # set once retired and leased by nobody
 
 
 @dataclass(frozen=True)
 class _Failure:
+    """A version that failed to load."""
+
     version: str
     attempts: int
     retry_at: float  # time.monotonic(), seconds
 
 
 class ModelManager:
-    """Owns the model that answers. Used from one event loop."""
+    """Owns the model that serves. Used from one event loop."""
 
     def __init__(
         self,
@@ -64,17 +82,17 @@ class ModelManager:
         self._follower = follower
         self._settings = settings
         self._telemetry = telemetry
-        self._opener = opener
-        self._coders = coders
+        self._open_engine = opener
+        self._open_coder = coders
         self._current: Serving | None = None
         self._failure: _Failure | None = None
         self._background: set[asyncio.Task[None]] = set()
         self.problem = "the model store was not read yet"
-        """Why the newest model does not answer, for people; empty while it does."""
+        """Reason why the newest model does not serve, for people; empty while it does."""
 
     @property
     def current(self) -> LoadedModel | None:
-        """The model that answers now."""
+        """The model that serves now."""
         return self._current.model if self._current else None
 
     @contextmanager
@@ -87,6 +105,7 @@ class ModelManager:
         serving = self._current
         if serving is None:
             raise NotReady(self.problem)
+
         serving.leases += 1
         try:
             yield serving
@@ -95,18 +114,22 @@ class ModelManager:
             if not serving.leases and serving is not self._current:
                 serving.unused.set()
 
-    def move(self, old: LoadedModel, new: LoadedModel) -> bool:
-        """Put the same version with a newer catalogue in place of ``old``; ``False`` if that does not answer any more.
+    def swap_catalogue(self, old: LoadedModel, new: LoadedModel) -> bool:
+        """Put the same version with a newer catalogue in place of ``old``.
 
         Requests that hold the old one finish on it; engine and batcher stay.
+
+        Returns:
+            ``False`` if ``old`` no longer serves; then nothing changes.
         """
         if self._current is None or self._current.model is not old:
             return False
+
         self._current.model = new
         return True
 
     async def watch(self) -> None:
-        """Poll the store every ``reload_s`` seconds, until cancelled."""
+        """Poll the model store every ``reload_s`` seconds, until cancelled."""
         while True:
             try:
                 await self.poll()
@@ -116,7 +139,7 @@ class ModelManager:
             await asyncio.sleep(self._settings.reload_s)
 
     async def poll(self) -> None:
-        """Ask the store once which version is live, and load it if it is another one."""
+        """Ask the model store once which version is live, and load it if it is another one."""
         try:
             version = await asyncio.to_thread(self._store.live)
         except ModelStoreError as failure:
@@ -124,108 +147,117 @@ class ModelManager:
             self.problem = "the model store cannot be read; see the service's log"
             log.warning("store_check_failed", cause=str(failure), hint=failure.hint)
             return
+
         if version is None:
             self.problem = "no model is live any more; the last one answers" if self.current else "no model is live yet"
         elif self.current and self.current.version == version:
-            self.problem, self._failure = "", None
-        elif not self._waits_to_retry(version):
+            self._clear_failure()
+        elif not self._must_wait(version):
             await self._try_load(version)
 
     async def close(self) -> None:
         """Finish what was accepted and free all models."""
-        current, self._current = self._current, None
+        current = self._current
+        self._current = None
         if current is not None:
             self._retire(current)
         await asyncio.gather(*self._background)
-
-    def _waits_to_retry(self, version: str) -> bool:
-        failure = self._failure
-        return failure is not None and failure.version == version and time.monotonic() < failure.retry_at
 
     async def _try_load(self, version: str) -> None:
         started = time.monotonic()
         try:
             model = await self._load(version)
         except Exception as failure:  # noqa: BLE001  whatever is wrong with a bundle, the old model goes on answering
-            self._note_failure(version, failure)
+            self._record_failure(version, failure)
         else:
             self._swap(model)
             log.info("model_loaded", version=version, seconds=round(time.monotonic() - started, 3))
             return
-        _free_engines()  # now that the failure, which knows of the engine that was opened, is gone
+
+        # Only here is the failure gone, whose traceback refers to the engine that was opened.
+        _collect_engines()
 
     async def _load(self, version: str) -> LoadedModel:
-        items = await asyncio.to_thread(self._read, version)
+        items = await asyncio.to_thread(self._read_bundle, version)
         replica = await self._follower.open(items)
-        model = await asyncio.to_thread(self._opened, items, replica)
+        model = await asyncio.to_thread(self._open_and_prove, items, replica)
         try:
-            return await self._caught_up(model)
+            return await self._catch_up(model)
         except BaseException:
             await asyncio.to_thread(model.engine.close)
             raise
 
-    def _read(self, version: str) -> CatalogueSource:
+    def _read_bundle(self, version: str) -> CatalogueSource:
         bundle = self._store.bundle(version)
-        return CatalogueSource(bundle, self._coders(bundle, self._settings))
+        return CatalogueSource(bundle, self._open_coder(bundle, self._settings))
 
-    def _opened(self, items: CatalogueSource, replica: ReplicatedCatalogue) -> LoadedModel:
-        replica = replace(
-            replica, catalogue=replica.catalogue.with_room()
-        )  # now, not while somebody waits for a new item
-        model = load_model(items.bundle, as_trained(replica.catalogue), self._settings, self._opener)
-        return model.moved(replica, self._settings.rule_cache_entries)
+    def _open_and_prove(self, items: CatalogueSource, replica: ReplicatedCatalogue) -> LoadedModel:
+        # Room for new items is made now, not while somebody waits for one.
+        replica = replace(replica, catalogue=replica.catalogue.with_room())
+        model = load_model(items.bundle, as_trained(replica.catalogue), self._settings, self._open_engine)
+        return model.with_catalogue(replica, self._settings.rule_cache_entries)
 
-    async def _caught_up(self, model: LoadedModel) -> LoadedModel:
-        """Move a model on to where the current one is: an item that was hidden must not come back with the swap.
+    async def _catch_up(self, model: LoadedModel) -> LoadedModel:
+        """Apply the changes that the serving model has: an item that was hidden must not come back with the swap.
 
         Raises:
-            StoreUnavailable: The live store, which has the changes in between, cannot be asked now.
+            StoreUnavailable: The store, which has the changes in between, cannot be asked now.
         """
         while self.current is not None and model.revision < self.current.revision:
             assert model.replica is not None
             replica = await self._follower.follow(model.replica)
             if replica is model.replica:
                 raise StoreUnavailable("the new version cannot catch up with the change stream", "it is tried again")
-            model = await asyncio.to_thread(model.moved, replica, self._settings.rule_cache_entries)
+            model = await asyncio.to_thread(model.with_catalogue, replica, self._settings.rule_cache_entries)
         return model
 
     def _swap(self, model: LoadedModel) -> None:
         batcher = Batcher(model.engine, self._settings, self._telemetry)
         batcher.start()
-        old, self._current = self._current, Serving(model, batcher)
-        self.problem, self._failure = "", None
+        old = self._current
+        self._current = Serving(model, batcher)
+
+        self._clear_failure()
         self._telemetry.model_loads.labels("ok").inc()
         self._telemetry.show_model(model.version, model.engine.name)
         if old is not None:
             self._retire(old)
 
     def _retire(self, serving: Serving) -> None:
+        """Drain and free a model that is not the current one any more, in the background."""
         if not serving.leases:
             serving.unused.set()
-        self._run(self._free(serving))
+        task = asyncio.ensure_future(self._drain_and_free(serving))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
-    async def _free(self, serving: Serving) -> None:
+    async def _drain_and_free(self, serving: Serving) -> None:
         await serving.unused.wait()
         await serving.batcher.close()
         await asyncio.to_thread(serving.model.engine.close)
         del serving
-        _free_engines()
+        _collect_engines()
 
-    def _run(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+    def _must_wait(self, version: str) -> bool:
+        """Return true while a version that failed to load may not be tried again."""
+        failure = self._failure
+        return failure is not None and failure.version == version and time.monotonic() < failure.retry_at
 
-    def _note_failure(self, version: str, failure: Exception) -> None:
-        before = self._failure.attempts if self._failure and self._failure.version == version else 0
-        wait_s = min(self._settings.reload_s * 2**before, RETRY_AT_MOST_S)
-        self._failure = _Failure(version, before + 1, time.monotonic() + wait_s)
+    def _record_failure(self, version: str, failure: Exception) -> None:
+        attempts_before = self._failure.attempts if self._failure and self._failure.version == version else 0
+        wait_s = min(self._settings.reload_s * 2**attempts_before, RETRY_AT_MOST_S)
+        self._failure = _Failure(version, attempts_before + 1, time.monotonic() + wait_s)
+
         self._telemetry.model_loads.labels("failed").inc()
         self.problem = f"version {version} could not be loaded; see the service's log"
         hint = failure.hint if isinstance(failure, EtegrecError) else ""
         log.error("model_load_failed", version=version, cause=str(failure), hint=hint, exc_info=failure)
 
+    def _clear_failure(self) -> None:
+        self.problem = ""
+        self._failure = None
 
-def _free_engines() -> None:
-    """Free those that nobody uses any more: they are parts of cycles, and collections by themselves are made seldom."""
+
+def _collect_engines() -> None:
+    """Free the engines that nobody uses: they are parts of reference cycles, and automatic collections are rare."""
     gc.collect()

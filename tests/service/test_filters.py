@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model_store.catalogue.catalogue import Catalogue, ItemDelete, ItemPut
-from service.answers.popular import popular
+from service.answers.popular import find_popular
 from service.engines.base import SearchRequest, SearchResult
 from service.engines.fake_engine import FakeEngine
-from service.filters import RuleKey, Rules
+from service.filters import RuleCompiler, RuleKey
 from service.schemas.recommend import AttributeRange, Filter
 from tests.support.bundles import small_catalogue
 
@@ -85,14 +85,14 @@ def inside(value: object, bounds: AttributeRange) -> bool:
 
 def ask(rules: Filter, seen: list[str], k: int, per_prefix: int | None) -> tuple[SearchResult, SearchResult]:
     """The answers of the search and of the fallback."""
-    compiled = Rules(CATALOGUE, 8)
+    compiled = RuleCompiler(CATALOGUE, 8)
     rule = compiled.compile(RuleKey.of(rules))
-    excluded = compiled.rows([*seen, *(rules.deny or ())])
+    excluded = CATALOGUE.rows([*seen, *(rules.deny or ())])
     engine = FakeEngine()
     request = SearchRequest(np.array([0]), k, 50, rule.mask, excluded, CATALOGUE, per_prefix)
     inputs = engine.prepare([request], CATALOGUE)
     [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
-    return found, popular(CATALOGUE, rule, excluded, k, per_prefix)
+    return found, find_popular(CATALOGUE, rule, excluded, k, per_prefix)
 
 
 def names(found: SearchResult) -> list[str]:
@@ -120,15 +120,15 @@ def test_answers_share_their_first_code_only_so_often(rules: Filter, limit: int,
 
 
 def test_popular_items_come_by_popularity_with_their_log_probability() -> None:
-    rules = Rules(TRAINED, 8)
-    found = popular(TRAINED, rules.everything, np.empty(0, dtype=np.int64), 40)
+    rules = RuleCompiler(TRAINED, 8)
+    found = find_popular(TRAINED, rules.everything, np.empty(0, dtype=np.int64), 40)
     counts = TRAINED.popularity[found.rows]
     assert (np.diff(counts) <= 0).all()
     assert np.exp(found.log_prob).sum() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_fake_engine_answers_the_successors() -> None:
-    everything = Rules(TRAINED, 8).everything.mask
+    everything = RuleCompiler(TRAINED, 8).everything.mask
     engine = FakeEngine()
     request = SearchRequest(np.array([3, 5]), 4, 20, everything, np.empty(0, dtype=np.int64), TRAINED)
     inputs = engine.prepare([request], TRAINED)
@@ -146,18 +146,18 @@ def test_popular_items_are_found_however_deep_they_lie() -> None:
         popularity=rng.integers(0, 50, 20_000),
         is_hidden=np.arange(20_000) % 7 == 0,
     )
-    rules = Rules(catalogue, 8)
+    rules = RuleCompiler(catalogue, 8)
     order = catalogue.by_popularity
     open_order = order[order % 7 > 0]
     last = [f"item-{row}" for row in open_order[-3:].tolist()]
-    found = popular(catalogue, rules.compile(RuleKey(allow=frozenset(last))), open_order[-1:].astype(np.int64), 10)
+    found = find_popular(catalogue, rules.compile(RuleKey(allow=frozenset(last))), open_order[-1:].astype(np.int64), 10)
     assert found.rows.tolist() == open_order[-3:-1].tolist()
-    found = popular(catalogue, rules.everything, order[:9_000].astype(np.int64), 10)
+    found = find_popular(catalogue, rules.everything, order[:9_000].astype(np.int64), 10)
     assert found.rows.tolist() == [row for row in order[9_000:].tolist() if row % 7][:10]
 
 
 def test_compiled_rules_are_shared_and_the_oldest_forgotten() -> None:
-    rules = Rules(_catalogue_of(5), entries=2)
+    rules = RuleCompiler(_catalogue_of(5), entries=2)
     keys = [RuleKey(allow=frozenset({f"item-{n}"})) for n in range(3)]
     first = rules.compile(keys[0])
     rules.compile(keys[1])
@@ -169,7 +169,7 @@ def test_compiled_rules_are_shared_and_the_oldest_forgotten() -> None:
 
 
 def test_a_rule_that_allows_nothing_says_so() -> None:
-    rules = Rules(CATALOGUE, 4)
+    rules = RuleCompiler(CATALOGUE, 4)
     assert rules.compile(RuleKey(allow=frozenset({"unknown"}))).is_empty
     assert rules.compile(RuleKey(categories=frozenset())).is_empty
     assert not rules.compile(RuleKey(categories=frozenset({"category-1", "nothing"}))).is_empty
@@ -181,11 +181,11 @@ def _catalogue_of(items: int, codebook_size: int = 8) -> Catalogue:
 
 def test_ten_thousand_ids_are_allowed_and_denied() -> None:
     catalogue = _catalogue_of(15_000, codebook_size=32)
-    rules = Rules(catalogue, 2)
+    rules = RuleCompiler(catalogue, 2)
     ids = list(catalogue.item_ids)
     rule = rules.compile(RuleKey(allow=frozenset([*ids[:10_000], "unknown"])))
     assert np.flatnonzero(rule.open_rows).tolist() == list(range(10_000))
-    denied = rules.rows([*ids[5_000:], "unknown"])
+    denied = catalogue.rows([*ids[5_000:], "unknown"])
     assert denied.tolist() == list(range(5_000, 15_000))
     nodes = np.unpackbits(rule.mask.bits, bitorder="little")[: catalogue.trie.nodes]
     nodes[catalogue.trie.excluded_nodes(denied, rule.mask)] = 0

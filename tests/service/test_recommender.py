@@ -7,13 +7,19 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from model_store.bundle.registry import ModelStore
 from model_store.errors import StoreUnavailable
 from model_store.events.event import Event
+from model_store.events.event_queue import EventBacklog
+from service.answers.popular import PopularBecause
 from service.app import create_app
 from service.scheduling.latency_model import LatencyModel
+from service.schemas.recommend import RecommendRequest
+from service.service import Service
 from service.store.base import Recorded
+from service.store.embedded_changes import EmbeddedChanges
 from service.store.embedded_store import EmbeddedStore
 from tests.support.service_harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
 
@@ -21,13 +27,18 @@ pytestmark = pytest.mark.anyio
 
 
 class FlakyStore(EmbeddedStore):
-    """The embedded store, as far away as Redis can be."""
+    """An embedded store that can be as far away as Redis: then every call of a running service fails."""
 
     is_away = False
 
     def _reach(self) -> None:
         if self.is_away:
             raise StoreUnavailable("away")
+
+    @property
+    def catalogue(self) -> EmbeddedChanges:
+        self._reach()
+        return super().catalogue
 
     async def ping(self) -> None:
         self._reach()
@@ -41,13 +52,13 @@ class FlakyStore(EmbeddedStore):
         self._reach()
         return await super().record(events)
 
-    async def load_snapshot(self, version: str):  # type: ignore[no-untyped-def]
+    async def waiting(self) -> EventBacklog:
         self._reach()
-        return await super().load_snapshot(version)
+        return await super().waiting()
 
-    async def save_snapshot(self, version: str, snapshot, *, replace: bool = False) -> bool:  # type: ignore[no-untyped-def]
+    async def counts(self, half_life_s: int) -> dict[str, float]:
         self._reach()
-        return await super().save_snapshot(version, snapshot, replace=replace)
+        return await super().counts(half_life_s)
 
 
 async def test_an_inline_history_wins_over_the_stored_one(tmp_path: Path) -> None:
@@ -165,7 +176,9 @@ async def test_a_deadline_that_nothing_predicted_is_a_problem_and_one_of_its_own
         assert metric(service, "etegrec_answers_total", served_by="popular") == 1
         missed = [metric(service, "etegrec_deadline_misses_total", at=place) for place in ("queue", "compute")]
         engine.gate.set()
-        order = service.models.current.catalogue.by_popularity.tolist()
+        model = service.models.current
+        assert model is not None
+        order = model.catalogue.by_popularity.tolist()
     assert (late.status_code, late.json()["type"]) == (504, "urn:etegrec:problem:deadline-missed")
     assert "budget_ms" in late.json()["detail"]
     assert sum(missed) == 2
@@ -256,3 +269,80 @@ async def test_kept_answers_are_those_of_the_model_under_the_same_rules(tmp_path
     assert [each["served_by"] for each in again] == ["cache"] * len(asked)
     assert [each["items"] for each in again] == [each["items"] for each in first]
     assert why["served_by"] == "model"
+
+
+def popular_reasons(service: Service) -> dict[str, float]:
+    """Answers by popular items so far, by reason; reasons that never occurred are left out."""
+    counts = {why.value: metric(service, "etegrec_popular_answers_total", reason=why.value) for why in PopularBecause}
+    return {reason: count for reason, count in counts.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({}, "no_history"),
+        ({"user_id": "nobody"}, "no_history"),
+        ({"history": []}, "no_history"),
+        ({"history": ["x", "y"]}, "unknown_items"),
+        ({"filter": {"allow": []}}, "empty_rule"),
+        ({"history": ["x"], "filter": {"categories": ["unknown"]}}, "empty_rule"),
+    ],
+)
+async def test_the_reason_for_popular_items_is_counted_and_logged(
+    tmp_path: Path, body: dict[str, object], reason: str
+) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path) as (client, service):
+        with capture_logs() as logs:
+            answer = (await client.post("/recommend", json=body)).json()
+        assert popular_reasons(service) == {reason: 1}
+        assert metric(service, "etegrec_answers_total", served_by="popular") == 1
+        recommended = await service.recommender.recommend(RecommendRequest.model_validate(body))
+    assert answer["served_by"] == "popular"
+    assert [each["reason"] for each in logs if each["event"] == "popular_items_answered"] == [reason]
+    assert recommended.popular_because == reason
+
+
+async def test_answers_of_the_model_have_no_reason_for_popular_items(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    nothing: dict[str, object] = {"allow": []}
+    async with serving(tmp_path, result_cache_entries=10) as (client, service):
+        with capture_logs() as logs:
+            for rules, served_by in ((None, "model"), (None, "cache"), (nothing, "model")):
+                body = {"history": ["item-1", "x"], "filter": rules}
+                assert (await client.post("/recommend", json=body)).json()["served_by"] == served_by
+        assert popular_reasons(service) == {}
+    assert "popular_items_answered" not in [each["event"] for each in logs]
+
+
+async def test_a_stored_history_that_cannot_be_read_is_a_reason_for_popular_items(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    store = FlakyStore(tmp_path / "events")
+    app = create_app(fast_settings(tmp_path), store=store)
+    service = app.state.service
+    async with running(app) as client:
+        await until(lambda: service.models.current is not None)
+        store.is_away = True
+        answer = (await client.post("/recommend", json={"user_id": "u"})).json()
+        assert popular_reasons(service) == {"store_away": 1}
+        await client.post("/recommend", json={"user_id": "u", "filter": {"allow": []}})
+        assert popular_reasons(service) == {"store_away": 1, "empty_rule": 1}
+        store.is_away = False
+    assert (answer["served_by"], answer["degraded"]) == ("popular", True)
+
+
+async def test_a_budget_that_the_search_cannot_keep_is_a_reason_for_popular_items(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    engine = GatedEngine()
+    engine.gate.set()
+    async with serving(tmp_path, engine.opened) as (client, service):
+        async with busy(client, engine):
+            missed = await client.post("/recommend", json={"history": ["item-1"], "budget_ms": 40})
+            assert popular_reasons(service) == {"budget": 1}
+            with service.models.lease() as lease:
+                lease.batcher.pace = slow_pace()
+            refused = await client.post("/recommend", json={"history": ["item-1"], "budget_ms": 2000})
+            assert popular_reasons(service) == {"budget": 2}
+        places = ("admission", "queue", "compute")
+        assert sum(metric(service, "etegrec_deadline_misses_total", at=place) for place in places) == 2
+    assert [each.json()["served_by"] for each in (missed, refused)] == ["popular"] * 2

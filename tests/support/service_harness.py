@@ -19,7 +19,7 @@ from model_store.search.interface import SearchInputs, SearchOutputs
 from service.app import create_app
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
-from service.models.loaded_model import EngineOpener, open_engine
+from service.models.loading import EngineOpener, open_engine
 from service.service import Service
 from service.settings import Settings
 from tests.support.bundles import publish_small

@@ -11,7 +11,14 @@ import pytest
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.search.fusion import Fusion
-from service.answers.explanations import NO_REASONS, PrefixExamples, Reasons, explanations_of, questions, restricted_to
+from service.answers.explanations import (
+    NO_EXPLANATIONS,
+    Explanations,
+    PrefixExamples,
+    explanation_documents,
+    leave_one_out,
+    mask_of,
+)
 from service.engines.base import SearchRequest
 from service.engines.fake_engine import STEP
 from service.engines.torch_engine import TorchEngine
@@ -91,7 +98,7 @@ def test_contributions_are_what_the_reference_scores_without_each_item(seed: int
         fusion=Fusion(weight=weight, candidates=20),
     )
     rows = random.choice(np.setdiff1d(np.arange(60), history), 8, replace=False)
-    asked = questions(question, restricted_to(catalogue, rows), len(rows))
+    asked = leave_one_out(question, mask_of(catalogue, rows), len(rows))
     assert len(asked) == 7
     for each, left_out in zip(asked, [None, *range(6)], strict=True):
         kept = history if left_out is None else np.delete(history, left_out)
@@ -122,8 +129,8 @@ def test_examples_are_the_most_popular_visible_items_below_a_prefix(rng: np.rand
 def test_log_probabilities_of_codes_are_told_where_the_engine_gives_them() -> None:
     catalogue: Catalogue = small_catalogue()
     rows, by_code = np.array([5, 3]), np.array([[-1, -2, -3], [-4, -5, -6]], dtype=np.float32)
-    why = Reasons(rows, np.array([7]), None, by_code)
-    [three, none] = explanations_of(catalogue, np.array([3, 9]), why)
+    why = Explanations(rows, np.array([7]), None, by_code)
+    [three, none] = explanation_documents(catalogue, np.array([3, 9]), why)
     assert [code["log_prob"] for code in three["codes"]] == [-4, -5, -6]  # type: ignore[attr-defined, union-attr]
     assert [code["log_prob"] for code in none["codes"]] == [None] * 3  # type: ignore[attr-defined, union-attr]
-    assert explanations_of(catalogue, NOTHING, NO_REASONS) == []
+    assert explanation_documents(catalogue, NOTHING, NO_EXPLANATIONS) == []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model_store.catalogue.catalogue import Catalogue
-from service.answers.similar import similar
+from service.answers.similar import find_similar
 from tests.support.bundles import small_catalogue
 
 
@@ -28,7 +28,7 @@ def shared(catalogue: Catalogue, row: int, other: int) -> int:
 def test_nearest_vectors_come_first_and_hidden_items_never(catalogue: Catalogue) -> None:
     assert catalogue.vectors is not None
     for row in (0, 7, 299):
-        found = similar(catalogue, row, 10)
+        found = find_similar(catalogue, row, 10)
         assert found.cosine is not None
         cosine = catalogue.vectors @ catalogue.vectors[row]
         cosine[catalogue.is_hidden] = -2
@@ -41,7 +41,7 @@ def test_nearest_vectors_come_first_and_hidden_items_never(catalogue: Catalogue)
 def test_without_vectors_the_longest_shared_prefix_wins_then_popularity(catalogue: Catalogue) -> None:
     plain = replace(catalogue, vectors=None)
     for row in (0, 7, 299):
-        found = similar(plain, row, 12)
+        found = find_similar(plain, row, 12)
         others = [other for other in range(300) if other != row and not plain.is_hidden[other]]
         others.sort(key=lambda other: (-shared(plain, row, other), -plain.popularity[other], other))
         assert found.cosine is None
@@ -51,7 +51,7 @@ def test_without_vectors_the_longest_shared_prefix_wins_then_popularity(catalogu
 def test_beyond_the_bound_those_that_share_a_prefix_are_compared(catalogue: Catalogue) -> None:
     leaf = catalogue.trie.item_leaf
     for row in range(0, 300, 37):
-        found = similar(catalogue, row, 5, candidates=40)
+        found = find_similar(catalogue, row, 5, candidates=40)
         assert len(found.rows) == 5
         assert np.abs(leaf[found.rows] - leaf[row]).max() <= 40
 
@@ -59,10 +59,10 @@ def test_beyond_the_bound_those_that_share_a_prefix_are_compared(catalogue: Cata
 def test_equal_vectors_keep_the_order_of_rows_and_k_may_exceed_the_items(catalogue: Catalogue) -> None:
     alike = replace(catalogue, vectors=np.ones((300, 1), dtype=np.float32))
     visible = [row for row in range(300) if row != 4 and not alike.is_hidden[row]]
-    assert similar(alike, 4, 20).rows.tolist() == visible[:20]
-    assert similar(alike, 4, 1000).rows.tolist() == visible
+    assert find_similar(alike, 4, 20).rows.tolist() == visible[:20]
+    assert find_similar(alike, 4, 1000).rows.tolist() == visible
 
 
 def test_an_only_item_has_none_like_it() -> None:
-    found = similar(small_catalogue(items=1), 0, 5)
+    found = find_similar(small_catalogue(items=1), 0, 5)
     assert not len(found.rows)

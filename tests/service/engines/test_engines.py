@@ -25,7 +25,8 @@ from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.base import BoundCatalogues, SearchRequest
 from service.engines.onnx_engine import EIGHT_BIT_GRAPH, OnnxEngine, usable_cores
 from service.engines.torch_engine import PREFIX, TorchEngine
-from service.models.loaded_model import load_model, open_engine, replay_goldens, usual_plan
+from service.models.goldens import replay_goldens
+from service.models.loading import load_model, open_engine, usual_plan
 from service.settings import Settings
 from tests.support.bundles import bundle_files, small_catalogue
 from tests.support.random_worlds import random_recommender, random_vectors, reference, small_config

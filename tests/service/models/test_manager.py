@@ -16,7 +16,7 @@ from model_store.errors import BundleRefused
 from service.app import create_app
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
-from service.models.loaded_model import open_engine
+from service.models.loading import open_engine
 from service.settings import Settings
 from service.store.change_stream import START, Snapshot
 from service.store.embedded_store import EmbeddedStore

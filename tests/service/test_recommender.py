@@ -340,7 +340,7 @@ async def test_a_budget_that_the_search_cannot_keep_is_a_reason_for_popular_item
             missed = await client.post("/recommend", json={"history": ["item-1"], "budget_ms": 40})
             assert popular_reasons(service) == {"budget": 1}
             with service.models.lease() as lease:
-                lease.batcher.pace = slow_pace()
+                lease.batcher.admission.latency = slow_pace()
             refused = await client.post("/recommend", json={"history": ["item-1"], "budget_ms": 2000})
             assert popular_reasons(service) == {"budget": 2}
         places = ("admission", "queue", "compute")

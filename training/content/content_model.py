@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.new_items.features import SPACE, Features, content_features
+from model_store.new_items.features import HASH_BUCKETS, Features, extract_features
 from training.content.ridge import Entries, Ridge
 from training.data.dataset import Dataset
 
@@ -82,7 +82,7 @@ class ContentModel(nn.Module):
 
     def __init__(self, known: npt.NDArray[np.int64], effects: Tensor, mean: Tensor, length: Tensor) -> None:
         super().__init__()
-        slots = torch.zeros(SPACE, dtype=torch.int32)
+        slots = torch.zeros(HASH_BUCKETS, dtype=torch.int32)
         slots[torch.from_numpy(known)] = torch.arange(1, len(known) + 1, dtype=torch.int32)
         self.register_buffer("slots", slots)
         self.register_buffer("effects", functional.pad(effects, (0, 0, 1, 0)))  # row 0: what is not known
@@ -93,7 +93,7 @@ class ContentModel(nn.Module):
         """Predict embeddings.
 
         Args:
-            features: int64, each below :data:`~model_store.new_items.features.SPACE`, padded with any, ``[N, F]``.
+            features: int64, each below ``HASH_BUCKETS``, padded with any, ``[N, F]``.
             weights: 0 where padded, ``[N, F]``.
 
         Returns:
@@ -131,7 +131,7 @@ def fit_content(data: Dataset, embeddings: Tensor, seed: int) -> tuple[ContentMo
     chosen = np.random.default_rng(seed).permutation(data.n_items)[:FIT_ITEMS]
     popularity = torch.from_numpy(data.popularity()[chosen]).float()
     features = [
-        content_features(data.titles[row], data.categories[row], data.attributes[row]) for row in chosen.tolist()
+        extract_features(data.titles[row], data.categories[row], data.attributes[row]) for row in chosen.tolist()
     ]
     items = _Items(features, embeddings.detach().cpu().float()[chosen], popularity / (popularity + TRUSTED))
     few = items.take(np.arange(min(len(chosen), SELECTION_ITEMS)))

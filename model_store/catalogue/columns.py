@@ -151,9 +151,7 @@ class PackedAttributes(Sequence[Attributes]):
         self.texts = texts
         self._lock = threading.Lock()
         self._numbers: dict[str, Numbers] = {}  # by field, the most recently used last
-        self._number_fields: frozenset[str] | None = (
-            None  # fields in which an item may have a number; None: unknown yet
-        )
+        self._number_fields: frozenset[str] | None = None  # fields that hold numbers somewhere; None: unknown yet
 
     @classmethod
     def of(cls, values: Sequence[Attributes]) -> PackedAttributes:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
-from model_store.search.fusion import occurrence
+from model_store.search.fusion import count_earlier
 from service.answers.trending import EventCounts, training_share
 from service.engines.base import Found
 from service.filters import Rule
@@ -41,7 +41,7 @@ def popular(
     # The best of both lists together are among the best of each.
     order = np.argsort(-weights, kind="stable")
     if max_per_prefix is not None:
-        order = order[occurrence(catalogue.codes[rows[order], 0]) < max_per_prefix]
+        order = order[count_earlier(catalogue.codes[rows[order], 0]) < max_per_prefix]
     kept = order[:k]
     return _found(rows[kept], weights[kept] / events.total)
 
@@ -62,7 +62,7 @@ def _first(
         block = block[rule.open_rows[block]]
         chosen = np.append(chosen, block[~np.isin(block, excluded)])
         if max_per_prefix is not None:
-            chosen = chosen[occurrence(catalogue.codes[chosen, 0]) < max_per_prefix]
+            chosen = chosen[count_earlier(catalogue.codes[chosen, 0]) < max_per_prefix]
         start, size = start + size, size * 2
     return chosen[:k]
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.search.exclusions import closed_nodes
-from model_store.search.fusion import GENERATIVE_ALONE, Fusion, best, boosted, scores
+from model_store.search.fusion import GENERATIVE_ALONE, Fusion, best, boost_new_items, scores
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
 from model_store.search.transitions import Transitions
@@ -57,7 +57,7 @@ class SearchRequest:
         max_per_prefix: Answers that may share a first code; ``None``: any number.
         fusion: How dense scores enter the answer.
         transitions: Which items follow which, if the fusion uses it.
-        fresh_boost: What items that came live get on top, see :func:`model_store.search.fusion.boosted`.
+        fresh_boost: What items that came live get on top, see :func:`model_store.search.fusion.boost_new_items`.
     """
 
     history: npt.NDArray[np.int64]
@@ -185,7 +185,7 @@ class Engine(ABC):
         for at, request in enumerate(requests):
             log_prob, dense, rows, weight = outputs.log_prob[at], scored[at], found[at], request.fusion.weight
             first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]
-            raised = boosted(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
+            raised = boost_new_items(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
             kept = best(raised, dense, weight, request.k, first_code, request.max_per_prefix)
             score = scores(raised[kept], dense[kept], weight)
             answers.append(Found(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))

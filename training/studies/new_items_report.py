@@ -16,7 +16,7 @@ class BoostRow:
     """What one ``fresh_boost`` gives and takes.
 
     Attributes:
-        fresh_boost: See :func:`model_store.search.fusion.boosted`.
+        fresh_boost: See :func:`model_store.search.fusion.boost_new_items`.
         recall: Recall@10 of users whose next item is new.
         exposure: Share of new items among their answers.
         other_exposure: The same of the other users.

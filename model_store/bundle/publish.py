@@ -51,7 +51,7 @@ def publish(
     Raises:
         BundleRefused: The files do not decode or contradict each other; nothing was written.
         ModelStoreError: A file is missing, unexpected or changed meanwhile, or the version exists.
-        StoreBusy: Another process writes to the store.
+        LockHeld: Another process writes to the store.
     """
     publication = Publication.plan(store, files, about, created_at or datetime.now(UTC))
     store.create()

@@ -20,7 +20,7 @@ from model_store.bundle.bundle import Bundle, load_bundle
 from model_store.bundle.manifest import MANIFEST, VERSION
 from model_store.bundle.storage import Folder
 from model_store.durable_files import sync_folder
-from model_store.errors import ConfigError, ModelStoreError, StoreBusy, VersionNotFound
+from model_store.errors import ConfigError, LockHeld, ModelStoreError, VersionNotFound
 
 STORE_ENV = "ETEGREC_STORE"
 DEFAULT_STORE = "./models"
@@ -100,7 +100,7 @@ class ModelStore:
         Raises:
             VersionNotFound: There is no such version.
             BundleRefused: It is damaged.
-            StoreBusy: Another process holds the lock.
+            LockHeld: Another process holds the lock.
         """
         load_bundle(self.root, version)  # before the lock: a wrong name should not need to wait
         with self.lock():
@@ -182,7 +182,7 @@ class ModelStore:
         """Hold the store for writing; may be nested in one thread. Does nothing on a store that is not local.
 
         Raises:
-            StoreBusy: Another writer did not finish in time.
+            LockHeld: Another writer did not finish in time.
         """
         if self._lock is None:
             yield
@@ -190,7 +190,7 @@ class ModelStore:
         try:
             self._lock.acquire()
         except Timeout as cause:
-            raise StoreBusy(
+            raise LockHeld(
                 f"another process is writing to the store {self.url}",
                 "wait until it is done and try again; the lock goes away with the process that holds it",
             ) from cause

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from model_store.durable_files import sync_folder, write_durably
-from model_store.errors import StoreBusy, StoreUnavailable
+from model_store.errors import LockHeld, StoreUnavailable
 from model_store.events.event import Event, Id
 
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -200,7 +200,7 @@ class LogWriter:
     """The one writer of an event log. Not thread-safe: one call at a time.
 
     Raises:
-        StoreBusy: Another process writes this log.
+        LockHeld: Another process writes this log.
         StoreUnavailable: The folder cannot be written.
     """
 
@@ -216,7 +216,7 @@ class LogWriter:
             self._lock = FileLock(folder / ".lock", thread_local=False)
             self._lock.acquire(timeout=0)
         except Timeout as cause:
-            raise StoreBusy(
+            raise LockHeld(
                 f"another process writes the event log in {folder.name}/",
                 "stop it, or set ETEGREC_REDIS_URL so that several processes can serve",
             ) from cause

@@ -39,7 +39,7 @@ class EmbeddedStore(Store):
         open_log: Opens the log of a folder, given its segment size.
 
     Raises:
-        StoreBusy: Another process has this folder open.
+        LockHeld: Another process has this folder open.
         StoreUnavailable: The folder cannot be written.
     """
 

@@ -64,7 +64,7 @@ class RecommenderConfig(Section):
     )
     repeat_bias: bool = Field(
         True,
-        description="learn how much an earlier occurrence of an item in the history adds to its scores, beyond plain T5",
+        description="learn what an item's occurrences in the history add to its scores, beyond plain T5",
     )
 
 

@@ -298,7 +298,7 @@ def test_an_unknown_protocol_is_a_configuration_error(url: str) -> None:
 def test_a_store_that_cannot_be_listed_says_so(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     assert ModelStore(tmp_path / "models").versions() == []
-    with pytest.raises(ModelStoreError, match="cannot create the store"):
+    with pytest.raises(ModelStoreError, match="cannot create the model store"):
         publish_small(ModelStore(tmp_path / "models"))
 
 

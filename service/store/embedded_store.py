@@ -14,8 +14,8 @@ from pathlib import Path
 from model_store.errors import StoreError, StoreUnavailable
 from model_store.events import event_log
 from model_store.events.event import Event
-from model_store.events.event_log import EventLine, ForgetLine, LogLine, LogWriter, unwritable
-from model_store.events.event_queue import Backlog, EventBacklog, erase_user
+from model_store.events.event_log import EventLine, ForgetLine, LogLine, LogWriter, disk_error
+from model_store.events.event_queue import BacklogCounter, EventBacklog, erase_user
 from model_store.replication import redis_schema
 from service.store.base import Forgotten, Recorded, Store
 from service.store.embedded_changes import EmbeddedChanges
@@ -56,7 +56,7 @@ class EmbeddedStore(Store):
         self._clock = clock
         self.log = open_log(events_folder, segment_bytes)
         self._state = LiveState(history_cap, half_lives_s)
-        self._backlog = Backlog(events_folder)
+        self._backlog = BacklogCounter(events_folder)
         self._erasing = asyncio.Lock()  # two at once would undo each other's work on a segment
         self._closed_segment = 0  # neither it nor any before it will be written again
         self._cache: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
@@ -100,13 +100,13 @@ class EmbeddedStore(Store):
             try:
                 erased = await asyncio.to_thread(erase_user, self.log.folder, user_id, self._closed_segment)
             except OSError as cause:
-                raise unwritable(cause) from cause
+                raise disk_error(cause) from cause
         return Forgotten(history, erased)
 
     async def waiting(self) -> EventBacklog:
         """From the log, behind the place up to which training has drained it."""
         self._check_open()
-        return await asyncio.to_thread(self._backlog.waiting)
+        return await asyncio.to_thread(self._backlog.count)
 
     async def counts(self, half_life_s: int) -> dict[str, float]:
         """From memory."""

@@ -249,7 +249,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Files], str]] = {
     "vectors of other items": (with_vectors(unit_vectors(39)), "catalogue.parquet: catalogue columns differ in length"),
     "vectors of another width": (with_vectors(unit_vectors(width=8)), "embeddings.safetensors: vectors are float32 of"),
     "vectors of another type": (with_vectors(unit_vectors().astype(np.float64)), "embeddings.safetensors: vectors are"),
-    "vectors of any length": (with_vectors(2 * unit_vectors()), "embeddings.safetensors: a row of vectors does not have unit"),
+    "vectors of any length": (
+        with_vectors(2 * unit_vectors()),
+        "embeddings.safetensors: a row of vectors does not",
+    ),
     "vectors that are NaN": (with_vectors(unit_vectors() * np.float32("nan")), "embeddings.safetensors: a row of vect"),
     "no graph": (lambda: bundle_files() | {"search.onnx": b""}, "search.onnx: empty"),
 }

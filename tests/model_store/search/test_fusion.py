@@ -16,7 +16,7 @@ from model_store.search.fusion import (
     dense_candidates,
     scores,
 )
-from tests.support.search_reference import Candidate, fused
+from tests.support.search_reference import Candidate, fuse
 
 LOG_PROB = np.array([-1.0, -2.0, -np.inf, -4.0, -np.inf, -3.5], dtype=np.float32)
 DENSE = np.array([0.1, 0.2, 0.0, 0.9, 0.0, 0.3], dtype=np.float32)
@@ -66,7 +66,7 @@ def test_answers_are_those_of_the_reference(seed: int, weight: float, most: int)
     first_code = rng.integers(0, 6, count)
     kept = best(log_prob, dense, weight, 10, first_code, most)
     candidates = [Candidate(row, float(log_prob[row]), float(dense[row])) for row in range(count)]
-    assert kept.tolist() == fused(candidates, weight, 10, most, first_code.tolist())
+    assert kept.tolist() == fuse(candidates, weight, 10, most, first_code.tolist())
 
 
 def test_dense_candidates_never_cost_answers_of_the_beams() -> None:

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
-from model_store.search.exclusions import closed_nodes
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion, best, boost_new_items, scores
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
@@ -150,17 +149,16 @@ class Engine(ABC):
             self.max_history,
             pad_to=_bucketed(longest, self.max_history),
         )
-        inputs = search_inputs(
+        return search_inputs(
             history,
             catalogue.trie,
             width,
             masks,
             rule_of,
+            excluded_items=[request.excluded for request in requests],
             max_per_prefix=[request.max_per_prefix or width for request in requests],
             candidates=requests[0].fusion.candidates,
         )
-        closed = closed_nodes(catalogue.trie, masks, rule_of, [request.excluded for request in requests])
-        return inputs._replace(excluded=closed)
 
     @abstractmethod
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from urllib.parse import unquote_to_bytes
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,7 +27,7 @@ async def put_item(service: Service, request: Request) -> Response:
     changes it. The answer comes once this replica can recommend the item; others follow within a second.
     """
     check_key(service, request, write=True)
-    item_id = item_id_of(request)
+    item_id = id_of(request, "item_id")
     body = await parse_aside(await body_of(service, request), partial(ItemBody.model_validate_json, strict=True))
     size = len(body.payload())
     if size > MAX_PAYLOAD_BYTES:
@@ -52,7 +51,7 @@ async def put_item(service: Service, request: Request) -> Response:
 async def delete_item(service: Service, request: Request) -> Response:
     """Hide an item: no answer that is computed from now on contains it. A PUT brings it back."""
     check_key(service, request, write=True)
-    item_id = item_id_of(request)
+    item_id = id_of(request, "item_id")
     written = await service.catalogue.delete(item_id)
     hidden = bool(written.model.catalogue.is_hidden[written.row])
     return json_answer({"item_id": item_id, "revision": written.revision, "hidden": hidden})
@@ -61,7 +60,7 @@ async def delete_item(service: Service, request: Request) -> Response:
 async def show_item(service: Service, request: Request) -> Response:
     """An item of the catalogue with its semantic ID, hidden or not."""
     check_key(service, request, write=False)
-    item_id = item_id_of(request)
+    item_id = id_of(request, "item_id")
     model, row = await service.catalogue.find(item_id)
     catalogue = model.catalogue
     return json_answer(
@@ -100,20 +99,6 @@ ENDPOINTS = (
     Endpoint("GET", "/items/{item_id:id}", show_item),
 )
 """In the order in which they are matched; the last ones take every path below /items, since ids may hold slashes."""
-
-
-def item_id_of(request: Request) -> str:
-    """The item id of a path, which must be percent-encoded UTF-8.
-
-    Raises:
-        InvalidFields: It is not, or it is empty or too long.
-    """
-    raw = request.scope.get("raw_path", b"")
-    try:
-        unquote_to_bytes(raw).decode()
-    except UnicodeDecodeError:
-        raise InvalidFields([FieldError("item_id", "must be percent-encoded UTF-8")]) from None
-    return id_of(request, "item_id")
 
 
 def _near(catalogue: Catalogue, row: int) -> dict[str, object]:

@@ -18,7 +18,7 @@ from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
-from model_store.new_items.features import content_features
+from model_store.new_items.features import extract_features
 from service.engines.onnx_engine import GRAPH, OnnxEngine
 from training.config import load_config
 from training.content.content_model import ContentModel
@@ -77,7 +77,7 @@ def new_item(number: int) -> dict[str, object]:
 def _content(width: int) -> ContentModel:
     items = [new_item(number) for number in range(2000)]
     known = np.unique(
-        np.concatenate([content_features(str(i["title"]), list(i["categories"]), i["attributes"]).ids for i in items])  # type: ignore[arg-type,call-overload]
+        np.concatenate([extract_features(str(i["title"]), list(i["categories"]), i["attributes"]).ids for i in items])  # type: ignore[arg-type,call-overload]
     )
     return ContentModel(known, torch.randn(len(known), width), torch.randn(width), torch.tensor(1.0))
 

@@ -1,1 +1,1 @@
-"""The shared kernel: what training and service both agree on. Code only; bundles live in ``ETEGREC_STORE``."""
+"""The shared kernel: the code that training and service both use. Bundles are stored in ``ETEGREC_STORE``."""

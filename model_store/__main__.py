@@ -1,4 +1,4 @@
-"""``python -m model_store`` is ``etegrec-models``."""
+"""Entry point of ``python -m model_store``, which is ``etegrec-models``."""
 
 from model_store.cli import main
 

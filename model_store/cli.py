@@ -1,4 +1,4 @@
-"""``etegrec-models``: look at the store, and say which version is served."""
+"""The command ``etegrec-models``: shows the model store and decides which version is served."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.text import Text
 
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import DEFAULT_STORE, STORE_ENV, ModelStore
-from model_store.console import new_app, print_json, run, tables
+from model_store.console import new_app, print_json, run, table_console
 from model_store.errors import BundleRefused, ConfigError
 
-app = new_app("Look at the versions of a model store, check them, and say which one is served.")
+app = new_app("Show the versions of a model store, verify them, and decide which one is served.")
 
 StoreOption = Annotated[
     str,
-    typer.Option("--store", envvar=STORE_ENV, help="Path or fsspec URL of the store."),
+    typer.Option("--store", envvar=STORE_ENV, help="Path or fsspec URL of the model store."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 VersionArgument = Annotated[
@@ -30,23 +30,26 @@ VersionArgument = Annotated[
 def list_versions(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """List the versions, oldest first, and mark the live one."""
     opened = ModelStore(store)
-    live, previous = opened.live(), opened.previous()
-    rows = [_row(opened, version, live, previous) for version in opened.versions()]
+    live = opened.live()
+    previous = opened.previous()
+    rows = [_describe(opened, version, live, previous) for version in opened.versions()]
+
     if as_json:
         print_json({"store": store, "live": live, "previous": previous, "versions": rows})
         return
     if not rows:
-        tables().print(f"The store {store} holds no versions yet.", markup=False)
+        table_console().print(f"The model store {store} holds no versions yet.", markup=False)
         return
+
     table = Table("version", "state", "created", "data", "size", "parent")
     for row in rows:
-        table.add_row(*(Text(row[name]) for name in ("version", "state")), *_details(row))
-    tables().print(table)
+        table.add_row(Text(row["version"]), Text(row["state"]), *_detail_cells(row))
+    table_console().print(table)
 
 
 @app.command()
 def show(store: StoreOption = DEFAULT_STORE, version: VersionArgument = None, as_json: JsonOption = False) -> None:
-    """Show what a version is: data, metrics, configuration, files."""
+    """Show the data, metrics, configuration and files of a version."""
     opened = ModelStore(store)
     bundle = opened.bundle(version)
     manifest = bundle.manifest.model_dump(mode="json") | {"live": bundle.version == opened.live()}
@@ -60,14 +63,15 @@ def show(store: StoreOption = DEFAULT_STORE, version: VersionArgument = None, as
 def verify(
     store: StoreOption = DEFAULT_STORE,
     version: VersionArgument = None,
-    every: Annotated[bool, typer.Option("--all", help="Verify every version of the store.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Verify every version of the model store.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read all of a version: every hash and format, and that items, codes and configuration agree."""
+    """Verify a whole version: every hash and format, and that items, codes and configuration agree."""
     if every and version is not None:
-        raise ConfigError("a version and --all exclude each other", "name a version or say --all")
+        raise ConfigError("a version and --all exclude each other", "name a version or use --all")
     opened = ModelStore(store)
     chosen = opened.versions() if every else [opened.bundle(version).version]
+
     refused: dict[str, BundleRefused] = {}
     for name in chosen:
         try:
@@ -76,6 +80,7 @@ def verify(
             refused[name] = problem
         if not as_json:
             typer.echo(f"{name} is {'damaged' if name in refused else 'intact'}")
+
     if as_json:
         print_json({name: str(refused[name]) if name in refused else "intact" for name in chosen})
     if refused:
@@ -88,46 +93,47 @@ def promote(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a version and make it live. Services pick it up by themselves."""
+    """Verify a version and make it live. Services load it by themselves."""
     before = ModelStore(store).promote(version)
     if as_json:
         print_json({"live": version, "before": before})
     elif before == version:
         typer.echo(f"{version} is live already")
     else:
-        typer.echo(f"{version} is live now" + (f", before it was {before}" if before else ""))
+        typer.echo(f"{version} is live now" + (f", {before} was live before" if before else ""))
 
 
 @app.command()
 def rollback(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Make the version live that was live before. Again goes further back."""
+    """Make the previously live version live again. Repeat to go further back."""
     opened = ModelStore(store)
     before = opened.live()
     live = opened.rollback()
     if as_json:
         print_json({"live": live, "before": before})
     else:
-        typer.echo(f"{live} is live again, it was {before}")
+        typer.echo(f"{live} is live again instead of {before}")
 
 
 @app.command()
 def gc(
     store: StoreOption = DEFAULT_STORE,
-    keep: Annotated[int, typer.Option(min=0, help="How many of the newest versions stay in any case.")] = 5,
+    keep: Annotated[int, typer.Option(min=0, help="Number of newest versions that always stay.")] = 5,
     pin: Annotated[list[str] | None, typer.Option(help="Version to keep; may be given several times.")] = None,
     leftover_hours: Annotated[
-        float, typer.Option("--leftover-hours", min=0.0, help="Age from which on half-written leftovers are removed.")
+        float, typer.Option("--leftover-hours", min=0.0, help="Minimum age of half-written leftovers to remove.")
     ] = 24.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove old versions and leftovers of killed publishers. Never the live version or the one before it."""
+    """Remove old versions and leftovers of killed publishers, but never the live version or the one before it."""
     done = ModelStore(store).gc(keep, pin or (), leftover_hours * 3600.0, dry_run)
     if as_json:
         print_json(
             {"removed": done.removed, "leftovers": done.leftovers, "kept": done.kept, "dry_run": dry_run},
         )
         return
+
     verb = "would remove" if dry_run else "removed"
     for name in (*done.removed, *done.leftovers):
         typer.echo(f"{verb} {name}")
@@ -137,16 +143,19 @@ def gc(
 
 
 def main() -> None:
-    """Entry point of ``etegrec-models``."""
+    """Run ``etegrec-models``."""
     sys.exit(run(app, "etegrec-models"))
 
 
-def _row(store: ModelStore, version: str, live: str | None, previous: str | None) -> dict[str, Any]:
+def _describe(store: ModelStore, version: str, live: str | None, previous: str | None) -> dict[str, Any]:
+    """Return the facts that ``list`` shows of a version."""
     state = "live" if version == live else "previous" if version == previous else ""
+
     try:
         manifest = store.bundle(version).manifest
     except BundleRefused as problem:
         return {"version": version, "state": f"{state} damaged".strip(), "problem": str(problem)}
+
     return {
         "version": version,
         "state": state,
@@ -158,46 +167,65 @@ def _row(store: ModelStore, version: str, live: str | None, previous: str | None
     }
 
 
-def _details(row: dict[str, Any]) -> list[Text]:
+def _detail_cells(row: dict[str, Any]) -> list[Text]:
+    """Return the cells of a listed version behind its state, empty for a damaged version."""
     if "problem" in row:
         return [Text(""), Text(""), Text(""), Text("")]
     return [
         Text(row["created_at"][:16].replace("T", " ")),
         Text(row["data"]),
-        Text(_megabytes(row["bytes"])),
+        Text(_format_megabytes(row["bytes"])),
         Text(row["parent"] or ""),
     ]
 
 
 def _print_bundle(bundle: Bundle, manifest: dict[str, Any]) -> None:
-    console, content = tables(), bundle.manifest
-    facts = Table("field", "value", title=bundle.version, title_justify="left")
-    facts.add_row("live", "yes" if manifest["live"] else "no")
-    for name in ("created_at", "embedding_source", "parent"):
-        facts.add_row(name, Text(str(manifest[name] or "")))
-    facts.add_row("data", Text(f"{content.data.name} ({content.data.fingerprint[:16]})"))
-    for name, count in content.data.counts.items():
-        facts.add_row(Text(f"  {name}"), f"{count:,}")
-    for section in ("config", "tokenizer"):
-        for name, value in _flat(manifest[section], section):
-            facts.add_row(Text(name), Text(str(value)))
-    console.print(facts)
-    metrics = Table("metrics", *(names := sorted({name for values in content.metrics.values() for name in values})))
-    for group, values in content.metrics.items():
-        metrics.add_row(Text(group), *(f"{values[name]:.4f}" if name in values else "" for name in names))
-    console.print(metrics)
+    """Print the tables that ``show`` consists of."""
+    console = table_console()
+    console.print(_fact_table(bundle, manifest))
+    console.print(_metric_table(bundle.manifest.metrics))
+
     files = Table("file", "size", "sha256")
-    for file, seal in sorted(content.files.items()):
-        files.add_row(Text(file), _megabytes(seal.size), seal.sha256)
+    for file, seal in sorted(bundle.manifest.files.items()):
+        files.add_row(Text(file), _format_megabytes(seal.size), seal.sha256)
     console.print(files)
 
 
-def _flat(section: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+def _fact_table(bundle: Bundle, manifest: dict[str, Any]) -> Table:
+    table = Table("field", "value", title=bundle.version, title_justify="left")
+    table.add_row("live", "yes" if manifest["live"] else "no")
+    for name in ("created_at", "embedding_source", "parent"):
+        table.add_row(name, Text(str(manifest[name] or "")))
+
+    data = bundle.manifest.data
+    table.add_row("data", Text(f"{data.name} ({data.fingerprint[:16]})"))
+    for name, count in data.counts.items():
+        table.add_row(Text(f"  {name}"), f"{count:,}")
+
+    for section in ("config", "tokenizer"):
+        for name, value in _flatten(manifest[section], section):
+            table.add_row(Text(name), Text(str(value)))
+    return table
+
+
+def _metric_table(metrics: dict[str, dict[str, float]]) -> Table:
+    names = sorted({name for values in metrics.values() for name in values})
+    table = Table("metrics", *names)
+    for group, values in metrics.items():
+        table.add_row(Text(group), *(f"{values[name]:.4f}" if name in values else "" for name in names))
+    return table
+
+
+def _flatten(section: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    """Return the values of nested settings by their dotted names."""
     found: list[tuple[str, Any]] = []
     for name, value in section.items():
-        found += _flat(value, f"{prefix}.{name}") if isinstance(value, dict) else [(f"{prefix}.{name}", value)]
+        if isinstance(value, dict):
+            found += _flatten(value, f"{prefix}.{name}")
+        else:
+            found.append((f"{prefix}.{name}", value))
     return found
 
 
-def _megabytes(size: int) -> str:
+def _format_megabytes(size: int) -> str:
     return f"{size / 1e6:,.2f} MB"

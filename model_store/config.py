@@ -1,7 +1,7 @@
-"""The typed description of a model. With the weights beside it, it rebuilds the network.
+"""The typed configuration of a model; together with the weights it rebuilds the network.
 
-Symbols used all over the project: B batch, T history items, L codes of a semantic ID, K codes a level,
-W beam width, d model width, d_c codebook width, d_s item-embedding width.
+Symbols of the whole project: B batch, T history items, L codes of a semantic ID, K codes a level, W beam width, d model
+width, d_c codebook width, d_s item-embedding width.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
-    """A frozen group of settings: unknown keys are errors, defaults live here and nowhere else."""
+    """A frozen group of settings. Unknown keys are errors; this is the only place of defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TokenizerConfig(Section):
-    """Shape of the item tokenizer, an RQ-VAE (ETEGRec section 3.2)."""
+    """The shape of the item tokenizer, an RQ-VAE (ETEGRec section 3.2)."""
 
     embedding_dim: int = Field(256, ge=2, le=4096, description="d_s, width of the item embedding that is tokenised")
     hidden_dims: tuple[int, ...] = Field(
@@ -30,7 +30,7 @@ class TokenizerConfig(Section):
 
 
 class RecommenderConfig(Section):
-    """Shape of the T5-shaped encoder-decoder (ETEGRec section 3.3)."""
+    """The shape of the T5-shaped encoder-decoder (ETEGRec section 3.3)."""
 
     d_model: int = Field(128, ge=8, le=2048, description="d, model width")
     d_ff: int = Field(512, ge=8, le=8192, description="width of the feed-forward block")
@@ -42,14 +42,15 @@ class RecommenderConfig(Section):
     max_history: int = Field(50, ge=1, le=1024, description="newest items of a history that the encoder reads")
     history_tokens: Literal["code", "item", "vector"] = Field(
         "code",
-        description="encoder tokens: one per code as in the paper, one per item (sum of its code embeddings), or one "
-        "per item that is its vector, which lets the encoder start from SASRec's",
+        description="encoder tokens: one per code as in the paper, one per item (the sum of its code embeddings), or "
+        "one per item that is its vector, so that the encoder can start from SASRec's weights",
     )
     encoder_attention: Literal["bidirectional", "causal"] = Field(
-        "bidirectional", description="causal lets training share one encoder pass among all prefixes of a user"
+        "bidirectional",
+        description="causal lets all prefixes of a user share one encoder pass in training",
     )
     position_buckets: int = Field(32, ge=4, le=256, description="buckets of the relative position bias")
-    max_distance: int = Field(128, ge=8, le=4096, description="distance from which on positions share the last bucket")
+    max_distance: int = Field(128, ge=8, le=4096, description="distance beyond which positions share the last bucket")
     newest_start: bool = Field(
         False, description="the decoder starts from the newest item's state besides [BOS], beyond plain T5"
     )
@@ -58,27 +59,29 @@ class RecommenderConfig(Section):
     )
     user_encoder: Literal["shared", "own"] = Field(
         "shared",
-        description="what the user's vector is read off: the decoder's encoder, or one of its own that stays as "
-        "SASRec trained it",
+        description="encoder whose state becomes the user's vector: the decoder's encoder, or a separate one that "
+        "stays as SASRec trained it",
     )
     repeat_bias: bool = Field(
-        True, description="learn what having had an item already adds to its scores, beyond plain T5"
+        True,
+        description="learn what an item's occurrences in the history add to its scores, beyond plain T5",
     )
 
 
 class ModelConfig(Section):
-    """Everything needed to rebuild the network of a bundle."""
+    """The whole configuration of a model, enough to rebuild the network of a bundle."""
 
     tokenizer: TokenizerConfig = TokenizerConfig()
     recommender: RecommenderConfig = RecommenderConfig()
     collisions: Literal["reassign", "token"] = Field(
-        "reassign", description="reassign: nearest free code tuple; token: a further code tells collided items apart"
+        "reassign",
+        description="reassign: nearest free code tuple; token: one more code tells collided items apart",
     )
     beam_width: int = Field(20, ge=1, le=1000, description="W, beams of the exported search")
 
     @property
     def code_length(self) -> int:
-        """L: codes of one semantic ID, the collision code included."""
+        """Number of codes of one semantic ID, L, the collision code included."""
         return self.tokenizer.levels + (self.collisions == "token")
 
     @model_validator(mode="after")

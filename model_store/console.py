@@ -1,7 +1,8 @@
-"""What the three commands share: how they start, how they report, how they fail.
+"""The conventions of the three commands: start-up, output, errors and exit codes.
 
-A failure is two lines on standard error, ``error: …`` (the cause) and ``fix: …`` (what to do), and an exit code that
-scripts can rely on. With ``--json`` the result is one line on standard output and nothing else is there.
+A failure prints two lines on standard error, ``error: …`` (the cause) and ``fix: …`` (what to do), and returns an exit
+code that scripts can rely on. With ``--json`` the result is one line on standard output, and nothing else is printed
+there.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from rich.console import Console
 from model_store.errors import EtegrecError
 
 DEBUG_ENV = "ETEGREC_DEBUG"
+"""Environment variable that makes errors show their traceback."""
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 unexpected error or unusable path · 2 wrong usage · 3 configuration · 4 input data"
-    " · 5 model store or run folder · 6 no such version · 7 store busy · 8 Redis or live store · 130 interrupted."
+    " · 5 model store or run folder · 6 no such version · 7 folder locked by another process"
+    " · 8 store (Redis or embedded) · 130 interrupted."
     f" {DEBUG_ENV}=1 shows the traceback of an error."
 )
 
 
 def new_app(description: str) -> typer.Typer:
-    """An application with the conventions of this project."""
+    """Create an application with the conventions of this project."""
     return typer.Typer(
         help=description,
         epilog=EXIT_CODES,
@@ -45,22 +48,24 @@ def run(app: typer.Typer, prog: str, arguments: Sequence[str] | None = None) -> 
     Args:
         app: Made by :func:`new_app`.
         prog: Name in usage lines.
-        arguments: Those of the process if not given.
+        arguments: Arguments to parse; those of the process if not given.
     """
+    given = None if arguments is None else list(arguments)
+
     try:
-        app(args=arguments if arguments is None else list(arguments), prog_name=prog)
+        app(args=given, prog_name=prog)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt:  # outside of the part that the framework guards
+    except KeyboardInterrupt:  # Typer does not catch those outside of the command itself
         return 130
     except EtegrecError as error:
         _report(error, str(error), error.hint)
         return error.exit_code
-    except OSError as error:  # a path or disk of the user's: no bug
+    except OSError as error:  # the user's path or disk, not a bug
         where = f"{error.filename}: " if error.filename else ""
         _report(error, f"{where}{error.strerror or error}", "check that the path is right, writable and has space left")
         return 1
-    except Exception as error:  # noqa: BLE001  the last stop: a bug must not look like one of the codes above
+    except Exception as error:  # noqa: BLE001  a bug must not look like one of the codes above
         hint = f"this is a bug, please report it; {DEBUG_ENV}=1 shows where it happened"
         _report(error, f"unexpected {type(error).__name__}: {error}", hint)
         return 1
@@ -73,16 +78,17 @@ def print_json(result: Any) -> None:
 
 
 def say(message: str) -> None:
-    """Tell a person something, on standard error, so that standard output stays the result."""
+    """Print a message for people to standard error; standard output is for results."""
     typer.echo(message, err=True)
 
 
-def tables() -> Console:
-    """A console on standard output; wide where there is no terminal, so that pipes see whole lines."""
+def table_console() -> Console:
+    """Create a console on standard output for tables; wide without a terminal, so that pipes get whole lines."""
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def _report(error: Exception, message: str, hint: str) -> None:
+    """Print an error and its hint, and the traceback where that is asked for."""
     if os.environ.get(DEBUG_ENV, "") not in ("", "0"):
         say("".join(traceback.format_exception(error)).rstrip())
     say(f"error: {message}")

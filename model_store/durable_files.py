@@ -1,4 +1,4 @@
-"""Files on a local disk that a crash leaves whole. Every durable write of the project goes through here."""
+"""Durable writes of files on a local disk; a crash never leaves a file half-written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Create or replace a file: a crash leaves the old or the new content, and the new one once this returns.
+    """Create or replace a file. A crash leaves the old or the new content; after the return it is the new one.
 
     A writer that was killed may leave ``.<name>.tmp`` beside it.
 
@@ -19,12 +19,13 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
     staged.replace(path)
     sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
-    """Make created, renamed and deleted names of a folder durable."""
+    """Make the created, renamed and deleted names of a folder durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

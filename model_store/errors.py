@@ -1,34 +1,35 @@
-"""Every error that this project raises on purpose, drawn as one tree.
+"""The tree of all errors that this project raises on purpose.
 
-Each class carries the exit code that the commands end with, so that scripts can tell causes apart;
-``hint`` says what to do about it.
+Each class carries the exit code of the commands, so that scripts can tell causes apart; ``hint`` says what to do about
+the error. The *model store* is the folder or bucket of bundles; the *store* holds histories, events and catalogue
+changes, in Redis or in its embedded twin.
 
     EtegrecError
-    ├── ConfigError          a setting or preset is wrong                      exit 3
-    ├── DataError            input data cannot be used                         exit 4
-    │   ├── DownloadError    a data set could not be fetched                   exit 4
-    │   └── ItemRefused      the model cannot encode an item                   exit 4
-    ├── ModelStoreError           the model store                                   exit 5
-    │   ├── VersionNotFound  no such version, or nothing is live               exit 6
-    │   ├── BundleRefused    a bundle fails its seal, format or self-check     exit 5
-    │   └── StoreBusy        another process holds the lock                    exit 7
-    ├── CatalogueError       items or codes contradict each other              exit 4
-    │   └── CatalogueFull    no semantic ID is left for a new item             exit 4
-    ├── CheckpointError      a run folder cannot be resumed                    exit 5
-    └── StoreError            Redis or the embedded live store                  exit 8
-        ├── StoreUnavailable  it cannot be reached or answers too late          exit 8
-        └── StoreCorrupt      it holds a value that does not decode             exit 8
+    ├── ConfigError          a setting or preset is wrong                         exit 3
+    ├── DataError            input data cannot be used                            exit 4
+    │   ├── DownloadError    a data set could not be fetched                      exit 4
+    │   └── ItemRefused      the model cannot encode an item                      exit 4
+    ├── CatalogueError       items or codes contradict each other                 exit 4
+    │   └── CatalogueFull    no semantic ID is left for a new item                exit 4
+    ├── ModelStoreError      the model store (bundles) failed                     exit 5
+    │   ├── BundleRefused    a bundle fails its seal, format or self-check        exit 5
+    │   └── VersionNotFound  no such version, or no version is live               exit 6
+    ├── CheckpointError      a run folder cannot be resumed                       exit 5
+    ├── LockHeld             another process works in the same folder             exit 7
+    └── StoreError           the store (Redis or embedded) failed                 exit 8
+        ├── StoreUnavailable it cannot be reached, or answers too late            exit 8
+        └── StoreCorrupt     it holds a value that does not decode                exit 8
 """
 
 from __future__ import annotations
 
 
 class EtegrecError(Exception):
-    """Root of all expected errors.
+    """The root of all expected errors.
 
     Args:
         message: The cause, in one sentence that names the field or file.
-        hint: What the reader can do about it; empty if nothing useful can be said.
+        hint: What the reader can do about it; empty if there is nothing useful to say.
     """
 
     exit_code = 1
@@ -51,7 +52,7 @@ class DataError(EtegrecError):
 
 
 class DownloadError(DataError):
-    """A data set could not be fetched, or what came has the wrong checksum."""
+    """A data set could not be fetched, or the fetched file has a wrong checksum."""
 
 
 class ItemRefused(DataError):
@@ -59,7 +60,8 @@ class ItemRefused(DataError):
 
     def __init__(self, field: str, message: str, hint: str = "") -> None:
         super().__init__(f"{field}: {message}", hint)
-        self.field, self.advice = field, f"{message}; {hint}" if hint else message
+        self.field = field
+        self.advice = f"{message}; {hint}" if hint else message
 
 
 class CatalogueError(EtegrecError):
@@ -73,7 +75,7 @@ class CatalogueFull(CatalogueError):
 
 
 class ModelStoreError(EtegrecError):
-    """The model store cannot do what was asked."""
+    """The model store, the folder or bucket of bundles, failed."""
 
     exit_code = 5
 
@@ -83,15 +85,9 @@ class BundleRefused(ModelStoreError):
 
 
 class VersionNotFound(ModelStoreError):
-    """The store has no such version, or no version is live."""
+    """The model store has no such version, or no version is live."""
 
     exit_code = 6
-
-
-class StoreBusy(ModelStoreError):
-    """Another process holds the lock that this work needs."""
-
-    exit_code = 7
 
 
 class CheckpointError(EtegrecError):
@@ -100,15 +96,21 @@ class CheckpointError(EtegrecError):
     exit_code = 5
 
 
+class LockHeld(EtegrecError):
+    """Another process holds the lock of a folder that this work needs."""
+
+    exit_code = 7
+
+
 class StoreError(EtegrecError):
-    """The live store (Redis or embedded) failed."""
+    """The store, Redis or its embedded twin, failed."""
 
     exit_code = 8
 
 
 class StoreUnavailable(StoreError):
-    """The live store cannot be reached, refuses the write or answers too late."""
+    """The store cannot be reached, refuses the write, or answers too late."""
 
 
 class StoreCorrupt(StoreError):
-    """The live store holds a value that does not decode."""
+    """The store holds a value that does not decode."""

@@ -37,7 +37,7 @@ def create_app(
 
     Raises:
         ConfigError: Settings contradict each other.
-        StoreBusy: Another process has the embedded store open.
+        LockHeld: Another process has the embedded store open.
     """
     service = Service(settings, store or _open_store(settings), opener, coders)
 

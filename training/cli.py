@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from model_store.bundle.registry import ModelStore
-from model_store.console import new_app, print_json, run, say, tables
+from model_store.console import new_app, print_json, run, say, table_console
 from model_store.errors import ConfigError
 from training.config import PRESETS, load_config
 from training.data.prepare import PrepareOptions
@@ -196,7 +196,7 @@ def ablate(
     if json:
         print_json(report.as_dict())
         return
-    console = tables()
+    console = table_console()
     for table in report.tables():
         console.print(table)
 
@@ -217,7 +217,7 @@ def new_items(
     if json:
         print_json(found.as_dict())
         return
-    console = tables()
+    console = table_console()
     for table in found.tables():
         console.print(table)
 
@@ -329,7 +329,7 @@ def _report(evaluation: Evaluation, json: bool) -> None:
     if json:
         print_json(evaluation.as_dict())
         return
-    console = tables()
+    console = table_console()
     for suffix, title in (("", "history items may be answers"), (SEEN_EXCLUDED, "history items excluded")):
         console.print(evaluation_table(evaluation, suffix, title))
     console.print("seconds: " + ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items()))

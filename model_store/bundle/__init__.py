@@ -1,1 +1,1 @@
-"""The sealed bundle of one model version: writing, verifying and reading it, and the registry of all versions."""
+"""The sealed bundle of a model version: publishing, verifying and reading it, and the registry of versions."""

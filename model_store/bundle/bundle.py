@@ -1,7 +1,8 @@
-"""Reading a bundle: nothing is handed out whose bytes were not checked against the seal.
+"""The bundle of one model version, verified while it is read.
 
-Opening checks the manifest and the list of files; each file is hashed when it is read, on the very bytes that the
-caller gets. Tensors come as safetensors, tables as Parquet, the rest as JSON or ONNX: nothing that can run code.
+Opening a bundle checks the manifest and the list of files. Each file is hashed when it is read, on the very bytes that
+the caller gets, so unchecked bytes never leave this module. Tensors are safetensors, tables are Parquet, the rest is
+JSON or ONNX: no format that can run code.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from model_store.bundle.golden import GOLDEN, Golden, goldens_from_json
-from model_store.bundle.manifest import MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
+from model_store.bundle.manifest import LIST_HINT, MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
 from model_store.bundle.storage import Entry, Folder
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
@@ -26,9 +27,10 @@ from model_store.search.transitions import Transitions
 EMBEDDINGS = "embeddings.safetensors"
 TRANSITIONS = "transitions.safetensors"
 VECTORS = "vectors"
-"""Tensor of :data:`EMBEDDINGS` with the unit-length vectors that dense scores compare users with."""
+"""Tensor of :data:`EMBEDDINGS` with the unit-length item vectors of dense scores."""
 
 UNIT_TOLERANCE = 1e-3
+"""Largest deviation of a vector's length from 1."""
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 Read = Callable[[str], bytes]
@@ -36,7 +38,7 @@ Read = Callable[[str], bytes]
 
 @dataclass(frozen=True)
 class Bundle:
-    """One version, opened. Holds no file content: each call reads and verifies anew."""
+    """An opened version. It keeps no file content: each call reads and verifies again."""
 
     manifest: Manifest
     folder: Folder
@@ -48,53 +50,53 @@ class Bundle:
 
     @property
     def config(self) -> ModelConfig:
-        """The description that rebuilds the network."""
+        """Configuration that rebuilds the network."""
         return self.manifest.config
 
     def __contains__(self, name: str) -> bool:
         return name in self.manifest.files
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file, verified.
+        """Return the verified bytes of one file.
 
         Raises:
             BundleRefused: The bundle has no such file, or it is not what was sealed.
         """
         seal = self.manifest.files.get(name)
         if seal is None:
-            raise _refused(self.version, f"{name}: this version has no such file")
+            raise _refusal(self.version, f"{name}: this version has no such file")
         data = self.folder.read(name, limit=seal.size)
         if data is None:
-            raise _refused(self.version, f"{name}: missing")
+            raise _refusal(self.version, f"{name}: missing")
         check_seal(self.version, name, data, seal)
         return data
 
     def catalogue(self) -> Catalogue:
-        """Items and semantic IDs, one to one, checked against the config."""
+        """Read the catalogue and check it against the configuration."""
         return read_catalogue(self.read, self.config, self.manifest.fusion)
 
     def vectors(self) -> npt.NDArray[np.float32] | None:
-        """Vectors of the catalogue's items alone, ``[items, d_s]``; ``None`` if the version has none."""
+        """Read only the item vectors of the catalogue, ``[items, d_s]``; ``None`` if the version has none."""
         return _read_vectors(self.read, self.config, self.manifest.fusion)
 
     def weights(self) -> Tensors:
-        """Tensors of tokenizer, recommender and heads by parameter name."""
+        """Read the tensors of tokenizer, recommender and heads by parameter name."""
         return read_tensors(self.read, "weights.safetensors")
 
     def transitions(self) -> Transitions | None:
-        """Which items follow which; none in a bundle whose answers do not use it."""
+        """Read the transition memory; ``None`` in a bundle whose answers do not use it."""
         return read_transitions(self.read, self.manifest.files, self.manifest.fusion)
 
     def embeddings(self) -> Tensors:
-        """Tensors of ``embeddings.safetensors`` by name."""
+        """Read the tensors of ``embeddings.safetensors`` by name."""
         return read_tensors(self.read, EMBEDDINGS)
 
     def goldens(self) -> tuple[Golden, ...]:
-        """Histories with expected answers, to replay before serving."""
+        """Read the histories with expected answers that are replayed before serving."""
         return goldens_from_json(self.read(GOLDEN))
 
     def verify(self) -> None:
-        """Read everything: every hash, every format, and that items, codes, goldens and config agree.
+        """Verify everything: every hash, every format, and that items, codes, goldens and configuration agree.
 
         Raises:
             BundleRefused: Names the first file that is wrong.
@@ -103,25 +105,27 @@ class Bundle:
 
 
 def load_bundle(store: Folder | str, version: str) -> Bundle:
-    """Open a version of a store, given as folder or URL.
+    """Open a version of a model store, given as folder or URL.
 
     Raises:
-        VersionNotFound: The store has no sealed version of this name.
+        VersionNotFound: The model store has no sealed version of this name.
         BundleRefused: The manifest is damaged, or files are missing, unexpected, links or of a wrong size.
     """
     root = Folder.at(store) if isinstance(store, str) else store
-    hint = "`etegrec-models list` shows the versions"
     if not VERSION.fullmatch(version):
-        raise VersionNotFound(f"{version[:80]!r} is no version name", hint)
+        raise VersionNotFound(f"{version[:80]!r} is not a version name", LIST_HINT)
     entry = next((one for one in root.entries() if one.name == version), None)
     if entry is None:
-        raise VersionNotFound(f"the store has no version {version}", hint)
+        raise VersionNotFound(f"the model store has no version {version}", LIST_HINT)
     if entry.kind != "folder":
-        raise _refused(version, f"{version}: is no folder but a file or link")
+        raise _refusal(version, f"{version}: is not a folder but a file or link")
+
     folder = root.child(version)
     found = {one.name: one for one in folder.files()}
     if MANIFEST not in found:
-        raise VersionNotFound(f"version {version} has no {MANIFEST}: it was never sealed, or is being removed", hint)
+        raise VersionNotFound(
+            f"version {version} has no {MANIFEST}: it was never sealed, or is being removed", LIST_HINT
+        )
     _check_plain(version, found.values())
     manifest = _read_manifest(folder, version)
     _check_listing(manifest, found)
@@ -129,10 +133,10 @@ def load_bundle(store: Folder | str, version: str) -> Bundle:
 
 
 def check_contents(read: Read, names: Iterable[str], config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE) -> None:
-    """Check that files decode and agree with each other; also before they are published.
+    """Check that files decode and agree with each other; also used before they are published.
 
     Args:
-        read: Gives the bytes of a file by name.
+        read: Returns the bytes of a file by name.
         names: All files; those without a format of their own are only read.
         config: The model that they belong to.
         fusion: How its answers use the item vectors.
@@ -141,15 +145,19 @@ def check_contents(read: Read, names: Iterable[str], config: ModelConfig, fusion
         BundleRefused: Names the first file that is wrong.
     """
     known = read_catalogue(read, config, fusion).row_of
+
     memory = read_transitions(read, names, fusion)
     if memory is not None and memory.items != len(known):
         raise BundleRefused(f"{TRANSITIONS}: knows {memory.items} items, the catalogue has {len(known)}", REFUSED_HINT)
+
     goldens = goldens_from_json(read(GOLDEN))
     for number, golden in enumerate(goldens):
-        if unknown := (set(golden.history) | set(golden.items)) - known.keys():
+        unknown = (set(golden.history) | set(golden.items)) - known.keys()
+        if unknown:
             raise BundleRefused(
                 f"{GOLDEN}: golden {number} names {min(unknown)!r}, which the catalogue lacks", REFUSED_HINT
             )
+
     for name in sorted(set(names) - {"catalogue.parquet", GOLDEN}):
         if name.endswith(".safetensors"):
             read_tensors(read, name)
@@ -161,18 +169,23 @@ def check_seal(version: str, name: str, data: bytes, seal: FileSeal) -> None:
     """Raise :class:`BundleRefused` unless the bytes are the sealed ones."""
     if len(data) != seal.size:
         size = f"more than {seal.size}" if len(data) > seal.size else str(len(data))
-        raise _refused(version, f"{name}: holds {size} bytes instead of {seal.size}")
+        raise _refusal(version, f"{name}: holds {size} bytes instead of {seal.size}")
     if FileSeal.of(data) != seal:
-        raise _refused(version, f"{name}: its SHA-256 is not the sealed one")
+        raise _refusal(version, f"{name}: its SHA-256 is not the sealed one")
 
 
 def read_catalogue(read: Read, config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE) -> Catalogue:
-    """The catalogue with its vectors; as many codes of the same range, and as wide vectors, as the config says."""
+    """Read the catalogue with its vectors, and check codes and vectors against the configuration.
+
+    Raises:
+        BundleRefused: A file does not decode, or has other dimensions than the configuration.
+    """
     name = "catalogue.parquet"
     try:
         catalogue = Catalogue.from_parquet(read(name), _read_vectors(read, config, fusion))
     except CatalogueError as cause:
         raise BundleRefused(f"{name}: {cause}", REFUSED_HINT) from cause
+
     if catalogue.codes.shape[1] != config.code_length:
         raise BundleRefused(
             f"{name}: items have {catalogue.codes.shape[1]} codes, the config says {config.code_length}", REFUSED_HINT
@@ -186,31 +199,44 @@ def read_catalogue(read: Read, config: ModelConfig, fusion: Fusion = GENERATIVE_
 
 
 def _read_vectors(read: Read, config: ModelConfig, fusion: Fusion) -> npt.NDArray[np.float32] | None:
-    """Item vectors ``[items, d_s]`` for histories and dense scores; a bundle that needs neither may lack them."""
+    """Read the item vectors ``[items, d_s]`` of histories and dense scores; ``None`` if there are none.
+
+    Raises:
+        BundleRefused: The model needs vectors and there are none, or they are of another type, shape or length.
+    """
     vectors = read_tensors(read, EMBEDDINGS).get(VECTORS)
     if vectors is None:
-        if fusion.weight:
-            raise BundleRefused(
-                f"{EMBEDDINGS}: lacks {VECTORS}, which fusion.weight {fusion.weight} needs", REFUSED_HINT
-            )
-        if config.recommender.history_tokens == "vector":
-            raise BundleRefused(f"{EMBEDDINGS}: lacks {VECTORS}, as which histories are read", REFUSED_HINT)
+        _check_vectors_unused(config, fusion)
         return None
+
     width = config.tokenizer.embedding_dim
     if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != width:
         raise BundleRefused(
             f"{EMBEDDINGS}: {VECTORS} are {vectors.dtype} of shape {vectors.shape}, expected float32 [items, {width}]",
             REFUSED_HINT,
         )
+
     found: npt.NDArray[np.float32] = vectors.astype(np.float32, copy=False)
-    length = np.sqrt(np.einsum("ij,ij->i", found, found))  # without a temporary of their size
+    length = np.sqrt(np.einsum("ij,ij->i", found, found))  # needs no temporary array of their size
     if not (np.abs(length - 1) < UNIT_TOLERANCE).all():  # negated, so that NaN is refused too
-        raise BundleRefused(f"{EMBEDDINGS}: a row of {VECTORS} has no unit length", REFUSED_HINT)
+        raise BundleRefused(f"{EMBEDDINGS}: a row of {VECTORS} does not have unit length", REFUSED_HINT)
     return found
 
 
+def _check_vectors_unused(config: ModelConfig, fusion: Fusion) -> None:
+    """Raise :class:`BundleRefused` if a model without item vectors needs them."""
+    if fusion.weight:
+        raise BundleRefused(f"{EMBEDDINGS}: lacks {VECTORS}, which fusion.weight {fusion.weight} needs", REFUSED_HINT)
+    if config.recommender.history_tokens == "vector":
+        raise BundleRefused(f"{EMBEDDINGS}: lacks {VECTORS}, which history_tokens 'vector' needs", REFUSED_HINT)
+
+
 def read_transitions(read: Read, names: Iterable[str], fusion: Fusion) -> Transitions | None:
-    """Which items follow which, if there is such a file; answers that use it need it."""
+    """Read the transition memory; ``None`` if there is no such file.
+
+    Raises:
+        BundleRefused: The file is damaged, or missing though the answers use it.
+    """
     if TRANSITIONS in names:
         return Transitions.from_arrays(read_tensors(read, TRANSITIONS))
     if fusion.transitions:
@@ -221,7 +247,11 @@ def read_transitions(read: Read, names: Iterable[str], fusion: Fusion) -> Transi
 
 
 def read_tensors(read: Read, name: str) -> Tensors:
-    """A safetensors file as arrays; read-only views of the bytes."""
+    """Read a safetensors file as arrays, read-only views of the bytes.
+
+    Raises:
+        BundleRefused: The file does not decode, or holds no tensors.
+    """
     try:
         tensors = safetensors.numpy.load(read(name))
     except (SafetensorError, KeyError, TypeError, ValueError) as cause:
@@ -232,33 +262,38 @@ def read_tensors(read: Read, name: str) -> Tensors:
 
 
 def _read_manifest(folder: Folder, version: str) -> Manifest:
+    """Read the manifest of a version, verified by its own seal."""
     data = folder.read(MANIFEST, limit=MANIFEST_LIMIT)
     if data is None:
-        raise VersionNotFound(f"version {version} was removed meanwhile", "`etegrec-models list` shows the versions")
+        raise VersionNotFound(f"version {version} was just removed", LIST_HINT)
     try:
         manifest = Manifest.from_bytes(data)
     except BundleRefused as cause:
         raise BundleRefused(f"version {version} refused: {cause}", cause.hint) from cause
     if manifest.version != version:
-        raise _refused(version, f"{MANIFEST}: belongs to version {manifest.version}")
+        raise _refusal(version, f"{MANIFEST}: belongs to version {manifest.version}")
     return manifest
 
 
 def _check_plain(version: str, found: Iterable[Entry]) -> None:
+    """Raise :class:`BundleRefused` unless all entries are plain files."""
     for entry in found:
         if entry.kind != "file":
-            raise _refused(version, f"{entry.name}: is no plain file but a link or device")
+            raise _refusal(version, f"{entry.name}: is not a plain file but a link or device")
 
 
 def _check_listing(manifest: Manifest, found: dict[str, Entry]) -> None:
+    """Raise :class:`BundleRefused` unless exactly the sealed files are there, in the sealed sizes."""
     for name, seal in sorted(manifest.files.items()):
         if name not in found:
-            raise _refused(manifest.version, f"{name}: missing")
+            raise _refusal(manifest.version, f"{name}: missing")
         if found[name].size != seal.size:
-            raise _refused(manifest.version, f"{name}: holds {found[name].size} bytes instead of {seal.size}")
-    if added := found.keys() - manifest.files.keys() - {MANIFEST}:
-        raise _refused(manifest.version, f"{min(added)}: does not belong to the bundle")
+            raise _refusal(manifest.version, f"{name}: holds {found[name].size} bytes instead of {seal.size}")
+
+    unexpected = found.keys() - manifest.files.keys() - {MANIFEST}
+    if unexpected:
+        raise _refusal(manifest.version, f"{min(unexpected)}: does not belong to the bundle")
 
 
-def _refused(version: str, problem: str) -> BundleRefused:
+def _refusal(version: str, problem: str) -> BundleRefused:
     return BundleRefused(f"version {version} refused: {problem}", REFUSED_HINT)

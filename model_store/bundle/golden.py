@@ -1,6 +1,6 @@
 """Goldens: histories with the answers that the model gave when it was exported.
 
-Whoever loads a bundle replays them through its own engine and compares: exporter, service and the retraining gate.
+Exporter, service and the retraining gate replay them through their own engine and compare the answers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ TOLERANCE = 1e-3
 """Largest difference of a score or log-probability that counts as the same answer."""
 
 REDUCED_OVERLAP = 0.99
-"""Smallest mean share of expected items that an engine of reduced precision must answer."""
+"""Smallest mean share of expected items in the answers of an engine with reduced precision."""
 
-_HINT = "this engine computes something else than the exporter did: check its precision settings and library versions"
+_HINT = "this engine computes other results than the exporter did: check its precision settings and library versions"
 
 
 class Golden(BaseModel):
@@ -33,8 +33,8 @@ class Golden(BaseModel):
 
     history: tuple[Id, ...] = Field(min_length=1, description="item ids, oldest first")
     items: tuple[Id, ...] = Field(min_length=1, max_length=1000, description="the k best item ids, best first")
-    score: tuple[float, ...] = Field(description="of each item, what the ranking follows, descending")
-    log_prob: tuple[float, ...] = Field(description="of each item, natural logarithm")
+    score: tuple[float, ...] = Field(description="score of each item, by which the items are ranked, descending")
+    log_prob: tuple[float, ...] = Field(description="log-probability of each item, natural logarithm")
 
     @model_validator(mode="after")
     def _is_a_ranking(self) -> Self:
@@ -48,7 +48,7 @@ class Golden(BaseModel):
 
 
 class Answer(NamedTuple):
-    """What an engine answered to one golden, best first, with k = the number of expected items."""
+    """The answer of an engine to one golden, best first, with as many items as expected."""
 
     items: Sequence[str]
     score: Sequence[float]
@@ -64,7 +64,7 @@ def goldens_to_json(goldens: Sequence[Golden]) -> bytes:
 
 
 def goldens_from_json(data: bytes) -> tuple[Golden, ...]:
-    """Read what :func:`goldens_to_json` wrote; there is at least one.
+    """Read the output of :func:`goldens_to_json`; there is at least one golden.
 
     Raises:
         BundleRefused: The bytes are no such list.
@@ -78,13 +78,12 @@ def goldens_from_json(data: bytes) -> tuple[Golden, ...]:
 def compare(
     goldens: Sequence[Golden], answers: Sequence[Answer], tolerance: float = TOLERANCE, reduced_precision: bool = False
 ) -> None:
-    """Refuse an engine whose answers are not the expected ones.
+    """Compare an engine's answers with the expected ones, and raise an error if they differ.
 
-    The score at each rank must be within ``tolerance``, and so must the log-probability of each expected item; items
-    may swap places only where their expected scores are within ``tolerance`` of each other, which includes a swap with
-    an item just below the cut-off. With
-    ``reduced_precision`` scores are free, and the mean share of expected items that were answered must reach
-    :data:`REDUCED_OVERLAP`.
+    The score at each rank must be within ``tolerance``, and so must the log-probability of each expected item. Items
+    may swap places only if their expected scores are within ``tolerance`` of each other, which includes a swap with an
+    item just below the cut-off. With ``reduced_precision`` scores may differ, and the mean share of expected items
+    among the answers must reach :data:`REDUCED_OVERLAP`.
 
     Raises:
         BundleRefused: Names the first golden, rank and item that differ.
@@ -95,12 +94,13 @@ def compare(
         _check_overlap(goldens, answers)
         return
     for number, (golden, answer) in enumerate(zip(goldens, answers, strict=True)):
-        if problem := _difference(golden, answer, tolerance):
+        problem = _find_difference(golden, answer, tolerance)
+        if problem:
             raise BundleRefused(f"{GOLDEN}: golden {number}: {problem}", _HINT)
 
 
 def overlap(golden: Golden, answer: Answer) -> float:
-    """Share of the expected items that were answered, 0 to 1."""
+    """Return the share of the expected items that were answered, 0 to 1."""
     return len(set(golden.items) & set(answer.items)) / len(golden.items)
 
 
@@ -113,21 +113,22 @@ def _check_overlap(goldens: Sequence[Golden], answers: Sequence[Answer]) -> None
         )
 
 
-def _difference(golden: Golden, answer: Answer, tolerance: float) -> str:
-    """What is wrong with the answer, or an empty string."""
+def _find_difference(golden: Golden, answer: Answer, tolerance: float) -> str:
+    """Return the first problem of an answer, or an empty string."""
     k = len(golden.items)
     if not k == len(answer.items) == len(answer.score) == len(answer.log_prob):
         return f"{k} items expected, got {len(answer.items)} items and {len(answer.score)} scores"
     if len(set(answer.items)) != k:
         return "an item was answered twice"
     return (
-        _off("score", answer.score, golden.score, tolerance)
-        or _misplaced(golden, answer, tolerance)
-        or _off("log_prob", *_log_prob_by_item(golden, answer), tolerance)
+        _find_deviation("score", answer.score, golden.score, tolerance)
+        or _find_misplaced(golden, answer, tolerance)
+        or _find_deviation("log_prob", answer.log_prob, _expected_log_prob(golden, answer), tolerance)
     )
 
 
-def _off(name: str, values: Sequence[float], expected: Sequence[float], tolerance: float) -> str:
+def _find_deviation(name: str, values: Sequence[float], expected: Sequence[float], tolerance: float) -> str:
+    """Return the first rank whose value is not within the tolerance, in words, or an empty string."""
     gap = np.abs(np.asarray(values, dtype=np.float64) - expected)
     if (gap <= tolerance).all():
         return ""
@@ -135,21 +136,22 @@ def _off(name: str, values: Sequence[float], expected: Sequence[float], toleranc
     return f"rank {rank + 1}: {name} {values[rank]:.6f} differs from {expected[rank]:.6f} by more than {tolerance}"
 
 
-def _log_prob_by_item(golden: Golden, answer: Answer) -> tuple[list[float], list[float]]:
-    """Answered and expected log-probabilities at each rank; an item that is not expected proves nothing."""
+def _expected_log_prob(golden: Golden, answer: Answer) -> list[float]:
+    """Return the expected log-probability of each answered item; for an unexpected item, its own one."""
     expected = dict(zip(golden.items, golden.log_prob, strict=True))
-    pairs = zip(answer.items, answer.log_prob, strict=True)
-    return list(answer.log_prob), [expected.get(item, log_prob) for item, log_prob in pairs]
+    return [expected.get(item, log_prob) for item, log_prob in zip(answer.items, answer.log_prob, strict=True)]
 
 
-def _misplaced(golden: Golden, answer: Answer, tolerance: float) -> str:
+def _find_misplaced(golden: Golden, answer: Answer, tolerance: float) -> str:
+    """Return the first item that is missing or on a wrong rank, in words, or an empty string."""
     expected = dict(zip(golden.items, golden.score, strict=True))
-    cutoff = golden.score[-1]  # an item that is not expected scored this at most
+    cutoff = golden.score[-1]  # an unexpected item has at most this score
     for rank, (item, here) in enumerate(zip(answer.items, golden.score, strict=True)):
         if abs(expected.get(item, cutoff) - here) > tolerance:
             return (
                 f"rank {rank + 1}: item {item!r} answered where {golden.items[rank]!r} is expected, beyond a near tie"
             )
+
     for item in golden.items:
         if item not in answer.items and expected[item] - cutoff > tolerance:
             return f"item {item!r} is missing, though it is no near tie with the last rank"

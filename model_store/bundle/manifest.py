@@ -1,6 +1,6 @@
-"""The manifest of a bundle: what the model is, where it came from, and the seal over every file.
+"""The manifest of a bundle: a description of the model, its origin, and the seal of every file.
 
-``manifest.json`` is canonical JSON (sorted keys, no spaces) and carries the SHA-256 of itself without that one field,
+``manifest.json`` is canonical JSON (sorted keys, no spaces). It carries the SHA-256 of itself without that one field,
 so that no byte of it can change unnoticed either. It is written last: a folder without it is no bundle.
 """
 
@@ -21,10 +21,10 @@ from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 4 << 20
-"""Largest manifest that is read, in bytes."""
+"""Size of the largest manifest that is read, in bytes."""
 
 VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""What a version name looks like; it is a folder name and part of Redis keys."""
+"""Pattern of a version name, which is a folder name and part of Redis keys."""
 
 REQUIRED_FILES = frozenset(
     {
@@ -46,6 +46,7 @@ OPTIONAL_FILES = frozenset(
 REPORT_FILE = re.compile(r"report(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,4}")
 
 REFUSED_HINT = "restore the version from a backup, or publish it again; `etegrec-models rollback` serves the one before"
+LIST_HINT = "`etegrec-models list` shows the versions"
 
 
 class _Part(BaseModel):
@@ -53,14 +54,14 @@ class _Part(BaseModel):
 
 
 class FileSeal(_Part):
-    """What the bytes of one file must be."""
+    """The seal of one file: the hash and the size of its bytes."""
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the whole file, lower-case hex")
-    size: int = Field(ge=0, description="bytes")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the whole file, lower-case hex")
+    size: int = Field(ge=0, description="size in bytes")
 
     @classmethod
     def of(cls, data: bytes) -> FileSeal:
-        """The seal of these bytes."""
+        """Compute the seal of these bytes."""
         return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
@@ -68,37 +69,38 @@ class DataSummary(_Part):
     """The data that a model was trained on."""
 
     name: str = Field(description="data set, e.g. ml-100k")
-    fingerprint: str = Field(description="hash of the prepared data: equal means trained on the same interactions")
-    counts: dict[str, int] = Field({}, description="users, items, interactions …")
+    fingerprint: str = Field(description="hash of the prepared data; equal hashes mean the same interactions")
+    counts: dict[str, int] = Field({}, description="number of users, items, interactions …")
 
 
 class Description(_Part):
-    """What a publisher says about a model; the store adds the rest of the :class:`Manifest`."""
+    """The part of a :class:`Manifest` that the publisher of a model writes; the model store adds the rest."""
 
     config: ModelConfig
     data: DataSummary
-    metrics: dict[str, dict[str, float]] = Field({}, description="metric by name, by model or protocol")
-    tokenizer: dict[str, JsonValue] = Field({}, description="what the tokenizer did: collisions, codes in use …")
+    metrics: dict[str, dict[str, float]] = Field({}, description="metrics by name, by model or protocol")
+    tokenizer: dict[str, JsonValue] = Field({}, description="figures of the tokenizer: collisions, codes in use …")
     fusion: Fusion = Field(
         GENERATIVE_ALONE, description="how dense scores enter the answers, fitted on validation users"
     )
     parent: str | None = Field(None, pattern=f"^{VERSION.pattern}$", description="version that was live before it")
     embedding_source: Literal["sasrec", "user"] = Field(
-        "sasrec", description="where item embeddings came from: trained here, or given by the user"
+        "sasrec", description="origin of the item embeddings: trained here, or given by the user"
     )
 
 
 class Manifest(Description):
-    """A sealed description of one version."""
+    """The sealed description of one version."""
 
     format_version: Literal[1] = 1
-    version: str = Field(pattern=f"^{VERSION.pattern}$", description="equals the folder's name")
-    created_at: AwareDatetime = Field(description="when it was published, UTC")
-    files: dict[str, FileSeal] = Field(description="every file but the manifest, by path inside the bundle")
+    version: str = Field(pattern=f"^{VERSION.pattern}$", description="name of the version and of its folder")
+    created_at: AwareDatetime = Field(description="time of publication, UTC")
+    files: dict[str, FileSeal] = Field(description="seal of every file but the manifest, by path inside the bundle")
 
     @model_validator(mode="after")
     def _files_are_known(self) -> Self:
-        if missing := REQUIRED_FILES - self.files.keys():
+        missing = REQUIRED_FILES - self.files.keys()
+        if missing:
             raise ValueError(f"files lacks {', '.join(sorted(missing))}")
         for name in sorted(self.files.keys() - REQUIRED_FILES - OPTIONAL_FILES):
             if not REPORT_FILE.fullmatch(name):
@@ -112,19 +114,21 @@ class Manifest(Description):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Read what :meth:`to_bytes` wrote.
+        """Read and verify the output of :meth:`to_bytes`.
 
         Raises:
             BundleRefused: A byte differs from what was sealed, or this release does not know the format.
         """
         if len(data) > MANIFEST_LIMIT:
             raise BundleRefused(f"{MANIFEST}: larger than {MANIFEST_LIMIT} bytes", REFUSED_HINT)
-        content = _unsealed(data)
+
+        content = _open_seal(data)
         if content.get("format_version") != 1:
             raise BundleRefused(
                 f"{MANIFEST}: format_version is {content.get('format_version')!r}, this release reads 1",
                 "install the release that wrote it, or publish the model again with this one",
             )
+
         try:
             return cls.model_validate_json(_canonical(content), strict=True)
         except ValidationError as cause:
@@ -132,14 +136,14 @@ class Manifest(Description):
 
 
 def new_version(created_at: datetime, files: Mapping[str, FileSeal]) -> str:
-    """Name a version after its time and content, e.g. ``20261123t175233z-1a2b3c4d``; later ones sort after."""
+    """Name a version after its time and content, e.g. ``20261123t175233z-1a2b3c4d``; later versions sort later."""
     content = "\n".join(f"{name} {seal.sha256}" for name, seal in sorted(files.items()))
     short_hash = hashlib.sha256(content.encode()).hexdigest()[:8]
     return f"{created_at.astimezone(UTC):%Y%m%dt%H%M%Sz}-{short_hash}"
 
 
 def first_problem(error: ValidationError) -> str:
-    """One line about the first thing wrong: ``field: message``."""
+    """Return the first problem of a validation in one line: ``field: message``."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}" if where else problem["msg"]
@@ -153,14 +157,14 @@ def _seal(content: Any) -> str:
     return hashlib.sha256(_canonical(content)).hexdigest()
 
 
-def _unsealed(data: bytes) -> dict[str, Any]:
-    """The content without its seal, which must match to the byte."""
+def _open_seal(data: bytes) -> dict[str, Any]:
+    """Return the content without its seal, or raise :class:`BundleRefused` unless the seal matches to the byte."""
     try:
         content = json.loads(data)
         seal = content.pop("seal")
         is_intact = seal == _seal(content) and _canonical(content | {"seal": seal}) == data
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as cause:
-        raise BundleRefused(f"{MANIFEST}: is no sealed manifest ({type(cause).__name__})", REFUSED_HINT) from cause
+        raise BundleRefused(f"{MANIFEST}: is not a sealed manifest ({type(cause).__name__})", REFUSED_HINT) from cause
     if not is_intact:
         raise BundleRefused(f"{MANIFEST}: its content does not match its own seal", REFUSED_HINT)
     return dict(content)

@@ -1,4 +1,4 @@
-"""Opening the graphs of a bundle on ONNX Runtime, with errors that are ours."""
+"""ONNX Runtime sessions for the graphs of a bundle, with this project's errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from model_store.errors import BundleRefused
 
 HINT = "export and publish the model again, with the release that serves it"
 
-_ERRORS_ONLY = 3  # ONNX Runtime's severity for logs
+_LOG_SEVERITY = 3
+"""Log level of ONNX Runtime: errors only."""
+
 _REFUSALS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -25,24 +27,24 @@ _REFUSALS = (
 def open_session(
     name: str, graph: bytes, inputs: Sequence[str], outputs: Sequence[str], threads: int, spins: bool = False
 ) -> ort.InferenceSession:
-    """A graph on the CPU.
+    """Open a graph on the CPU.
 
     Args:
         name: The file, for errors.
-        graph: Its verified bytes; weights are inside.
-        inputs: Names of what must go in, in order.
-        outputs: Names of what must come out, in order.
+        graph: Its verified bytes, weights included.
+        inputs: Names of the expected inputs, in order.
+        outputs: Names of the expected outputs, in order.
         threads: Threads of one run; 0 lets ONNX Runtime take the physical cores.
-        spins: Whether they spin, during a run and no longer, while they wait for each other. Sleeping, they wake up so
-            late that a small graph gains nothing from a second thread; spinning, they take cores from everybody else.
+        spins: Whether threads spin instead of sleep while they wait for each other during a run. Sleeping threads wake
+            up so late that a small graph gains nothing from a second thread; spinning ones take cores from others.
 
     Raises:
-        BundleRefused: The bytes are no graph that can be run here, or one with another interface.
+        BundleRefused: The bytes are no graph that can run here, or a graph with other inputs or outputs.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _LOG_SEVERITY
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1" if spins else "0")
     # Without VNNI, products of unsigned and signed bytes overflow 16 bits on x86-64. This makes them exact there, and
@@ -52,8 +54,10 @@ def open_session(
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except _REFUSALS as cause:
         raise BundleRefused(f"{name}: ONNX Runtime {ort.__version__} cannot load it", HINT) from cause
-    found = [[value.name for value in values] for values in (session.get_inputs(), session.get_outputs())]
-    if found != [list(inputs), list(outputs)]:
+
+    found_inputs = [value.name for value in session.get_inputs()]
+    found_outputs = [value.name for value in session.get_outputs()]
+    if found_inputs != list(inputs) or found_outputs != list(outputs):
         expected = f"expected {list(inputs)} and {list(outputs)}"
-        raise BundleRefused(f"{name}: takes {found[0]} and gives {found[1]}, {expected}", HINT)
+        raise BundleRefused(f"{name}: takes {found_inputs} and returns {found_outputs}, {expected}", HINT)
     return session

@@ -1,7 +1,8 @@
-"""Publishing a bundle: all of it becomes visible at once, or nothing does, whenever the publisher is killed.
+"""Publication of a bundle: the whole version becomes visible at once, or nothing does.
 
-On a local disk the files are staged in a hidden folder beside the versions and renamed into place. Elsewhere they are
-put under their final names with the manifest last: without it a folder is no version. The service never imports this.
+This holds at whatever moment the publisher is killed. On a local disk the files are staged in a hidden folder beside
+the versions and renamed into place. Elsewhere they are put under their final names with the manifest last: without it a
+folder is no version. The service never imports this module.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _EXPORT_HINT = "export the model again; see docs/ARCHITECTURE.md for the files o
 
 
 class Step(NamedTuple):
-    """One thing that publishing does. A crash between two of them leaves the store loadable."""
+    """One step of a publication. A crash between two steps leaves the model store loadable."""
 
     name: str
     run: Callable[[], None]
@@ -37,12 +38,12 @@ class Step(NamedTuple):
 def publish(
     store: ModelStore, files: Mapping[str, Source], about: Description, created_at: datetime | None = None
 ) -> str:
-    """Add a version to the store. It is not live before :meth:`ModelStore.promote`.
+    """Add a version to the model store. It is not live until :meth:`ModelStore.promote`.
 
     Args:
         store: Created if it does not exist.
         files: Content or path of each file by its name in the bundle; see ``REQUIRED_FILES`` of the manifest.
-        about: What the manifest says about the model.
+        about: The description of the model for the manifest.
         created_at: Time of the version; now, if not given.
 
     Returns:
@@ -51,7 +52,7 @@ def publish(
     Raises:
         BundleRefused: The files do not decode or contradict each other; nothing was written.
         ModelStoreError: A file is missing, unexpected or changed meanwhile, or the version exists.
-        StoreBusy: Another process writes to the store.
+        LockHeld: Another process writes to the model store.
     """
     publication = Publication.plan(store, files, about, created_at or datetime.now(UTC))
     store.create()
@@ -66,7 +67,7 @@ def publish(
 
 @dataclass(frozen=True)
 class Publication:
-    """A version about to be published: checked and named, nothing written yet."""
+    """A planned publication of a version: checked and named, but not written yet."""
 
     store: ModelStore
     files: Mapping[str, Source]
@@ -85,53 +86,59 @@ class Publication:
             Manifest.from_bytes(manifest.to_bytes())
         except ValidationError as cause:
             raise ModelStoreError(f"the bundle cannot be published: {first_problem(cause)}", _EXPORT_HINT) from cause
+
         check_contents(lambda name: _content(name, files[name]), files, about.config, about.fusion)
         return cls(store, files, manifest)
 
     @property
     def staging(self) -> Folder:
-        """Where files are collected on a local disk; never there on other file systems."""
+        """Folder in which files are collected on a local disk; it never exists on other file systems."""
         return self.store.root.child(f"{STAGING_PREFIX}{self.manifest.version}")
 
     @property
     def target(self) -> Folder:
-        """Where the version will be."""
+        """Folder of the published version."""
         return self.store.root.child(self.manifest.version)
 
     def steps(self) -> Iterator[Step]:
-        """What to do, in order, while holding the lock of the store."""
+        """Yield the steps in order; the caller holds the lock of the model store while it runs them."""
         is_local = self.target.local is not None
         folder = self.staging if is_local else self.target
+
         yield Step("claim the name", self._claim)
         for name in sorted(self.files):
             yield Step(f"write {name}", partial(self._write, folder, name))
         if is_local:
             yield Step("sync folders", partial(_sync_tree, folder))
+
         yield Step(f"write {MANIFEST}", partial(folder.write, MANIFEST, self.manifest.to_bytes()))
         if is_local:
             yield Step("rename", partial(folder.rename, self.target))
-            yield Step("sync store", partial(_sync, self.store.root))
+            yield Step("sync model store", partial(_sync, self.store.root))
 
     def clean_up(self) -> None:
-        """Remove what is left in staging: nothing after success, all of it after an error."""
+        """Remove the files left in staging: none after success, all of them after an error."""
         if self.staging.local is not None:
             self.staging.remove_all()
 
     def _claim(self) -> None:
+        """Make the name of the version free, or raise :class:`ModelStoreError` if the version exists."""
         found = next((entry for entry in self.store.root.entries() if entry.name == self.target.name), None)
         if found and (found.kind != "folder" or any(entry.name == MANIFEST for entry in self.target.entries())):
             raise ModelStoreError(
                 f"version {self.manifest.version} exists already; versions never change",
-                "nothing to do if this is the same model, else publish again: the version is named after the time",
+                "if this is the same model, nothing is left to do; else publish again, and it gets a new name",
             )
-        self.clean_up()  # after a publisher that was killed: this one holds the lock
-        self.target.remove_all()  # after a collector that was killed
+
+        # This process holds the lock, so only killed ones can have left something.
+        self.clean_up()
+        self.target.remove_all()
 
     def _write(self, folder: Folder, name: str) -> None:
         data = _content(name, self.files[name])
         if FileSeal.of(data) != self.manifest.files[name]:
             raise ModelStoreError(
-                f"{name} changed while it was being published", "publish again when its writer is done"
+                f"{name} changed while it was being published", "publish again when its writer has finished"
             )
         folder.write(name, data)
 

@@ -1,8 +1,9 @@
-"""The store: all versions of the model, and which of them is live.
+"""The model store: the registry of all versions of the model, and of the live one.
 
-``LIVE`` is a text file, replaced atomically: the live version in the first line, below it those that were live before,
-newest first. On a local disk one writer at a time holds a lock; readers need none. A bucket has no lock: there, let
-one process publish and promote. The folder may hold other things (``events/``): only versions are ever touched.
+``LIVE`` is a text file that is replaced atomically. Its first line is the live version, the lines below are the
+versions that were live before, newest first. On a local disk one writer at a time holds a lock; readers need none. A
+bucket has no lock: let only one process publish and promote there. The folder may hold other things (``events/``); only
+versions are ever touched.
 """
 
 from __future__ import annotations
@@ -17,33 +18,34 @@ from dataclasses import dataclass
 from filelock import FileLock, Timeout
 
 from model_store.bundle.bundle import Bundle, load_bundle
-from model_store.bundle.manifest import MANIFEST, VERSION
+from model_store.bundle.manifest import LIST_HINT, MANIFEST, VERSION
 from model_store.bundle.storage import Folder
 from model_store.durable_files import sync_folder
-from model_store.errors import ConfigError, ModelStoreError, StoreBusy, VersionNotFound
+from model_store.errors import ConfigError, LockHeld, ModelStoreError, VersionNotFound
 
 STORE_ENV = "ETEGREC_STORE"
 DEFAULT_STORE = "./models"
 
 LIVE = "LIVE"
 LIVE_LIMIT = 4096
-REMEMBERED = 20
-"""Versions that ``LIVE`` remembers, the live one included."""
+"""Size of the largest ``LIVE`` file that is read, in bytes."""
+
+MAX_LIVE_LINES = 20
+"""Most versions in ``LIVE``, the live one included."""
 
 STAGING_PREFIX = ".staging-"
-_NAMED_BY_US = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}")
+_GENERATED_NAME = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}")
 _LOCK = ".lock"
-_LIST_HINT = "`etegrec-models list` shows the versions"
 
 
 def default_store() -> str:
-    """URL of the store if the reader names none: ``ETEGREC_STORE``, else ``./models``."""
+    """Return the URL of the model store if none is given: ``ETEGREC_STORE``, else ``./models``."""
     return os.environ.get(STORE_ENV) or DEFAULT_STORE
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What :meth:`ModelStore.gc` removed, and the versions that it kept."""
+    """The versions and leftovers that :meth:`ModelStore.gc` removed, and the versions that it kept."""
 
     removed: tuple[str, ...]
     leftovers: tuple[str, ...]
@@ -54,8 +56,8 @@ class ModelStore:
     """A folder of bundles, at a path or any fsspec URL.
 
     Args:
-        url: Where it is; :func:`default_store` if not given. It need not exist until something is published.
-        lock_timeout_s: How long a writer waits for another one.
+        url: Its place; :func:`default_store` if not given. It need not exist until something is published.
+        lock_timeout_s: Longest time that a writer waits for another one.
     """
 
     def __init__(self, url: str | os.PathLike[str] | None = None, lock_timeout_s: float = 10.0) -> None:
@@ -65,25 +67,25 @@ class ModelStore:
         self._lock = None if local is None else FileLock(local / _LOCK, timeout=lock_timeout_s)
 
     def versions(self) -> list[str]:
-        """Sealed versions, oldest first (names begin with the time). Damaged ones are listed until they are opened."""
+        """List the sealed versions, oldest first (names begin with the time); damaged ones are listed, too."""
         return [name for name in self._version_folders() if self._is_sealed(name)]
 
     def live(self) -> str | None:
-        """The version that should be served, ``None`` before the first promotion.
+        """Return the promoted version, the one to serve; ``None`` before the first promotion.
 
         Raises:
-            ModelStoreError: ``LIVE`` is not what this class writes.
+            ModelStoreError: ``LIVE`` is damaged.
         """
         return next(iter(self._history()), None)
 
     def previous(self) -> str | None:
-        """The version that :meth:`rollback` would make live."""
+        """Return the version that :meth:`rollback` would make live, ``None`` if there is none."""
         live, *before = self._history() or [""]
         existing = set(self.versions())
         return next((version for version in before if version != live and version in existing), None)
 
     def bundle(self, version: str | None = None) -> Bundle:
-        """Open a version, or the live one.
+        """Open a version, by default the live one.
 
         Raises:
             VersionNotFound: There is no such version, or none is live.
@@ -92,7 +94,7 @@ class ModelStore:
         return load_bundle(self.root, version or self._require_live())
 
     def promote(self, version: str) -> str | None:
-        """Make a version live after verifying all of it; nothing changes if it already is.
+        """Make a version live after verifying all of it; nothing changes if it is live already.
 
         Returns:
             The version that was live before.
@@ -100,11 +102,12 @@ class ModelStore:
         Raises:
             VersionNotFound: There is no such version.
             BundleRefused: It is damaged.
-            StoreBusy: Another process holds the lock.
+            LockHeld: Another process holds the lock.
         """
-        load_bundle(self.root, version)  # before the lock: a wrong name should not need to wait
+        load_bundle(self.root, version)  # before the lock, so that a wrong name fails without waiting
         with self.lock():
             load_bundle(self.root, version).verify()
+
             history = self._history()
             live = next(iter(history), None)
             if version != live:
@@ -112,13 +115,13 @@ class ModelStore:
             return live
 
     def rollback(self) -> str:
-        """Make the version live that was live before, after verifying it. Doing it again goes further back.
+        """Make the previously live version live again, after verifying it; a second call goes further back.
 
         Returns:
             The version that is live now.
 
         Raises:
-            VersionNotFound: None was live before, or none of those is left.
+            VersionNotFound: No version was live before, or none of those is left.
             BundleRefused: It is damaged; promote another one.
         """
         self._require_live()
@@ -130,6 +133,7 @@ class ModelStore:
                     "`etegrec-models promote` makes any listed version live",
                 )
             load_bundle(self.root, target).verify()
+
             history = self._history()
             self._write_history(history[history.index(target, 1) :])
             return target
@@ -141,31 +145,38 @@ class ModelStore:
         leftovers_older_than_s: float = 86_400.0,
         dry_run: bool = False,
     ) -> Collected:
-        """Remove old versions, and what publishers and collectors that were killed left behind.
+        """Remove old versions, and the leftovers of killed publishers and killed collections.
 
-        Never removed: the live version, the one to roll back to, pinned ones and the ``keep`` newest.
+        The live version, the one to roll back to, pinned ones and the ``keep`` newest are never removed.
 
         Raises:
             VersionNotFound: A pinned version does not exist.
-            ModelStoreError: ``LIVE`` cannot be read, so it is unknown what must stay.
+            ModelStoreError: ``LIVE`` cannot be read, so it is unknown which versions must stay.
         """
         if keep < 0:
             raise ConfigError(f"keep is {keep}, it must be at least 0", "choose how many of the newest versions stay")
         if not self.root.entries():
             return Collected((), (), ())
+
         with self.lock():
             versions = self.versions()
-            if unknown := set(pinned) - set(versions):
-                raise VersionNotFound(f"the pinned version {min(unknown)} is not in the store", _LIST_HINT)
-            kept = {self.live(), self.previous(), *pinned, *versions[max(0, len(versions) - keep) :]}
-            removed = tuple(version for version in versions if version not in kept)
+            unknown = set(pinned) - set(versions)
+            if unknown:
+                raise VersionNotFound(f"the pinned version {min(unknown)} is not in the model store", LIST_HINT)
+
+            newest = versions[max(0, len(versions) - keep) :]
+            must_stay = {self.live(), self.previous(), *pinned, *newest}
+            removed = tuple(version for version in versions if version not in must_stay)
+            kept = tuple(version for version in versions if version in must_stay)
             leftovers = tuple(self._leftovers(leftovers_older_than_s))
-            for name in () if dry_run else (*removed, *leftovers):
-                self._remove(name)
-            return Collected(removed, leftovers, tuple(version for version in versions if version in kept))
+
+            if not dry_run:
+                for name in (*removed, *leftovers):
+                    self._remove(name)
+            return Collected(removed, leftovers, kept)
 
     def create(self) -> None:
-        """Create the folder of a local store, if need be."""
+        """Create the folder of a local model store if it does not exist."""
         local = self.root.local
         if local is None or local.is_dir():
             return
@@ -174,37 +185,40 @@ class ModelStore:
             sync_folder(local.parent)
         except OSError as cause:
             raise ModelStoreError(
-                f"cannot create the store {self.url}: {cause.strerror}", "choose another path"
+                f"cannot create the model store {self.url}: {cause.strerror}", "choose another path"
             ) from cause
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the store for writing; may be nested in one thread. Does nothing on a store that is not local.
+        """Lock the model store for writing; may be nested in one thread. Does nothing if it is not on a local disk.
 
         Raises:
-            StoreBusy: Another writer did not finish in time.
+            LockHeld: Another writer did not finish in time.
         """
         if self._lock is None:
             yield
             return
+
         try:
             self._lock.acquire()
         except Timeout as cause:
-            raise StoreBusy(
-                f"another process is writing to the store {self.url}",
-                "wait until it is done and try again; the lock goes away with the process that holds it",
+            raise LockHeld(
+                f"another process is writing to the model store {self.url}",
+                "wait until it has finished and try again; the lock ends with the process that holds it",
             ) from cause
         except OSError as cause:
             raise ModelStoreError(
-                f"cannot lock the store {self.url}: {cause.strerror or cause}",
+                f"cannot lock the model store {self.url}: {cause.strerror or cause}",
                 "check that the folder exists and that this user may write to it",
             ) from cause
+
         try:
             yield
         finally:
             self._lock.release()
 
     def _history(self) -> list[str]:
+        """Return the lines of ``LIVE``: the live version, and those live before it, newest first."""
         data = self.root.read(LIVE, limit=LIVE_LIMIT)
         if data is None:
             return []
@@ -217,13 +231,13 @@ class ModelStore:
         return lines
 
     def _write_history(self, history: list[str]) -> None:
-        self.root.write(LIVE, "".join(f"{version}\n" for version in history[:REMEMBERED]).encode())
+        self.root.write(LIVE, "".join(f"{version}\n" for version in history[:MAX_LIVE_LINES]).encode())
 
     def _require_live(self) -> str:
         live = self.live()
         if live is None:
             raise VersionNotFound(
-                f"no version is live in the store {self.url}", "publish one, then `etegrec-models promote` it"
+                f"no version is live in the model store {self.url}", "publish one, then `etegrec-models promote` it"
             )
         return live
 
@@ -234,18 +248,19 @@ class ModelStore:
         return any(entry.name == MANIFEST for entry in self.root.child(version).entries())
 
     def _leftovers(self, older_than_s: float) -> Iterator[str]:
-        """Staging folders, and folders named as only this store names versions that lack their seal."""
+        """Yield old staging folders, and old folders with a generated version name that have no seal."""
         limit = time.time() - older_than_s
         for entry in self.root.entries():
             is_staging = entry.name.startswith(STAGING_PREFIX)
-            is_unsealed = _NAMED_BY_US.fullmatch(entry.name) is not None and not self._is_sealed(entry.name)
+            is_unsealed = _GENERATED_NAME.fullmatch(entry.name) is not None and not self._is_sealed(entry.name)
             if entry.kind != "folder" or not (is_staging or is_unsealed):
                 continue
+
             changed = self.root.child(entry.name).newest_change()
             if changed is not None and changed <= limit:
                 yield entry.name
 
     def _remove(self, name: str) -> None:
         folder = self.root.child(name)
-        folder.remove(MANIFEST)  # first, so that what is left of a collector that was killed cannot be loaded
+        folder.remove(MANIFEST)  # first, so that nobody can load the rest if this process is killed
         folder.remove_all()

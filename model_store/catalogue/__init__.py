@@ -1,1 +1,1 @@
-"""The items of a model version as packed columns, and changes to them."""
+"""The catalogue of a model version as packed columns, and its changes."""

@@ -1,4 +1,4 @@
-"""Changes of a live catalogue, and what a batch of them comes to."""
+"""Changes of a catalogue, and the merging of a batch of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from model_store.catalogue.packed import Rows
 
 @dataclass(frozen=True, eq=False)
 class ItemPut:
-    """A new item, or new content of a known one, which it also brings back if it was hidden.
+    """A new item, or new content of a known item, which becomes visible again if it was hidden.
 
     Attributes:
         item_id: 1 to 128 bytes in UTF-8.
-        title: What people are shown, "" where unknown.
+        title: The title that people see, "" where unknown.
         categories: Names.
         attributes: A JSON object.
-        codes: Semantic ID, int16 ``[L]``. Only read where the catalogue lacks the item: a known one keeps its own.
-        vector: Unit length, float32 ``[d_s]``; likewise, and only where the catalogue has vectors.
+        codes: Semantic ID, int16 ``[L]``. Only read for a new item: a known one keeps its own.
+        vector: Unit length, float32 ``[d_s]``. Only read for a new item, and only if the catalogue has vectors.
     """
 
     item_id: str
@@ -37,7 +37,7 @@ class ItemPut:
 
 @dataclass(frozen=True)
 class ItemDelete:
-    """Hides an item. Its row and its semantic ID stay; an unknown id is ignored."""
+    """An item to hide. Its row and its semantic ID stay; an unknown id is ignored."""
 
     item_id: str
 
@@ -45,31 +45,35 @@ class ItemDelete:
 Change = ItemPut | ItemDelete
 
 
-class Outcome(NamedTuple):
-    """What is left of a batch when later changes of an item have replaced earlier ones."""
+class MergedChanges(NamedTuple):
+    """A batch of changes in which each item's last change has replaced its earlier ones."""
 
     new: list[ItemPut]  # the first put of each item that the catalogue lacked; they get the next rows
-    rows: Rows  # whose content changes, ascending, new ones included
+    rows: Rows  # rows whose content changes, ascending, new ones included
     content: list[ItemPut]  # of these rows
     hidden: dict[int, bool]  # by row
 
 
-def outcome(changes: Sequence[Change], index: IdIndex) -> Outcome:
-    """Apply changes in order; the last one of an item wins."""
-    known = index.find([change.item_id for change in changes]).tolist()
-    added: dict[str, int] = {}
+def merge_changes(changes: Sequence[Change], index: IdIndex) -> MergedChanges:
+    """Merge changes in order; the last change of an item wins."""
+    known_rows = index.find([change.item_id for change in changes]).tolist()
+    new_rows: dict[str, int] = {}
     new: list[ItemPut] = []
     latest: dict[int, ItemPut] = {}
     hidden: dict[int, bool] = {}
-    for change, found in zip(changes, known, strict=True):
-        row = found if found >= 0 else added.get(change.item_id, -1)
+    for change, known_row in zip(changes, known_rows, strict=True):
+        row = known_row if known_row >= 0 else new_rows.get(change.item_id, -1)
+
         if isinstance(change, ItemDelete):
             if row >= 0:
                 hidden[row] = True
             continue
+
         if row < 0:
-            row = added[change.item_id] = len(index) + len(new)
+            row = new_rows[change.item_id] = len(index) + len(new)
             new.append(change)
-        latest[row], hidden[row] = change, False
+        latest[row] = change
+        hidden[row] = False
+
     rows = sorted(latest)
-    return Outcome(new, np.array(rows, dtype=np.int64), [latest[row] for row in rows], hidden)
+    return MergedChanges(new, np.array(rows, dtype=np.int64), [latest[row] for row in rows], hidden)

@@ -1,4 +1,4 @@
-"""Rows that are appended to without copying those that are there: a catalogue's vectors are too many for that."""
+"""An array of rows that grows without copying the rows it has; a catalogue's vectors are too large to copy."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from threading import Lock
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEAST_SPARE_ROWS", "SPARE_SHARE", "GrowingRows"]
+__all__ = ["MIN_SPARE_ROWS", "ROWS_PER_SPARE_ROW", "GrowingRows"]
 
-SPARE_SHARE = 8
-"""One spare row for so many rows that are there: all copies on the way to n rows add up to some 9n."""
+ROWS_PER_SPARE_ROW = 8
+"""Rows for which one spare row is reserved: all copies on the way to n rows add up to about 9n rows."""
 
-LEAST_SPARE_ROWS = 512
-"""Spare rows of short arrays."""
+MIN_SPARE_ROWS = 512
+"""Fewest rows that are reserved, for short arrays."""
 
 Array = npt.NDArray[np.float32]
 
 
 class _Buffer:
-    """Memory ``[capacity, d]`` that is written once, from its beginning on; shared by all that grew in it."""
+    """Memory ``[capacity, d]`` that is written once, from its beginning on; shared by all arrays that grew in it."""
 
     def __init__(self, memory: Array, taken: int) -> None:
-        self.memory, self._taken, self._lock = memory, taken, Lock()
+        self.memory = memory
+        self._taken = taken  # rows that belong to somebody
+        self._lock = Lock()
 
     def claim(self, begin: int, end: int) -> bool:
-        """Whether rows ``begin`` to ``end`` are the caller's to write: they were free and nothing else follows."""
+        """Reserve rows ``begin`` to ``end`` for the caller, if they are the next free ones; return whether they are."""
         with self._lock:
             if begin != self._taken or end > len(self.memory):
                 return False
@@ -34,40 +36,46 @@ class _Buffer:
 
 
 class GrowingRows:
-    """An immutable array ``[n, d]`` that makes longer ones; they share its memory where there are spare rows.
+    """An immutable array ``[n, d]`` that longer arrays are made of; they share its memory while it has spare rows.
 
-    Of several that grow from the same one, the first gets its spare rows and the others copy. Safe in any thread.
+    If several arrays grow from the same one, the first gets its spare rows and the others copy. Thread-safe.
 
     Args:
-        rows: Kept as they are and never written; the first growth copies them to where there is room.
+        rows: Kept as they are and never written; the first growth copies them to a buffer with spare rows.
     """
 
     def __init__(self, rows: Array, buffer: _Buffer | None = None) -> None:
-        self.rows, self._buffer = rows, buffer or _Buffer(rows, len(rows))
+        self.rows = rows
+        self._buffer = buffer or _Buffer(rows, len(rows))
 
     def with_room(self) -> GrowingRows:
-        """The same rows where some are spare: the copy that the first growth would make, made now."""
+        """Return the same rows with spare rows behind them: makes the copy now that the first growth would make."""
         if len(self._buffer.memory) > len(self.rows):
             return self
-        return self._moved(_Buffer(self._copied(len(self.rows)), len(self.rows)), len(self.rows))
+        length = len(self.rows)
+        return self._view(_Buffer(self._copy_with_room(length), length), length)
 
     def with_rows(self, new: Array) -> GrowingRows:
-        """These rows and after them the new ones ``[m, d]``, as a read-only view; this one stays as it is."""
-        begin, end = len(self.rows), len(self.rows) + len(new)
+        """Return these rows followed by new ones ``[m, d]``, as a read-only view; this array stays as it is."""
+        begin = len(self.rows)
+        end = begin + len(new)
         buffer = self._buffer
         if not buffer.claim(begin, end):
-            buffer = _Buffer(self._copied(end), end)
+            buffer = _Buffer(self._copy_with_room(end), end)
         buffer.memory[begin:end] = new
-        return self._moved(buffer, end)
+        return self._view(buffer, end)
 
-    def _moved(self, buffer: _Buffer, length: int) -> GrowingRows:
+    def _view(self, buffer: _Buffer, length: int) -> GrowingRows:
         rows = buffer.memory[:length]
         rows.flags.writeable = False
         return GrowingRows(rows, buffer)
 
-    def _copied(self, length: int) -> Array:
-        """These rows in new memory with room for ``length`` rows and spare ones, which take no memory until written."""
-        capacity = length + max(length // SPARE_SHARE, LEAST_SPARE_ROWS)
+    def _copy_with_room(self, length: int) -> Array:
+        """Copy these rows into new memory for ``length`` rows and spare ones.
+
+        The operating system provides the memory of a spare row only when it is written.
+        """
+        capacity = length + max(length // ROWS_PER_SPARE_ROW, MIN_SPARE_ROWS)
         memory = np.empty((capacity, *self.rows.shape[1:]), dtype=self.rows.dtype)
         memory[: len(self.rows)] = self.rows
         return memory

@@ -1,7 +1,7 @@
-"""Columns whose rows differ in length, as two flat arrays: no Python object per item, snapshots without a parser.
+"""Packed columns: rows of different lengths in two flat arrays, without a Python object per row.
 
-A column of n rows is n + 1 offsets and the values of all rows one after another. Columns are immutable: a change makes
-a new one, by copying whole stretches of the old.
+A column of n rows is n + 1 offsets and the values of all rows one after another, so a snapshot needs no parser. Columns
+are immutable: a change makes a new column, by copying whole slices of the old one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from model_store.errors import CatalogueError
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Rows = npt.NDArray[np.int64]
 
-_BLOCK = 16_384  # rows handled together: their temporaries stay in the cache
+_BLOCK = 16_384
+"""Rows that are handled together, few enough for their temporaries to stay in the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,18 +32,19 @@ class Ragged:
 
     @classmethod
     def of_lengths(cls, values: npt.NDArray[Any], lengths: npt.NDArray[np.integer[Any]]) -> Ragged:
-        """From values and the length of each row."""
-        return cls(values, _offsets(lengths))
+        """Create a column from values and the length of each row."""
+        return cls(values, _offsets_of_lengths(lengths))
 
     @classmethod
     def of_arrow(cls, values: npt.NDArray[Any], column: Any) -> Ragged:
-        """From values and the Arrow array of large strings or large lists that they are the content of."""
+        """Create a column from values and the Arrow array of large strings or large lists that contains them."""
         bounds = _arrow_offsets(column)
-        return cls(values, (bounds - bounds[0]).astype(_offset_type(int(bounds[-1] - bounds[0]))))
+        offsets = bounds - bounds[0]
+        return cls(values, offsets.astype(_offset_type(int(offsets[-1]))))
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, name: str) -> Ragged:
-        """Take back what :meth:`arrays` gave, checked.
+        """Rebuild and check a column from :meth:`arrays`.
 
         Raises:
             CatalogueError: An array is missing, or the offsets do not partition the values.
@@ -52,6 +54,7 @@ class Ragged:
             offsets: npt.NDArray[Any] = arrays[f"{name}/offsets"]
         except KeyError as missing:
             raise CatalogueError(f"the snapshot lacks the array {missing}") from missing
+
         is_flat = values.ndim == offsets.ndim == 1 and offsets.dtype in (np.uint32, np.uint64) and len(offsets) > 0
         if not is_flat or offsets[0] != 0 or offsets[-1] != len(values) or (offsets[1:] < offsets[:-1]).any():
             raise CatalogueError(f"the offsets of {name} do not partition its {values.size} values")
@@ -62,47 +65,53 @@ class Ragged:
 
     @property
     def lengths(self) -> Rows:
-        """Values of each row."""
+        """Number of values of each row, ``[rows]``."""
         return np.diff(self.offsets).astype(np.int64, copy=False)
 
     @property
     def nbytes(self) -> int:
-        """Memory of both arrays."""
+        """Memory of both arrays in bytes."""
         return self.values.nbytes + self.offsets.nbytes
 
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> Ragged:
-        """These rows, in this order."""
+        """Return these rows, in this order."""
         starts = self.offsets[:-1][rows].astype(np.int64)
         lengths = self.offsets[1:][rows].astype(np.int64) - starts
-        taken = Ragged.of_lengths(self.values[:0], lengths)
-        at = np.repeat(starts - taken.offsets[:-1].astype(np.int64), lengths) + np.arange(lengths.sum())
-        return Ragged(self.values[at], taken.offsets)
+        offsets = _offsets_of_lengths(lengths)
+        places = np.repeat(starts - offsets[:-1].astype(np.int64), lengths) + np.arange(lengths.sum())
+        return Ragged(self.values[places], offsets)
 
     def with_rows(self, rows: Rows, content: Ragged) -> Ragged:
-        """A copy in which ``content`` stands in these rows; rows from the end on are appended.
+        """Return a copy with ``content`` in these rows; rows from the end on are appended.
 
         Args:
-            rows: Ascending; those not held yet follow the last row without a gap.
+            rows: Ascending; new rows follow the last row without a gap.
             content: One row for each, values of the same type.
         """
-        kept = int(np.searchsorted(rows, len(self)))
-        lengths = np.append(self.lengths, np.zeros(len(rows) - kept, dtype=np.int64))
+        replaced = int(np.searchsorted(rows, len(self)))
+        appended = len(rows) - replaced
+        lengths = np.append(self.lengths, np.zeros(appended, dtype=np.int64))
         lengths[rows] = content.lengths
-        pieces, start = [], 0
-        ends = content.offsets.tolist()
-        for number, row in enumerate(rows[:kept].tolist()):
-            pieces += [self.values[start : self.offsets[row]], content.values[ends[number] : ends[number + 1]]]
+
+        # Copy slices: of the old values between two replaced rows, of the new values for each replaced row.
+        pieces = []
+        start = 0
+        bounds = content.offsets.tolist()
+        for number, row in enumerate(rows[:replaced].tolist()):
+            pieces.append(self.values[start : self.offsets[row]])
+            pieces.append(content.values[bounds[number] : bounds[number + 1]])
             start = int(self.offsets[row + 1])
-        pieces += [self.values[start:], content.values[ends[kept] :]]
+        pieces.append(self.values[start:])
+        pieces.append(content.values[bounds[replaced] :])
         return Ragged.of_lengths(np.concatenate(pieces), lengths)
 
     def arrays(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
-        """Flat named arrays, for a snapshot."""
+        """Return flat named arrays, for a snapshot."""
         return {f"{name}/values": self.values, f"{name}/offsets": self.offsets}
 
 
 class PackedStrings(Sequence[str]):
-    """Strings in UTF-8, one after another. Reads like a list of ``str``."""
+    """A column of strings in UTF-8. Reads like a list of ``str``."""
 
     __slots__ = ("_bytes", "_ends", "ragged")
 
@@ -113,14 +122,14 @@ class PackedStrings(Sequence[str]):
 
     @classmethod
     def of(cls, values: Sequence[str]) -> PackedStrings:
-        """Pack strings; packed ones are returned as they are."""
+        """Pack strings; a packed column is returned as it is."""
         if isinstance(values, PackedStrings):
             return values
         return cls.from_arrow(pa.array(list(values), pa.large_string()))
 
     @classmethod
     def from_arrow(cls, column: Any) -> PackedStrings:
-        """From an Arrow array of strings, chunked or not, without a Python object per string.
+        """Pack an Arrow array of strings, chunked or not, without a Python object per string.
 
         Raises:
             ValueError: A string is null.
@@ -133,7 +142,7 @@ class PackedStrings(Sequence[str]):
         return cls(Ragged.of_arrow(_arrow_bytes(column), column))
 
     def to_arrow(self) -> Any:
-        """As an Arrow array; the bytes are shared."""
+        """Return the strings as an Arrow array that shares the bytes."""
         offsets = pa.py_buffer(self.ragged.offsets.astype(np.int64))
         return pa.LargeStringArray.from_buffers(len(self), offsets, pa.py_buffer(self.ragged.values))
 
@@ -164,7 +173,7 @@ class PackedStrings(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
     def raw(self, row: int) -> memoryview:
-        """The bytes of one string; rows count from 0.
+        """Return the bytes of one string; rows count from 0.
 
         Raises:
             IndexError: There is no such row.
@@ -172,11 +181,11 @@ class PackedStrings(Sequence[str]):
         return self._bytes[self._ends[row] : self._ends[row + 1]]
 
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> PackedStrings:
-        """The strings of these rows, in this order."""
+        """Return the strings of these rows, in this order."""
         return PackedStrings(self.ragged.take(rows))
 
     def with_rows(self, rows: Rows, texts: Sequence[str]) -> PackedStrings:
-        """See :meth:`Ragged.with_rows`."""
+        """Return a copy with other strings in these rows, see :meth:`Ragged.with_rows`."""
         return PackedStrings(self.ragged.with_rows(rows, PackedStrings.of(texts).ragged))
 
     def check_integrity(self, name: str) -> None:
@@ -187,8 +196,8 @@ class PackedStrings(Sequence[str]):
             raise CatalogueError(f"{name} are not all UTF-8") from cause
 
 
-def as_packed(values: Sequence[str], name: str) -> PackedStrings:
-    """Pack a column given by a caller.
+def pack_strings(values: Sequence[str], name: str) -> PackedStrings:
+    """Pack a column that a caller gives.
 
     Raises:
         CatalogueError: A value is no text.
@@ -200,36 +209,40 @@ def as_packed(values: Sequence[str], name: str) -> PackedStrings:
 
 
 def arrow_lengths(column: Any) -> Rows:
-    """Length of each row of an Arrow array of large strings or large lists."""
-    found: Rows = np.diff(_arrow_offsets(column))
-    return found
+    """Return the length of each row of an Arrow array of large strings or large lists."""
+    lengths: Rows = np.diff(_arrow_offsets(column))
+    return lengths
+
+
+def row_blocks(rows: int) -> Iterable[slice]:
+    """Return slices that cover so many rows, a block at a time."""
+    return (slice(start, min(start + _BLOCK, rows)) for start in range(0, rows, _BLOCK))
 
 
 def _arrow_bytes(column: Any) -> npt.NDArray[np.uint8]:
-    """The bytes of an Arrow array of large strings, as an array of its own."""
-    bounds, values = _arrow_offsets(column), column.buffers()[2]
+    """Copy the bytes of an Arrow array of large strings into an array."""
+    values = column.buffers()[2]
     if values is None:
         return np.empty(0, dtype=np.uint8)
+    bounds = _arrow_offsets(column)
     return np.frombuffer(values, dtype=np.uint8)[int(bounds[0]) : int(bounds[-1])].copy()
 
 
 def _arrow_offsets(column: Any) -> Rows:
-    bounds = column.buffers()[1]
-    if bounds is None or not len(column):
+    """Return the offsets of an Arrow array of large strings or large lists, which may be a slice: ``[rows + 1]``."""
+    offsets = column.buffers()[1]
+    if offsets is None or not len(column):
         return np.zeros(1, dtype=np.int64)
-    return np.frombuffer(bounds, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
+    return np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
 
 
-def _offsets(lengths: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+def _offsets_of_lengths(lengths: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+    """Return the offsets of rows of these lengths: ``[rows + 1]``."""
     offsets = np.zeros(len(lengths) + 1, dtype=_offset_type(int(lengths.sum(dtype=np.int64))))
     np.cumsum(lengths.astype(offsets.dtype), out=offsets[1:])  # one type throughout is ten times faster
     return offsets
 
 
 def _offset_type(values: int) -> type[np.uint32] | type[np.uint64]:
+    """Return the smaller type that can count so many values."""
     return np.uint32 if values < 2**32 else np.uint64
-
-
-def batches(rows: int) -> Iterable[slice]:
-    """Slices that cover these many rows, a block at a time."""
-    return (slice(start, min(start + _BLOCK, rows)) for start in range(0, rows, _BLOCK))

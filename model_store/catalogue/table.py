@@ -1,9 +1,9 @@
-"""``catalogue.parquet``: the columns of a trained catalogue as a table, and back without a Python object per item."""
+"""The Parquet table ``catalogue.parquet``: columns of a trained catalogue, without a Python object per item."""
 
 from __future__ import annotations
 
 import io
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,11 @@ _COLUMNS = pa.schema(
 )
 
 _REPEATING = ["categories.list.element", "attributes"]
-"""Columns stored by a dictionary of distinct texts; for the others it would only slow reading."""
+"""Columns that are stored as a dictionary of distinct texts; for the others it would only slow reading."""
 
 
-class Columns(NamedTuple):
-    """What the table holds, by row."""
+class CatalogueTable(NamedTuple):
+    """The columns of the table, by row."""
 
     codebook_size: int
     item_ids: PackedStrings
@@ -40,54 +40,58 @@ class Columns(NamedTuple):
     attributes: PackedAttributes
     popularity: npt.NDArray[np.int64]  # [items]
 
+    def to_bytes(self) -> bytes:
+        """Serialise; codes as a list column, attributes as JSON text. Equal columns give equal bytes."""
+        items, levels = self.codes.shape
+        code_offsets = pa.array(np.arange(items + 1, dtype=np.int64) * levels)
+        flat_codes = pa.array(np.ascontiguousarray(self.codes, dtype=np.int16).reshape(-1))
+        columns = {
+            "item_id": self.item_ids.to_arrow(),
+            "codes": pa.LargeListArray.from_arrays(code_offsets, flat_codes),
+            "title": self.titles.to_arrow(),
+            "categories": self.categories.to_arrow(),
+            "attributes": self.attributes.texts.to_arrow(),
+            "popularity": self.popularity,
+        }
 
-def table_bytes(columns: Columns) -> bytes:
-    """Serialise; codes as a list column, attributes as JSON text. Equal columns give equal bytes."""
-    items, levels = columns.codes.shape
-    flat = pa.array(np.ascontiguousarray(columns.codes, dtype=np.int16).reshape(-1))
-    stored = {
-        "item_id": columns.item_ids.to_arrow(),
-        "codes": pa.LargeListArray.from_arrays(pa.array(np.arange(items + 1, dtype=np.int64) * levels), flat),
-        "title": columns.titles.to_arrow(),
-        "categories": columns.categories.to_arrow(),
-        "attributes": columns.attributes.texts.to_arrow(),
-        "popularity": columns.popularity,
-    }
-    table = pa.table(stored, schema=_COLUMNS.with_metadata({"codebook_size": str(columns.codebook_size)}))
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=_REPEATING)
-    return sink.getvalue()
+        table = pa.table(columns, schema=_COLUMNS.with_metadata({"codebook_size": str(self.codebook_size)}))
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd", use_dictionary=_REPEATING)
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read the output of :meth:`to_bytes`. The columns are not compared with each other here.
+
+        Raises:
+            CatalogueError: The bytes are no such table.
+        """
+        try:
+            stored = pq.read_table(pa.BufferReader(data))
+            # The cast refuses nulls, missing columns, and codes beyond 16 bits.
+            table = stored.select(_COLUMNS.names).cast(_COLUMNS)
+
+            return cls(
+                codebook_size=int((stored.schema.metadata or {})[b"codebook_size"]),
+                item_ids=PackedStrings.from_arrow(table["item_id"]),
+                codes=_read_codes(table["codes"]),
+                titles=PackedStrings.from_arrow(table["title"]),
+                categories=PackedCategories.from_arrow(table["categories"]),
+                attributes=PackedAttributes(PackedStrings.from_arrow(table["attributes"])),
+                popularity=table["popularity"].to_numpy(),
+            )
+        except (pa.ArrowException, KeyError, ValueError, TypeError) as cause:
+            raise CatalogueError(f"catalogue.parquet does not decode: {cause}") from cause
 
 
-def read_columns(data: bytes) -> Columns:
-    """Read what :func:`table_bytes` wrote. Whether the columns agree with each other is not checked here.
-
-    Raises:
-        CatalogueError: The bytes are no such table.
-    """
-    try:
-        stored = pq.read_table(pa.BufferReader(data))
-        # Casting refuses nulls, missing columns, and codes beyond 16 bits.
-        table = stored.select(_COLUMNS.names).cast(_COLUMNS)
-        return Columns(
-            codebook_size=int((stored.schema.metadata or {})[b"codebook_size"]),
-            item_ids=PackedStrings.from_arrow(table["item_id"]),
-            codes=_codes(table["codes"]),
-            titles=PackedStrings.from_arrow(table["title"]),
-            categories=PackedCategories.from_arrow(table["categories"]),
-            attributes=PackedAttributes(PackedStrings.from_arrow(table["attributes"])),
-            popularity=table["popularity"].to_numpy(),
-        )
-    except (pa.ArrowException, KeyError, ValueError, TypeError) as cause:
-        raise CatalogueError(f"catalogue.parquet does not decode: {cause}") from cause
-
-
-def _codes(column: Any) -> npt.NDArray[np.int16]:
-    """Semantic IDs ``[items, L]`` of a list column, all of one length."""
+def _read_codes(column: Any) -> npt.NDArray[np.int16]:
+    """Return the semantic IDs ``[items, L]`` of a list column; raise ``ValueError`` unless all have one length."""
     lists = column.combine_chunks()
-    lengths, flat = arrow_lengths(lists), lists.flatten()
+    flat = lists.flatten()
     if flat.null_count or lists.null_count:
         raise ValueError("a code is null")
+
+    lengths = arrow_lengths(lists)
     levels = int(lengths[0]) if len(lengths) else 0
     if (lengths != levels).any():
         raise ValueError("semantic IDs differ in length")

@@ -1,1 +1,1 @@
-"""The interaction event and the embedded log that records it."""
+"""The interaction event, and the embedded log that records events."""

@@ -1,4 +1,4 @@
-"""The interaction event: what ``POST /events`` records, the live stores queue and retraining drains."""
+"""The interaction event, which ``POST /events`` records, the store queues and retraining drains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from model_store.catalogue.catalogue import ID_BYTES
 
 
-def _fits(value: str) -> str:
+def _check_size(value: str) -> str:
     try:
         size = len(value.encode())
     except UnicodeEncodeError as cause:
@@ -19,16 +19,17 @@ def _fits(value: str) -> str:
     return value
 
 
-Id = Annotated[str, AfterValidator(_fits)]
+Id = Annotated[str, AfterValidator(_check_size)]
 """An item, user or event id."""
 
 
-LATEST = 253_402_300_799  # the end of the year 9999
+MAX_TIMESTAMP = 253_402_300_799
+"""End of the year 9999 in Unix seconds."""
 
 
-def _in_seconds(value: int) -> int:
-    if not 0 <= value <= LATEST:
-        raise ValueError(f"must be Unix time in seconds, not milliseconds: 0 to {LATEST}")
+def _check_seconds(value: int) -> int:
+    if not 0 <= value <= MAX_TIMESTAMP:
+        raise ValueError(f"must be Unix time in seconds, not milliseconds: 0 to {MAX_TIMESTAMP}")
     return value
 
 
@@ -41,7 +42,7 @@ class Event(BaseModel):
     user_id: Id
     item_id: Id
     type: Literal["view", "click", "cart", "purchase", "rating"] = "click"
-    timestamp: Annotated[int, AfterValidator(_in_seconds)] = Field(
+    timestamp: Annotated[int, AfterValidator(_check_seconds)] = Field(
         description="Unix time in seconds, at most the year 9999",
-        json_schema_extra={"minimum": 0, "maximum": LATEST},
+        json_schema_extra={"minimum": 0, "maximum": MAX_TIMESTAMP},
     )

@@ -1,4 +1,4 @@
-"""The part of the embedded event log that training has not drained: how much waits, and erasing a user from it."""
+"""The backlog of the embedded event log: counting the events that training has not drained, erasing a user's."""
 
 from __future__ import annotations
 
@@ -7,86 +7,101 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model_store.durable_files import write_durably
-from model_store.events.event_log import EventLine, SeenLine, decode_line, encode_line, read_cursor, segment_numbers
-from model_store.events.event_log import segment_path as path_of
+from model_store.events.event_log import (
+    EventLine,
+    SeenLine,
+    decode_line,
+    encode_line,
+    read_cursor,
+    segment_numbers,
+    segment_path,
+)
 
 _EVENT = re.compile(rb'{"kind":"event","recorded_at":(\d+),')
 
 
-class _Content(NamedTuple):
-    of: tuple[int, ...]  # what tells a segment that changed, erased lines included, from one that did not
-    events: int
-    oldest: int | None
-
-
 class EventBacklog(NamedTuple):
-    """Recorded events that training has not drained yet."""
+    """The recorded events that training has not drained yet."""
 
     events: int
     oldest: float | None  # Unix seconds at which the first of them was recorded
 
 
-class Backlog:
-    """Counts the waiting events of a log; remembers what it read of segments that do not change any more."""
+class _SegmentCount(NamedTuple):
+    """The events of one segment, as counted at some time."""
+
+    fingerprint: tuple[int, ...]  # differs if the segment changed, also by the erasure of lines
+    events: int
+    oldest: int | None
+
+
+class BacklogCounter:
+    """A counter of the events that wait in a log; it keeps the counts of segments that no longer change."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[int, _Content] = {}
+        self._counts: dict[int, _SegmentCount] = {}
 
-    def waiting(self) -> EventBacklog:
-        """Count now. Blocks: it reads what changed since the last call, and everything the first time."""
+    def count(self) -> EventBacklog:
+        """Count the waiting events. Blocks: reads what changed since the last call, and everything the first time."""
         cursor = read_cursor(self._folder)
-        numbers = [number for number in segment_numbers(self._folder) if number >= cursor.segment]
-        offsets = {number: cursor.offset if number == cursor.segment else 0 for number in numbers}
-        self._known = {number: self._read(number, offset) for number, offset in offsets.items()}
-        oldest = [content.oldest for content in self._known.values() if content.oldest is not None]
-        return EventBacklog(sum(content.events for content in self._known.values()), oldest[0] if oldest else None)
+        counts: dict[int, _SegmentCount] = {}
+        for number in segment_numbers(self._folder):
+            if number >= cursor.segment:
+                counts[number] = self._count_segment(number, cursor.offset if number == cursor.segment else 0)
+        self._counts = counts
 
-    def _read(self, number: int, offset: int) -> _Content:
-        path, known = path_of(self._folder, number), self._known.get(number)
+        oldest = [count.oldest for count in counts.values() if count.oldest is not None]
+        return EventBacklog(sum(count.events for count in counts.values()), oldest[0] if oldest else None)
+
+    def _count_segment(self, number: int, offset: int) -> _SegmentCount:
+        path = segment_path(self._folder, number)
+        known = self._counts.get(number)
         try:
             stat = path.stat()
-            of = (offset, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-            if known is not None and known.of == of:
+            fingerprint = (offset, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+            if known is not None and known.fingerprint == fingerprint:
                 return known
             data = path.read_bytes()
         except FileNotFoundError:  # drained and deleted meanwhile
-            return _Content((), 0, None)
+            return _SegmentCount((), 0, None)
+
         seconds = [int(match[1]) for match in _EVENT.finditer(data, offset)]
-        return _Content(of, len(seconds), seconds[0] if seconds else None)
+        return _SegmentCount(fingerprint, len(seconds), seconds[0] if seconds else None)
 
 
 def erase_user(folder: Path, user_id: str, through: int) -> int:
-    """Overwrite a user's events in the closed segments up to ``through``; returns how many. Blocks.
+    """Overwrite a user's events in the closed segments up to ``through``, and return their number. Blocks.
 
-    What stays is that their ids were recorded, so that a client that repeats them does not bring them back. Lines keep
-    their length, because a drain may stand in the middle of a segment; files are replaced as a whole, so that a crash
-    or a concurrent drain sees the old or the new one.
+    The ids of the events stay recorded, so that a client that repeats an event does not bring it back. Lines keep their
+    length, because a drain may have stopped in the middle of a segment. Files are replaced as a whole, so that a crash
+    or a concurrent drain sees the old or the new file.
 
     Raises:
-        OSError: A segment cannot be replaced; calling again goes on.
+        OSError: A segment cannot be replaced; another call continues.
     """
     erased = 0
     for number in segment_numbers(folder):
         if number <= through:
-            erased += _erase_from(path_of(folder, number), user_id)
+            erased += _erase_from_segment(segment_path(folder, number), user_id)
     return erased
 
 
-def _erase_from(path: Path, user_id: str) -> int:
+def _erase_from_segment(path: Path, user_id: str) -> int:
     try:
-        raw = path.read_bytes().split(b"\n")
+        old_lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return 0
-    kept = [_erased(each, user_id) for each in raw]
-    count = sum(new is not old for new, old in zip(kept, raw, strict=True))
+
+    new_lines = [_erase_from_line(line, user_id) for line in old_lines]
+    count = sum(new is not old for new, old in zip(new_lines, old_lines, strict=True))
     if count:
-        write_durably(path, b"\n".join(kept))
+        write_durably(path, b"\n".join(new_lines))
     return count
 
 
-def _erased(raw: bytes, user_id: str) -> bytes:
-    """The same line, or where it is an event of the user, one as long that only holds the event's id."""
+def _erase_from_line(raw: bytes, user_id: str) -> bytes:
+    """Return the same line, or for an event of the user a line of equal length that holds only the event's id."""
     line = decode_line(raw) if b'"kind":"event"' in raw else None
     if not isinstance(line, EventLine) or line.event.user_id != user_id:
         return raw

@@ -1,1 +1,1 @@
-"""Items that came after training: content features, their vector, and the semantic ID they are given."""
+"""Items that came after training: their features, their vectors, and the semantic IDs they are given."""

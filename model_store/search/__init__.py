@@ -1,1 +1,1 @@
-"""The search by definition: its inputs and outputs, the rules, and the fused ranking."""
+"""The definition of the search: its inputs and outputs, exclusions, and the fused ranking."""

@@ -1,11 +1,11 @@
-"""The fused answer: how log-probabilities of the search and dense scores of the same items become one ranking.
+"""The fusion of log-probabilities and dense scores of the same items into one ranking.
 
     score(item) = log_prob(item) + weight * (dense(item) + transitions * transition(item))
 
-``dense`` is the cosine between the user's vector and the item's, and ``transition`` what
-:mod:`model_store.search.transitions` remembers of the history's successors. Items that came live may get a
-``fresh_boost`` on top (:func:`boosted`), which ranks candidates and finds none. Candidates are the beams and, up to
-:data:`DENSE_ITEMS` items, those with the highest cosines. Evaluation and service rank through here.
+``dense`` is the cosine between the user's vector and the item's; ``transition`` is the item's transition score
+(:mod:`model_store.search.transitions`). New items may get a ``fresh_boost`` on top (:func:`boost_new_items`), which
+ranks candidates but adds none. The candidates are the beams and, in a catalogue of up to :data:`DENSE_ITEMS` items,
+the items with the highest cosines. Evaluation and service rank through here.
 """
 
 from __future__ import annotations
@@ -19,19 +19,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from model_store.search.transitions import Transitions, newest_items
 
 DENSE_ITEMS = 200_000
-"""Largest catalogue of which every item gets a dense score; above it only beams are re-ranked."""
+"""Largest catalogue whose items all get a dense score; above it only beams are re-ranked."""
 
 
 class Fusion(BaseModel):
-    """How dense scores enter the answers of a model."""
+    """The weights by which dense scores enter the answers of a model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     weight: float = Field(
-        0.0, ge=0, description="of the dense score; 0: none, the search alone validated better and is what answers"
+        0.0,
+        ge=0,
+        description="weight of the dense score; 0: dense scores are unused, because the search alone validated better",
     )
-    candidates: int = Field(0, ge=0, le=1000, description="n, items that join the beams for their dense score")
-    transitions: float = Field(0.0, ge=0, description="of the transition score, added to the dense one; 0: none")
+    candidates: int = Field(
+        0, ge=0, le=1000, description="n, number of items that join the beams because of their dense score"
+    )
+    transitions: float = Field(
+        0.0, ge=0, description="weight of the transition score, which is added to the dense score; 0: not used"
+    )
 
     def dense(
         self,
@@ -40,13 +46,13 @@ class Fusion(BaseModel):
         histories: Sequence[npt.NDArray[np.integer]],
         rows: npt.NDArray[np.integer],
     ) -> npt.NDArray[np.float32]:
-        """Dense scores of candidates ``[B, C]``: cosines, and what users' newest items say of them.
+        """Return the dense scores of candidates, ``[B, C]``: cosines, plus transition scores if the model uses them.
 
         Args:
-            cosine: The search's dense scores, ``[B, C]``.
+            cosine: Dense scores of the search, ``[B, C]``.
             memory: Needed unless :attr:`transitions` is 0.
             histories: Catalogue rows of B users, oldest first.
-            rows: The candidates' catalogue rows, ``[B, C]``.
+            rows: Catalogue rows of the candidates, ``[B, C]``.
         """
         if not self.transitions or memory is None:
             return cosine
@@ -54,36 +60,37 @@ class Fusion(BaseModel):
 
 
 GENERATIVE_ALONE = Fusion()
+"""Fusion without dense scores: the beams are the answer."""
+
+TEMPERATURE = 0.07
+"""Approximate temperature by which cosines are divided in training: a cosine difference this large is one nat of the
+dense head."""
 
 
 def dense_candidates(beam_width: int, items: int) -> int:
-    """n: dense candidates that join W beams in a catalogue of so many items."""
+    """Return n, the number of dense candidates that join W beams in a catalogue of so many items."""
     return beam_width if items <= DENSE_ITEMS else 0
 
 
 def scores(log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:
-    """The ranking value of candidates ``[…]``; -inf where there is none, as ``log_prob`` says."""
+    """Return the scores of candidates ``[…]``; -inf where ``log_prob`` says that there is no candidate."""
     return log_prob + np.float32(weight) * dense
 
 
-TEMPERATURE = 0.07
-"""About what cosines are divided by where they are trained: so much of one is a nat of the dense head."""
-
-
-def boosted(
-    log_prob: npt.NDArray[np.float32], is_fresh: npt.NDArray[np.bool_], fresh_boost: float, weight: float
+def boost_new_items(
+    log_prob: npt.NDArray[np.float32], is_new: npt.NDArray[np.bool_], fresh_boost: float, weight: float
 ) -> npt.NDArray[np.float32]:
-    """Log-probabilities ``[…]`` as they enter :func:`scores`, higher for items that came after training.
+    """Return log-probabilities ``[…]`` for use in :func:`scores`, raised for items that came after training.
 
-    By ``fresh_boost`` nats of both scores together, ``fresh_boost * (1 + TEMPERATURE * weight)``, so that it means
-    about the same at any weight; below 0 it holds items back. It is a matter of exposure, not of probability: answers
-    still tell the ``log_prob`` without it.
+    They rise by ``fresh_boost * (1 + TEMPERATURE * weight)``, that is ``fresh_boost`` nats of both scores together, so
+    that the setting has about the same effect at any weight; below 0 it holds new items back. It changes the exposure
+    of items, not their probability: answers still report the ``log_prob`` without it.
     """
-    return np.where(is_fresh, log_prob + np.float32(fresh_boost * (1 + TEMPERATURE * weight)), log_prob)
+    return np.where(is_new, log_prob + np.float32(fresh_boost * (1 + TEMPERATURE * weight)), log_prob)
 
 
 def ranking(log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.int64]:
-    """Order of candidates ``[…, C]`` along the last axis, best first; ties keep the search's order."""
+    """Return the order of candidates ``[…, C]`` along the last axis, best first; ties keep the search's order."""
     return np.argsort(-scores(log_prob, dense, weight), axis=-1, kind="stable")
 
 
@@ -95,31 +102,31 @@ def best(
     first_code: npt.NDArray[np.integer] | None = None,
     max_per_prefix: int | None = None,
 ) -> npt.NDArray[np.int64]:
-    """The answer to one request: which of its candidates, best first.
+    """Choose the answer to one request among its candidates.
 
     Args:
         log_prob: ``[C]``, -inf where there is no candidate.
         dense: ``[C]``.
-        weight: Of the dense score.
-        k: Answers at most.
+        weight: Weight of the dense score.
+        k: Largest number of answers.
         first_code: ``[C]``, needed with ``max_per_prefix``.
-        max_per_prefix: Answers that may share a first code; ``None``: any number. Beams keep this limit already, so no
-            fewer answers come out than there are beams, up to k.
+        max_per_prefix: Number of answers that may share a first code; ``None``: any number. Beams keep this limit
+            already, so there are at least as many answers as beams, up to k.
 
     Returns:
-        At most k positions in the candidates.
+        At most k positions in the candidates, best first.
     """
     order = ranking(log_prob, dense, weight)
     order = order[np.isfinite(log_prob[order])]
     if max_per_prefix is not None and first_code is not None:
-        order = order[occurrence(first_code[order]) < max_per_prefix]
+        order = order[count_earlier(first_code[order]) < max_per_prefix]
     return order[:k]
 
 
-def occurrence(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """How often each value ``[n]`` came before: 0 for its first place, 1 for its second …"""
+def count_earlier(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Count the equal values before each value ``[n]``: 0 for its first occurrence, 1 for its second …"""
     order = np.argsort(values, kind="stable")
     _, start, count = np.unique(values[order], return_index=True, return_counts=True)
-    place = np.empty(len(values), dtype=np.int64)
-    place[order] = np.arange(len(values)) - np.repeat(start, count)
-    return place
+    earlier = np.empty(len(values), dtype=np.int64)
+    earlier[order] = np.arange(len(values)) - np.repeat(start, count)
+    return earlier

@@ -1,4 +1,4 @@
-"""How a user's history becomes network input. Training, evaluation and service all encode through here."""
+"""The encoding of users' histories as network input, shared by training, evaluation and service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 class HistoryBatch(NamedTuple):
-    """Histories as the search reads them: oldest item first, padded with zeros on the right."""
+    """Histories in the form that the search reads: oldest item first, padded with zeros on the right."""
 
     leaves: npt.NDArray[np.int64]  # [B, T], leaf of each item in the trie
     lengths: npt.NDArray[np.int64]  # [B], in items
@@ -23,8 +23,8 @@ def encode_histories(
 
     Args:
         histories: Catalogue rows, oldest first, one array per request; none may be empty.
-        item_leaf: [items], leaf of each row, as the trie numbers them.
-        max_history: Items kept per history, the newest.
+        item_leaf: Leaf of each row in the trie, ``[items]``.
+        max_history: Number of newest items that are kept of each history.
         pad_to: Smallest T of the answer, for length buckets.
 
     Raises:
@@ -34,8 +34,9 @@ def encode_histories(
     lengths = np.array([len(history) for history in kept], dtype=np.int64)
     if (lengths == 0).any():
         raise ValueError(f"history {int(np.argmin(lengths))} is empty: the model needs at least one known item")
+
     longest = max(int(lengths.max(initial=1)), pad_to)
-    out = np.zeros((len(kept), longest), dtype=np.int64)
+    leaves = np.zeros((len(kept), longest), dtype=np.int64)
     for row, history in enumerate(kept):
-        out[row, : len(history)] = item_leaf[history]
-    return HistoryBatch(out, lengths)
+        leaves[row, : len(history)] = item_leaf[history]
+    return HistoryBatch(leaves, lengths)

@@ -1,6 +1,6 @@
-"""What goes into the search graph and what comes out: the one contract of all three implementations.
+"""The inputs and outputs of the search graph, a contract that all three implementations keep.
 
-The catalogue and the rules are inputs, so both can change without exporting the graph again.
+The catalogue and the rules are inputs, so both can change without a new export of the graph.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model_store.search.exclusions import closed_nodes, no_nodes
 from model_store.search.history_encoding import HistoryBatch
 from model_store.semantic_ids.trie import RuleMask, Trie
 
-EXCLUDED_SIZES = (16, 128, 1024, 8192, 16384, 32768, 65536)
-"""E is padded up to one of these, so that few distinct shapes reach the engine."""
-
 
 class SearchInputs(NamedTuple):
-    """One batch for the search. Int64 unless noted. R rules are shared by the B requests."""
+    """One batch of B requests for the search, which share R rules. Arrays are int64 unless noted."""
 
     history: npt.NDArray[np.int64]  # [B, T], leaves, oldest first; codes and vectors are looked up in the graph
     lengths: npt.NDArray[np.int64]  # [B], items of each history, at least 1
@@ -32,14 +30,14 @@ class SearchInputs(NamedTuple):
 
 
 BY_REQUEST = ("history", "lengths", "rule_of", "excluded", "max_per_prefix")
-"""Fields of :class:`SearchInputs` with a row a request."""
+"""Fields of :class:`SearchInputs` with one row per request."""
 
 
 class SearchOutputs(NamedTuple):
     """W beams by descending log_prob, then n dense candidates by descending dense score.
 
-    Where there is nothing, leaf is -1, log_prob -inf and dense 0, and code_log_prob means nothing: a beam that found
-    no valid item, a dense candidate that is a beam already, fewer open items than n.
+    A place stays empty if a beam found no valid item, if a dense candidate is a beam already, or if fewer items than n
+    are open. There leaf is -1, log_prob is -inf, dense is 0, and code_log_prob is undefined.
     """
 
     leaves: npt.NDArray[np.int64]  # [B, W + n]
@@ -50,11 +48,11 @@ class SearchOutputs(NamedTuple):
 
 POOL = "pool"
 """Last input of the graph: vectors ``[P, d_s]`` of the leaves that dense candidates are chosen from, see
-:func:`pool_vectors`; no rows at all where n is 0, which then costs nothing."""
+:func:`pool_vectors`. It has no rows if n is 0, and then costs nothing."""
 
 
 def catalogue_input_names(levels: int) -> list[str]:
-    """Names of the inputs that change with the catalogue only, in order; :data:`POOL` comes after them."""
+    """Return the names of the inputs that change with the catalogue only, in order; :data:`POOL` comes after them."""
     by_level = [f"{name}_{depth}" for name in ("child_start", "child_code", "window") for depth in range(levels)]
     return [*by_level, *(f"parent_{depth}" for depth in range(2, levels + 1)), "leaf_row", "vectors"]
 
@@ -62,11 +60,10 @@ def catalogue_input_names(levels: int) -> list[str]:
 def catalogue_inputs(
     trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int
 ) -> list[npt.NDArray[np.generic]]:
-    """The arrays of :func:`catalogue_input_names`; they change with the catalogue only.
+    """Return the arrays that :func:`catalogue_input_names` names; they change with the catalogue only.
 
     Args:
-        trie: L levels of ``child_start``, ``child_code`` and windows, of which only the sizes matter, the parent of
-            each node of depths 2 … L, and the catalogue row of each leaf.
+        trie: Its arrays per level, windows (only their sizes matter), parents and leaves become inputs.
         vectors: Unit length, ``[items, d_s]`` by catalogue row, not copied; ``None``: a row of zeros stands for every
             item, and every dense score is 0.
         embedding_dim: d_s.
@@ -79,30 +76,15 @@ def catalogue_inputs(
 def pool_vectors(
     trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int, candidates: int
 ) -> npt.NDArray[np.float32]:
-    """What :data:`POOL` is for n candidates, in the order of leaves: a copy of all vectors, so worth keeping."""
+    """Return the input :data:`POOL` for n candidates, in the order of leaves: a copy of all vectors, so keep it."""
     if not candidates:
         return np.empty((0, embedding_dim), dtype=np.float32)
     return np.zeros((1, embedding_dim), dtype=np.float32) if vectors is None else vectors[trie.leaf_item]
 
 
 def graph_input_names(levels: int) -> list[str]:
-    """Names of the exported graph's inputs in order."""
+    """Return the names of the exported graph's inputs, in order."""
     return [*SearchInputs._fields, *catalogue_input_names(levels), POOL]
-
-
-def pad_excluded(node_ids: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    """Stack each request's excluded node ids into ``[B, E]``, E one of :data:`EXCLUDED_SIZES`.
-
-    Raises:
-        ValueError: A request excludes more nodes than the largest size.
-    """
-    most = max((len(ids) for ids in node_ids), default=0)
-    if most > EXCLUDED_SIZES[-1]:
-        raise ValueError(f"a request excludes {most} nodes, the limit is {EXCLUDED_SIZES[-1]}")
-    padded = np.full((len(node_ids), next(size for size in EXCLUDED_SIZES if size >= most)), -1, dtype=np.int64)
-    for row, ids in enumerate(node_ids):
-        padded[row, : len(ids)] = ids
-    return padded
 
 
 def search_inputs(
@@ -115,32 +97,34 @@ def search_inputs(
     max_per_prefix: Sequence[int] = (),
     candidates: int = 0,
 ) -> SearchInputs:
-    """Assemble a batch; whatever is left out restricts nothing.
+    """Assemble a batch; arguments that are left out restrict nothing.
 
     Args:
         history: Encoded histories of B requests.
-        trie: The catalogue that ``excluded_items`` and ``rules`` speak of.
+        trie: The trie of the catalogue that the search runs on.
         beam_width: W.
         rules: Distinct masks of the batch; default: everything is open.
         rule_of: Mask of each request; default: the first.
-        excluded_items: Catalogue rows each request must not receive.
+        excluded_items: Catalogue rows that each request must not receive; default: none.
         max_per_prefix: Beams that may share a first code, by request; default: W, which restricts nothing.
         candidates: n, dense candidates that join the beams.
+
+    Raises:
+        ValueError: A request excludes more nodes than the largest of the padded sizes.
     """
-    size = len(history.lengths)
+    requests = len(history.lengths)
     masks = list(rules) or [trie.everything]
-    rows = list(rule_of) or [0] * size
-    if excluded_items:
-        closed = [trie.excluded_nodes(items, masks[row]) for items, row in zip(excluded_items, rows, strict=True)]
-    else:
-        closed = [np.empty(0, dtype=np.int64)] * size
+    mask_of = list(rule_of) or [0] * requests
+    limits = list(max_per_prefix) or [beam_width] * requests
+    excluded = closed_nodes(trie, masks, mask_of, excluded_items) if excluded_items else no_nodes(requests)
+
     return SearchInputs(
         history=history.leaves,
         lengths=history.lengths,
         rule_bits=np.stack([mask.bits for mask in masks]),
-        rule_of=np.asarray(rows, dtype=np.int64),
-        excluded=pad_excluded(closed),
-        max_per_prefix=np.asarray(list(max_per_prefix) or [beam_width] * size, dtype=np.int64),
+        rule_of=np.asarray(mask_of, dtype=np.int64),
+        excluded=excluded,
+        max_per_prefix=np.asarray(limits, dtype=np.int64),
         beam=np.arange(beam_width, dtype=np.int64),
         candidates=np.arange(candidates, dtype=np.int64),
     )

@@ -1,13 +1,14 @@
-"""Which items follow which: a sparse memory beside the dense head, whose vectors blur what few users did.
+"""Transition scores: a sparse memory of the items that followed each other in training.
 
-A first-order Markov chain over items, as in FPMC (Rendle et al., WWW 2010), but counted instead of factorised. What a
-history says of an item is its expected share of successors, the newest items of the history counting most:
+The memory stands beside the dense head, whose vectors blur what only few users did. It is a first-order Markov chain
+over items, as in FPMC (Rendle et al., WWW 2010), but counted instead of factorised. The score of an item is its
+expected share among the successors of the history, in which the newest items count most:
 
     followed(item) = sum over ages a of DECAY ** a * P(item follows the item of age a)
     transition score = log(1 + followed(item) / FLOOR)
 
 It is added to the item's dense score, times a weight that is fitted on validation users
-(:mod:`model_store.search.fusion`). An item that never followed gets 0, so that the memory only ever raises.
+(:mod:`model_store.search.fusion`). An item that never followed gets 0, so the memory can only raise scores.
 
 Shapes: B histories, T items of a history, C candidates, P pairs in the memory.
 """
@@ -27,20 +28,20 @@ from model_store.errors import BundleRefused
 Int64Array = npt.NDArray[np.int64]
 
 AGES = 8
-"""Newest items of a history that count."""
+"""Number of newest items of a history that count."""
 
 DECAY = 0.8
-"""What an item counts relative to the one after it."""
+"""Weight of an item relative to the next newer one."""
 
 FLOOR = 1e-3
-"""Shares of successors well below this count as none."""
+"""Share of successors far below which a share hardly counts."""
 
-HINT = "publish the model again, with the release that serves it"
+_HINT = "publish the model again, with the release that serves it"
 
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
-    """The memory, one row per trained item, in compressed rows.
+    """The memory as compressed sparse rows, one row per trained item.
 
     Attributes:
         start: ``[items + 1]`` int64, where each item's successors begin.
@@ -68,54 +69,59 @@ class Transitions:
 
     @property
     def items(self) -> int:
-        """Trained items."""
+        """Number of trained items."""
         return len(self.start) - 1
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """By name, see :meth:`from_arrays`."""
+        """Return the arrays by name; :meth:`from_arrays` takes them back."""
         return {"start": self.start, "successor": self.successor, "share": self.share}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Self:
-        """The memory that :meth:`arrays` belongs to.
+        """Rebuild and check a memory from :meth:`arrays`.
 
         Raises:
-            BundleRefused: They are none.
+            BundleRefused: An array is missing, or the arrays do not describe a memory.
         """
         try:
             return cls(
                 arrays["start"].astype(np.int64), arrays["successor"].astype(np.int32), arrays["share"].astype("f4")
             )
         except (KeyError, ValueError, IndexError) as cause:
-            raise BundleRefused(f"transitions: {cause}", HINT) from cause
+            raise BundleRefused(f"transitions: {cause}", _HINT) from cause
 
     def scores(self, history: npt.NDArray[np.integer], items: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-        """Transition scores of candidates ``[B, C]``.
+        """Return the transition scores of candidates, ``[B, C]``.
 
         Args:
             history: Catalogue rows ``[B, T]``, oldest first, padded on the left with -1.
-            items: Catalogue rows ``[B, C]``. Of rows that the memory lacks, -1 or live ones, it knows nothing.
+            items: Catalogue rows ``[B, C]``. The memory knows nothing of -1 and of new items: they score 0.
         """
-        newest = history[:, -AGES:].astype(np.int64)  # [B, A]
-        weight = DECAY ** np.arange(newest.shape[1] - 1, -1, -1)
-        known = ((newest >= 0) & (newest < self.items))[:, :, None] & ((items >= 0) & (items < self.items))[:, None, :]
-        wanted = newest[:, :, None] * self.items + items[:, None, :]  # [B, A, C]
         if not len(self._keys):
             return np.zeros(items.shape, dtype=np.float32)
-        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        share = np.where(known & (self._keys[at] == wanted), self.share[at], np.float32(0))
+
+        newest = history[:, -AGES:].astype(np.int64)  # [B, A]
+        is_known_history = (newest >= 0) & (newest < self.items)
+        is_known_item = (items >= 0) & (items < self.items)
+        is_known = is_known_history[:, :, None] & is_known_item[:, None, :]  # [B, A, C]
+
+        wanted = newest[:, :, None] * self.items + items[:, None, :]  # [B, A, C]
+        place = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        share = np.where(is_known & (self._keys[place] == wanted), self.share[place], np.float32(0))
+
+        weight = DECAY ** np.arange(newest.shape[1] - 1, -1, -1)
         followed = (share * weight[:, None]).sum(axis=1)
         scores: npt.NDArray[np.float32] = np.log1p(followed / FLOOR).astype(np.float32)
         return scores
 
     @cached_property
     def _keys(self) -> Int64Array:
-        """Pairs as single numbers, ascending."""
+        """Pairs of item and successor as single numbers, ascending."""
         return np.repeat(np.arange(self.items), np.diff(self.start)) * self.items + self.successor
 
 
 def newest_items(histories: Sequence[npt.NDArray[np.integer]]) -> Int64Array:
-    """Histories as :meth:`Transitions.scores` takes them: the newest items of each, ``[B, AGES]``."""
+    """Return the newest items of each history, ``[B, AGES]``, for :meth:`Transitions.scores`."""
     padded = np.full((len(histories), AGES), -1, dtype=np.int64)
     for row, history in enumerate(histories):
         kept = history[-AGES:]

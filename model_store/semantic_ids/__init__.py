@@ -1,1 +1,1 @@
-"""Semantic IDs and the trie over them."""
+"""Semantic IDs of items and the trie over them."""

@@ -1,4 +1,4 @@
-"""Arrays of semantic IDs ``[items, L]``: their check and their order."""
+"""Checking and sorting of semantic IDs in arrays ``[items, L]``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ def check_codes(codes: npt.NDArray[np.integer], codebook_size: int) -> None:
         raise CatalogueError(f"codes must lie in 0 … {codebook_size - 1}, found {codes.min()} … {codes.max()}")
 
 
-def by_semantic_id(codes: npt.NDArray[np.integer], codebook_size: int) -> npt.NDArray[np.int32]:
-    """Rows in the order of their semantic IDs; equal ones by row."""
+def sort_by_semantic_id(codes: npt.NDArray[np.integer], codebook_size: int) -> npt.NDArray[np.int32]:
+    """Return the rows in ascending order of their semantic IDs; rows with equal IDs in ascending order."""
     items, levels = codes.shape
-    row_bits, code_bits = items.bit_length(), (codebook_size - 1).bit_length()
+    row_bits = items.bit_length()
+    code_bits = (codebook_size - 1).bit_length()
     if row_bits + levels * code_bits > 64:
         return np.lexsort(codes.T[::-1]).astype(np.int32)
-    # Semantic ID and row in one number: sorting numbers is several times faster than sorting an order.
+
+    # Semantic ID and row become one number: to sort numbers is several times faster than to sort row indices.
     keys = np.zeros(items, dtype=np.uint64)
     for level in range(levels):
         keys = (keys << np.uint64(code_bits)) | codes[:, level].astype(np.uint64)

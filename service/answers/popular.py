@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
-from model_store.search.fusion import occurrence
+from model_store.search.fusion import count_earlier
 from service.answers.trending import EventCounts, training_share
 from service.engines.base import SearchResult
 from service.filters import CompiledRule
@@ -62,7 +62,7 @@ def find_popular(
     # The best of both lists together are among the best of each.
     order = np.argsort(-weights, kind="stable")
     if max_per_prefix is not None:
-        order = order[occurrence(catalogue.codes[rows[order], 0]) < max_per_prefix]
+        order = order[count_earlier(catalogue.codes[rows[order], 0]) < max_per_prefix]
     best = order[:k]
     return _to_found(rows[best], weights[best] / events.total)
 
@@ -85,7 +85,7 @@ def _first_allowed(
         block = block[rule.open_rows[block]]
         chosen = np.append(chosen, block[~np.isin(block, excluded)])
         if max_per_prefix is not None:
-            chosen = chosen[occurrence(catalogue.codes[chosen, 0]) < max_per_prefix]
+            chosen = chosen[count_earlier(catalogue.codes[chosen, 0]) < max_per_prefix]
         start += size
         size *= 2
 

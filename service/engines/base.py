@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
-from model_store.search.exclusions import closed_nodes
-from model_store.search.fusion import GENERATIVE_ALONE, Fusion, best, boosted, scores
+from model_store.search.fusion import GENERATIVE_ALONE, Fusion, best, boost_new_items, scores
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
 from model_store.search.transitions import Transitions
@@ -58,7 +57,7 @@ class SearchRequest:
         max_per_prefix: Answers that may share a first code; ``None``: any number.
         fusion: Weights of the dense scores in the answer.
         transitions: Counts of which items follow which, if the fusion uses them.
-        fresh_boost: Bonus of new items, see :func:`model_store.search.fusion.boosted`.
+        fresh_boost: Bonus of new items, see :func:`model_store.search.fusion.boost_new_items`.
     """
 
     history: npt.NDArray[np.int64]
@@ -161,18 +160,16 @@ class Engine(ABC):
             self.max_history,
             pad_to=_pad_length(longest, self.max_history),
         )
-        inputs = search_inputs(
+        return search_inputs(
             history,
             catalogue.trie,
             width,
             masks,
             rule_of,
+            excluded_items=[request.excluded for request in requests],
             max_per_prefix=[request.max_per_prefix or width for request in requests],
             candidates=requests[0].fusion.candidates,
         )
-
-        closed = closed_nodes(catalogue.trie, masks, rule_of, [request.excluded for request in requests])
-        return inputs._replace(excluded=closed)
 
     @abstractmethod
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
@@ -211,7 +208,7 @@ class Engine(ABC):
             weight = request.fusion.weight
             first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]
 
-            raised = boosted(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
+            raised = boost_new_items(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
             kept = best(raised, dense, weight, request.k, first_code, request.max_per_prefix)
             score = scores(raised[kept], dense[kept], weight)
             answers.append(SearchResult(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))

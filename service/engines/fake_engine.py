@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
-from model_store.search.fusion import occurrence
+from model_store.search.fusion import count_earlier
 from model_store.search.interface import SearchInputs, SearchOutputs
 from model_store.semantic_ids.trie import Trie
 from service.engines.base import Engine
@@ -60,4 +60,4 @@ def _open_leaves(inputs: SearchInputs, row: int, trie: Trie) -> npt.NDArray[np.b
 def _limit_per_prefix(leaves: npt.NDArray[np.int64], trie: Trie, limit: int) -> npt.NDArray[np.int64]:
     """Keep the first ``limit`` leaves of each first code."""
     first_code = trie.codes()[trie.leaf_item[leaves], 0]
-    return leaves[occurrence(first_code) < limit]
+    return leaves[count_earlier(first_code) < limit]

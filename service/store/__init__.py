@@ -32,7 +32,7 @@ def open_store(
 
     Raises:
         ConfigError: The Redis client does not accept the URL.
-        StoreBusy: Another process has the embedded store open.
+        LockHeld: Another process has the embedded store open.
         StoreUnavailable: The events folder cannot be written.
     """
     if redis_url is None:

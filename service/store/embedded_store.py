@@ -13,8 +13,8 @@ from pathlib import Path
 from model_store.errors import StoreError, StoreUnavailable
 from model_store.events import event_log
 from model_store.events.event import Event
-from model_store.events.event_log import EventLine, ForgetLine, LogLine, LogWriter, unwritable
-from model_store.events.event_queue import Backlog, EventBacklog, erase_user
+from model_store.events.event_log import EventLine, ForgetLine, LogLine, LogWriter, disk_error
+from model_store.events.event_queue import BacklogCounter, EventBacklog, erase_user
 from service.store.base import HISTORY_CAP, Forgotten, Recorded, Store
 from service.store.embedded_changes import EmbeddedChanges
 from service.store.embedded_state import Batch, EmbeddedState, Step
@@ -35,7 +35,7 @@ class EmbeddedStore(Store):
         open_log: Opens the log of a folder, given its segment size.
 
     Raises:
-        StoreBusy: Another process has this folder open.
+        LockHeld: Another process has this folder open.
         StoreUnavailable: The folder cannot be written.
     """
 
@@ -52,7 +52,7 @@ class EmbeddedStore(Store):
         self._clock = clock
         self.log = open_log(events_folder, segment_bytes)
         self._state = EmbeddedState(history_cap, half_lives_s)
-        self._backlog = Backlog(events_folder)
+        self._backlog = BacklogCounter(events_folder)
         self._erasing = asyncio.Lock()  # two at once would undo each other's work on a segment
         self._closed_segment = 0  # this segment and those before it are never written again
         self._queue: list[tuple[Step, asyncio.Future[int]]] = []
@@ -96,13 +96,13 @@ class EmbeddedStore(Store):
             try:
                 erased = await asyncio.to_thread(erase_user, self.log.folder, user_id, self._closed_segment)
             except OSError as cause:
-                raise unwritable(cause) from cause
+                raise disk_error(cause) from cause
         return Forgotten(history, erased)
 
     async def backlog(self) -> EventBacklog:
         """Read the log behind the place up to which training has drained it."""
         self._check_open()
-        return await asyncio.to_thread(self._backlog.waiting)
+        return await asyncio.to_thread(self._backlog.count)
 
     async def counts(self, half_life_s: int) -> dict[str, float]:
         """Read from memory."""

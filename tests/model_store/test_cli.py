@@ -46,7 +46,7 @@ def versions(terminal: Terminal) -> list[str]:
 def test_life_of_versions(terminal: Terminal, versions: list[str]) -> None:
     a, b, c = versions
     assert terminal.json("promote", a) == {"live": a, "before": None}
-    assert f"{b} is live now, before it was {a}" in terminal("promote", b)[0]
+    assert f"{b} is live now, {a} was live before" in terminal("promote", b)[0]
     assert "live already" in terminal("promote", b)[0]
     listed = terminal.json("list")
     assert (listed["live"], listed["previous"]) == (b, a)
@@ -58,7 +58,7 @@ def test_life_of_versions(terminal: Terminal, versions: list[str]) -> None:
     assert f"would remove {c}" in terminal("gc", "--keep", "0", "--dry-run")[0]
     assert terminal.json("gc", "--keep", "0", "--pin", c)["removed"] == []
     assert terminal.json("gc", "--keep", "0") == {"removed": [c], "leftovers": [], "kept": [a, b], "dry_run": False}
-    assert f"{a} is live again, it was {b}" in terminal("rollback")[0]
+    assert f"{a} is live again instead of {b}" in terminal("rollback")[0]
 
 
 def test_show(terminal: Terminal, versions: list[str]) -> None:

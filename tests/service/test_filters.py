@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model_store.catalogue.catalogue import Catalogue, ItemDelete, ItemPut
+from model_store.search.exclusions import closed_nodes
 from service.answers.popular import find_popular
 from service.engines.base import SearchRequest, SearchResult
 from service.engines.fake_engine import FakeEngine
@@ -188,7 +189,8 @@ def test_ten_thousand_ids_are_allowed_and_denied() -> None:
     denied = catalogue.rows([*ids[5_000:], "unknown"])
     assert denied.tolist() == list(range(5_000, 15_000))
     nodes = np.unpackbits(rule.mask.bits, bitorder="little")[: catalogue.trie.nodes]
-    nodes[catalogue.trie.excluded_nodes(denied, rule.mask)] = 0
+    [closed] = closed_nodes(catalogue.trie, [rule.mask], [0], [denied])
+    nodes[closed[closed >= 0]] = 0
     assert np.flatnonzero(nodes[catalogue.trie.node_offset[-2] :]).tolist() == sorted(catalogue.trie.item_leaf[:5_000])
 
 

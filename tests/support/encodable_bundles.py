@@ -17,7 +17,7 @@ from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.config import ModelConfig, TokenizerConfig
 from model_store.network.tokenizer import Tokenizer
-from model_store.new_items.features import content_features
+from model_store.new_items.features import extract_features
 from tests.support.bundles import NOON, bundle_files, description, small_catalogue
 from training.content.content_model import ContentModel
 from training.export.onnx_export import export_content, export_tokenizer
@@ -31,7 +31,7 @@ KNOWN = ("t:title", "c:category-0", "c:category-1", "a:year=1995.0")
 def networks() -> tuple[Tokenizer, ContentModel]:
     torch.manual_seed(0)
     known = np.unique(
-        np.concatenate([content_features("Title", (f"category-{n}",), {"year": 1995}).ids for n in (0, 1)])
+        np.concatenate([extract_features("Title", (f"category-{n}",), {"year": 1995}).ids for n in (0, 1)])
     )
     effects, mean = torch.randn(len(known), WIDTH), torch.randn(WIDTH)
     return Tokenizer(SHAPE).eval(), ContentModel(known, effects, mean, torch.tensor(2.0))

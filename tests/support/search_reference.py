@@ -1,6 +1,7 @@
-"""The search in plain NumPy: slow, one request at a time, written to be read. It judges every fast implementation.
+"""The search in plain NumPy, one request at a time: the judge of every fast implementation.
 
-It shares no code with them: the network is spelled out from the weights, the trie is a dict of prefixes.
+It is slow, written to be read, and shares no code with them: the network is spelled out from the weights, and the trie
+is a dict of prefixes.
 
 Shapes: T history items, L codes of a semantic ID, K codes a level, S encoder tokens, H heads, D head width, d model
 width.
@@ -21,7 +22,7 @@ Array = npt.NDArray[np.float64]
 Prefix = tuple[int, ...]
 
 REPEAT_SCALE = 10.0
-"""Unit of the weights in ``code_repeat_bias``, in nats."""
+"""Size of one unit of the weights in ``code_repeat_bias``, in nats."""
 
 
 class Beam(NamedTuple):
@@ -46,7 +47,7 @@ class ReferenceSearch:
         config: The model.
         weights: By name as in ``weights.safetensors``.
         codes: Semantic IDs of all items, hidden ones included, ``[items, L]``.
-        vectors: Of all items, unit length, ``[items, d_s]``; may be left out where neither histories nor dense scores
+        vectors: Vectors of all items, unit length, ``[items, d_s]``; optional if neither histories nor dense scores
             need them.
     """
 
@@ -57,7 +58,8 @@ class ReferenceSearch:
         codes: npt.NDArray[np.integer],
         vectors: npt.NDArray[np.floating] | None = None,
     ) -> None:
-        self.shape, self.levels = config.recommender, config.code_length
+        self.shape = config.recommender
+        self.levels = config.code_length
         self.weights = {name: value.astype(np.float64) for name, value in weights.items()}
         self.codes = codes
         self.vectors = np.zeros((len(codes), config.tokenizer.embedding_dim)) if vectors is None else vectors
@@ -80,35 +82,37 @@ class ReferenceSearch:
         Returns:
             Catalogue rows and log-probabilities, best first; ties go to the smaller semantic ID.
         """
-        children, row_of = _trie_of_dicts(self.codes)
+        children, row_of = _build_trie(self.codes)
         open_rows = np.ones(len(self.codes), dtype=bool) if is_open is None else is_open
         reachable = {
             tuple(codes[:depth]) for codes in self.codes[open_rows].tolist() for depth in range(1, self.levels + 1)
         }
+
         encoded = self._encode(history)
         beams = [Beam((), 0.0)]
         for _ in range(self.levels):
-            grown = [
-                Beam((*beam.prefix, code), beam.log_prob + gain)
+            longer = [
+                Beam((*beam.prefix, code), beam.log_prob + log_prob)
                 for beam in beams
-                for code, gain in self._gains(encoded, history, beam.prefix, children[beam.prefix]).items()
+                for code, log_prob in self._code_log_probs(encoded, history, beam.prefix, children[beam.prefix]).items()
                 if (*beam.prefix, code) in reachable
             ]
-            grown.sort(key=lambda beam: (-beam.log_prob, beam.prefix))
-            beams = _spread(grown, max_per_prefix)[:beam_width]
+            longer.sort(key=lambda beam: (-beam.log_prob, beam.prefix))
+            beams = _limit_per_prefix(longer, max_per_prefix)[:beam_width]
         return [(row_of[beam.prefix], beam.log_prob) for beam in beams]
 
     def score(self, history: npt.NDArray[np.integer], row: int) -> float:
-        """Log-probability of one item by definition, without any search."""
+        """Return the log-probability of one item by definition, without any search."""
         return sum(self.code_scores(history, row))
 
     def code_scores(self, history: npt.NDArray[np.integer], row: int) -> list[float]:
-        """What each code of an item contributes to :meth:`score`."""
-        children, _ = _trie_of_dicts(self.codes)
-        encoded, codes = self._encode(history), tuple(self.codes[row].tolist())
+        """Return the log-probability of each code of an item; their sum is :meth:`score`."""
+        children, _ = _build_trie(self.codes)
+        encoded = self._encode(history)
+        codes = tuple(self.codes[row].tolist())
         prefixes = [codes[:depth] for depth in range(self.levels)]
         return [
-            self._gains(encoded, history, prefix, children[prefix])[code]
+            self._code_log_probs(encoded, history, prefix, children[prefix])[code]
             for prefix, code in zip(prefixes, codes, strict=True)
         ]
 
@@ -120,24 +124,26 @@ class ReferenceSearch:
         is_open: npt.NDArray[np.bool_] | None = None,
         max_per_prefix: int | None = None,
     ) -> tuple[list[Candidate], list[Candidate]]:
-        """Beams, and the dense candidates that are no beams.
+        """Return the beams, and the dense candidates that are no beams.
 
         Args:
             history, beam_width, is_open, max_per_prefix: As in :meth:`search`.
-            count: n, open items with the highest dense scores, beams among them left out of the answer.
+            count: n, number of open items with the highest dense scores; beams among them are not returned again.
         """
         dense = self.dense_scores(history).tolist()
         found = self.search(history, beam_width, is_open, max_per_prefix)
         beams = [Candidate(row, log_prob, dense[row]) for row, log_prob in found]
+        beam_rows = {beam.row for beam in beams}
+
         open_rows = [row for row in range(len(self.codes)) if is_open is None or is_open[row]]
         nearest = sorted(open_rows, key=lambda row: -dense[row])[:count]
-        new = [row for row in nearest if row not in {beam.row for beam in beams}]
-        return beams, [Candidate(row, self.score(history, row), dense[row]) for row in new]
+        others = [row for row in nearest if row not in beam_rows]
+        return beams, [Candidate(row, self.score(history, row), dense[row]) for row in others]
 
     def dense_scores(self, history: npt.NDArray[np.integer]) -> Array:
-        """Cosine of the user's vector, made of the newest item's state, with every item's vector: ``[items]``.
+        """Return the cosine of the user's vector with every item's vector, ``[items]``, plus the repeat bias.
 
-        An item of the history gets what repeats add.
+        The user's vector is made of the newest item's state. Only items of the history have a repeat bias.
         """
         user = self.weights["vector_out.weight"] @ self._user_states(history)[-1]
         scores: Array = self.vectors @ user / (np.linalg.norm(self.vectors, axis=1) * np.linalg.norm(user))
@@ -145,22 +151,26 @@ class ReferenceSearch:
             scores[row] += added
         return scores
 
-    def _gains(
+    def _code_log_probs(
         self, encoded: Array, history: npt.NDArray[np.integer], prefix: Prefix, codes: list[int]
     ) -> dict[int, float]:
-        """Log-softmax over the codes that the trie holds below a prefix."""
+        """Return the log-softmax over the codes that the trie holds below a prefix."""
         level = len(prefix)
         logits = self.weights["code_embedding"][level] @ self._decode(encoded, len(history), prefix)
         for row, added in self._repeats(history, "code_repeat_bias", level):
             if tuple(self.codes[row, :level].tolist()) == prefix:
                 logits[self.codes[row, level]] += REPEAT_SCALE * added
+
         logits = logits[codes]
         shifted = logits - logits.max()
         log_prob = shifted - math.log(np.exp(shifted).sum())
         return dict(zip(codes, log_prob.tolist(), strict=True))
 
     def _repeats(self, history: npt.NDArray[np.integer], name: str, table: int) -> list[tuple[int, float]]:
-        """Rows of a history, newest first, with what each adds to its own score, in the units of the weights."""
+        """Return the rows of a history, newest first, with the bias that each adds to its own score.
+
+        The bias is in the units of the weights.
+        """
         if not self.shape.repeat_bias:
             return []
         newest_first = history[-self.shape.max_history :][::-1].tolist()
@@ -168,23 +178,24 @@ class ReferenceSearch:
         return [(row, added[min(age, len(added) - 1)]) for age, row in enumerate(newest_first)]
 
     def _encode(self, history: npt.NDArray[np.integer]) -> Array:
-        """Encoder states ``[S, d]`` of catalogue rows ``[T]``."""
-        tokens = self._tokens(history[-self.shape.max_history :])
-        return self._encoder("encoder", tokens, self.shape.encoder_attention == "causal")
+        """Return the encoder states ``[S, d]`` of catalogue rows ``[T]``."""
+        tokens = self._embed_tokens(history[-self.shape.max_history :])
+        return self._run_encoder("encoder", tokens, self.shape.encoder_attention == "causal")
 
     def _user_states(self, history: npt.NDArray[np.integer]) -> Array:
-        """States that the user's vector is read off."""
+        """Return the encoder states whose last one becomes the user's vector."""
         if self.shape.user_encoder == "shared":
             return self._encode(history)
         vectors = self.vectors[history[-self.shape.max_history :]]
-        return self._encoder("user_encoder", vectors @ self.weights["user_in.weight"].T, is_causal=True)
+        return self._run_encoder("user_encoder", vectors @ self.weights["user_in.weight"].T, is_causal=True)
 
-    def _encoder(self, prefix: str, x: Array, is_causal: bool) -> Array:
+    def _run_encoder(self, prefix: str, x: Array, is_causal: bool) -> Array:
         position = np.arange(len(x))
         distance = position[:, None] - position
         bias = self._bias(f"{prefix}.bias", distance, not is_causal)
         if is_causal:
             bias = np.where(distance < 0, -np.inf, bias)
+
         for layer in range(self.shape.encoder_layers):
             name = f"{prefix}.layers.{layer}"
             normed = self._norm(x, f"{name}.attention_norm")
@@ -192,11 +203,12 @@ class ReferenceSearch:
             x = x + self._feed_forward(x, name)
         return self._norm(x, f"{prefix}.norm")
 
-    def _tokens(self, history: npt.NDArray[np.integer]) -> Array:
-        """What enters the encoder, ``[S, d]``."""
+    def _embed_tokens(self, history: npt.NDArray[np.integer]) -> Array:
+        """Return the inputs of the encoder, ``[S, d]``."""
         if self.shape.history_tokens == "vector":
             projected: Array = self.vectors[history] @ self.weights["vector_in.weight"].T
             return projected
+
         codes = self.codes[history]
         tables = self.weights["code_embedding"]
         by_level: Array = np.stack([tables[level][codes[:, level]] for level in range(self.levels)], 1)
@@ -204,17 +216,20 @@ class ReferenceSearch:
         return by_level.reshape(-1, self.shape.d_model) if self.shape.history_tokens == "code" else summed
 
     def _decode(self, encoded: Array, items: int, prefix: Prefix) -> Array:
-        """Decoder state ``[d]`` after its start and the codes of a prefix."""
+        """Return the decoder state ``[d]`` after its start and the codes of a prefix."""
         start = self.weights["bos"] + (encoded[-1] if self.shape.newest_start else 0.0)
-        fed = [self.weights["code_embedding"][level][code] for level, code in enumerate(prefix)]
-        x = np.stack([start, *fed])
+        embedded = [self.weights["code_embedding"][level][code] for level, code in enumerate(prefix)]
+        x = np.stack([start, *embedded])
+
         step = np.arange(len(x))
         distance = step[:, None] - step
         self_bias = np.where(distance < 0, -np.inf, self._bias("decoder_bias", distance, False))
+
         items = min(items, self.shape.max_history)
         item_of_token = np.arange(len(encoded)) // (len(encoded) // items)
         age = np.broadcast_to(items - 1 - item_of_token, (len(x), len(encoded)))
         cross_bias = self._bias("recency_bias", age, False) if self.shape.recency_bias else np.zeros((1, 1, 1))
+
         for layer in range(self.shape.decoder_layers):
             name = f"decoder.{layer}"
             normed = self._norm(x, f"{name}.self_norm")
@@ -239,16 +254,20 @@ class ReferenceSearch:
             projected = values @ self.weights[f"{name}.{part}.weight"].T
             return projected.reshape(len(values), self.shape.heads, self.shape.head_dim).swapaxes(0, 1)
 
-        query, key, value = heads(x, "query"), heads(source, "key"), heads(source, "value")
+        query = heads(x, "query")
+        key = heads(source, "key")
+        value = heads(source, "value")
+
         scores = query @ key.swapaxes(1, 2) / math.sqrt(self.shape.head_dim) + bias
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
+
         mixed = (weights @ value).swapaxes(0, 1).reshape(len(x), -1)
         projected: Array = mixed @ self.weights[f"{name}.out.weight"].T
         return projected
 
     def _bias(self, name: str, distance: npt.NDArray[np.integer], bidirectional: bool) -> Array:
-        """T5's bucketed relative bias ``[H, …]`` for distances ``[…]``."""
+        """Return T5's bucketed relative bias ``[H, …]`` for distances ``[…]``."""
         table = self.weights[f"{name}.weight"]
         bucket = np.vectorize(lambda at: self._bucket(int(at), len(table), bidirectional))(distance)
         return np.moveaxis(table[bucket], -1, 0)
@@ -267,10 +286,10 @@ class ReferenceSearch:
         return min(exact + int(ratio * (buckets - exact)), buckets - 1)
 
 
-def fused(
+def fuse(
     candidates: Sequence[Candidate], weight: float, k: int, max_per_prefix: int, first_code: Sequence[int]
 ) -> list[int]:
-    """The k best catalogue rows by ``log_prob + weight * dense``, at most ``max_per_prefix`` of a first code.
+    """Return the k best catalogue rows by ``log_prob + weight * dense``, at most ``max_per_prefix`` of a first code.
 
     ``first_code`` is by catalogue row.
     """
@@ -281,8 +300,8 @@ def fused(
     return chosen[:k]
 
 
-def _trie_of_dicts(catalogue: npt.NDArray[np.integer]) -> tuple[dict[Prefix, list[int]], dict[Prefix, int]]:
-    """Child codes of every prefix, ascending, and the row of every full semantic ID."""
+def _build_trie(catalogue: npt.NDArray[np.integer]) -> tuple[dict[Prefix, list[int]], dict[Prefix, int]]:
+    """Return the child codes of every prefix, ascending, and the row of every full semantic ID."""
     children: dict[Prefix, list[int]] = {}
     rows = {tuple(codes): row for row, codes in enumerate(catalogue.tolist())}
     for codes in sorted(rows):
@@ -293,10 +312,11 @@ def _trie_of_dicts(catalogue: npt.NDArray[np.integer]) -> tuple[dict[Prefix, lis
     return children, rows
 
 
-def _spread(beams: list[Beam], max_per_prefix: int | None) -> list[Beam]:
+def _limit_per_prefix(beams: list[Beam], max_per_prefix: int | None) -> list[Beam]:
     """Drop beams beyond the allowed number per first code, in order."""
     if max_per_prefix is None:
         return beams
+
     kept: list[Beam] = []
     used: dict[int, int] = {}
     for beam in beams:

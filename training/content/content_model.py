@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.new_items.features import SPACE, Features, content_features
+from model_store.new_items.features import HASH_BUCKETS, Features, extract_features
 from training.content.ridge import Entries, Ridge
 from training.data.dataset import Dataset
 
@@ -88,7 +88,7 @@ class ContentModel(nn.Module):
 
     def __init__(self, known: npt.NDArray[np.int64], effects: Tensor, mean: Tensor, length: Tensor) -> None:
         super().__init__()
-        slots = torch.zeros(SPACE, dtype=torch.int32)
+        slots = torch.zeros(HASH_BUCKETS, dtype=torch.int32)
         slots[torch.from_numpy(known)] = torch.arange(1, len(known) + 1, dtype=torch.int32)
         self.register_buffer("slots", slots)
         self.register_buffer("effects", functional.pad(effects, (0, 0, 1, 0)))  # row 0: unknown features
@@ -99,7 +99,7 @@ class ContentModel(nn.Module):
         """Predict embeddings.
 
         Args:
-            features: int64, each below :data:`~model_store.new_items.features.SPACE`, ``[N, F]``; padding may have any
+            features: int64, each below :data:`~model_store.new_items.features.HASH_BUCKETS`, ``[N, F]``; padding may have any
                 id.
             weights: 0 for padding, ``[N, F]``.
 
@@ -138,7 +138,7 @@ def fit_content(data: Dataset, embeddings: Tensor, seed: int) -> tuple[ContentMo
     chosen = np.random.default_rng(seed).permutation(data.n_items)[:FIT_ITEMS]
     popularity = torch.from_numpy(data.popularity()[chosen]).float()
     features = [
-        content_features(data.titles[row], data.categories[row], data.attributes[row]) for row in chosen.tolist()
+        extract_features(data.titles[row], data.categories[row], data.attributes[row]) for row in chosen.tolist()
     ]
     weights = popularity / (popularity + HALF_WEIGHT_INTERACTIONS)
     items = _Items(features, embeddings.detach().cpu().float()[chosen], weights)

@@ -41,7 +41,8 @@ from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
-from model_store.new_items.features import CONTENT, content_features
+from model_store.new_items.features import extract_features
+from model_store.new_items.item_encoder import CONTENT_GRAPH
 from model_store.search.fusion import Fusion
 from training.content.content_model import ContentModel, fit_content, has_content, pad_features
 from training.export.goldens import Questions
@@ -173,7 +174,7 @@ def check_content(graph: bytes, model: ContentModel, catalogue: Catalogue) -> No
         BundleRefused: They differ by more than rounding.
     """
     columns = zip(catalogue.titles, catalogue.categories, catalogue.attributes, strict=True)
-    features, weights = pad_features([content_features(*item) for item in islice(columns, CHECKED_ITEMS)])
+    features, weights = pad_features([extract_features(*item) for item in islice(columns, CHECKED_ITEMS)])
     inputs = {"features": features.numpy(), "weights": weights.numpy()}
     [found] = onnxruntime.InferenceSession(graph).run(["embeddings"], inputs)
     difference = float(np.abs(found - model(features, weights).numpy()).max())
@@ -207,7 +208,7 @@ def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes
     pipeline.run.write_json(CONTENT_FIT, fit.as_dict())
     graph = export_content(model)
     check_content(graph, model, catalogue)
-    return {CONTENT: graph}
+    return {CONTENT_GRAPH: graph}
 
 
 def _content_fit(pipeline: Pipeline) -> dict[str, JsonValue]:

@@ -17,7 +17,7 @@ from torch.export import Dim
 from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
 from model_store.network.tokenizer import Tokenizer
-from model_store.new_items.features import CONTENT_INPUTS, CONTENT_OUTPUTS, TOKENIZER_OUTPUTS
+from model_store.new_items.item_encoder import CONTENT_INPUTS, CONTENT_OUTPUTS, TOKENIZER_OUTPUTS
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
 from model_store.semantic_ids.trie import Trie

@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from model_store.durable_files import write_durably
-from model_store.errors import ConfigError, DataError, StoreBusy, StoreCorrupt
+from model_store.errors import ConfigError, DataError, LockHeld, StoreCorrupt
 from model_store.events import event_log
 from model_store.events.event import Event
 from model_store.events.event_log import Cursor, EventLine
@@ -76,7 +76,7 @@ def drain(
 
     Raises:
         StoreUnavailable: Redis cannot be used.
-        StoreBusy: Another drain writes to this folder.
+        LockHeld: Another drain writes to this folder.
     """
     out_folder.mkdir(parents=True, exist_ok=True)
     with _lock(out_folder):
@@ -122,7 +122,7 @@ def _lock(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock").acquire(timeout=0):
             yield
     except Timeout as cause:
-        raise StoreBusy(f"another process drains events into {folder.name}/", "wait for it, or stop it") from cause
+        raise LockHeld(f"another process drains events into {folder.name}/", "wait for it, or stop it") from cause
 
 
 def _write(batch: _Batch, folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from types import FrameType
 from apscheduler.triggers.cron import CronTrigger
 from filelock import FileLock, Timeout
 
-from model_store.errors import ConfigError, EtegrecError, StoreBusy
+from model_store.errors import ConfigError, EtegrecError, LockHeld
 from training.retraining.retrain import Retrainer
 
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -32,7 +32,7 @@ def run_schedule(retrainer: Retrainer, cron: str) -> None:
 
     Raises:
         ConfigError: The cron expression is not valid.
-        StoreBusy: Another schedule runs in the same work folder.
+        LockHeld: Another schedule runs in the same work folder.
     """
     trigger = parse_cron(cron)
     signal.signal(signal.SIGTERM, _exit)
@@ -45,7 +45,7 @@ def run_schedule(retrainer: Retrainer, cron: str) -> None:
                 _sleep_until(trigger, retrainer)
                 attempt(retrainer)
     except Timeout as cause:
-        raise StoreBusy(
+        raise LockHeld(
             f"another schedule runs in {retrainer.work}", "stop it first, or choose another --work"
         ) from cause
 

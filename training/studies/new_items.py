@@ -22,7 +22,7 @@ from model_store.catalogue.catalogue import Catalogue, ItemPut
 from model_store.network.bound_search import BoundSearch
 from model_store.network.search import BeamSearch
 from model_store.new_items.item_encoder import ItemEncoder
-from model_store.search.fusion import boosted, ranking
+from model_store.search.fusion import boost_new_items, ranking
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import search_inputs
 from training.config import TrainingConfig
@@ -39,7 +39,7 @@ from training.studies.held_out_items import HeldOut, held_out_targets, hold_out
 from training.studies.new_items_report import CUTOFF, BoostRow, NewItemsReport
 
 BOOSTS = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
-"""Values of ``fresh_boost`` that are compared, see :func:`model_store.search.fusion.boosted`."""
+"""Values of ``fresh_boost`` that are compared, see :func:`model_store.search.fusion.boost_new_items`."""
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -60,7 +60,7 @@ class Answers(NamedTuple):
             boost: Mask of the catalogue rows that are boosted.
             by: Amount of the boost.
         """
-        raised = boosted(self.log_prob, boost[self.rows], by, weight)
+        raised = boost_new_items(self.log_prob, boost[self.rows], by, weight)
         order = ranking(raised, self.dense, weight)[:, :CUTOFF]
         rows = np.take_along_axis(self.rows, order, axis=1)
         is_answer = np.isfinite(np.take_along_axis(self.log_prob, order, axis=1))

@@ -16,7 +16,7 @@ class BoostRow:
     """Gain and cost of one value of ``fresh_boost``.
 
     Attributes:
-        fresh_boost: See :func:`model_store.search.fusion.boosted`.
+        fresh_boost: See :func:`model_store.search.fusion.boost_new_items`.
         recall: Recall@10 of the users whose next item is new.
         exposure: Share of new items among their answers.
         other_exposure: Share of new items among the answers of the other users.

@@ -141,28 +141,28 @@ def test_a_link_is_refused_even_to_the_right_bytes(stored: tuple[Path, str, str]
     path = root / version / name
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    assert f"{name}: is no plain file" in str(refusal(root, version))
+    assert f"{name}: is not a plain file" in str(refusal(root, version))
 
 
 def test_a_linked_folder_is_refused(stored: tuple[Path, str, str], tmp_path: Path) -> None:
     root, version, _ = stored
     (root / version).rename(tmp_path / "elsewhere")
     (root / version).symlink_to(tmp_path / "elsewhere")
-    assert "is no folder" in str(refusal(root, version))
+    assert "is not a folder" in str(refusal(root, version))
 
 
 def test_a_linked_report_folder_is_refused(stored: tuple[Path, str, str], tmp_path: Path) -> None:
     root, version, _ = stored
     (root / version / "report").rename(tmp_path / "elsewhere")
     (root / version / "report").symlink_to(tmp_path / "elsewhere")
-    assert "report: is no plain file" in str(refusal(root, version))
+    assert "report: is not a plain file" in str(refusal(root, version))
 
 
 def test_a_pipe_is_refused_without_waiting_for_it(stored: tuple[Path, str, str]) -> None:
     root, version, _ = stored
     (root / version / "search.onnx").unlink()
     os.mkfifo(root / version / "search.onnx")
-    assert "search.onnx: is no plain file" in str(refusal(root, version))
+    assert "search.onnx: is not a plain file" in str(refusal(root, version))
 
 
 def test_a_folder_in_place_of_a_file_is_refused(stored: tuple[Path, str, str]) -> None:
@@ -249,7 +249,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Files], str]] = {
     "vectors of other items": (with_vectors(unit_vectors(39)), "catalogue.parquet: catalogue columns differ in length"),
     "vectors of another width": (with_vectors(unit_vectors(width=8)), "embeddings.safetensors: vectors are float32 of"),
     "vectors of another type": (with_vectors(unit_vectors().astype(np.float64)), "embeddings.safetensors: vectors are"),
-    "vectors of any length": (with_vectors(2 * unit_vectors()), "embeddings.safetensors: a row of vectors has no unit"),
+    "vectors of any length": (
+        with_vectors(2 * unit_vectors()),
+        "embeddings.safetensors: a row of vectors does not",
+    ),
     "vectors that are NaN": (with_vectors(unit_vectors() * np.float32("nan")), "embeddings.safetensors: a row of vect"),
     "no graph": (lambda: bundle_files() | {"search.onnx": b""}, "search.onnx: empty"),
 }
@@ -274,7 +277,7 @@ def test_vectors_come_with_the_catalogue_and_fused_answers_need_them() -> None:
         check_contents(without.__getitem__, without, small_config(), fusion)
     shape = small_config().recommender.model_copy(update={"history_tokens": "vector"})
     reader = small_config().model_copy(update={"recommender": shape})
-    with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: lacks vectors, as which histories are read"):
+    with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: lacks vectors, which history_tokens"):
         check_contents(without.__getitem__, without, reader)
 
 

@@ -112,7 +112,7 @@ def test_a_torn_file_in_staging_does_not_matter(tmp_path: Path) -> None:
 def test_the_manifest_comes_last_and_the_rename_after_it(tmp_path: Path) -> None:
     names = [step.name for step in steps(ModelStore(tmp_path))]
     assert names[0] == "claim the name"
-    assert names[-4:] == ["sync folders", "write manifest.json", "rename", "sync store"]
+    assert names[-4:] == ["sync folders", "write manifest.json", "rename", "sync model store"]
     assert [step.name for step in steps(ModelStore("memory://x"))][-1] == "write manifest.json"
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from model_store.bundle.registry import STORE_ENV, ModelStore, default_store
-from model_store.errors import BundleRefused, ConfigError, ModelStoreError, StoreBusy, VersionNotFound
+from model_store.errors import BundleRefused, ConfigError, LockHeld, ModelStoreError, VersionNotFound
 from tests.support.bundles import publish_small
 
 
@@ -166,7 +166,7 @@ def test_writers_wait_for_each_other_then_give_up(tmp_path: Path) -> None:
     with holder.lock():
         holder.promote(version)  # nests in one thread
         for act in (*held, other.rollback):
-            with pytest.raises(StoreBusy, match="another process") as caught:
+            with pytest.raises(LockHeld, match="another process") as caught:
                 act()
             assert caught.value.exit_code == 7
         assert other.live() == version, "readers need no lock"
@@ -298,7 +298,7 @@ def test_an_unknown_protocol_is_a_configuration_error(url: str) -> None:
 def test_a_store_that_cannot_be_listed_says_so(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     assert ModelStore(tmp_path / "models").versions() == []
-    with pytest.raises(ModelStoreError, match="cannot create the store"):
+    with pytest.raises(ModelStoreError, match="cannot create the model store"):
         publish_small(ModelStore(tmp_path / "models"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store.catalogue.catalogue import ID_BYTES, LARGEST_CODEBOOK, Attributes, Catalogue
+from model_store.catalogue.catalogue import ID_BYTES, MAX_CODEBOOK_SIZE, Attributes, Catalogue
 from model_store.errors import CatalogueError
 
 
@@ -138,7 +138,7 @@ def test_contradictions_are_refused_in_memory_and_from_parquet(changes: dict[str
 
 def test_limits_themselves_are_allowed() -> None:
     small_catalogue(item_ids=["a", "x" * ID_BYTES, "ä" * (ID_BYTES // 2)]).check_integrity()
-    small_catalogue(codebook_size=LARGEST_CODEBOOK).check_integrity()
+    small_catalogue(codebook_size=MAX_CODEBOOK_SIZE).check_integrity()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from model_store.catalogue.catalogue import Catalogue, Change, ItemDelete, ItemPut
 from model_store.errors import CatalogueError
 from model_store.semantic_ids.trie import Trie
-from model_store.semantic_ids.trie_growth import grown
+from model_store.semantic_ids.trie_growth import grow_trie
 from tests.support.bundles import small_catalogue
 
 SIZE, LEVELS, ITEMS, WIDTH = 4, 3, 12, 5
@@ -271,7 +271,7 @@ def semantic_ids(draw: st.DrawFn) -> tuple[np.ndarray, int, int]:
 @given(semantic_ids())
 def test_a_grown_trie_is_the_one_built_of_all(world: tuple[np.ndarray, int, int]) -> None:
     codes, size, known = world
-    found = grown(Trie.build(codes[:known], size), codes[known:])
+    found = grow_trie(Trie.build(codes[:known], size), codes[known:])
     found.check_integrity()
     for name, array in Trie.build(codes, size).arrays().items():
         np.testing.assert_array_equal(found.arrays()[name], array)
@@ -285,4 +285,4 @@ def test_long_semantic_ids_are_sorted_too() -> None:
     trie = Trie.build(shuffled, 4096)
     np.testing.assert_array_equal(shuffled[trie.leaf_item], codes)
     np.testing.assert_array_equal(trie.codes(), shuffled)
-    np.testing.assert_array_equal(grown(Trie.build(shuffled[:300], 4096), shuffled[300:]).leaf_item, trie.leaf_item)
+    np.testing.assert_array_equal(grow_trie(Trie.build(shuffled[:300], 4096), shuffled[300:]).leaf_item, trie.leaf_item)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store.catalogue.growing_rows import LEAST_SPARE_ROWS, SPARE_SHARE, GrowingRows
+from model_store.catalogue.growing_rows import MIN_SPARE_ROWS, ROWS_PER_SPARE_ROW, GrowingRows
 
 WIDTH = 3
 THREADS = 8
@@ -26,7 +26,7 @@ def shares(one: GrowingRows, other: GrowingRows) -> bool:
 
 
 # From which of the arrays made so far the next one grows, and by how many rows.
-growths = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8) | st.integers(0, LEAST_SPARE_ROWS + 5)), max_size=30)
+growths = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8) | st.integers(0, MIN_SPARE_ROWS + 5)), max_size=30)
 
 
 @settings(max_examples=150, deadline=None)
@@ -47,11 +47,11 @@ def test_any_growth_and_forks_give_what_concatenation_gives(start: int, steps: l
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(1, 20_000))
 def test_a_line_of_growth_copies_when_spare_rows_are_used_up(counts: list[int], start: int) -> None:
     current = GrowingRows(rows(start - 1)).with_rows(rows(1))
-    spare = max(start // SPARE_SHARE, LEAST_SPARE_ROWS)
+    spare = max(start // ROWS_PER_SPARE_ROW, MIN_SPARE_ROWS)
     for count in counts:
         longer = current.with_rows(rows(count))
         assert shares(longer, current) == (count <= spare)
-        spare = spare - count if count <= spare else max(len(longer.rows) // SPARE_SHARE, LEAST_SPARE_ROWS)
+        spare = spare - count if count <= spare else max(len(longer.rows) // ROWS_PER_SPARE_ROW, MIN_SPARE_ROWS)
         current = longer
 
 

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_store.new_items.features import MOST_FEATURES, SPACE, Attributes, content_features, feature_id, words
+from model_store.new_items.features import (
+    HASH_BUCKETS,
+    MAX_FEATURES,
+    Attributes,
+    extract_features,
+    hash_feature,
+    split_words,
+)
 
 HEAT = ("Heat", ("Action", "Crime"), {"year": 1995, "studio": "Warner Bros.", "length": 170.0})
 
@@ -33,7 +40,7 @@ GOLDEN = {
 
 def similarity(one: Attributes | str, other: Attributes | str) -> float:
     """Cosine of two items that have nothing but these attributes."""
-    first, second = content_features("", (), one), content_features("", (), other)
+    first, second = extract_features("", (), one), extract_features("", (), other)
     by_id = dict(zip(second.ids.tolist(), second.weights.tolist(), strict=True))
     shared = sum(w * by_id.get(i, 0.0) for i, w in zip(first.ids.tolist(), first.weights.tolist(), strict=True))
     return float(shared / (np.linalg.norm(first.weights) * np.linalg.norm(second.weights)))
@@ -41,17 +48,17 @@ def similarity(one: Attributes | str, other: Attributes | str) -> float:
 
 def test_features_never_change() -> None:
     """Golden: models in stores were trained on these very numbers."""
-    found = content_features(*HEAT)
+    found = extract_features(*HEAT)
     assert found.ids.dtype == np.int64
     assert found.ids.tolist() == list(GOLDEN)
     np.testing.assert_allclose(found.weights, list(GOLDEN.values()), atol=1e-4)
-    assert feature_id("t:heat") in found.ids
-    assert feature_id("a:year=1995.0") in found.ids
+    assert hash_feature("t:heat") in found.ids
+    assert hash_feature("a:year=1995.0") in found.ids
 
 
 def test_nothing_known_is_no_features() -> None:
     for attributes in ({}, "", {"a": None, "b": [], "c": {}, "d": math.nan, "e": math.inf, "f": 10**400, "g": "…"}):
-        ids, weights = content_features("", (), attributes)
+        ids, weights = extract_features("", (), attributes)
         assert (len(ids), len(weights)) == (0, 0)
 
 
@@ -90,13 +97,13 @@ def test_close_numbers_are_alike() -> None:
 
 def test_long_and_short_titles_weigh_the_same() -> None:
     for title in ("One", "One two three four"):
-        assert np.linalg.norm(content_features(title, (), {}).weights) == pytest.approx(1.0)
+        assert np.linalg.norm(extract_features(title, (), {}).weights) == pytest.approx(1.0)
 
 
 def test_scripts_without_spaces_become_pairs() -> None:
-    assert words("七人の侍") == ["七人", "人の", "の侍"]
-    assert words("Ёлки 2: Déjà VU, déjà vu") == ["ёлки", "2", "déjà", "vu"]
-    assert words("  ") == []
+    assert split_words("七人の侍") == ["七人", "人の", "の侍"]
+    assert split_words("Ёлки 2: Déjà VU, déjà vu") == ["ёлки", "2", "déjà", "vu"]
+    assert split_words("  ") == []
 
 
 values = st.recursive(
@@ -108,11 +115,11 @@ values = st.recursive(
 
 @given(st.text(), st.lists(st.text(), max_size=5), st.dictionaries(st.text(), values, max_size=5) | st.text())
 def test_whatever_an_item_holds(title: str, categories: list[str], attributes: dict[str, Any] | str) -> None:
-    ids, weights = content_features(title, categories, attributes)
-    again = content_features(title, categories, attributes)
-    assert len(ids) == len(weights) <= MOST_FEATURES
+    ids, weights = extract_features(title, categories, attributes)
+    again = extract_features(title, categories, attributes)
+    assert len(ids) == len(weights) <= MAX_FEATURES
     assert (np.diff(ids) > 0).all()
-    assert ((ids >= 0) & (ids < SPACE)).all()
+    assert ((ids >= 0) & (ids < HASH_BUCKETS)).all()
     assert (np.isfinite(weights) & (weights > 0)).all()
     np.testing.assert_array_equal(ids, again.ids)
     np.testing.assert_array_equal(weights, again.weights)
@@ -120,10 +127,10 @@ def test_whatever_an_item_holds(title: str, categories: list[str], attributes: d
 
 def test_work_is_bounded() -> None:
     many = {f"key-{number}": [f"word-{number}-{each}" for each in range(1000)] for number in range(1000)}
-    found = content_features("long " * 100_000, [f"c{number}" for number in range(10_000)], many)
-    assert len(found.ids) == MOST_FEATURES
-    assert feature_id("t:long") in found.ids
+    found = extract_features("long " * 100_000, [f"c{number}" for number in range(10_000)], many)
+    assert len(found.ids) == MAX_FEATURES
+    assert hash_feature("t:long") in found.ids
 
 
 def test_a_lone_surrogate_is_text_too() -> None:
-    assert len(content_features("\ud800", ("\ud800x",), {"\ud800": "\ud800"}).ids) > 0
+    assert len(extract_features("\ud800", ("\ud800x",), {"\ud800": "\ud800"}).ids) > 0

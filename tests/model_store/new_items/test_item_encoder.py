@@ -13,7 +13,7 @@ import torch
 from model_store.bundle.bundle import Bundle
 from model_store.catalogue.catalogue import ItemPut
 from model_store.errors import BundleRefused, CatalogueFull, ItemRefused
-from model_store.new_items.features import content_features
+from model_store.new_items.features import extract_features
 from model_store.new_items.item_encoder import ItemEncoder
 from model_store.replication.item_payload import NewItem
 from tests.support.bundles import bundle_files
@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_an_item_is_encoded_as_training_does(bundle: Bundle, item: Item) -> None:
     tokenizer, content = networks()
     with torch.no_grad():
-        raw = content(*pad_features([content_features(*item)]))
+        raw = content(*pad_features([extract_features(*item)]))
         latent = tokenizer.latents(raw)[0].numpy()
     found = ItemEncoder.open(bundle).encode(*item)
     assert found.vector.dtype == np.float32

@@ -154,4 +154,4 @@ def test_the_smallest_of_many_are_those_of_sorting(seed: int, size: int) -> None
     values[random.random(size) < seed / 5] = np.inf  # from none to all
     ascending = np.argsort(values, kind="stable")
     expected = np.sort(ascending[np.isfinite(values[ascending])][:16])
-    assert placement._smallest(values, 16).tolist() == expected.tolist()
+    assert placement._find_smallest(values, 16).tolist() == expected.tolist()

@@ -11,12 +11,12 @@ from model_store.search.fusion import (
     TEMPERATURE,
     Fusion,
     best,
-    boosted,
+    boost_new_items,
+    count_earlier,
     dense_candidates,
-    occurrence,
     scores,
 )
-from tests.support.search_reference import Candidate, fused
+from tests.support.search_reference import Candidate, fuse
 
 LOG_PROB = np.array([-1.0, -2.0, -np.inf, -4.0, -np.inf, -3.5], dtype=np.float32)
 DENSE = np.array([0.1, 0.2, 0.0, 0.9, 0.0, 0.3], dtype=np.float32)
@@ -33,14 +33,14 @@ def test_the_weight_decides_between_both_scores(weight: float, k: int, expected:
 @pytest.mark.parametrize(("boost", "expected"), [(0.0, [0, 1, 5, 3]), (2.6, [1, 0, 3, 5]), (-3.0, [0, 5, 1, 3])])
 def test_fresh_items_are_raised_or_held_back_and_nothing_comes_of_nothing(boost: float, expected: list[int]) -> None:
     is_fresh = np.array([False, True, True, True, True, False])
-    raised = boosted(LOG_PROB, is_fresh, boost, 0.0)
+    raised = boost_new_items(LOG_PROB, is_fresh, boost, 0.0)
     assert raised.dtype == np.float32
     assert best(raised, DENSE, 0.0, 9).tolist() == expected
 
 
 @pytest.mark.parametrize("weight", [0.0, 8.0, 512.0])
 def test_a_boost_is_worth_the_same_at_any_weight(weight: float) -> None:
-    added = boosted(LOG_PROB, np.ones(6, dtype=np.bool_), 0.5, weight)[0] - LOG_PROB[0]
+    added = boost_new_items(LOG_PROB, np.ones(6, dtype=np.bool_), 0.5, weight)[0] - LOG_PROB[0]
     [a_nat_of_both] = scores(np.ones(1, dtype=np.float32), np.full(1, TEMPERATURE, dtype=np.float32), weight)
     assert added == pytest.approx(0.5 * a_nat_of_both, rel=1e-5)
 
@@ -66,7 +66,7 @@ def test_answers_are_those_of_the_reference(seed: int, weight: float, most: int)
     first_code = rng.integers(0, 6, count)
     kept = best(log_prob, dense, weight, 10, first_code, most)
     candidates = [Candidate(row, float(log_prob[row]), float(dense[row])) for row in range(count)]
-    assert kept.tolist() == fused(candidates, weight, 10, most, first_code.tolist())
+    assert kept.tolist() == fuse(candidates, weight, 10, most, first_code.tolist())
 
 
 def test_dense_candidates_never_cost_answers_of_the_beams() -> None:
@@ -79,8 +79,8 @@ def test_dense_candidates_never_cost_answers_of_the_beams() -> None:
 
 
 def test_occurrences_are_counted_in_order() -> None:
-    assert occurrence(np.array([7, 3, 7, 7, 3])).tolist() == [0, 0, 1, 2, 1]
-    assert occurrence(np.empty(0, dtype=np.int64)).tolist() == []
+    assert count_earlier(np.array([7, 3, 7, 7, 3])).tolist() == [0, 0, 1, 2, 1]
+    assert count_earlier(np.empty(0, dtype=np.int64)).tolist() == []
 
 
 def test_every_item_is_scored_up_to_a_limit() -> None:

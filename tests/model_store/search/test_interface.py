@@ -1,15 +1,11 @@
 """Assembling search inputs: few distinct shapes, defaults that restrict nothing, limits that are errors."""
 
 import numpy as np
-import numpy.typing as npt
-import pytest
 
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import (
-    EXCLUDED_SIZES,
     catalogue_inputs,
     graph_input_names,
-    pad_excluded,
     pool_vectors,
     search_inputs,
 )
@@ -19,32 +15,6 @@ CODES = np.array([[0, 0], [0, 1], [1, 2], [2, 0], [2, 2]], dtype=np.int16)
 TRIE = Trie.build(CODES, 3)
 VECTORS = np.arange(10, dtype=np.float32).reshape(5, 2)
 HISTORY = encode_histories([np.array([0, 2]), np.array([4])], TRIE.item_leaf, 5)
-
-
-def ids(count: int) -> npt.NDArray[np.int64]:
-    return np.arange(count, dtype=np.int64)
-
-
-@pytest.mark.parametrize(
-    ("most", "padded"),
-    [(0, 16), (1, 16), (16, 16), (17, 128), (128, 128), (129, 1024), (1025, 8192), (8193, 16384), (32769, 65536)],
-)
-def test_exclusions_are_padded_to_few_sizes(most: int, padded: int) -> None:
-    found = pad_excluded([ids(most), ids(0)])
-    assert found.shape == (2, padded)
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found[0, :most], ids(most))
-    assert (found[0, most:] == -1).all()
-    assert (found[1] == -1).all()
-
-
-def test_too_many_exclusions_are_an_error_that_names_the_limit() -> None:
-    with pytest.raises(ValueError, match="excludes 65537 nodes, the limit is 65536"):
-        pad_excluded([ids(EXCLUDED_SIZES[-1] + 1)])
-
-
-def test_no_request_at_all_is_padded_too() -> None:
-    assert pad_excluded([]).shape == (0, EXCLUDED_SIZES[0])
 
 
 def test_what_is_left_out_restricts_nothing() -> None:

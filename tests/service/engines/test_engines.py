@@ -30,7 +30,7 @@ from service.models.loading import load_model, open_engine, usual_plan
 from service.settings import Settings
 from tests.support.bundles import bundle_files, small_catalogue
 from tests.support.random_worlds import random_recommender, random_vectors, reference, small_config
-from tests.support.search_reference import fused
+from tests.support.search_reference import fuse
 from tests.support.service_harness import serving
 from training.embedding.transition_counts import count_transitions
 from training.export.int8 import eight_bit_search
@@ -150,7 +150,7 @@ async def test_the_fused_answer_is_that_of_the_reference(stores: dict[Fusion, Pa
             answer = (await client.post("/recommend", json=body)).json()["items"]
             found = judge.candidates(history, width, width, unseen, most)
             candidates = [*found[0], *found[1]]
-            expected = fused(candidates, FUSION.weight, 12, most, first_code)
+            expected = fuse(candidates, FUSION.weight, 12, most, first_code)
             assert ids(answer) == [f"item-{row}" for row in expected]
             scored = {each.row: each.log_prob + FUSION.weight * each.dense for each in candidates}
             assert [each["score"] for each in answer] == pytest.approx([scored[row] for row in expected], abs=1e-3)

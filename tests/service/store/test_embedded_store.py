@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_store.errors import StoreBusy, StoreCorrupt, StoreUnavailable
+from model_store.errors import LockHeld, StoreCorrupt, StoreUnavailable
 from model_store.events import event_log
 from model_store.events.event import Event
 from model_store.replication import redis_schema
@@ -156,7 +156,7 @@ async def test_snapshots_of_the_two_newest_versions_stay(tmp_path: Path) -> None
 
 async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     store = open_store(None, tmp_path)
-    with pytest.raises(StoreBusy, match="another process"):
+    with pytest.raises(LockHeld, match="another process"):
         EmbeddedStore(tmp_path)
     await store.close()
     await EmbeddedStore(tmp_path).close()

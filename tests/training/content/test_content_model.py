@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
-from model_store.new_items.features import content_features
+from model_store.new_items.features import extract_features
 from training.content import content_model
 from training.content.content_model import ContentModel, fit_content, has_content, pad_features
 from training.content.ridge import Entries, Ridge
@@ -56,7 +56,7 @@ def world(seed: int, items: int, noise: float, length: float = 3.0) -> tuple[Dat
 
 def features_of(data: Dataset) -> tuple[Tensor, Tensor]:
     columns = zip(data.titles, data.categories, data.attributes, strict=True)
-    return pad_features([content_features(*each) for each in columns])
+    return pad_features([extract_features(*each) for each in columns])
 
 
 def test_what_content_tells_is_learned_and_held_out_items_show_it() -> None:
@@ -88,7 +88,7 @@ def test_content_that_tells_nothing_is_not_learned_by_heart(items: int) -> None:
 def test_an_item_without_content_is_the_average_one() -> None:
     data, embeddings = world(0, items=60, noise=0.5)
     model, _ = fit_content(data, embeddings, seed=1)
-    nothing = pad_features([content_features("", (), {}), content_features("words nobody used", (), "")])
+    nothing = pad_features([extract_features("", (), {}), extract_features("words nobody used", (), "")])
     one, other = model(*nothing)
     assert torch.equal(one, other)
     assert torch.cosine_similarity(one, embeddings.mean(dim=0), dim=0) > 0.99  # items weigh by their interactions
@@ -107,7 +107,7 @@ def test_only_the_most_frequent_features_are_kept(monkeypatch: pytest.MonkeyPatc
     model, fit = fit_content(data, embeddings, seed=1)
     assert fit.features == 3
     assert len(model.effects) == 4
-    ids, _ = content_features("Title", (), {})
+    ids, _ = extract_features("Title", (), {})
     assert model.slots[ids[0]] > 0  # all items have this word
 
 
@@ -146,7 +146,7 @@ def test_the_graph_predicts_what_the_model_does(exported: tuple[Dataset, Content
     features, weights = features_of(data)
     one_by_one = []
     for title, categories, attributes in zip(data.titles, data.categories, data.attributes, strict=True):
-        ids, values = content_features(title, categories, attributes)
+        ids, values = extract_features(title, categories, attributes)
         one_by_one.append(session.run(None, {"features": ids[None], "weights": values[None]})[0][0])
     expected = model(features, weights).numpy()
     [together] = session.run(["embeddings"], {"features": features.numpy(), "weights": weights.numpy()})
@@ -154,7 +154,7 @@ def test_the_graph_predicts_what_the_model_does(exported: tuple[Dataset, Content
     np.testing.assert_allclose(np.stack(one_by_one), expected, atol=1e-5)
     empty = {"features": np.empty((1, 0), dtype=np.int64), "weights": np.empty((1, 0), dtype=np.float32)}
     np.testing.assert_allclose(
-        session.run(None, empty)[0], model(*pad_features([content_features("", (), {})])), atol=1e-5
+        session.run(None, empty)[0], model(*pad_features([extract_features("", (), {})])), atol=1e-5
     )
 
 

@@ -8,7 +8,7 @@ from model_store.config import ModelConfig
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from model_store.search.transitions import newest_items
 from tests.support.random_worlds import random_codes, random_recommender, random_vectors, reference, small_config
-from tests.support.search_reference import fused
+from tests.support.search_reference import fuse
 from training.data.dataset import Split
 from training.embedding.transition_counts import count_transitions
 from training.evaluation.full_ranking import USERS_AT_ONCE, SearchResults, generative_ranks, sample_split, search_split
@@ -72,7 +72,7 @@ def test_fused_ranks_equal_the_references(weight: float) -> None:
             is_open[list(excluded)] = False
             is_open[target] = True
             beams, joined = judge.candidates(history, WIDTH, 6, is_open)
-            answers = fused([*beams, *(joined if weight else [])], weight, ITEMS, ITEMS, [0] * ITEMS)
+            answers = fuse([*beams, *(joined if weight else [])], weight, ITEMS, ITEMS, [0] * ITEMS)
             assert ranks[protocol][row] == (answers.index(target) if target in answers else -1)
     assert (found.ranks().all_items != ranks.all_items).any() == bool(weight)
 

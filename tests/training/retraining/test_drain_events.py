@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from model_store import durable_files
-from model_store.errors import ConfigError, DataError, StoreBusy, StoreUnavailable
+from model_store.errors import ConfigError, DataError, LockHeld, StoreUnavailable
 from model_store.events import event_log
 from model_store.events.event import Event
 from model_store.events.event_log import EventLine, ForgetLine, LogWriter
@@ -213,7 +213,7 @@ def test_a_line_still_being_written_is_left_for_later(tmp_path: Path, out: Path)
 
 def test_a_second_drain_is_refused(tmp_path: Path, out: Path) -> None:
     out.mkdir()
-    with event_log.FileLock(out / ".lock"), pytest.raises(StoreBusy, match="drains"):
+    with event_log.FileLock(out / ".lock"), pytest.raises(LockHeld, match="drains"):
         drain(tmp_path, out)
 
 

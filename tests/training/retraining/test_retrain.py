@@ -15,7 +15,7 @@ from model_store.bundle.registry import ModelStore
 from model_store.console import run
 from model_store.errors import StoreUnavailable
 from model_store.events.event import Event
-from model_store.new_items.features import CONTENT
+from model_store.new_items.item_encoder import CONTENT_GRAPH
 from service.schemas.items import ItemBody, delete_change
 from service.store import open_store
 from service.store.change_stream import RawChange
@@ -164,7 +164,7 @@ def test_items_that_came_live_are_trained_with_what_was_said_of_them(tmp_path: P
     assert catalogue.attributes[row] == {"year": 2026}
     assert (catalogue.titles[known], catalogue.attributes[known]) == ("Renamed", {"text": "as text"})
     assert catalogue.popularity[row] == 20
-    assert CONTENT in bundle
+    assert CONTENT_GRAPH in bundle
     assert retrainer(tmp_path, log).run_once().reason == "no new interactions or items"
 
     async def served() -> list[tuple[bool, str]]:

@@ -99,8 +99,7 @@ class ContentModel(nn.Module):
         """Predict embeddings.
 
         Args:
-            features: int64, each below :data:`~model_store.new_items.features.HASH_BUCKETS`, ``[N, F]``; padding may have any
-                id.
+            features: int64, each below ``HASH_BUCKETS``; padding may have any id; ``[N, F]``.
             weights: 0 for padding, ``[N, F]``.
 
         Returns:

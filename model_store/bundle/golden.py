@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from model_store.bundle.manifest import first_problem
-from model_store.errors import BundleRefused
+from model_store.errors import BundleRefused, GraphRefused
 from model_store.events.event import Id
 
 GOLDEN = "golden.json"
@@ -86,17 +86,17 @@ def compare(
     among the answers must reach :data:`REDUCED_OVERLAP`.
 
     Raises:
-        BundleRefused: Names the first golden, rank and item that differ.
+        GraphRefused: Names the first golden, rank and item that differ.
     """
     if len(answers) != len(goldens):
-        raise BundleRefused(f"{GOLDEN}: {len(goldens)} goldens but {len(answers)} answers", _HINT)
+        raise GraphRefused(f"{GOLDEN}: {len(goldens)} goldens but {len(answers)} answers", _HINT)
     if reduced_precision:
         _check_overlap(goldens, answers)
         return
     for number, (golden, answer) in enumerate(zip(goldens, answers, strict=True)):
         problem = _find_difference(golden, answer, tolerance)
         if problem:
-            raise BundleRefused(f"{GOLDEN}: golden {number}: {problem}", _HINT)
+            raise GraphRefused(f"{GOLDEN}: golden {number}: {problem}", _HINT)
 
 
 def overlap(golden: Golden, answer: Answer) -> float:
@@ -107,7 +107,7 @@ def overlap(golden: Golden, answer: Answer) -> float:
 def _check_overlap(goldens: Sequence[Golden], answers: Sequence[Answer]) -> None:
     mean = float(np.mean([overlap(golden, answer) for golden, answer in zip(goldens, answers, strict=True)]))
     if not mean >= REDUCED_OVERLAP:
-        raise BundleRefused(
+        raise GraphRefused(
             f"{GOLDEN}: answers overlap {mean:.2%} with the expected ones, at least {REDUCED_OVERLAP:.0%} is required",
             "serve this version at full precision",
         )

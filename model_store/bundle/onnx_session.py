@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from model_store.errors import BundleRefused
+from model_store.errors import GraphRefused
 
 HINT = "export and publish the model again, with the release that serves it"
 
@@ -39,7 +39,7 @@ def open_session(
             up so late that a small graph gains nothing from a second thread; spinning ones take cores from others.
 
     Raises:
-        BundleRefused: The bytes are no graph that can run here, or a graph with other inputs or outputs.
+        GraphRefused: The bytes are no graph that can run here, or a graph with other inputs or outputs.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -53,11 +53,11 @@ def open_session(
     try:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except _REFUSALS as cause:
-        raise BundleRefused(f"{name}: ONNX Runtime {ort.__version__} cannot load it", HINT) from cause
+        raise GraphRefused(f"{name}: ONNX Runtime {ort.__version__} cannot load it", HINT) from cause
 
     found_inputs = [value.name for value in session.get_inputs()]
     found_outputs = [value.name for value in session.get_outputs()]
     if found_inputs != list(inputs) or found_outputs != list(outputs):
         expected = f"expected {list(inputs)} and {list(outputs)}"
-        raise BundleRefused(f"{name}: takes {found_inputs} and returns {found_outputs}, {expected}", HINT)
+        raise GraphRefused(f"{name}: takes {found_inputs} and returns {found_outputs}, {expected}", HINT)
     return session

@@ -1,4 +1,4 @@
-"""Building blocks of T5 (Raffel et al. 2020): RMS norm, attention with bucketed relative position bias, feed-forward.
+"""Building blocks of T5 (Raffel et al. 2020): RMS norm, attention with relative position biases, feed-forward.
 
 Shapes: B rows, Q queries, S keys, H heads, D head width, d model width.
 """

@@ -1,4 +1,4 @@
-"""Features of an item's content: hashed words, categories and attribute values, the same in training and service.
+"""Features of an item: hashed words, categories and attribute values, the same in training and service.
 
 An item becomes a sparse bag of *features*: words of its title, its categories, and its attributes, text or key and
 value. A feature is identified by a hash of its name below :data:`HASH_BUCKETS`. The hash never changes, so no

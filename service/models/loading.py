@@ -16,7 +16,7 @@ from model_store.bundle.bundle import Bundle
 from model_store.bundle.manifest import Manifest
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.packed import PackedStrings
-from model_store.errors import BundleRefused, CatalogueFull, ConfigError, ItemRefused
+from model_store.errors import BundleRefused, CatalogueFull, ConfigError, GraphRefused, ItemRefused
 from model_store.replication.item_payload import NewItem
 from service.engines.base import LARGEST_BATCH, Engine
 from service.engines.buckets import CapturePlan, batch_sizes, history_lengths
@@ -35,9 +35,22 @@ log = structlog.get_logger()
 def load_model(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener: EngineOpener) -> LoadedModel:
     """Open the engine, make it ready for the catalogue and replay the goldens. Takes seconds: not for the event loop.
 
+    Reduced precision depends on the machine: where its answers differ too much, the version is served in fp32 instead.
+
     Raises:
         BundleRefused: A file is damaged, or the engine does not answer the goldens as the exporter did.
     """
+    exact = settings.model_copy(update={"onnx_precision": "fp32", "torch_precision": "fp32"})
+    try:
+        return _load_and_prove(bundle, catalogue, settings, opener)
+    except GraphRefused as refused:
+        if exact == settings:
+            raise
+        log.warning("served_in_fp32", version=bundle.version, cause=str(refused), hint=refused.hint)
+    return _load_and_prove(bundle, catalogue, exact, opener)
+
+
+def _load_and_prove(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener: EngineOpener) -> LoadedModel:
     engine = opener(bundle, settings)
     try:
         engine.bind(catalogue)

@@ -1,4 +1,4 @@
-"""Catalogue of a version at a place of the change stream, and the changes applied to it. Pure: no store, no clock.
+"""Catalogue of a version at a place of the change stream, and the changes applied to it; no store, no clock.
 
 The same changes applied to the same catalogue give the same catalogue on every replica, however the changes were
 grouped: items are encoded and placed one by one, and every replica leaves out a change that this version cannot take.

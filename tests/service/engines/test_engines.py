@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import safetensors.numpy
+from structlog.testing import capture_logs
 
 from model_store.bundle.bundle import TRANSITIONS, Bundle
 from model_store.bundle.golden import Golden, goldens_to_json
@@ -22,7 +23,7 @@ from model_store.errors import BundleRefused
 from model_store.network.recommender import Recommender
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from model_store.search.interface import SearchInputs, SearchOutputs
-from service.engines.base import BoundCatalogues, SearchRequest
+from service.engines.base import BoundCatalogues, Engine, SearchRequest
 from service.engines.onnx_engine import EIGHT_BIT_GRAPH, OnnxEngine, usable_cores
 from service.engines.torch_engine import PREFIX, TorchEngine
 from service.models.goldens import replay_goldens
@@ -204,6 +205,30 @@ def test_a_version_without_8_bits_is_served_in_fp32(store: Path, tmp_path: Path)
     engine = open_engine(opened.bundle(), Settings(engine="onnx", onnx_precision="int8"))
     assert not engine.reduced_precision
     engine.close()
+
+
+class Saturated(OnnxEngine):
+    """An engine of 8 bits as it is on a machine whose products overflow: it answers, and wrongly."""
+
+    def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
+        found = super().compute(inputs, catalogue)
+        return found._replace(leaves=(found.leaves + 1) % catalogue.trie.items)
+
+
+def test_answers_that_differ_too_much_in_8_bits_are_given_in_fp32(store: Path) -> None:
+    def opener(bundle: Bundle, settings: Settings) -> Engine:
+        if settings.onnx_precision == "fp32":
+            return open_engine(bundle, settings)
+        return Saturated(bundle.read(EIGHT_BIT_GRAPH), bundle.config, settings.threads, reduced_precision=True)
+
+    bundle = ModelStore(store).bundle()
+    with capture_logs() as logs:
+        model = load_model(bundle, bundle.catalogue(), Settings(threads=1, onnx_precision="int8"), opener)
+
+    assert not model.engine.reduced_precision
+    [said] = [entry for entry in logs if entry["event"] == "served_in_fp32"]
+    assert "answers overlap" in said["cause"]
+    model.engine.close()
 
 
 class WrongInCompany(OnnxEngine):

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,10 +210,21 @@ async def test_a_batch_begins_when_the_engine_is_free_for_it_and_no_sooner() -> 
     assert answers[0] == answers[1]
 
 
+class Clock:
+    """Stands in for the module ``time``."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.thread_time = time.thread_time
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 class Overlapping(FakeEngine):
     """Its first batch begins at 10 s, frees the engine at 16 and is done at 20, when the second has begun long ago."""
 
-    def __init__(self, clock: SimpleNamespace) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__()
         self.clock, self.calls = clock, 0
         self.second_began, self.second_may_end = threading.Event(), threading.Event()
@@ -235,7 +245,7 @@ class Overlapping(FakeEngine):
 
 
 async def test_time_in_which_two_batches_overlap_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=10.0, monotonic=lambda: clock.now, thread_time=time.thread_time)
+    clock = Clock(10.0)
     for module in ("admission", "batch_runner", "batcher", "queue"):
         monkeypatch.setattr(f"service.scheduling.{module}.time", clock)
     engine, learned = Overlapping(clock), []

@@ -103,8 +103,8 @@ class PackedCategories(Sequence[tuple[str, ...]]):
         if not len(hits):
             return hits
 
-        rows = np.searchsorted(self.ragged.offsets, hits, side="right") - 1
-        is_first = np.append(True, rows[1:] != rows[:-1])
+        rows: Rows = np.searchsorted(self.ragged.offsets, hits, side="right") - 1
+        is_first: npt.NDArray[np.bool_] = np.append(True, rows[1:] != rows[:-1])
         return rows[is_first]
 
     def with_rows(self, rows: Rows, content: Sequence[Sequence[str]]) -> PackedCategories:

@@ -266,6 +266,7 @@ class Catalogue:
             **PackedAttributes.of(self.attributes).texts.ragged.arrays("attributes"),
             **self.trie.arrays(),
         }
+
         if self.vectors is not None:
             named["vectors"] = self.vectors
         return named

@@ -103,10 +103,9 @@ class PackedCategories(Sequence[tuple[str, ...]]):
         if not len(hits):
             return hits
 
-        rows = np.searchsorted(self.ragged.offsets, hits, side="right") - 1
-        is_first = np.append(True, rows[1:] != rows[:-1])
-        distinct: Rows = rows[is_first]
-        return distinct
+        rows: Rows = np.searchsorted(self.ragged.offsets, hits, side="right") - 1
+        is_first: npt.NDArray[np.bool_] = np.append(True, rows[1:] != rows[:-1])
+        return rows[is_first]
 
     def with_rows(self, rows: Rows, content: Sequence[Sequence[str]]) -> PackedCategories:
         """Return a copy with new content in these rows, see :meth:`~model_store.catalogue.packed.Ragged.with_rows`."""

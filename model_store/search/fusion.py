@@ -124,7 +124,7 @@ def best(
 
 
 def count_earlier(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """Count the equal values before each value ``[n]``: 0 for its first occurrence, 1 for its second …"""
+    """Count the equal values before each value ``[n]``: 0 for the first of them, 1 for the second, and so on."""
     order = np.argsort(values, kind="stable")
     _, start, count = np.unique(values[order], return_index=True, return_counts=True)
     earlier = np.empty(len(values), dtype=np.int64)

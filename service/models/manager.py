@@ -31,6 +31,7 @@ import structlog
 
 from model_store.bundle.registry import ModelStore
 from model_store.errors import EtegrecError, ModelStoreError, StoreUnavailable
+from service.engines.base import Engine
 from service.errors import NotReady
 from service.models.loaded_model import LoadedModel
 from service.models.loading import CoderOpener, EngineOpener, as_trained, load_model, open_coder
@@ -184,7 +185,7 @@ class ModelManager:
         try:
             return await self._catch_up(model)
         except BaseException:
-            await asyncio.to_thread(model.engine.close)
+            await asyncio.to_thread(_close, [model.engine])
             raise
 
     def _read_bundle(self, version: str) -> CatalogueSource:
@@ -234,7 +235,7 @@ class ModelManager:
     async def _drain_and_free(self, serving: Serving) -> None:
         await serving.unused.wait()
         await serving.batcher.close()
-        await asyncio.to_thread(serving.model.engine.close)
+        await asyncio.to_thread(_close, [serving.model.engine])
         del serving
         _collect_engines()
 
@@ -256,6 +257,11 @@ class ModelManager:
     def _clear_failure(self) -> None:
         self.problem = ""
         self._failure = None
+
+
+def _close(engines: list[Engine]) -> None:
+    """Close an engine and drop it: the thread keeps its arguments for a moment after the call, which must free it."""
+    engines.pop().close()
 
 
 def _collect_engines() -> None:

@@ -10,10 +10,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import structlog
 
 from service.answers.explanations import NO_EXPLANATIONS, Explanations, explain
-from service.answers.popular import PopularBecause, find_popular
+from service.answers.popular import PopularBecause, PopularLog, find_popular
 from service.answers.result_cache import AnswerKey, ResultCache
 from service.answers.trending import TrendTracker
 from service.engines.base import BEAM_WIDTHS, NARROW_WIDTHS, SearchRequest, SearchResult
@@ -27,8 +26,6 @@ from service.store.client import StoreClient, StoredHistory
 from service.telemetry import Telemetry
 
 ServedBy = Literal["model", "cache", "popular"]
-
-log = structlog.get_logger()
 
 ANSWER_S = 0.002
 """Seconds of a request's own budget that the search may not use: popular items must still be found and sent if it gives
@@ -106,6 +103,7 @@ class Recommender:
         self._cache = ResultCache(settings.result_cache_entries, settings.result_cache_s)
         self._answers = {kind: telemetry.answers.labels(kind) for kind in ("model", "cache", "popular")}
         self._popular_answers = {why: telemetry.popular_answers.labels(why.value) for why in PopularBecause}
+        self._popular_log = PopularLog()
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
         """Answer one request.
@@ -209,13 +207,7 @@ class Recommender:
         because = answered.popular_because
         if because is not None:
             self._popular_answers[because].inc()
-            log.debug(
-                "popular_items_answered",
-                reason=because.value,
-                version=query.model.version,
-                known_items=len(query.known),
-                items=len(answered.found.rows),
-            )
+            self._popular_log.record(because, query.model.version)
 
     def _recommendation(
         self, query: _Query, answered: _Answered, history: StoredHistory, started: float

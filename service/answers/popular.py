@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from collections.abc import Callable
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.search.fusion import count_earlier
 from service.answers.trending import EventCounts, training_share
 from service.engines.base import SearchResult
 from service.filters import CompiledRule
+
+log = structlog.get_logger()
+
+LOGGED_EVERY_S = 60.0
+"""Seconds between two log lines for the same reason."""
 
 _BLOCK = 4096  # rows looked at first; few requests need more
 
@@ -29,6 +38,30 @@ class PopularBecause(StrEnum):
     """No item obeys the rules and no item of the history is known: the answer is empty."""
     STORE_AWAY = "store_away"
     """The stored history could not be read."""
+
+
+class PopularLog:
+    """Log lines that say why popular items answered: one per reason and minute, with the number of answers since.
+
+    Used from one event loop.
+
+    Args:
+        clock: Returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._answers: Counter[PopularBecause] = Counter()
+        self._next_at: dict[PopularBecause, float] = {}
+
+    def record(self, because: PopularBecause, version: str) -> None:
+        """Count an answer of a version, and log it unless the reason was logged less than a minute ago."""
+        self._answers[because] += 1
+        now = self._clock()
+        if now < self._next_at.get(because, now):
+            return
+        self._next_at[because] = now + LOGGED_EVERY_S
+        log.info("popular_items_answered", reason=because.value, answers=self._answers.pop(because), version=version)
 
 
 def find_popular(

@@ -41,7 +41,7 @@ def test_products_of_8_bits_are_exact_whatever_the_cpu() -> None:
 
 def test_a_graph_of_another_interface_is_refused_with_the_cure() -> None:
     graph = product(np.ones((DEPTH, WIDTH), dtype=np.int8))
-    with pytest.raises(BundleRefused, match=r"product: takes \['a'\] and gives \['y'\]") as refused:
+    with pytest.raises(BundleRefused, match=r"product: takes \['a'\] and returns \['y'\]") as refused:
         open_session("product", graph, ["b"], ["y"], threads=1)
     assert "export and publish" in refused.value.hint
 

@@ -189,7 +189,7 @@ def test_an_only_child_adds_exactly_nothing() -> None:
     vectors = random_vectors(np.random.default_rng(0), config, 2)
     leaves, log_prob, _ = run(config, 0, [torch.from_numpy(a) for a in graph_arrays(inputs, trie, vectors)])
     judge = reference(config, random_recommender(config, 0), codes)
-    first_step = judge._gains(judge._encode(np.array([0])), np.array([0]), (), [0, 1])
+    first_step = judge._code_log_probs(judge._encode(np.array([0])), np.array([0]), (), [0, 1])
     for leaf, score in zip(leaves[0], log_prob[0], strict=True):
         assert score == pytest.approx(first_step[int(codes[trie.leaf_item[leaf], 0])], abs=1e-5)
 

@@ -82,7 +82,7 @@ def test_everyone_is_asked_for_the_newest_new_item_after_what_came_before() -> N
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.99])
 def test_some_items_must_leave_and_some_stay(share: float) -> None:
-    with pytest.raises(DataError, match=f"a share of {share} takes"):
+    with pytest.raises(DataError, match=f"a share of {share} holds out"):
         hold_out(WHOLE, share, seed=0)
 
 

@@ -133,7 +133,7 @@ async def boot_s(store: ModelStore, service: Service, settings: Settings, repeat
         _ = catalogue.trie, catalogue.row_of
 
     async def from_redis() -> None:
-        live = await service.source.open(items)
+        live = await service.follower.open(items)
         if not live.lineage:
             raise RuntimeError("the snapshot was not used")
 
@@ -147,7 +147,7 @@ async def measured(
     store = publish_large(folder, items, overrides)
     async with AsyncExitStack() as stack:
         same, client = await stack.enter_async_context(replica(folder, url))
-        await when(lambda: not same.source.is_publishing)
+        await when(lambda: not same.follower.is_publishing)
         redis_s, store_s = await boot_s(store, same, same.settings, repeats)
         async with replica(folder, url) as (other, _):
             pairs = np.array([await change_s(client, same, other, number) for number in range(changes)])

@@ -100,4 +100,5 @@ def _walks(cluster: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDAr
     rank = (rng.random((USERS, USER_LENGTH)) ** 2 * np.vectorize(lambda each: len(members[each]))(place)).astype(
         np.int64
     )
-    return np.vectorize(lambda each, at: members[each][at])(place, rank)
+    items: npt.NDArray[np.int64] = np.vectorize(lambda each, at: members[each][at])(place, rank)
+    return items

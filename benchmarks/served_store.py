@@ -16,7 +16,7 @@ from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.network.tokenizer import Tokenizer
-from service.engines.base import Found, SearchRequest
+from service.engines.base import Engine, Found, SearchRequest
 from service.engines.onnx_engine import EIGHT_BIT_GRAPH, GRAPH, OnnxEngine
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_search, export_tokenizer
@@ -39,7 +39,7 @@ def histories(catalogue: Catalogue, count: int, seed: int = 0) -> list[list[str]
     return [[catalogue.item_ids[row] for row in each] for each in rows]
 
 
-def answer_alone(engine: OnnxEngine, catalogue: Catalogue, item_ids: list[str], beam_width: int) -> Found:
+def answer_alone(engine: Engine, catalogue: Catalogue, item_ids: list[str], beam_width: int) -> Found:
     """What the model answers to one history when nothing else is asked."""
     history = catalogue.rows(item_ids)
     request = SearchRequest(history, K, beam_width, catalogue.trie.everything, history, catalogue)

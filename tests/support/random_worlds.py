@@ -121,7 +121,8 @@ def graph_arrays(inputs: SearchInputs, trie: Trie, vectors: npt.NDArray[np.float
 
 def random_vectors(rng: np.random.Generator, config: ModelConfig, items: int) -> npt.NDArray[np.float32]:
     vectors = rng.normal(size=(items, config.tokenizer.embedding_dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
 
 
 def random_requests(

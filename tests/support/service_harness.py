@@ -19,7 +19,7 @@ from model_store.search.interface import SearchInputs, SearchOutputs
 from service.app import create_app
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
-from service.models.loaded_model import EngineOpener, open_engine
+from service.models.loaded_model import EngineOpener, LoadedModel, open_engine
 from service.service import Service
 from service.settings import Settings
 from tests.support.bundles import publish_small
@@ -88,6 +88,13 @@ async def serving(
     async with running(app) as client:
         await until(lambda: service.models.current is not None)
         yield client, service
+
+
+def loaded_model(service: Service) -> LoadedModel:
+    """Return the model that answers now; fail the test if there is none."""
+    model = service.models.current
+    assert model is not None
+    return model
 
 
 async def until(condition: Callable[[], bool]) -> None:

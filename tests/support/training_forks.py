@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -94,7 +95,7 @@ def killed(folder: Path) -> None:
     data = write_cycle(folder / "cycle.txt", users=30)
     assert ended(forked(lambda: train(folder / "calm", data))) == 0
     for death in DEATHS:
-        assert ended(forked(lambda death=death: train(folder / "killed", data, death))) == -signal.SIGKILL, death
+        assert ended(forked(partial(train, folder / "killed", data, death))) == -signal.SIGKILL, death
         assert (folder / "killed" / f"{death[0]}.checkpoint.safetensors").is_file(), death
     assert ended(forked(lambda: train(folder / "killed", data))) == 0
 
@@ -113,8 +114,8 @@ def everything(out: Path) -> None:
     data, silent = cyclic(), SilentProgress()
     shape = {"embedding_dim": 16, "layers": 1, "max_history": 6, "dropout": 0.0, "batch_tokens": 64, "epochs": 2}
     for softmax in ("full", "sampled"):
-        config = SasrecConfig.model_validate({**shape, "softmax": softmax, "negatives": 40})
-        found = train_sasrec(data, config, 3, silent)
+        sasrec = SasrecConfig.model_validate({**shape, "softmax": softmax, "negatives": 40})
+        found = train_sasrec(data, sasrec, 3, silent)
         tensors |= {f"sasrec {softmax}/{key}": value for key, value in found.model.state_dict().items()}
         losses[f"sasrec {softmax}"] = found.valid
     model = ModelConfig.model_validate(
@@ -167,7 +168,7 @@ def together(folder: Path) -> None:
         (folder / name).mkdir()
     assert ended(forked(lambda: everything(folder / "one"))) == 0
     with free_port() as port:
-        children = [forked(lambda rank=rank: joint(rank, port)) for rank in range(2)]
+        children = [forked(partial(joint, rank, port)) for rank in range(2)]
     assert [ended(child) for child in children] == [0, 0]
 
 

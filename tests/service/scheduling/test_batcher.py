@@ -190,7 +190,7 @@ class Overlapping(FakeEngine):
 
 
 async def test_time_in_which_two_batches_overlap_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=10.0, monotonic=lambda: clock.now, thread_time=time.thread_time)
+    clock: SimpleNamespace = SimpleNamespace(now=10.0, monotonic=lambda: clock.now, thread_time=time.thread_time)
     monkeypatch.setattr("service.scheduling.batcher.time", clock)
     monkeypatch.setattr("service.scheduling.queue.time", clock)
     engine, learned = Overlapping(clock), []

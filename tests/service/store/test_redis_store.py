@@ -118,7 +118,7 @@ async def test_frozen_server_is_unavailable_instead_of_hanging(open_store: Open,
             with pytest.raises(StoreUnavailable):
                 await call
     await until_back(store)
-    assert (await store.record([event(2)])).accepted == 1
+    assert (await open_store().record([event(2)])).accepted == 1  # a patient one: the disk may be slow
 
 
 async def test_paused_writes_are_unavailable_while_reads_go_on(open_store: Open, raw: Redis) -> None:

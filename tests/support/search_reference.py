@@ -1,6 +1,7 @@
-"""The search in plain NumPy: slow, one request at a time, written to be read. It judges every fast implementation.
+"""Reference search in plain NumPy, one request at a time, that every fast implementation is compared with.
 
-It shares no code with them: the network is spelled out from the weights, the trie is a dict of prefixes.
+It is slow, written to be read, and shares no code with them: the network is spelled out from the weights, the trie is a
+dict of prefixes.
 
 Shapes: T history items, L codes of a semantic ID, K codes a level, S encoder tokens, H heads, D head width, d model
 width.
@@ -40,14 +41,14 @@ class Candidate(NamedTuple):
 
 
 class ReferenceSearch:
-    """Recommender weights and one catalogue in NumPy.
+    """Search with recommender weights and one catalogue in NumPy.
 
     Args:
         config: The model.
         weights: By name as in ``weights.safetensors``.
         codes: Semantic IDs of all items, hidden ones included, ``[items, L]``.
-        vectors: Of all items, unit length, ``[items, d_s]``; may be left out where neither histories nor dense scores
-            need them.
+        vectors: Vectors of all items, unit length, ``[items, d_s]``; may be left out where neither histories nor dense
+            scores need them.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class ReferenceSearch:
         codes: npt.NDArray[np.integer],
         vectors: npt.NDArray[np.floating] | None = None,
     ) -> None:
-        self.shape, self.levels = config.recommender, config.code_length
+        self.shape = config.recommender
+        self.levels = config.code_length
         self.weights = {name: value.astype(np.float64) for name, value in weights.items()}
         self.codes = codes
         self.vectors = np.zeros((len(codes), config.tokenizer.embedding_dim)) if vectors is None else vectors
@@ -85,6 +87,7 @@ class ReferenceSearch:
         reachable = {
             tuple(codes[:depth]) for codes in self.codes[open_rows].tolist() for depth in range(1, self.levels + 1)
         }
+
         encoded = self._encode(history)
         beams = [Beam((), 0.0)]
         for _ in range(self.levels):
@@ -99,13 +102,14 @@ class ReferenceSearch:
         return [(row_of[beam.prefix], beam.log_prob) for beam in beams]
 
     def score(self, history: npt.NDArray[np.integer], row: int) -> float:
-        """Log-probability of one item by definition, without any search."""
+        """Return the log-probability of one item by definition, without any search."""
         return sum(self.code_scores(history, row))
 
     def code_scores(self, history: npt.NDArray[np.integer], row: int) -> list[float]:
-        """What each code of an item contributes to :meth:`score`."""
+        """Return the contribution of each code of an item to :meth:`score`."""
         children, _ = _trie_of_dicts(self.codes)
-        encoded, codes = self._encode(history), tuple(self.codes[row].tolist())
+        encoded = self._encode(history)
+        codes = tuple(self.codes[row].tolist())
         prefixes = [codes[:depth] for depth in range(self.levels)]
         return [
             self._gains(encoded, history, prefix, children[prefix])[code]
@@ -120,11 +124,11 @@ class ReferenceSearch:
         is_open: npt.NDArray[np.bool_] | None = None,
         max_per_prefix: int | None = None,
     ) -> tuple[list[Candidate], list[Candidate]]:
-        """Beams, and the dense candidates that are no beams.
+        """Return the beams, and the dense candidates that are not beams.
 
         Args:
             history, beam_width, is_open, max_per_prefix: As in :meth:`search`.
-            count: n, open items with the highest dense scores, beams among them left out of the answer.
+            count: Number n of open items with the highest dense scores; beams among them are left out of the answer.
         """
         dense = self.dense_scores(history).tolist()
         found = self.search(history, beam_width, is_open, max_per_prefix)
@@ -135,9 +139,9 @@ class ReferenceSearch:
         return beams, [Candidate(row, self.score(history, row), dense[row]) for row in new]
 
     def dense_scores(self, history: npt.NDArray[np.integer]) -> Array:
-        """Cosine of the user's vector, made of the newest item's state, with every item's vector: ``[items]``.
+        """Return the cosine of the user's vector with every item's vector: ``[items]``.
 
-        An item of the history gets what repeats add.
+        The user's vector is made of the newest item's state. An item of the history gets its repeat bias on top.
         """
         user = self.weights["vector_out.weight"] @ self._user_states(history)[-1]
         scores: Array = self.vectors @ user / (np.linalg.norm(self.vectors, axis=1) * np.linalg.norm(user))
@@ -148,7 +152,7 @@ class ReferenceSearch:
     def _gains(
         self, encoded: Array, history: npt.NDArray[np.integer], prefix: Prefix, codes: list[int]
     ) -> dict[int, float]:
-        """Log-softmax over the codes that the trie holds below a prefix."""
+        """Return the log-softmax over the codes that the trie holds below a prefix."""
         level = len(prefix)
         logits = self.weights["code_embedding"][level] @ self._decode(encoded, len(history), prefix)
         for row, added in self._repeats(history, "code_repeat_bias", level):
@@ -160,7 +164,7 @@ class ReferenceSearch:
         return dict(zip(codes, log_prob.tolist(), strict=True))
 
     def _repeats(self, history: npt.NDArray[np.integer], name: str, table: int) -> list[tuple[int, float]]:
-        """Rows of a history, newest first, with what each adds to its own score, in the units of the weights."""
+        """Return rows of a history, newest first, with their repeat bias in the units of the weights."""
         if not self.shape.repeat_bias:
             return []
         newest_first = history[-self.shape.max_history :][::-1].tolist()
@@ -168,12 +172,12 @@ class ReferenceSearch:
         return [(row, added[min(age, len(added) - 1)]) for age, row in enumerate(newest_first)]
 
     def _encode(self, history: npt.NDArray[np.integer]) -> Array:
-        """Encoder states ``[S, d]`` of catalogue rows ``[T]``."""
+        """Return encoder states ``[S, d]`` of catalogue rows ``[T]``."""
         tokens = self._tokens(history[-self.shape.max_history :])
         return self._encoder("encoder", tokens, self.shape.encoder_attention == "causal")
 
     def _user_states(self, history: npt.NDArray[np.integer]) -> Array:
-        """States that the user's vector is read off."""
+        """Return the states whose last one the user's vector is made of."""
         if self.shape.user_encoder == "shared":
             return self._encode(history)
         vectors = self.vectors[history[-self.shape.max_history :]]
@@ -193,7 +197,7 @@ class ReferenceSearch:
         return self._norm(x, f"{prefix}.norm")
 
     def _tokens(self, history: npt.NDArray[np.integer]) -> Array:
-        """What enters the encoder, ``[S, d]``."""
+        """Return the encoder's input, ``[S, d]``."""
         if self.shape.history_tokens == "vector":
             projected: Array = self.vectors[history] @ self.weights["vector_in.weight"].T
             return projected
@@ -204,17 +208,19 @@ class ReferenceSearch:
         return by_level.reshape(-1, self.shape.d_model) if self.shape.history_tokens == "code" else summed
 
     def _decode(self, encoded: Array, items: int, prefix: Prefix) -> Array:
-        """Decoder state ``[d]`` after its start and the codes of a prefix."""
+        """Return the decoder state ``[d]`` after its start and the codes of a prefix."""
         start = self.weights["bos"] + (encoded[-1] if self.shape.newest_start else 0.0)
         fed = [self.weights["code_embedding"][level][code] for level, code in enumerate(prefix)]
         x = np.stack([start, *fed])
         step = np.arange(len(x))
         distance = step[:, None] - step
         self_bias = np.where(distance < 0, -np.inf, self._bias("decoder_bias", distance, False))
+
         items = min(items, self.shape.max_history)
         item_of_token = np.arange(len(encoded)) // (len(encoded) // items)
         age = np.broadcast_to(items - 1 - item_of_token, (len(x), len(encoded)))
         cross_bias = self._bias("recency_bias", age, False) if self.shape.recency_bias else np.zeros((1, 1, 1))
+
         for layer in range(self.shape.decoder_layers):
             name = f"decoder.{layer}"
             normed = self._norm(x, f"{name}.self_norm")
@@ -239,7 +245,9 @@ class ReferenceSearch:
             projected = values @ self.weights[f"{name}.{part}.weight"].T
             return projected.reshape(len(values), self.shape.heads, self.shape.head_dim).swapaxes(0, 1)
 
-        query, key, value = heads(x, "query"), heads(source, "key"), heads(source, "value")
+        query = heads(x, "query")
+        key = heads(source, "key")
+        value = heads(source, "value")
         scores = query @ key.swapaxes(1, 2) / math.sqrt(self.shape.head_dim) + bias
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
@@ -248,7 +256,7 @@ class ReferenceSearch:
         return projected
 
     def _bias(self, name: str, distance: npt.NDArray[np.integer], bidirectional: bool) -> Array:
-        """T5's bucketed relative bias ``[H, …]`` for distances ``[…]``."""
+        """Return T5's bucketed relative bias ``[H, …]`` for distances ``[…]``."""
         table = self.weights[f"{name}.weight"]
         bucket = np.vectorize(lambda at: self._bucket(int(at), len(table), bidirectional))(distance)
         return np.moveaxis(table[bucket], -1, 0)
@@ -270,7 +278,7 @@ class ReferenceSearch:
 def fused(
     candidates: Sequence[Candidate], weight: float, k: int, max_per_prefix: int, first_code: Sequence[int]
 ) -> list[int]:
-    """The k best catalogue rows by ``log_prob + weight * dense``, at most ``max_per_prefix`` of a first code.
+    """Return the k best catalogue rows by ``log_prob + weight * dense``, at most ``max_per_prefix`` of a first code.
 
     ``first_code`` is by catalogue row.
     """
@@ -282,7 +290,7 @@ def fused(
 
 
 def _trie_of_dicts(catalogue: npt.NDArray[np.integer]) -> tuple[dict[Prefix, list[int]], dict[Prefix, int]]:
-    """Child codes of every prefix, ascending, and the row of every full semantic ID."""
+    """Return the child codes of every prefix, ascending, and the row of every full semantic ID."""
     children: dict[Prefix, list[int]] = {}
     rows = {tuple(codes): row for row, codes in enumerate(catalogue.tolist())}
     for codes in sorted(rows):

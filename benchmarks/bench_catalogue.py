@@ -1,11 +1,12 @@
-"""``make bench-catalogue``: what the size of the catalogue costs, in time, in memory and at start-up.
+"""Search time, memory and start-up time by the size of the catalogue (``make bench-catalogue``).
 
 Catalogues of three sizes are generated (seeded, see :mod:`benchmarks.large_catalogue`). Search times come from the
 exported ONNX graph of an untrained model of the paper's size and the service's own engine: one batch from history to
 ranked rows, sizes alternating. Memory is the growth of the resident set of a fresh process that loads the catalogue
-and touches everything a live copy keeps; titles are left out, attributes hold a year. Loading from Redis goes through
-the service's store and a real server on this machine. The masking step is timed on its own beside a trie of nested
-dicts, on the same prefixes, results compared. Everything is a median of ``--repeats``, start-up figures of at most 3.
+and touches everything that a replica's copy keeps; titles are left out, attributes hold a year. Loading from Redis goes
+through the service's store and a real server on this machine. The masking step is timed on its own beside a trie of
+nested dicts, on the same prefixes, and results are compared. All figures are medians of ``--repeats``, those of
+start-up of at most 3.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from benchmarks.catalogue_search import BATCH, exported, mask_ratio, median_s, search_s
+from benchmarks.catalogue_search import BATCH, export_graph, mask_ratio, median_s, search_s
 from benchmarks.large_catalogue import CODEBOOK_SIZE, large_catalogue, skewed_codes
 from model_store.bundle.manifest import FileSeal
 from model_store.catalogue.catalogue import Catalogue
@@ -45,21 +46,21 @@ from tests.support.redis_server import RedisServer
 T = TypeVar("T")
 
 
-def fresh(work: Callable[..., T], *arguments: object) -> T:
-    """Call a function in a process of its own, whose memory is nobody else's."""
+def run_in_new_process(work: Callable[..., T], *arguments: object) -> T:
+    """Call a function in a process of its own, so that its memory can be measured."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def build_s(items: int, seed: int, repeats: int) -> float:
-    """Seconds to build the trie from codes ``[items, L]``."""
+    """Return the seconds to build the trie from codes ``[items, L]``."""
     codes = skewed_codes(np.random.default_rng(seed), items)
     return median_s(lambda: Trie.build(codes, CODEBOOK_SIZE), repeats)
 
 
 def load_bundle_s(path: Path, repeats: int) -> float:
-    """Seconds from the file in a bundle to a checked catalogue with its trie."""
+    """Return the seconds from the file in a bundle to a checked catalogue with its trie."""
     return median_s(lambda: _from_bundle(path), repeats)
 
 
@@ -70,27 +71,28 @@ def _from_bundle(path: Path) -> Catalogue:
 
 
 class Memory(NamedTuple):
-    """Bytes an item."""
+    """Bytes an item, of the trie and of everything that a replica keeps."""
 
     trie: float
-    live: float
+    replica: float
 
 
 def memory(path: Path) -> Memory:
-    """What a live copy takes, as the process grows."""
-    settle()
+    """Measure the memory of a replica's catalogue: the growth of this process."""
+    release_memory()
     before = resident_bytes()
     catalogue = _from_bundle(path)
     rules = RuleCompiler(catalogue, 1)
     _ = catalogue.row_of, catalogue.by_popularity, catalogue.trie.parents, catalogue.trie.item_leaf
-    settle()
+
+    release_memory()
     titles = PackedStrings.of(catalogue.titles).ragged.nbytes
-    live = (resident_bytes() - before - titles) / len(catalogue)
+    replica = (resident_bytes() - before - titles) / len(catalogue)
     assert not rules.everything.is_empty
-    return Memory(catalogue.trie.nbytes / len(catalogue), live)
+    return Memory(catalogue.trie.nbytes / len(catalogue), replica)
 
 
-def settle() -> None:
+def release_memory() -> None:
     """Give freed memory back to the system, so that the resident set is what is in use."""
     gc.collect()
     pa.default_memory_pool().release_unused()
@@ -99,13 +101,13 @@ def settle() -> None:
 
 
 def resident_bytes() -> int:
-    """Resident set of this process, on Linux."""
+    """Return the resident set of this process, on Linux."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def load_redis_s(path: Path, folder: Path, repeats: int) -> float:
-    """Seconds from the snapshot in Redis to a checked catalogue with its trie."""
+    """Return the seconds from the snapshot in Redis to a checked catalogue with its trie."""
     server = RedisServer(folder)
     server.start()
     try:
@@ -124,6 +126,7 @@ async def _load_redis_s(url: str, catalogue: Catalogue, repeats: int) -> float:
     try:
         if await store.catalogue.save_snapshot("bench", make) is None:
             raise RuntimeError("the snapshot was not stored")
+
         for _ in range(repeats):
             started = time.perf_counter()
             snapshot = await store.catalogue.load_snapshot("bench")
@@ -131,6 +134,7 @@ async def _load_redis_s(url: str, catalogue: Catalogue, repeats: int) -> float:
                 raise RuntimeError("the snapshot is gone")
             loaded = Catalogue.from_arrays(snapshot.arrays)
             taken.append(time.perf_counter() - started)
+
         if loaded.digest() != catalogue.digest():
             raise RuntimeError("what came out of Redis is another catalogue")
     finally:
@@ -138,28 +142,33 @@ async def _load_redis_s(url: str, catalogue: Catalogue, repeats: int) -> float:
     return statistics.median(taken)
 
 
-def measured(work: Path, items: tuple[int, int, int], seed: int, repeats: int, overrides: list[str]) -> dict[str, Any]:
-    """All figures."""
+def measure(work: Path, items: tuple[int, int, int], seed: int, repeats: int, overrides: list[str]) -> dict[str, Any]:
+    """Return all figures, as the benchmark prints them."""
     paths = [work / f"{number}.parquet" for number in range(len(items))]
     for count, path in zip(items, paths, strict=True):
         path.write_bytes(large_catalogue(count, seed).to_parquet())
-    graph, server = work / "search.onnx", work / "redis"
+    graph = work / "search.onnx"
+    server = work / "redis"
     server.mkdir()
-    config = exported(graph, overrides)
+
+    config = export_graph(graph, overrides)
     few = min(repeats, 3)
-    used, taken = fresh(memory, paths[2]), search_s(graph, config, paths, seed, repeats)
+    used = run_in_new_process(memory, paths[2])
+    taken = search_s(graph, config, paths, seed, repeats)
     smallest, middle, largest = taken.by_size
+
     figures = {
         "ratio_1m": middle / smallest,
         "ratio_10m": largest / smallest,
         "trie_bytes_item": used.trie,
-        "live_bytes_item": used.live,
+        "live_bytes_item": used.replica,
         "build_s_10m": build_s(items[2], seed, few),
         "load_bundle_s_10m": load_bundle_s(paths[2], few),
         "load_redis_s_10m": load_redis_s(paths[2], server, few),
         "filter_overhead_1m": taken.filtered / middle - 1,
         "dict_trie_mask_ratio": mask_ratio(paths[1], seed, repeats),
     }
+
     return {
         "bench": "catalogue",
         **{name: _rounded(figure) for name, figure in figures.items()},
@@ -178,16 +187,16 @@ def _rounded(figure: float) -> float:
 
 def main(
     items: Annotated[
-        tuple[int, int, int], typer.Option(help="Three sizes; the names in the answer stay those of the default.")
+        tuple[int, int, int], typer.Option(help="Three sizes. Names of figures stay those of the default.")
     ] = (10_000, 1_000_000, 10_000_000),
     repeats: Annotated[int, typer.Option(min=1)] = 7,
     seed: int = 0,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Overrides of the paper preset.")] = None,
-    folder: Annotated[str, typer.Option(help="Where there is space; default: the system's temporary folder.")] = "",
+    folder: Annotated[str, typer.Option(help="Folder for the data; default: the system's temporary folder.")] = "",
 ) -> None:
     work = Path(tempfile.mkdtemp(prefix="bench-catalogue-", dir=folder or None))
     try:
-        typer.echo(json.dumps(measured(work, items, seed, repeats, overrides or [])))
+        typer.echo(json.dumps(measure(work, items, seed, repeats, overrides or [])))
     finally:
         shutil.rmtree(work)
 

@@ -1,7 +1,7 @@
-"""What bf16 and compiled layers give: target items a second of training the recommender, on any device.
+"""Training throughput of the recommender with fp32, bf16 and compiled layers, on any device.
 
-Batches, model and losses are those of ``bench-train``; forward, backward and optimiser step. Variants alternate in one
-run, medians; what compiling took is told apart. On a CPU nothing is compiled.
+Batches, model and losses are those of ``bench-train``: forward, backward and optimiser step, in target items a second.
+Variants alternate in one run; medians are reported, and the time to compile separately. On a CPU nothing is compiled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.bench_gpu import chosen_device
+from benchmarks.bench_gpu import choose_device
 from benchmarks.review_users import ITEMS, sequences
 from model_store.console import new_app, run
 from model_store.network.recommender import Recommender
@@ -34,11 +34,12 @@ VARIANTS = {"fp32": FP32, "bf16": BF16, "compiled": ComputeConfig(precision="bf1
 
 
 class Contender:
-    """A recommender that trains in one of the ways."""
+    """A recommender that trains with one variant."""
 
     def __init__(self, config: TrainingConfig, compute: ComputeConfig, device: str, codes: np.ndarray) -> None:
         torch.manual_seed(0)
-        model, self._config = config.model, config.joint
+        model = config.model
+        self._config = config.joint
         recommender = compute.prepare(Recommender(model).to(device))
         tokenizer = Tokenizer(model.tokenizer).to(device)
         embeddings = torch.randn(ITEMS, model.tokenizer.embedding_dim, device=device)
@@ -48,37 +49,44 @@ class Contender:
         self._optimiser = Optimiser(adamw, lambda step: 1.0, config.joint.clip)
 
     def seconds(self, rows: TrainingRows, work: list[Int64Array]) -> float:
-        """Of some steps, until the device has done them."""
+        """Train on some batches; return the seconds until the device has finished."""
         started = time.perf_counter()
         for chosen in work:
             losses = recommender_losses(self._learner, collate(rows, chosen), self._tree, self._config, aligned=False)
             descend(weighted_sum(losses, self._config), self._optimiser)
-        self._learner.recommender.bos.sum().item()  # waits
+        self._learner.recommender.bos.sum().item()  # waits for the device
         return time.perf_counter() - started
 
 
 def main(
     device: Annotated[str, typer.Option(help="cuda, cuda:1 or cpu; empty: the GPU.")] = "",
-    preset: Annotated[str, typer.Option(help="Whose recommender to train.")] = "paper",
+    preset: Annotated[str, typer.Option(help="Preset whose recommender is trained.")] = "paper",
     repeats: Annotated[int, typer.Option(min=1)] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Batches a repeat.")] = 50,
     set_: Annotated[list[str], typer.Option("--set", help="Settings, section.key=value.")] = [],  # noqa: B006
 ) -> None:
-    """Target items a second by way of computing, one line of JSON."""
-    where, config, rng = chosen_device(device), load_config(preset, set_), np.random.default_rng(0)
-    shape, length = config.model.recommender, config.model.code_length
+    """Print target items a second of every variant as one line of JSON."""
+    where = choose_device(device)
+    config = load_config(preset, set_)
+    rng = np.random.default_rng(0)
+
+    shape = config.model.recommender
+    length = config.model.code_length
     size = (config.model.tokenizer.codebook_size,) * length
     flat = rng.choice(int(np.prod(size)), ITEMS, replace=False)
     codes = np.stack(np.unravel_index(flat, size), axis=1).astype(np.int16)
     rows = training_rows(sequences(rng), shape.max_history, shape.encoder_attention == "causal", where)
+
     contenders = {name: Contender(config, compute, where, codes) for name, compute in VARIANTS.items()}
     work = batches(rows, config.joint.targets_per_batch, rng)[:steps]
     targets = sum(int(rows.predicted[chosen].sum()) for chosen in work)
+
     first = {name: each.seconds(rows, work) for name, each in contenders.items()}
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, each in contenders.items():
             taken[name].append(each.seconds(rows, work))
+
     median = {name: statistics.median(seconds) for name, seconds in taken.items()}
     figures = {
         "bench": "compute",
@@ -97,6 +105,6 @@ def main(
 
 
 if __name__ == "__main__":
-    application = new_app("What bf16 and compiled layers give in training.")
+    application = new_app("Measure bf16 and compiled layers in training.")
     application.command()(main)
     sys.exit(run(application, "bench-compute"))

@@ -1,14 +1,14 @@
-"""``make bench-faults``: what clients notice while Redis has trouble.
+"""Answers, latency and lost writes while Redis has trouble (``make bench-faults``).
 
-The real ``etegrec-serve`` runs in its own process on the paper-size model, without kept answers, with a Redis that it
-reaches through a proxy. Requests arrive by themselves (Poisson), every other one with its history, the rest with a user
-id whose history Redis holds; a client writes events all along. Each fault is preceded by the same load in peace.
+The real ``etegrec-serve`` runs in its own process on the paper-size model, without its result cache, with a Redis that
+it reaches through a proxy. Requests arrive independently (Poisson): every other one brings its history, the rest a user
+id whose history Redis holds. A client writes events all the time. Before each fault the same load runs without one.
 
 answered is the share of requests that got 200. An answer is wrong unless it is what the model answers to that history
-alone, computed in this process before; by user id, popular items are right, too, while the history cannot be had.
+alone, computed in this process before; by user id, popular items are right too while the history cannot be read.
 A write is lost if it was acknowledged and is gone after the fault; what a server that restarts empty had held is not
-counted. p99_extra_ms is p99 during the worst fault less p99 of all the peace between faults, recover_s the longest time
-from the end of a fault until answers are not degraded and a write is taken; ``faults`` has each.
+counted. p99_extra_ms is p99 during the worst fault minus p99 of all the load between faults. recover_s is the longest
+time from the end of a fault until answers are not degraded and a write is accepted. ``faults`` has each.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from benchmarks.bench_overload import expectations, is_right
-from benchmarks.load import Load, Reply, encoded, milliseconds
+from benchmarks.load import Load, Reply, encode_request, milliseconds
 from benchmarks.served_store import K, open_store
 from benchmarks.service_process import serving
 from model_store.catalogue.catalogue import Catalogue
@@ -50,7 +50,7 @@ LONGEST_RECOVERY_S = 60.0
 
 
 class Network:
-    """A proxy that goes on while this process waits: it lives in a thread of its own."""
+    """The proxy in a thread of its own, so that it goes on while this process waits."""
 
     def __init__(self, server_port: int) -> None:
         self.proxy = TcpProxy(server_port)
@@ -60,11 +60,11 @@ class Network:
         self._do(self.proxy.mend())
 
     def cut(self) -> None:
-        """The service cannot reach the server any more."""
+        """Cut the service off from the server."""
         self._do(self.proxy.cut())
 
     def mend(self) -> None:
-        """It can again."""
+        """Let the service reach the server again."""
         self._do(self.proxy.mend())
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Fault:
-    """How trouble begins and ends; neither runs on the event loop."""
+    """One kind of trouble: its begin and its end, neither of which runs on the event loop."""
 
     begin: Callable[[], object]
     end: Callable[[], object]
@@ -88,7 +88,7 @@ class Fault:
 
 
 def faults(server: RedisServer, network: Network, users: Sequence[str], seconds: float) -> dict[str, Fault]:
-    """All kinds of trouble with one server, by name."""
+    """Return all kinds of trouble with one server, by name."""
 
     def run(*command: str | int) -> Callable[[], object]:
         def send() -> None:
@@ -108,7 +108,8 @@ def faults(server: RedisServer, network: Network, users: Sequence[str], seconds:
             client.close()
 
     def restore_password() -> None:
-        right, server.password = server.password, "another"
+        right = server.password
+        server.password = "another"
         try:
             run("CONFIG", "SET", "requirepass", str(right))()
         finally:
@@ -145,7 +146,7 @@ def faults(server: RedisServer, network: Network, users: Sequence[str], seconds:
 
 @dataclass
 class Clients:
-    """Who asks, what is right, and what was acknowledged."""
+    """The load on the service, its right answers, and the writes that were acknowledged."""
 
     port: int
     catalogue: Catalogue
@@ -160,27 +161,27 @@ class Clients:
 
     @property
     def users(self) -> list[str]:
-        """Their ids."""
+        """Ids of the users."""
         return [f"user-{number}" for number in range(len(self.histories))]
 
     async def load(self, seconds: float) -> list[Reply]:
-        """Replies to requests: those of even numbers bring the history, the others the user id."""
-        asked = chain.from_iterable(
+        """Send requests and return the replies: those of even numbers bring the history, the others the user id."""
+        requests = chain.from_iterable(
             ({"history": history, "k": K}, {"user_id": user, "k": K})
             for history, user in zip(self.histories, self.users, strict=True)
         )
-        bodies = [encoded("POST", "/recommend", json.dumps(each).encode()) for each in asked]
+        bodies = [encode_request("POST", "/recommend", json.dumps(each).encode()) for each in requests]
         return await Load(self.port, bodies, CONNECTIONS).open_loop(self.rate, seconds, seed=self.written)
 
     async def write(self, seconds: float) -> None:
-        """Events of one user, one after another."""
+        """Write events of one user, one after another."""
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             await self.write_one()
             await asyncio.sleep(1 / WRITES_A_SECOND)
 
     async def write_one(self) -> bool:
-        """One event; whether it was acknowledged."""
+        """Write one event; tell whether it was acknowledged."""
         item_id = f"written-{self.written}"
         self.written += 1
         status = (await self.ask("POST", "/events", [_event(WRITER, item_id, self.written)])).status
@@ -198,12 +199,12 @@ class Clients:
                 await asyncio.sleep(0.05)
 
     async def lost(self) -> int:
-        """Acknowledged events that the writer's history lacks."""
+        """Count acknowledged events that the writer's history lacks."""
         kept = json.loads((await self.ask("GET", f"/users/{WRITER}")).body)["history"]
         return len(self.acknowledged - set(kept))
 
     async def recovery_s(self) -> float:
-        """Seconds until answers are not degraded and a write is taken."""
+        """Return the seconds until answers are not degraded and a write is accepted."""
         started = time.perf_counter()
         while (now := time.perf_counter() - started) < LONGEST_RECOVERY_S:
             reply = await self.ask("POST", "/recommend", {"history": self.histories[0], "k": K})
@@ -213,13 +214,13 @@ class Clients:
         return now
 
     async def ask(self, method: str, path: str, body: object = None) -> Reply:
-        """One request on a connection of its own."""
-        data = encoded(method, path, b"" if body is None else json.dumps(body).encode())
+        """Send one request on a connection of its own."""
+        data = encode_request(method, path, b"" if body is None else json.dumps(body).encode())
         [reply] = await Load(self.port, [data], 1).open_loop(1e6, 1e-6)
         return reply
 
     def wrong(self, replies: Sequence[Reply], *, has_histories: bool) -> int:
-        """Answers that nobody should get; without histories, popular items need no excuse."""
+        """Count wrong answers; without histories, popular items are right even if the answer is not degraded."""
         return sum(not self._is_right(reply, has_histories) for reply in replies if reply.status == 200)
 
     def _is_right(self, reply: Reply, has_histories: bool) -> bool:
@@ -230,20 +231,25 @@ class Clients:
         return is_right(reply.body, self.expected[reply.request // 2], self.catalogue)
 
 
-async def endured(clients: Clients, fault: Fault, before_s: float, seconds: float) -> dict[str, Any]:
-    """What one fault does, from the peace before it to full service after it."""
+async def measure_fault(clients: Clients, fault: Fault, before_s: float, seconds: float) -> dict[str, Any]:
+    """Measure one fault, from the load before it until the service has recovered."""
     before, _ = await asyncio.gather(clients.load(before_s), clients.write(before_s))
-    refused, unexpected = clients.refused, clients.unexpected
+    refused = clients.refused
+    unexpected = clients.unexpected
+
     begin: Awaitable[object] = asyncio.to_thread(fault.begin)
     during, *_ = await asyncio.gather(clients.load(seconds), clients.write(seconds), begin)
+
     after = asyncio.create_task(clients.load(before_s))
     await asyncio.to_thread(fault.end)
     if fault.loses_data:
         clients.acknowledged.clear()
     recover_s = await clients.recovery_s()
+
     replies = [*during, *await after]
     answered = sum(reply.status == 200 for reply in (*before, *replies))
     clients.peace += before
+
     found = {
         "requests": len(before) + len(replies),
         "unanswered": len(before) + len(replies) - answered,
@@ -255,23 +261,24 @@ async def endured(clients: Clients, fault: Fault, before_s: float, seconds: floa
         "writes_failed": clients.unexpected - unexpected,
         "writes_lost": await clients.lost(),
     }
+
     if fault.loses_data:
         await clients.store_histories()
     return found
 
 
-async def measured(
-    clients: Clients, found_faults: dict[str, Fault], before_s: float, seconds: float
+async def measure_faults(
+    clients: Clients, kinds: dict[str, Fault], before_s: float, seconds: float
 ) -> dict[str, dict[str, Any]]:
-    """All faults, one after another."""
+    """Measure all faults, one after another."""
     await clients.store_histories()
     await clients.load(before_s)  # warms up
-    return {name: await endured(clients, fault, before_s, seconds) for name, fault in found_faults.items()}
+    return {name: await measure_fault(clients, fault, before_s, seconds) for name, fault in kinds.items()}
 
 
 @contextmanager
 def redis_and_network(folder: Path) -> Iterator[tuple[RedisServer, Network]]:
-    """A server with a password, and the network in front of it."""
+    """Run a server with a password, and the network in front of it."""
     folder.mkdir()
     server = RedisServer(folder, password="right")
     server.start()
@@ -284,27 +291,32 @@ def redis_and_network(folder: Path) -> Iterator[tuple[RedisServer, Network]]:
 
 
 def main(
-    store: Annotated[Path | None, typer.Option(help="Keep the model here; default: made anew, minutes.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder to keep the model in; default: build it again, which takes minutes.")
+    ] = None,
     engine: Annotated[str, typer.Option()] = "onnx",
     threads: Annotated[int, typer.Option(min=0)] = Settings.model_fields["threads"].default,
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 20.0,
-    before_s: Annotated[float, typer.Option(help="Peace before each fault.")] = 3.0,
-    seconds: Annotated[float, typer.Option(help="Of each fault.")] = 5.0,
+    before_s: Annotated[float, typer.Option(help="Seconds of load before each fault.")] = 3.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of each fault.")] = 5.0,
     users: Annotated[int, typer.Option(min=2, help="Different histories.")] = 100,
 ) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         bundle = open_store(store or Path(temporary) / "store").bundle()
-        asked, expected = expectations(bundle, Settings.load(engine=engine, threads=threads), users)
+        histories, expected = expectations(bundle, Settings.load(engine=engine, threads=threads), users)
         with redis_and_network(Path(temporary) / "redis") as (server, network):
             url = f"redis://:{server.password}@127.0.0.1:{network.proxy.port}/0"
             given = {"engine": engine, "threads": threads, "redis_url": url, "result_cache_entries": 0}
             with serving(store or Path(temporary) / "store", **given) as service:
-                clients = Clients(service.port, bundle.catalogue(), asked, expected, rate)
+                clients = Clients(service.port, bundle.catalogue(), histories, expected, rate)
                 kinds = faults(server, network, clients.users, seconds)
-                found = asyncio.run(measured(clients, kinds, before_s, seconds))
+
+                found = asyncio.run(measure_faults(clients, kinds, before_s, seconds))
+
     peace_ms = milliseconds(clients.peace, 99) or 0.0
     requests = sum(each["requests"] for each in found.values())
     unanswered = sum(each["unanswered"] for each in found.values())
+
     typer.echo(
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""``make bench-gpu``: the torch engine on a GPU, beside Hugging Face ``generate`` and the same search in eager torch.
+"""Speed of the torch engine on a GPU, beside Hugging Face ``generate`` and eager torch (``make bench-gpu``).
 
 The model of ``bench-search``, everything on one device, in one run, repeats alternating, medians. Latency is that of
 one batch from arrays on the host to answers on the host; requests a second are measured with as many batches under way
@@ -32,7 +32,9 @@ from service.engines.onnx_engine import OnnxEngine
 from service.engines.torch_engine import PREFIX, Precision, TorchEngine
 from training.export.onnx_export import export_search
 
-HISTORY, BEAM_WIDTH, K = 20, 20, 10
+HISTORY = 20
+BEAM_WIDTH = 20
+K = 10
 BATCHES = (1, 8, 32, 128, 512)
 COMPARED = 64
 """Requests whose answers are compared."""
@@ -48,28 +50,30 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Opened:
-    """An engine that is ready, and what it took."""
+    """An engine that is ready, with the time and the memory that this took."""
 
     engine: TorchEngine
     capture_s: float
     device_mib: float | None  # that torch reserved for it; None on a CPU
 
 
-def opened(model: ServedModel, device: str, precision: Precision, batches: Sequence[int]) -> Opened:
+def open_torch_engine(model: ServedModel, device: str, precision: Precision, batches: Sequence[int]) -> Opened:
     """Open the engine and capture the shapes of these batches."""
     weights = {PREFIX + name: value.numpy() for name, value in model.recommender.state_dict().items()}
     plan = CapturePlan(tuple(sorted(batches)), history_lengths(model.config.recommender.max_history), BEAM_WIDTH, 0)
-    before, started = _reserved(device), time.perf_counter()
+
+    before = _reserved(device)
+    started = time.perf_counter()
     engine = TorchEngine(weights, model.config, device, plan, precision, has_dense=False)
     engine.bind(model.catalogue)
     after = _reserved(device)
-    return Opened(
-        engine, time.perf_counter() - started, None if after is None or before is None else (after - before) / 2**20
-    )
+    seconds = time.perf_counter() - started
+
+    return Opened(engine, seconds, None if after is None or before is None else (after - before) / 2**20)
 
 
 class Contest:
-    """Everything that is timed, for one batch size."""
+    """The work to time for one batch size, and the times."""
 
     def __init__(
         self, model: ServedModel, engines: Mapping[str, TorchEngine], others: dict[str, Work], batch: int
@@ -93,13 +97,15 @@ class Contest:
             self.per_batch[name] = [_seconds_together(work, self._width[name]) for _ in range(repeats)]
 
     def figures(self) -> dict[str, Any]:
-        """Milliseconds a batch and requests a second of everyone, and how many times as fast we are."""
+        """Return milliseconds a batch and requests a second of every contestant, and our relative speed."""
         median_s = {name: statistics.median(taken) for name, taken in self.taken.items()}
         peers = [name for name in median_s if name.startswith(HF)]
         found: dict[str, Any] = {"batch": self.batch}
+
         for name, taken in self.taken.items():
             found[f"{name}_ms"] = round(1000 * median_s[name], 3)
             found[f"{name}_ms_spread"] = [round(1000 * min(taken), 3), round(1000 * max(taken), 3)]
+
         for name, taken in self.per_batch.items():
             found[f"{name}_req_s"] = round(self.batch / statistics.median(taken), 1)
             found[f"{name}_over_eager"] = round(median_s["eager"] / median_s[name], 2)
@@ -108,9 +114,10 @@ class Contest:
         return found
 
 
-def compared(mine: SearchOutputs, expected: SearchOutputs) -> dict[str, float]:
-    """Share of the top K in common, and the largest difference of a common item's log-probability."""
-    shared, off = [], 0.0
+def compare(mine: SearchOutputs, expected: SearchOutputs) -> dict[str, float]:
+    """Return the share of the top K in common, and the largest difference of a common item's log-probability."""
+    shared: list[float] = []
+    off = 0.0
     for row in range(len(expected.leaves)):
         ours, theirs = (
             dict(zip(each.leaves[row, :K].tolist(), each.log_prob[row, :K].tolist(), strict=True))
@@ -119,11 +126,12 @@ def compared(mine: SearchOutputs, expected: SearchOutputs) -> dict[str, float]:
         both = ours.keys() & theirs.keys()
         shared.append(len(both) / len(theirs))
         off = max(off, *(abs(ours[leaf] - theirs[leaf]) for leaf in both), 0.0)
+
     return {"overlap": round(statistics.mean(shared), 4), "largest_difference": round(off, 6)}
 
 
-def chosen_device(device: str) -> str:
-    """The device asked for, or the GPU.
+def choose_device(device: str) -> str:
+    """Return the device asked for, or the GPU.
 
     Raises:
         ConfigError: There is none, or not that one.
@@ -148,22 +156,26 @@ def main(
     peer: Annotated[bool, typer.Option(help="Measure Hugging Face generate too.")] = True,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Settings of the model, section.key=value.")] = None,
 ) -> None:
-    """Requests a second and latency of the torch engine, one line of JSON."""
-    where = chosen_device(device)
+    """Print requests a second and latency of the torch engine as one line of JSON."""
+    where = choose_device(device)
     model = served_model(items, steps, set_ or ())
     onnx = OnnxEngine(export_search(model.recommender, has_dense=False), model.config)
-    ready = {precision: opened(model, where, precision, batches) for precision in PRECISIONS}
+    ready = {precision: open_torch_engine(model, where, precision, batches) for precision in PRECISIONS}
     engines = {str(name): each.engine for name, each in ready.items()}
+
     asked = model.batch(min(COMPARED, len(model.sequences)), HISTORY, BEAM_WIDTH, 1)
     expected = onnx.compute(asked, model.catalogue)
     onnx.close()
     answers = {
-        name: compared(_in_parts(engine, asked, model, max(batches)), expected) for name, engine in engines.items()
+        name: compare(_compute_in_parts(engine, asked, model, max(batches)), expected)
+        for name, engine in engines.items()
     }
+
     rivals = _Rivals(model, where, peer)
     contests = [Contest(model, engines, rivals.of(batch), batch) for batch in batches]
     for contest in contests:
         contest.run(repeats)
+
     result = {
         "bench": "gpu",
         "device": torch.cuda.get_device_name(where) if where.startswith("cuda") else where,
@@ -179,10 +191,11 @@ def main(
 
 
 class _Rivals:
-    """Those that the engine is compared with, on the same device."""
+    """The searches that the engine is compared with, on the same device."""
 
     def __init__(self, model: ServedModel, device: str, peer: bool) -> None:
-        self._model, self._peer = model, None
+        self._model = model
+        self._peer = None
         self._eager = BoundSearch(BeamSearch(model.recommender.to(device), has_dense=False), model.trie)
         if peer:
             from benchmarks.peer_generate import Peer  # needs transformers, which only benchmarks install
@@ -190,7 +203,7 @@ class _Rivals:
             self._peer = Peer(model.config, model.trie, BEAM_WIDTH, K, device)
 
     def of(self, batch: int) -> dict[str, Work]:
-        """Their work for one batch, by name."""
+        """Return their work for one batch, by name."""
         inputs = self._model.batch(batch, HISTORY, BEAM_WIDTH)
         histories: npt.NDArray[np.int64] = self._model.trie.leaf_item[inputs.history].astype(np.int64)
         ways = self._peer.ways(histories) if self._peer else {}
@@ -201,8 +214,8 @@ def _search(engine: TorchEngine, inputs: SearchInputs, model: ServedModel) -> Ca
     return lambda: engine.compute(inputs, model.catalogue)
 
 
-def _in_parts(engine: TorchEngine, asked: SearchInputs, model: ServedModel, size: int) -> SearchOutputs:
-    """A batch computed in captured sizes."""
+def _compute_in_parts(engine: TorchEngine, asked: SearchInputs, model: ServedModel, size: int) -> SearchOutputs:
+    """Compute a batch in parts of a captured size."""
     by_request = ("history", "lengths", "rule_of", "excluded", "max_per_prefix")
     parts = [
         asked._replace(**{name: getattr(asked, name)[first : first + size] for name in by_request})
@@ -219,7 +232,7 @@ def _seconds(work: Work) -> float:
 
 
 def _seconds_together(work: Work, threads: int) -> float:
-    """Of one batch, with as many at the same time as there are threads."""
+    """Return the seconds of one batch while as many run at the same time as there are threads."""
     batches = UNDER_WAY * threads
     with ThreadPoolExecutor(threads) as pool:
         return _seconds(lambda: [each.result() for each in [pool.submit(work) for _ in range(batches)]]) / batches
@@ -230,6 +243,6 @@ def _reserved(device: str) -> int | None:
 
 
 if __name__ == "__main__":
-    application = new_app("The torch engine on a GPU, beside Hugging Face generate and eager torch.")
+    application = new_app("Measure the torch engine on a GPU, beside Hugging Face generate and eager torch.")
     application.command()(main)
     sys.exit(run(application, "bench-gpu"))

@@ -1,4 +1,4 @@
-"""``make bench-http``: what HTTP costs around the engine, and how long requests take below capacity.
+"""Cost of HTTP around the engine, and latency below capacity (``make bench-http``).
 
 The real ``etegrec-serve`` runs in its own process on the paper-size model and a catalogue of 12,000 items; this process
 generates the load over keep-alive connections, on the same cores.
@@ -6,16 +6,16 @@ generates the load over keep-alive connections, on the same cores.
 engine_req_s: the engine alone in this process, before the service starts, in batches of the largest size, with the same
 threads and as many batches at the same time as the service computes.
 
-http_req_s: the most that many connections get that send the next request as soon as the last one is answered; median
-over the repeats. Each user asks once: kept answers do not help, unless ``--returning`` says which share of requests
-repeats a recent one.
+http_req_s: the rate of many connections that send the next request as soon as the last one is answered; median over
+the repeats. Each user asks once, so the result cache does not help unless ``--returning`` sets the share of requests
+that repeat a recent one.
 
 server_cpu_ms_outside_engine: CPU time of the service's process per request during the same repeats, user and system,
 less that of the engine's ``compute``, which the service counts by the CPU clocks of the threads that do it
 (``etegrec_stage_cpu_seconds_total``). The load generator is another process and never counted.
 
-p50_ms, p99_ms: requests that arrive by themselves (Poisson), from the moment each was due, at 70 % of what the same
-repeat reached just before, for a shared machine drifts; medians over the repeats.
+p50_ms, p99_ms: latency of requests that arrive independently (Poisson), counted from the moment each was due, at 70 %
+of the rate that the same repeat reached just before, because a shared machine drifts; medians over the repeats.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from benchmarks.load import Load, Reply, encoded, milliseconds
+from benchmarks.load import Load, Reply, encode_request, milliseconds
 from benchmarks.served_store import HISTORY, K, histories, open_store
 from benchmarks.service_process import ServiceProcess, serving
 from model_store.bundle.bundle import Bundle
@@ -46,20 +46,22 @@ BODIES = 20_000
 
 
 def requests(catalogue: Catalogue, returning: float, seed: int = 0) -> list[bytes]:
-    """Encoded requests, each of another user; a share of them repeats one of the last thousand."""
+    """Return encoded requests, each of another user; a share of them repeats one of the last thousand."""
     rng = np.random.default_rng(seed)
     fresh = iter(histories(catalogue, BODIES, seed))
     asked: list[list[str]] = []
     for _ in range(BODIES):
         is_again = len(asked) > 0 and rng.random() < returning
         asked.append(asked[-1 - int(rng.integers(min(len(asked), 1000)))] if is_again else next(fresh))
-    return [encoded("POST", "/recommend", json.dumps({"history": each, "k": K}).encode()) for each in asked]
+    return [encode_request("POST", "/recommend", json.dumps({"history": each, "k": K}).encode()) for each in asked]
 
 
 def engine_rate(bundle: Bundle, settings: Settings, seconds: float) -> float:
-    """Requests a second of the engine alone, preparing and finishing included."""
-    engine, catalogue = open_engine(bundle, settings), bundle.catalogue()
-    counts, size = [0] * engine.searches, settings.max_batch or engine.largest_batch
+    """Return requests a second of the engine alone, preparing and finishing included."""
+    engine = open_engine(bundle, settings)
+    catalogue = bundle.catalogue()
+    counts = [0] * engine.searches
+    size = settings.max_batch or engine.largest_batch
 
     def batch(seed: int) -> list[SearchRequest]:
         rows = np.random.default_rng(seed).integers(0, len(catalogue), (size, HISTORY))
@@ -71,6 +73,7 @@ def engine_rate(bundle: Bundle, settings: Settings, seconds: float) -> float:
             engine.finish(engine.compute(engine.prepare(asked, catalogue), catalogue), asked, catalogue)
             counts[place] += len(asked)
 
+    # the first run warms up
     for run_s in (min(1.0, seconds), seconds):
         counts[:] = [0] * engine.searches
         started = time.perf_counter()
@@ -79,30 +82,37 @@ def engine_rate(bundle: Bundle, settings: Settings, seconds: float) -> float:
             thread.start()
         for thread in threads:
             thread.join()
+
     rate = sum(counts) / (time.perf_counter() - started)
     engine.close()
     return rate
 
 
 def engine_cpu_s(service: ServiceProcess) -> float:
-    """CPU seconds of the service that are the engine's, see the module."""
+    """Return the CPU seconds that the service spent in the engine's ``compute``."""
     return service.metric('etegrec_stage_cpu_seconds_total{stage="compute"}')
 
 
 def percentiles(timed: list[list[Reply]], percent: float) -> list[float]:
-    """Milliseconds, of each run."""
+    """Return a percentile of the latencies of each run, in milliseconds."""
     return [milliseconds(replies, percent) or 0.0 for replies in timed]
 
 
 def check(replies: list[Reply]) -> None:
-    """Refuse figures of a run in which something else than answers came back."""
+    """Refuse figures of a run in which something other than answers came back.
+
+    Raises:
+        SystemExit: A reply failed, or there is none.
+    """
     failed = sorted({reply.status for reply in replies} - {200})
     if failed or not replies:
         raise SystemExit(f"{len(replies)} replies, some with status {failed}: the figures would mean nothing")
 
 
 def main(
-    store: Annotated[Path | None, typer.Option(help="Keep the model here; default: made anew, minutes.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder to keep the model in; default: build it again, which takes minutes.")
+    ] = None,
     engine: Annotated[str, typer.Option()] = "onnx",
     threads: Annotated[int, typer.Option(min=0, help="As ETEGREC_THREADS.")] = Settings.model_fields["threads"].default,
     searches: Annotated[int, typer.Option(min=1, help="As ETEGREC_SEARCHES.")] = Settings.model_fields[
@@ -115,9 +125,11 @@ def main(
         "onnx_precision"
     ].default,
     connections: Annotated[int, typer.Option(min=1)] = 64,
-    seconds: Annotated[float, typer.Option(help="Of each repeat.")] = 8.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of each repeat.")] = 8.0,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
-    latency_seconds: Annotated[float, typer.Option(help="Of each repeat, at 70% of what it reached.")] = 12.0,
+    latency_seconds: Annotated[
+        float, typer.Option(help="Seconds of each repeat at 70% of the rate it reached.")
+    ] = 12.0,
     returning: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that repeat a recent one.")] = 0.0,
     cache: Annotated[int, typer.Option(min=0, help="As ETEGREC_RESULT_CACHE_ENTRIES.")] = 0,
 ) -> None:
@@ -126,13 +138,18 @@ def main(
         bundle = open_store(folder).bundle()
         given = {"engine": engine, "threads": threads, "searches": searches, "max_batch": max_batch}
         given["onnx_precision"] = onnx_precision
+
         alone = engine_rate(bundle, Settings.load(**given), seconds)
         bodies = requests(bundle.catalogue(), returning)
         slack = {"deadline_ms": 30_000, "result_cache_entries": cache}
         with serving(folder, **given, **slack) as service:
-            load, arriving = Load(service.port, bodies, connections), Load(service.port, bodies[::-1], 256)
+            load = Load(service.port, bodies, connections)
+            arriving = Load(service.port, bodies[::-1], 256)
             check(asyncio.run(load.closed_loop(min(3.0, seconds))))
-            rates, cpu_ms, timed = [], [], []
+
+            rates: list[float] = []
+            cpu_ms: list[float] = []
+            timed: list[list[Reply]] = []
             for _ in range(repeats):
                 before = service.cpu_s() - engine_cpu_s(service)
                 started = time.perf_counter()
@@ -140,12 +157,15 @@ def main(
                 rates.append(len(replies) / (time.perf_counter() - started))
                 cpu_ms.append((service.cpu_s() - engine_cpu_s(service) - before) / len(replies) * 1000)
                 check(replies)
+
                 timed.append(asyncio.run(arriving.open_loop(0.7 * rates[-1], latency_seconds)))
                 check(timed[-1])
+
             rate = statistics.median(rates)
             hits = service.metric('etegrec_result_cache_lookups_total{result="hit"}') if cache else 0.0
             batches = service.metric("etegrec_batch_size_count")
             computed = service.metric("etegrec_batch_size_sum")
+
     typer.echo(
         json.dumps(
             {

@@ -1,11 +1,11 @@
-"""``make bench-live``: how fast a change of the live catalogue shows, on two replicas and a real Redis.
+"""Time from a change of the catalogue until two replicas on a real Redis recommend by it (``make bench-live``).
 
 Both replicas run in this process and share its cores, so times of changes include the other replica's work. An item is
-recommendable when the catalogue that answers holds it. Times of 200 single changes come one after another while both
-replicas poll as they do by default. The bulk upload comes when the other replica has left, which has cores of its own
-elsewhere; it goes through HTTP parsing and back from the stream. Booting from
-the store reads, verifies and indexes the bundle's catalogue; booting from Redis the snapshot of it. Fill is the share
-of wanted answers that a search under a category rule returns, and that remain of the unfiltered top k under that rule.
+recommendable when the catalogue that answers holds it. 200 single changes are sent one after another while both
+replicas poll as they do by default. Before the bulk upload the other replica stops, because in production it has cores
+of its own. The upload goes through HTTP parsing and comes back from the stream. Starting from the model store reads,
+verifies and indexes the bundle's catalogue; starting from Redis does the same with its snapshot. Fill is the share of
+wanted answers that a search under a category rule returns, and that remain of the unfiltered top k under that rule.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import httpx
 import numpy as np
 import typer
 
-from benchmarks.live_world import UntrainedEngine, new_item, publish_large, random_histories
+from benchmarks.served_store import K, histories
+from benchmarks.untrained_store import UntrainedEngine, new_item, publish_large
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
 from service.app import create_app
@@ -40,47 +41,47 @@ from service.store.redis_store import RedisStore
 from service.telemetry import set_up_logs
 from tests.support.redis_server import RedisServer
 
-HISTORY, K = 20, 10
 
-
-def opened(bundle: Bundle, settings: Settings) -> UntrainedEngine:
+def open_untrained(bundle: Bundle, settings: Settings) -> UntrainedEngine:
     return UntrainedEngine(bundle.read(GRAPH), bundle.config, settings.threads)
 
 
 @asynccontextmanager
 async def replica(folder: Path, url: str) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
-    """A running service with its model loaded."""
+    """Run a service in this process, and yield it once its model is loaded."""
     settings = Settings(store=str(folder), deadline_ms=60_000, catalogue_wait_s=600)
-    live = RedisStore(url, timeout_ms=2000, background_timeout_s=600, lock_ttl_s=600)
-    app = create_app(settings, store=live, opener=opened)
+    store = RedisStore(url, timeout_ms=2000, background_timeout_s=600, lock_ttl_s=600)
+    app = create_app(settings, store=store, opener=open_untrained)
     service: Service = app.state.service
     transport = httpx.ASGITransport(app=app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://live") as client,
     ):
-        await when(lambda: service.models.current is not None and bool(service.models.current.lineage))
+        await wait_until(lambda: service.models.current is not None and bool(service.models.current.lineage))
         yield service, client
 
 
-async def when(condition: Callable[[], bool]) -> float:
-    """Seconds until a condition holds."""
+async def wait_until(condition: Callable[[], bool]) -> float:
+    """Wait for a condition; return the seconds that it took."""
     started = time.perf_counter()
     while not condition():
         await asyncio.sleep(0.001)
     return time.perf_counter() - started
 
 
-def holds(service: Service, item_id: str) -> bool:
-    """Whether the service can recommend an item."""
+def can_recommend(service: Service, item_id: str) -> bool:
+    """Tell whether an item is in the catalogue that answers."""
     model = service.models.current
     return model is not None and model.catalogue.row(item_id) is not None
 
 
 async def change_s(client: httpx.AsyncClient, same: Service, other: Service, number: int) -> tuple[float, float]:
-    """Seconds from the request until each replica can recommend a new item."""
+    """Put a new item; return the seconds until each replica can recommend it."""
     item_id = f"single {number}"
-    waits = asyncio.gather(when(lambda: holds(same, item_id)), when(lambda: holds(other, item_id)))
+    waits = asyncio.gather(
+        wait_until(lambda: can_recommend(same, item_id)), wait_until(lambda: can_recommend(other, item_id))
+    )
     response = await client.put(f"/items/{item_id}", json=new_item(number))
     response.raise_for_status()
     on_same, on_other = await waits
@@ -88,7 +89,7 @@ async def change_s(client: httpx.AsyncClient, same: Service, other: Service, num
 
 
 async def bulk_items_s(client: httpx.AsyncClient, count: int) -> float:
-    """Items a second, from the first byte until the uploading replica can recommend all of them."""
+    """Upload items; return items a second, from the first byte until this replica can recommend all of them."""
     body = b"".join(json.dumps({"item_id": f"bulk {n}", **new_item(n)}).encode() + b"\n" for n in range(count))
     started = time.perf_counter()
     response = await client.post(
@@ -99,22 +100,25 @@ async def bulk_items_s(client: httpx.AsyncClient, count: int) -> float:
 
 
 async def fill(service: Service, requests: int) -> tuple[float, float]:
-    """Share of wanted answers that there are: rules inside the search, and filtering its unfiltered answer."""
+    """Return the share of wanted answers that exist: with the rule inside the search, and with its answer filtered."""
     model = service.models.current
     assert model is not None
-    inside = post = 0
-    for number, history in enumerate(random_histories(model.catalogue, requests, HISTORY)):
+
+    inside = 0
+    post = 0
+    for number, history in enumerate(histories(model.catalogue, requests)):
         rule = Filter(categories=[f"category {150 + number % 100}"])
         found = await service.recommender.recommend(RecommendRequest(history=history, k=K, filter=rule))
         free = await service.recommender.recommend(RecommendRequest(history=history, k=K))
         inside += len(found.found.rows)
         wanted = set(rule.categories or ())
         post += sum(bool(wanted & set(free.model.catalogue.categories[row])) for row in free.found.rows.tolist())
+
     return inside / (requests * K), post / (requests * K)
 
 
 async def median_s(work: Callable[[], Awaitable[object]], repeats: int) -> float:
-    """Median seconds of a call."""
+    """Return the median seconds of a call."""
     taken = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -124,7 +128,7 @@ async def median_s(work: Callable[[], Awaitable[object]], repeats: int) -> float
 
 
 async def boot_s(store: ModelStore, service: Service, settings: Settings, repeats: int) -> tuple[float, float]:
-    """Seconds to a catalogue that can be searched and looked up in: from Redis, from the store."""
+    """Return the seconds to a catalogue that answers searches and lookups: from Redis, from the model store."""
     bundle = store.bundle()
     items = CatalogueSource(bundle, open_coder(bundle, settings))
 
@@ -133,26 +137,30 @@ async def boot_s(store: ModelStore, service: Service, settings: Settings, repeat
         _ = catalogue.trie, catalogue.row_of
 
     async def from_redis() -> None:
-        live = await service.source.open(items)
-        if not live.lineage:
+        replica = await service.follower.open(items)
+        if not replica.lineage:
             raise RuntimeError("the snapshot was not used")
 
     return await median_s(from_redis, repeats), await median_s(lambda: asyncio.to_thread(from_store), repeats)
 
 
-async def measured(
+async def measure(
     folder: Path, url: str, items: int, changes: int, bulk: int, requests: int, repeats: int, overrides: list[str]
 ) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures, as the benchmark prints them."""
     store = publish_large(folder, items, overrides)
+
     async with AsyncExitStack() as stack:
         same, client = await stack.enter_async_context(replica(folder, url))
-        await when(lambda: not same.source.is_publishing)
+        await wait_until(lambda: not same.follower.is_publishing)
+
         redis_s, store_s = await boot_s(store, same, same.settings, repeats)
         async with replica(folder, url) as (other, _):
             pairs = np.array([await change_s(client, same, other, number) for number in range(changes)])
+
         inside, post = await fill(same, requests)
         rate = await bulk_items_s(client, bulk)
+
     p99_same, p99_other = np.percentile(pairs, 99, axis=0).tolist()
     return {
         "bench": "live",
@@ -173,14 +181,14 @@ async def measured(
 
 def main(
     items: Annotated[
-        int, typer.Option(help="Of the catalogue; names in the answer stay those of the default.")
+        int, typer.Option(help="Items of the catalogue. Names of figures stay those of the default.")
     ] = 1_000_000,
     changes: Annotated[int, typer.Option(min=1)] = 200,
     bulk: Annotated[int, typer.Option(min=1, help="Items of the bulk upload.")] = 100_000,
     requests: Annotated[int, typer.Option(min=1, help="Requests under a rule.")] = 100,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Overrides of the paper preset.")] = None,
-    folder: Annotated[str, typer.Option(help="Where there is space; default: the system's temporary folder.")] = "",
+    folder: Annotated[str, typer.Option(help="Folder for the data; default: the system's temporary folder.")] = "",
 ) -> None:
     set_up_logs("error")
     work = Path(tempfile.mkdtemp(prefix="bench-live-", dir=folder or None))
@@ -188,7 +196,7 @@ def main(
     server = RedisServer(work / "redis")
     server.start()
     try:
-        found = measured(work / "store", server.url, items, changes, bulk, requests, repeats, overrides or [])
+        found = measure(work / "store", server.url, items, changes, bulk, requests, repeats, overrides or [])
         typer.echo(json.dumps(asyncio.run(found)))
     finally:
         server.kill()

@@ -1,17 +1,17 @@
-"""``make bench-overload``: twice the load that the service can carry, for a minute.
+"""Goodput, refusals and recovery under twice the load that the service can carry (``make bench-overload``).
 
-The real ``etegrec-serve`` runs in its own process on the paper-size model, without kept answers. Peak is what 32
-connections get that send the next request as soon as the last one is answered, the median of three measurements before
-the overload and three after it, for a shared machine drifts; goodput is the rate of requests answered with 200 within
-the deadline while twice the peak, as it was before, arrives by itself (Poisson, each request on time whatever became of
-the others). Twice as many requests cost the load generator and the service twice as much beside the engine, on the same
-cores, so goodput cannot quite reach the peak.
+The real ``etegrec-serve`` runs in its own process on the paper-size model, without its result cache. The peak is
+the request rate of 32 connections that send the next request as soon as the last one is answered: the median of three
+measurements before the overload and three after it, because a shared machine drifts. Goodput is the rate of requests
+answered with 200 within the deadline while twice the first peak arrives (Poisson; no request waits for another). Twice
+as many requests cost the load generator and the service twice as much outside the engine, on the same cores, so goodput
+cannot quite reach the peak.
 
 Every 200 is compared with what the model answers to the same history alone, computed in this process before: the same
-items, scores within 1e-3, order free to swap within that margin. Probes of health come ten times a second all along.
+items, scores within 1e-3, order free to swap within that margin. Health is probed ten times a second all the time.
 
-recover_s is how long after the overload's last answer it took until requests, one each tenth of a second, are answered
-as in peace: ten in a row with 200, within the p99 of the run at half the peak that precedes the overload.
+recover_s is the time from the overload's last answer until requests, ten a second, are answered as before: ten in a row
+with 200, within the p99 of the run at half the peak that comes before the overload.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.load import Load, Reply, encoded, milliseconds
+from benchmarks.load import Load, Reply, encode_request, milliseconds
 from benchmarks.served_store import K, answer_alone, histories, open_store
 from benchmarks.service_process import ServiceProcess, serving
 from model_store.bundle.bundle import Bundle
@@ -42,11 +42,11 @@ MARGIN = 1e-3
 PROBES_A_SECOND = 10
 PEAK_CONNECTIONS = 32
 CALM = 10
-"""Requests in a row that must be answered as in peace."""
+"""Requests in a row that must be answered as before the overload."""
 
 
 def is_right(body: bytes, expected: SearchResult, catalogue: Catalogue) -> bool:
-    """Whether an answer is the model's, up to swaps within the margin."""
+    """Tell whether an answer is the model's, up to swaps within the margin."""
     answer: dict[str, Any] = json.loads(body)
     rows = [catalogue.row(item["item_id"]) for item in answer["items"]]
     scores = np.array([item["score"] for item in answer["items"]])
@@ -60,8 +60,9 @@ def is_right(body: bytes, expected: SearchResult, catalogue: Catalogue) -> bool:
 
 
 def expectations(bundle: Bundle, settings: Settings, users: int) -> tuple[list[list[str]], list[SearchResult]]:
-    """Histories, and what the model answers to each alone."""
-    catalogue, engine = bundle.catalogue(), open_engine(bundle, settings)
+    """Return histories, and the model's answer to each alone."""
+    catalogue = bundle.catalogue()
+    engine = open_engine(bundle, settings)
     asked = histories(catalogue, users)
     found = [answer_alone(engine, catalogue, each, bundle.config.beam_width) for each in asked]
     engine.close()
@@ -69,70 +70,83 @@ def expectations(bundle: Bundle, settings: Settings, users: int) -> tuple[list[l
 
 
 async def peak_rate(port: int, bodies: Sequence[bytes], seconds: float) -> float:
-    """Requests answered a second, at full load."""
+    """Return requests answered a second, at full load."""
     started = time.perf_counter()
     replies = await Load(port, bodies, PEAK_CONNECTIONS).closed_loop(seconds)
     return sum(reply.status == 200 for reply in replies) / (time.perf_counter() - started)
 
 
-def measured_peaks(service: ServiceProcess, bodies: Sequence[bytes], seconds: float) -> list[float]:
-    """Of three measurements."""
+def measure_peaks(service: ServiceProcess, bodies: Sequence[bytes], seconds: float) -> list[float]:
+    """Return the peak rates of three measurements."""
     return [asyncio.run(peak_rate(service.port, bodies, seconds)) for _ in range(3)]
 
 
-async def recovery_s(port: int, bodies: Sequence[bytes], peaceful_s: float, longest_s: float = 60.0) -> float:
-    """Seconds until requests are answered as in peace again; ``longest_s`` if they never are."""
-    started, calm_since, calm = time.perf_counter(), 0.0, 0
+async def recovery_s(port: int, bodies: Sequence[bytes], usual_s: float, longest_s: float = 60.0) -> float:
+    """Return the seconds until requests are answered as before again; ``longest_s`` if they never are."""
+    started = time.perf_counter()
+    calm_since = 0.0
+    calm = 0
+
     while calm < CALM and time.perf_counter() - started < longest_s:
         asked_at = time.perf_counter()
         [reply] = await Load(port, [bodies[calm]], 1).open_loop(1e6, 1e-6)
-        is_calm = reply.status == 200 and reply.seconds <= peaceful_s
+        is_calm = reply.status == 200 and reply.seconds <= usual_s
         calm_since = asked_at if is_calm and not calm else calm_since
         calm = calm + 1 if is_calm else 0
         await asyncio.sleep(max(0.0, 0.1 - reply.seconds))
+
     return calm_since - started if calm == CALM else longest_s
 
 
 async def overload(service: ServiceProcess, bodies: Sequence[bytes], rate: float, seconds: float) -> list[list[Reply]]:
-    """Replies to requests, and to probes of ``/health/live`` and ``/health/ready``."""
-    probes = [encoded("GET", f"/health/{name}") for name in ("live", "ready")]
+    """Return the replies to requests, and to probes of ``/health/live`` and ``/health/ready``."""
+    probes = [encode_request("GET", f"/health/{name}") for name in ("live", "ready")]
     requests = Load(service.port, bodies, 4096).open_loop(rate, seconds)
     return list(await asyncio.gather(requests, Load(service.port, probes, 64).open_loop(PROBES_A_SECOND, seconds)))
 
 
 def main(
-    store: Annotated[Path | None, typer.Option(help="Keep the model here; default: made anew, minutes.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder to keep the model in; default: build it again, which takes minutes.")
+    ] = None,
     engine: Annotated[str, typer.Option()] = "onnx",
     threads: Annotated[int, typer.Option(min=0)] = Settings.model_fields["threads"].default,
     searches: Annotated[int, typer.Option(min=1)] = Settings.model_fields["searches"].default,
     deadline_ms: Annotated[float, typer.Option()] = Settings.model_fields["deadline_ms"].default,
-    seconds: Annotated[float, typer.Option(help="Of overload.")] = 60.0,
-    peak_seconds: Annotated[float, typer.Option(help="Of each measurement of the peak.")] = 8.0,
-    factor: Annotated[float, typer.Option(help="Times the peak.")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of overload.")] = 60.0,
+    peak_seconds: Annotated[float, typer.Option(help="Seconds of each measurement of the peak.")] = 8.0,
+    factor: Annotated[float, typer.Option(help="Offered load, as a multiple of the peak.")] = 2.0,
     users: Annotated[int, typer.Option(min=CALM, help="Different requests.")] = 500,
 ) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         bundle = open_store(store or Path(temporary)).bundle()
         settings = Settings.load(engine=engine, threads=threads, searches=searches, deadline_ms=deadline_ms)
         asked, expected = expectations(bundle, settings, users)
-        bodies = [encoded("POST", "/recommend", json.dumps({"history": each, "k": K}).encode()) for each in asked]
+        bodies = [
+            encode_request("POST", "/recommend", json.dumps({"history": each, "k": K}).encode()) for each in asked
+        ]
         catalogue = bundle.catalogue()
         given = {"engine": engine, "threads": threads, "searches": searches, "deadline_ms": deadline_ms}
-        # kept answers would make the few different requests cheap
+
+        # cached answers would make the few different requests cheap
         with serving(store or Path(temporary), **given, result_cache_entries=0) as service:
-            peaks = measured_peaks(service, bodies, peak_seconds)
+            peaks = measure_peaks(service, bodies, peak_seconds)
             peak = statistics.median(peaks)
             offered = factor * peak
             peace = asyncio.run(Load(service.port, bodies, 256).open_loop(peak / 2, peak_seconds))
+
             started = time.perf_counter()
             replies, probes = asyncio.run(overload(service, bodies, offered, seconds))
             took = time.perf_counter() - started
+
             recovered = asyncio.run(recovery_s(service.port, bodies, (milliseconds(peace, 99) or 0) / 1000))
-            peaks += measured_peaks(service, bodies, peak_seconds)
+            peaks += measure_peaks(service, bodies, peak_seconds)
             peak = statistics.median(peaks)
+
     answered = [reply for reply in replies if reply.status == 200]
     refused = [reply for reply in replies if reply.status == 429]
     in_time = sum(reply.seconds <= deadline_ms / 1000 for reply in answered)
+
     typer.echo(
         json.dumps(
             {

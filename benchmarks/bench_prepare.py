@@ -1,4 +1,4 @@
-"""``make bench-prepare``: how fast, and in how much memory, a large log is prepared.
+"""Time and memory to prepare a large interaction log (``make bench-prepare``).
 
 A log is generated (seeded; a few users and items have most of the interactions; rows in no order of time), written in
 chunks to a temporary folder, and prepared by the real command in a fresh process: read, sort by time, filter to the
@@ -28,14 +28,18 @@ import pyarrow.parquet as pq
 import typer
 
 CHUNK = 2_000_000
-FIRST_SECOND, SECONDS = 1_500_000_000, 5 * 365 * 86_400
-ROWS_PER_USER, ROWS_PER_ITEM = 10, 100
+FIRST_SECOND = 1_500_000_000
+SECONDS = 5 * 365 * 86_400
+ROWS_PER_USER = 10
+ROWS_PER_ITEM = 100
 
 
 def chunks(rows: int, seed: int) -> Iterator[pa.Table]:
-    """Interactions of ``rows / 10`` users with ``rows / 100`` items, ids of 14 and 10 characters."""
+    """Yield interactions of ``rows / 10`` users with ``rows / 100`` items, ids of 14 and 10 characters."""
     rng = np.random.default_rng(seed)
-    users, items = max(1, rows // ROWS_PER_USER), max(1, rows // ROWS_PER_ITEM)
+    users = max(1, rows // ROWS_PER_USER)
+    items = max(1, rows // ROWS_PER_ITEM)
+
     for start in range(0, rows, CHUNK):
         size = min(CHUNK, rows - start)
         frame = pl.DataFrame(
@@ -52,7 +56,7 @@ def chunks(rows: int, seed: int) -> Iterator[pa.Table]:
 
 
 def write_log(path: Path, rows: int, seed: int) -> None:
-    """Write the generated log chunk by chunk, as the suffix says."""
+    """Write the generated log chunk by chunk, in the format of the suffix."""
     tables = chunks(rows, seed)
     first = next(tables)
     writer = pa.csv.CSVWriter(path, first.schema) if path.suffix == ".csv" else pq.ParquetWriter(path, first.schema)
@@ -63,13 +67,14 @@ def write_log(path: Path, rows: int, seed: int) -> None:
 
 
 class Usage(NamedTuple):
-    """What child processes have used so far."""
+    """Memory and CPU time that child processes have used so far."""
 
     peak_gib: float  # largest resident set of any of them
     cpu_s: float
 
     @classmethod
     def of_children(cls) -> Usage:
+        """Read the usage of all children that have ended."""
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         unit = 1 if sys.platform == "darwin" else 1 << 10  # bytes there, KiB on Linux
         return cls(used.ru_maxrss * unit / (1 << 30), used.ru_utime + used.ru_stime)
@@ -79,18 +84,21 @@ def main(
     rows: Annotated[int, typer.Option(min=1)] = 100_000_000,
     seed: int = 0,
     source: Annotated[Literal["parquet", "csv"], typer.Option(help="Format of the generated log.")] = "parquet",
-    folder: Annotated[str, typer.Option(help="Where there is space; default: the system's temporary folder.")] = "",
+    folder: Annotated[str, typer.Option(help="Folder for the data; default: the system's temporary folder.")] = "",
 ) -> None:
     work = Path(tempfile.mkdtemp(prefix="bench-prepare-", dir=folder or None))
     try:
         log = work / f"log.{source}"
         write_log(log, rows, seed)
+
         command = [sys.executable, "-m", "training.cli", "prepare", "--json"]
         command += ["--data", str(log), "--out", str(work / "out")]
         started = time.perf_counter()
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - started
-        used, prepared = Usage.of_children(), json.loads(done.stdout)
+        used = Usage.of_children()
+        prepared = json.loads(done.stdout)
+
         typer.echo(
             json.dumps(
                 {

@@ -1,10 +1,10 @@
-"""``make bench-search``: the constrained beam search beside a Hugging Face ``generate`` of the same sizes.
+"""Speed of the constrained beam search beside Hugging Face ``generate`` of the same sizes (``make bench-search``).
 
 The paper's sizes (6 + 6 layers, d 128), a catalogue of 12,000 items whose codes our tokenizer learned, histories of 20
-items, 20 beams, 10 answers, fp32; the same threads for all, in one run, repeats alternating, medians. The peer is
-whichever of its two usual constraints is faster, on the same three codes; ``ratio_4_codes`` compares with the paper's
+items, 20 beams, 10 answers, fp32. All use the same threads in one run; repeats alternate, medians are reported. The
+peer uses the faster of its two usual constraints, on the same three codes; ``ratio_4_codes`` compares with the paper's
 semantic IDs, which need a fourth code where ours need none. ``ratio_cheap`` is the same search with layers of 8 bits,
-as bundles carry it, and ``overlap_cheap`` how much of the top 10 of 512 users it shares with fp32.
+as bundles hold it, and ``overlap_cheap`` the share of the top 10 of 512 users that it has in common with fp32.
 
 The floor: operations of one request, counted by :func:`operations`, at the rate of the best of several 2048-cubed fp32
 products on the same threads.
@@ -33,58 +33,67 @@ from service.engines.onnx_engine import OnnxEngine
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_search
 
-HISTORY, BEAM_WIDTH, K = 20, 20, 10
+HISTORY = 20
+BEAM_WIDTH = 20
+K = 10
 FOUR_CODES = "four codes"
 CUBE = 2048
 
 SETTLE_S = 0.05
-"""Calls that are not timed come before each that is: the contestant before leaves its weights in the caches."""
+"""Seconds of untimed calls before each timed one, because the previous contestant leaves its weights in the caches."""
 
 
 def operations(config: ModelConfig, items: int, beam_width: int) -> int:
-    """Floating-point operations of one search, a multiplication and an addition counting 2; masks and sorting nothing.
+    """Return the floating-point operations of one search: a multiply-add counts 2, masks and sorting count nothing.
 
     ``S`` encoder tokens; per layer and token: four projections d x HD, two maps d x F, and two products with S keys.
     The decoder runs one place at [BOS] and W at each of the other L - 1 codes, with self- and cross-attention; the
     keys and values of cross-attention are made once.
     """
-    shape, levels = config.recommender, config.code_length
-    d, wide, inner = shape.d_model, shape.d_ff, shape.heads * shape.head_dim
+    shape = config.recommender
+    levels = config.code_length
+    d = shape.d_model
+    wide = shape.d_ff
+    inner = shape.heads * shape.head_dim
+
     tokens = items * (levels if shape.history_tokens == "code" else 1)
     feed_forward = 2 * 2 * d * wide
     encoder = tokens * shape.encoder_layers * (2 * 4 * d * inner + feed_forward + 2 * 2 * tokens * inner)
     crossed = tokens * shape.decoder_layers * 2 * 2 * d * inner
+
     decoded = 0
     for level in range(levels):
         places = beam_width if level else 1
         attention = 2 * 4 * d * inner + 2 * 2 * d * inner + 2 * 2 * (tokens + level + 1) * inner
         logits = 2 * d * config.tokenizer.codebook_size
         decoded += places * (shape.decoder_layers * (attention + feed_forward) + logits)
+
     return encoder + crossed + decoded
 
 
 def best_rate(repeats: int = 7) -> float:
-    """Operations a second of the best 2048-cubed fp32 product."""
-    left, right = torch.randn(CUBE, CUBE), torch.randn(CUBE, CUBE)
+    """Return the operations a second of the best 2048-cubed fp32 product."""
+    left = torch.randn(CUBE, CUBE)
+    right = torch.randn(CUBE, CUBE)
     torch.mm(left, right)
     return 2 * CUBE**3 / min(seconds(lambda: torch.mm(left, right)) for _ in range(repeats))
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of one call."""
+    """Return the seconds of one call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def overlap(mine: SearchOutputs, theirs: SearchOutputs) -> float:
-    """Share of the top K that two searches have in common."""
+    """Return the share of the top K that two searches have in common."""
     pairs = zip(mine.leaves[:, :K].tolist(), theirs.leaves[:, :K].tolist(), strict=True)
     return statistics.mean(len(set(a) & set(b)) / K for a, b in pairs)
 
 
 class Contest:
-    """Everything that is timed, for one batch size."""
+    """The work to time for one batch size, and the times."""
 
     def __init__(
         self, model: ServedModel, engines: dict[str, OnnxEngine], peer: Peer, four_codes: Peer, batch: int
@@ -109,25 +118,25 @@ class Contest:
                 self.taken[name].append(seconds(work))
 
     def median_s(self, name: str) -> float:
-        """Of a batch."""
+        """Return the median seconds of a batch."""
         return statistics.median(self.taken[name])
 
     def peer(self) -> str:
-        """The faster of the peer's ways."""
+        """Return the name of the peer's faster constraint."""
         return min(("prefix_allowed_tokens_fn", "logits_processor"), key=self.median_s)
 
     def ratio(self, name: str, peer: str | None = None) -> float:
-        """How many times as fast as the peer, by default the faster way of it, the median over repeats."""
+        """Return the speed relative to the peer, by default to its faster constraint: the median over repeats."""
         theirs = self.taken[peer or self.peer()]
         return statistics.median(their / mine for mine, their in zip(self.taken[name], theirs, strict=True))
 
     def spread(self, name: str) -> list[float]:
-        """Lowest and highest milliseconds of a batch."""
+        """Return the lowest and highest milliseconds of a batch."""
         return [round(1000 * min(self.taken[name]), 1), round(1000 * max(self.taken[name]), 1)]
 
 
 def peer_with_four_codes(model: ServedModel) -> Peer:
-    """The peer with semantic IDs as the paper has them: a fourth code, here 0, tells collided items apart."""
+    """Return the peer with semantic IDs as in the paper: a fourth code, here 0, tells collided items apart."""
     codes = np.pad(model.trie.codes(), ((0, 0), (0, 1)))
     config = model.config.model_copy(update={"collisions": "token"})
     return Peer(config, Trie.build(codes, model.trie.codebook_size), BEAM_WIDTH, K)
@@ -152,18 +161,24 @@ def main(
         "ours": OnnxEngine(graph, model.config, threads),
         "cheap": OnnxEngine(eight_bit_search(graph, model.recommender), model.config, threads, reduced_precision=True),
     }
-    peer, four_codes = Peer(model.config, model.trie, BEAM_WIDTH, K), peer_with_four_codes(model)
+    peer = Peer(model.config, model.trie, BEAM_WIDTH, K)
+    four_codes = peer_with_four_codes(model)
     together, single = (Contest(model, engines, peer, four_codes, size) for size in (batch, 1))
+
+    # the rate is measured before and after, because a shared machine drifts
     rate = best_rate()
     together.run(repeats)
     single.run(3 * repeats)
     rate = max(rate, best_rate())
+
     exact, cheap = (
         engine.compute(model.batch(512, HISTORY, BEAM_WIDTH, 1), model.catalogue) for engine in engines.values()
     )
-    ours_s, hf_s = together.median_s("ours"), together.median_s(together.peer())
+    ours_s = together.median_s("ours")
+    hf_s = together.median_s(together.peer())
     gflop = operations(model.config, HISTORY, BEAM_WIDTH) / 1e9
     floor_ms = 1e12 * gflop / rate
+
     typer.echo(
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""``make bench-train``: training throughput of our recommender beside a Hugging Face T5 of the same layers and widths.
+"""Training throughput of our recommender beside a Hugging Face T5 of the same sizes (``make bench-train``).
 
 Both read the same sequences on the same threads in one run: forward, backward and optimiser step. Ours trains as the
 preset says, with all losses of a recommender epoch; the peer is fed the usual way, one prefix a row, one token per
@@ -34,8 +34,8 @@ from training.loop.optimiser import Optimiser, descend, recommender_optimizer
 from training.tokenizer.collisions import Assignment
 
 
-def timed(step: Callable[[Batch], None], work: list[Batch]) -> float:
-    """Target items a second over some batches."""
+def items_a_second(step: Callable[[Batch], None], work: list[Batch]) -> float:
+    """Return target items a second over some batches."""
     started = time.perf_counter()
     for batch in work:
         step(batch)
@@ -44,7 +44,7 @@ def timed(step: Callable[[Batch], None], work: list[Batch]) -> float:
 
 
 def our_step(config: TrainingConfig, codes: npt.NDArray[np.int16]) -> Callable[[Batch], None]:
-    """All that a recommender epoch does: L_REC with its soft targets, L_DENSE over all items, clipping, AdamW."""
+    """Return a step of a recommender epoch: L_REC with its soft targets, L_DENSE over all items, clipping, AdamW."""
     shape = config.model.tokenizer
     embeddings = torch.randn(ITEMS, shape.embedding_dim)
     learner = Learner(config.model, Tokenizer(shape), Recommender(config.model), embeddings, Assignment(codes, 0, 1, 0))
@@ -60,7 +60,9 @@ def our_step(config: TrainingConfig, codes: npt.NDArray[np.int16]) -> Callable[[
 
 
 def peer_step(config: ModelConfig, codes: Tensor) -> Callable[[Batch], None]:
-    levels, size = config.code_length, config.tokenizer.codebook_size
+    """Return a step of the peer: its own loss, clipping, AdamW."""
+    levels = config.code_length
+    size = config.tokenizer.codebook_size
     model = peer_t5(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     tokens = codes + torch.arange(levels) * size + SPECIAL
@@ -81,7 +83,7 @@ def peer_step(config: ModelConfig, codes: Tensor) -> Callable[[Batch], None]:
 def sample(
     rows: TrainingRows, targets_per_batch: int, count: int, rng: np.random.Generator, by_length: bool
 ) -> list[Batch]:
-    """Some batches of an epoch; without length buckets, as the usual loader makes them, in plain shuffled order."""
+    """Draw some batches of an epoch, in length buckets or, as the usual loader does, in plain shuffled order."""
     if by_length:
         chosen = batches(rows, targets_per_batch, rng)[:count]
     else:
@@ -91,7 +93,7 @@ def sample(
 
 
 def main(
-    preset: Annotated[str, typer.Option(help="Whose recommender to train.")] = "cpu",
+    preset: Annotated[str, typer.Option(help="Preset whose recommender is trained.")] = "cpu",
     repeats: Annotated[int, typer.Option(min=1)] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Batches a repeat.")] = 4,
     threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
@@ -100,24 +102,33 @@ def main(
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     config = load_config(preset)
-    model, size = config.model, config.joint.targets_per_batch
+    model = config.model
+    size = config.joint.targets_per_batch
     shape = model.recommender
-    codebook_size, length = model.tokenizer.codebook_size, model.code_length
+    codebook_size = model.tokenizer.codebook_size
+    length = model.code_length
+
     flat = rng.choice(codebook_size**length, ITEMS, replace=False)
     codes = np.stack(np.unravel_index(flat, (codebook_size,) * length), axis=1).astype(np.int16)
+
     users = sequences(rng)
     packed = training_rows(users, shape.max_history, packed=shape.encoder_attention == "causal")
     single = training_rows(users, shape.max_history, packed=False)
-    ours, peer = our_step(config, codes), peer_step(model, torch.from_numpy(codes.astype(np.int64)))
-    timed(ours, sample(packed, size, 1, rng, by_length=True))
-    timed(peer, sample(single, size, 1, rng, by_length=False))
+
+    # one step of each warms up
+    ours = our_step(config, codes)
+    peer = peer_step(model, torch.from_numpy(codes.astype(np.int64)))
+    items_a_second(ours, sample(packed, size, 1, rng, by_length=True))
+    items_a_second(peer, sample(single, size, 1, rng, by_length=False))
+
     rates: list[tuple[float, float]] = []
     for _ in range(repeats):
-        mine = timed(ours, sample(packed, size, steps, rng, by_length=True))
-        theirs = timed(peer, sample(single, size, steps, rng, by_length=False))
+        mine = items_a_second(ours, sample(packed, size, steps, rng, by_length=True))
+        theirs = items_a_second(peer, sample(single, size, steps, rng, by_length=False))
         rates.append((mine, theirs))
     mine, theirs = (statistics.median(column) for column in zip(*rates, strict=True))
     ratios = sorted(mine / theirs for mine, theirs in rates)
+
     typer.echo(
         json.dumps(
             {

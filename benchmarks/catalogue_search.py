@@ -1,4 +1,4 @@
-"""Searching catalogues of different sizes with one network, and masking the codes that may come next."""
+"""Timed searches of catalogues of different sizes, and timed masks of the codes that may come next."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ from service.engines.onnx_engine import OnnxEngine
 from service.filters import RuleCompiler, RuleKey
 from service.schemas.recommend import Filter
 
-BATCH, HISTORY, BEAM_WIDTH, K = 32, 20, 20, 10
-DENIED, RULES = 100, 8
+BATCH = 32
+HISTORY = 20
+BEAM_WIDTH = 20
+K = 10
+DENIED = 100
+RULES = 8
 MODEL = [
     'model.collisions="reassign"',
     'model.recommender.history_tokens="code"',
@@ -32,7 +36,7 @@ MODEL = [
 
 
 def median_s(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a call; what it returns is freed outside the clock."""
+    """Return the median seconds of a call; its result is freed outside the timed part."""
     taken = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -42,7 +46,7 @@ def median_s(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(taken)
 
 
-def exported(path: Path, overrides: list[str]) -> ModelConfig:
+def export_graph(path: Path, overrides: list[str]) -> ModelConfig:
     """Write the search graph of an untrained model and return its configuration."""
     import torch  # here, so that the processes that only measure memory do without
 
@@ -71,24 +75,25 @@ class Batch:
         ]
 
     def unfiltered(self) -> list[SearchResult]:
-        """Answers under no rule but that seen items are excluded."""
-        return self._answers([None] * BATCH)
+        """Search with no rule but that seen items are excluded."""
+        return self._search([None] * BATCH)
 
     def filtered(self) -> list[SearchResult]:
-        """Answers of one of a few categories, without a deny list of each request's own."""
-        return self._answers(self._filters)
+        """Search one of a few categories, with a deny list of its own for each request."""
+        return self._search(self._filters)
 
     def _rows(self, rng: np.random.Generator, count: int) -> list[list[int]]:
         return [rows.tolist() for rows in rng.integers(0, len(self.catalogue), (BATCH, count))]
 
-    def _answers(self, filters: Sequence[Filter | None]) -> list[SearchResult]:
-        """What the service does between a parsed request and the rows of its answer."""
+    def _search(self, filters: Sequence[Filter | None]) -> list[SearchResult]:
+        """Do what the service does between a parsed request and the rows of its answer."""
         requests = []
         for history, asked in zip(self._histories, filters, strict=True):
             key = RuleKey.of(asked)
             rule = self.rules.find(key) or self.rules.compile(key)
             excluded = np.append(history, self.catalogue.rows((asked and asked.deny) or ()))
             requests.append(SearchRequest(history, K, BEAM_WIDTH, rule.mask, excluded, self.catalogue))
+
         inputs = self._engine.prepare(requests, self.catalogue)
         return self._engine.finish(self._engine.compute(inputs, self.catalogue), requests, self.catalogue)
 
@@ -118,29 +123,35 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def mask_ratio(path: Path, seed: int, repeats: int) -> float:
-    """How much longer a trie of dicts takes to mask the codes that may come next, for all beams of a batch."""
+    """Return how many times longer a trie of dicts takes to mask the next codes, for all beams of a batch."""
     catalogue = Catalogue.from_parquet(path.read_bytes())
-    trie, codes = catalogue.trie, catalogue.codes
+    trie = catalogue.trie
+    codes = catalogue.codes
+
     root: dict[int, Any] = {}
     for item in codes.tolist():
         node = root
         for code in item:
             node = node.setdefault(code, {})
+
     rows = np.random.default_rng(seed).integers(0, len(catalogue), BATCH * BEAM_WIDTH)
     path_nodes = trie.leaf_nodes[trie.item_leaf[rows]]
     nodes = [np.zeros(len(rows), dtype=np.int64), *path_nodes[:, :-1].T.astype(np.int64)]
     prefixes = [codes[rows, :depth].tolist() for depth in range(LEVELS)]
+
     for depth in range(LEVELS):
         if not np.array_equal(flat_mask(trie, depth, nodes[depth]), dict_mask(root, prefixes[depth])):
             raise RuntimeError(f"the two tries disagree at depth {depth}")
+
     ours = median_s(lambda: [flat_mask(trie, depth, nodes[depth]) for depth in range(LEVELS)], repeats)
     theirs = median_s(lambda: [dict_mask(root, prefixes[depth]) for depth in range(LEVELS)], repeats)
     return theirs / ours
 
 
 def flat_mask(trie: Trie, depth: int, node: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Codes that may come next ``[N, K]``, from the arrays: a window of K children for every node."""
-    start, slot = trie.child_start[depth], np.arange(CODEBOOK_SIZE)
+    """Return the codes that may come next ``[N, K]``, from the arrays: a window of K children for every node."""
+    start = trie.child_start[depth]
+    slot = np.arange(CODEBOOK_SIZE)
     first = start[node]
     exists = slot < (start[node + 1] - first)[:, None]
     code = trie.child_code[depth][first[:, None] + slot]
@@ -150,7 +161,7 @@ def flat_mask(trie: Trie, depth: int, node: npt.NDArray[np.int64]) -> npt.NDArra
 
 
 def dict_mask(root: dict[int, Any], prefixes: list[list[int]]) -> npt.NDArray[np.bool_]:
-    """The same from nested dicts, as a function from prefix to allowed codes would."""
+    """Return the same from nested dicts, as a function from prefix to allowed codes would."""
     mask = np.zeros((len(prefixes), CODEBOOK_SIZE), dtype=np.bool_)
     for row, prefix in enumerate(prefixes):
         node = root

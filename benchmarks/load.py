@@ -1,8 +1,8 @@
-"""A lean load generator: encoded requests over raw keep-alive connections, closed loop or open.
+"""Load generator that sends encoded requests over raw keep-alive connections, in a closed or an open loop.
 
 It shares the machine with the server under test, so it costs some twenty microseconds a request: no client library, no
 task a request. Latencies of the open loop count from the moment a request was due, not from when it could be sent: a
-server that stalls cannot hide what it made wait.
+server that stalls cannot hide how long requests waited.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer, or the loss of it."""
+    """One reply, or a broken connection."""
 
-    request: int  # which of the load's requests
+    request: int  # index of the load's request
     status: int  # 0: the connection broke
     seconds: float  # since it was due
     body: bytes
 
 
-def encoded(method: str, path: str, body: bytes = b"") -> bytes:
-    """A request as it goes over the wire."""
+def encode_request(method: str, path: str, body: bytes = b"") -> bytes:
+    """Return the bytes of an HTTP request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\n"
     if body:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether another request can be sent."""
+        """True while another request can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -60,7 +60,8 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: int, data: bytes, due: float) -> None:
         """Send a request that was due at a time of ``time.perf_counter()``."""
-        self._request, self._due = request, due
+        self._request = request
+        self._due = due
         if self._transport is None:
             self._finish(0, b"")
         else:
@@ -71,22 +72,25 @@ class Connection(asyncio.Protocol):
         end = self._received.find(b"\r\n\r\n")
         if end < 0:
             return
+
         head = bytes(self._received[:end]).lower()
         _, found, rest = head.partition(b"content-length:")
         size = int(rest.split(b"\r\n", 1)[0]) if found else 0
         if len(self._received) < end + 4 + size:
             return
+
         body = bytes(self._received[end + 4 : end + 4 + size])
         self._received.clear()
         self._finish(int(head[9:12]), body)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
     def _finish(self, status: int, body: bytes) -> None:
-        request, self._request = self._request, -1
+        request = self._request
+        self._request = -1
         self._done(self, Reply(request, status, time.perf_counter() - self._due, body))
 
 
@@ -95,8 +99,8 @@ class Load:
 
     Args:
         port: Of the server on this machine.
-        requests: What is sent, round and round.
-        connections: Open at the same time at most.
+        requests: Encoded requests, sent in turn again and again.
+        connections: Most connections open at the same time.
     """
 
     def __init__(self, port: int, requests: Sequence[bytes], connections: int) -> None:
@@ -106,7 +110,7 @@ class Load:
         self._sent = 0
 
     async def closed_loop(self, seconds: float) -> list[Reply]:
-        """Each connection sends its next request as soon as the last one is answered."""
+        """Let each connection send its next request as soon as the last one is answered; return the replies."""
         replies: list[Reply] = []
         end = time.perf_counter() + seconds
         running: set[Connection] = set()
@@ -129,7 +133,7 @@ class Load:
         return replies
 
     async def open_loop(self, rate: float, seconds: float, seed: int = 0) -> list[Reply]:
-        """Requests arrive by themselves, ``rate`` a second on average, independent of each other (Poisson)."""
+        """Send requests independently of each other, ``rate`` a second on average (Poisson); return the replies."""
         gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
         replies: list[Reply] = []
         idle: list[Connection] = []
@@ -176,7 +180,7 @@ class Load:
 
 
 def milliseconds(replies: Sequence[Reply], percent: float) -> float | None:
-    """A percentile of the latencies, rounded; ``None`` without replies."""
+    """Return a percentile of the latencies in milliseconds, rounded; ``None`` without replies."""
     if not replies:
         return None
     return round(float(np.percentile([reply.seconds for reply in replies], percent)) * 1000, 2)

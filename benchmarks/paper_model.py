@@ -1,7 +1,7 @@
-"""The model that benchmarks of the search serve: the paper's sizes, and a catalogue tokenised by our own tokenizer.
+"""Model of the paper's sizes that benchmarks search, with a catalogue tokenised by our own tokenizer.
 
-Weights are trained for a moment on generated histories, so that beams meet the peaked distributions of a real model
-and a comparison of answers means something. Everything is drawn from a fixed seed.
+Weights are trained for a few steps on generated histories, so that distributions are peaked as those of a real model
+and answers can be compared. Everything is drawn from a fixed seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from training.loop.optimiser import Optimiser, descend, recommender_optimizer
 from training.loop.progress import SilentProgress
 from training.tokenizer.codebooks import TokenizerTrainingConfig, pretrain_tokenizer
 
-CLUSTERS, USERS, USER_LENGTH = 200, 2_000, 22
+CLUSTERS = 200
+USERS = 2_000
+USER_LENGTH = 22
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class ServedModel:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The items with made-up columns."""
+        """Items with generated columns."""
         rows = range(self.trie.items)
         return Catalogue(
             codebook_size=self.config.tokenizer.codebook_size,
@@ -55,7 +57,7 @@ class ServedModel:
         )
 
     def batch(self, size: int, history: int, beam_width: int, seed: int = 0) -> SearchInputs:
-        """Requests of different users, ``history`` items each, which may be recommended again."""
+        """Return requests of different users with ``history`` items each, which may be recommended again."""
         rows = np.random.default_rng(seed).choice(len(self.sequences), size, replace=False)
         histories = [self.sequences[row, :history] for row in rows]
         encoded = encode_histories(histories, self.trie.item_leaf, self.config.recommender.max_history)
@@ -63,21 +65,25 @@ class ServedModel:
 
 
 def paper_config(overrides: Sequence[str] = ()) -> TrainingConfig:
-    """The ``paper`` preset with three codes an item: our collision policy needs no fourth."""
+    """Return the ``paper`` preset with three codes an item: our collision policy needs no fourth."""
     return load_config("paper", ["model.collisions=reassign", "tokenizer.epochs=20", *overrides])
 
 
 def served_model(items: int = 12_000, steps: int = 60, overrides: Sequence[str] = ()) -> ServedModel:
     """Tokenise generated embeddings, and train a recommender on walks among neighbours for a few steps."""
-    config, rng = paper_config(overrides), np.random.default_rng(0)
+    config = paper_config(overrides)
+    rng = np.random.default_rng(0)
     torch.manual_seed(0)
+
     cluster = rng.integers(0, CLUSTERS, items)
     width = config.model.tokenizer.embedding_dim
     centres = rng.normal(size=(CLUSTERS, width))
     embeddings = torch.from_numpy(centres[cluster] + 0.5 * rng.normal(size=(items, width))).float()
+
     training = TokenizerTrainingConfig.model_validate(config.tokenizer.model_dump())
     tokenizer = pretrain_tokenizer(embeddings, config.model.tokenizer, training, 0, SilentProgress())
     learner = new_learner(config.model, tokenizer, embeddings, 0)
+
     sequences = _walks(cluster, rng)
     tree = learner.tree(sequences.ravel())
     rows = training_rows(list(sequences), config.model.recommender.max_history, packed=False)
@@ -86,12 +92,13 @@ def served_model(items: int = 12_000, steps: int = 60, overrides: Sequence[str] 
     for chosen in batches(rows, 64, rng)[:steps]:
         losses = recommender_losses(learner, collate(rows, chosen), tree, config.joint, aligned=False)
         descend(weighted_sum(losses, config.joint), optimiser)
+
     trie = Trie.build(learner.assignment.codes, config.model.tokenizer.codebook_size)
     return ServedModel(config.model, learner.recommender.eval(), trie, sequences)
 
 
 def _walks(cluster: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Users who mostly stay in one cluster, popular items first."""
+    """Draw the items of users who mostly stay in one cluster and prefer its popular items, ``[USERS, USER_LENGTH]``."""
     members = [np.flatnonzero(cluster == each) for each in range(CLUSTERS)]
     home = rng.integers(0, CLUSTERS, USERS)
     place = np.where(
@@ -100,4 +107,5 @@ def _walks(cluster: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDAr
     rank = (rng.random((USERS, USER_LENGTH)) ** 2 * np.vectorize(lambda each: len(members[each]))(place)).astype(
         np.int64
     )
-    return np.vectorize(lambda each, at: members[each][at])(place, rank)
+    items: npt.NDArray[np.int64] = np.vectorize(lambda each, at: members[each][at])(place, rank)
+    return items

@@ -1,7 +1,7 @@
-"""The peer of ``bench-search``: a Hugging Face T5 of the same sizes, decoding with ``generate`` under constraints.
+"""Peer of ``bench-search``: a Hugging Face T5 of the same sizes, decoding with constrained ``generate``.
 
-Two usual ways to keep it inside a catalogue: ``prefix_allowed_tokens_fn`` over a trie of dicts, and a logits processor
-that gathers a mask row for every beam. Nothing of the model is trained: its speed does not depend on weights.
+Two usual ways keep it inside a catalogue: ``prefix_allowed_tokens_fn`` over a trie of dicts, and a logits processor
+that gathers a mask row for every beam. The model is untrained: its speed does not depend on weights.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from model_store.semantic_ids.trie import Trie
 
 
 class MaskRows(LogitsProcessor):
-    """Adds one precomputed mask row to the scores of every beam, found by the codes that it decoded."""
+    """Logits processor that adds one precomputed mask row to every beam, found by the codes it has decoded."""
 
     def __init__(self, trie: Trie, codes: npt.NDArray[np.integer], device: str = "cpu") -> None:
-        size, levels = trie.codebook_size, trie.levels
-        self._size, self._rows, self._masks = size, [], []
+        size = trie.codebook_size
+        levels = trie.levels
+        self._size = size
+        self._rows: list[Tensor] = []
+        self._masks: list[Tensor] = []
+
         for level in range(levels):
             prefixes, row = np.unique(_keys(codes[:, :level], size), return_inverse=True)
             mask = torch.full((len(prefixes), SPECIAL + levels * size), -torch.inf)
-            mask[torch.from_numpy(row), torch.from_numpy(codes[:, level].astype(np.int64)) + SPECIAL + level * size] = (
-                0.0
-            )
+            token = torch.from_numpy(codes[:, level].astype(np.int64)) + SPECIAL + level * size
+            mask[torch.from_numpy(row), token] = 0.0
             lookup = torch.zeros(size**level, dtype=torch.int64)
             lookup[torch.from_numpy(prefixes)] = torch.arange(len(prefixes))
             self._rows.append(lookup.to(device))
@@ -57,9 +60,11 @@ class Peer:
     """
 
     def __init__(self, config: ModelConfig, trie: Trie, beam_width: int, k: int, device: str = "cpu") -> None:
-        self._size, self._device = config.tokenizer.codebook_size, device
+        self._size = config.tokenizer.codebook_size
+        self._device = device
         with torch.device(device):
             self._model = peer_t5(config).eval()
+
         self._options = GenerationConfig(
             num_beams=beam_width,
             num_return_sequences=k,
@@ -68,12 +73,13 @@ class Peer:
             decoder_start_token_id=0,
             pad_token_id=0,
         )
+
         self._codes = trie.codes()
         self._mask_rows = LogitsProcessorList([MaskRows(trie, self._codes, device)])
         self._children = _children(self._codes, self._size)
 
     def ways(self, histories: npt.NDArray[np.integer]) -> dict[str, Callable[[], Tensor]]:
-        """Both ways to answer histories of catalogue rows ``[B, T]``, by name; each returns codes ``[B·k, L]``."""
+        """Return both ways to answer histories of catalogue rows ``[B, T]``, by name; each gives codes ``[B·k, L]``."""
         codes = torch.from_numpy(self._codes[histories].astype(np.int64))  # [B, T, L]
         source = (codes + torch.arange(codes.shape[2]) * self._size + SPECIAL).flatten(1).to(self._device)
 

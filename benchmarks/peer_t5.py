@@ -1,4 +1,4 @@
-"""The peer of our benchmarks: a Hugging Face T5 of the same layers and widths, codes as its vocabulary."""
+"""Peer of our benchmarks: a Hugging Face T5 of the same layers and widths, with codes as its vocabulary."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from transformers import T5Config, T5ForConditionalGeneration
 from model_store.config import ModelConfig
 
 SPECIAL = 2
-"""Tokens before the codes: padding, which also starts decoding, and an end that is never asked for. After them every
-level of codes has its own part of the vocabulary."""
+"""Number of tokens before the codes: padding, which also starts decoding, and an end token that is never used. After
+them every level of codes has its own part of the vocabulary."""
 
 
 def peer_t5(config: ModelConfig) -> T5ForConditionalGeneration:
-    """Untrained, with the dropout of our recommender."""
+    """Return the untrained peer, with the dropout of our recommender."""
     shape = config.recommender
+
     return T5ForConditionalGeneration(
         T5Config(
             vocab_size=SPECIAL + config.code_length * config.tokenizer.codebook_size,

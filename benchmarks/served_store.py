@@ -1,4 +1,4 @@
-"""A store whose live version is the model that benchmarks of the search serve, for benchmarks of the service."""
+"""Model store whose live version is the model of the search benchmarks, for benchmarks of the service."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.network.tokenizer import Tokenizer
-from service.engines.base import SearchRequest, SearchResult
+from service.engines.base import Engine, SearchRequest, SearchResult
 from service.engines.onnx_engine import EIGHT_BIT_GRAPH, GRAPH, OnnxEngine
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_search, export_tokenizer
 
-HISTORY, K = 20, 10
+HISTORY = 20
+K = 10
 
 
 def open_store(folder: Path, items: int = 12_000) -> ModelStore:
-    """The store in a folder; made now unless it has a live version already, which takes minutes: the export is slow."""
+    """Return the model store in a folder. Without a live version, build and promote one, which takes minutes."""
     store = ModelStore(str(folder))
     if store.live() is None:
         torch.set_num_threads(1)
@@ -34,20 +35,23 @@ def open_store(folder: Path, items: int = 12_000) -> ModelStore:
 
 
 def histories(catalogue: Catalogue, count: int, seed: int = 0) -> list[list[str]]:
-    """Item ids of users who saw :data:`HISTORY` items each, no two users alike."""
+    """Return item ids of users who saw :data:`HISTORY` items each, no two users alike."""
     rows = np.random.default_rng(seed).integers(0, len(catalogue), (count, HISTORY)).tolist()
     return [[catalogue.item_ids[row] for row in each] for each in rows]
 
 
-def answer_alone(engine: OnnxEngine, catalogue: Catalogue, item_ids: list[str], beam_width: int) -> SearchResult:
-    """What the model answers to one history when nothing else is asked."""
+def answer_alone(engine: Engine, catalogue: Catalogue, item_ids: list[str], beam_width: int) -> SearchResult:
+    """Return the model's answer to one history that is computed alone."""
     history = catalogue.rows(item_ids)
     request = SearchRequest(history, K, beam_width, catalogue.trie.everything, history, catalogue)
     return engine.finish(engine.compute(engine.prepare([request], catalogue), catalogue), [request], catalogue)[0]
 
 
 def _publish(store: ModelStore, served: ServedModel) -> str:
-    catalogue, config, rng = served.catalogue, served.config, np.random.default_rng(0)
+    catalogue = served.catalogue
+    config = served.config
+    rng = np.random.default_rng(0)
+
     graph = export_search(served.recommender, has_dense=False)
     engine = OnnxEngine(graph, config, threads=1)
     weights = {f"recommender.{name}": value.contiguous() for name, value in served.recommender.state_dict().items()}
@@ -61,6 +65,7 @@ def _publish(store: ModelStore, served: ServedModel) -> str:
         "golden.json": goldens_to_json([_golden(engine, catalogue, each) for each in histories(catalogue, 4, seed=1)]),
         "report/index.md": b"# Made for a benchmark\n",
     }
+
     data = DataSummary(name="generated", fingerprint="0" * 64, counts={"items": len(catalogue)})
     return publish(store, files, Description(config=config, data=data))
 

@@ -14,6 +14,7 @@ mpl.use("svg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 FOLDER = Path(__file__).resolve().parent
@@ -138,7 +139,7 @@ def _draw_bars(axes: Axes, values: dict[str, float], title: str, form: str, ours
         side.set_visible(False)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", facecolor="white", metadata={"Date": None})
     plt.close(figure)
 

@@ -1,4 +1,4 @@
-"""The benchmark of the live catalogue on a tiny one: every figure is there and makes sense."""
+"""The benchmark of catalogue changes, on a tiny catalogue: every figure is there and makes sense."""
 
 from __future__ import annotations
 

@@ -15,14 +15,13 @@ READER, WRITER, SECOND = "reader-key-1", "writer-key-1", "reader-key-ü2"
 EVENT = {"event_id": "e", "user_id": "u", "item_id": "item-1", "timestamp": 1}
 
 
-def with_key(key: str) -> dict[str, bytes]:
-    return {"X-API-Key": key.encode()}
+def with_key(key: str) -> dict[bytes, bytes]:
+    return {b"X-API-Key": key.encode()}
 
 
 async def test_each_key_may_do_its_part(tmp_path: Path) -> None:
     live_store(tmp_path)
-    keys = {"read_keys": f"{READER}, {SECOND}", "write_keys": WRITER}
-    async with serving(tmp_path, **keys) as (client, _):
+    async with serving(tmp_path, read_keys=f"{READER}, {SECOND}", write_keys=WRITER) as (client, _):
         for key, read, write in (
             (READER, 200, 403),
             (SECOND, 200, 403),

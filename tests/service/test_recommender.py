@@ -52,9 +52,9 @@ class FlakyStore(EmbeddedStore):
         self._reach()
         return await super().record(events)
 
-    async def waiting(self) -> EventBacklog:
+    async def backlog(self) -> EventBacklog:
         self._reach()
-        return await super().waiting()
+        return await super().backlog()
 
     async def counts(self, half_life_s: int) -> dict[str, float]:
         self._reach()

@@ -19,13 +19,16 @@ NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
 def small_config(codebook_size: int = 8, levels: int = 3) -> ModelConfig:
+    """Return a configuration whose catalogue has room for ``codebook_size ** levels`` items."""
     return ModelConfig(tokenizer=TokenizerConfig(codebook_size=codebook_size, levels=levels))
 
 
 def small_catalogue(seed: int = 0, items: int = 40, codebook_size: int = 8, levels: int = 3) -> Catalogue:
+    """Return a catalogue with random, distinct codes and columns that follow from the row."""
     random = np.random.default_rng(seed)
     flat = random.choice(codebook_size**levels, size=items, replace=False)
     codes = np.stack(np.unravel_index(flat, (codebook_size,) * levels), axis=1).astype(np.int16)
+
     return Catalogue(
         codebook_size=codebook_size,
         item_ids=[f"item-{row}" for row in range(items)],
@@ -38,24 +41,27 @@ def small_catalogue(seed: int = 0, items: int = 40, codebook_size: int = 8, leve
 
 
 def small_goldens(catalogue: Catalogue, seed: int = 0, count: int = 3, k: int = 5) -> list[Golden]:
+    """Return goldens with random histories, items and scores."""
     random = np.random.default_rng(seed)
     ids = np.array(catalogue.item_ids)
     found = []
     for _ in range(count):
-        history, items = random.choice(ids, size=4), random.choice(ids, size=k, replace=False)
+        history = random.choice(ids, size=4)
+        items = random.choice(ids, size=k, replace=False)
         score = tuple(np.sort(-random.exponential(4.0, size=k))[::-1].tolist())
         found.append(Golden(history=tuple(history.tolist()), items=tuple(items.tolist()), score=score, log_prob=score))
     return found
 
 
 def bundle_files(seed: int = 0, catalogue: Catalogue | None = None) -> dict[str, bytes]:
-    """Valid content for every required file and a report; ONNX files are opaque bytes here."""
+    """Return valid content for every required file and a report; ONNX files are opaque bytes here."""
     random = np.random.default_rng(seed)
     catalogue = small_catalogue(seed) if catalogue is None else catalogue
     weights = {"recommender.embedding": random.normal(size=(8, 4)).astype(np.float32)}
     embeddings = {"embeddings": random.normal(size=(len(catalogue), 4)).astype(np.float32)}
     if catalogue.vectors is not None:
         embeddings[VECTORS] = catalogue.vectors
+
     return {
         "weights.safetensors": safetensors.numpy.save(weights),
         "search.onnx": random.bytes(200),
@@ -68,6 +74,7 @@ def bundle_files(seed: int = 0, catalogue: Catalogue | None = None) -> dict[str,
 
 
 def description(parent: str | None = None) -> Description:
+    """Return what the manifest of a small bundle says."""
     return Description(
         config=small_config(),
         data=DataSummary(name="random", fingerprint="f" * 64, counts={"users": 3, "items": 40}),

@@ -29,16 +29,19 @@ KNOWN = ("t:title", "c:category-0", "c:category-1", "a:year=1995.0")
 
 @cache
 def networks() -> tuple[Tokenizer, ContentModel]:
+    """Return the untrained networks of all these bundles."""
     torch.manual_seed(0)
     known = np.unique(
         np.concatenate([extract_features("Title", (f"category-{n}",), {"year": 1995}).ids for n in (0, 1)])
     )
-    effects, mean = torch.randn(len(known), WIDTH), torch.randn(WIDTH)
+    effects = torch.randn(len(known), WIDTH)
+    mean = torch.randn(WIDTH)
     return Tokenizer(SHAPE).eval(), ContentModel(known, effects, mean, torch.tensor(2.0))
 
 
 @cache
 def graphs() -> tuple[bytes, bytes]:
+    """Return the exported tokenizer and content model."""
     tokenizer, content = networks()
     return export_tokenizer(tokenizer), export_content(content)
 
@@ -52,20 +55,22 @@ def encodable_bundle(
     """Publish a bundle of :func:`small_catalogue` whose items have vectors.
 
     Args:
-        folder: Of the store.
-        has_content: Whether it can tell embeddings from content.
-        source: Who made the embeddings.
-        changed: Other bytes for files, by name.
+        folder: Folder of the model store.
+        has_content: True if the bundle can predict embeddings from content.
+        source: Origin of the embeddings.
+        changed: Other bytes for some files, by name.
     """
     catalogue = small_catalogue()
     vectors = np.random.default_rng(1).normal(size=(len(catalogue), WIDTH)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
     files = bundle_files(0, replace(catalogue, vectors=vectors))
     tokenizer, content = graphs()
     weights = {f"tokenizer.{name}": value.contiguous() for name, value in networks()[0].state_dict().items()}
     files |= {"tokenizer.onnx": tokenizer, "weights.safetensors": save(weights)}
     files |= {"content.onnx": content} if has_content else {}
     files |= changed or {}
+
     about = description().model_copy(update={"config": ModelConfig(tokenizer=SHAPE), "embedding_source": source})
     store = ModelStore(folder)
     version = publish(store, files, about, NOON)

@@ -1,4 +1,4 @@
-"""A deterministic item coder without weights: the same text has the same latent, everywhere and for ever."""
+"""Deterministic item coder without weights: the same text has the same latent, everywhere and for ever."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ WIDTH = 4
 
 
 class HashEncoded(NamedTuple):
+    """Vector and latent of an item."""
+
     vector: npt.NDArray[np.float32]
     latent: npt.NDArray[np.float32]
 
 
 class HashCoder:
-    """Encodes by hash; items that are titled "refused", and embeddings that are not ``WIDTH`` long, are refused."""
+    """Coder by hash. It refuses items with the title "refused" and embeddings that are not ``WIDTH`` long.
+
+    Attributes:
+        encoded: Number of items encoded so far.
+    """
 
     def __init__(self, levels: int = 3, codebook_size: int = 8, seed: int = 0) -> None:
         codes = np.random.default_rng(seed).normal(size=(levels, codebook_size, WIDTH))
@@ -53,6 +59,6 @@ class HashCoder:
 
 
 def hash_coder(bundle: Bundle, _: Settings) -> ItemCoder:
-    """Opens the coder of a version; each version has its own codebooks."""
+    """Open the coder of a version; each version has its own codebooks."""
     shape = bundle.config.tokenizer
     return HashCoder(shape.levels, shape.codebook_size, seed=bundle.manifest.created_at.minute)

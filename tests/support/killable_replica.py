@@ -1,4 +1,4 @@
-"""A replica in a process of its own, to be killed.
+"""Replica in a process of its own that tests can kill.
 
 python -m tests.support.killable_replica FOLDER URL PREFIX PORT
 """
@@ -23,12 +23,13 @@ ROOT = Path(__file__).parents[2]
 
 
 class Killable:
-    """Starts the process, and kills it as a crash would: nothing is finished, nothing is let go of."""
+    """Process that ends as a crash would: nothing is finished, no lock is released."""
 
     def __init__(self, folder: Path, url: str, prefix: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
+
         self.url = f"http://127.0.0.1:{self.port}"
         self._command = [
             sys.executable,
@@ -42,18 +43,18 @@ class Killable:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """It listens at once, and answers as soon as it has loaded its model."""
+        """Start the process. It listens at once, and answers as soon as it has loaded its model."""
         self._process = subprocess.Popen(self._command, cwd=ROOT)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the process with SIGKILL."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait(30)
             self._process = None
 
     async def is_ready(self, client: httpx.AsyncClient) -> bool:
-        """Whether it answers requests."""
+        """Tell whether it answers requests."""
         assert self._process is not None
         assert self._process.poll() is None
         try:
@@ -63,6 +64,7 @@ class Killable:
 
 
 def main(folder: str, url: str, prefix: str, port: str) -> None:
+    """Serve until killed."""
     store = RedisStore(url, prefix=prefix, timeout_ms=10_000, lock_ttl_s=1)
     settings = fast_settings(Path(folder), catalogue_poll_s=0.01, compact_changes=20)
     app = create_app(settings, store=store, coders=hash_coder)

@@ -1,4 +1,4 @@
-"""Random small worlds to search in: a catalogue, a model with random weights, requests with rules."""
+"""Small random catalogues, models with random weights, and requests with rules, to test searches with."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def small_config(
     newest_start: bool = False,
     user_encoder: str = "shared",
 ) -> ModelConfig:
+    """Return the configuration of a tiny model."""
     return ModelConfig.model_validate(
         {
             "collisions": collisions,
@@ -52,7 +53,7 @@ def small_config(
 
 
 def random_recommender(config: ModelConfig, seed: int) -> Recommender:
-    """Weights wide enough that log-probabilities spread and ties do not happen."""
+    """Return a model with weights so large that log-probabilities spread and ties do not happen."""
     generator = torch.Generator().manual_seed(seed)
     net = Recommender(config).eval()
     for parameter in net.parameters():
@@ -66,18 +67,21 @@ def reference(
     codes: npt.NDArray[np.integer],
     vectors: npt.NDArray[np.float32] | None = None,
 ) -> ReferenceSearch:
+    """Return the reference search with the weights of a torch model."""
     return ReferenceSearch(config, {name: value.numpy() for name, value in net.state_dict().items()}, codes, vectors)
 
 
 def random_codes(rng: np.random.Generator, config: ModelConfig, items: int) -> npt.NDArray[np.int16]:
-    size, levels = config.tokenizer.codebook_size, config.code_length
+    """Draw distinct semantic IDs ``[items, L]``."""
+    size = config.tokenizer.codebook_size
+    levels = config.code_length
     flat = rng.choice(size**levels, items, replace=False)
     return np.stack([flat // size**level % size for level in range(levels)], axis=1).astype(np.int16)
 
 
 @dataclass(frozen=True)
 class Requests:
-    """A batch with rules, as the reference and as the graph want it."""
+    """Batch with rules, in the forms that the reference and the graph take."""
 
     codes: npt.NDArray[np.int16]  # [items, L]
     vectors: npt.NDArray[np.float32]  # [items, d_s], unit length
@@ -89,20 +93,22 @@ class Requests:
     inputs: SearchInputs
 
     def arrays(self) -> list[npt.NDArray[np.generic]]:
-        """All inputs of the graph in order."""
+        """Return all inputs of the graph in order."""
         return graph_arrays(self.inputs, self.trie, self.vectors)
 
     def tensors(self) -> list[torch.Tensor]:
+        """Return the same as tensors."""
         return [torch.from_numpy(array) for array in self.arrays()]
 
     def answers(
         self, leaves: npt.NDArray[np.int64], log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32]
     ) -> list[tuple[list[Candidate], list[Candidate]]]:
-        """Beams and dense candidates per request, empty places left out."""
+        """Return beams and dense candidates of each request, without empty places."""
         found = []
         for row in zip(leaves, log_prob, dense, strict=True):
             assert not (row[2][row[0] < 0]).any()
             assert np.isneginf(row[1][row[0] < 0]).all()
+
             listed = [
                 (place, Candidate(int(self.trie.leaf_item[leaf]), float(score), float(cosine)))
                 for place, (leaf, score, cosine) in enumerate(zip(*row, strict=True))
@@ -114,24 +120,29 @@ class Requests:
 
 
 def graph_arrays(inputs: SearchInputs, trie: Trie, vectors: npt.NDArray[np.float32]) -> list[npt.NDArray[np.generic]]:
-    """All inputs of the graph; the pool is empty where no dense candidates are wanted."""
+    """Return all inputs of the graph; the pool is empty where no dense candidates are wanted."""
     catalogue = catalogue_inputs(trie, vectors, vectors.shape[1])
     return [*inputs, *catalogue, pool_vectors(trie, vectors, vectors.shape[1], len(inputs.candidates))]
 
 
 def random_vectors(rng: np.random.Generator, config: ModelConfig, items: int) -> npt.NDArray[np.float32]:
+    """Draw item vectors ``[items, d_s]`` of unit length."""
     vectors = rng.normal(size=(items, config.tokenizer.embedding_dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
 
 
 def random_requests(
     rng: np.random.Generator, config: ModelConfig, batch: int = 4, candidates: int | None = None
 ) -> Requests:
-    """Requests under random rules; as many dense candidates as given, by default sometimes none, sometimes many."""
-    size, levels = config.tokenizer.codebook_size, config.code_length
+    """Draw requests under random rules; without ``candidates``, a random number of dense candidates, sometimes none."""
+    size = config.tokenizer.codebook_size
+    levels = config.code_length
     items = int(rng.integers(1, min(size**levels, 80) + 1))
     codes = random_codes(rng, config, items)
-    trie, width = Trie.build(codes, size), int(rng.integers(1, 15))
+    trie = Trie.build(codes, size)
+    width = int(rng.integers(1, 15))
+
     histories = [rng.integers(0, items, rng.integers(1, 10)) for _ in range(batch)]
     rules = [rng.random(items) < share for share in (0.3, 0.9)]
     rule_of = rng.integers(0, 2, batch).tolist()
@@ -140,6 +151,7 @@ def random_requests(
     open_items = [rules[rule].copy() for rule in rule_of]
     for is_open, rows in zip(open_items, excluded, strict=True):
         is_open[rows] = False
+
     history = encode_histories(histories, trie.item_leaf, config.recommender.max_history)
     count = int(rng.choice((0, 1, 5, 12, items + 3))) if candidates is None else candidates
     masks = [trie.mask(rule) for rule in rules]

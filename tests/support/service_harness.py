@@ -1,4 +1,4 @@
-"""The real app on a small store, with the fake engine; slow and broken engines as ordinary implementations."""
+"""Test harness: the real app on a small model store, with fake, slow and broken engines."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from model_store.search.interface import SearchInputs, SearchOutputs
 from service.app import create_app
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
+from service.models.loaded_model import LoadedModel
 from service.models.loading import EngineOpener, open_engine
 from service.service import Service
 from service.settings import Settings
@@ -28,7 +29,7 @@ Json = dict[str, Any]
 
 
 def fast_settings(store: Path, **given: Any) -> Settings:
-    """Settings for tests: nothing waits for a poll."""
+    """Return settings for tests: nothing waits for a poll."""
     quick = {"engine": "fake", "reload_s": 0.02, "live_check_s": 0.02, "batch_wait_ms": 0.0, "deadline_ms": 20_000}
     quick["result_cache_entries"] = 0  # tests that repeat a request mean the engine
     return Settings(store=str(store), **{**quick, **given})
@@ -43,7 +44,7 @@ def live_store(folder: Path, seed: int = 0) -> str:
 
 
 class GatedEngine(FakeEngine):
-    """Computes only while its gate is open, and tells what it computed."""
+    """Engine that computes only while its gate is open, and keeps the inputs of every batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class GatedEngine(FakeEngine):
 
 
 class BrokenEngine(FakeEngine):
-    """Loads, then fails on every request with more than four history items."""
+    """Engine that fails on every request with more than four history items."""
 
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
         if inputs.lengths.max() > 4:
@@ -72,7 +73,7 @@ class BrokenEngine(FakeEngine):
 
 @asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """Start the app's lifespan and speak to it in-process."""
+    """Start the app's lifespan and yield a client that calls it in-process."""
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://t") as client:
         yield client
@@ -82,7 +83,7 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 async def serving(
     folder: Path, opener: EngineOpener = open_engine, **given: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
-    """A client of an app whose model is loaded."""
+    """Start an app and yield a client once its model is loaded."""
     app = create_app(fast_settings(folder, **given), opener=opener)
     service: Service = app.state.service
     async with running(app) as client:
@@ -90,13 +91,20 @@ async def serving(
         yield client, service
 
 
+def loaded_model(service: Service) -> LoadedModel:
+    """Return the model that answers now; fail the test if there is none."""
+    model = service.models.current
+    assert model is not None
+    return model
+
+
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition; half a minute without it is a failure."""
+    """Wait for a condition; fail after half a minute."""
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 def metric(service: Service, name: str, **labels: str) -> float:
-    """Value of one metric, 0 while it has none."""
+    """Return the value of a metric, 0 while it has none."""
     return service.telemetry.registry.get_sample_value(name, labels) or 0.0

@@ -1,4 +1,4 @@
-"""Exports that tests share: a graph is traced once per structure, and other weights are filled into it.
+"""Exported graphs that tests share: a graph is traced once per structure, and other weights are filled into it.
 
 Tracing a search takes the exporter most of a minute, and most tests export the same few structures with other weights.
 The first export of a structure runs for real, with random weights, so that each weight can be recognised in the graph.
@@ -32,10 +32,10 @@ TOLERANCE = 1e-3
 
 
 class SharedExports:
-    """Stands in for the exporter: the same arguments, the same graph.
+    """Replacement for the exporter: the same arguments give the same graph.
 
     Args:
-        folder: Where all workers of a test session keep the graphs that they traced.
+        folder: Folder in which all workers of a test session keep traced graphs.
         export: The exporter.
     """
 

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server of this machine: the network between the two, to be slowed down and cut."""
+"""TCP proxy in front of a server on this machine, which tests can slow down and cut."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import suppress
 
 
 class TcpProxy:
-    """Passes connections on. Used from one event loop.
+    """Proxy that forwards connections. Used from one event loop.
 
     Attributes:
-        port: Where it listens, the same after every :meth:`mend`.
-        delay_s: How long everything that the server says is held back, in seconds.
+        port: Port of the proxy, the same after every :meth:`mend`.
+        delay_s: Seconds by which everything that the server sends is delayed.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -20,10 +20,10 @@ class TcpProxy:
         self._server_port = server_port
         self._listening: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
-        self._passing: set[asyncio.Task[None]] = set()
+        self._forwarding: set[asyncio.Task[None]] = set()
 
     async def mend(self) -> None:
-        """Listen, from now on or again."""
+        """Listen, for the first time or again."""
         self._listening = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._listening.sockets[0].getsockname()[1]
 
@@ -33,24 +33,24 @@ class TcpProxy:
             self._listening.close()
         for writer in self._open:
             writer.transport.abort()
-        await asyncio.gather(*self._passing, return_exceptions=True)
+        await asyncio.gather(*self._forwarding, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):  # the server is away: so is whoever connects through here
+        with suppress(OSError):  # the server is down: refuse the connection as well
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
             self._open.add(server_writer)
-            self._pass(reader, server_writer, is_answer=False)
-            self._pass(server_reader, writer, is_answer=True)
+            self._forward(reader, server_writer, is_answer=False)
+            self._forward(server_reader, writer, is_answer=True)
             self._open.add(writer)
             return
         writer.transport.abort()
 
-    def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_answer: bool) -> None:
-        task = asyncio.create_task(self._copied(source, sink, is_answer=is_answer))
-        self._passing.add(task)
-        task.add_done_callback(self._passing.discard)
+    def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_answer: bool) -> None:
+        task = asyncio.create_task(self._copy(source, sink, is_answer=is_answer))
+        self._forwarding.add(task)
+        task.add_done_callback(self._forwarding.discard)
 
-    async def _copied(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_answer: bool) -> None:
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_answer: bool) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
                 if is_answer and self.delay_s:

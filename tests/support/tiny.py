@@ -1,4 +1,4 @@
-"""A data set and a configuration small enough to train the whole way in seconds: item i + 1 follows item i."""
+"""Data set and configuration small enough to train completely in seconds: item i + 1 follows item i."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ OVERRIDES = [
 
 
 def set_options(extra: list[str] | None = None) -> list[str]:
-    """The overrides as command-line options."""
+    """Return the overrides as command-line options."""
     return [word for override in [*OVERRIDES, *(extra or [])] for word in ("--set", override)]
 
 
 def write_cycle(path: Path, users: int = 80, length: int = 10, seed: int = 0) -> Path:
-    """A `user item item …` file in which each user walks along the cycle from a random start."""
+    """Write a `user item item …` file in which each user walks along the cycle from a random start."""
     rng = np.random.default_rng(seed)
     lines = [
         " ".join([f"u{user}", *(f"i{(start + step) % ITEMS}" for step in range(length))])

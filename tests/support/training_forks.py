@@ -1,4 +1,4 @@
-"""Scripts that train in processes of their own: torch is imported once, and each process is a fork of that.
+"""Scripts that train in forked processes: torch is imported once, and each process is a fork of that.
 
 python -m tests.support.training_forks killed FOLDER    # kill a run in every stage, resume it each time
 python -m tests.support.training_forks together FOLDER  # the same training in one process and in two
@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -51,11 +52,11 @@ DEATHS = (
     ("tiger_joint", 2, 1),
     ("tiger_finetune", 0, 3),
 )
-"""Stage, epoch and batches of it done when a process dies: just before it would have saved that."""
+"""Stage, epoch and finished batches of the epoch at which a process dies, just before it would save them."""
 
 
-def forked(work: Callable[[], None]) -> int:
-    """Run in a fork; returns its process id."""
+def fork(work: Callable[[], None]) -> int:
+    """Run work in a fork; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -69,13 +70,13 @@ def forked(work: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def ended(child: int) -> int:
-    """How a fork ended: its exit code, negative for a signal."""
+def wait_for(child: int) -> int:
+    """Wait for a fork; return its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def train(folder: Path, data: Path, death: tuple[str, int, int] | None = None) -> None:
-    """Train everything, saving after every step; die at a place."""
+    """Train everything, saving after every step; die at the given stage, epoch and batch."""
     write_state = checkpoint.write_state
 
     def write_or_die(path: Path, state: checkpoint.State) -> None:
@@ -84,39 +85,44 @@ def train(folder: Path, data: Path, death: tuple[str, int, int] | None = None) -
             os.kill(os.getpid(), signal.SIGKILL)
         write_state(path, state)
 
-    checkpoint.SAVE_EVERY_S, checkpoint.SAVING_SHARE = 0.0, 1e9
+    checkpoint.SAVE_EVERY_S = 0.0
+    checkpoint.SAVING_SHARE = 1e9
     checkpoint.write_state = write_or_die
     run = RunFolder.create_or_resume(folder, load_config("demo", SHORT), str(data))
     Pipeline(run, SilentProgress()).train(tiger=True)
 
 
 def killed(folder: Path) -> None:
+    """Train once undisturbed, and once with a death and a resume in every stage."""
     data = write_cycle(folder / "cycle.txt", users=30)
-    assert ended(forked(lambda: train(folder / "calm", data))) == 0
+    assert wait_for(fork(lambda: train(folder / "calm", data))) == 0
     for death in DEATHS:
-        assert ended(forked(lambda death=death: train(folder / "killed", data, death))) == -signal.SIGKILL, death
+        assert wait_for(fork(partial(train, folder / "killed", data, death))) == -signal.SIGKILL, death
         assert (folder / "killed" / f"{death[0]}.checkpoint.safetensors").is_file(), death
-    assert ended(forked(lambda: train(folder / "killed", data))) == 0
+    assert wait_for(fork(lambda: train(folder / "killed", data))) == 0
 
 
 def cyclic() -> Dataset:
-    """Item i is followed by item i + 1, the last by the first; lengths vary."""
+    """Return data in which item i is followed by item i + 1, the last by the first; lengths vary."""
     rows = [(f"u{user}", f"i{(user + step) % 30:02}", step) for user in range(40) for step in range(5 + user % 9)]
     frame = pl.DataFrame(rows, schema={"user": pl.String, "item": pl.String, "timestamp": pl.Int64}, orient="row")
     return Dataset.from_frame("cyclic", frame, {})
 
 
-def everything(out: Path) -> None:
-    """A few steps of every phase; tensors and losses go to ``out``, a folder of this process."""
+def train_all_phases(out: Path) -> None:
+    """Train a few steps of every phase; write tensors and losses to ``out``, a folder of this process."""
     tensors: dict[str, Tensor] = {}
     losses: dict[str, object] = {}
-    data, silent = cyclic(), SilentProgress()
+    data = cyclic()
+    silent = SilentProgress()
+
     shape = {"embedding_dim": 16, "layers": 1, "max_history": 6, "dropout": 0.0, "batch_tokens": 64, "epochs": 2}
     for softmax in ("full", "sampled"):
-        config = SasrecConfig.model_validate({**shape, "softmax": softmax, "negatives": 40})
-        found = train_sasrec(data, config, 3, silent)
+        sasrec = SasrecConfig.model_validate({**shape, "softmax": softmax, "negatives": 40})
+        found = train_sasrec(data, sasrec, 3, silent)
         tensors |= {f"sasrec {softmax}/{key}": value for key, value in found.model.state_dict().items()}
         losses[f"sasrec {softmax}"] = found.valid
+
     model = ModelConfig.model_validate(
         {
             "tokenizer": {
@@ -130,6 +136,7 @@ def everything(out: Path) -> None:
         }
     )
     embeddings = torch.randn(30, 16, generator=torch.Generator().manual_seed(0))
+
     # The last of 29 + 1 items is a batch of its own: one process has nothing to do there.
     pretraining = TokenizerTrainingConfig(epochs=6, batch_size=29, revive_every=2)
     for alternating in (True, False):
@@ -144,12 +151,14 @@ def everything(out: Path) -> None:
         tensors |= {f"{name}/{key}": value for key, value in learner.tensors().items()}
         losses[name] = learner.history
         tensors[f"{name}/codes"] = torch.from_numpy(learner.assignment.codes)
+
     save_file(tensors, out / f"tensors-{distributed.rank()}.safetensors")
     (out / f"losses-{distributed.rank()}.json").write_text(json.dumps(losses))
 
 
 @contextmanager
 def free_port() -> Iterator[int]:
+    """Yield a port that is free."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
@@ -157,18 +166,20 @@ def free_port() -> Iterator[int]:
 
 
 def together(folder: Path) -> None:
+    """Run the same training in one process and in two that share the work."""
+
     def joint(rank: int, port: int) -> None:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
         with distributed.process_group("cpu"):
-            everything(folder / "two")
+            train_all_phases(folder / "two")
 
     for name in ("one", "two"):
         (folder / name).mkdir()
-    assert ended(forked(lambda: everything(folder / "one"))) == 0
+    assert wait_for(fork(lambda: train_all_phases(folder / "one"))) == 0
     with free_port() as port:
-        children = [forked(lambda rank=rank: joint(rank, port)) for rank in range(2)]
-    assert [ended(child) for child in children] == [0, 0]
+        children = [fork(partial(joint, rank, port)) for rank in range(2)]
+    assert [wait_for(child) for child in children] == [0, 0]
 
 
 if __name__ == "__main__":

@@ -224,7 +224,8 @@ def with_vectors(vectors: np.ndarray) -> Callable[[], Files]:
 
 def unit_vectors(items: int = 40, width: int = 256) -> np.ndarray:
     vectors = np.random.default_rng(0).normal(size=(items, width))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
 
 
 def with_collision() -> Files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ class Model:
 
     def __init__(self, start: Catalogue) -> None:
         self.start = start
-        self.items = {
+        self.items: dict[str, dict[str, Any]] = {
             item_id: {
                 "title": start.titles[row],
                 "categories": start.categories[row],

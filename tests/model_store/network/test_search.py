@@ -1,6 +1,7 @@
 """The torch search against the NumPy reference, on random catalogues, random models and random rules."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,7 +206,9 @@ def test_teacher_forcing_and_stepwise_decoding_agree() -> None:
         with torch.inference_mode():
             states = net(*history, lengths, target, lengths[:, None])
             memory = net.encode(*history, lengths)
-            bias, cache, x = net.history_bias(memory, lengths[:, None]), [], net.start(memory, lengths[:, None])
+            bias = net.history_bias(memory, lengths[:, None])
+            cache: list[Any] = []
+            x = net.start(memory, lengths[:, None])
             torch.testing.assert_close(net.user_vectors(memory, lengths[:, None]), states.user)
             for level in range(config.code_length):
                 state, cache = net.step(x, cache, memory, bias, torch.arange(level + 1)[None, None])

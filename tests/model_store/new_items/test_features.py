@@ -57,7 +57,9 @@ def test_features_never_change() -> None:
 
 
 def test_nothing_known_is_no_features() -> None:
-    for attributes in ({}, "", {"a": None, "b": [], "c": {}, "d": math.nan, "e": math.inf, "f": 10**400, "g": "…"}):
+    nothing: list[Attributes | str] = [{}, ""]
+    nothing.append({"a": None, "b": [], "c": {}, "d": math.nan, "e": math.inf, "f": 10**400, "g": "…"})
+    for attributes in nothing:
         ids, weights = extract_features("", (), attributes)
         assert (len(ids), len(weights)) == (0, 0)
 

@@ -80,7 +80,7 @@ def test_items_are_placed_where_the_tokenizer_has_them(bundle: Bundle) -> None:
 def test_new_items_join_the_catalogue(bundle: Bundle) -> None:
     encoder, catalogue = ItemEncoder.open(bundle), bundle.catalogue()
     places, puts = encoder.placement(catalogue), []
-    for number, (title, categories, _) in enumerate(ITEMS * 3):  # the same content again: other codes
+    for number, (title, categories, _) in enumerate([*ITEMS] * 3):  # the same content again: other codes
         vector, latent = encoder.encode(title, categories, {})
         puts.append(ItemPut(f"new-{number}", title, categories, {}, places.place(latent), vector))
     live = catalogue.with_changes(puts)

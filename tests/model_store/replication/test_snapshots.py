@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from model_store.errors import StoreCorrupt
 from model_store.replication.snapshots import ChunkJoiner, SnapshotHead, pack_arrays, split_chunks, unpack_arrays
 
-ARRAYS = {
+ARRAYS: dict[str, npt.NDArray[np.generic]] = {
     "empty": np.zeros((0, 3), dtype=np.int16),
     "scalar": np.array(7, dtype=np.int64),
     "big_endian": np.arange(5, dtype=">i4"),

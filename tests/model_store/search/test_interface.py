@@ -57,15 +57,17 @@ def test_exclusions_count_the_rule_of_their_own_request() -> None:
 
 def test_names_of_the_graphs_inputs_follow_the_order_of_the_arrays() -> None:
     names = graph_input_names(2)
-    arrays = [*search_inputs(HISTORY, TRIE, 4, candidates=3), *catalogue_inputs(TRIE, VECTORS, 2)]
+    inputs = search_inputs(HISTORY, TRIE, 4, candidates=3)
+    arrays = [*inputs, *catalogue_inputs(TRIE, VECTORS, 2)]
     assert len(names) == len(arrays) + 1 == len(set(names))
-    inputs = ["history", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix", "beam", "candidates"]
-    assert names[:8] == inputs
+    assert names[:8] == [
+        *("history", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix", "beam", "candidates"),
+    ]
     assert names[8:] == [
         *("child_start_0", "child_start_1", "child_code_0", "child_code_1"),
         *("window_0", "window_1", "parent_2", "leaf_row", "vectors", "pool"),
     ]
-    assert arrays[7].shape == (3,)
+    assert inputs.candidates.shape == (3,)
 
 
 def test_vectors_are_found_by_leaf() -> None:

@@ -38,7 +38,7 @@ def test_the_newest_items_count_most_and_old_ones_not_at_all() -> None:
     known = memory(SHARES, 4)
     found = scores(known, [[0, 1], [1, 0], [0, *[2] * AGES]], [[2, 3], [2, 0], [2, 1]])
     first, second = written_out(SHARES, [0, 1], 2), written_out(SHARES, [1, 0], 2)
-    np.testing.assert_allclose(found, [[first, 0], [second, 0], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(found, np.array([[first, 0], [second, 0], [0, 0]]), rtol=1e-6)
     assert second > first > 0
 
 

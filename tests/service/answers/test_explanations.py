@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ async def test_long_short_and_missing_histories_are_explained(tmp_path: Path) ->
     live_store(tmp_path)
     async with serving(tmp_path) as (client, _):
 
-        async def first(body: dict[str, object]) -> dict[str, object]:
+        async def first(body: dict[str, object]) -> dict[str, Any]:
             answer = (await client.post("/recommend", json=body | {"explain": True})).json()
             return dict(answer["items"][0]["explanation"])
 
@@ -131,6 +132,6 @@ def test_log_probabilities_of_codes_are_told_where_the_engine_gives_them() -> No
     rows, by_code = np.array([5, 3]), np.array([[-1, -2, -3], [-4, -5, -6]], dtype=np.float32)
     why = Explanations(rows, np.array([7]), None, by_code)
     [three, none] = explanation_documents(catalogue, np.array([3, 9]), why)
-    assert [code["log_prob"] for code in three["codes"]] == [-4, -5, -6]  # type: ignore[attr-defined, union-attr]
-    assert [code["log_prob"] for code in none["codes"]] == [None] * 3  # type: ignore[attr-defined, union-attr]
+    assert [code["log_prob"] for code in three["codes"]] == [-4, -5, -6]
+    assert [code["log_prob"] for code in none["codes"]] == [None] * 3
     assert explanation_documents(catalogue, NOTHING, NO_EXPLANATIONS) == []

@@ -27,7 +27,7 @@ from service.store.embedded_store import EmbeddedStore
 from service.store.redis_store import RedisStore
 from tests.support.hash_coder import hash_coder
 from tests.support.redis_server import RedisServer
-from tests.support.service_harness import fast_settings, live_store, metric, running, until
+from tests.support.service_harness import fast_settings, live_store, loaded_model, metric, running, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -88,7 +88,7 @@ async def answers(service: Service) -> list[object]:
         RecommendRequest(history=["item-9"], k=10, max_per_prefix=2),
         RecommendRequest(k=30),
     ]
-    found = []
+    found: list[object] = []
     for request in asked:
         answer = await service.recommender.recommend(request)
         rows = answer.found.rows.tolist()
@@ -226,7 +226,7 @@ async def test_a_redis_that_came_back_empty_gets_everything_back(own: Replicas, 
         await same_place(first, second)
         assert digest(first) == before[0]
         live_store(own.folder, seed=1)  # the next version knows the changes, too
-        await until(lambda: all(each.models.current.catalogue.row("new") is not None for each in (first, second)))
+        await until(lambda: all(loaded_model(each).catalogue.row("new") is not None for each in (first, second)))
         await same_place(first, second)
         model, row = await first.catalogue.find("item-3")
         assert model.catalogue.is_hidden[row]
@@ -241,7 +241,7 @@ async def test_a_new_version_applies_all_changes_anew(replicas: Replicas) -> Non
         await first.catalogue.delete("item-3")
         codes = {each: (await first.catalogue.find(each))[1] for each in ("item-3",)}
         version = live_store(replicas.folder, seed=1)
-        await until(lambda: all(each.models.current.version == version for each in (first, second)))
+        await until(lambda: all(loaded_model(each).version == version for each in (first, second)))
         await same_place(first, second)
         new = first.models.current
         assert new is not None
@@ -252,7 +252,7 @@ async def test_a_new_version_applies_all_changes_anew(replicas: Replicas) -> Non
         await some_changes(second, 4, 50)
         await same_place(first, second)
         ModelStore(replicas.folder).rollback()
-        await until(lambda: all(each.models.current.version == old.version for each in (first, second)))
+        await until(lambda: all(loaded_model(each).version == old.version for each in (first, second)))
         await same_place(first, second)
 
 
@@ -300,7 +300,7 @@ async def test_a_version_waits_for_the_changes_that_hide_items(own: Replicas, ow
         await until(lambda: metric(service, "etegrec_model_loads_total", result="failed") >= 1)
         assert place(service) == old
         own_redis.start()
-        await until(lambda: service.models.current.version == version)
+        await until(lambda: loaded_model(service).version == version)
         model, row = await service.catalogue.find("item-3")
         assert model.catalogue.is_hidden[row]
 
@@ -366,7 +366,7 @@ async def test_one_process_keeps_its_items_across_restarts(tmp_path: Path) -> No
             assert kept is None or kept == (digest(service), place(service)[1])
             await some_changes(service, start, 30)
             await some_requests(service, start, 5)
-            await until(lambda: service.models.current.revision >= 30 * (start + 1))  # noqa: B023
+            await until(lambda: loaded_model(service).revision >= 30 * (start + 1))  # noqa: B023
             await service.updater.step()
             kept = (digest(service), place(service)[1])
     assert kept is not None

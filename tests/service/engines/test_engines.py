@@ -32,7 +32,7 @@ from service.settings import Settings
 from tests.support.bundles import bundle_files, small_catalogue
 from tests.support.random_worlds import random_recommender, random_vectors, reference, small_config
 from tests.support.search_reference import fuse
-from tests.support.service_harness import serving
+from tests.support.service_harness import loaded_model, serving
 from training.embedding.transition_counts import count_transitions
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_search
@@ -107,7 +107,7 @@ async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusio
     answers = {}
     for engine in ("onnx", "torch"):
         async with serving(store, engine=engine, threads=1) as (client, service):
-            assert service.models.current.engine.name == engine
+            assert loaded_model(service).engine.name == engine
             single = [(await client.post("/recommend", json=each)).json()["items"] for each in asked]
             batch = [each["items"] for each in (await client.post("/recommend/batch", json=asked)).json()]
             assert [ids(each) for each in batch] == [ids(each) for each in single]
@@ -188,7 +188,7 @@ async def test_weights_of_8_bits_serve_nearly_the_same_answers(stores: dict[Fusi
     asked, answers = {"history": ["item-3", "item-9"], "k": 10}, {}
     for precision in ("fp32", "int8"):
         async with serving(stores[FUSION], engine="onnx", threads=1, onnx_precision=precision) as (client, service):
-            assert service.models.current.engine.reduced_precision == (precision == "int8")
+            assert loaded_model(service).engine.reduced_precision == (precision == "int8")
             answers[precision] = (await client.post("/recommend", json=asked)).json()["items"]
     exact, cheap = ({each["item_id"]: each["log_prob"] for each in items} for items in answers.values())
     shared = exact.keys() & cheap.keys()

@@ -19,7 +19,7 @@ from service.store.redis_store import RedisStore
 from tests.support.bundles import small_catalogue
 from tests.support.hash_coder import hash_coder
 from tests.support.redis_server import RedisServer
-from tests.support.service_harness import fast_settings, live_store, running, until
+from tests.support.service_harness import fast_settings, live_store, loaded_model, running, until
 
 pytestmark = pytest.mark.anyio
 
@@ -172,7 +172,7 @@ async def test_a_full_catalogue_answers_409_and_takes_no_part_of_an_upload(tmp_p
         too_many = lines(*({"item_id": f"n{n}", "title": str(n)} for n in range(room + 1)))
         refused = await client.post("/items/bulk", content=too_many, headers=JSONL)
         assert (refused.status_code, refused.json()["type"]) == (409, "urn:etegrec:problem:catalogue-full")
-        assert service.models.current.revision == 0
+        assert loaded_model(service).revision == 0
         fits = lines(*({"item_id": f"n{n}", "title": str(n)} for n in range(room)))
         stored = (await client.post("/items/bulk", content=fits, headers=JSONL)).json()
         assert (stored["items"], stored["new"], stored["revision"]) == (room, room, room)
@@ -198,7 +198,7 @@ async def test_an_upload_with_wrong_lines_names_them_and_stores_nothing(tmp_path
         problem = (await client.post("/items/bulk", content=many, headers=JSONL)).json()
         assert len(problem["errors"]) == 100
         assert "5000 lines" in problem["detail"]
-        assert service.models.current.revision == 0
+        assert loaded_model(service).revision == 0
         assert (await client.get("/items/good")).status_code == 404
 
 
@@ -213,10 +213,10 @@ async def test_an_upload_is_streamed_counted_and_harmless_to_repeat(tmp_path: Pa
     async with shop(tmp_path / "s") as (client, service):
         first = (await client.post("/items/bulk", content=pieces(), headers=JSONL)).json()
         assert (first["items"], first["new"], first["revision"]) == (700, 300, 700)
-        before = service.models.current.catalogue.digest()
+        before = loaded_model(service).catalogue.digest()
         second = (await client.post("/items/bulk", content=body, headers=JSONL)).json()
         assert (second["items"], second["new"], second["revision"]) == (700, 0, 1400)
-        assert service.models.current.catalogue.digest() == before
+        assert loaded_model(service).catalogue.digest() == before
         assert (await client.get("/items/n99")).json()["title"] == "title 699"
 
 
@@ -243,9 +243,9 @@ async def test_concurrent_uploads_and_changes_all_arrive(tmp_path: Path) -> None
         gone = [client.delete(f"/items/item-{n}") for n in range(10)]
         statuses = [each.status_code for each in await asyncio.gather(*uploads, *single, *gone)]
         assert set(statuses) == {200}
-        catalogue = service.models.current.catalogue
+        catalogue = loaded_model(service).catalogue
         assert (len(catalogue), int(catalogue.is_hidden.sum())) == (40 + 200 + 10, 10)
-        assert service.models.current.revision == 220
+        assert loaded_model(service).revision == 220
 
 
 @pytest.mark.redis

@@ -62,7 +62,6 @@ async def test_lists_of_requests_and_events_are_bounded(tmp_path: Path) -> None:
 
 async def test_every_limit_of_the_settings_is_enforced(tmp_path: Path) -> None:
     live_store(tmp_path)
-    limits = {"max_k": 3, "max_history_ids": 2, "max_filter_ids": 1}
     bodies = [
         {"k": 4},
         {"history": ["a"] * 3},
@@ -70,7 +69,7 @@ async def test_every_limit_of_the_settings_is_enforced(tmp_path: Path) -> None:
         {"filter": {"deny": ["a"] * 2}},
         {"filter": {"categories": ["a"] * 2}},
     ]
-    async with serving(tmp_path, **limits) as (client, _):
+    async with serving(tmp_path, max_k=3, max_history_ids=2, max_filter_ids=1) as (client, _):
         found = [await client.post("/recommend", json=body) for body in bodies]
         largest = await client.post("/recommend", json={"k": 3, "history": ["a"] * 2, "filter": {"deny": ["a"]}})
     assert [response.status_code for response in found] == [422] * 5

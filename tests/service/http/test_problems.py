@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 JSON = {"Content-Type": "application/json"}
 ECHO = "zebra"  # must never come back
 
-BAD_BODIES = {
+BAD_BODIES: dict[str, tuple[str | bytes, int]] = {
     "empty": (b"", 400),
     "no JSON": (ECHO.encode(), 400),
     "NaN": (b'{"budget_ms": NaN, "user_id": "zebra"}', 400),

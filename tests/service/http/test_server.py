@@ -33,8 +33,10 @@ SLOW = textwrap.dedent(
     class Slow(FakeEngine):
         def compute(self, inputs, catalogue):
             if inputs.lengths[0] == 1:  # goldens are longer
-                Path(sys.argv[1]).touch()
-                time.sleep(1.5)
+                computing = Path(sys.argv[1])
+                computing.touch()
+                while not computing.with_suffix(".end").exists():
+                    time.sleep(0.01)
             return super().compute(inputs, catalogue)
 
     cli.create_app = lambda settings: create_app(settings, opener=lambda *_: Slow())
@@ -75,10 +77,17 @@ def wait_for(url: str, status: int) -> httpx.Response:
     raise AssertionError(f"{url} did not answer {status}")
 
 
+def wait_for_metric(url: str, line: str) -> None:
+    end = time.monotonic() + 30
+    while line not in (text := httpx.get(f"{url}/metrics").text):
+        assert time.monotonic() < end, text
+        time.sleep(0.02)
+
+
 def test_sigterm_turns_readiness_off_finishes_requests_and_exits_0(tmp_path: Path) -> None:
     live_store(tmp_path)
     computing = tmp_path / "computing"
-    with process(tmp_path, "-c", SLOW, str(computing), SHUTDOWN_DELAY_S="0.7", DEADLINE_MS="20000") as (server, url):
+    with process(tmp_path, "-c", SLOW, str(computing), SHUTDOWN_DELAY_S="1.5", DEADLINE_MS="20000") as (server, url):
         wait_for(f"{url}/health/ready", 200)
         answers: list[httpx.Response] = []
         body = {"history": ["item-1"]}
@@ -88,6 +97,7 @@ def test_sigterm_turns_readiness_off_finishes_requests_and_exits_0(tmp_path: Pat
             time.sleep(0.01)
         server.send_signal(signal.SIGTERM)
         refused = wait_for(f"{url}/health/ready", 503)
+        computing.with_suffix(".end").touch()
         client.join(30)
         _, logged = server.communicate(timeout=30)
     assert refused.json()["detail"] == "the service is shutting down"
@@ -123,12 +133,11 @@ def test_a_client_that_leaves_takes_its_request_out_of_the_queue(tmp_path: Path)
             time.sleep(0.01)
         for _attempt in range(2):
             with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{url}/recommend", json={"history": ["item-2"]}, timeout=0.2)
+                httpx.post(f"{url}/recommend", json={"history": ["item-2"]}, timeout=httpx.Timeout(30, read=0.2))
+        wait_for_metric(url, "etegrec_dropped_before_compute_total 1.0")  # the other one is prepared already
+        computing.with_suffix(".end").touch()
         first.join(30)
-        end = time.monotonic() + 30
-        while "etegrec_dropped_before_compute_total 2.0" not in (text := httpx.get(f"{url}/metrics").text):
-            assert time.monotonic() < end, text
-            time.sleep(0.02)
+        wait_for_metric(url, "etegrec_dropped_before_compute_total 2.0")
 
 
 def test_a_taken_port_or_wrong_setting_ends_with_a_code(tmp_path: Path) -> None:

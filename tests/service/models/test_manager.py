@@ -21,7 +21,16 @@ from service.settings import Settings
 from service.store.change_stream import START, Snapshot
 from service.store.embedded_store import EmbeddedStore
 from tests.support.bundles import small_catalogue
-from tests.support.service_harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
+from tests.support.service_harness import (
+    GatedEngine,
+    fast_settings,
+    live_store,
+    loaded_model,
+    metric,
+    running,
+    serving,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -36,10 +45,10 @@ async def test_promotion_and_rollback_are_followed(tmp_path: Path) -> None:
     first = live_store(tmp_path, 0)
     async with serving(tmp_path) as (client, service):
         second = live_store(tmp_path, 1)
-        await until(lambda: service.models.current.version == second)
+        await until(lambda: loaded_model(service).version == second)
         answer = (await client.post("/recommend", json={"history": ["item-1"], "k": 40})).json()
         ModelStore(tmp_path).rollback()
-        await until(lambda: service.models.current.version == first)
+        await until(lambda: loaded_model(service).version == first)
         assert metric(service, "etegrec_model_info", version=first, engine="fake") == 1
         assert metric(service, "etegrec_model_info", version=second, engine="fake") == 0
         assert metric(service, "etegrec_model_loads_total", result="ok") == 3
@@ -62,7 +71,7 @@ async def test_accepted_requests_finish_on_the_old_model_before_it_is_freed(tmp_
         waiting = [asyncio.create_task(client.post("/recommend", json={"history": ["item-1"]})) for _ in range(3)]
         await until(lambda: len(engine.batches) > computed)
         second = live_store(tmp_path, 1)
-        await until(lambda: service.models.current.version == second)
+        await until(lambda: loaded_model(service).version == second)
         newer = (await client.post("/recommend", json={"history": ["item-1"]})).json()
         assert not closed
         engine.gate.set()
@@ -113,9 +122,9 @@ async def test_a_version_that_fails_to_load_keeps_the_old_one(tmp_path: Path) ->
     async with serving(tmp_path) as (client, service):
         second = live_store(tmp_path, 1)
         goldens = tmp_path / second / "golden.json"  # the catalogue comes from its snapshot by now
-        await until(lambda: service.models.current.version == second)
+        await until(lambda: loaded_model(service).version == second)
         ModelStore(tmp_path).rollback()
-        await until(lambda: service.models.current.version == first)
+        await until(lambda: loaded_model(service).version == first)
         whole = goldens.read_bytes()
         goldens.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         (tmp_path / "LIVE").write_text(f"{second}\n{first}\n")
@@ -123,7 +132,7 @@ async def test_a_version_that_fails_to_load_keeps_the_old_one(tmp_path: Path) ->
         ready = await client.get("/health/ready")
         answer = (await client.post("/recommend", json={})).json()
         goldens.write_bytes(whole)  # a failed version is tried again
-        await until(lambda: service.models.current.version == second)
+        await until(lambda: loaded_model(service).version == second)
         assert (await client.get("/health/ready")).json()["problem"] == ""
     assert ready.status_code == 200
     assert ready.json()["model_version"] == answer["model_version"] == first

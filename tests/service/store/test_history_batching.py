@@ -14,6 +14,7 @@ from service.store.embedded_store import EmbeddedStore
 from service.store.history_batching import READ_AT_ONCE, HistoryBatcher
 from service.store.redis_store import RedisStore
 from tests.support.redis_server import RedisServer
+from tests.support.service_harness import until
 
 pytestmark = pytest.mark.anyio
 
@@ -24,10 +25,12 @@ class CountingLive(EmbeddedStore):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.reads: list[int] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def histories(self, user_ids: Sequence[str]) -> list[list[str] | StoreCorrupt]:
         self.reads.append(len(user_ids))
-        await asyncio.sleep(0.01)
+        await self.may_answer.wait()
         if "away" in user_ids:
             raise StoreUnavailable("away")
         return await super().histories(user_ids)
@@ -41,9 +44,12 @@ class CountingLive(EmbeddedStore):
 async def test_what_comes_together_is_one_read_and_what_comes_meanwhile_the_next(tmp_path: Path) -> None:
     store = CountingLive(tmp_path)
     reads = HistoryBatcher(store)
+    store.may_answer.clear()
     first = [asyncio.create_task(reads.history(f"u{n % 50}")) for n in range(100)]
-    await asyncio.sleep(0.002)
+    await until(lambda: store.reads == [50])
     later = [asyncio.create_task(reads.history(f"v{n}")) for n in range(READ_AT_ONCE + 10)]
+    await asyncio.sleep(0)  # all of them have asked
+    store.may_answer.set()
     assert await asyncio.gather(*first) == [[f"u{n % 50}-item"] for n in range(100)]
     assert await asyncio.gather(*later) == [[f"v{n}-item"] for n in range(READ_AT_ONCE + 10)]
     assert store.reads == [50, READ_AT_ONCE, 10]

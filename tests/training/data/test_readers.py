@@ -23,7 +23,7 @@ Triples = list[tuple[str, str, int]]
 
 
 def read(path: Path, **options: object) -> Triples:
-    return read_source(path, ReadOptions.model_validate(options)).interactions.rows()  # type: ignore[return-value]
+    return read_source(path, ReadOptions.model_validate(options)).interactions.rows()
 
 
 def written(path: Path, text: str) -> Path:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +19,7 @@ START = 1_500_000_000
 GOOD = [(f"u{user}", f"i{item}", START + 100 * user + item) for user in range(4) for item in range(5)]
 
 
-def lines(rows: list[tuple[object, ...]] | None = None) -> str:
+def lines(rows: Sequence[tuple[object, ...]] | None = None) -> str:
     return "user,item,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in (GOOD if rows is None else rows))
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -56,7 +57,7 @@ def data_of(items: int, sequences: list[list[int]], categories: list[tuple[str, 
     flat = np.array([item for sequence in sequences for item in sequence], dtype=np.int32)
     return Dataset(
         name="hand",
-        user_ids=[f"u{user}" for user in range(len(sequences))],
+        user_ids=pl.Series([f"u{user}" for user in range(len(sequences))], dtype=pl.String),
         item_ids=[f"i{item}" for item in range(items)],
         offsets=np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])]).astype(np.int64),
         items=flat,

@@ -67,9 +67,9 @@ def test_fused_ranks_equal_the_references(weight: float) -> None:
     found = search_split(random_recommender(config, 3), codes, split, WIDTH, vectors, 6)
     ranks = found.ranks(Fusion(weight=weight, candidates=6))
     for row, (history, target) in enumerate(zip(split.histories, split.targets.tolist(), strict=True)):
-        for protocol, excluded in enumerate(((), history)):
+        for protocol, excluded in enumerate((history[:0], history)):
             is_open = np.ones(ITEMS, dtype=np.bool_)
-            is_open[list(excluded)] = False
+            is_open[excluded] = False
             is_open[target] = True
             beams, joined = judge.candidates(history, WIDTH, 6, is_open)
             answers = fuse([*beams, *(joined if weight else [])], weight, ITEMS, ITEMS, [0] * ITEMS)
@@ -84,8 +84,11 @@ def scored_targets(
     zeros = np.zeros_like(dense).tolist()
     is_target = np.zeros((2, len(log_prob), len(log_prob[0])), dtype=np.bool_)
     is_target[:, :, 1] = True
-    both = [np.array([values, values], dtype=np.float32) for values in (log_prob, dense, transition or zeros)]
-    return SearchResults(is_target, *both, beam_width)
+
+    def twice(values: list[list[float]]) -> npt.NDArray[np.float32]:
+        return np.array([values, values], dtype=np.float32)
+
+    return SearchResults(is_target, twice(log_prob), twice(dense), twice(transition or zeros), beam_width)
 
 
 def test_the_fitted_weight_is_the_one_that_ranks_validation_targets_best() -> None:

@@ -271,7 +271,7 @@ def test_optimiser_warms_up_then_falls_and_clips() -> None:
     assert 0 < moves[-1] < 0.05
 
 
-class Watch:
+class Watch(Bar):
     """Progress that notes the item codes and the epoch at every step."""
 
     def __init__(self, learner: Learner) -> None:

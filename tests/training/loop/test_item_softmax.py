@@ -5,8 +5,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from training.embedding.sasrec import SAMPLED_ABOVE, SasrecConfig
-from training.loop.item_softmax import Additions, Candidates, Proposal, full_softmax_loss, sampled_softmax_loss
+from training.embedding.sasrec import SasrecConfig
+from training.loop.item_softmax import (
+    SAMPLED_ABOVE,
+    Additions,
+    Candidates,
+    Proposal,
+    full_softmax_loss,
+    sampled_softmax_loss,
+)
 
 ITEMS, ROWS, WIDTH = 40, 12, 6
 

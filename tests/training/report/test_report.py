@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -215,6 +216,11 @@ def test_every_chart_asks_answers_and_names_its_axes(charts: dict[str, Chart]) -
                 assert axes.get_ylabel()
 
 
+def rectangles(chart: Chart) -> list[Rectangle]:
+    """Return the bars or bands of the first axes."""
+    return [patch for patch in chart.figure.axes[0].patches if isinstance(patch, Rectangle)]
+
+
 def test_learning_curves_are_those_of_the_run(finished: Path, contents: Contents, charts: dict[str, Chart]) -> None:
     history = json.loads((finished / "finetune.json").read_text())["history"]
     joint = json.loads((finished / "joint.json").read_text())["history"]
@@ -222,11 +228,11 @@ def test_learning_curves_are_those_of_the_run(finished: Path, contents: Contents
     expected = [entry["rec"] for entry in history if "rec" in entry]
     lines = {line.get_label(): line for line in charts["losses"].figure.axes[0].get_lines()}
     assert lines["ETEGRec"].get_ydata() == pytest.approx(expected)
-    assert len(lines["TIGER"].get_xdata()) > 0
+    assert np.size(lines["TIGER"].get_xdata()) > 0
     titles = {axes.get_title().partition(":")[0] for axes in charts["losses"].figure.axes}
     assert {"L_REC", "L_SQ", "L_SIA", "L_PSA"} <= titles
     tokenizer = [index for index, entry in enumerate(history, start=1) if entry["tokenizer_phase"]]
-    bands = list(charts["validation"].figure.axes[0].patches)
+    bands = rectangles(charts["validation"])
     assert [patch.get_x() + patch.get_width() / 2 for patch in bands] == pytest.approx(tokenizer)
     best = max(entry.get("valid_ndcg@10", 0) for entry in history)
     assert f"{best:.4f}" in charts["validation"].answer
@@ -265,7 +271,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def test_code_changes_are_counted_by_tokenizer_epoch(contents: Contents, charts: dict[str, Chart]) -> None:
-    bars = charts["code_changes"].figure.axes[0].patches
+    bars = rectangles(charts["code_changes"])
     changed = contents.evaluation.tokenizer["codes_changed"]
     assert len(changed) == len(contents.curves["generative"].tokenizer_epochs) > 1
     assert [bar.get_height() * ITEMS for bar in bars] == pytest.approx(changed)
@@ -288,7 +294,7 @@ def test_bins_hold_all_test_users(contents: Contents, charts: dict[str, Chart]) 
 
 
 def test_stages_are_timed(contents: Contents, charts: dict[str, Chart]) -> None:
-    bars = charts["seconds"].figure.axes[0].patches
+    bars = rectangles(charts["seconds"])
     assert [bar.get_width() for bar in bars] == list(contents.evaluation.seconds.values())
 
 

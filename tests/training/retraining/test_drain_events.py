@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from filelock import FileLock
 from redis import Redis
 
 from model_store import durable_files
@@ -213,7 +214,7 @@ def test_a_line_still_being_written_is_left_for_later(tmp_path: Path, out: Path)
 
 def test_a_second_drain_is_refused(tmp_path: Path, out: Path) -> None:
     out.mkdir()
-    with event_log.FileLock(out / ".lock"), pytest.raises(LockHeld, match="drains"):
+    with FileLock(out / ".lock"), pytest.raises(LockHeld, match="drains"):
         drain(tmp_path, out)
 
 

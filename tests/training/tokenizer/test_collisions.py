@@ -181,7 +181,9 @@ def test_a_beam_of_one_is_greedy_and_a_narrow_one_is_sorted() -> None:
 
 
 @pytest.mark.parametrize("policy", ["reassign", "token"])
-def test_the_memory_bound_does_not_change_the_result(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_bound_does_not_change_the_result(
+    policy: Literal["reassign", "token"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     latents, codebooks = world(5, items=40, levels=2, size=7)
     whole = assign_codes(latents, codebooks, policy)
     monkeypatch.setattr(collisions, "DISTANCES_AT_ONCE", 50)  # 7 items greedily, then one at a time

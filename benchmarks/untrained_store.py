@@ -1,9 +1,12 @@
-"""A store with one large version that can place new items, for benchmarks of the live catalogue: untrained networks of
-the paper's shape, generated items with vectors."""
+"""A model store with one large, untrained version that can place new items.
+
+Its networks have the paper's shape, its items are generated and have vectors.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +18,6 @@ from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
-from model_store.catalogue.catalogue import Catalogue
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
 from model_store.new_items.features import extract_features
@@ -33,21 +35,24 @@ MODEL = [
 
 
 class UntrainedEngine(OnnxEngine):
-    """The real search; nobody knows what an untrained network should answer."""
+    """The real search. Goldens are not replayed: an untrained network has no right answers."""
 
     checks_goldens = False
 
 
 def publish_large(folder: Path, items: int, overrides: list[str]) -> ModelStore:
-    """Publish and promote the version."""
+    """Publish and promote a version with ``items`` items; overrides are those of the paper preset."""
     config = load_config("paper", [*MODEL, *overrides]).model
     torch.manual_seed(0)
-    tokenizer, width = Tokenizer(config.tokenizer).eval(), config.tokenizer.embedding_dim
+    tokenizer = Tokenizer(config.tokenizer).eval()
+    width = config.tokenizer.embedding_dim
+
     catalogue = large_catalogue(items)
     vectors = torch.nn.functional.normalize(torch.randn(items, width), dim=1)
     golden = Golden(
         history=tuple(catalogue.item_ids[:3]), items=(catalogue.item_ids[3],), score=(-1.0,), log_prob=(-1.0,)
     )
+
     weights = {f"tokenizer.{name}": value.contiguous() for name, value in tokenizer.state_dict().items()}
     files = {
         "weights.safetensors": save(weights),
@@ -59,14 +64,15 @@ def publish_large(folder: Path, items: int, overrides: list[str]) -> ModelStore:
         "golden.json": goldens_to_json([golden]),
         "report/index.md": b"# Made for a benchmark\n",
     }
+
     store = ModelStore(str(folder))
     data = DataSummary(name="generated", fingerprint="0" * 64, counts={"items": items})
     store.promote(publish(store, files, Description(config=config, data=data)))
     return store
 
 
-def new_item(number: int) -> dict[str, object]:
-    """What a shop says of an item."""
+def new_item(number: int) -> dict[str, Any]:
+    """Return what a shop sends for a new item."""
     return {
         "title": f"Title {number} word{number % 997} word{number % 101}",
         "categories": [f"category {number % 300}"],
@@ -76,13 +82,6 @@ def new_item(number: int) -> dict[str, object]:
 
 def _content(width: int) -> ContentModel:
     items = [new_item(number) for number in range(2000)]
-    known = np.unique(
-        np.concatenate([extract_features(str(i["title"]), list(i["categories"]), i["attributes"]).ids for i in items])  # type: ignore[arg-type,call-overload]
-    )
+    ids = [extract_features(item["title"], item["categories"], item["attributes"]).ids for item in items]
+    known = np.unique(np.concatenate(ids))
     return ContentModel(known, torch.randn(len(known), width), torch.randn(width), torch.tensor(1.0))
-
-
-def random_histories(catalogue: Catalogue, count: int, length: int, seed: int = 0) -> list[list[str]]:
-    """Item ids, ``length`` a user."""
-    rows = np.random.default_rng(seed).integers(0, len(catalogue), (count, length)).tolist()
-    return [[catalogue.item_ids[row] for row in each] for each in rows]

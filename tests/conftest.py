@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from tests.support.redis_server import RedisServer
 
@@ -68,3 +70,14 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 def prefix() -> str:
     """A Redis prefix that no other test uses."""
     return f"test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """Put logging back as it was: a command that sets it up writes to a stream that closes with its test."""
+    handlers = logging.root.handlers[:]
+    level = logging.root.level
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)

@@ -168,7 +168,7 @@ def _describe(store: ModelStore, version: str, live: str | None, previous: str |
 
 
 def _detail_cells(row: dict[str, Any]) -> list[Text]:
-    """Return the cells of a listed version behind its state, empty for a damaged version."""
+    """Return the cells of a listed version after its state, empty for a damaged version."""
     if "problem" in row:
         return [Text(""), Text(""), Text(""), Text("")]
     return [

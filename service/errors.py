@@ -65,7 +65,7 @@ class RequestError(EtegrecError):
 
 
 class BadJson(RequestError):
-    """The body is no JSON that this service accepts."""
+    """The body is not JSON that this service accepts."""
 
     slug = "bad-json"
 

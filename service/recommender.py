@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.answers.explanations import NO_EXPLANATIONS, Explanations, explain
-from service.answers.popular import PopularBecause, PopularLog, find_popular
+from service.answers.popular import FallbackReason, PopularLog, find_popular
 from service.answers.result_cache import AnswerKey, ResultCache
 from service.answers.trending import TrendTracker
 from service.engines.base import BEAM_WIDTHS, NARROW_WIDTHS, SearchRequest, SearchResult
@@ -45,7 +45,7 @@ class Recommendation:
     unknown_items: Sequence[str]
     took_ms: float
     explanations: Explanations | None = None  # only if the request asked for them
-    popular_because: PopularBecause | None = None  # only if popular items answered
+    fallback_reason: FallbackReason | None = None  # only if popular items answered
 
 
 class _Query(NamedTuple):
@@ -81,7 +81,7 @@ class _Answered(NamedTuple):
     found: SearchResult
     served_by: ServedBy
     explanations: Explanations = NO_EXPLANATIONS
-    popular_because: PopularBecause | None = None
+    fallback_reason: FallbackReason | None = None
 
 
 class Recommender:
@@ -100,9 +100,11 @@ class Recommender:
         self._trends = trends
         self._settings = settings
         self._telemetry = telemetry
+
         self._cache = ResultCache(settings.result_cache_entries, settings.result_cache_s)
+
         self._answers = {kind: telemetry.answers.labels(kind) for kind in ("model", "cache", "popular")}
-        self._popular_answers = {why: telemetry.popular_answers.labels(why.value) for why in PopularBecause}
+        self._popular_answers = {reason: telemetry.popular_answers.labels(reason.value) for reason in FallbackReason}
         self._popular_log = PopularLog()
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
@@ -111,7 +113,8 @@ class Recommender:
         Raises:
             NotReady: No model is loaded.
             QueueFull: See :meth:`service.scheduling.batcher.Batcher.submit`.
-            QueueTooLong, DeadlineMissed: Only if the request brought no ``budget_ms``: with one, popular items answer.
+            QueueTooLong, DeadlineMissed: Raised only without ``budget_ms``; with it, popular items are served
+                instead.
         """
         started = time.monotonic()
         deadline = started + min(request.budget_ms or np.inf, self._settings.deadline_ms) / 1000
@@ -146,12 +149,12 @@ class Recommender:
         return rule if rule is not None else await asyncio.to_thread(model.rules.compile, key)
 
     async def _answer_by_model(self, serving: Serving, query: _Query, deadline: float) -> _Answered:
-        """Return a kept answer, else search; popular items answer where the request's own budget is too tight."""
+        """Return a cached answer, else search; popular items answer where the request's own budget is too tight."""
         full = query.search_request(query.model.beam_width(query.request.k))
         key = AnswerKey.of(full, query.rule_key, query.model.engine.max_history)
-        kept = self._find_kept(query, key)
-        if kept is not None:
-            return _Answered(kept, "cache")
+        cached = self._find_cached(query, key)
+        if cached is not None:
+            return _Answered(cached, "cache")
 
         # A request with a budget of its own prefers a poorer answer to an error.
         has_budget = query.request.budget_ms is not None
@@ -162,16 +165,16 @@ class Recommender:
         except (QueueTooLong, DeadlineMissed):
             if not has_budget:
                 raise
-            return await self._answer_by_popularity(query, PopularBecause.BUDGET)
+            return await self._answer_by_popularity(query, FallbackReason.BUDGET)
 
-        # The next request may have more time, so only answers of the full beam are kept.
+        # The next request may have more time, so only answers of the full beam are cached.
         if asked is full:
             self._cache.keep(query.model.catalogue, key, found)
         if not query.request.explain:
             return _Answered(found, "model")
         return _Answered(found, "model", await explain(serving, asked, found.rows, deadline - time.monotonic()))
 
-    def _find_kept(self, query: _Query, key: AnswerKey) -> SearchResult | None:
+    def _find_cached(self, query: _Query, key: AnswerKey) -> SearchResult | None:
         if not self._cache.is_on or query.request.explain:
             return None
 
@@ -194,20 +197,20 @@ class Recommender:
                 return asked
         return full
 
-    async def _answer_by_popularity(self, query: _Query, because: PopularBecause) -> _Answered:
+    async def _answer_by_popularity(self, query: _Query, reason: FallbackReason) -> _Answered:
         request = query.request
         catalogue = query.model.catalogue
         events = await self._trends.popular_counts(catalogue)
         found = find_popular(catalogue, query.rule, query.excluded, request.k, request.max_per_prefix, events)
-        return _Answered(found, "popular", popular_because=because)
+        return _Answered(found, "popular", fallback_reason=reason)
 
     def _count(self, query: _Query, answered: _Answered) -> None:
         """Count the answer; if popular items answered, say why in the metrics and in the log."""
         self._answers[answered.served_by].inc()
-        because = answered.popular_because
-        if because is not None:
-            self._popular_answers[because].inc()
-            self._popular_log.record(because, query.model.version)
+        reason = answered.fallback_reason
+        if reason is not None:
+            self._popular_answers[reason].inc()
+            self._popular_log.record(reason, query.model.version)
 
     def _recommendation(
         self, query: _Query, answered: _Answered, history: StoredHistory, started: float
@@ -224,7 +227,7 @@ class Recommender:
             unknown_items=_unknown_items(query, history.item_ids),
             took_ms=(time.monotonic() - started) * 1000,
             explanations=answered.explanations if query.request.explain else None,
-            popular_because=answered.popular_because,
+            fallback_reason=answered.fallback_reason,
         )
 
     def _without_hidden(self, model: LoadedModel, found: SearchResult) -> SearchResult:
@@ -252,17 +255,17 @@ def _excluded_rows(
 
 
 def _answer_nothing(query: _Query) -> _Answered:
-    """Return no items, in the name of whoever would have answered under a rule that allows some."""
+    """Return no items, labelled as the path that would have answered under a rule that allows some."""
     if len(query.known):
         return _Answered(_NOTHING, "model")
-    return _Answered(_NOTHING, "popular", popular_because=PopularBecause.EMPTY_RULE)
+    return _Answered(_NOTHING, "popular", fallback_reason=FallbackReason.EMPTY_RULE)
 
 
-def _why_nothing_is_known(history: StoredHistory) -> PopularBecause:
+def _why_nothing_is_known(history: StoredHistory) -> FallbackReason:
     """Return the reason why a history has no known items."""
     if history.is_missing:
-        return PopularBecause.STORE_AWAY
-    return PopularBecause.UNKNOWN_ITEMS if history.item_ids else PopularBecause.NO_HISTORY
+        return FallbackReason.STORE_AWAY
+    return FallbackReason.UNKNOWN_ITEMS if history.item_ids else FallbackReason.NO_HISTORY
 
 
 def _unknown_items(query: _Query, item_ids: Sequence[str]) -> list[str]:

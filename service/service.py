@@ -47,7 +47,7 @@ class Service:
         self.lookups = LookupPool(2, settings.queue_size, settings.deadline_ms / 1000)
 
     @property
-    def unready_because(self) -> str:
+    def unready_reason(self) -> str:
         """Reason why no new requests should be sent here; empty if they should."""
         if self.is_draining:
             return "the service is shutting down"

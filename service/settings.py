@@ -1,6 +1,6 @@
 """Settings of a running service, read from ``ETEGREC_*`` variables.
 
-Defaults live here and nowhere else: the command line reads its own from this class, and docs/OPERATIONS.md lists
+Defaults are defined here and nowhere else: the command line reads its own from this class, and docs/OPERATIONS.md lists
 every field (a test compares them).
 """
 

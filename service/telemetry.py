@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(
-    show_locals=False
-)  # local variables hold histories and keys
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+# Local variables hold histories and keys, which must not be logged.
+_WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
 class Telemetry:

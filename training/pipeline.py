@@ -36,7 +36,7 @@ from training.loop.progress import Progress
 from training.run_folder import RunFolder
 from training.tokenizer.codebooks import pretrain_tokenizer
 from training.tokenizer.collisions import Codes
-from training.user_ranks import RANKS, TestRanks
+from training.user_ranks import RANKS, UserRanks
 
 EVALUATION = "evaluation.json"
 UNSEEN = "unseen.json"
@@ -292,7 +292,7 @@ class Pipeline:
 
                 metrics[name] = {row: ranks.summary() for row, ranks in rows.items()}
                 if name == "test":
-                    TestRanks(rows, *sampled_codes_kept(learner, split, self.config.seed)).write(self.run)
+                    UserRanks(rows, *sampled_codes_kept(learner, split, self.config.seed)).write(self.run)
 
         health = tokenizer_health(self.learner, self.dataset)
         by_split = {name: metrics[name] for name in ("test", "valid")}

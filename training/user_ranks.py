@@ -19,10 +19,8 @@ RANKS = "ranks.safetensors"
 
 
 @dataclass(frozen=True)
-class TestRanks:
+class UserRanks:
     """Ranks on the test split by row of the evaluation, and the codes of the target that the beam of a sample kept."""
-
-    __test__ = False  # tells pytest that this is not a test class
 
     rows: dict[str, Ranks]
     beam_users: Int64Array  # [m], positions in the test split
@@ -35,7 +33,7 @@ class TestRanks:
         run.write_tensors(RANKS, {name: torch.from_numpy(array.astype(np.int32)) for name, array in arrays.items()})
 
     @classmethod
-    def read(cls, run: RunFolder) -> TestRanks:
+    def read(cls, run: RunFolder) -> UserRanks:
         """Read the ranks that :meth:`write` stored.
 
         Raises:

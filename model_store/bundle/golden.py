@@ -1,6 +1,6 @@
 """Goldens: histories with the answers that the model gave when it was exported.
 
-Exporter, service and the retraining gate replay them through their own engine and compare the answers.
+The exporter and the service replay them through their own engine and compare the answers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def goldens_from_json(data: bytes) -> tuple[Golden, ...]:
     """Read the output of :func:`goldens_to_json`; there is at least one golden.
 
     Raises:
-        BundleRefused: The bytes are no such list.
+        BundleRefused: The bytes are not a valid list of goldens.
     """
     try:
         return _GOLDENS.validate_json(data, strict=True)
@@ -154,5 +154,5 @@ def _find_misplaced(golden: Golden, answer: Answer, tolerance: float) -> str:
 
     for item in golden.items:
         if item not in answer.items and expected[item] - cutoff > tolerance:
-            return f"item {item!r} is missing, though it is no near tie with the last rank"
+            return f"item {item!r} is missing, though it is not a near tie with the last rank"
     return ""

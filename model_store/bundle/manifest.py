@@ -1,7 +1,7 @@
 """The manifest of a bundle: a description of the model, its origin, and the seal of every file.
 
 ``manifest.json`` is canonical JSON (sorted keys, no spaces). It carries the SHA-256 of itself without that one field,
-so that no byte of it can change unnoticed either. It is written last: a folder without it is no bundle.
+so that no byte of it can change unnoticed either. It is written last: a folder without it is not a bundle.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REQUIRED_FILES = frozenset(
 )
 OPTIONAL_FILES = frozenset(
     {
-        "content.onnx",  # attributes -> item embedding
+        "content.onnx",  # title, categories and attributes -> item embedding
         "search.int8.onnx",  # search.onnx with weights of 8 bits
         "transitions.safetensors",  # which items follow which
     }
@@ -104,7 +104,7 @@ class Manifest(Description):
             raise ValueError(f"files lacks {', '.join(sorted(missing))}")
         for name in sorted(self.files.keys() - REQUIRED_FILES - OPTIONAL_FILES):
             if not REPORT_FILE.fullmatch(name):
-                raise ValueError(f"files holds {name!r}, which is no file of a bundle")
+                raise ValueError(f"files holds {name!r}, which is not a file of a bundle")
         return self
 
     def to_bytes(self) -> bytes:

@@ -39,7 +39,7 @@ def open_session(
             up so late that a small graph gains nothing from a second thread; spinning ones take cores from others.
 
     Raises:
-        GraphRefused: The bytes are no graph that can run here, or a graph with other inputs or outputs.
+        GraphRefused: The bytes are not a graph that can run here, or its inputs or outputs differ from those expected.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -47,9 +47,11 @@ def open_session(
     options.log_severity_level = _LOG_SEVERITY
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1" if spins else "0")
+
     # Without VNNI, products of unsigned and signed bytes overflow 16 bits on x86-64. This makes them exact there, and
     # changes nothing on other CPUs and in graphs without 8-bit products.
     options.add_session_config_entry("session.x64quantprecision", "1")
+
     try:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except _REFUSALS as cause:

@@ -2,7 +2,7 @@
 
 This holds at whatever moment the publisher is killed. On a local disk the files are staged in a hidden folder beside
 the versions and renamed into place. Elsewhere they are put under their final names with the manifest last: without it a
-folder is no version. The service never imports this module.
+folder is not a version. The service never imports this module.
 """
 
 from __future__ import annotations

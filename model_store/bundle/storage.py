@@ -83,7 +83,7 @@ class Folder:
         return sorted(entries, key=lambda entry: entry.name)
 
     def files(self) -> Iterator[Entry]:
-        """Yield all entries in the folder and below that are no folders, named relative to it."""
+        """Yield all entries in the folder and below that are not folders, named relative to it."""
         for entry in self.entries():
             if entry.kind != "folder":
                 yield entry

@@ -92,7 +92,7 @@ class Catalogue:
 
     @cached_property
     def _growing(self) -> GrowingRows | None:
-        """``vectors`` with the spare rows behind them, for those of new items."""
+        """``vectors``, with spare rows after them for the vectors of new items."""
         return None if self.vectors is None else GrowingRows(self.vectors)
 
     def row(self, item_id: str) -> int | None:
@@ -116,7 +116,7 @@ class Catalogue:
         """Return a catalogue with these changes applied in order; this catalogue stays as it is.
 
         The time is proportional to the number of items, at the speed of copying memory. The vectors, which are most of
-        it, are seldom copied: those of new items are written behind the old ones, which both catalogues share.
+        it, are seldom copied: those of new items are written after the old ones, which both catalogues share.
 
         Raises:
             CatalogueError: A new item lacks its codes or its vector, or they do not fit; nothing is applied then.
@@ -143,7 +143,7 @@ class Catalogue:
         return self._with_columns(columns, {"row_of": self.row_of.with_ids(ids), "trie": trie, "_growing": growing})
 
     def with_room(self) -> Catalogue:
-        """Return the same catalogue with spare rows behind its vectors: copies now what the first new item would."""
+        """Return the same catalogue with spare rows after its vectors: copies now what the first new item would."""
         growing = None if self._growing is None else self._growing.with_room()
         if growing is None or growing is self._growing:
             return self
@@ -180,7 +180,7 @@ class Catalogue:
         return copy
 
     def _append_codes(self, new: Sequence[ItemPut]) -> tuple[npt.NDArray[np.int16], Trie]:
-        """Return the codes and the trie with new items behind the others."""
+        """Return the codes and the trie with new items after the others."""
         levels = self.codes.shape[1]
         for put in new:
             if put.codes is None or np.shape(put.codes) != (levels,):
@@ -191,7 +191,7 @@ class Catalogue:
         return np.concatenate([self.codes, codes.astype(np.int16)]), trie
 
     def _append_vectors(self, new: Sequence[ItemPut]) -> GrowingRows | None:
-        """Return the vectors with those of new items behind them; ``None`` if the catalogue has no vectors."""
+        """Return the vectors with those of new items after them; ``None`` if the catalogue has no vectors."""
         if self._growing is None:
             return None
         width = self._growing.rows.shape[1]
@@ -241,7 +241,7 @@ class Catalogue:
         """Read and check the output of :meth:`to_parquet`; ``vectors`` are stored elsewhere and join it here.
 
         Raises:
-            CatalogueError: The bytes are no such table, or its content is inconsistent.
+            CatalogueError: The bytes are not such a table, or its content is inconsistent.
         """
         table = CatalogueTable.from_bytes(data)
         table.attributes.check_integrity()

@@ -49,7 +49,7 @@ class GrowingRows:
         self._buffer = buffer or _Buffer(rows, len(rows))
 
     def with_room(self) -> GrowingRows:
-        """Return the same rows with spare rows behind them: makes the copy now that the first growth would make."""
+        """Return the same rows with spare rows after them: makes the copy now that the first growth would make."""
         if len(self._buffer.memory) > len(self.rows):
             return self
         length = len(self.rows)

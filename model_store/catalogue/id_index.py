@@ -164,7 +164,7 @@ def _hash_block(ids: PackedStrings, block: slice) -> npt.NDArray[np.uint64]:
     length = np.diff(bounds)
 
     size = int(bounds[-1] - bounds[0])
-    padded = np.zeros(size // 8 * 8 + 24, dtype=np.uint8)  # two words may be read behind the last byte
+    padded = np.zeros(size // 8 * 8 + 24, dtype=np.uint8)  # two words may be read past the last byte
     padded[:size] = ids.ragged.values[bounds[0] : bounds[-1]]
     words = padded.view("<u8")
 

@@ -200,7 +200,7 @@ def pack_strings(values: Sequence[str], name: str) -> PackedStrings:
     """Pack a column that a caller gives.
 
     Raises:
-        CatalogueError: A value is no text.
+        CatalogueError: A value is not text.
     """
     try:
         return PackedStrings.of(values)

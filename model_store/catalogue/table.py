@@ -64,7 +64,7 @@ class CatalogueTable(NamedTuple):
         """Read the output of :meth:`to_bytes`. The columns are not compared with each other here.
 
         Raises:
-            CatalogueError: The bytes are no such table.
+            CatalogueError: The bytes are not such a table.
         """
         try:
             stored = pq.read_table(pa.BufferReader(data))

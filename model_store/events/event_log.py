@@ -119,7 +119,7 @@ class SegmentContent:
     Attributes:
         lines: Lines that decode.
         rejected: Complete lines that fail checksum or schema, as found.
-        end: Offset behind the last complete line; the rest is torn, or still being written.
+        end: Offset just past the last complete line; the rest is torn, or still being written.
     """
 
     lines: list[LogLine] = field(default_factory=list)

@@ -137,7 +137,7 @@ class Beams(NamedTuple):
 
         parent = pick // gained.shape[2]
         slot = (pick - parent * gained.shape[2]).clamp(max=slots - 1)
-        # A beam that found nothing must not point behind the end of the next level's arrays.
+        # A beam that found nothing must not point past the end of the next level's arrays.
         node = torch.where(log_prob > DEAD, children.first.gather(1, parent) + slot, 0)
         step = children.log_prob.flatten(1).gather(1, parent * slots + slot)
         steps = (*(before.gather(1, parent) for before in self.steps), step)
@@ -187,7 +187,7 @@ class BestOfGroups(nn.Module):
         beams = torch.arange(gained.shape[1], device=gained.device)
         pick = (pick + beams[:, None] * gained.shape[2]).flatten(1)
 
-        # The rank of a candidate inside its group, from 1; behind the limit its score is dead.
+        # The rank of a candidate inside its group, from 1; past the limit its score is dead.
         if group is None:
             rank = 1 + torch.arange(width, device=gained.device)
             score = torch.where(rank <= most[:, None, None], score, DEAD).flatten(1)

@@ -1,7 +1,7 @@
 """History encoder, shared by SASRec and the recommender: item vectors in, a state for every position out.
 
 The embedding stage trains it together with the item vectors. A recommender whose history tokens are vectors then starts
-from those weights, and already knows what its users want.
+from those weights, so it starts as good as SASRec.
 
 Shapes: B rows, S tokens, d model width, d_s width of item vectors.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model_store.network.layers import NEGATIVE, EncoderLayer, RelativeBias, RmsNorm
 
 INPUT_SCALE = 0.3
-"""Size of a unit vector's entries when it enters the first layer, 1.0 being that of a normed state."""
+"""RMS of the entries of a unit vector when it enters the first layer; a normalised state has 1.0."""
 
 
 class EncoderShape(NamedTuple):

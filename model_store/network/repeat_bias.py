@@ -30,7 +30,7 @@ class RepeatBias(nn.Module):
         self.weight = nn.Parameter(torch.zeros(tables, AGES))
 
     def forward(self, table: int, items: int, prefix: Tensor) -> Tensor:
-        """Return the bias of each of a row's first T items, ``[B, P, T]``: 0 for items behind a target's prefix.
+        """Return the bias of each of a row's first T items, ``[B, P, T]``: 0 for items after a target's prefix.
 
         Args:
             table: Number of the score.

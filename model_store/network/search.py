@@ -144,7 +144,7 @@ class BeamSearch(nn.Module):
         candidate_steps: list[Tensor] = []
         trace = []
         for level in range(net.levels):
-            # Beams come first; the dense candidates take the places behind them.
+            # Beams come first; the dense candidates take the places after them.
             node = beams.node
             log_prob = beams.log_prob
             if dense_walk is not None and level:
@@ -318,7 +318,7 @@ class _DenseWalk(NamedTuple):
         Returns:
             Nodes, log-probabilities (candidates never die) and the places that they continue, ``[B, W + n]`` each.
         """
-        # Level 0 has one place for all. From then on each candidate continues its own, behind those of the beams.
+        # Level 0 has one place for all. From then on each candidate continues its own, after those of the beams.
         own_place = torch.zeros_like(self.nearest.leaf)
         if level > 1:
             own_place = own_place + beams.node.shape[1] + torch.arange(own_place.shape[1], device=own_place.device)

@@ -5,7 +5,7 @@ policy ``reassign`` gives a tuple to one item only; ``token`` gives it to as man
 code tells them apart. The result depends on the latent, the catalogue and the items placed before, and on nothing else:
 replicas that place the same items in the same order hold the same codes.
 
-A tuple t stands for the sum of its codebook vectors b_l[t_l]. The residual of a latent r behind a prefix is
+A tuple t stands for the sum of its codebook vectors b_l[t_l]. The residual of a latent r after a prefix is
 r - sum_l b_l[t_l], so the squared distance from it to the next vector b is
 
     |residual - b|^2 = |residual|^2 + (|b|^2 - 2 r . b) + sum_l 2 b_l[t_l] . b
@@ -197,7 +197,7 @@ class Placement:
 
 
 class _FullCodes:
-    """The codes without room behind each prefix: those full in the trie, and those that filled up since.
+    """The codes without room after each prefix: those full in the trie, and those that filled up since.
 
     The *key* of a prefix c_1 … c_d is the number that these digits write in base K.
     """
@@ -232,19 +232,19 @@ class _FullCodes:
         return bool(mask[codes[-1]])
 
     def mark_full(self, level: int, key: int, code: int) -> None:
-        """Record that a code has no room behind a prefix from now on."""
+        """Record that a code has no room after a prefix from now on."""
         [mask] = self._load_masks(level, [key])
         if mask is self._nothing:
             mask = self._masks[level][key] = mask.copy()
         mask[code] = True
 
     def exclude_full(self, level: int, keys: Int64Array, distance: Float64Array) -> None:
-        """Set the distances ``[beams, K]`` of codes without room behind these prefixes ``[beams]`` to infinity."""
+        """Set the distances ``[beams, K]`` of codes without room after these prefixes ``[beams]`` to infinity."""
         if self._is_full_node[level] is not None or self._masks[level]:
             np.putmask(distance, np.array(self._load_masks(level, keys.tolist())), np.inf)
 
     def _load_masks(self, level: int, keys: list[int]) -> list[BoolArray]:
-        """Return the codes without room behind each prefix, ``[K]`` each; those read off the trie are kept."""
+        """Return the codes without room after each prefix, ``[K]`` each; those read off the trie are kept."""
         known = self._masks[level]
         is_full_node = self._is_full_node[level]
         if is_full_node is None:
@@ -256,7 +256,7 @@ class _FullCodes:
         return [known[key] for key in keys]
 
     def _read_mask(self, level: int, key: int, is_full_node: BoolArray) -> BoolArray:
-        """Read the codes that are full in the trie behind one prefix."""
+        """Read the codes that are full in the trie after one prefix."""
         mask = self._nothing.copy()
         node = self._find_node(level, key)
         if node is not None:

@@ -245,7 +245,7 @@ class Trie:
 
 
 def pad_child_codes(codes: npt.NDArray[np.integer], codebook_size: int) -> npt.NDArray[np.int16]:
-    """Return the child codes of one level with the K spare entries behind them."""
+    """Return the child codes of one level with the K spare entries after them."""
     padded = np.zeros(len(codes) + codebook_size, dtype=np.int16)
     padded[: len(codes)] = codes
     return padded

@@ -1,1 +1,1 @@
-"""Answers beside the search: popular and trending items, similar items, explanations, kept answers."""
+"""Answers beside the search: popular and trending items, similar items, explanations, cached answers."""

@@ -25,7 +25,7 @@ LOGGED_EVERY_S = 60.0
 _BLOCK = 4096  # rows looked at first; few requests need more
 
 
-class PopularBecause(StrEnum):
+class FallbackReason(StrEnum):
     """Reasons why popular items answered a request instead of the model; labels of a metric."""
 
     NO_HISTORY = "no_history"
@@ -51,17 +51,17 @@ class PopularLog:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._answers: Counter[PopularBecause] = Counter()
-        self._next_at: dict[PopularBecause, float] = {}
+        self._answers: Counter[FallbackReason] = Counter()
+        self._next_at: dict[FallbackReason, float] = {}
 
-    def record(self, because: PopularBecause, version: str) -> None:
+    def record(self, reason: FallbackReason, version: str) -> None:
         """Count an answer of a version, and log it unless the reason was logged less than a minute ago."""
-        self._answers[because] += 1
+        self._answers[reason] += 1
         now = self._clock()
-        if now < self._next_at.get(because, now):
+        if now < self._next_at.get(reason, now):
             return
-        self._next_at[because] = now + LOGGED_EVERY_S
-        log.info("popular_items_answered", reason=because.value, answers=self._answers.pop(because), version=version)
+        self._next_at[reason] = now + LOGGED_EVERY_S
+        log.info("popular_items_answered", reason=reason.value, answers=self._answers.pop(reason), version=version)
 
 
 def find_popular(

@@ -1,7 +1,7 @@
 """A cache of the model's answers for requests that repeat: a page opened again, a user who did nothing new.
 
 An answer is a function of model version, catalogue revision, history, rules and what the request asks for. All of them
-are in the key, so a kept answer is never wrong; it expires only to free its place.
+are in the key, so a cached answer is never wrong; it expires only to free its place.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from service.engines.base import SearchRequest, SearchResult
 from service.filters import RuleKey
 
 LARGEST_KEY = 8192
-"""Size of a key in bytes, roughly, above which an answer is not kept: filters may name 10,000 items, and such requests
-rarely repeat."""
+"""Size of a key in bytes, roughly, above which an answer is not cached: filters may name 10,000 items, and such
+requests rarely repeat."""
 
 _NAME_BYTES = 100  # of a category or an item id in a rule, with what Python adds
 
@@ -50,8 +50,8 @@ class ResultCache:
     A catalogue object stands for its version and revision: with another one the cache begins anew.
 
     Args:
-        entries: Answers kept at most; 0 keeps none.
-        ttl_s: Seconds for which an answer is given again.
+        entries: Largest number of cached answers; 0 turns the cache off.
+        ttl_s: Seconds for which a cached answer is served.
         clock: Monotonic seconds.
     """
 
@@ -60,40 +60,39 @@ class ResultCache:
         self._ttl_s = ttl_s
         self._clock = clock
         self._catalogue: Catalogue | None = None
-        self._kept: OrderedDict[AnswerKey, tuple[float, SearchResult]] = (
-            OrderedDict()
-        )  # with the time at which each expires
+        # Each answer with the time at which it expires.
+        self._cached: OrderedDict[AnswerKey, tuple[float, SearchResult]] = OrderedDict()
 
     @property
     def is_on(self) -> bool:
-        """True if answers are kept at all."""
+        """True if answers are cached at all."""
         return self._entries > 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cached)
 
     def find(self, catalogue: Catalogue, key: AnswerKey) -> SearchResult | None:
-        """Return the kept answer, if there is one and it has not expired."""
+        """Return the cached answer, if there is one and it has not expired."""
         if catalogue is not self._catalogue:
             self._catalogue = catalogue
-            self._kept.clear()
+            self._cached.clear()
 
-        expires, found = self._kept.get(key, (0.0, None))
+        expires, found = self._cached.get(key, (0.0, None))
         if found is None:
             return None
         if expires <= self._clock():
-            del self._kept[key]
+            del self._cached[key]
             return None
 
-        self._kept.move_to_end(key)
+        self._cached.move_to_end(key)
         return found
 
     def keep(self, catalogue: Catalogue, key: AnswerKey, found: SearchResult) -> None:
-        """Keep an answer, unless the catalogue has changed since the request came, or the key is a large one."""
+        """Cache an answer, unless the catalogue has changed since the request came, or the key is a large one."""
         if not self.is_on or catalogue is not self._catalogue or key.size > LARGEST_KEY:
             return
 
-        self._kept[key] = (self._clock() + self._ttl_s, found)
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._entries:
-            self._kept.popitem(last=False)
+        self._cached[key] = (self._clock() + self._ttl_s, found)
+        self._cached.move_to_end(key)
+        if len(self._cached) > self._entries:
+            self._cached.popitem(last=False)

@@ -1,6 +1,6 @@
 """Reading a JSON body: its bytes within limits, then typed values; everything unsafe is refused.
 
-The parser of the validation library already refuses lone surrogates, text that is no UTF-8, huge numbers and deep
+The parser of the validation library already refuses lone surrogates, text that is not UTF-8, huge numbers and deep
 nesting, but it accepts ``NaN``, ``1e999`` (as infinity) and repeated keys. :func:`parse` looks for those first.
 """
 

@@ -95,7 +95,7 @@ async def popular_items(service: Service, request: Request) -> PopularResponse:
 
 
 async def trending_items(service: Service, request: Request) -> PopularResponse:
-    """Show items with the most recent events alone; fewer than `k` if fewer had any."""
+    """Show items ranked by recent events only; fewer than `k` if fewer had any."""
     query = read_query(request, PopularQuery)
     model = _current_model(service)
     return await _rank_by_events(service, model, query, await service.trends.trending_counts(model.catalogue))

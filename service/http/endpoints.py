@@ -101,7 +101,7 @@ def read_id(request: Request, name: str) -> str:
     """Return an item or user id from the path, percent-decoded.
 
     Raises:
-        InvalidFields: It is empty, too long, or no UTF-8: replacing what does not decode would name someone else.
+        InvalidFields: It is empty, too long, or not UTF-8: replacing what does not decode would name someone else.
     """
     value = str(request.path_params[name])
     try:

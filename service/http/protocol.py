@@ -1,4 +1,4 @@
-"""HTTP connections with bounded request heads: uvicorn takes heads of any size and waits for them for ever."""
+"""HTTP connections with bounded request heads: uvicorn accepts heads of any size and never times out."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Uvicorn's protocol, which gives up heads (request line and headers) that are too large or come too slowly.
+    """Uvicorn's protocol, which drops connections whose head (request line and headers) is too large or too slow.
 
-    Bytes that share a read with the end of the request before are not counted: a read is bounded itself.
+    Bytes that share a read with the end of the previous request are not counted: a read is itself bounded.
     """
 
     max_head_bytes = 65_536
@@ -24,12 +24,12 @@ class BoundedHttp(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timer: a client that connects must also ask."""
+        """Start the timer: a client that connects must also send a request."""
         super().connection_made(transport)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timer, which would keep the closed connection in memory until it fires."""
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -48,13 +48,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._start_timer()
 
     def on_headers_complete(self) -> None:
-        """Stop the timer: from here on, the limits of bodies count."""
+        """Stop the timer: from here on, the limits of bodies apply."""
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Expect another request; until its first byte comes, the keep-alive timeout counts."""
+        """Expect another request; until its first byte comes, the keep-alive timeout applies."""
         self._in_head = True
         self._head_bytes = 0
         super().on_message_complete()
@@ -70,6 +70,6 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._start_timer()  # the request before is still being answered on this connection
+            self._start_timer()  # the previous request is still being answered on this connection
         elif not self.transport.is_closing():
             self.transport.close()

@@ -28,8 +28,8 @@ async def live(service: Service, request: Request) -> JsonObject:
 
 async def ready(service: Service, request: Request) -> JsonObject:
     """Answer 200 while requests should be sent here, else 503 with the reason."""
-    if service.unready_because:
-        raise NotReady(service.unready_because)
+    if service.unready_reason:
+        raise NotReady(service.unready_reason)
 
     model = service.models.current
     return {

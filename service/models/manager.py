@@ -85,9 +85,11 @@ class ModelManager:
         self._telemetry = telemetry
         self._open_engine = opener
         self._open_coder = coders
+
         self._current: Serving | None = None
         self._failure: _Failure | None = None
         self._background: set[asyncio.Task[None]] = set()
+
         self.problem = "the model store was not read yet"
         """Reason why the newest model does not serve, for people; empty while it does."""
 

@@ -32,6 +32,7 @@ log = structlog.get_logger()
 STEP = 4096
 """Number of changes applied together. Each step copies the catalogue once, and the next step waits for it."""
 _REBUILD_ATTEMPTS = 3
+# Compare with `is`: the tail of a store that lost everything can have equal values.
 _BROKEN = Tail(latest_revision=0, is_unbroken=False, changes=(), head=None)
 
 
@@ -108,7 +109,7 @@ class CatalogueFollower:
         return self._store_client.store.catalogue
 
     async def _read_tail(self, replica: ReplicatedCatalogue) -> Tail:
-        """Read the changes behind the replica's place. A stream with a damaged entry counts as broken."""
+        """Read the changes after the replica's place. A stream with a damaged entry counts as broken."""
         try:
             return await self._store.read_tail(replica.source.version, replica.at, STEP)
         except StoreCorrupt as failure:
@@ -216,7 +217,7 @@ class CatalogueFollower:
     async def _resync(self, replica: ReplicatedCatalogue) -> ReplicatedCatalogue:
         """Replace a catalogue of another lineage, or one from which the stream does not continue.
 
-        The new catalogue never lies behind what was read. If the store lost that, the next step gives it back.
+        The new catalogue never lies behind what was read. If the store lost that, the next step restores it.
         """
         least = replica.at.revision
         found = await self._load_snapshot(replica.source, least) or await self._create_snapshot(replica.source, least)

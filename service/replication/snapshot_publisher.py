@@ -17,6 +17,7 @@ from service.telemetry import Telemetry
 log = structlog.get_logger()
 
 _RETRY_AFTER_S = 5.0  # a full store refuses the next snapshot, too, and each attempt packs a whole catalogue
+
 MakeSnapshot = Callable[[], Awaitable[Snapshot | None]]
 """Function that makes a snapshot while the version's lock is held; ``None`` if none is needed any more."""
 
@@ -71,7 +72,7 @@ class SnapshotPublisher:
         log.info("snapshot", result=result, version=version, cause=str(cause or ""))
 
     async def _publish(self, version: str, make: MakeSnapshot) -> Snapshot | None:
-        """Make and save a snapshot, and trim the stream behind it."""
+        """Make and save a snapshot, then trim the stream: ``compact_changes`` changes before the snapshot stay."""
         store = self._store_client.store.catalogue
         try:
             saved = await store.save_snapshot(version, make)

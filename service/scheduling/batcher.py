@@ -3,7 +3,8 @@
 One step of the loop: wait for a free place, wait until the next batch is due, take it, hand it to a thread. The thread
 prepares its batch while others compute, computes as soon as the engine is free, and finishes while the next batch is
 already computed. A batch is taken as late as possible, shortly before the engine will be free, so that requests that
-come meanwhile can still join it. The event loop itself computes nothing.
+come meanwhile can still join it. The event loop itself computes nothing. :mod:`service.scheduling.queue` chooses which
+requests go next.
 
 A request that cannot be answered in time is refused at once (see :mod:`service.scheduling.admission`). A request whose
 time runs out, or whose client leaves, is dropped before the computation starts.
@@ -143,10 +144,10 @@ class Batcher:
             return None
         if self._closing or self._queue.is_full:
             return 0.0
-        company_s = self._queue.oldest_arrived + self._wait_s - time.monotonic()
+        wait_for_more_s = self._queue.oldest_arrived + self._wait_s - time.monotonic()
         is_engine_busy = len(self._running) >= self._engine.searches
         engine_s = self.admission.remaining_s() - LEAD_S if is_engine_busy else 0.0
-        return max(company_s, engine_s)
+        return max(wait_for_more_s, engine_s)
 
     async def _wait_for_change(self, timeout_s: float | None) -> None:
         """Wait until the next batch may be due earlier, or until the timeout."""

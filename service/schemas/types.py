@@ -49,4 +49,4 @@ JsonObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
 """An answer whose fields are not described."""
 
 PlainText = Annotated[bytes, WithJsonSchema({"type": "string"})]
-"""An answer that is no JSON, encoded already."""
+"""An answer that is not JSON, encoded already."""

@@ -97,12 +97,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Tail:
-    """Part of the stream behind a reader's place, as one read returns it.
+    """Part of the stream after a reader's place, as one read returns it.
 
     Attributes:
         latest_revision: Revision of the newest change that the store holds, 0 for none.
-        is_unbroken: True if the stream still holds the change at the reader's place and all changes behind it.
-        changes: Changes behind that place, in order without gaps, at most as many as asked for; none if broken.
+        is_unbroken: True if the stream still holds the change at the reader's place and all changes after it.
+        changes: Changes after that place, in order without gaps, at most as many as asked for; none if broken.
         head: Newest snapshot of the reader's version, ``None`` if there is none.
     """
 
@@ -118,7 +118,7 @@ class LatestChanges:
 
     Attributes:
         at: Place of the newest change when reading began. Some of the changes may be newer: after them, apply the
-            changes of the stream behind ``at``, too, to be at an exact place again.
+            changes of the stream after ``at``, too, to be at an exact place again.
         changes: One change per item, in the order in which the items changed first.
     """
 
@@ -146,7 +146,7 @@ class ChangeStore(ABC):
 
     @abstractmethod
     async def read_tail(self, version: str, after: Position, limit: int = READ_LIMIT) -> Tail:
-        """Read the changes behind a place and the head of the version's newest snapshot, in one atomic step.
+        """Read the changes after a place and the head of the version's newest snapshot, in one atomic step.
 
         Raises:
             StoreCorrupt: An entry does not decode.
@@ -165,7 +165,7 @@ class ChangeStore(ABC):
 
     @abstractmethod
     async def restart(self, after: int, changes: Sequence[RawChange]) -> Position | None:
-        """Start the stream anew behind ``after``, because the store holds less than the caller has read.
+        """Start the stream anew after revision ``after``, because the store holds less than the caller has read.
 
         Args:
             after: Last revision that the caller has read.

@@ -56,7 +56,7 @@ class ChangeState:
             self.tail.popleft()
 
     def after(self, revision: int, limit: int) -> list[ItemChange] | None:
-        """Return the changes behind a revision; ``None`` if they are not held any more, or never were."""
+        """Return the changes after a revision; ``None`` if they are not held any more, or never were."""
         kept_from = self.tail[0].at.revision if self.tail else self.revision + 1
         if not kept_from - 1 <= revision <= self.revision:
             return None

@@ -100,7 +100,7 @@ class EmbeddedStore(Store):
         return Forgotten(history, erased)
 
     async def backlog(self) -> EventBacklog:
-        """Read the log behind the place up to which training has drained it."""
+        """Read the log after the place up to which training has drained it."""
         self._check_open()
         return await asyncio.to_thread(self._backlog.count)
 

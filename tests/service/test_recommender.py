@@ -13,7 +13,7 @@ from model_store.bundle.registry import ModelStore
 from model_store.errors import StoreUnavailable
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
-from service.answers.popular import PopularBecause
+from service.answers.popular import FallbackReason
 from service.app import create_app
 from service.scheduling.latency_model import LatencyModel
 from service.schemas.recommend import RecommendRequest
@@ -187,12 +187,12 @@ async def test_a_deadline_that_nothing_predicted_is_a_problem_and_one_of_its_own
     assert [each["item_id"] for each in mine.json()["items"]] == popular[:5]
 
 
-def slow_pace() -> LatencyModel:
+def slow_latency() -> LatencyModel:
     """A tenth of a second for each place: eight history items beside 20, 10 and 5 beams."""
-    pace = LatencyModel()
+    latency = LatencyModel()
     for places in (28, 18, 13):
-        pace.learn(places, places / 10)
-    return pace
+        latency.learn(places, places / 10)
+    return latency
 
 
 @asynccontextmanager
@@ -217,7 +217,7 @@ async def test_tight_budgets_narrow_the_beam_then_ask_the_cache_and_then_give_po
             batcher = lease.batcher
 
         async def ask(number: int, k: int, budget_s: float) -> tuple[str, float, float]:
-            batcher.admission.latency = slow_pace()
+            batcher.admission.latency = slow_latency()
             before = [metric(service, "etegrec_narrowed_total", beam_width=width) for width in ("10", "5")]
             body = {"history": [f"item-{number}"], "k": k, "budget_ms": budget_s * 1000}
             answer = (await client.post("/recommend", json=body)).json()
@@ -242,7 +242,7 @@ async def test_who_cannot_be_answered_in_time_is_told_at_once(tmp_path: Path) ->
     engine.gate.set()
     async with serving(tmp_path, engine.opened, deadline_ms=4000) as (client, service):
         with service.models.lease() as lease:
-            lease.batcher.admission.latency = slow_pace()
+            lease.batcher.admission.latency = slow_latency()
         async with busy(client, engine):
             refused = await client.post("/recommend", json={"history": ["item-6"]})
         assert metric(service, "etegrec_deadline_misses_total", at="admission") == 1
@@ -273,7 +273,7 @@ async def test_kept_answers_are_those_of_the_model_under_the_same_rules(tmp_path
 
 def popular_reasons(service: Service) -> dict[str, float]:
     """Answers by popular items so far, by reason; reasons that never occurred are left out."""
-    counts = {why.value: metric(service, "etegrec_popular_answers_total", reason=why.value) for why in PopularBecause}
+    counts = {why.value: metric(service, "etegrec_popular_answers_total", reason=why.value) for why in FallbackReason}
     return {reason: count for reason, count in counts.items() if count}
 
 
@@ -300,7 +300,7 @@ async def test_the_reason_for_popular_items_is_counted_and_logged(
         recommended = await service.recommender.recommend(RecommendRequest.model_validate(body))
     assert answer["served_by"] == "popular"
     assert [each["reason"] for each in logs if each["event"] == "popular_items_answered"] == [reason]
-    assert recommended.popular_because == reason
+    assert recommended.fallback_reason == reason
 
 
 async def test_answers_of_the_model_have_no_reason_for_popular_items(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ async def test_a_budget_that_the_search_cannot_keep_is_a_reason_for_popular_item
             missed = await client.post("/recommend", json={"history": ["item-1"], "budget_ms": 40})
             assert popular_reasons(service) == {"budget": 1}
             with service.models.lease() as lease:
-                lease.batcher.admission.latency = slow_pace()
+                lease.batcher.admission.latency = slow_latency()
             refused = await client.post("/recommend", json={"history": ["item-1"], "budget_ms": 2000})
             assert popular_reasons(service) == {"budget": 2}
         places = ("admission", "queue", "compute")

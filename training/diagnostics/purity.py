@@ -93,6 +93,7 @@ def pairs_within(group: Int64Array, count: int, rng: np.random.Generator) -> Int
     weight = size * (size - 1.0)
     if not weight.sum():
         return np.empty((0, 2), dtype=np.int64)
+
     chosen = rng.choice(len(size), count, p=weight / weight.sum())
     first = rng.integers(size[chosen])
     other = rng.integers(size[chosen] - 1)

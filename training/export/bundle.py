@@ -13,7 +13,7 @@ content.onnx               title, categories and attributes to item embedding; l
 embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_files`
 transitions.safetensors    counts of items that follow each other                    :meth:`Transitions.arrays`
 catalogue.parquet          ids, codes, titles, categories, attributes, popularity    :meth:`Catalogue.to_parquet`
-golden.json                histories with torch's answers                            :meth:`Questions.goldens`
+golden.json                histories with torch's answers                            :meth:`GoldenHistories.goldens`
 report/                    the report page and its charts, ``evaluation.json``       :func:`write_report`
 manifest.json              the seal: checksums, configuration, metrics               :func:`publish`, last of all
 =========================  ========================================================  ==================================
@@ -45,7 +45,7 @@ from model_store.new_items.features import extract_features
 from model_store.new_items.item_encoder import CONTENT_GRAPH
 from model_store.search.fusion import Fusion
 from training.content.content_model import ContentModel, fit_content, has_content, pad_features
-from training.export.goldens import Questions
+from training.export.goldens import GoldenHistories
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_content, export_search, export_tokenizer
 from training.joint.learner import Learner
@@ -110,9 +110,9 @@ def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     """Return all files of the bundle but the manifest, by name. Every exported graph is compared with torch first."""
     learner = pipeline.learner
     catalogue = _create_catalogue(pipeline)
-    questions = Questions(pipeline, catalogue)
+    histories = GoldenHistories(pipeline, catalogue)
 
-    search = export_search(learner.recommender, has_dense=questions.fusion.weight > 0)
+    search = export_search(learner.recommender, has_dense=histories.fusion.weight > 0)
     bar.advance(1)
 
     tokenizer = export_tokenizer(learner.tokenizer)
@@ -120,14 +120,14 @@ def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     bar.advance(1)
 
     content = _export_content(pipeline, catalogue)
-    goldens = questions.goldens()
-    compare(goldens, questions.answers(search))
+    goldens = histories.goldens()
+    compare(goldens, histories.answers(search))
     bar.advance(1)
 
     return {
         "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
         "search.onnx": search,
-        **_export_int8(pipeline, search, questions, goldens),
+        **_export_int8(pipeline, search, histories, goldens),
         "tokenizer.onnx": tokenizer,
         **content,
         EMBEDDINGS: save(
@@ -186,12 +186,12 @@ def check_content(graph: bytes, model: ContentModel, catalogue: Catalogue) -> No
 
 
 def _export_int8(
-    pipeline: Pipeline, search: bytes, questions: Questions, goldens: Sequence[Golden]
+    pipeline: Pipeline, search: bytes, histories: GoldenHistories, goldens: Sequence[Golden]
 ) -> dict[str, bytes]:
     """Return ``search.int8.onnx``, or no file if its answers differ too much from the goldens."""
     graph = eight_bit_search(search, pipeline.learner.recommender)
     try:
-        for answers in (questions.answers(graph), questions.answers_one_by_one(graph)):
+        for answers in (histories.answers(graph), histories.answers_one_by_one(graph)):
             compare(goldens, answers, reduced_precision=True)
     except BundleRefused as refused:
         pipeline.progress.say(f"The bundle gets no search.int8.onnx. {refused}")

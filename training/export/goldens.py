@@ -1,4 +1,4 @@
-"""Goldens of a bundle: histories with torch's answers, which every exported search must repeat."""
+"""Goldens of a bundle: histories with torch's answers, which every exported search must reproduce."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GOLDENS = 24
 GOLDEN_ITEMS = 10
 
 
-class Questions:
+class GoldenHistories:
     """Histories of test users, the same for every run with the same seed."""
 
     def __init__(self, pipeline: Pipeline, catalogue: Catalogue) -> None:
@@ -79,7 +79,9 @@ class Questions:
         width = self._pipeline.config.model.tokenizer.embedding_dim
         known = catalogue_inputs(catalogue.trie, catalogue.vectors, width)
         pool = pool_vectors(catalogue.trie, catalogue.vectors, width, len(self._inputs.candidates))
+
         inputs = self._inputs._replace(**{name: getattr(self._inputs, name)[chosen] for name in BY_REQUEST})
+
         feed = dict(zip(graph_input_names(catalogue.trie.levels), [*inputs, *known, pool], strict=True))
         return self._rank(SearchOutputs(*session.run(None, feed)), self._histories[chosen])
 

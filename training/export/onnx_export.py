@@ -50,10 +50,9 @@ def export_search(recommender: Recommender, has_dense: bool = True) -> bytes:
     codebook_size = recommender.code_embedding.shape[1]
     inputs, trie = _create_example(levels, codebook_size)
 
-    # Both sizes differ from those of all other inputs, or the exporter would take them for the same size.
-    vectors = np.ones(
-        (trie.items + 1, recommender.embedding_dim), dtype=np.float32
-    )  # the service may pass a single row
+    # Both sizes differ from those of all other inputs, or the exporter would take them for the same size. The service
+    # may pass a single row of vectors.
+    vectors = np.ones((trie.items + 1, recommender.embedding_dim), dtype=np.float32)
     catalogue = catalogue_inputs(trie, vectors, recommender.embedding_dim)
     pool = vectors[: trie.items // 2]  # the service passes all rows or none
 

@@ -9,7 +9,7 @@ from training.report.contents import Contents, gather
 from training.report.learning import learning_charts
 from training.report.page import render_page
 from training.report.style import Chart, draw_png
-from training.user_ranks import TestRanks
+from training.user_ranks import UserRanks
 
 PAGE = "index.html"
 FOLDER = "report"
@@ -19,7 +19,7 @@ FOLDER = "report"
 def report_files(pipeline: Pipeline) -> dict[str, bytes]:
     """Return the files of a run's report by name; missing stages are run first."""
     pipeline.evaluate()
-    contents = gather(pipeline, TestRanks.read(pipeline.run))
+    contents = gather(pipeline, UserRanks.read(pipeline.run))
     drawn = [(chart, draw_png(chart.figure)) for chart in all_charts(contents)]
     return {PAGE: render_page(contents, drawn)} | {f"{chart.name}.png": image for chart, image in drawn}
 

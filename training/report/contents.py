@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.pipeline import Evaluation, Pipeline
-from training.user_ranks import TestRanks
+from training.user_ranks import UserRanks
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -48,7 +48,7 @@ class Contents:
     counts: dict[str, int]  # users, items, interactions
     evaluation: Evaluation
     curves: dict[str, Curve]  # by row of the evaluation
-    ranks: TestRanks
+    ranks: UserRanks
     target_popularity: Int64Array  # [n], training interactions of each test target
     history_length: Int64Array  # [n], items before each test target
     codes: npt.NDArray[np.int16]  # [N, L]
@@ -58,7 +58,7 @@ class Contents:
     item_popularity: Int64Array  # [N], training interactions
 
 
-def gather(pipeline: Pipeline, ranks: TestRanks) -> Contents:
+def gather(pipeline: Pipeline, ranks: UserRanks) -> Contents:
     """Read a finished run; missing stages are run first."""
     evaluation = pipeline.evaluate()
     data = pipeline.dataset

@@ -82,8 +82,10 @@ class Ablation:
         self.rows = list(rows)
         self.seeds = [config.seed + step for step in range(seeds)]
         self.unseen_share = unseen_share
+
         self.progress = progress
         self.device = device
+
         self.recommender_epochs = joint_epochs(config) + config.finetune.epochs
         self._seed_data: dict[int, SeedData] = {}
 
@@ -94,7 +96,7 @@ class Ablation:
             CheckpointError: The folder holds an ablation with other settings or data.
         """
         self._check_settings()
-        _ = self._whole_data  # read first: a source that cannot be read must leave no settings behind
+        self._require_readable_source()
         RunFolder(self.out, self.config).write_json(SETTINGS, self._settings)
 
         cells = [(seed, row) for seed in self.seeds for row in self.rows]
@@ -150,6 +152,10 @@ class Ablation:
                 "choose another --out, or remove that folder",
             )
 
+    def _require_readable_source(self) -> None:
+        """Read the source before settings are written: one that cannot be read must leave no settings behind."""
+        _ = self._whole_data
+
     @cached_property
     def _whole_data(self) -> tuple[Path, Dataset]:
         """Folder and data set with all users."""
@@ -174,7 +180,7 @@ class Ablation:
             self.folder(seed, row), row_config(row, self.config, seed), str(data.folder.resolve())
         )
         pipeline = Pipeline(run, self.progress, self.device)
-        _ = pipeline.dataset  # opened even if the row is finished: changed data must be refused
+        _refuse_changed_data(pipeline)
 
         if row is not FULL:
             self._adopt_stages(seed, row, pipeline)
@@ -186,11 +192,13 @@ class Ablation:
         """Take SASRec and the tokenizer, pretrained or final, from the full row."""
         full = RunFolder.open(self.folder(seed, FULL))
         tokenizer = full.read_tensors("tokenizer.safetensors")
+
         if row.tokenizer == "final":
             prefix = "tokenizer."
             trained = full.read_tensors("finetune.safetensors")
             tokenizer = {key.removeprefix(prefix): trained[key] for key in trained if key.startswith(prefix)}
             tokenizer[CODES] = trained[CODES]
+
         pipeline.adopt("sasrec.safetensors", full.read_tensors("sasrec.safetensors"))
         pipeline.adopt("tokenizer.safetensors", tokenizer)
 
@@ -211,6 +219,11 @@ class Ablation:
             sum("sq" in epoch for epoch in history),
             *(_select_models(part) for part in (found["valid"], found["test"], unseen)),
         )
+
+
+def _refuse_changed_data(pipeline: Pipeline) -> None:
+    """Raise if the data changed since the run began, even if its row is finished: opening the data set checks it."""
+    _ = pipeline.dataset
 
 
 def _select_models(metrics: Metrics) -> Metrics:

@@ -126,7 +126,7 @@ def test_a_sealed_manifest_must_still_be_valid(change: dict[str, Any], problem: 
     ],
 )
 def test_only_files_of_a_bundle_can_be_sealed(name: str) -> None:
-    with pytest.raises(ValidationError, match="which is no file of a bundle"):
+    with pytest.raises(ValidationError, match="which is not a file of a bundle"):
         manifest(files=SEALS | {name: FileSeal.of(b"")})
 
 

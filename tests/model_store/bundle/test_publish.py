@@ -147,7 +147,7 @@ def test_nothing_is_written_when_the_bundle_is_wrong(tmp_path: Path) -> None:
         publish(store, files | {"golden.json": b"[]"}, description())
     with pytest.raises(ModelStoreError, match=r"files lacks search\.onnx"):
         publish(store, {name: data for name, data in files.items() if name != "search.onnx"}, description())
-    with pytest.raises(ModelStoreError, match=r"'model\.pkl', which is no file of a bundle"):
+    with pytest.raises(ModelStoreError, match=r"'model\.pkl', which is not a file of a bundle"):
         publish(store, files | {"model.pkl": b""}, description())
     with pytest.raises(ModelStoreError, match=r"cannot read search\.onnx from .*absent: No such file"):
         publish(store, files | {"search.onnx": tmp_path / "absent"}, description())

@@ -1,4 +1,4 @@
-"""Bytes of the live store: every damage is noticed, nothing is guessed."""
+"""Bytes of the store: every damage is noticed, nothing is guessed."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from service.answers.popular import LOGGED_EVERY_S, PopularBecause, PopularLog
+from service.answers.popular import LOGGED_EVERY_S, FallbackReason, PopularLog
 
 
 def test_each_reason_is_logged_once_a_minute_with_the_answers_since() -> None:
@@ -12,10 +12,10 @@ def test_each_reason_is_logged_once_a_minute_with_the_answers_since() -> None:
     popular_log = PopularLog(lambda: now)
     with capture_logs() as logs:
         for _ in range(5):
-            popular_log.record(PopularBecause.BUDGET, "v1")
-        popular_log.record(PopularBecause.NO_HISTORY, "v1")
+            popular_log.record(FallbackReason.BUDGET, "v1")
+        popular_log.record(FallbackReason.NO_HISTORY, "v1")
         now = LOGGED_EVERY_S
-        popular_log.record(PopularBecause.BUDGET, "v2")
+        popular_log.record(FallbackReason.BUDGET, "v2")
 
     said = [(entry["reason"], entry["answers"], entry["version"]) for entry in logs]
     assert said == [("budget", 1, "v1"), ("no_history", 1, "v1"), ("budget", 5, "v2")]

@@ -1,4 +1,4 @@
-"""GET and DELETE /users/{id} over HTTP, on both live stores, up to what training gets to see."""
+"""GET and DELETE /users/{id} over HTTP, on both stores, up to what training gets to see."""
 
 from __future__ import annotations
 

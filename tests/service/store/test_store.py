@@ -1,4 +1,4 @@
-"""What every live store promises, run on both."""
+"""What every store promises, run on both."""
 
 from __future__ import annotations
 

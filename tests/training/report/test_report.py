@@ -34,7 +34,7 @@ from training.report.page import render_page
 from training.report.style import Chart, draw_png, drawable, model_name
 from training.report.tree import top_branches
 from training.run_folder import RunFolder
-from training.user_ranks import RANKS, TestRanks
+from training.user_ranks import RANKS, UserRanks
 
 NASTY = '<script>alert("$x^{2$")</script> 映画 & co'
 
@@ -85,7 +85,7 @@ def pipeline(finished: Path) -> Pipeline:
 
 @pytest.fixture(scope="module")
 def contents(pipeline: Pipeline) -> Contents:
-    return gather(pipeline, TestRanks.read(pipeline.run))
+    return gather(pipeline, UserRanks.read(pipeline.run))
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +343,7 @@ def test_a_sample_of_users_is_traced_where_there_are_many(pipeline: Pipeline, mo
 def test_ranks_survive_storing(tmp_path: Path, pipeline: Pipeline, contents: Contents) -> None:
     folder = RunFolder(tmp_path, pipeline.config)
     contents.ranks.write(folder)
-    again = TestRanks.read(folder)
+    again = UserRanks.read(folder)
     assert set(again.rows) == set(contents.ranks.rows)
     for row, ranks in contents.ranks.rows.items():
         np.testing.assert_array_equal(again.rows[row], ranks)

@@ -19,7 +19,7 @@ demo: $(VENV)/installed  ## train on MovieLens-100K, serve it, ask it; ONESHOT=1
 	$(BIN)/python -m training.demo $(if $(ONESHOT),--oneshot)
 
 test: $(VENV)/installed  ## all tests, with a real Redis server
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers, map of files
 	$(BIN)/ruff format --check .
@@ -34,7 +34,7 @@ format: $(VENV)/installed  ## mend format and lint where a tool can
 
 coverage: $(VENV)/installed  ## all tests with coverage, replicas and commands that they start included; htmlcov/index.html
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2
+	$(BIN)/coverage run -m pytest -n 2 --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report

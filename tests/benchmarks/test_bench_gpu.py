@@ -15,7 +15,8 @@ from tests.support.tiny import set_options
 
 HAS_PEER = find_spec("transformers") is not None  # installed with the extra `bench` only
 SIZES = ["--items", "1500", "--steps", "1", "--repeats", "1", "--batches", "1", "--batches", "3"]
-MODEL = set_options(["model.tokenizer.codebook_size=64", "tokenizer.epochs=2"])
+# The sizes of test_bench_catalogue, so that both trace one graph.
+MODEL = set_options(["model.tokenizer.codebook_size=256", "model.tokenizer.levels=3", "tokenizer.epochs=2"])
 
 
 @pytest.fixture

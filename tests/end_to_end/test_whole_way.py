@@ -1,4 +1,4 @@
-"""From a text file to answers of a running service, and on to the next model, with real processes throughout."""
+"""The whole way: a text file, answers of a running service, and the next model, with real processes and real data."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ CATALOGUE = TRAINED.with_changes(
 
 
 def is_range(bounds: dict[str, Any]) -> bool:
-    """Whether anything can lie in it: what else is refused."""
+    """Tell whether anything can lie in the range; another one is refused."""
     try:
         AttributeRange.model_validate(bounds)
     except ValidationError:
@@ -74,7 +74,7 @@ def allowed(rules: Filter, seen: set[str]) -> set[str]:
 
 
 def inside(value: object, bounds: AttributeRange) -> bool:
-    """Whether one attribute is a number that keeps the bounds."""
+    """Tell whether one attribute is a number that keeps the bounds."""
     return (
         isinstance(value, int | float)
         and (bounds.gte is None or value >= bounds.gte)

@@ -55,7 +55,7 @@ def stored(pristine: tuple[Path, str, str], tmp_path: Path) -> tuple[Path, str, 
 
 
 def refusal(root: Path, version: str) -> BundleRefused:
-    """How the version is refused, by opening it or at the latest by reading all of it."""
+    """Return the error that refuses the version, on opening it or at the latest on reading all of it."""
     with pytest.raises(BundleRefused) as caught:
         load_bundle(str(root), version).verify()
     assert caught.value.hint

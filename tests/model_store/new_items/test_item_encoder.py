@@ -1,4 +1,4 @@
-"""What the service makes of a new item equals what training's networks say, and what it cannot encode it refuses."""
+"""The service's encoding of a new item equals what training's networks say, and what it cannot encode it refuses."""
 
 from __future__ import annotations
 

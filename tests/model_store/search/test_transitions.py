@@ -12,11 +12,11 @@ from model_store.errors import BundleRefused
 from model_store.search.transitions import AGES, DECAY, FLOOR, Transitions, newest_items
 
 SHARES = {(0, 1): 0.5, (0, 2): 0.25, (1, 2): 0.125, (3, 0): 1.0}
-"""Of four items, the third of which nothing follows."""
+"""Transitions of four items; nothing follows the third."""
 
 
 def memory(shares: dict[tuple[int, int], float], items: int) -> Transitions:
-    """From pairs in any order."""
+    """Build transitions from pairs in any order."""
     pairs = sorted(shares)
     start = np.searchsorted(np.array([before for before, _ in pairs]), np.arange(items + 1))
     successor = np.array([after for _, after in pairs], dtype=np.int32)

@@ -1,4 +1,4 @@
-"""What lies below a prefix, counted by hand."""
+"""Groups of items below a prefix, counted by hand."""
 
 from __future__ import annotations
 

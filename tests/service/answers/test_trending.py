@@ -1,4 +1,4 @@
-"""What is popular and what trends: counts as weights, the fallback that uses them, and reading them from a store."""
+"""Popular and trending items: counts as weights, the fallback that uses them, and reading them from a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GET /openapi.json promises holds for generated requests, good and bad, over real HTTP."""
+"""The promises of GET /openapi.json hold for generated requests, good and bad, over real HTTP."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Cyclic(FakeEngine):
 
 
 class CyclicAndWrong(Cyclic):
-    """Is refused for its answers."""
+    """An engine that is refused for its answers."""
 
     checks_goldens = True
 

@@ -187,7 +187,7 @@ async def test_no_request_starves(other: SearchRequest, place: int) -> None:
 
 
 class TwoHalves(GatedEngine):
-    """Is free for the next batch in the middle of each; the gate holds up second halves."""
+    """An engine that is free for the next batch in the middle of each; the gate holds up second halves."""
 
     def compute_overlapped(
         self, inputs: SearchInputs, catalogue: Catalogue, on_free: Callable[[], None]

@@ -1,4 +1,4 @@
-"""Who goes next and who goes together, without an engine."""
+"""The order of the queue and the companions in a batch, without an engine."""
 
 from __future__ import annotations
 
@@ -155,5 +155,5 @@ async def test_batches_grow_while_many_wait(waiting_now: int, first: int) -> Non
 
 
 def _before(batches: list[list[Job]]) -> list[int]:
-    """How many waited when each batch was taken."""
+    """Return how many requests waited when each batch was taken."""
     return [sum(map(len, batches[at:])) for at in range(len(batches))]

@@ -1,4 +1,4 @@
-"""What every store of catalogue changes and snapshots promises, run on both."""
+"""The contract of stores of catalogue changes and snapshots, run on both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every store promises, run on both."""
+"""The contract of the store, run on both implementations."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_what_a_user_had_is_scored_by_how_long_ago_it_was() -> None:
 
 
 def test_that_nobody_comes_back_is_learned() -> None:
-    """In a cycle the next item is none of the last ones."""
+    """Check that the next item of a cycle is none of the last ones."""
     learned = train_sasrec(cyclic(), TINY, 0, SilentProgress()).model.repeat_bias.weight
     assert (learned[0, :3] < -0.01).all()
 

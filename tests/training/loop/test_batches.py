@@ -19,7 +19,7 @@ def distinct_sequences(lengths: list[int]) -> Sequences:
 
 
 def trained_on(batch: Batch) -> list[Trained]:
-    """What a batch trains, read off its tensors alone."""
+    """Read off a batch's tensors alone what it trains."""
     found: list[Trained] = []
     for row in range(len(batch.lengths)):
         for target, prefix in zip(batch.targets[row].tolist(), batch.prefix[row].tolist(), strict=True):

@@ -22,7 +22,7 @@ Trained = tuple[dict[str, Tensor], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    """What one process made of all phases, and each of two."""
+    """The results of all phases, of one process and of each of two."""
     folder = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-W", "error", "-m", "tests.support.training_forks", "together", str(folder)]
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)

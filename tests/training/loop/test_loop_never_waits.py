@@ -38,7 +38,7 @@ def sequences() -> list[np.ndarray]:
 
 @contextmanager
 def watched(device: str) -> Iterator[None]:
-    """On a GPU, an error where the host would wait; ``meta`` needs no watching."""
+    """Raise, on a GPU, an error where the host would wait; ``meta`` needs no watching."""
     if device != "cuda":
         yield
         return
@@ -50,7 +50,7 @@ def watched(device: str) -> Iterator[None]:
 
 
 def optimiser_of(made: torch.optim.Optimizer, device: str) -> Optimiser:
-    """On a GPU the one of training; ``meta`` has no AdamW in one kernel."""
+    """Return the optimiser: on a GPU the one of training; ``meta`` has no AdamW in one kernel."""
     if device == "meta":
         made = torch.optim.SGD([p for group in made.param_groups for p in group["params"]], lr=0.1)
     return Optimiser(made, lambda step: 1.0, clip=1.0)

@@ -1,4 +1,4 @@
-"""What was put live reaches a file that training keeps, from both stores, and means what the service meant."""
+"""Items that were put reach a file that training keeps, from both stores, and mean what the service meant."""
 
 from __future__ import annotations
 

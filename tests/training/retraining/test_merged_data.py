@@ -27,7 +27,7 @@ def events(*rows: tuple[str, str]) -> pl.DataFrame:
 
 
 def seen_by(users: int, item: str, later: int = 2) -> list[tuple[str, str]]:
-    """So many users saw an item and, later, others that they know."""
+    """Return events in which so many users saw an item and, later, others that they know."""
     return [(f"u{user}", each) for user in range(users) for each in (item, *"ab"[:later])]
 
 

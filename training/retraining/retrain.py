@@ -232,7 +232,7 @@ def served_catalogue(bundle: Bundle, data: Dataset) -> Catalogue:
         try:
             codes = places.place(found.latent)
         except CatalogueFull:
-            continue
+            continue  # the service had no room for it either
         puts.append(ItemPut(data.item_ids[row], *content, codes, found.vector))
     return catalogue.with_changes(puts)
 

@@ -62,7 +62,9 @@ def _publish(store: ModelStore, served: ServedModel) -> str:
         "tokenizer.onnx": export_tokenizer(Tokenizer(config.tokenizer).eval()),
         EMBEDDINGS: save({"embeddings": torch.from_numpy(rng.normal(size=(len(catalogue), 8))).float()}),
         "catalogue.parquet": catalogue.to_parquet(),
-        "golden.json": goldens_to_json([_golden(engine, catalogue, each) for each in histories(catalogue, 4, seed=1)]),
+        "golden.json": goldens_to_json(
+            [golden_of(engine, catalogue, each, 20) for each in histories(catalogue, 4, seed=1)]
+        ),
         "report/index.md": b"# Made for a benchmark\n",
     }
 
@@ -70,9 +72,10 @@ def _publish(store: ModelStore, served: ServedModel) -> str:
     return publish(store, files, Description(config=config, data=data))
 
 
-def _golden(engine: OnnxEngine, catalogue: Catalogue, item_ids: list[str]) -> Golden:
+def golden_of(engine: Engine, catalogue: Catalogue, item_ids: list[str], beam_width: int) -> Golden:
+    """Return the golden of one history: what the engine answers if nothing is left out."""
     nothing = np.empty(0, dtype=np.int64)
-    request = SearchRequest(catalogue.rows(item_ids), K, 20, catalogue.trie.everything, nothing, catalogue)
+    request = SearchRequest(catalogue.rows(item_ids), K, beam_width, catalogue.trie.everything, nothing, catalogue)
     [found] = engine.finish(engine.compute(engine.prepare([request], catalogue), catalogue), [request], catalogue)
     return Golden(
         history=tuple(item_ids),

@@ -1,0 +1,304 @@
+"""Attack on the real service in a process of its own, bounded in time and seeded (``make attack``).
+
+The parts run one after another, each with its share of the time:
+
+    fuzz      20,000 spoiled requests, 2,000 with damaged bytes, and what the OpenAPI description leads to
+    sockets   forbidden heads and framings, floods that never end, clients that drip bytes, at 1,024 descriptors
+    damage    1,000 damaged or forged copies of a bundle; three that are made live behind the back of the checks
+    swaps     200 promotions under load
+    kills     the service, then its Redis, killed at random moments while clients write
+    ends      50 times SIGTERM under load
+    trouble   a full disk, a clock that jumps, one of two replicas cut off from Redis
+
+fivexx counts answers that say that the service failed. hangs counts requests without an answer and connections that
+nobody closed. lost counts acknowledged writes that are gone, and accepted requests without an answer. wrong counts
+answers and states that differ from what is promised. rss_growth_mb is the growth of the service's resident memory over
+the parts fuzz and sockets. neighbour_p99_ratio is the worst p99 latency of a polite client during those parts, divided
+by its p99 before them. ``parts`` has what each part found, with examples that name the seed of a failure.
+
+The exit code is 1 if anything was lost, wrong, hung or failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.attack.crashes import kills, orderly_ends
+from benchmarks.attack.damage import damage_bundles, serve_damaged
+from benchmarks.attack.findings import Findings, total
+from benchmarks.attack.fuzz import fuzz_bytes, fuzz_description, fuzz_values
+from benchmarks.attack.models import AttackedModels, attacked_models
+from benchmarks.attack.neighbour import Neighbour
+from benchmarks.attack.sockets import drip, flood, try_oddities
+from benchmarks.attack.swaps import hot_swaps
+from benchmarks.attack.trouble import fill_disk, jump_clock, partition_replica
+from benchmarks.bench_faults import Network
+from benchmarks.service_process import ServiceProcess
+from tests.support.redis_server import RedisServer
+
+PARTS = ("fuzz", "sockets", "damage", "swaps", "kills", "ends", "trouble")
+SHARES = {"fuzz": 0.33, "sockets": 0.17, "damage": 0.1, "swaps": 0.1, "kills": 0.1, "ends": 0.15, "trouble": 0.05}
+"""Share of the time that each part may take."""
+
+DESCRIPTORS = 1024
+DRIPPING = 1100
+PEACE_S = 10.0
+
+
+@dataclass
+class Attack:
+    """One run: what is attacked, and how hard.
+
+    Attributes:
+        models: The model store.
+        work: Folder for everything that the run writes.
+        seed: Seed of the whole run.
+        scale: Number of cases as a share of the usual number.
+        minutes: Time for all parts.
+    """
+
+    models: AttackedModels
+    work: Path
+    seed: int
+    scale: float
+    minutes: float
+
+    def __post_init__(self) -> None:
+        self.key = secrets.token_hex(16)
+
+    def end(self, part: str) -> float:
+        """Return when a part that starts now must make no new cases, ``time.monotonic()``."""
+        return time.monotonic() + 60 * self.minutes * SHARES[part]
+
+    def count(self, usual: int) -> int:
+        """Return the number of cases of which there are usually so many."""
+        return max(1, round(usual * self.scale))
+
+    def service(self, name: str, **settings: Any) -> ServiceProcess:
+        """Return a service, not started, with a key that may do everything."""
+        given = {"threads": 1, "write_keys": self.key, "log_level": "warning", **settings}
+        return ServiceProcess(self.models.folder, self.work / name, **given)
+
+    @contextmanager
+    def serving(self, name: str, **settings: Any) -> Iterator[ServiceProcess]:
+        """Run such a service."""
+        service = self.service(name, **settings)
+        service.start()
+        try:
+            yield service
+        finally:
+            if service.is_running:
+                service.terminate()
+
+
+def attack_clients(attack: Attack, chosen: set[str]) -> tuple[dict[str, Findings], dict[str, float]]:
+    """Run the parts that come over HTTP to one service; return findings by part, and memory and latency."""
+    parts: dict[str, Findings] = {}
+    with attack.serving("clients", descriptors=DESCRIPTORS) as service:
+        with Neighbour(service.port, attack.key) as peace:
+            time.sleep(PEACE_S * min(1.0, attack.scale * 10))
+        before_mb = service.memory_mb()
+
+        worst_ms = 0.0
+        for part in ("fuzz", "sockets"):
+            if part in chosen:
+                with Neighbour(service.port, attack.key) as neighbour:
+                    parts[part] = _fuzz(attack, service) if part == "fuzz" else _sockets(attack, service)
+                parts[part].facts["neighbour"] = neighbour.found
+                worst_ms = max(worst_ms, neighbour.found["p99_ms"] or 0.0)
+
+        figures = {
+            "rss_growth_mb": round(service.memory_mb() - before_mb, 1),
+            "neighbour_p99_ratio": round(worst_ms / peace.found["p99_ms"], 2),
+            "neighbour_peace_p99_ms": peace.found["p99_ms"],
+        }
+    return parts, figures
+
+
+def attack_bundles(attack: Attack) -> Findings:
+    """Damage and forge bundles."""
+    version = attack.models.versions[1]
+    end = attack.end("damage")
+    found = damage_bundles(attack.models.store, version, attack.work / "damage", attack.count(1000), attack.seed, end)
+    with attack.serving("damaged", reload_s=0.1) as service:
+        served = serve_damaged(service, attack.models.store, version, attack.seed)
+    return _merge(found, served)
+
+
+def attack_swaps(attack: Attack) -> Findings:
+    """Swap versions under load."""
+    with attack.serving("swaps", reload_s=0.05, result_cache_entries=0, deadline_ms=20_000) as service:
+        swapping = hot_swaps(service, attack.models, attack.key, attack.count(200), attack.end("swaps"))
+        return asyncio.run(swapping)
+
+
+def attack_processes(attack: Attack) -> Findings:
+    """Kill the service, then Redis behind another one."""
+    half_s = (attack.end("kills") - time.monotonic()) / 2
+    with attack.serving("killed", history_cap=5000) as service:
+
+        def crash_service() -> None:
+            service.kill()
+            service.start()
+
+        embedded = asyncio.run(
+            kills(service, crash_service, attack.key, attack.count(10), attack.seed, time.monotonic() + half_s)
+        )
+
+    with _redis(attack.work / "killed-redis") as server:
+        with attack.serving("killed-over-redis", redis_url=server.url, history_cap=5000) as service:
+
+            def crash_redis() -> None:
+                server.kill()
+                server.start()
+
+            shared = asyncio.run(
+                kills(service, crash_redis, attack.key, attack.count(10), attack.seed, time.monotonic() + half_s)
+            )
+    embedded.facts = {"service": embedded.facts, "redis": shared.facts}
+    shared.facts = {}
+    return _merge(embedded, shared)
+
+
+def attack_ends(attack: Attack) -> Findings:
+    """End the service in order, again and again."""
+    service = attack.service("ends", shutdown_delay_s=0.2)
+    return asyncio.run(orderly_ends(service, attack.key, attack.count(50), attack.seed, attack.end("ends")))
+
+
+def attack_machine(attack: Attack) -> Findings:
+    """Fill the disk, move the clock, cut a replica off."""
+    disk = attack.work / "disk"
+    disk.mkdir()
+    found = fill_disk(disk, lambda folder: attack.service("full", events_folder=folder), attack.key)
+
+    clock = attack.work / "clock"
+    clock.write_text("0")
+    moved = {"PYTHONPATH": str(Path(__file__).parent / "attack" / "clock"), "ATTACK_CLOCK_FILE": str(clock)}
+    with attack.serving("clock", variables=moved) as service:
+        found = _merge(found, jump_clock(service, clock, attack.key))
+
+    with _redis(attack.work / "parted-redis") as server:
+        network = Network(server.port)
+        far_url = server.url.replace(str(server.port), str(network.proxy.port))
+        try:
+            with (
+                attack.serving("near", redis_url=server.url) as near,
+                attack.serving("far", redis_url=far_url) as far,
+            ):
+                found = _merge(found, partition_replica(near, far, network.cut, network.mend, attack.key))
+        finally:
+            network.close()
+    return found
+
+
+def run(attack: Attack, chosen: set[str]) -> dict[str, Any]:
+    """Run the chosen parts and return the report."""
+    started = time.monotonic()
+    parts: dict[str, Findings] = {}
+    figures: dict[str, float] = {}
+
+    if chosen & {"fuzz", "sockets"}:
+        parts, figures = attack_clients(attack, chosen)
+    others = {
+        "damage": attack_bundles,
+        "swaps": attack_swaps,
+        "kills": attack_processes,
+        "ends": attack_ends,
+        "trouble": attack_machine,
+    }
+    for name, attack_part in others.items():
+        if name in chosen:
+            typer.echo(f"{time.monotonic() - started:.0f} s: {name}", err=True)
+            parts[name] = attack_part(attack)
+
+    whole = total(parts)
+    refused = parts["damage"].facts["refused_bundles"] if "damage" in parts else [0, 0]
+    return {
+        "bench": "attack",
+        "cases": whole.cases,
+        "fivexx": whole.fivexx,
+        "hangs": whole.hangs,
+        "lost": whole.lost,
+        "wrong": whole.wrong,
+        "refused_bundles": refused,
+        **figures,
+        "seconds": round(time.monotonic() - started, 1),
+        "seed": attack.seed,
+        "load": round(os.getloadavg()[0], 2),
+        "parts": {name: part.report() for name, part in parts.items()},
+    }
+
+
+def main(
+    store: Annotated[Path, typer.Option(help="Folder to keep the attacked models in.")] = Path("build/attack/models"),
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for all parts.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    scale: Annotated[float, typer.Option(min=0.001, help="Number of cases, as a share of the usual number.")] = 0.0,
+    only: Annotated[list[str] | None, typer.Option(help=f"Parts to run: {', '.join(PARTS)}.")] = None,
+) -> None:
+    chosen = set(only or PARTS)
+    if unknown := chosen - set(PARTS):
+        raise typer.BadParameter(f"no such part: {min(unknown)}")
+
+    models = attacked_models(store)
+    with tempfile.TemporaryDirectory() as work:
+        report = run(Attack(models, Path(work), seed, scale or max(1.0, minutes / 5), minutes), chosen)
+    typer.echo(json.dumps(report))
+    if report["fivexx"] or report["hangs"] or report["lost"] or report["wrong"]:
+        sys.exit(1)
+
+
+def _fuzz(attack: Attack, service: ServiceProcess) -> Findings:
+    end = attack.end("fuzz")
+    cases = attack.count(20_000)
+    seconds = max(1.0, 0.6 * (end - time.monotonic()))
+    values = asyncio.run(fuzz_values(service.port, attack.key, cases, attack.seed, cases / seconds, end))
+    damaged = asyncio.run(fuzz_bytes(service.port, attack.key, attack.count(2_000), attack.seed, end))
+    described = fuzz_description(service.port, attack.key, attack.count(20), attack.seed, end)
+    facts = {"values": values.cases, "bytes": damaged.cases, "description": described.cases}
+    found = _merge(_merge(values, damaged), described)
+    found.facts |= facts
+    return found
+
+
+def _sockets(attack: Attack, service: ServiceProcess) -> Findings:
+    found = asyncio.run(try_oddities(service.port, attack.key))
+    found = _merge(found, asyncio.run(flood(service, 6 * min(1.0, attack.scale * 5))))
+    return _merge(found, asyncio.run(drip(service, min(DRIPPING, attack.count(DRIPPING)))))
+
+
+def _merge(first: Findings, second: Findings) -> Findings:
+    """Return both findings as one."""
+    whole = total({"": first, " ": second})
+    whole.examples = {kind: [*first.examples.get(kind, []), *second.examples.get(kind, [])] for kind in whole.examples}
+    whole.facts = first.facts | second.facts
+    return whole
+
+
+@contextmanager
+def _redis(folder: Path) -> Iterator[RedisServer]:
+    folder.mkdir()
+    server = RedisServer(folder, password="right")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -89,7 +89,7 @@ class Attack:
 
     def service(self, name: str, **settings: Any) -> ServiceProcess:
         """Return a service, not started, with a key that may do everything."""
-        given = {"threads": 1, "write_keys": self.key, "log_level": "warning", **settings}
+        given = {"threads": 1, "write_keys": self.key, "log_level": "warning", "bulk_timeout_s": 10, **settings}
         return ServiceProcess(self.models.folder, self.work / name, **given)
 
     @contextmanager
@@ -263,12 +263,15 @@ def main(
 
 
 def _fuzz(attack: Attack, service: ServiceProcess) -> Findings:
-    end = attack.end("fuzz")
+    started = time.monotonic()
+    seconds = attack.end("fuzz") - started
     cases = attack.count(20_000)
-    seconds = max(1.0, 0.6 * (end - time.monotonic()))
-    values = asyncio.run(fuzz_values(service.port, attack.key, cases, attack.seed, cases / seconds, end))
-    damaged = asyncio.run(fuzz_bytes(service.port, attack.key, attack.count(2_000), attack.seed, end))
-    described = fuzz_description(service.port, attack.key, attack.count(20), attack.seed, end)
+
+    rate = cases / (0.6 * seconds)
+    port = service.port
+    values = asyncio.run(fuzz_values(port, attack.key, cases, attack.seed, rate, started + 0.7 * seconds))
+    damaged = asyncio.run(fuzz_bytes(port, attack.key, attack.count(2_000), attack.seed, started + 0.85 * seconds))
+    described = fuzz_description(port, attack.key, attack.count(20), attack.seed, started + seconds)
     facts = {"values": values.cases, "bytes": damaged.cases, "description": described.cases}
     found = _merge(_merge(values, damaged), described)
     found.facts |= facts

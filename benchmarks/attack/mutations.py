@@ -35,7 +35,7 @@ HOSTILE: tuple[Any, ...] = (
     MARK * 2000,
     "\u0000" + MARK,
     "\u202e" + MARK,
-    "\ud83d\ude00" * 50,
+    "\U0001f600" * 50,
     "a\u0301" * 130,
     "../../etc/passwd",
     "{{7*7}}" + MARK,

@@ -28,7 +28,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ from benchmarks.attack.sockets import drip, flood, try_oddities
 from benchmarks.attack.swaps import hot_swaps
 from benchmarks.attack.trouble import fill_disk, jump_clock, partition_replica
 from benchmarks.bench_faults import Network
-from benchmarks.service_process import ServiceProcess
+from benchmarks.service_process import ServiceDied, ServiceProcess
 from tests.support.redis_server import RedisServer
 
 PARTS = ("fuzz", "sockets", "damage", "swaps", "kills", "ends", "trouble")
@@ -158,16 +158,18 @@ def attack_processes(attack: Attack) -> Findings:
             kills(service, crash_service, attack.key, attack.count(10), attack.seed, time.monotonic() + half_s)
         )
 
-    with _redis(attack.work / "killed-redis") as server:
-        with attack.serving("killed-over-redis", redis_url=server.url, history_cap=5000) as service:
+    with (
+        _redis(attack.work / "killed-redis") as server,
+        attack.serving("killed-over-redis", redis_url=server.url, history_cap=5000) as service,
+    ):
 
-            def crash_redis() -> None:
-                server.kill()
-                server.start()
+        def crash_redis() -> None:
+            server.kill()
+            server.start()
 
-            shared = asyncio.run(
-                kills(service, crash_redis, attack.key, attack.count(10), attack.seed, time.monotonic() + half_s)
-            )
+        shared = asyncio.run(
+            kills(service, crash_redis, attack.key, attack.count(10), attack.seed, time.monotonic() + half_s)
+        )
     embedded.facts = {"service": embedded.facts, "redis": shared.facts}
     shared.facts = {}
     return _merge(embedded, shared)
@@ -223,7 +225,7 @@ def run(attack: Attack, chosen: set[str]) -> dict[str, Any]:
     for name, attack_part in others.items():
         if name in chosen:
             typer.echo(f"{time.monotonic() - started:.0f} s: {name}", err=True)
-            parts[name] = attack_part(attack)
+            parts[name] = _attack_one(attack_part, attack)
 
     whole = total(parts)
     refused = parts["damage"].facts["refused_bundles"] if "damage" in parts else [0, 0]
@@ -260,6 +262,16 @@ def main(
     typer.echo(json.dumps(report))
     if report["fivexx"] or report["hangs"] or report["lost"] or report["wrong"]:
         sys.exit(1)
+
+
+def _attack_one(attack_part: Callable[[Attack], Findings], attack: Attack) -> Findings:
+    """Run one part; a service that does not start again ends it, and is a finding."""
+    try:
+        return attack_part(attack)
+    except ServiceDied as died:
+        findings = Findings()
+        findings.check(False, str(died)[-380:])
+        return findings
 
 
 def _fuzz(attack: Attack, service: ServiceProcess) -> Findings:

@@ -22,6 +22,10 @@ READY_S = 300.0
 END_S = 60.0
 
 
+class ServiceDied(RuntimeError):
+    """The service ended, or was not ready in time; the message ends with its log."""
+
+
 class ServiceProcess:
     """One ``etegrec-serve`` on a port of its own, which can be killed and started again there.
 
@@ -72,7 +76,7 @@ class ServiceProcess:
         """Start the process and, unless told otherwise, wait until it is ready.
 
         Raises:
-            RuntimeError: It ended or was not ready in time; the message holds its log.
+            ServiceDied: It ended or was not ready in time.
         """
         limit = self._descriptors
 
@@ -94,7 +98,7 @@ class ServiceProcess:
         """Wait until it answers that it is ready.
 
         Raises:
-            RuntimeError: It ended or was not ready in time; the message holds its log.
+            ServiceDied: It ended or was not ready in time.
         """
         end = time.monotonic() + READY_S
         while time.monotonic() < end and self.is_running:
@@ -102,7 +106,7 @@ class ServiceProcess:
                 if self.get("/health/ready")[0] == 200:
                     return
             time.sleep(0.05)
-        raise RuntimeError("the service did not become ready; its log ends with:\n" + self.log[-4000:])
+        raise ServiceDied("the service did not become ready; its log ends with:\n" + self.log[-4000:])
 
     def kill(self) -> None:
         """Kill the process with SIGKILL, as a crash would."""
@@ -174,7 +178,7 @@ def serving(store: Path, **settings: Any) -> Iterator[ServiceProcess]:
         settings: Names and values of :class:`service.settings.Settings`; None leaves one unset.
 
     Raises:
-        RuntimeError: It ended or was not ready in time; the message holds its log.
+        ServiceDied: It ended or was not ready in time.
     """
     with tempfile.TemporaryDirectory() as folder:
         service = ServiceProcess(store, Path(folder), **settings)

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test check format coverage docs bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults clean
+.PHONY: help demo test check format coverage docs bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults attack soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,12 @@ bench-live: $(VENV)/installed  ## time until changes show on two replicas, bulk 
 
 bench-faults: $(VENV)/installed  ## what clients notice while Redis is killed, frozen, slow, full, corrupt, empty or away
 	@$(BIN)/python -m benchmarks.bench_faults
+
+attack: $(VENV)/installed  ## attack the real service for MINUTES (5): fuzz, floods, forged bundles, crashes; one line of JSON
+	@$(BIN)/python -m benchmarks.bench_attack $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/installed  ## steady load for MINUTES (60) with changes, swaps and retraining: what grows
+	@$(BIN)/python -m benchmarks.bench_soak $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:  ## remove the environment, the demo and build outputs
 	rm -rf $(VENV) demo build *.egg-info

@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Answers to what was sent, and how it ended: with the last answer, or the server closed, was silent or broke HTTP."""
+    """Answers to what was sent, and how it ended: all came, or the server closed, was silent or broke HTTP."""
 
     ending: Literal["answered", "closed", "silent", "broken"]
     answers: tuple[Answer, ...] = ()

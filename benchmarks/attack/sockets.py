@@ -43,7 +43,8 @@ def oddities(key: str) -> list[Oddity]:
         Oddity("head of 70 KB", ok + b"X: " + b"a" * 70_000 + b"\r\n\r\n", (0, 400, 431)),
         Oddity("5,000 headers of 14 bytes", ok + b"X-Abcdefg: 1\r\n" * 5000 + b"\r\n", (0, 400, 431)),
         Oddity("length twice", post + b"\r\nContent-Length: 2\r\nContent-Length: 4\r\n\r\n{}" + hidden, refused),
-        Oddity("length and chunks", post + b"\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden, refused),
+        Oddity("length and chunks", post + b"\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+               + hidden, refused),
         Oddity("chunks not last", post + b"\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", refused),
         Oddity("strange chunks", post + b"\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", refused),
         Oddity("length with a sign", post + b"\r\nContent-Length: +2\r\n\r\n{}", refused),
@@ -62,7 +63,8 @@ def oddities(key: str) -> list[Oddity]:
         Oddity("key as a trailer", post.partition(b"\r\nX-API-Key")[0] + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
                b"f\r\n{\"history\":[]}\n\r\n0\r\nX-API-Key: " + key.encode() + b"\r\n\r\n", (0, 400, 401)),
         Oddity("encoded slash", b"GET /health%2flive HTTP/1.1\r\nHost: a\r\n\r\n", (404,)),
-        Oddity("blank after the key", b"GET /model HTTP/1.1\r\nHost: a\r\nX-API-Key: " + key.encode() + b" \t\r\n\r\n", (200,)),
+        Oddity("blank after the key", b"GET /model HTTP/1.1\r\nHost: a\r\nX-API-Key: " + key.encode() + b" \t\r\n\r\n",
+               (200,)),
         Oddity("HEAD", b"HEAD /health/live HTTP/1.1\r\nHost: a\r\n\r\n", (200,)),
         Oddity("lower-case method", b"get /health/live HTTP/1.1\r\nHost: a\r\n\r\n", (0, 400, 405)),
         Oddity("bare line feeds", b"GET /health/live HTTP/1.1\nHost: a\n\n", (0, 200, 400)),
@@ -102,11 +104,12 @@ async def drip(service: ServiceProcess, connections: int) -> Findings:
     findings = Findings()
     early = encode("POST", "/recommend", headers=[("Content-Type", "application/json"), ("Content-Length", "1000")])
     kinds = {"after an early answer": early, "inside a head": b"GET /health/live HTTP/1.1\r\nX: ", "silent": b""}
-    held = await asyncio.gather(
-        *(_hold(service.port, list(kinds.values())[number % len(kinds)]) for number in range(connections)),
-        _probe_until_calm(service, findings),
-    )
-    kept = [each for each in held[:-1] if isinstance(each, float) and each > CLOSED_AFTER_S]
+    starts = list(kinds.values())
+    holding = asyncio.gather(*(_hold(service.port, starts[number % len(starts)]) for number in range(connections)))
+    await _probe(service.port, findings, "dripping clients", holding.done)
+    held = await holding
+
+    kept = [each for each in held if each > CLOSED_AFTER_S]
     findings.cases += connections
     if kept:
         findings.add(
@@ -159,11 +162,6 @@ async def _probe(port: int, findings: Findings, name: str, is_over: Callable[[],
         is_answered = outcome.answer is not None and outcome.answer.status == 200
         findings.check(is_answered, f"{name}: a health probe got {outcome.ending} after {outcome.seconds:.1f} s")
         await asyncio.sleep(0.2)
-
-
-async def _probe_until_calm(service: ServiceProcess, findings: Findings) -> None:
-    end = time.monotonic() + 15
-    await _probe(service.port, findings, "dripping clients", lambda: time.monotonic() > end)
 
 
 async def _hold(port: int, first: bytes) -> float:

@@ -1,0 +1,224 @@
+"""Steady load for an hour or more, with changes, swaps and retraining: what grows (``make soak MINUTES=60``).
+
+The real service runs in its own process, with a real Redis. Clients ask for recommendations and record events of a
+fixed set of users; items are replaced, hidden and shown again all the time; every ``retrain_minutes`` the real command
+drains the events, trains on them and promotes the result if it is better; in between, the two newest versions take
+turns.
+
+Nothing may grow for ever under such a load. Each of these figures is a pair: the median of the second quarter of the
+time, after warming up, and of the last quarter. ``event_ids_mb`` is expected to grow: ids of events are kept for two
+days, so that a repeated event counts once; ``redis_mb`` is without them. failed counts requests without a 200.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.attack.raw_client import RawClient, encode
+from benchmarks.load import Reply, milliseconds
+from benchmarks.service_process import ServiceProcess
+from model_store.bundle.registry import ModelStore
+from model_store.replication.redis_schema import Keys
+from tests.support.redis_server import RedisServer
+from tests.support.tiny import ITEMS, set_options, write_cycle
+
+USERS = 200
+CLIENTS = 4
+PAUSE_S = 0.05
+SAMPLE_S = 5.0
+SWAP_S = 20.0
+KEEP = "3"
+
+
+@dataclass
+class Soak:
+    """Everything that runs at the same time, and what it has counted."""
+
+    service: ServiceProcess
+    server: RedisServer
+    models: ModelStore
+    work: Path
+    end: float
+    replies: list[Reply] = field(default_factory=list)
+    samples: list[dict[str, float]] = field(default_factory=list)
+    changes: int = 0
+    swaps: int = 0
+    retrained: list[int] = field(default_factory=list)
+    """Exit codes of the command."""
+
+    @property
+    def is_over(self) -> bool:
+        """True once the time is up."""
+        return time.monotonic() >= self.end
+
+    async def ask(self, seed: int) -> None:
+        """Ask for recommendations, and record what the user does with them."""
+        client = RawClient(self.service.port)
+        random = Random(seed)
+        number = 0
+        while not self.is_over:
+            number += 1
+            user = f"user-{random.randrange(USERS)}"
+            await self._send(client, "POST", "/recommend", {"user_id": user, "k": 5})
+            event = {
+                "event_id": f"{seed}-{number}-{time.time_ns()}",
+                "user_id": user,
+                "item_id": f"i{(random.randrange(ITEMS) + number) % ITEMS}",
+                "timestamp": int(time.time()),
+            }
+            await self._send(client, "POST", "/events", event)
+            await asyncio.sleep(PAUSE_S)
+        await client.close()
+
+    async def change(self) -> None:
+        """Replace, hide and show items."""
+        client = RawClient(self.service.port)
+        random = Random(1)
+        while not self.is_over:
+            item = f"i{random.randrange(ITEMS)}"
+            await self._send(client, "DELETE", f"/items/{item}")
+            await self._send(client, "PUT", f"/items/{item}", {"title": f"Title {random.random()}"})
+            self.changes += 2
+            await asyncio.sleep(4 * PAUSE_S)
+        await client.close()
+
+    async def swap(self) -> None:
+        """Promote the two newest versions in turn."""
+        while not self.is_over:
+            await asyncio.sleep(min(SWAP_S, max(0.0, self.end - time.monotonic())))
+            versions = await asyncio.to_thread(self.models.versions)
+            live = await asyncio.to_thread(self.models.live)
+            others = [version for version in versions[-2:] if version != live]
+            if others:
+                await asyncio.to_thread(self.models.promote, others[-1])
+                self.swaps += 1
+
+    async def retrain(self, every_s: float) -> None:
+        """Run the command again and again, as a schedule would, and remove old versions."""
+        while not self.is_over:
+            started = time.monotonic()
+            self.retrained.append(await asyncio.to_thread(self._retrain_once))
+            await asyncio.sleep(max(0.0, min(started + every_s, self.end) - time.monotonic()))
+
+    async def watch(self) -> None:
+        """Take samples of everything that could grow."""
+        while not self.is_over:
+            self.samples.append(await asyncio.to_thread(self._sample))
+            await asyncio.sleep(SAMPLE_S)
+
+    def pair(self, name: str) -> list[float]:
+        """Return the medians of a figure in the second and in the last quarter."""
+        values = [sample[name] for sample in self.samples]
+        quarter = max(1, len(values) // 4)
+        halves = values[quarter : 2 * quarter] or values, values[-quarter:]
+        return [round(statistics.median(each), 1) for each in halves]
+
+    async def _send(self, client: RawClient, method: str, path: str, body: object = None) -> None:
+        data = None if body is None else json.dumps(body).encode()
+        media = () if data is None else (("Content-Type", "application/json"),)
+        outcome = await client.ask(encode(method, path, data, media), method=method)
+        status = outcome.answer.status if outcome.answer else 0
+        self.replies.append(Reply(0, status, outcome.seconds, b""))
+
+    def _retrain_once(self) -> int:
+        return train(self.work, self.models, self.server.url)
+
+    def _sample(self) -> dict[str, float]:
+        with self.server.client() as redis:
+            seen_mb = (redis.memory_usage(Keys().seen, samples=100) or 0) / 1e6
+            return {
+                "memory_mb": self.service.memory_mb(),
+                "open_files": self.service.open_files(),
+                "redis_keys": redis.dbsize(),
+                "redis_mb": redis.info("memory")["used_memory"] / 1e6 - seen_mb,
+                "event_ids_mb": seen_mb,
+            }
+
+
+def train(work: Path, models: ModelStore, redis_url: str) -> int:
+    """Run one pass of retraining at low priority; return the exit code."""
+    command = ["nice", "-n", "10", sys.executable, "-m", "training", "retrain", "--data", str(work / "cycle.txt")]
+    command += ["--preset", "demo", "--store", models.url, "--work", str(work / "runs"), "--force", *set_options()]
+    environment = {**os.environ, "ETEGREC_REDIS_URL": redis_url, "OMP_NUM_THREADS": "1"}
+    with (work / "training.log").open("ab") as log:
+        code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
+        clean = [sys.executable, "-m", "model_store", "gc", "--store", models.url, "--keep", KEEP]
+        subprocess.run(clean, stdout=log, stderr=log, check=True)
+    return code
+
+
+async def soak(soak: Soak, retrain_s: float) -> None:
+    """Run everything until the time is up."""
+    clients = [soak.ask(seed) for seed in range(CLIENTS)]
+    await asyncio.gather(*clients, soak.change(), soak.swap(), soak.retrain(retrain_s), soak.watch())
+
+
+def main(
+    minutes: Annotated[float, typer.Option(min=0.1)] = 60.0,
+    retrain_minutes: Annotated[float, typer.Option(min=0.0, help="Time from one retraining to the next.")] = 10.0,
+) -> None:
+    with tempfile.TemporaryDirectory() as temporary, _redis(Path(temporary) / "redis") as server:
+        work = Path(temporary)
+        write_cycle(work / "cycle.txt")
+        models = ModelStore(str(work / "models"))
+        if code := train(work, models, server.url):
+            raise RuntimeError(f"the first training ended with {code}:\n{(work / 'training.log').read_text()[-2000:]}")
+
+        given = {"threads": 1, "redis_url": server.url, "reload_s": 1, "compact_changes": 500, "log_level": "warning"}
+        service = ServiceProcess(work / "models", work / "service", **given)
+        service.start()
+        run = Soak(service, server, models, work, time.monotonic() + 60 * minutes)
+        try:
+            asyncio.run(soak(run, 60 * retrain_minutes))
+        finally:
+            code = service.terminate()
+        typer.echo(json.dumps(report(run, minutes, code)))
+
+
+def report(soak: Soak, minutes: float, exit_code: int) -> dict[str, Any]:
+    """Return what grew and what was counted."""
+    answered = [reply for reply in soak.replies if reply.status == 200]
+    return {
+        "bench": "soak",
+        "minutes": minutes,
+        "requests": len(soak.replies),
+        "failed": len(soak.replies) - len(answered),
+        "p99_ms": milliseconds(answered, 99),
+        "changes": soak.changes,
+        "swaps": soak.swaps,
+        "retrained": soak.retrained.count(0),
+        "retraining_failed": sum(code != 0 for code in soak.retrained),
+        **{name: soak.pair(name) for name in ("memory_mb", "open_files", "redis_keys", "redis_mb", "event_ids_mb")},
+        "exit_code": exit_code,
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+@contextmanager
+def _redis(folder: Path) -> Iterator[RedisServer]:
+    folder.mkdir()
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+if __name__ == "__main__":
+    typer.run(main)

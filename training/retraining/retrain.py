@@ -21,6 +21,7 @@ import torch
 
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import SigningKey
 from model_store.catalogue.catalogue import Catalogue, ItemPut
 from model_store.durable_files import write_durably
 from model_store.errors import BundleRefused, CatalogueFull, ItemRefused
@@ -105,6 +106,10 @@ class Retrainer:
         event_source: Redis URL or folder of the embedded event log.
         work: Folder that keeps drained events, run folders and reports between passes.
         progress: Display of what goes on.
+        key: Signs the versions that are published, if given.
+
+    Raises:
+        ConfigError: The model store would refuse to promote what this key signs, or what nobody signs.
     """
 
     def __init__(
@@ -115,13 +120,16 @@ class Retrainer:
         event_source: str | Path,
         work: Path,
         progress: Progress,
+        key: SigningKey | None = None,
     ) -> None:
+        store.trust.check_publisher(key)  # not after hours of training
         self.source = source
         self.config = config
         self.store = store
         self.event_source = event_source
         self.work = work
         self.progress = progress
+        self.key = key
 
     def run_once(self, force: bool = False) -> RetrainReport:
         """Run one pass.
@@ -139,7 +147,7 @@ class Retrainer:
             candidate = self._train_candidate(data.dataset)
             comparison = _compare(candidate, incumbent, data.dataset)
             if comparison.is_accepted:
-                version = publish_run(candidate, self.store, parent=version)
+                version = publish_run(candidate, self.store, parent=version, key=self.key)
                 self.store.promote(version)
             report = _report(data, comparison.is_accepted, comparison.reason, version, comparison)
 

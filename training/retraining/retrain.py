@@ -24,7 +24,7 @@ from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey
 from model_store.catalogue.catalogue import Catalogue, ItemPut
 from model_store.durable_files import write_durably
-from model_store.errors import BundleRefused, CatalogueFull, ItemRefused
+from model_store.errors import CatalogueFull, GraphRefused, ItemRefused
 from model_store.network.recommender import Recommender
 from model_store.new_items.item_encoder import ItemEncoder
 from model_store.replication.item_payload import NewItem
@@ -226,7 +226,7 @@ def served_catalogue(bundle: Bundle, data: Dataset) -> Catalogue:
 
     try:
         encoder = ItemEncoder.open(bundle)
-    except BundleRefused:
+    except GraphRefused:
         return catalogue  # an older release exported it, and the service does not add items to it either
 
     contents = [(data.titles[row], data.categories[row], data.attributes[row]) for row in missing]

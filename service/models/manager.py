@@ -185,12 +185,10 @@ class ModelManager:
         newer = asyncio.ensure_future(self._wait_until_superseded(version))
         try:
             await asyncio.wait({trial, newer}, return_when=asyncio.FIRST_COMPLETED)
-            return trial.result() if trial.done() else None
+            return trial.result() if trial.done() else newer.result()
         finally:
-            trial.cancel()
             newer.cancel()
             await cancel_and_wait(trial)
-            await cancel_and_wait(newer)
 
     async def _wait_until_superseded(self, version: str) -> None:
         """Return when another version than this one is live."""

@@ -17,8 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from model_store.bundle.key_files import create_keys
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import SigningKey
 from model_store.errors import BundleRefused, ConfigError, LoadTimeout, VersionNotFound
 from service.app import create_app
 from service.models.failures import LACKING
@@ -292,3 +294,37 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+async def test_the_service_loads_what_trusted_keys_signed_and_keeps_what_it_has(tmp_path: Path) -> None:
+    _, public = create_keys(tmp_path / "key")
+    key = SigningKey.load(tmp_path / "key")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(public.read_bytes())
+
+    folder = tmp_path / "models"
+    store = ModelStore(folder)
+    versions = [publish(store, bundle_files(n), description(), NOON.replace(minute=n), key) for n in range(2)]
+    unsigned = publish_small(store, 2)
+    store.promote(versions[0])
+    async with trying(folder, trusted_keys_file=str(trusted)) as (client, service):
+        await until(lambda: service.models.current is not None)
+        store.promote(unsigned)
+        await until(lambda: metric(service, "etegrec_model_loads_total", result="refused") >= 1)
+        assert f"version {unsigned} could not be loaded" in (await client.get("/health/ready")).json()["problem"]
+
+        create_keys(tmp_path / "other")
+        trusted.write_bytes((tmp_path / "other.pub").read_bytes())  # the first key is revoked while the service runs
+        store.promote(versions[1])
+        await until(lambda: versions[1] in service.models.problem)
+        assert loaded_model(service).version == versions[0]
+
+        trusted.write_bytes(public.read_bytes())
+        await until(lambda: loaded_model(service).version == versions[1])
+        assert service.models.problem == ""
+
+
+def test_a_service_without_its_trusted_keys_does_not_start(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    with pytest.raises(ConfigError, match=r"absent\.pem cannot be read"):
+        create_app(fast_settings(tmp_path, trusted_keys_file=str(tmp_path / "absent.pem")))

@@ -31,6 +31,9 @@ TRANSITIONS = "transitions.safetensors"
 VECTORS = "vectors"
 """Tensor of :data:`EMBEDDINGS` with the unit-length item vectors of dense scores."""
 
+HEADER_LIMIT = 4 << 20
+"""Size of the largest header of a safetensors file, in bytes; a tensor takes about a hundred."""
+
 UNIT_TOLERANCE = 1e-3
 """Largest deviation of a vector's length from 1."""
 
@@ -298,7 +301,11 @@ def read_tensors(read: Read, name: str) -> Tensors:
         BundleRefused: The file does not decode, or holds no tensors.
     """
     try:
-        tensors = safetensors.numpy.load(read(name))
+        data = read(name)
+        header = int.from_bytes(data[:8], "little")
+        if header > HEADER_LIMIT:
+            raise ValueError(f"its header says {header} bytes, at most {HEADER_LIMIT} are allowed")
+        tensors = safetensors.numpy.load(data)
     except (SafetensorError, KeyError, TypeError, ValueError) as cause:
         raise BundleRefused(f"{name}: does not decode: {cause}", REFUSED_HINT) from cause
     if not tensors:

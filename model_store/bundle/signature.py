@@ -1,4 +1,4 @@
-"""Signatures of manifests: they prove who published a version, where a seal proves that its files belong together.
+"""Signatures of manifests: they prove who published a version; a seal proves that its files belong together.
 
 Anyone who may write to the model store can seal whatever he puts there. A signature (Ed25519) needs a private key that
 the publisher has and the model store has not. ``manifest.sig`` beside the manifest holds signatures of its bytes. The

@@ -25,10 +25,14 @@ from service.models.trial import PASSED_ERRORS
 from service.settings import Settings
 from service.telemetry import set_up_logs
 
+log = structlog.get_logger()
+
 MEMORY_MB = 2048
 """Memory that a trial may take besides :data:`MEMORY_FACTOR` times the version's files, if no limit is set."""
 
 MEMORY_FACTOR = 8
+
+OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 NICENESS = 10
 """How much the trial yields to the process that serves."""
@@ -113,11 +117,12 @@ def _yield_to_others(settings: Settings) -> None:
     import resource
 
     os.nice(NICENESS)
-    score = Path("/proc/self/oom_score_adj")
-    if score.exists():
-        score.write_text("1000")  # if the machine or container runs out of memory, this process is the one to end
-    seconds = int(settings.load_timeout_s * (os.cpu_count() or 1)) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    _limit(resource.RLIMIT_CPU, int(settings.load_timeout_s * (os.cpu_count() or 1)) + 1)
+    if OOM_SCORE.exists():
+        try:
+            OOM_SCORE.write_text("1000")  # if the machine or container runs out of memory, this process is to end
+        except OSError as refused:  # some sandboxes show the file and allow no one to write it
+            log.info("trial_keeps_its_oom_score", cause=str(refused))
 
 
 def _limit_memory(megabytes: int) -> None:
@@ -127,7 +132,16 @@ def _limit_memory(megabytes: int) -> None:
 
     import resource
 
-    resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+    _limit(resource.RLIMIT_DATA, megabytes << 20)
+
+
+def _limit(kind: int, wanted: int) -> None:
+    """Lower a limit of this process; one that is lower already stays."""
+    import resource
+
+    _, most = resource.getrlimit(kind)
+    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(kind, (allowed, allowed))
 
 
 if __name__ == "__main__":

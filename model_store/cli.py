@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from model_store.bundle.bundle import Bundle
+from model_store.bundle.key_files import create_keys
 from model_store.bundle.registry import DEFAULT_STORE, STORE_ENV, ModelStore
+from model_store.bundle.signature import SIGNING_ENV, SigningKey
 from model_store.console import new_app, print_json, run, table_console
-from model_store.errors import BundleRefused, ConfigError
+from model_store.errors import BundleRefused, ConfigError, SignatureRefused
 
 app = new_app("Show the versions of a model store, verify them, and decide which one is served.")
 
@@ -66,7 +69,10 @@ def verify(
     every: Annotated[bool, typer.Option("--all", help="Verify every version of the model store.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a whole version: every hash and format, and that items, codes and configuration agree."""
+    """Verify a whole version: its signature, every hash and format, and that items, codes and configuration agree.
+
+    A signature is needed if ETEGREC_TRUSTED_KEYS_FILE names a file of public keys; so it is to promote and roll back.
+    """
     if every and version is not None:
         raise ConfigError("a version and --all exclude each other", "name a version or use --all")
     opened = ModelStore(store)
@@ -75,11 +81,12 @@ def verify(
     refused: dict[str, BundleRefused] = {}
     for name in chosen:
         try:
-            opened.bundle(name).verify()
+            bundle = opened.bundle(name)
+            bundle.verify()
         except BundleRefused as problem:
             refused[name] = problem
         if not as_json:
-            typer.echo(f"{name} is {'damaged' if name in refused else 'intact'}")
+            typer.echo(f"{name} is {_state_of(refused[name]) if name in refused else f'intact{_origin(bundle)}'}")
 
     if as_json:
         print_json({name: str(refused[name]) if name in refused else "intact" for name in chosen})
@@ -113,6 +120,36 @@ def rollback(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) ->
         print_json({"live": live, "before": before})
     else:
         typer.echo(f"{live} is live again instead of {before}")
+
+
+@app.command()
+def sign(
+    version: Annotated[str, typer.Argument(help="Version name, see `list`.", show_default=False)],
+    key: Annotated[Path, typer.Option("--signing-key", envvar=SIGNING_ENV, help="Private key.", show_default=False)],
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a version and sign it; its signatures by other keys stay. Keys change this way, too."""
+    signing = SigningKey.load(key)
+    opened = ModelStore(store)
+    opened.sign(version, signing)
+    if as_json:
+        print_json({"version": version, "key": signing.name})
+    else:
+        typer.echo(f"{version} is signed by {signing.name}")
+
+
+@app.command()
+def keygen(
+    path: Annotated[Path, typer.Argument(help="File of the private key; PATH.pub gets the public one.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Create a key to sign versions with. Services get the public file, publishers the private one."""
+    name, public = create_keys(path)
+    if as_json:
+        print_json({"key": name, "private": str(path), "public": str(public)})
+    else:
+        typer.echo(f"key {name}: private {path}, public {public}")
 
 
 @app.command()
@@ -154,7 +191,7 @@ def _describe(store: ModelStore, version: str, live: str | None, previous: str |
     try:
         manifest = store.bundle(version).manifest
     except BundleRefused as problem:
-        return {"version": version, "state": f"{state} damaged".strip(), "problem": str(problem)}
+        return {"version": version, "state": f"{state} {_state_of(problem)}".strip(), "problem": str(problem)}
 
     return {
         "version": version,
@@ -165,6 +202,19 @@ def _describe(store: ModelStore, version: str, live: str | None, previous: str |
         "parent": manifest.parent,
         "metrics": manifest.metrics,
     }
+
+
+def _state_of(problem: BundleRefused) -> str:
+    """Return in one word why a version is refused."""
+    return "untrusted" if isinstance(problem, SignatureRefused) else "damaged"
+
+
+def _origin(bundle: Bundle) -> str:
+    """Return who signed a version, to be added to a sentence about it; empty if nobody did."""
+    if bundle.signed_by:
+        return f", signed by {bundle.signed_by}"
+    names = bundle.signers
+    return f", signed by {', '.join(names)} (not checked: no keys are trusted here)" if names else ""
 
 
 def _detail_cells(row: dict[str, Any]) -> list[Text]:
@@ -194,6 +244,7 @@ def _print_bundle(bundle: Bundle, manifest: dict[str, Any]) -> None:
 def _fact_table(bundle: Bundle, manifest: dict[str, Any]) -> Table:
     table = Table("field", "value", title=bundle.version, title_justify="left")
     table.add_row("live", "yes" if manifest["live"] else "no")
+    table.add_row("signature", Text(_origin(bundle).removeprefix(", ")))
     for name in ("created_at", "embedding_source", "parent"):
         table.add_row(name, Text(str(manifest[name] or "")))
 

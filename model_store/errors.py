@@ -13,7 +13,9 @@ changes, in Redis or in its embedded twin.
     │   └── CatalogueFull    no semantic ID is left for a new item                exit 4
     ├── ModelStoreError      the model store (bundles) failed                     exit 5
     │   ├── BundleRefused    a bundle fails its seal, format or self-check        exit 5
-    │   │   └── GraphRefused a graph does not run here, or answers differently    exit 5
+    │   │   ├── GraphRefused a graph does not run here, or answers differently    exit 5
+    │   │   ├── SignatureRefused  no trusted key signed a bundle                  exit 5
+    │   │   └── LoadTimeout  a bundle takes too long to load                      exit 5
     │   └── VersionNotFound  no such version, or no version is live               exit 6
     ├── CheckpointError      a run folder cannot be resumed                       exit 5
     ├── LockHeld             another process works in the same folder             exit 7
@@ -87,6 +89,14 @@ class BundleRefused(ModelStoreError):
 
 class GraphRefused(BundleRefused):
     """A graph cannot be run on this machine, or its answers are not those that the exporter got."""
+
+
+class SignatureRefused(BundleRefused):
+    """A bundle is not signed by a key that is trusted here."""
+
+
+class LoadTimeout(BundleRefused):
+    """A bundle was not loaded in the time that it may take."""
 
 
 class VersionNotFound(ModelStoreError):

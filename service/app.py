@@ -14,6 +14,7 @@ from service.http.middleware import RequestMiddleware
 from service.http.openapi import describe
 from service.http.routes import ENDPOINTS, add_routes, direct_routes
 from service.models.loading import CoderOpener, EngineOpener, open_coder, open_engine
+from service.models.trial import ProcessTrial
 from service.service import Service
 from service.settings import Settings
 from service.store import open_store
@@ -39,7 +40,9 @@ def create_app(
         ConfigError: Settings contradict each other.
         LockHeld: Another process has the embedded store open.
     """
-    service = Service(settings, store or _open_store(settings), opener, coders)
+    is_usual = opener is open_engine and coders is open_coder  # the other process cannot be given any others
+    trial = ProcessTrial(settings) if settings.load_trial and is_usual else None
+    service = Service(settings, store or _open_store(settings), opener, coders, trial)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import Trust
 from service.answers.code_groups import CodeGroups
 from service.answers.lookup_pool import LookupPool
 from service.answers.trending import TrendTracker
@@ -16,6 +17,7 @@ from service.catalogue.manager import CatalogueManager
 from service.catalogue.updater import CatalogueUpdater
 from service.models.loading import CoderOpener, EngineOpener, open_coder
 from service.models.manager import ModelManager
+from service.models.trial import FileCheck, Trial
 from service.recommender import Recommender
 from service.replication.follower import CatalogueFollower
 from service.settings import Settings
@@ -28,7 +30,12 @@ class Service:
     """The parts of one running service."""
 
     def __init__(
-        self, settings: Settings, store: Store, opener: EngineOpener, coders: CoderOpener = open_coder
+        self,
+        settings: Settings,
+        store: Store,
+        opener: EngineOpener,
+        coders: CoderOpener = open_coder,
+        trial: Trial | None = None,
     ) -> None:
         self.settings = settings
         self.keys = Keys.of(settings)
@@ -37,7 +44,11 @@ class Service:
 
         self.store_client = StoreClient(store, self.telemetry, settings.live_check_s)
         self.follower = CatalogueFollower(self.store_client, settings, self.telemetry)
-        self.models = ModelManager(ModelStore(settings.store), self.follower, settings, self.telemetry, opener, coders)
+        model_store = ModelStore(settings.store, trust=Trust.at(settings.trusted_keys_file))
+        model_store.trust.check()
+        self.models = ModelManager(
+            model_store, self.follower, settings, self.telemetry, opener, coders, trial or FileCheck(model_store)
+        )
         self.updater = CatalogueUpdater(self.models, self.follower, self.store_client, settings, self.telemetry)
         self.catalogue = CatalogueManager(self.updater, self.store_client)
 

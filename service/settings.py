@@ -85,6 +85,21 @@ class Settings(BaseSettings):
     reload_s: float = Field(
         5.0, gt=0, le=3600, description="how often the model store is asked for a newly promoted model, in seconds"
     )
+    trusted_keys_file: str = Field(
+        "", description="file of public keys that versions must be signed with; empty: signed or not, all are loaded"
+    )
+    load_trial: bool = Field(
+        True, description="whether a process of its own tries a version, with limits, before this one loads it"
+    )
+    load_timeout_s: float = Field(
+        300.0, gt=0, le=86_400, description="longest time that trying a version may take, in seconds"
+    )
+    load_memory_mb: int = Field(
+        0,
+        ge=0,
+        le=16_777_216,
+        description="memory that trying a version may take, in MB; 0: 2048 and 8 times the version's files",
+    )
     live_check_s: float = Field(
         2.0, gt=0, le=3600, description="how often the store is asked whether it answers, in seconds"
     )

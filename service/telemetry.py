@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -115,7 +116,16 @@ class Telemetry:
             "etegrec_model_info", "1 for the model version that answers.", ("version", "engine"), registry=registry
         )
         self.model_loads = Counter(
-            "etegrec_model_loads_total", "Models loaded, by result (ok, failed).", ("result",), registry=registry
+            "etegrec_model_loads_total",
+            "Loads of models, by result (ok, refused, timeout, failed).",
+            ("result",),
+            registry=registry,
+        )
+        self.refused_parts = Gauge(
+            "etegrec_model_part_refused",
+            "1 for a part of the answering model that this machine refuses (item_encoder, reduced_precision).",
+            ("part",),
+            registry=registry,
         )
         self.store_failures = Counter(
             "etegrec_store_check_failures_total", "Polls of the model store that failed.", registry=registry
@@ -185,10 +195,12 @@ class Telemetry:
         self.event_stream_length.set(events)
         self.event_stream_lag.set(0 if since is None else max(0.0, time.time() - since))
 
-    def show_model(self, version: str, engine: str) -> None:
-        """Give this version the value 1, and no other."""
+    def show_model(self, version: str, engine: str, refused_parts: Mapping[str, bool]) -> None:
+        """Give this version the value 1, and no other; show which of its parts are refused."""
         self.model.clear()
         self.model.labels(version, engine).set(1)
+        for part, is_refused in refused_parts.items():
+            self.refused_parts.labels(part).set(is_refused)
 
 
 def set_up_logs(level: str) -> None:

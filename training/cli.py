@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import SIGNING_ENV, SigningKey
 from model_store.console import new_app, print_json, run, say, table_console
 from model_store.errors import ConfigError
 from training.config import PRESETS, load_config
@@ -47,6 +48,10 @@ RunArgument = Annotated[Path, typer.Argument(help="Run folder: the --out of `ete
 WorkOption = Annotated[Path, typer.Option(help="Folder for drained events, runs and reports; kept between passes.")]
 RedisOption = Annotated[
     str | None, typer.Option(envvar="ETEGREC_REDIS_URL", help="Redis with the events. Default: the embedded event log.")
+]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--signing-key", envvar=SIGNING_ENV, help="Private key that signs the version. Default: none."),
 ]
 EventsOption = Annotated[Path | None, typer.Option(help="Folder of the embedded event log. Default: STORE/events.")]
 UserOption = Annotated[str, typer.Option("--user", help="Column of the user id. Default: the usual names.")]
@@ -248,11 +253,15 @@ def publish(
     run_folder: RunArgument,
     store: StoreOption = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version live.")] = False,
+    signing_key: KeyOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Seal a run's bundle as a new version of the model store."""
+    """Seal a run's bundle as a new version of the model store, and sign it if there is a key."""
     target = ModelStore(store)
-    version = publish_run(Pipeline(RunFolder.open(run_folder), progress_for()), target)
+    key = SigningKey.load(signing_key) if signing_key else None
+    if promote:
+        target.trust.check_publisher(key)
+    version = publish_run(Pipeline(RunFolder.open(run_folder), progress_for()), target, key=key)
     if promote:
         target.promote(version)
     if json:
@@ -272,10 +281,12 @@ def retrain(
     overrides: SetOption = [],  # noqa: B006
     once: Annotated[bool, typer.Option("--once", help="Run one pass, the default; `schedule` repeats passes.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Train even if there are no new interactions.")] = False,
+    signing_key: KeyOption = None,
     json: JsonOption = False,
 ) -> None:
     """Drain events, train a candidate, and promote it if it is not worse than the live version."""
-    report = _retrainer(data, work, store, redis_url, events, preset, overrides).run_once(force=force)
+    retrainer = _retrainer(data, work, store, redis_url, events, preset, overrides, signing_key)
+    report = retrainer.run_once(force=force)
     if json:
         print_json(report.as_dict())
     else:
@@ -292,9 +303,10 @@ def schedule(
     events: EventsOption = None,
     preset: PresetOption = "cpu",
     overrides: SetOption = [],  # noqa: B006
+    signing_key: KeyOption = None,
 ) -> None:
     """Train a first model if no version is live, then retrain on a schedule until SIGTERM."""
-    run_schedule(_retrainer(data, work, store, redis_url, events, preset, overrides), cron)
+    run_schedule(_retrainer(data, work, store, redis_url, events, preset, overrides, signing_key), cron)
 
 
 def _data_options(
@@ -314,6 +326,7 @@ def _retrainer(
     events: Path | None,
     preset: str,
     overrides: list[str],
+    signing_key: Path | None,
 ) -> Retrainer:
     target = ModelStore(store)
     source: str | Path | None = redis_url or events or (target.root.local and target.root.local / "events")
@@ -322,7 +335,8 @@ def _retrainer(
             f"the event log is unknown: the model store {target.url} is not on a local disk",
             "set ETEGREC_REDIS_URL, or give --events",
         )
-    return Retrainer(data, load_config(preset, overrides), target, source, work, progress_for())
+    key = SigningKey.load(signing_key) if signing_key else None
+    return Retrainer(data, load_config(preset, overrides), target, source, work, progress_for(), key)
 
 
 def _report(evaluation: Evaluation, json: bool) -> None:

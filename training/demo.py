@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import EVERYONE
 from model_store.console import new_app, run
 from model_store.errors import EtegrecError
 from training.cli import evaluation_table
@@ -53,7 +54,7 @@ def demo(
     progress = progress_for()
     pipeline = Pipeline(_run_folder(folder, load_config("demo")), progress)
     export_bundle(pipeline)
-    version = _publish_and_promote(pipeline, ModelStore(folder / "models"))
+    version = _publish_and_promote(pipeline, ModelStore(folder / "models", trust=EVERYONE))
 
     evaluation = pipeline.evaluate()
     (folder / "metrics.json").write_text(json.dumps(evaluation.as_dict()) + "\n", encoding="utf-8")

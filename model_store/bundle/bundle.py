@@ -1,8 +1,8 @@
 """The bundle of one model version, verified while it is read.
 
-Opening a bundle checks the manifest and the list of files. Each file is hashed when it is read, on the very bytes that
-the caller gets, so unchecked bytes never leave this module. Tensors are safetensors, tables are Parquet, the rest is
-JSON or ONNX: no format that can run code.
+Opening a bundle checks the signature of the manifest, if one is needed, the manifest and the list of files. Each file
+is hashed when it is read, on the very bytes that the caller gets, so unchecked bytes never leave this module. Tensors
+are safetensors, tables are Parquet, the rest is JSON or ONNX: no format that can run code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from model_store.bundle.golden import GOLDEN, Golden, goldens_from_json
+from model_store.bundle.graph_check import check_graph
 from model_store.bundle.manifest import LIST_HINT, MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
+from model_store.bundle.signature import SIGNATURE, SIGNATURE_LIMIT, Trust, signers
 from model_store.bundle.storage import Entry, Folder
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
@@ -28,6 +30,9 @@ EMBEDDINGS = "embeddings.safetensors"
 TRANSITIONS = "transitions.safetensors"
 VECTORS = "vectors"
 """Tensor of :data:`EMBEDDINGS` with the unit-length item vectors of dense scores."""
+
+HEADER_LIMIT = 4 << 20
+"""Size of the largest header of a safetensors file, in bytes; a tensor takes about a hundred."""
 
 UNIT_TOLERANCE = 1e-3
 """Largest deviation of a vector's length from 1."""
@@ -42,6 +47,8 @@ class Bundle:
 
     manifest: Manifest
     folder: Folder
+    signed_by: str = ""
+    """Name of the trusted key that signed the manifest; empty if no signature was needed."""
 
     @property
     def version(self) -> str:
@@ -68,8 +75,18 @@ class Bundle:
         data = self.folder.read(name, limit=seal.size)
         if data is None:
             raise _refusal(self.version, f"{name}: missing")
-        check_seal(self.version, name, data, seal)
+        check_seal(self.version, name, FileSeal.of(data), seal)
         return data
+
+    @property
+    def signers(self) -> list[str]:
+        """Names of the keys that the file of signatures claims, whether or not they are trusted; none without one.
+
+        Raises:
+            BundleRefused: The file is damaged.
+        """
+        signatures = self.folder.read(SIGNATURE, limit=SIGNATURE_LIMIT)
+        return [] if signatures is None else signers(signatures)
 
     def catalogue(self) -> Catalogue:
         """Read the catalogue and check it against the configuration."""
@@ -95,21 +112,43 @@ class Bundle:
         """Read the histories with expected answers that are replayed before serving."""
         return goldens_from_json(self.read(GOLDEN))
 
-    def verify(self) -> None:
+    def verify_hashes(self) -> None:
+        """Verify the hash of every file, also of those that serving never reads, without keeping any in memory.
+
+        Raises:
+            BundleRefused: Names the first file that is not what was sealed.
+        """
+        for name, seal in sorted(self.manifest.files.items()):
+            found = self.folder.digest(name, limit=seal.size)
+            if found is None:
+                raise _refusal(self.version, f"{name}: missing")
+            check_seal(self.version, name, FileSeal(sha256=found[0], size=found[1]), seal)
+
+    def verify(self) -> Catalogue:
         """Verify everything: every hash, every format, and that items, codes, goldens and configuration agree.
+
+        Returns:
+            The catalogue, which had to be read for that.
 
         Raises:
             BundleRefused: Names the first file that is wrong.
         """
-        check_contents(self.read, self.manifest.files, self.config, self.manifest.fusion)
+        return check_contents(self.read, self.manifest.files, self.config, self.manifest.fusion)
 
 
-def load_bundle(store: Folder | str, version: str) -> Bundle:
+def load_bundle(store: Folder | str, version: str, trust: Trust) -> Bundle:
     """Open a version of a model store, given as folder or URL.
+
+    Args:
+        store: The model store.
+        version: Name of the version.
+        trust: Whose versions may be opened.
 
     Raises:
         VersionNotFound: The model store has no sealed version of this name.
+        SignatureRefused: No trusted key signed the manifest.
         BundleRefused: The manifest is damaged, or files are missing, unexpected, links or of a wrong size.
+        ConfigError: The trusted keys cannot be read.
     """
     root = Folder.at(store) if isinstance(store, str) else store
     if not VERSION.fullmatch(version):
@@ -127,12 +166,14 @@ def load_bundle(store: Folder | str, version: str) -> Bundle:
             f"version {version} has no {MANIFEST}: it was never sealed, or is being removed", LIST_HINT
         )
     _check_plain(version, found.values())
-    manifest = _read_manifest(folder, version)
+    manifest, signed_by = _read_manifest(folder, version, trust)
     _check_listing(manifest, found)
-    return Bundle(manifest, folder)
+    return Bundle(manifest, folder, signed_by)
 
 
-def check_contents(read: Read, names: Iterable[str], config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE) -> None:
+def check_contents(
+    read: Read, names: Iterable[str], config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE
+) -> Catalogue:
     """Check that files decode and agree with each other; also used before they are published.
 
     Args:
@@ -141,10 +182,14 @@ def check_contents(read: Read, names: Iterable[str], config: ModelConfig, fusion
         config: The model that they belong to.
         fusion: How its answers use the item vectors.
 
+    Returns:
+        The catalogue.
+
     Raises:
         BundleRefused: Names the first file that is wrong.
     """
-    known = read_catalogue(read, config, fusion).row_of
+    catalogue = read_catalogue(read, config, fusion)
+    known = catalogue.row_of
 
     memory = read_transitions(read, names, fusion)
     if memory is not None and memory.items != len(known):
@@ -161,16 +206,19 @@ def check_contents(read: Read, names: Iterable[str], config: ModelConfig, fusion
     for name in sorted(set(names) - {"catalogue.parquet", GOLDEN}):
         if name.endswith(".safetensors"):
             read_tensors(read, name)
-        elif not read(name) and name.endswith(".onnx"):
-            raise BundleRefused(f"{name}: empty", REFUSED_HINT)
+        elif name.endswith(".onnx"):
+            check_graph(name, read(name))
+        else:
+            read(name)
+    return catalogue
 
 
-def check_seal(version: str, name: str, data: bytes, seal: FileSeal) -> None:
-    """Raise :class:`BundleRefused` unless the bytes are the sealed ones."""
-    if len(data) != seal.size:
-        size = f"more than {seal.size}" if len(data) > seal.size else str(len(data))
+def check_seal(version: str, name: str, found: FileSeal, seal: FileSeal) -> None:
+    """Raise :class:`BundleRefused` unless a file, read to at most one byte beyond its size, is the sealed one."""
+    if found.size != seal.size:
+        size = f"more than {seal.size}" if found.size > seal.size else str(found.size)
         raise _refusal(version, f"{name}: holds {size} bytes instead of {seal.size}")
-    if FileSeal.of(data) != seal:
+    if found != seal:
         raise _refusal(version, f"{name}: its SHA-256 is not the sealed one")
 
 
@@ -253,7 +301,11 @@ def read_tensors(read: Read, name: str) -> Tensors:
         BundleRefused: The file does not decode, or holds no tensors.
     """
     try:
-        tensors = safetensors.numpy.load(read(name))
+        data = read(name)
+        header = int.from_bytes(data[:8], "little")
+        if header > HEADER_LIMIT:
+            raise ValueError(f"its header says {header} bytes, at most {HEADER_LIMIT} are allowed")
+        tensors = safetensors.numpy.load(data)
     except (SafetensorError, KeyError, TypeError, ValueError) as cause:
         raise BundleRefused(f"{name}: does not decode: {cause}", REFUSED_HINT) from cause
     if not tensors:
@@ -261,18 +313,20 @@ def read_tensors(read: Read, name: str) -> Tensors:
     return dict(tensors)
 
 
-def _read_manifest(folder: Folder, version: str) -> Manifest:
-    """Read the manifest of a version, verified by its own seal."""
+def _read_manifest(folder: Folder, version: str, trust: Trust) -> tuple[Manifest, str]:
+    """Read the manifest of a version, verified by its own seal, and the trusted key that signed these very bytes."""
+    signatures = folder.read(SIGNATURE, limit=SIGNATURE_LIMIT) if trust.is_limited else None
     data = folder.read(MANIFEST, limit=MANIFEST_LIMIT)
     if data is None:
         raise VersionNotFound(f"version {version} was just removed", LIST_HINT)
     try:
+        signed_by = trust.find_signer(data, signatures)
         manifest = Manifest.from_bytes(data)
     except BundleRefused as cause:
-        raise BundleRefused(f"version {version} refused: {cause}", cause.hint) from cause
+        raise type(cause)(f"version {version} refused: {cause}", cause.hint) from cause
     if manifest.version != version:
         raise _refusal(version, f"{MANIFEST}: belongs to version {manifest.version}")
-    return manifest
+    return manifest, signed_by
 
 
 def _check_plain(version: str, found: Iterable[Entry]) -> None:
@@ -290,7 +344,7 @@ def _check_listing(manifest: Manifest, found: dict[str, Entry]) -> None:
         if found[name].size != seal.size:
             raise _refusal(manifest.version, f"{name}: holds {found[name].size} bytes instead of {seal.size}")
 
-    unexpected = found.keys() - manifest.files.keys() - {MANIFEST}
+    unexpected = found.keys() - manifest.files.keys() - {MANIFEST, SIGNATURE}
     if unexpected:
         raise _refusal(manifest.version, f"{min(unexpected)}: does not belong to the bundle")
 

@@ -17,6 +17,9 @@ from model_store.errors import BundleRefused, GraphRefused
 from model_store.events.event import Id
 
 GOLDEN = "golden.json"
+GOLDEN_LIMIT = 16 << 20
+"""Size of the largest file of goldens that is read, in bytes; as Python objects they take many times that."""
+
 TOLERANCE = 1e-3
 """Largest difference of a score or log-probability that counts as the same answer."""
 
@@ -67,8 +70,10 @@ def goldens_from_json(data: bytes) -> tuple[Golden, ...]:
     """Read the output of :func:`goldens_to_json`; there is at least one golden.
 
     Raises:
-        BundleRefused: The bytes are not a valid list of goldens.
+        BundleRefused: The bytes are not a valid list of goldens, or more than :data:`GOLDEN_LIMIT`.
     """
+    if len(data) > GOLDEN_LIMIT:
+        raise BundleRefused(f"{GOLDEN}: {len(data)} bytes, at most {GOLDEN_LIMIT} are allowed", "export fewer goldens")
     try:
         return _GOLDENS.validate_json(data, strict=True)
     except ValidationError as cause:

@@ -112,6 +112,11 @@ class Manifest(Description):
         content = self.model_dump(mode="json")
         return _canonical(content | {"seal": _seal(content)})
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole content; two versions with the same one hold the same files, byte for byte."""
+        return _seal(self.model_dump(mode="json"))
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Read and verify the output of :meth:`to_bytes`.

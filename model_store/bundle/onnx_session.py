@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from model_store.bundle.graph_check import HINT, check_graph
 from model_store.errors import GraphRefused
-
-HINT = "export and publish the model again, with the release that serves it"
 
 _LOG_SEVERITY = 3
 """Log level of ONNX Runtime: errors only."""
@@ -27,7 +26,7 @@ _REFUSALS = (
 def open_session(
     name: str, graph: bytes, inputs: Sequence[str], outputs: Sequence[str], threads: int, spins: bool = False
 ) -> ort.InferenceSession:
-    """Open a graph on the CPU.
+    """Open a graph on the CPU, after checking that nothing in it reaches outside of its bytes.
 
     Args:
         name: The file, for errors.
@@ -39,12 +38,16 @@ def open_session(
             up so late that a small graph gains nothing from a second thread; spinning ones take cores from others.
 
     Raises:
-        GraphRefused: The bytes are not a graph that can run here, or its inputs or outputs differ from those expected.
+        BundleRefused: The graph has what no exporter writes, see :func:`~model_store.bundle.graph_check.check_graph`.
+        GraphRefused: The graph cannot run here, or its inputs or outputs differ from those expected.
     """
+    check_graph(name, graph)
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_SEVERITY
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # never ORT's own, which nothing checks
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1" if spins else "0")
 

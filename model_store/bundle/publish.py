@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from model_store.bundle.bundle import check_contents
 from model_store.bundle.manifest import MANIFEST, Description, FileSeal, Manifest, first_problem, new_version
 from model_store.bundle.registry import STAGING_PREFIX, ModelStore
+from model_store.bundle.signature import SIGNATURE, SigningKey
 from model_store.bundle.storage import Folder
 from model_store.durable_files import sync_folder
 from model_store.errors import ModelStoreError
@@ -36,7 +37,11 @@ class Step(NamedTuple):
 
 
 def publish(
-    store: ModelStore, files: Mapping[str, Source], about: Description, created_at: datetime | None = None
+    store: ModelStore,
+    files: Mapping[str, Source],
+    about: Description,
+    created_at: datetime | None = None,
+    key: SigningKey | None = None,
 ) -> str:
     """Add a version to the model store. It is not live until :meth:`ModelStore.promote`.
 
@@ -45,6 +50,7 @@ def publish(
         files: Content or path of each file by its name in the bundle; see ``REQUIRED_FILES`` of the manifest.
         about: The description of the model for the manifest.
         created_at: Time of the version; now, if not given.
+        key: Signs the manifest, if given.
 
     Returns:
         The name of the version.
@@ -54,7 +60,7 @@ def publish(
         ModelStoreError: A file is missing, unexpected or changed meanwhile, or the version exists.
         LockHeld: Another process writes to the model store.
     """
-    publication = Publication.plan(store, files, about, created_at or datetime.now(UTC))
+    publication = Publication.plan(store, files, about, created_at or datetime.now(UTC), key)
     store.create()
     with store.lock():
         try:
@@ -72,10 +78,16 @@ class Publication:
     store: ModelStore
     files: Mapping[str, Source]
     manifest: Manifest
+    key: SigningKey | None = None
 
     @classmethod
     def plan(
-        cls, store: ModelStore, files: Mapping[str, Source], about: Description, created_at: datetime
+        cls,
+        store: ModelStore,
+        files: Mapping[str, Source],
+        about: Description,
+        created_at: datetime,
+        key: SigningKey | None = None,
     ) -> Publication:
         """Hash and check the files, and name the version."""
         seals = {name: FileSeal.of(_content(name, source)) for name, source in files.items()}
@@ -88,7 +100,7 @@ class Publication:
             raise ModelStoreError(f"the bundle cannot be published: {first_problem(cause)}", _EXPORT_HINT) from cause
 
         check_contents(lambda name: _content(name, files[name]), files, about.config, about.fusion)
-        return cls(store, files, manifest)
+        return cls(store, files, manifest, key)
 
     @property
     def staging(self) -> Folder:
@@ -111,7 +123,10 @@ class Publication:
         if is_local:
             yield Step("sync folders", partial(_sync_tree, folder))
 
-        yield Step(f"write {MANIFEST}", partial(folder.write, MANIFEST, self.manifest.to_bytes()))
+        sealed = self.manifest.to_bytes()
+        if self.key is not None:
+            yield Step(f"write {SIGNATURE}", partial(folder.write, SIGNATURE, self.key.sign(sealed)))
+        yield Step(f"write {MANIFEST}", partial(folder.write, MANIFEST, sealed))
         if is_local:
             yield Step("rename", partial(folder.rename, self.target))
             yield Step("sync model store", partial(_sync, self.store.root))

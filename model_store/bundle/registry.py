@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from model_store.bundle.bundle import Bundle, load_bundle
 from model_store.bundle.manifest import LIST_HINT, MANIFEST, VERSION
+from model_store.bundle.signature import EVERYONE, SIGNATURE, SIGNATURE_LIMIT, SigningKey, Trust
 from model_store.bundle.storage import Folder
 from model_store.durable_files import sync_folder
 from model_store.errors import ConfigError, LockHeld, ModelStoreError, VersionNotFound
@@ -58,10 +59,17 @@ class ModelStore:
     Args:
         url: Its place; :func:`default_store` if not given. It need not exist until something is published.
         lock_timeout_s: Longest time that a writer waits for another one.
+        trust: Whose versions may be opened; :meth:`Trust.configured` if not given, so no command can forget it.
     """
 
-    def __init__(self, url: str | os.PathLike[str] | None = None, lock_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str | os.PathLike[str] | None = None,
+        lock_timeout_s: float = 10.0,
+        trust: Trust | None = None,
+    ) -> None:
         self.url = default_store() if url is None else os.fspath(url)
+        self.trust = Trust.configured() if trust is None else trust
         self.root = Folder.at(self.url)
         local = self.root.local
         self._lock = None if local is None else FileLock(local / _LOCK, timeout=lock_timeout_s)
@@ -89,9 +97,26 @@ class ModelStore:
 
         Raises:
             VersionNotFound: There is no such version, or none is live.
-            BundleRefused: It is damaged.
+            BundleRefused: It is damaged, or not signed by a trusted key.
         """
-        return load_bundle(self.root, version or self._require_live())
+        return load_bundle(self.root, version or self._require_live(), self.trust)
+
+    def sign(self, version: str, key: SigningKey) -> None:
+        """Add a signature to a version, after verifying all of it; its signatures by other keys stay.
+
+        It need not be signed by a trusted key before: whoever has the key vouches for what is there.
+
+        Raises:
+            VersionNotFound: There is no such version.
+            BundleRefused: It is damaged.
+            LockHeld: Another process holds the lock.
+        """
+        with self.lock():
+            bundle = load_bundle(self.root, version, EVERYONE)
+            bundle.verify()
+            signatures = bundle.folder.read(SIGNATURE, limit=SIGNATURE_LIMIT)
+            staging = self.root.child(f"{STAGING_PREFIX}{version}-{SIGNATURE}")
+            bundle.folder.replace(SIGNATURE, key.sign(bundle.manifest.to_bytes(), signatures), staging)
 
     def promote(self, version: str) -> str | None:
         """Make a version live after verifying all of it; nothing changes if it is live already.
@@ -101,12 +126,12 @@ class ModelStore:
 
         Raises:
             VersionNotFound: There is no such version.
-            BundleRefused: It is damaged.
+            BundleRefused: It is damaged, or not signed by a trusted key.
             LockHeld: Another process holds the lock.
         """
-        load_bundle(self.root, version)  # before the lock, so that a wrong name fails without waiting
+        self.bundle(version)  # before the lock, so that a wrong name fails without waiting
         with self.lock():
-            load_bundle(self.root, version).verify()
+            self.bundle(version).verify()
 
             history = self._history()
             live = next(iter(history), None)
@@ -122,7 +147,7 @@ class ModelStore:
 
         Raises:
             VersionNotFound: No version was live before, or none of those is left.
-            BundleRefused: It is damaged; promote another one.
+            BundleRefused: It is damaged, or not signed by a trusted key; promote another one.
         """
         self._require_live()
         with self.lock():
@@ -132,7 +157,7 @@ class ModelStore:
                     f"there is nothing to roll back to: no version that was live before {self.live()} is left",
                     "`etegrec-models promote` makes any listed version live",
                 )
-            load_bundle(self.root, target).verify()
+            self.bundle(target).verify()
 
             history = self._history()
             self._write_history(history[history.index(target, 1) :])

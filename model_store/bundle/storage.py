@@ -6,6 +6,7 @@ folder are never followed. Elsewhere (buckets, memory) the upload of one object 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from model_store.durable_files import sync_folder, write_durably
 from model_store.errors import ConfigError, ModelStoreError
+
+_PIECE = 1 << 20
+"""Bytes that are hashed at a time."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,24 @@ class Folder:
             except FileNotFoundError:
                 return None
 
+    def digest(self, name: str, limit: int) -> tuple[str, int] | None:
+        """Hash a file piece by piece, at most ``limit`` + 1 bytes of it.
+
+        Returns:
+            The SHA-256 in hexadecimal and the number of bytes; ``None`` if there is no such file.
+        """
+        sha256 = hashlib.sha256()
+        size = 0
+        with self._translate_errors(f"read {name}"):
+            try:
+                with self.fs.open(self._at(name), "rb") as file:
+                    while piece := file.read(min(_PIECE, limit + 1 - size)):
+                        sha256.update(piece)
+                        size += len(piece)
+            except FileNotFoundError:
+                return None
+        return sha256.hexdigest(), size
+
     def write(self, name: str, data: bytes) -> None:
         """Create or replace a file. Afterwards it holds all of ``data``; after a crash, the old or the new content."""
         with self._translate_errors(f"write {name}"):
@@ -114,6 +136,24 @@ class Folder:
             target = self.local / name
             target.parent.mkdir(parents=True, exist_ok=True)
             write_durably(target, data)
+
+    def replace(self, name: str, data: bytes, staging: Folder) -> None:
+        """Create or replace a file as :meth:`write` does, without any other file in this folder meanwhile.
+
+        Args:
+            name: The file.
+            data: Its content.
+            staging: Folder on the same file system, where the file is prepared if it is a local one.
+        """
+        if self.local is None or staging.local is None:
+            self.write(name, data)
+            return
+
+        staging.write(name, data)
+        with self._translate_errors(f"write {name}"):
+            (staging.local / name).replace(self.local / name)
+            sync_folder(self.local)
+        staging.remove_all()
 
     def remove(self, name: str) -> None:
         """Delete one file; nothing happens if it is not there."""

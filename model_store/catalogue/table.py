@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model_store.catalogue.bounded_parquet import read_bounded
 from model_store.catalogue.columns import PackedAttributes, PackedCategories
 from model_store.catalogue.packed import PackedStrings, arrow_lengths
 from model_store.errors import CatalogueError
@@ -64,10 +65,10 @@ class CatalogueTable(NamedTuple):
         """Read the output of :meth:`to_bytes`. The columns are not compared with each other here.
 
         Raises:
-            CatalogueError: The bytes are not such a table.
+            CatalogueError: The bytes are not such a table, or decoding them would take too much memory.
         """
         try:
-            stored = pq.read_table(pa.BufferReader(data))
+            stored = read_bounded(data, _COLUMNS.names)
             # The cast refuses nulls, missing columns, and codes beyond 16 bits.
             table = stored.select(_COLUMNS.names).cast(_COLUMNS)
 

@@ -19,7 +19,7 @@ from model_store.bundle.bundle import Bundle
 from model_store.bundle.onnx_session import open_session
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
-from model_store.errors import BundleRefused, ItemRefused
+from model_store.errors import GraphRefused, ItemRefused
 from model_store.new_items.features import extract_features
 from model_store.new_items.placement import Codebooks, Placement
 from model_store.replication.item_payload import NewItem
@@ -93,7 +93,8 @@ class ItemEncoder:
         """Open the verified graphs of a version; takes tens of milliseconds.
 
         Raises:
-            BundleRefused: A file is damaged, or the graphs are not those of a release that can add items.
+            BundleRefused: A file is damaged.
+            GraphRefused: The graphs cannot run here, or are not those of a release that can add items.
         """
         graph = bundle.read(TOKENIZER_GRAPH)
         tokenizer = open_session(TOKENIZER_GRAPH, graph, TOKENIZER_INPUTS, TOKENIZER_OUTPUTS, threads=1)
@@ -107,7 +108,7 @@ class ItemEncoder:
         expected = (shape.levels, shape.codebook_size, shape.codebook_dim)
         codebooks = bundle.weights().get(CODEBOOKS)
         if codebooks is None or codebooks.shape != expected:
-            raise BundleRefused(f"weights.safetensors: {CODEBOOKS} must have the shape {expected}", "export it again")
+            raise GraphRefused(f"{TOKENIZER_GRAPH}: needs {CODEBOOKS} of the shape {expected}", "export it again")
 
         takes_embeddings = bundle.manifest.embedding_source == "user"
         return cls(bundle.config, codebooks.astype(np.float32), tokenizer, content, takes_embeddings)

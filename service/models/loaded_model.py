@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from model_store.bundle.manifest import Manifest
 from model_store.catalogue.catalogue import Catalogue
@@ -12,6 +13,11 @@ from model_store.search.transitions import Transitions
 from service.engines.base import BEAM_WIDTHS, Engine
 from service.filters import RuleCompiler
 from service.replication.replicated_catalogue import ReplicatedCatalogue
+
+Part = Literal["item_encoder", "reduced_precision"]
+"""Part of a version that it can answer without: new items are refused then, or the exact search answers."""
+
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +32,8 @@ class LoadedModel:
     """Counts of which items follow which, if this version's answers use them."""
     replica: ReplicatedCatalogue | None = None
     """The catalogue with its place in the change stream; ``None`` for a catalogue as it was trained."""
+    refused_parts: frozenset[Part] = frozenset()
+    """Parts that this machine refuses, and without which the version answers nevertheless."""
 
     @property
     def version(self) -> str:

@@ -16,7 +16,7 @@ from model_store.bundle.bundle import Bundle
 from model_store.bundle.manifest import Manifest
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.packed import PackedStrings
-from model_store.errors import BundleRefused, CatalogueFull, ConfigError, GraphRefused, ItemRefused
+from model_store.errors import CatalogueFull, ConfigError, GraphRefused, ItemRefused
 from model_store.replication.item_payload import NewItem
 from service.engines.base import LARGEST_BATCH, Engine
 from service.engines.buckets import CapturePlan, batch_sizes, history_lengths
@@ -47,7 +47,7 @@ def load_model(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener:
         if exact == settings:
             raise
         log.warning("served_in_fp32", version=bundle.version, cause=str(refused), hint=refused.hint)
-    return _load_and_prove(bundle, catalogue, exact, opener)
+    return replace(_load_and_prove(bundle, catalogue, exact, opener), refused_parts=frozenset({"reduced_precision"}))
 
 
 def _load_and_prove(bundle: Bundle, catalogue: Catalogue, settings: Settings, opener: EngineOpener) -> LoadedModel:
@@ -138,7 +138,11 @@ def usual_plan(manifest: Manifest, max_batch: int) -> CapturePlan:
 def open_coder(bundle: Bundle, settings: Settings) -> ItemCoder:
     """Open the encoder that gives a version's new items their codes.
 
-    A bundle of an older release, or the fake engine, which comes without weights, serves known items only.
+    A bundle whose graphs this machine cannot run, one of an older release, or the fake engine, which comes without
+    weights, serves known items only.
+
+    Raises:
+        BundleRefused: A file is damaged.
     """
     if settings.engine == "fake":
         return KnownItemsOnly()
@@ -147,13 +151,20 @@ def open_coder(bundle: Bundle, settings: Settings) -> ItemCoder:
 
     try:
         return ItemEncoder.open(bundle)
-    except BundleRefused as refused:
+    except GraphRefused as refused:
         log.error("new_items_refused", version=bundle.version, cause=str(refused), hint=refused.hint)
-        return KnownItemsOnly()
+        return KnownItemsOnly(is_refused=True)
 
 
 class KnownItemsOnly:
-    """Item coder of versions that cannot place new items: it refuses them, and the known items are served."""
+    """Item coder of versions that cannot place new items: it refuses them, and the known items are served.
+
+    Args:
+        is_refused: Whether the version has an item encoder, which this machine refuses.
+    """
+
+    def __init__(self, is_refused: bool = False) -> None:
+        self.is_refused = is_refused
 
     def encode_all(self, items: Sequence[NewItem]) -> Sequence[Encoded | ItemRefused]:
         """Refuse every item."""

@@ -2,11 +2,13 @@
 
 The life of a version:
 
-    poll ──> load ──> prove ──> catch up ──> swap ──> (serves) ──> drain ──> free
-     ^         │        │          │
-     └─────────┴────────┴──────────┘  any failure: the version that serves goes on, and the load is tried again later
+    poll ──> try ──> load ──> prove ──> catch up ──> swap ──> (serves) ──> drain ──> free
+     ^        │        │        │          │
+     └────────┴────────┴────────┴──────────┘  any failure: the version that serves goes on; tried later
 
     poll      the model store names another version as live than the one that serves
+    try       every file is verified, and a process of its own does all that follows, with limits of time and memory;
+              it is given up when yet another version becomes live
     load      its bundle is read, its catalogue (newest snapshot, else the bundle's) and its engine are opened
     prove     the engine replays the goldens; other answers refuse the version
     catch up  its catalogue applies the changes that the serving one has already
@@ -30,11 +32,14 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from model_store.bundle.registry import ModelStore
-from model_store.errors import EtegrecError, ModelStoreError, StoreUnavailable
+from model_store.errors import BundleRefused, ModelStoreError, StoreUnavailable
+from service.async_tasks import cancel_and_wait
 from service.engines.base import Engine
 from service.errors import NotReady
-from service.models.loaded_model import LoadedModel
-from service.models.loading import CoderOpener, EngineOpener, as_trained, load_model, open_coder
+from service.models.failures import LoadFailures, problem_of
+from service.models.loaded_model import PARTS, LoadedModel
+from service.models.loading import CoderOpener, EngineOpener, KnownItemsOnly, as_trained, load_model, open_coder
+from service.models.trial import FileCheck, Trial
 from service.replication.catalogue_source import CatalogueSource
 from service.replication.follower import CatalogueFollower
 from service.replication.replicated_catalogue import ReplicatedCatalogue
@@ -43,9 +48,6 @@ from service.settings import Settings
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
-
-RETRY_AT_MOST_S = 300.0
-"""Longest wait before a version that failed to load is tried again."""
 
 
 @dataclass(eq=False)
@@ -56,15 +58,6 @@ class Serving:
     batcher: Batcher
     leases: int = 0
     unused: asyncio.Event = field(default_factory=asyncio.Event)  # set once retired and leased by nobody
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A version that failed to load."""
-
-    version: str
-    attempts: int
-    retry_at: float  # time.monotonic(), seconds
 
 
 class ModelManager:
@@ -78,6 +71,7 @@ class ModelManager:
         telemetry: Telemetry,
         opener: EngineOpener,
         coders: CoderOpener = open_coder,
+        trial: Trial | None = None,
     ) -> None:
         self._store = store
         self._follower = follower
@@ -85,9 +79,10 @@ class ModelManager:
         self._telemetry = telemetry
         self._open_engine = opener
         self._open_coder = coders
+        self._trial = trial or FileCheck(store)
 
         self._current: Serving | None = None
-        self._failure: _Failure | None = None
+        self._failures = LoadFailures(settings, telemetry)
         self._background: set[asyncio.Task[None]] = set()
 
         self.problem = "the model store was not read yet"
@@ -155,7 +150,7 @@ class ModelManager:
             self.problem = "no model is live any more; the last one answers" if self.current else "no model is live yet"
         elif self.current and self.current.version == version:
             self._clear_failure()
-        elif not self._must_wait(version):
+        elif not self._failures.must_wait(version):
             await self._try_load(version)
 
     async def close(self) -> None:
@@ -169,9 +164,13 @@ class ModelManager:
     async def _try_load(self, version: str) -> None:
         started = time.monotonic()
         try:
-            model = await self._load(version)
+            digest = await self._try(version)
+            if digest is None:
+                log.info("trial_superseded", version=version)
+                return
+            model = await self._load(version, digest)
         except Exception as failure:  # noqa: BLE001  whatever is wrong with a bundle, the old model goes on answering
-            self._record_failure(version, failure)
+            self.problem = self._failures.record(version, failure)
         else:
             self._swap(model)
             log.info("model_loaded", version=version, seconds=round(time.monotonic() - started, 3))
@@ -180,8 +179,30 @@ class ModelManager:
         # Only here is the failure gone, whose traceback refers to the engine that was opened.
         _collect_engines()
 
-    async def _load(self, version: str) -> LoadedModel:
-        items = await asyncio.to_thread(self._read_bundle, version)
+    async def _try(self, version: str) -> str | None:
+        """Try a version; return the digest of its manifest, ``None`` if another version became live meanwhile."""
+        trial = asyncio.ensure_future(self._trial(version))
+        newer = asyncio.ensure_future(self._wait_until_superseded(version))
+        try:
+            await asyncio.wait({trial, newer}, return_when=asyncio.FIRST_COMPLETED)
+            return trial.result() if trial.done() else newer.result()
+        finally:
+            newer.cancel()
+            await cancel_and_wait(trial)
+
+    async def _wait_until_superseded(self, version: str) -> None:
+        """Return when another version than this one is live."""
+        while True:
+            await asyncio.sleep(self._settings.reload_s)
+            try:
+                if await asyncio.to_thread(self._store.live) != version:
+                    return
+            except ModelStoreError as failure:
+                self._telemetry.store_failures.inc()
+                log.warning("store_check_failed", cause=str(failure), hint=failure.hint)
+
+    async def _load(self, version: str, digest: str) -> LoadedModel:
+        items = await asyncio.to_thread(self._read_bundle, version, digest)
         replica = await self._follower.open(items)
         model = await asyncio.to_thread(self._open_and_prove, items, replica)
         try:
@@ -190,14 +211,18 @@ class ModelManager:
             await asyncio.to_thread(_close, [model.engine])
             raise
 
-    def _read_bundle(self, version: str) -> CatalogueSource:
+    def _read_bundle(self, version: str, digest: str) -> CatalogueSource:
         bundle = self._store.bundle(version)
+        if bundle.manifest.digest != digest:
+            raise BundleRefused(f"version {version} was exchanged after it was tried", "versions never change")
         return CatalogueSource(bundle, self._open_coder(bundle, self._settings))
 
     def _open_and_prove(self, items: CatalogueSource, replica: ReplicatedCatalogue) -> LoadedModel:
         # Room for new items is made now, not while somebody waits for one.
         replica = replace(replica, catalogue=replica.catalogue.with_room())
         model = load_model(items.bundle, as_trained(replica.catalogue), self._settings, self._open_engine)
+        if isinstance(items.coder, KnownItemsOnly) and items.coder.is_refused:
+            model = replace(model, refused_parts=model.refused_parts | {"item_encoder"})
         return model.with_catalogue(replica, self._settings.rule_cache_entries)
 
     async def _catch_up(self, model: LoadedModel) -> LoadedModel:
@@ -222,7 +247,8 @@ class ModelManager:
 
         self._clear_failure()
         self._telemetry.model_loads.labels("ok").inc()
-        self._telemetry.show_model(model.version, model.engine.name)
+        refused = {part: part in model.refused_parts for part in PARTS}
+        self._telemetry.show_model(model.version, model.engine.name, refused)
         if old is not None:
             self._retire(old)
 
@@ -241,24 +267,9 @@ class ModelManager:
         del serving
         _collect_engines()
 
-    def _must_wait(self, version: str) -> bool:
-        """Return true while a version that failed to load may not be tried again."""
-        failure = self._failure
-        return failure is not None and failure.version == version and time.monotonic() < failure.retry_at
-
-    def _record_failure(self, version: str, failure: Exception) -> None:
-        attempts_before = self._failure.attempts if self._failure and self._failure.version == version else 0
-        wait_s = min(self._settings.reload_s * 2**attempts_before, RETRY_AT_MOST_S)
-        self._failure = _Failure(version, attempts_before + 1, time.monotonic() + wait_s)
-
-        self._telemetry.model_loads.labels("failed").inc()
-        self.problem = f"version {version} could not be loaded; see the service's log"
-        hint = failure.hint if isinstance(failure, EtegrecError) else ""
-        log.error("model_load_failed", version=version, cause=str(failure), hint=hint, exc_info=failure)
-
     def _clear_failure(self) -> None:
-        self.problem = ""
-        self._failure = None
+        self._failures.clear()
+        self.problem = problem_of(self.current) if self.current else ""
 
 
 def _close(engines: list[Engine]) -> None:

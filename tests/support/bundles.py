@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import numpy as np
+import onnx
 import safetensors.numpy
 
 from model_store.bundle.bundle import VECTORS
@@ -54,7 +55,7 @@ def small_goldens(catalogue: Catalogue, seed: int = 0, count: int = 3, k: int = 
 
 
 def bundle_files(seed: int = 0, catalogue: Catalogue | None = None) -> dict[str, bytes]:
-    """Return valid content for every required file and a report; ONNX files are opaque bytes here."""
+    """Return valid content for every required file and a report; graphs are empty and run nowhere."""
     random = np.random.default_rng(seed)
     catalogue = small_catalogue(seed) if catalogue is None else catalogue
     weights = {"recommender.embedding": random.normal(size=(8, 4)).astype(np.float32)}
@@ -64,13 +65,18 @@ def bundle_files(seed: int = 0, catalogue: Catalogue | None = None) -> dict[str,
 
     return {
         "weights.safetensors": safetensors.numpy.save(weights),
-        "search.onnx": random.bytes(200),
-        "tokenizer.onnx": random.bytes(100),
+        "search.onnx": empty_graph(random.bytes(98).hex()[:195]),
+        "tokenizer.onnx": empty_graph(random.bytes(48).hex()),
         "embeddings.safetensors": safetensors.numpy.save(embeddings),
         "catalogue.parquet": catalogue.to_parquet(),
         "golden.json": goldens_to_json(small_goldens(catalogue, seed)),
         "report/index.md": f"# Model {seed}\n".encode(),
     }
+
+
+def empty_graph(comment: str) -> bytes:
+    """Return an ONNX model without any node, which ONNX Runtime refuses to open; the comment makes it unlike others."""
+    return bytes(onnx.ModelProto(graph=onnx.GraphProto(), producer_name=comment).SerializeToString())
 
 
 def description(parent: str | None = None) -> Description:

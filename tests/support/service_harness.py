@@ -31,6 +31,7 @@ Json = dict[str, Any]
 def fast_settings(store: Path, **given: Any) -> Settings:
     """Return settings for tests: nothing waits for a poll."""
     quick = {"engine": "fake", "reload_s": 0.02, "live_check_s": 0.02, "batch_wait_ms": 0.0, "deadline_ms": 20_000}
+    quick["load_trial"] = False  # tests of the trial ask for it: it starts a process
     quick["result_cache_entries"] = 0  # tests that repeat a request mean the engine
     return Settings(store=str(store), **{**quick, **given})
 

@@ -39,6 +39,7 @@ from model_store.bundle.golden import Golden, compare, goldens_to_json
 from model_store.bundle.manifest import REQUIRED_FILES, DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import SigningKey
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from model_store.new_items.features import extract_features
@@ -82,8 +83,15 @@ def export_bundle(pipeline: Pipeline) -> None:
         run.write_bytes(f"{BUNDLE}/{name}", data)
 
 
-def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None) -> str:
-    """Run stage ``publish``: seal the exported files as a new version of the model store and return its name."""
+def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None, key: SigningKey | None = None) -> str:
+    """Run stage ``publish``: seal the exported files as a new version of the model store and return its name.
+
+    Args:
+        pipeline: The finished run.
+        store: The model store.
+        parent: The version that was live before.
+        key: Signs the version, if given.
+    """
     export_bundle(pipeline)
     evaluation = pipeline.evaluate()
     folder = pipeline.run.path / BUNDLE
@@ -103,7 +111,7 @@ def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None
     )
 
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return publish(store, files, about)
+    return publish(store, files, about, key=key)
 
 
 def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:

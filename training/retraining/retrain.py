@@ -21,9 +21,10 @@ import torch
 
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import SigningKey
 from model_store.catalogue.catalogue import Catalogue, ItemPut
 from model_store.durable_files import write_durably
-from model_store.errors import BundleRefused, CatalogueFull, ItemRefused
+from model_store.errors import CatalogueFull, GraphRefused, ItemRefused
 from model_store.network.recommender import Recommender
 from model_store.new_items.item_encoder import ItemEncoder
 from model_store.replication.item_payload import NewItem
@@ -105,6 +106,10 @@ class Retrainer:
         event_source: Redis URL or folder of the embedded event log.
         work: Folder that keeps drained events, run folders and reports between passes.
         progress: Display of what goes on.
+        key: Signs the versions that are published, if given.
+
+    Raises:
+        ConfigError: The model store would refuse to promote what this key signs, or what nobody signs.
     """
 
     def __init__(
@@ -115,13 +120,16 @@ class Retrainer:
         event_source: str | Path,
         work: Path,
         progress: Progress,
+        key: SigningKey | None = None,
     ) -> None:
+        store.trust.check_publisher(key)  # not after hours of training
         self.source = source
         self.config = config
         self.store = store
         self.event_source = event_source
         self.work = work
         self.progress = progress
+        self.key = key
 
     def run_once(self, force: bool = False) -> RetrainReport:
         """Run one pass.
@@ -139,7 +147,7 @@ class Retrainer:
             candidate = self._train_candidate(data.dataset)
             comparison = _compare(candidate, incumbent, data.dataset)
             if comparison.is_accepted:
-                version = publish_run(candidate, self.store, parent=version)
+                version = publish_run(candidate, self.store, parent=version, key=self.key)
                 self.store.promote(version)
             report = _report(data, comparison.is_accepted, comparison.reason, version, comparison)
 
@@ -218,7 +226,7 @@ def served_catalogue(bundle: Bundle, data: Dataset) -> Catalogue:
 
     try:
         encoder = ItemEncoder.open(bundle)
-    except BundleRefused:
+    except GraphRefused:
         return catalogue  # an older release exported it, and the service does not add items to it either
 
     contents = [(data.titles[row], data.categories[row], data.attributes[row]) for row in missing]

@@ -23,6 +23,7 @@ from model_store.bundle.bundle import (
 )
 from model_store.bundle.golden import goldens_to_json
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import EVERYONE
 from model_store.errors import BundleRefused, VersionNotFound
 from model_store.search.fusion import Fusion
 from model_store.search.transitions import Transitions
@@ -57,14 +58,14 @@ def stored(pristine: tuple[Path, str, str], tmp_path: Path) -> tuple[Path, str, 
 def refusal(root: Path, version: str) -> BundleRefused:
     """Return the error that refuses the version, on opening it or at the latest on reading all of it."""
     with pytest.raises(BundleRefused) as caught:
-        load_bundle(str(root), version).verify()
+        load_bundle(str(root), version, EVERYONE).verify()
     assert caught.value.hint
     return caught.value
 
 
 def test_an_intact_bundle_gives_everything(pristine: tuple[Path, str, str]) -> None:
     root, version, _ = pristine
-    bundle, files = load_bundle(str(root), version), bundle_files(0)
+    bundle, files = load_bundle(str(root), version, EVERYONE), bundle_files(0)
     bundle.verify()
     assert {name: bundle.read(name) for name in FILES} == files
     assert bundle.version == version
@@ -175,7 +176,7 @@ def test_a_folder_in_place_of_a_file_is_refused(stored: tuple[Path, str, str]) -
 def test_the_bytes_handed_out_are_the_bytes_checked(stored: tuple[Path, str, str]) -> None:
     """Opened while intact, damaged afterwards: each read checks anew."""
     root, version, _ = stored
-    bundle = load_bundle(str(root), version)
+    bundle = load_bundle(str(root), version, EVERYONE)
     path = root / version / "search.onnx"
     path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(BundleRefused, match=r"search\.onnx: its SHA-256"):
@@ -192,13 +193,13 @@ def test_only_sealed_names_can_be_read(pristine: tuple[Path, str, str]) -> None:
     root, version, other = pristine
     for name in ("content.onnx", f"../{other}/search.onnx", "manifest.json"):
         with pytest.raises(BundleRefused, match="no such file"):
-            load_bundle(str(root), version).read(name)
+            load_bundle(str(root), version, EVERYONE).read(name)
 
 
 @pytest.mark.parametrize("version", ["", ".", "..", "../models", "Absent", "absent", "a/b", "x" * 100, "LIVE"])
 def test_a_version_that_is_none_is_not_found(pristine: tuple[Path, str, str], version: str) -> None:
     with pytest.raises(VersionNotFound) as caught:
-        load_bundle(str(pristine[0]), version)
+        load_bundle(str(pristine[0]), version, EVERYONE)
     assert caught.value.exit_code == 6
 
 
@@ -206,7 +207,7 @@ def test_a_folder_without_its_seal_is_no_version(stored: tuple[Path, str, str]) 
     root, version, _ = stored
     (root / version / "manifest.json").unlink()
     with pytest.raises(VersionNotFound, match="never sealed"):
-        load_bundle(str(root), version)
+        load_bundle(str(root), version, EVERYONE)
     assert version not in ModelStore(root).versions()
 
 
@@ -255,7 +256,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Files], str]] = {
         "embeddings.safetensors: a row of vectors does not",
     ),
     "vectors that are NaN": (with_vectors(unit_vectors() * np.float32("nan")), "embeddings.safetensors: a row of vect"),
-    "no graph": (lambda: bundle_files() | {"search.onnx": b""}, "search.onnx: empty"),
+    "no graph": (lambda: bundle_files() | {"search.onnx": b""}, "search.onnx: holds no graph"),
 }
 
 
@@ -318,6 +319,6 @@ def test_reading_bundles_needs_no_torch(pristine: tuple[Path, str, str]) -> None
 
 def test_a_bundle_is_a_value(pristine: tuple[Path, str, str]) -> None:
     root, version, other = pristine
-    assert load_bundle(str(root), version) == load_bundle(str(root), version)
-    assert load_bundle(str(root), version) != load_bundle(str(root), other)
+    assert load_bundle(str(root), version, EVERYONE) == load_bundle(str(root), version, EVERYONE)
+    assert load_bundle(str(root), version, EVERYONE) != load_bundle(str(root), other, EVERYONE)
     assert isinstance(ModelStore(root).bundle(version), Bundle)

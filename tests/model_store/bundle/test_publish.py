@@ -12,7 +12,7 @@ from model_store.bundle.publish import Publication, Step, publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.storage import Folder
 from model_store.errors import BundleRefused, ModelStoreError, VersionNotFound
-from tests.support.bundles import NOON, bundle_files, description, publish_small
+from tests.support.bundles import NOON, bundle_files, description, empty_graph, publish_small
 
 ROOT = Path(__file__).parents[3]
 
@@ -21,7 +21,7 @@ import os, sys
 from model_store.bundle.publish import Publication
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.storage import Folder
-from tests.support.bundles import NOON, bundle_files, description
+from tests.support.bundles import NOON, bundle_files, description, empty_graph
 store = ModelStore(sys.argv[1])
 publication = Publication.plan(store, bundle_files(1), description(), NOON.replace(minute=1))
 with store.lock():
@@ -159,10 +159,10 @@ def test_nothing_is_written_when_the_bundle_is_wrong(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_meanwhile_stops_it(tmp_path: Path) -> None:
     path = tmp_path / "search.onnx"
-    path.write_bytes(b"first")
+    path.write_bytes(empty_graph("first"))
     store = ModelStore(tmp_path / "models")
     publication = Publication.plan(store, bundle_files() | {"search.onnx": path}, description(), NOON)
-    path.write_bytes(b"other")
+    path.write_bytes(empty_graph("other"))
     write = next(step for step in publication.steps() if step.name == "write search.onnx")
     with pytest.raises(ModelStoreError, match=r"search\.onnx changed while it was being published"):
         write.run()

@@ -128,7 +128,7 @@ async def test_a_version_that_fails_to_load_keeps_the_old_one(tmp_path: Path) ->
         whole = goldens.read_bytes()
         goldens.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         (tmp_path / "LIVE").write_text(f"{second}\n{first}\n")
-        await until(lambda: metric(service, "etegrec_model_loads_total", result="failed") >= 1)
+        await until(lambda: metric(service, "etegrec_model_loads_total", result="refused") >= 1)
         ready = await client.get("/health/ready")
         answer = (await client.post("/recommend", json={})).json()
         goldens.write_bytes(whole)  # a failed version is tried again

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_type_hints
 from urllib.parse import unquote_to_bytes
 
-import orjson
 from pydantic import ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
@@ -16,6 +15,7 @@ from starlette.responses import Response
 from model_store.catalogue.catalogue import ID_BYTES
 from service.api_keys import HEADER
 from service.errors import FieldError, InvalidFields
+from service.http.json_answers import encode_answer
 from service.schemas.types import Query
 from service.service import Service
 
@@ -91,7 +91,7 @@ class Endpoint:
             if needs_key:
                 service.keys.check(request.headers.get(HEADER), write=is_write)
             content = await self.handler(service, request)
-            body = content if isinstance(content, bytes) else orjson.dumps(content)
+            body = content if isinstance(content, bytes) else encode_answer(content)
             return Response(body, media_type=self.answer_media)
 
         return answer

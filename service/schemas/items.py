@@ -32,7 +32,7 @@ def _check_size(value: float) -> float:
 
 
 def _check_integers(values: Iterable[JsonValue]) -> None:
-    """Raise ``ValueError`` if a value is, or contains, an integer beyond 64 bits. Names no key: clients choose those."""
+    """Raise ``ValueError`` if a value is, or contains, an integer beyond 64 bits; without the key, a client's word."""
     for value in values:
         if isinstance(value, int):
             if not MIN_INTEGER <= value <= MAX_INTEGER:

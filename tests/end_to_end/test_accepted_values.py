@@ -1,4 +1,4 @@
-"""What a writing endpoint accepts can be read, now and after a restart; whatever else is sent is refused, never a 500."""
+"""Whatever a writing endpoint accepts can be read, now and after a restart; the rest is refused, never a 500."""
 
 from __future__ import annotations
 

@@ -20,6 +20,9 @@ from service.store.change_stream import RawChange
 MAX_PAYLOAD_BYTES = 65_536
 """Size of the longest item, as JSON. Replicas read thousands of changes at once."""
 
+MAX_CONTAINERS = 1024
+"""Largest number of JSON objects and lists in one item: itself, its fields and what lies in its attributes."""
+
 MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**63 - 1
 """Range of integers in attributes: what JSON encoders, databases and other languages hold without loss."""

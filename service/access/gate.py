@@ -1,4 +1,4 @@
-"""Gate in front of every endpoint that needs a key: who sends this, may they, and not too often?"""
+"""Gate in front of every endpoint that needs a key: it asks who sends a request, and whether they may."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits that operators choose: checked before and after a body is parsed, and described in the OpenAPI document."""
+"""Limits that operators choose, checked before and after a body is parsed, and shown in the OpenAPI document."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A request is refused if the queue is full, or if its expected wait, times a safety factor, exceeds its budget. The
 expected wait comes from the backlog, from the batches under way and from the latency model. The safety factor is
 learned from how long admitted requests took after all: it covers a busy machine, delays of the event loop and batches
-that grew. It also fades with time: while everything is refused nothing is learned, so a factor that an overload has
-raised would refuse the same requests long after it, even on an idle service.
+that grew. Once the engine was idle, or some seconds after the last miss, it fades: while everything is refused nothing
+is learned, so a factor that an overload has raised would refuse the same requests for minutes after it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ SAFETY_STEP = 0.05
 MISS_SHARE = 0.001
 """Share of admitted requests that may take longer than their expected wait times the safety factor."""
 
-HALF_LIFE_S = 5.0
-"""Seconds in which the safety factor loses half of what it has above :data:`MIN_SAFETY_FACTOR`. Short enough that an
-overload is forgotten within a few of them, long enough that a few misses a second keep it up."""
+HOLD_S = 10.0
+"""Seconds after a miss in which the safety factor does not fade, unless the engine is idle: while misses go on, it is
+needed. Without this pause, twice as many answers come too late under twice the load that the engine can carry."""
+
+HALF_LIFE_S = 3.0
+"""Seconds in which the safety factor then loses half of what it has above :data:`MIN_SAFETY_FACTOR`."""
 
 INFORMATIVE_SHARE = 0.5
 """Only requests whose expected wait exceeded this share of their budget update the safety factor."""
@@ -62,8 +65,8 @@ class Admission:
     ) -> None:
         self.latency = LatencyModel()
         self._clock = clock or time.monotonic
-        self._safety_factor = MIN_SAFETY_FACTOR  # as it was at _factor_at
-        self._factor_at = 0.0
+        self._safety_factor = MIN_SAFETY_FACTOR  # until _fades_from
+        self._fades_from = 0.0
         self._engine = engine
         self._queue = queue
         self._running = running
@@ -72,16 +75,12 @@ class Admission:
 
     @property
     def safety_factor(self) -> float:
-        """Multiplier of expected waits, so that hardly any admitted request takes longer; it fades with time."""
+        """Multiplier of expected waits, so that hardly any admitted request takes longer; without misses it fades."""
         excess = self._safety_factor - MIN_SAFETY_FACTOR
         if excess <= 0:
             return MIN_SAFETY_FACTOR
-        return MIN_SAFETY_FACTOR + float(excess * 0.5 ** ((self._clock() - self._factor_at) / HALF_LIFE_S))
-
-    @safety_factor.setter
-    def safety_factor(self, factor: float) -> None:
-        self._safety_factor = factor
-        self._factor_at = self._clock()
+        faded_s = max(0.0, self._clock() - self._fades_from)
+        return MIN_SAFETY_FACTOR + float(excess * 0.5 ** (faded_s / HALF_LIFE_S))
 
     def admit(self, request: SearchRequest, shape: Shape, budget_s: float) -> float:
         """Return the expected wait in seconds, or refuse the request.
@@ -98,7 +97,9 @@ class Admission:
             raise DeadlineMissed
 
         expected_s = self._expected_s(request, shape)
-        if expected_s * self.safety_factor > budget_s and not self._is_idle:
+        if self._is_idle:
+            self._fades_from = min(self._fades_from, self._clock())  # whatever caused the last misses is over
+        elif expected_s * self.safety_factor > budget_s:
             self._telemetry.deadline_misses.labels("admission").inc()
             raise QueueTooLong(_retry_after_s(expected_s))
         return expected_s
@@ -124,12 +125,16 @@ class Admission:
         """Raise the safety factor after a wait that was longer than allowed for, else lower it a little.
 
         One step up outweighs ``1 / MISS_SHARE`` steps down: under a steady load of many requests the factor settles
-        where about that share of waits is longer. Under fewer requests it settles lower, as it fades between them.
+        where about that share of waits is longer. Under fewer requests it settles lower, as it fades between misses.
         """
-        if took_s > expected_s * self.safety_factor:
-            self.safety_factor = min(MAX_SAFETY_FACTOR, self.safety_factor * (1 + SAFETY_STEP))
+        factor = self.safety_factor
+        now = self._clock()
+        if took_s > expected_s * factor:
+            self._safety_factor = min(MAX_SAFETY_FACTOR, factor * (1 + SAFETY_STEP))
+            self._fades_from = now + HOLD_S
         else:
-            self.safety_factor = max(MIN_SAFETY_FACTOR, self.safety_factor * (1 - SAFETY_STEP * MISS_SHARE))
+            self._safety_factor = max(MIN_SAFETY_FACTOR, factor * (1 - SAFETY_STEP * MISS_SHARE))
+            self._fades_from = max(now, self._fades_from)
 
     @property
     def _is_idle(self) -> bool:

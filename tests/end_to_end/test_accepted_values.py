@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from service.app import create_app
 from service.schemas.items import ItemBody, StoredItem
+from service.service import Service
 from service.store.base import Store
 from service.store.embedded_store import EmbeddedStore
 from service.store.redis_store import RedisStore
@@ -147,13 +149,17 @@ each_edge = [put("50", {"attributes": {"year": each}}, is_ascii=True) for each i
 each_edge_in_bulk = [bulk({"50": {"attributes": {"in": [{"a": each}]}}}) for each in EDGES]
 
 
+def is_loaded(service: Service) -> bool:
+    return service.models.current is not None
+
+
 async def write_and_read_twice(models: Path, open_store: OpenStore, sent: Sequence[Write]) -> None:
     expected = Expected()
     for is_first in (True, False):
         app = create_app(fast_settings(models, catalogue_poll_s=0.01), store=open_store(), coders=hash_coder)
         async with running(app) as client:
             service = app.state.service
-            await until(lambda service=service: service.models.current is not None)
+            await until(partial(is_loaded, service))
             for write in sent if is_first else ():
                 answer = await client.request(write.method, write.path, content=write.body, headers=write.headers)
                 assert answer.status_code in (200, 400, 404, 422), answer.text

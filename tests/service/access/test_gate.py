@@ -150,8 +150,7 @@ async def test_the_use_of_keys_is_shown_by_name(tmp_path: Path) -> None:
 async def test_keys_are_rotated_without_a_restart(tmp_path: Path) -> None:
     live_store(tmp_path)
     file = write_keys(tmp_path / "keys.json", entry("old", "old-secret"))
-    given = {"keys_file": str(file), "keys_reload_s": 0.01, "read_keys": READER}
-    async with serving(tmp_path, **given) as (client, service):
+    async with serving(tmp_path, keys_file=str(file), keys_reload_s=0.01, read_keys=READER) as (client, service):
 
         async def status(secret: str) -> int:
             return (await client.get("/model", headers=with_key(secret))).status_code
@@ -278,8 +277,8 @@ def test_a_missing_scope_takes_none_of_the_keys_limits() -> None:
 
 async def test_the_limits_of_the_settings_answer_429(tmp_path: Path) -> None:
     live_store(tmp_path)
-    given = {"read_keys": f"{READER},{SECOND}", "key_requests_per_s": 0.01, "key_burst": 2}
-    async with serving(tmp_path, **given) as (client, service):
+    keys = f"{READER},{SECOND}"
+    async with serving(tmp_path, read_keys=keys, key_requests_per_s=0.01, key_burst=2) as (client, service):
         answers = [await client.post("/recommend", json={}, headers=with_key(READER)) for _ in range(3)]
         other = await client.post("/recommend", json={}, headers=with_key(SECOND))
         assert metric(service, "etegrec_key_refusals_total", key="read-1", limit="requests_per_s") == 1

@@ -14,7 +14,6 @@ import uvicorn
 
 from model_store.console import EXIT_CODES, new_app, run
 from model_store.errors import ConfigError
-from service.api_keys import Keys
 from service.app import create_app
 from service.http.protocol import BoundedHttp
 from service.http.server import Server
@@ -68,7 +67,7 @@ def run_service(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_S)
     application = create_app(settings)
     _collect_garbage_rarely()
-    _warn_if_exposed(settings.host, application.state.service.keys)
+    _warn_if_exposed(settings.host, is_open=application.state.service.gate.is_open)
 
     config = uvicorn.Config(
         application,
@@ -116,13 +115,13 @@ def listen(host: str, port: int) -> socket.socket:
         ) from cause
 
 
-def _warn_if_exposed(host: str, keys: Keys) -> None:
+def _warn_if_exposed(host: str, *, is_open: bool) -> None:
     try:
         is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         is_loopback = host == "localhost"
 
-    if keys.is_open and not is_loopback:
+    if is_open and not is_loopback:
         structlog.get_logger().warning(
             "open_to_everyone", host=host, fix="set ETEGREC_READ_KEYS and ETEGREC_WRITE_KEYS"
         )

@@ -14,6 +14,8 @@
         ├── InvalidLines             422  the same, of lines of a bulk upload
         ├── QueueFull                429  with Retry-After
         │   └── QueueTooLong         429  the same, where the wait would exceed the time budget
+        ├── RateLimited              429  the key is over its limits, or too many wrong keys came
+        ├── TooManyUploads           429  as many bulk uploads are read as may
         ├── ClientGone               499  nobody reads the answer
         ├── NotReady                 503  no model is loaded, or the process is shutting down
         └── DeadlineMissed           504  the time budget ran out
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from pydantic import ValidationError
 
@@ -76,9 +79,10 @@ class KeyMissing(RequestError):
     status = 401
     slug = "key-missing"
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
         super().__init__(
-            "send a valid API key in the header X-API-Key", headers={"WWW-Authenticate": 'ApiKey realm="etegrec"'}
+            reason or "send a valid API key in the header X-API-Key",
+            headers={"WWW-Authenticate": 'ApiKey realm="etegrec"'},
         )
 
 
@@ -164,15 +168,21 @@ class InvalidFields(RequestError):
 
 
 class InvalidLines(RequestError):
-    """Lines of a bulk upload are wrong, so nothing of it was stored."""
+    """Lines of a bulk upload are wrong, so nothing of it was stored.
+
+    Args:
+        wrong: Number of wrong lines.
+        fields: Problems of the first of them.
+        is_whole: Whether the upload was read to its end.
+    """
 
     status = 422
     slug = "invalid-lines"
 
-    def __init__(self, wrong: int, fields: Sequence[FieldError]) -> None:
+    def __init__(self, wrong: int, fields: Sequence[FieldError], *, is_whole: bool = True) -> None:
         shown = f"; the first {len(fields)} problems are listed" if wrong > len(fields) else ""
         lines = "1 line is" if wrong == 1 else f"{wrong} lines are"
-        super().__init__(f"{lines} wrong, nothing was stored{shown}")
+        super().__init__(f"{lines} wrong, nothing was stored{shown}", headers=None if is_whole else _CLOSE)
         self.fields = fields
 
 
@@ -197,6 +207,34 @@ class QueueTooLong(QueueFull):
             "the requests that are waiting take longer than the time budget (budget_ms, deadline_ms); try again later"
         )
         super(QueueFull, self).__init__(detail, headers={"Retry-After": str(retry_after_s)})
+
+
+class RateLimited(RequestError):
+    """Too many requests of one key, or too many wrong keys from one address.
+
+    Args:
+        message: Names the limit and its value.
+        wait_s: Seconds after which a request can pass.
+    """
+
+    status = 429
+    slug = "rate-limited"
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message, headers={"Retry-After": str(max(1, ceil(wait_s)))})
+
+
+class TooManyUploads(RequestError):
+    """As many bulk uploads are read as may be in memory at the same time."""
+
+    status = 429
+    slug = "too-many-uploads"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} bulk uploads are read already (max_bulk_uploads); try again later",
+            headers={"Retry-After": "5", **_CLOSE},
+        )
 
 
 class ClientGone(RequestError):

@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import Trust
+from service.access.gate import Gate
+from service.access.upload_slots import UploadSlots
 from service.answers.code_groups import CodeGroups
 from service.answers.lookup_pool import LookupPool
 from service.answers.trending import TrendTracker
-from service.api_keys import Keys
 from service.async_tasks import cancel_and_wait
 from service.catalogue.manager import CatalogueManager
 from service.catalogue.updater import CatalogueUpdater
@@ -38,8 +39,9 @@ class Service:
         trial: Trial | None = None,
     ) -> None:
         self.settings = settings
-        self.keys = Keys.of(settings)
         self.telemetry = Telemetry()
+        self.gate = Gate(settings, self.telemetry)
+        self.upload_slots = UploadSlots(settings.max_bulk_uploads)
         self.is_draining = False
 
         self.store_client = StoreClient(store, self.telemetry, settings.live_check_s)
@@ -64,6 +66,11 @@ class Service:
             return "the service is shutting down"
         return "" if self.models.current else self.models.problem
 
+    @property
+    def problem(self) -> str:
+        """Everything that an operator should look at although requests are answered; empty if all is well."""
+        return "; ".join(each for each in (self.models.problem, self.gate.problem) if each)
+
     def begin_drain(self) -> None:
         """Report this process as not ready from now on; everything is still answered."""
         self.is_draining = True
@@ -71,7 +78,13 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch the model store and the store; at the end finish accepted requests and close everything."""
-        watched = (self.store_client.watch(), self.models.watch(), self.updater.watch(), self.trends.watch())
+        watched = (
+            self.store_client.watch(),
+            self.models.watch(),
+            self.updater.watch(),
+            self.trends.watch(),
+            self.gate.watch(),
+        )
         watchers = [asyncio.create_task(each) for each in watched]
 
         try:

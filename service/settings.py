@@ -32,8 +32,37 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
-    read_keys: SecretStr = Field(SecretStr(""), description="API keys for reading, comma-separated")
-    write_keys: SecretStr = Field(SecretStr(""), description="API keys for writing and reading, comma-separated")
+    read_keys: SecretStr = Field(
+        SecretStr(""), description="API keys for reading, comma-separated; `name:secret` gives a key a name"
+    )
+    write_keys: SecretStr = Field(SecretStr(""), description="API keys for reading, events and items, comma-separated")
+    admin_keys: SecretStr = Field(
+        SecretStr(""), description="API keys for everything, users' stored data included, comma-separated"
+    )
+    keys_file: str = Field("", description="JSON file with more API keys, see *Keys*; it is read again when it changes")
+    keys_reload_s: float = Field(1.0, gt=0, le=3600, description="how often the keys file is read, in seconds")
+    key_requests_per_s: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="requests a second that each API key may send; 0: any number",
+    )
+    key_burst: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="requests that a key may send at once after a pause; 0: those of two seconds",
+    )
+    key_concurrent: int = Field(
+        0, ge=0, le=100_000, description="requests of each API key that are answered at the same time; 0: any number"
+    )
+    key_bulk_bytes_per_min: int = Field(
+        0, ge=0, le=10**12, description="bytes of POST /items/bulk that each API key may send a minute; 0: any number"
+    )
+    wrong_keys_per_min: int = Field(
+        60, ge=0, le=1_000_000, description="wrong API keys a minute that one address may send; 0: any number"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
 
     engine: EngineName = Field("onnx", description="onnx (CPU), torch (GPU) or fake (no weights, for trying the API)")
@@ -128,6 +157,9 @@ class Settings(BaseSettings):
         ge=1024,
         le=2_147_483_647,
         description="largest body of POST /items/bulk, in bytes; it is kept in memory",
+    )
+    max_bulk_uploads: int = Field(
+        4, ge=1, le=1000, description="bulk uploads that are in memory at the same time; one more is answered 429"
     )
     bulk_timeout_s: float = Field(
         120.0, gt=0, le=3600, description="longest time for a client to send a bulk body, in seconds"

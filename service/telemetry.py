@@ -28,6 +28,7 @@ class Telemetry:
         self._add_model_metrics()
         self._add_catalogue_metrics()
         self._add_event_metrics()
+        self._add_key_metrics()
 
     def _add_request_metrics(self) -> None:
         registry = self.registry
@@ -186,6 +187,36 @@ class Telemetry:
             registry=registry,
         )
 
+    def _add_key_metrics(self) -> None:
+        registry = self.registry
+        self.key_requests = Counter(
+            "etegrec_key_requests_total",
+            "Requests that sent a valid API key, by its name.",
+            ("key",),
+            registry=registry,
+        )
+        self.key_last_use = Gauge(
+            "etegrec_key_last_use_seconds",
+            "Unix time of an API key's last request, by its name; 0 if there was none since the start.",
+            ("key",),
+            registry=registry,
+        )
+        self.key_refusals = Counter(
+            "etegrec_key_refusals_total",
+            "Requests that a limit of their API key refused, by its name and the limit"
+            " (requests_per_s, concurrent, bulk_bytes_per_min).",
+            ("key", "limit"),
+            registry=registry,
+        )
+        self.wrong_keys = Counter(
+            "etegrec_wrong_keys_total", "Requests with an API key that is unknown or has expired.", registry=registry
+        )
+        self.keys_file_ok = Gauge(
+            "etegrec_keys_file_ok",
+            "1 if all is well with the keys file, or there is none; 0 while keys read before are used instead.",
+            registry=registry,
+        )
+
     def render(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -201,6 +232,13 @@ class Telemetry:
         self.model.labels(version, engine).set(1)
         for part, is_refused in refused_parts.items():
             self.refused_parts.labels(part).set(is_refused)
+
+    def forget_key(self, name: str) -> None:
+        """Show an API key no more."""
+        self.key_requests.remove(name)
+        self.key_last_use.remove(name)
+        for limit in ("requests_per_s", "concurrent", "bulk_bytes_per_min"):
+            self.key_refusals.remove(name, limit)
 
 
 def set_up_logs(level: str) -> None:

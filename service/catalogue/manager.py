@@ -17,7 +17,7 @@ from service.catalogue.updater import CatalogueUpdater
 from service.errors import CatalogueIsFull, FieldError, InvalidFields, InvalidLines, NotFound
 from service.models.loaded_model import LoadedModel
 from service.replication.replicated_catalogue import ReplicatedCatalogue
-from service.schemas.items import ItemBody, delete_change, read_payload
+from service.schemas.items import StoredItem, delete_change, read_payload
 from service.store.change_stream import APPEND_LIMIT, Position, RawChange
 from service.store.client import StoreClient
 
@@ -93,7 +93,7 @@ class CatalogueManager:
             raise NotFound(_UNKNOWN)
         return model, row
 
-    async def put(self, item_id: str, body: ItemBody) -> Written:
+    async def put(self, item_id: str, body: StoredItem) -> Written:
         """Add or update one item.
 
         Raises:
@@ -195,7 +195,7 @@ def _check_lines(replica: ReplicatedCatalogue, lines: Sequence[Line], new: set[s
     """Raise :class:`InvalidLines` if some of the items cannot be encoded."""
     wrong: list[FieldError] = []
     for start in range(0, len(lines), _CHECKED):
-        bodies: dict[int, ItemBody] = {}
+        bodies: dict[int, StoredItem] = {}
         is_new: set[int] = set()
         for line in lines[start : start + _CHECKED]:
             item_id, _, payload = line.change
@@ -215,7 +215,7 @@ def _check_lines(replica: ReplicatedCatalogue, lines: Sequence[Line], new: set[s
         raise InvalidLines(len(wrong), wrong[:SHOWN_LINES])
 
 
-def _check_items(replica: ReplicatedCatalogue, bodies: Mapping[K, ItemBody], new: Set[K]) -> dict[K, ItemRefused]:
+def _check_items(replica: ReplicatedCatalogue, bodies: Mapping[K, StoredItem], new: Set[K]) -> dict[K, ItemRefused]:
     """Encode new items and those with an embedding; return the reasons for those that cannot be encoded.
 
     Encodings of new items are kept until the change comes back from the stream.

@@ -1,7 +1,8 @@
 """Reading a JSON body: its bytes within limits, then typed values; everything unsafe is refused.
 
 The parser of the validation library already refuses lone surrogates, text that is not UTF-8, huge numbers and deep
-nesting, but it accepts ``NaN``, ``1e999`` (as infinity) and repeated keys. :func:`parse` looks for those first.
+nesting, but it accepts ``NaN``, ``1e999`` (as infinity) and repeated keys. :func:`parse` looks for those first, and
+before that it counts: a body that is too long is not parsed at all.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from itertools import accumulate
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BadJson, BodyTooLarge, BodyTooSlow, ClientGone, InvalidFields, WrongContentType
+from service.http.json_shape import Bounds, measure
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -28,9 +29,6 @@ MAX_KEYS = 256
 
 QUICK_BYTES = 65_536
 """Bodies up to this size are parsed at once, in the event loop: it takes milliseconds."""
-
-_NEITHER_QUOTE_NOR_BRACKET = bytes(set(range(256)) - set(b'"[]{}'))
-_DEPTH_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def content_type(request: Request) -> str:
@@ -74,25 +72,26 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(chunks)
 
 
-async def read_json(request: Request, settings: Settings, schema: TypeAdapter[T]) -> T:
+async def read_json(request: Request, settings: Settings, schema: TypeAdapter[T], bounds: Bounds) -> T:
     """Read a JSON body and validate it. Raises like :func:`read_body` and :func:`parse`."""
-    return await parse_aside(await read_body(request, settings), schema)
+    return await parse_aside(await read_body(request, settings), schema, bounds)
 
 
-async def parse_aside(body: bytes, schema: TypeAdapter[T]) -> T:
+async def parse_aside(body: bytes, schema: TypeAdapter[T], bounds: Bounds) -> T:
     """Run :func:`parse`, in a thread if the body is large, so that other requests go on meanwhile."""
     if len(body) <= QUICK_BYTES:
-        return parse(body, schema)
-    return await asyncio.to_thread(parse, body, schema)
+        return parse(body, schema, bounds)
+    return await asyncio.to_thread(parse, body, schema, bounds)
 
 
-def parse(body: bytes, schema: TypeAdapter[T]) -> T:
-    """Check the JSON itself, then its fields, in strict mode.
+def parse(body: bytes, schema: TypeAdapter[T], bounds: Bounds) -> T:
+    """Check the size and the JSON itself, then its fields, in strict mode.
 
     Raises:
         BadJson: No JSON, or JSON with non-finite numbers, repeated keys, lone surrogates or deep nesting.
-        InvalidFields: The JSON does not fit the schema.
+        InvalidFields: The JSON exceeds the bounds, or does not fit the schema.
     """
+    _check_shape(body, bounds)
     _check_json(body)
     try:
         return schema.validate_json(body, strict=True)
@@ -104,11 +103,21 @@ def parse(body: bytes, schema: TypeAdapter[T]) -> T:
         raise InvalidFields.of(refused) from None
 
 
+def _check_shape(body: bytes, bounds: Bounds) -> None:
+    """Refuse a body that is too deep or too long. At a glance, most cannot be: only the others are measured."""
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets <= MAX_DEPTH and brackets + body.count(b",") <= bounds.values:
+        return
+
+    shape = measure(body)
+    if shape.depth > MAX_DEPTH:
+        raise BadJson(f"the body must not nest deeper than {MAX_DEPTH} levels")
+    bounds.check(shape)
+
+
 def _check_json(body: bytes) -> None:
     try:
         text = body.decode()
-        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:  # with fewer it cannot be too deep
-            _check_depth(body)
         json.loads(text, object_pairs_hook=_build_object, parse_constant=_refuse_constant, parse_float=_parse_float)
     except UnicodeDecodeError:
         raise BadJson("the body must be UTF-8") from None
@@ -116,16 +125,6 @@ def _check_json(body: bytes) -> None:
         raise BadJson(f"not JSON: {refused.msg} at line {refused.lineno} column {refused.colno}") from None
     except ValueError:  # Python refuses to convert integers of thousands of digits
         raise BadJson("the body holds a number that is out of range") from None
-
-
-def _check_depth(body: bytes) -> None:
-    without_escapes = body.replace(rb"\\", b"").replace(rb"\"", b"")  # no quote is left inside a string
-    pieces = without_escapes.translate(None, _NEITHER_QUOTE_NOR_BRACKET).split(b'"')
-    brackets = b"".join(pieces[::2])  # every second piece lies inside a string
-
-    depths = accumulate(map(_DEPTH_STEP.__getitem__, brackets))
-    if any(depth > MAX_DEPTH for depth in depths):
-        raise BadJson(f"the body must not nest deeper than {MAX_DEPTH} levels")
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

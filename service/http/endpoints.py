@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_type_hints
 from urllib.parse import unquote_to_bytes
 
-import orjson
 from pydantic import ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
 from model_store.catalogue.catalogue import ID_BYTES
-from service.api_keys import HEADER
+from service.access.keys import HEADER, Scope
+from service.access.limits import KeyUsage
 from service.errors import FieldError, InvalidFields
+from service.http.json_answers import encode_answer
 from service.schemas.types import Query
 from service.service import Service
 
@@ -25,8 +26,8 @@ Handler = Callable[[Service, Request], Awaitable[object]]
 BoundHandler = Callable[[Request], Awaitable[Response]]
 """Handler of one running service, as the framework calls it."""
 
-Access = Literal["open", "read", "write"]
-"""Key that a request needs: none, any, or one that may write."""
+Access = Scope | Literal["open"]
+"""Scope that the key of a request needs, or that it needs no key."""
 
 Q = TypeVar("Q", bound=Query)
 
@@ -50,7 +51,7 @@ class Endpoint:
         method: HTTP method.
         path: Starlette's path; ``{item_id:id}`` lets ids hold slashes and line feeds.
         handler: Answers a request of the service, after its key was checked.
-        access: Key that a request needs.
+        access: Scope that a request's key needs, or "open".
         problems: Statuses of the problems it may answer with, besides those of keys and of reading a body.
         body: Type of the body.
         body_media: Media type of the body.
@@ -78,23 +79,42 @@ class Endpoint:
     @property
     def statuses(self) -> list[int]:
         """Statuses of all problems that it may answer with, ascending."""
-        of_key = {"open": (), "read": (401,), "write": (401, 403)}[self.access]
+        of_key = () if self.access == "open" else (401, 403, 429)
         of_body = () if self.body is None else (408, 413, 415, 422)
         return sorted({*self.problems, *of_key, *of_body})
 
     def bind(self, service: Service) -> BoundHandler:
         """Return the handler for one service, which checks the key first and sends the answer."""
-        needs_key = self.access != "open"
-        is_write = self.access == "write"
+        scope = self.access
+        gate = service.gate
 
         async def answer(request: Request) -> Response:
-            if needs_key:
-                service.keys.check(request.headers.get(HEADER), write=is_write)
             content = await self.handler(service, request)
-            body = content if isinstance(content, bytes) else orjson.dumps(content)
+            body = content if isinstance(content, bytes) else encode_answer(content)
             return Response(body, media_type=self.answer_media)
 
-        return answer
+        if scope == "open" or gate.is_open:
+            return answer
+
+        async def answer_with_key(request: Request) -> Response:
+            usage = gate.enter(request.headers.get(HEADER), client_address(request), scope)
+            request.state.key_usage = usage
+            try:
+                return await answer(request)
+            finally:
+                usage.end()
+
+        return answer_with_key
+
+
+def client_address(request: Request) -> str:
+    """Return the address of the connection; of a proxy, if one is in between."""
+    return request.client.host if request.client else "unknown"
+
+
+def key_usage(request: Request) -> KeyUsage | None:
+    """Return the use of the request's key; ``None`` where nobody needs a key."""
+    return getattr(request.state, "key_usage", None)
 
 
 def read_id(request: Request, name: str) -> str:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from model_store.events.event import Event
 from service.http.body import parse_aside, read_body
 from service.http.endpoints import Endpoint
-from service.http.limits import check_events
+from service.http.limits import check_events, events_bounds
 from service.http.problems import problem_of
 from service.schemas.events import EVENTS, ONE_EVENT, EventsResponse
 from service.schemas.types import NonEmpty
@@ -30,10 +30,11 @@ async def record_events(service: Service, request: Request) -> EventsResponse:
 
 async def _read_events(service: Service, request: Request) -> list[Event]:
     body = await read_body(request, service.settings)
+    bounds = events_bounds(service.settings)
     if body.lstrip()[:1] == b"[":
-        events = await parse_aside(body, EVENTS)
+        events = await parse_aside(body, EVENTS, bounds)
     else:
-        events = [await parse_aside(body, ONE_EVENT)]
+        events = [await parse_aside(body, ONE_EVENT, bounds)]
     check_events(events, service.settings)
     return events
 
@@ -53,7 +54,7 @@ ENDPOINTS = (
         "POST",
         "/events",
         record_events,
-        "write",
+        "events",
         problems=(400, 503),
         body=Event | NonEmpty[Event],
         max_entries="max_events",

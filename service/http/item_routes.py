@@ -10,7 +10,8 @@ from service.answers.similar import find_similar
 from service.errors import FieldError, InvalidFields
 from service.http.body import read_json
 from service.http.bulk_upload import MEDIA_TYPES, read_lines
-from service.http.endpoints import Endpoint, read_id
+from service.http.endpoints import Endpoint, key_usage, read_id
+from service.http.limits import ITEM_BOUNDS
 from service.schemas.items import (
     MAX_PAYLOAD_BYTES,
     ONE_ITEM,
@@ -35,7 +36,7 @@ async def put_item(service: Service, request: Request) -> PutResponse:
     it. The answer comes once this replica can recommend the item; others follow within a second.
     """
     item_id = read_id(request, "item_id")
-    body = await read_json(request, service.settings, ONE_ITEM)
+    body = await read_json(request, service.settings, ONE_ITEM, ITEM_BOUNDS)
     size = len(body.payload())
     if size > MAX_PAYLOAD_BYTES:
         raise InvalidFields([FieldError("", f"must be at most {MAX_PAYLOAD_BYTES} bytes long, not {size}")])
@@ -85,7 +86,10 @@ async def show_item(service: Service, request: Request) -> ItemResponse:
 
 async def put_items(service: Service, request: Request) -> BulkResponse:
     """Add or replace many items, one JSON object with an `item_id` a line: all of them or, with a report, none."""
-    written = await service.catalogue.put_all(await read_lines(request, service.settings))
+    with service.upload_slots.taken():
+        lines = await read_lines(request, service.settings, key_usage(request))
+        written = await service.catalogue.put_all(lines)
+
     return {
         "items": written.items,
         "new": written.new,
@@ -99,8 +103,8 @@ ENDPOINTS = (
         "POST",
         "/items/bulk",
         put_items,
-        "write",
-        problems=(409, 503),
+        "catalogue",
+        problems=(409, 429, 503),
         body=BulkItem,
         body_media=MEDIA_TYPES[0],
     ),
@@ -108,11 +112,11 @@ ENDPOINTS = (
         "PUT",
         "/items/{item_id:id}",
         put_item,
-        "write",
+        "catalogue",
         problems=(400, 409, 429, 503, 504),
         body=ItemBody,
     ),
-    Endpoint("DELETE", "/items/{item_id:id}", delete_item, "write", problems=(404, 422, 503)),
+    Endpoint("DELETE", "/items/{item_id:id}", delete_item, "catalogue", problems=(404, 422, 503)),
     Endpoint("GET", "/items/{item_id:id}", show_item, "read", problems=(404, 422, 503)),
 )
 """Endpoints in the order in which they are matched; the last ones take every path below /items, as ids hold slashes."""

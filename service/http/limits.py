@@ -1,4 +1,4 @@
-"""Limits that operators choose: checked after a body has its types, and described in the OpenAPI document."""
+"""Limits that operators choose, checked before and after a body is parsed, and shown in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -7,10 +7,38 @@ from typing import Any
 
 from model_store.events.event import Event
 from service.errors import FieldError, InvalidFields
-from service.schemas.recommend import Filter, RecommendRequest
+from service.http.json_shape import Bounds
+from service.schemas.items import MAX_CONTAINERS, MAX_PAYLOAD_BYTES
+from service.schemas.recommend import CONTAINERS, Filter, RecommendRequest
 from service.settings import Settings
 
+ITEM_BOUNDS = Bounds(MAX_CONTAINERS, MAX_PAYLOAD_BYTES // 2)
+"""Bounds of an item: a value and what separates it from the next one take at least two bytes."""
+
 _FILTER_LISTS = tuple(Filter.model_fields)  # every part of a filter is a list
+_OTHER_VALUES = 16 * CONTAINERS  # values of a request that are not in one of its long lists, generously
+_EVENT_VALUES = 16  # of an event, generously
+
+
+def request_bounds(settings: Settings) -> Bounds:
+    """Return the bounds of the body of ``POST /recommend``."""
+    return Bounds(CONTAINERS, _request_values(settings), settings="max_history_ids, max_filter_ids")
+
+
+def requests_bounds(settings: Settings) -> Bounds:
+    """Return the bounds of the body of ``POST /recommend/batch``."""
+    most = settings.max_batch_requests
+    return Bounds(1 + most * CONTAINERS, most * _request_values(settings), most, "max_batch_requests")
+
+
+def events_bounds(settings: Settings) -> Bounds:
+    """Return the bounds of the body of ``POST /events``."""
+    most = settings.max_events
+    return Bounds(1 + most, most * _EVENT_VALUES, most, "max_events")
+
+
+def _request_values(settings: Settings) -> int:
+    return settings.max_history_ids + len(_FILTER_LISTS) * settings.max_filter_ids + _OTHER_VALUES
 
 
 def check_request(request: RecommendRequest, settings: Settings, where: str = "") -> None:
@@ -66,10 +94,10 @@ def describe_limits(schemas: dict[str, Any], settings: Settings) -> None:
 
 
 def describe_length(schema: dict[str, Any], limit: int) -> None:
-    """Write the largest length into the schema of a list, or into the list among its alternatives."""
+    """Write the largest length into the schema of a list, or into the list among its alternatives; keep a lower one."""
     for each in (schema, *schema.get("anyOf", ())):
         if each.get("type") == "array":
-            each["maxItems"] = limit
+            each["maxItems"] = min(limit, each.get("maxItems", limit))
 
 
 def _find_k_problems(k: int, settings: Settings, where: str) -> list[FieldError]:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from model_store.catalogue.catalogue import ID_BYTES
-from service.api_keys import HEADER
+from service.access.keys import HEADER, SCOPES
 from service.http.endpoints import Endpoint
 from service.http.limits import describe_length, describe_limits
 from service.http.problems import PROBLEM_JSON, ProblemDocument
@@ -28,6 +28,7 @@ _PROBLEM = {
     "description": "Problem",
     "content": {PROBLEM_JSON: {"schema": {"$ref": f"{_REF}{ProblemDocument.__name__}"}}},
 }
+_KEY_NEEDED = f"needed where keys are configured; each operation names the scope it needs: {', '.join(sorted(SCOPES))}"
 _PATH_PARAMETER = re.compile(r"{(\w+)(:id)?}")
 _ID_SCHEMA = {"type": "string", "minLength": 1, "maxLength": ID_BYTES}
 _PATH_SCHEMAS = {"prefix": {"type": "string", "pattern": CODE_PREFIX}}
@@ -55,7 +56,7 @@ def _complete(document: Json, endpoints: Sequence[Endpoint], settings: Settings)
 
     document["components"] = {
         "schemas": components,
-        "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": HEADER}},
+        "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": HEADER, "description": _KEY_NEEDED}},
     }
     return document
 
@@ -74,7 +75,7 @@ def _describe_operation(endpoint: Endpoint, schemas: dict[str, Json], settings: 
         operation["requestBody"] = {"required": True, "content": {endpoint.body_media: {"schema": schema}}}
 
     if endpoint.access != "open":
-        operation["security"] = [{}, {"key": []}]
+        operation["security"] = [{}, {"key": [endpoint.access]}]
     return operation
 
 

@@ -11,7 +11,7 @@ from service.async_tasks import gather_or_cancel
 from service.http.body import read_json
 from service.http.disconnect import run_until_client_leaves
 from service.http.endpoints import Endpoint
-from service.http.limits import check_request, check_requests
+from service.http.limits import check_request, check_requests, request_bounds, requests_bounds
 from service.recommender import Recommendation
 from service.schemas.recommend import (
     ONE_REQUEST,
@@ -26,7 +26,7 @@ from service.service import Service
 
 async def recommend(service: Service, request: Request) -> RecommendResponse:
     """Recommend items to one user, by inline or stored history."""
-    asked = await read_json(request, service.settings, ONE_REQUEST)
+    asked = await read_json(request, service.settings, ONE_REQUEST, request_bounds(service.settings))
     check_request(asked, service.settings)
     answer = await run_until_client_leaves(request, service.recommender.recommend(asked))
 
@@ -42,7 +42,7 @@ async def recommend(service: Service, request: Request) -> RecommendResponse:
 
 async def recommend_batch(service: Service, request: Request) -> NonEmpty[RecommendResponse]:
     """Answer a list of requests with a list of answers in the same order; the first problem answers for all."""
-    asked = await read_json(request, service.settings, REQUESTS)
+    asked = await read_json(request, service.settings, REQUESTS, requests_bounds(service.settings))
     check_requests(asked, service.settings)
     work = gather_or_cancel([service.recommender.recommend(each) for each in asked])
     answers = await run_until_client_leaves(request, work)

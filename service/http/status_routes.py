@@ -36,7 +36,7 @@ async def ready(service: Service, request: Request) -> JsonObject:
         "status": "ready",
         "model_version": model.version if model else "",
         "live_store": "up" if service.store_client.is_up else "away",
-        "problem": service.models.problem,
+        "problem": service.problem,
     }
 
 

@@ -1,4 +1,4 @@
-"""Endpoints for the stored data of a user: show it, erase it. Both need a write key: a history is personal data."""
+"""Endpoints for the stored data of a user: show it, erase it. Both need the scope admin: it is personal data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.service import Service
 
 
 async def show_user(service: Service, request: Request) -> UserResponse:
-    """Show a user's stored history and the time of the newest event; empty if nothing is stored. Needs a write key."""
+    """Show a user's stored history and the time of the newest event; empty if nothing is stored."""
     user_id = read_id(request, "user_id")
     history = await service.store_client.store.history(user_id)
     newest = await service.store_client.store.newest_event(user_id)
@@ -24,6 +24,6 @@ async def forget_user(service: Service, request: Request) -> ForgottenResponse:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/users/{user_id:id}", show_user, "write", problems=(404, 422, 503)),
-    Endpoint("DELETE", "/users/{user_id:id}", forget_user, "write", problems=(404, 422, 503)),
+    Endpoint("GET", "/users/{user_id:id}", show_user, "admin", problems=(404, 422, 503)),
+    Endpoint("DELETE", "/users/{user_id:id}", forget_user, "admin", problems=(404, 422, 503)),
 )

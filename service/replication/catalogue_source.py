@@ -14,7 +14,7 @@ from model_store.bundle.bundle import Bundle
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import ItemRefused
 from model_store.replication.item_payload import NewItem
-from service.schemas.items import ItemBody, read_payload
+from service.schemas.items import StoredItem, read_payload
 
 
 class Encoded(Protocol):
@@ -93,7 +93,7 @@ class CatalogueSource:
         """Name of the version."""
         return self.bundle.version
 
-    def encode(self, bodies: Sequence[ItemBody]) -> Sequence[Encoded | ItemRefused]:
+    def encode(self, bodies: Sequence[StoredItem]) -> Sequence[Encoded | ItemRefused]:
         """Encode items; return the reason in the place of one that this version cannot encode."""
         return self.coder.encode_all(
             [NewItem(body.title, body.unique_categories, body.named_attributes, body.embedding) for body in bodies]
@@ -102,7 +102,7 @@ class CatalogueSource:
     def encode_payloads(self, payloads: Iterable[bytes]) -> Mapping[bytes, Encoded | ItemRefused]:
         """Encode payloads of new items, each once; leave out those that this release cannot read."""
         found: dict[bytes, Encoded | ItemRefused] = {}
-        missing: dict[bytes, ItemBody] = {}
+        missing: dict[bytes, StoredItem] = {}
         for payload in dict.fromkeys(payloads):
             if (encoded := self.precomputed.take(payload)) is not None:
                 found[payload] = encoded

@@ -18,7 +18,7 @@ from model_store.catalogue.changes import Change, ItemDelete, ItemPut
 from model_store.catalogue.growing_rows import GrowingRows
 from model_store.errors import CatalogueError, CatalogueFull, ItemRefused
 from service.replication.catalogue_source import CatalogueSource, Encoded, Placer
-from service.schemas.items import ItemBody, delete_change, read_payload
+from service.schemas.items import StoredItem, delete_change, read_payload
 from service.store.change_stream import START, ItemChange, Position, RawChange, Snapshot
 
 NEW_VECTORS = "live_vectors"  # the name is part of SNAPSHOT_FORMAT
@@ -169,8 +169,8 @@ def _content(catalogue: Catalogue, row: int) -> tuple[object, ...]:
     return catalogue.titles[row], catalogue.categories[row], catalogue.attributes[row]
 
 
-def _body(catalogue: Catalogue, row: int, embedding: list[float] | None) -> ItemBody:
-    return ItemBody.model_construct(
+def _body(catalogue: Catalogue, row: int, embedding: list[float] | None) -> StoredItem:
+    return StoredItem.model_construct(
         title=catalogue.titles[row],
         categories=list(catalogue.categories[row]),
         attributes=catalogue.attributes[row],

@@ -3,13 +3,14 @@
 A request is refused if the queue is full, or if its expected wait, times a safety factor, exceeds its budget. The
 expected wait comes from the backlog, from the batches under way and from the latency model. The safety factor is
 learned from how long admitted requests took after all: it covers a busy machine, delays of the event loop and batches
-that grew.
+that grew. Once the engine was idle, or some seconds after the last miss, it fades: while everything is refused nothing
+is learned, so a factor that an overload has raised would refuse the same requests for minutes after it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 
 from service.engines.base import Engine, SearchRequest, Shape
@@ -27,6 +28,13 @@ SAFETY_STEP = 0.05
 MISS_SHARE = 0.001
 """Share of admitted requests that may take longer than their expected wait times the safety factor."""
 
+HOLD_S = 10.0
+"""Seconds after a miss in which the safety factor does not fade, unless the engine is idle: while misses go on, it is
+needed. Without this pause, twice as many answers come too late under twice the load that the engine can carry."""
+
+HALF_LIFE_S = 3.0
+"""Seconds in which the safety factor then loses half of what it has above :data:`MIN_SAFETY_FACTOR`."""
+
 INFORMATIVE_SHARE = 0.5
 """Only requests whose expected wait exceeded this share of their budget update the safety factor."""
 
@@ -40,22 +48,39 @@ class Admission:
         running: Batches that were taken from the queue and are not answered yet; the batcher keeps it up to date.
         queue_size: Requests that may wait.
         telemetry: Counts refusals by the budget.
+        clock: Returns seconds that never go back; by default ``time.monotonic``.
 
     Attributes:
         latency: Compute time of batches, learned by the batcher.
-        safety_factor: Multiplies expected waits, so that about :data:`MISS_SHARE` of the admitted requests take longer.
     """
 
     def __init__(
-        self, engine: Engine, queue: RequestQueue, running: Sequence[Batch], queue_size: int, telemetry: Telemetry
+        self,
+        engine: Engine,
+        queue: RequestQueue,
+        running: Sequence[Batch],
+        queue_size: int,
+        telemetry: Telemetry,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.latency = LatencyModel()
-        self.safety_factor = MIN_SAFETY_FACTOR
+        self._clock = clock or time.monotonic
+        self._safety_factor = MIN_SAFETY_FACTOR  # until _fades_from
+        self._fades_from = 0.0
         self._engine = engine
         self._queue = queue
         self._running = running
         self._queue_size = queue_size
         self._telemetry = telemetry
+
+    @property
+    def safety_factor(self) -> float:
+        """Multiplier of expected waits, so that hardly any admitted request takes longer; without misses it fades."""
+        excess = self._safety_factor - MIN_SAFETY_FACTOR
+        if excess <= 0:
+            return MIN_SAFETY_FACTOR
+        faded_s = max(0.0, self._clock() - self._fades_from)
+        return MIN_SAFETY_FACTOR + float(excess * 0.5 ** (faded_s / HALF_LIFE_S))
 
     def admit(self, request: SearchRequest, shape: Shape, budget_s: float) -> float:
         """Return the expected wait in seconds, or refuse the request.
@@ -72,7 +97,9 @@ class Admission:
             raise DeadlineMissed
 
         expected_s = self._expected_s(request, shape)
-        if expected_s * self.safety_factor > budget_s and not self._is_idle:
+        if self._is_idle:
+            self._fades_from = min(self._fades_from, self._clock())  # whatever caused the last misses is over
+        elif expected_s * self.safety_factor > budget_s:
             self._telemetry.deadline_misses.labels("admission").inc()
             raise QueueTooLong(_retry_after_s(expected_s))
         return expected_s
@@ -83,7 +110,7 @@ class Admission:
 
     def remaining_s(self) -> float:
         """Return the expected seconds of computation left in the batches under way."""
-        now = time.monotonic()
+        now = self._clock()
         return sum(
             max(0.0, self.latency.seconds(batch.work) - (now - batch.started if batch.started else 0.0))
             for batch in self._running
@@ -92,17 +119,22 @@ class Admission:
     def learn_wait(self, job: Job) -> None:
         """Update the safety factor when an admitted request is answered or given up."""
         if job.expected_s * self.safety_factor >= INFORMATIVE_SHARE * (job.deadline - job.arrived):
-            self.update_safety_factor(job.expected_s, time.monotonic() - job.arrived)
+            self.update_safety_factor(job.expected_s, self._clock() - job.arrived)
 
     def update_safety_factor(self, expected_s: float, took_s: float) -> None:
         """Raise the safety factor after a wait that was longer than allowed for, else lower it a little.
 
-        One step up outweighs ``1 / MISS_SHARE`` steps down, so the factor settles where that share of waits is longer.
+        One step up outweighs ``1 / MISS_SHARE`` steps down: under a steady load of many requests the factor settles
+        where about that share of waits is longer. Under fewer requests it settles lower, as it fades between misses.
         """
-        if took_s > expected_s * self.safety_factor:
-            self.safety_factor = min(MAX_SAFETY_FACTOR, self.safety_factor * (1 + SAFETY_STEP))
+        factor = self.safety_factor
+        now = self._clock()
+        if took_s > expected_s * factor:
+            self._safety_factor = min(MAX_SAFETY_FACTOR, factor * (1 + SAFETY_STEP))
+            self._fades_from = now + HOLD_S
         else:
-            self.safety_factor = max(MIN_SAFETY_FACTOR, self.safety_factor * (1 - SAFETY_STEP * MISS_SHARE))
+            self._safety_factor = max(MIN_SAFETY_FACTOR, factor * (1 - SAFETY_STEP * MISS_SHARE))
+            self._fades_from = max(now, self._fades_from)
 
     @property
     def _is_idle(self) -> bool:

@@ -5,10 +5,10 @@ The change stream stores exactly the JSON that ``PUT /items/{id}`` takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, NotRequired
 
-from pydantic import AfterValidator, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError, field_validator
 from typing_extensions import TypedDict
 
 from model_store.catalogue.catalogue import Catalogue
@@ -20,6 +20,13 @@ from service.store.change_stream import RawChange
 MAX_PAYLOAD_BYTES = 65_536
 """Size of the longest item, as JSON. Replicas read thousands of changes at once."""
 
+MAX_CONTAINERS = 1024
+"""Largest number of JSON objects and lists in one item: itself, its fields and what lies in its attributes."""
+
+MIN_INTEGER = -(2**63)
+MAX_INTEGER = 2**63 - 1
+"""Range of integers in attributes: what JSON encoders, databases and other languages hold without loss."""
+
 
 def _check_size(value: float) -> float:
     if abs(value) > 1e30:
@@ -27,8 +34,20 @@ def _check_size(value: float) -> float:
     return value
 
 
-class ItemBody(Body):
-    """Body of `PUT /items/{id}`. It replaces the whole item: fields that are left out become empty."""
+def _check_integers(values: Iterable[JsonValue]) -> None:
+    """Raise ``ValueError`` if a value is, or contains, an integer beyond 64 bits; without the key, a client's word."""
+    for value in values:
+        if isinstance(value, int):
+            if not MIN_INTEGER <= value <= MAX_INTEGER:
+                raise ValueError(f"integers must be {MIN_INTEGER} to {MAX_INTEGER}, which is what 64 bits hold")
+        elif isinstance(value, dict):
+            _check_integers(value.values())
+        elif isinstance(value, list):
+            _check_integers(value)
+
+
+class StoredItem(Body):
+    """Item as the change stream holds it. It may be older than a bound that clients are held to now."""
 
     title: str = Field("", max_length=2000)
     categories: Listed[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=256)
@@ -62,6 +81,18 @@ class ItemBody(Body):
         return RawChange(item_id, "put", self.payload())
 
 
+class ItemBody(StoredItem):
+    """Body of `PUT /items/{id}`. It replaces the whole item: fields that are left out become empty."""
+
+    @field_validator("attributes")
+    @classmethod
+    def _check_attributes(cls, attributes: dict[str, JsonValue] | str) -> dict[str, JsonValue] | str:
+        """Refuse what could be stored but not be read again everywhere: other programs' integers have 64 bits."""
+        if not isinstance(attributes, str):
+            _check_integers(attributes.values())
+        return attributes
+
+
 class BulkItem(ItemBody):
     """One line of the body of `POST /items/bulk`."""
 
@@ -80,10 +111,10 @@ BULK_ITEM: TypeAdapter[BulkItem] = TypeAdapter(BulkItem)
 """One line of the body of `POST /items/bulk`."""
 
 
-def read_payload(payload: bytes) -> ItemBody | None:
-    """Read what :meth:`ItemBody.payload` wrote; ``None`` if this release does not understand it."""
+def read_payload(payload: bytes) -> StoredItem | None:
+    """Read what :meth:`StoredItem.payload` wrote; ``None`` if this release does not understand it."""
     try:
-        return ItemBody.model_validate_json(payload)
+        return StoredItem.model_validate_json(payload)
     except ValidationError:
         return None
 

@@ -17,6 +17,12 @@ from model_store.catalogue.catalogue import Catalogue
 from service.schemas.explanations import Explanation
 from service.schemas.types import Body, Listed, Nullable, ShortId
 
+MAX_RANGES = 64
+"""Largest number of attribute ranges in one filter. Each is compared with all items."""
+
+CONTAINERS = 8 + MAX_RANGES
+"""Largest number of JSON objects and lists in one request: itself, history, filter with its five lists, ranges."""
+
 
 class AttributeRange(Body):
     """Restricts a numeric attribute by at least one bound; items without a number in the field do not match."""
@@ -53,7 +59,7 @@ class Filter(Body):
         None, description="only items of all of these categories"
     )
     attributes: Listed[AttributeRange] | None = Field(
-        None, description="only items whose numeric attributes lie in all of these ranges"
+        None, max_length=MAX_RANGES, description="only items whose numeric attributes lie in all of these ranges"
     )
     allow: Listed[ShortId] | None = Field(
         None, description="only these items; ids that the catalogue lacks allow nothing"

@@ -20,7 +20,7 @@ from training.retraining.drain_events import drain, read_drained
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-READ, WRITE = {"X-API-Key": "may-only-read"}, {"X-API-Key": "may-write-too"}
+READ, WRITE, ADMIN = ({"X-API-Key": key} for key in ("may-only-read", "may-write-too", "may-do-everything"))
 Served = tuple[httpx.AsyncClient, Service, str | Path]
 
 
@@ -35,7 +35,7 @@ async def served(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) ->
         store = RedisStore(server.url, prefix=prefix, history_cap=3, timeout_ms=10_000)
     else:
         store = EmbeddedStore(tmp_path / "events", history_cap=3)
-    keys = {"read_keys": READ["X-API-Key"], "write_keys": WRITE["X-API-Key"]}
+    keys = {name: key["X-API-Key"] for name, key in (("read_keys", READ), ("write_keys", WRITE), ("admin_keys", ADMIN))}
     app = create_app(fast_settings(tmp_path, trends_s=0.02, **keys), store=store)
     async with running(app) as client:
         await until(lambda: app.state.service.models.current is not None)
@@ -48,13 +48,13 @@ def event(number: int, user: str = "u") -> dict[str, object]:
 
 async def test_a_user_is_shown_and_forgotten_with_queued_events(served: Served, prefix: str, tmp_path: Path) -> None:
     client, service, source = served
-    await client.post("/events", json=[event(n, "a/b c") for n in range(5)] + [event(9, "v")], headers=WRITE)
-    shown = (await client.get("/users/a%2Fb%20c", headers=WRITE)).json()
+    await client.post("/events", json=[event(n, "a/b c") for n in range(5)] + [event(9, "v")], headers=ADMIN)
+    shown = (await client.get("/users/a%2Fb%20c", headers=ADMIN)).json()
     assert shown == {"user_id": "a/b c", "count": 3, "history": ["item-2", "item-3", "item-4"], "newest_event_at": 4}
     await until(lambda: metric(service, "etegrec_event_stream_length") == 6)
-    gone = await client.delete("/users/a%2Fb%20c", headers=WRITE)
+    gone = await client.delete("/users/a%2Fb%20c", headers=ADMIN)
     assert (gone.status_code, gone.json()) == (200, {"history": 3, "events": 5})
-    shown = (await client.get("/users/a%2Fb%20c", headers=WRITE)).json()
+    shown = (await client.get("/users/a%2Fb%20c", headers=ADMIN)).json()
     assert (shown["history"], shown["newest_event_at"]) == ([], None)
     answer = (await client.post("/recommend", json={"user_id": "a/b c"}, headers=READ)).json()
     assert answer["served_by"] == "popular"
@@ -63,34 +63,35 @@ async def test_a_user_is_shown_and_forgotten_with_queued_events(served: Served, 
     assert read_drained(tmp_path / "drained")["user_id"].to_list() == ["v"]
 
 
-async def test_a_users_data_needs_a_write_key(served: Served) -> None:
+async def test_a_users_data_needs_an_admin_key(served: Served) -> None:
     client, _, __ = served
     for method in ("GET", "DELETE"):
         assert (await client.request(method, "/users/u")).status_code == 401
-        assert (await client.request(method, "/users/u", headers=READ)).status_code == 403
+        for headers in (READ, WRITE):
+            assert (await client.request(method, "/users/u", headers=headers)).status_code == 403
 
 
 async def test_ids_that_cannot_be_are_refused(served: Served) -> None:
     client, _, __ = served
     for user in ("", "x" * 129, "%FF", "%C3%A4" * 65):
-        refused = await client.delete(f"/users/{user}", headers=WRITE)
+        refused = await client.delete(f"/users/{user}", headers=ADMIN)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "user_id")
-    assert (await client.put("/users/u", headers=WRITE)).headers["allow"] == "DELETE, GET"
+    assert (await client.put("/users/u", headers=ADMIN)).headers["allow"] == "DELETE, GET"
 
 
 async def test_an_id_may_hold_any_character(served: Served) -> None:
     client, _, __ = served
     for number, user in enumerate(["a/../b", "\n", "a\nb\n", "?#%", "\u2028 \U0001f600", "\0"]):
-        await client.post("/events", json=event(number, user), headers=WRITE)
-        shown = (await client.get(f"/users/{quote(user, safe='')}", headers=WRITE)).json()
+        await client.post("/events", json=event(number, user), headers=ADMIN)
+        shown = (await client.get(f"/users/{quote(user, safe='')}", headers=ADMIN)).json()
         assert (shown["user_id"], shown["count"]) == (user, 1)
 
 
 async def test_events_are_counted_by_what_became_of_them(served: Served) -> None:
     client, service, _ = served
-    await client.post("/events", json=[event(1), event(2), event(1)], headers=WRITE)
-    await client.post("/events", json=[event(3) | {"timestamp": -1}], headers=WRITE)
-    await client.post("/events", content=b"[", headers=WRITE | {"Content-Type": "application/json"})
+    await client.post("/events", json=[event(1), event(2), event(1)], headers=ADMIN)
+    await client.post("/events", json=[event(3) | {"timestamp": -1}], headers=ADMIN)
+    await client.post("/events", content=b"[", headers=ADMIN | {"Content-Type": "application/json"})
     assert metric(service, "etegrec_events_total", result="accepted") == 2
     assert metric(service, "etegrec_events_total", result="duplicate") == 1
     for slug in ("invalid-fields", "bad-json"):
@@ -100,6 +101,6 @@ async def test_events_are_counted_by_what_became_of_them(served: Served) -> None
 async def test_an_event_of_an_item_that_the_catalogue_lacks_is_kept(served: Served) -> None:
     client, _, __ = served
     unknown = {**event(1), "item_id": "not yet there"}
-    assert (await client.post("/events", json=unknown, headers=WRITE)).json() == {"accepted": 1, "duplicates": 0}
+    assert (await client.post("/events", json=unknown, headers=ADMIN)).json() == {"accepted": 1, "duplicates": 0}
     answer = (await client.post("/recommend", json={"user_id": "u"}, headers=READ)).json()
     assert answer["unknown_items"] == ["not yet there"]

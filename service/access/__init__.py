@@ -1,0 +1,1 @@
+"""Access: API keys with names and scopes, their limits, and the brake on guessing."""

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -81,15 +82,31 @@ def resolve(sources: list[str]) -> list[Pin]:
     Raises:
         LockError: uv finds no solution, or a package has no wheel for one of the machines.
     """
-    command = [sys.executable, "-m", "uv", "pip", "compile", *sources]
-    options = ["--universal", f"--python-version={PYTHON[0]}.{PYTHON[1]}", "--constraints=constraints.txt"]
-    output = ["--only-binary=:all:", "--format=pylock.toml", "--no-header", "--quiet"]
+    packages = tomllib.loads(_run_uv(sources, "--format=pylock.toml"))["packages"]
+    needed_by = dict(_dependents(_run_uv(sources, "--format=requirements.txt", "--annotation-style=line")))
+    pins = [pin for package in packages if (pin := _pin(package)) is not None]
+    return [replace(pin, needed_by=needed_by.get(pin.name, ())) for pin in pins]
 
-    done = subprocess.run([*command, *options, *output], cwd=ROOT, capture_output=True, text=True, check=False)
+
+def _run_uv(sources: list[str], *output: str) -> str:
+    """Resolve without building anything, and return what uv prints."""
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", *sources, *output]
+    options = ["--universal", f"--python-version={PYTHON[0]}.{PYTHON[1]}", "--constraints=constraints.txt"]
+    done = subprocess.run(
+        [*command, *options, "--only-binary=:all:"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise LockError(done.stderr.strip())
-    packages = tomllib.loads(done.stdout)["packages"]
-    return [pin for package in packages if (pin := _pin(package)) is not None]
+    return done.stdout
+
+
+def _dependents(annotated: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each package with those that depend on it, from lines such as ``anyio==4.16.0  # via httpx, starlette``."""
+    for line in annotated.splitlines():
+        requirement, found, dependents = line.partition("# via ")
+        if found:
+            names = {each.strip().split()[0] for each in dependents.split(",") if not each.strip().startswith("-")}
+            yield canonicalize_name(requirement.partition("==")[0]), tuple(sorted(names))
 
 
 def supported_tags(machine: str) -> frozenset[Tag]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -22,8 +22,11 @@ LOCKS: dict[str, tuple[str, ...]] = {"service": (), "service-gpu": ("gpu",), "tr
 CUDA_PREFIXES = ("cuda-", "nvidia-", "triton")
 """Beginnings of the names of packages that only torch's CUDA build needs."""
 
-_PIN = re.compile(r"(?P<name>[\w.-]+)==(?P<version>[^\s;\\]+)(?:\s*;\s*(?P<marker>[^\\\n]+?))?\s*(?=\\|$)")
+PROJECT = "etegrec"
+
+_PIN = re.compile(r"(?P<name>[\w.-]+)==(?P<version>[^\s;]+)(?:\s*;\s*(?P<marker>.+))?")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_VIA = "# via "
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,14 @@ class Pin:
     """Environment marker; empty: needed everywhere."""
     hashes: tuple[str, ...] = ()
     """SHA-256 of each wheel that fits the images, in hexadecimal digits, sorted."""
+    needed_by: tuple[str, ...] = ()
+    """Packages that depend on it, sorted; this project among them where it does so itself."""
 
     def lines(self) -> str:
         """Return the requirement as a lock file holds it."""
         requirement = f"{self.name}=={self.version}" + (f" ; {self.marker}" if self.marker else "")
-        return " \\\n    ".join([requirement, *(f"--hash=sha256:{digest}" for digest in self.hashes)])
+        locked = " \\\n    ".join([requirement, *(f"--hash=sha256:{digest}" for digest in self.hashes)])
+        return f"{locked}\n    {_VIA}{', '.join(self.needed_by)}" if self.needed_by else locked
 
 
 def lock_path(name: str) -> Path:
@@ -62,8 +68,14 @@ def read_lock(path: Path) -> list[Pin]:
     Raises:
         ValueError: A line is no exact pin.
     """
-    text = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
-    return [_pin(entry) for entry in text.replace("\\\n", " ").splitlines() if entry.strip()]
+    pins: list[Pin] = []
+    for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        entry = line.strip()
+        if entry.startswith(_VIA):
+            pins[-1] = replace(pins[-1], needed_by=tuple(entry.removeprefix(_VIA).split(", ")))
+        elif entry and not entry.startswith("#"):
+            pins.append(_pin(entry))
+    return pins
 
 
 def read_constraints(path: Path = CONSTRAINTS) -> dict[str, str]:

@@ -126,7 +126,9 @@ def test_only_wheels_with_known_hashes_are_installed(name: str) -> None:
     runs = [each.rest for each in instructions(name) if each.word == "RUN"]
     installs = [part for run in runs for part in re.split(r"&&|;", run) if re.search(r"\bpip (install|wheel)\b", part)]
     from_an_index = [part for part in installs if "--no-index" not in part and "--no-build-isolation" not in part]
-    assert len(from_an_index) == (3 if name == "trainer" else 2)  # what builds the wheel, what the image runs; torch alone
+    assert len(from_an_index) == (
+        3 if name == "trainer" else 2
+    )  # what builds the wheel, what the image runs; torch alone
     assert all("--require-hashes" in part and "--only-binary=:all:" in part for part in from_an_index)
     wheel = next(part for part in installs if "pip wheel" in part)
     assert "--no-build-isolation" in wheel  # the build tools are those of the lock file, and no others
@@ -244,7 +246,9 @@ def test_secrets_are_made_before_anything_that_reads_them() -> None:
 
 def test_no_secret_is_committed_and_none_but_the_maker_has_one_in_its_environment() -> None:
     text = yaml.safe_load(COMPOSE_TEXT)
-    users = {name for name, service in text["services"].items() if any(f"${{{each}" in str(service) for each in SECRETS)}
+    users = {
+        name for name, service in text["services"].items() if any(f"${{{each}" in str(service) for each in SECRETS)
+    }
     assert users == {ONCE}
     assert {name: default for name, default in VARIABLE.findall(COMPOSE_TEXT) if name in SECRETS} == dict.fromkeys(
         SECRETS, ""
@@ -254,9 +258,7 @@ def test_no_secret_is_committed_and_none_but_the_maker_has_one_in_its_environmen
 
 
 @pytest.mark.parametrize("name", ["service", "service-gpu"])
-def test_the_service_understands_its_environment(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_service_understands_its_environment(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = " ".join(each.rest for each in final_stage("service") if each.word == "ENV")
     environment = dict(re.findall(r"(ETEGREC_\w+)=(\S+)", image)) | SERVICES[name]["environment"]
     fields = {key.removeprefix(ENV_PREFIX).lower() for key in environment}

@@ -183,9 +183,7 @@ def test_the_command_says_what_it_made_and_never_a_secret(tmp_path: Path) -> Non
     assert (tmp_path / "etegrec_read_keys").stat().st_uid == 10001
     assert not any(secret in first.stdout for secret in contents(tmp_path).values())
 
-    wrong = subprocess.run(
-        command, env={"REDIS_PASSWORD": "has blank"}, capture_output=True, text=True, check=False
-    )
+    wrong = subprocess.run(command, env={"REDIS_PASSWORD": "has blank"}, capture_output=True, text=True, check=False)
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("error: REDIS_PASSWORD: ")
     assert "has blank" not in wrong.stderr

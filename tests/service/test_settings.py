@@ -50,6 +50,6 @@ def test_a_service_whose_secrets_are_missing_does_not_start_open(folder: Path) -
 
 def test_a_wrong_value_in_a_file_names_the_variable_and_not_the_value(folder: Path) -> None:
     (folder / "etegrec_port").write_text("hunter2\n")
-    with pytest.raises(ConfigError, match="^ETEGREC_PORT: ") as refused:
+    with pytest.raises(ConfigError, match=r"^ETEGREC_PORT: ") as refused:
         Settings.load()
     assert "hunter2" not in str(refused.value)

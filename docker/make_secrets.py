@@ -1,8 +1,8 @@
-"""Create the secrets of the compose stack in a volume: a password for Redis, API keys for reading and for writing.
+"""Create the secrets of the compose stack in a volume: a password for Redis, and API keys.
 
 ``make_secrets.py FOLDER`` runs before everything else starts, as root, whose only privilege is to give files away. What
-is there stays; what the environment gives (``REDIS_PASSWORD``, ``ETEGREC_READ_KEYS``, ``ETEGREC_WRITE_KEYS``) replaces
-it; ``--renew NAME`` makes a new one. Each file belongs to the one user that reads it, mode 0400. The API keys come
+is there stays; what the environment gives (``REDIS_PASSWORD``, ``ETEGREC_READ_KEYS`` and so on) replaces it;
+``--renew NAME`` makes a new one. Each file belongs to the one user that reads it, mode 0400. The API keys come
 first: a start that breaks off in between leaves no service that could run without keys.
 """
 
@@ -25,7 +25,11 @@ OWNER_REDIS = 999
 OWNER_ROOT = 0
 
 PASSWORD = "redis_password"  # noqa: S105  the name of a file
-API_KEYS = {"etegrec_read_keys": "ETEGREC_READ_KEYS", "etegrec_write_keys": "ETEGREC_WRITE_KEYS"}
+API_KEYS = {
+    "etegrec_read_keys": "ETEGREC_READ_KEYS",
+    "etegrec_write_keys": "ETEGREC_WRITE_KEYS",
+    "etegrec_admin_keys": "ETEGREC_ADMIN_KEYS",
+}
 """Variables that may give API keys, by the file that holds them."""
 
 RANDOM_BYTES = 32

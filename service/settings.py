@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     write_keys: SecretStr = Field(SecretStr(""), description="API keys for writing and reading, comma-separated")
     secrets_dir: str = Field(
         "",
-        description="folder of files that hold secret settings, named like the variables in small letters; variables win",
+        description="folder with files of secret settings, named like the variables in small letters; variables win",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
 

@@ -1,7 +1,7 @@
 """List the licences of all that the images install; exit code 1 if one does not fit.
 
-``python -m supply_chain.licences``. A package's licence is what its metadata says in the words of SPDX, else what ``licences.toml`` declares, else what the
-older fields of its metadata say.
+``python -m supply_chain.licences``. A package's licence is what its metadata says in the words of SPDX, else what
+``licences.toml`` declares, else what the older fields of its metadata say.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -89,25 +89,21 @@ def fits(expression: str, allowed: frozenset[str]) -> bool:
 
 
 def _from_metadata(name: str) -> str:
-    found = _metadata(name)
-    return "" if found is None else found.get("License-Expression", "") or ""
+    return next(iter(_fields(name, "License-Expression")), "")
 
 
 def _from_older_fields(name: str) -> str:
-    found = _metadata(name)
-    if found is None:
-        return ""
-    classifiers = found.get_all("Classifier") or []
-    named = [each.rpartition(" :: ")[2] for each in classifiers if each.startswith("License ::")]
-    candidates = [(found.get("License", "") or "").strip(), *named]
+    classifiers = [each for each in _fields(name, "Classifier") if each.startswith("License ::")]
+    candidates = [*_fields(name, "License"), *(each.rpartition(" :: ")[2] for each in classifiers)]
     return next((OLDER_NAMES[each] for each in candidates if each in OLDER_NAMES), "")
 
 
-def _metadata(name: str) -> PackageMetadata | None:
+def _fields(name: str, field: str) -> list[str]:
+    """Return the values of a field of a package's metadata; none if it is not installed."""
     try:
-        return metadata(name)
+        return [value.strip() for value in metadata(name).get_all(field) or []]
     except PackageNotFoundError:
-        return None
+        return []
 
 
 @cache

@@ -31,7 +31,7 @@ OWN = ("service", "service-gpu", "trainer")
 ONCE = "secrets"
 DOCKERFILES = ("service", "trainer")
 VARIABLE = re.compile(r"\$\{(\w+):?-([^}]*)\}")
-SECRETS = {"REDIS_PASSWORD", "ETEGREC_READ_KEYS", "ETEGREC_WRITE_KEYS"}
+SECRETS = {"REDIS_PASSWORD", "ETEGREC_READ_KEYS", "ETEGREC_WRITE_KEYS", "ETEGREC_ADMIN_KEYS"}
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 
 

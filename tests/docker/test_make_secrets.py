@@ -22,7 +22,8 @@ from service.settings import Settings
 from tests.support.redis_server import find_server
 
 SCRIPT = Path(__file__).parents[2] / "docker" / "make_secrets.py"
-FILES = {"redis_password", "redis.conf", "etegrec_redis_url", "etegrec_read_keys", "etegrec_write_keys"}
+KEYS = ["etegrec_read_keys", "etegrec_write_keys", "etegrec_admin_keys"]
+FILES = {"redis_password", "redis.conf", "etegrec_redis_url", *KEYS}
 
 
 def load() -> ModuleType:
@@ -54,11 +55,11 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_the_first_start_makes_everything(tmp_path: Path) -> None:
-    assert make(tmp_path) == ["etegrec_read_keys", "etegrec_write_keys", "redis_password"]
+    assert make(tmp_path) == [*KEYS, "redis_password"]
     made = contents(tmp_path)
     assert set(made) == FILES
-    secrets = {made[name] for name in ("redis_password", "etegrec_read_keys", "etegrec_write_keys")}
-    assert len(secrets) == 3
+    secrets = {made[name] for name in (*KEYS, "redis_password")}
+    assert len(secrets) == 4
     assert all(len(secret) == 43 for secret in secrets)  # 256 bits
     assert made["redis.conf"] == f'requirepass "{made["redis_password"]}"'
     assert made["etegrec_redis_url"] == f"redis://:{made['redis_password']}@redis:6379/0"
@@ -89,6 +90,7 @@ def test_each_file_is_for_the_one_user_that_reads_it(tmp_path: Path) -> None:
         "etegrec_redis_url": 10001,
         "etegrec_read_keys": 10001,
         "etegrec_write_keys": 10001,
+        "etegrec_admin_keys": 10001,
     }
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o400}
 
@@ -144,7 +146,7 @@ def test_a_start_that_broke_off_is_completed(tmp_path: Path) -> None:
 
 def test_the_service_starts_with_these_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path)
-    for variable in ("ETEGREC_READ_KEYS", "ETEGREC_WRITE_KEYS", "ETEGREC_REDIS_URL"):
+    for variable in ("ETEGREC_READ_KEYS", "ETEGREC_WRITE_KEYS", "ETEGREC_ADMIN_KEYS", "ETEGREC_REDIS_URL"):
         monkeypatch.delenv(variable, raising=False)
     keys = Keys.of(Settings.load(secrets_dir=str(tmp_path)))
     assert not keys.is_open
@@ -177,7 +179,7 @@ def test_the_command_says_what_it_made_and_never_a_secret(tmp_path: Path) -> Non
         pytest.skip("only root may give files away")
     command = [sys.executable, str(SCRIPT), str(tmp_path)]
     first = subprocess.run(command, env={}, capture_output=True, text=True, check=True)
-    assert first.stdout == "secrets: new: etegrec_read_keys, etegrec_write_keys, redis_password\n"
+    assert first.stdout == f"secrets: new: {', '.join(KEYS)}, redis_password\n"
     again = subprocess.run(command, env={}, capture_output=True, text=True, check=True)
     assert again.stdout == "secrets: all there\n"
     assert (tmp_path / "etegrec_read_keys").stat().st_uid == 10001

@@ -159,8 +159,8 @@ def test_redis_reads_the_password_as_the_url_gives_it(tmp_path: Path) -> None:
     make(tmp_path, REDIS_PASSWORD=password)
     with tempfile.TemporaryDirectory() as short:  # the path of a socket may not be long
         socket = Path(short) / "redis"
-        options = ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", tmp_path]
-        server = subprocess.Popen([find_server(), tmp_path / "redis.conf", *options], stdout=subprocess.DEVNULL)
+        command = [str(find_server()), str(tmp_path / "redis.conf"), "--port", "0", "--unixsocket", str(socket)]
+        server = subprocess.Popen([*command, "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 30
             while not socket.exists() and time.monotonic() < deadline:

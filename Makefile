@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test check format coverage docs bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults attack soak clean
+.PHONY: help demo test check format coverage docs lock licences sbom bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults attack soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,15 @@ coverage: $(VENV)/installed  ## all tests with coverage, replicas and commands t
 docs: $(VENV)/installed  ## rewrite what is generated in docs/: the map of files, the pictures
 	$(BIN)/python docs/make_map.py
 	$(BIN)/python docs/make_pictures.py
+
+lock: $(VENV)/installed  ## after a change of dependencies: the images' lock files, from pyproject.toml and constraints.txt
+	$(BIN)/python -m supply_chain.lock
+
+licences: $(VENV)/installed  ## the licence of every package in the images; fails if one does not fit
+	@$(BIN)/python -m supply_chain.licences
+
+sbom: $(VENV)/installed  ## bills of materials of the images, CycloneDX JSON, in build/sbom
+	@$(BIN)/python -m supply_chain.sbom build/sbom
 
 $(VENV)/benchmarks: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,bench]'

@@ -1,4 +1,4 @@
-"""Settings of a running service, read from ``ETEGREC_*`` variables.
+"""Settings of a running service, read from ``ETEGREC_*`` variables, or from files that are named like them.
 
 Defaults are defined here and nowhere else: the command line reads its own from this class, and docs/OPERATIONS.md lists
 every field (a test compares them).
@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model_store.errors import ConfigError
+from model_store.secret_files import read_secrets
 from service.engines.base import BEAM_WIDTHS
 
 EngineName = Literal["onnx", "torch", "fake"]
@@ -62,6 +63,10 @@ class Settings(BaseSettings):
     )
     wrong_keys_per_min: int = Field(
         60, ge=0, le=1_000_000, description="wrong API keys a minute that one address may send; 0: any number"
+    )
+    secrets_dir: str = Field(
+        "",
+        description="folder with files of secret settings, named like the variables in small letters; variables win",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
 
@@ -191,11 +196,29 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def load(cls, **given: object) -> Self:
-        """Read the environment; ``given`` values, from the command line, win over it.
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where values come from: what is given, the environment, files of secrets; the first one wins.
 
         Raises:
-            ConfigError: A value is wrong. The message names the variable, never its content.
+            ConfigError: The files of secrets cannot be read.
+        """
+        folder = {**env_settings(), **init_settings()}.get("secrets_dir", "")
+        secrets = {name.removeprefix(ENV_PREFIX).lower(): value for name, value in read_secrets(folder).items()}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, secrets)
+
+    @classmethod
+    def load(cls, **given: object) -> Self:
+        """Read the environment and the files of secrets; ``given`` values, from the command line, win over both.
+
+        Raises:
+            ConfigError: A value is wrong, or a file cannot be read. The message names the variable, never its content.
         """
         try:
             return cls(**given)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from json import dumps
 from pathlib import Path
@@ -14,6 +15,7 @@ from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SIGNING_ENV, SigningKey
 from model_store.console import new_app, print_json, run, say, table_console
 from model_store.errors import ConfigError
+from model_store.secret_files import FOLDER_VARIABLE, read_secrets
 from training.config import PRESETS, load_config
 from training.data.prepare import PrepareOptions
 from training.data.prepare import prepare as prepare_data
@@ -46,8 +48,9 @@ StoreOption = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Run folder: the --out of `etegrec-train run`.")]
 WorkOption = Annotated[Path, typer.Option(help="Folder for drained events, runs and reports; kept between passes.")]
+REDIS_VARIABLE = "ETEGREC_REDIS_URL"
 RedisOption = Annotated[
-    str | None, typer.Option(envvar="ETEGREC_REDIS_URL", help="Redis with the events. Default: the embedded event log.")
+    str | None, typer.Option(envvar=REDIS_VARIABLE, help="Redis with the events. Default: the embedded event log.")
 ]
 KeyOption = Annotated[
     Path | None,
@@ -329,7 +332,8 @@ def _retrainer(
     signing_key: Path | None,
 ) -> Retrainer:
     target = ModelStore(store)
-    source: str | Path | None = redis_url or events or (target.root.local and target.root.local / "events")
+    redis = redis_url or read_secrets(os.environ.get(FOLDER_VARIABLE, "")).get(REDIS_VARIABLE)
+    source: str | Path | None = redis or events or (target.root.local and target.root.local / "events")
     if source is None:
         raise ConfigError(
             f"the event log is unknown: the model store {target.url} is not on a local disk",

@@ -19,7 +19,7 @@ from service.telemetry import Telemetry
 ROOT = Path(__file__).parents[2]
 OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
 API = (ROOT / "docs" / "API.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

@@ -32,6 +32,11 @@ PRELOADED = (
 MEMORY_LIMIT = 24 << 30
 """Address space of a trial in bytes: a mutation may collect things for ever."""
 
+PATIENCE_S = 20.0
+PATIENCE = 5
+"""A trial may take so many seconds, and so many times as long as the tests take without a mutation."""
+
+LONGEST_BASELINE_S = 1800.0
 POLL_S = 0.02
 
 
@@ -49,7 +54,7 @@ class Baseline:
     @property
     def limit_s(self) -> float:
         """Time after which a mutant counts as killed, because it runs in circles."""
-        return 20.0 + 5 * self.seconds
+        return PATIENCE_S + PATIENCE * self.seconds
 
 
 class Tree:
@@ -73,26 +78,16 @@ class Tree:
                 shutil.copyfile(source, target)
 
     def measure(self, tests: Sequence[str]) -> Baseline:
-        """Run tests without a mutation, twice: the first run tells which packages to import, the second takes the time.
+        """Run tests without a mutation, after importing the packages that they import.
 
         Raises:
             BaselineFailed: They do not pass.
         """
-        report = self.folder / "build-modules.txt"
-        code = self._run(tests, limit_s=1800.0, report=report)
+        self._preload(tests)
+        started = time.monotonic()
+        code = self._run(tests, LONGEST_BASELINE_S)
         if code != 0:
             raise BaselineFailed(f"without any mutation, pytest ends with {code} for {' '.join(tests)}")
-
-        imported = set(report.read_text().split())
-        report.unlink()
-        for name in PRELOADED:
-            if name in imported:
-                importlib.import_module(name)
-
-        started = time.monotonic()
-        code = self._run(tests, limit_s=1800.0)
-        if code != 0:
-            raise BaselineFailed(f"without any mutation, pytest ends with {code} at its second run of {' '.join(tests)}")
         return Baseline(tuple(tests), time.monotonic() - started)
 
     def is_killed(self, module: str, mutation: Mutation, baseline: Baseline) -> bool:
@@ -111,6 +106,19 @@ class Tree:
         if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
             raise BaselineFailed(f"pytest ends with {code} for {' '.join(baseline.tests)}")
         return code != 0
+
+    def _preload(self, tests: Sequence[str]) -> None:
+        """Import what takes long; a fork that only collects the tests tells what they need."""
+        report = self.folder / "imported-modules.txt"
+        code = self._run(["--collect-only", *tests], LONGEST_BASELINE_S, report)
+        if code != 0:
+            raise BaselineFailed(f"pytest ends with {code} when it collects {' '.join(tests)}")
+
+        imported = set(report.read_text().split())
+        report.unlink()
+        for name in PRELOADED:
+            if name in imported:
+                importlib.import_module(name)
 
     def _run(self, tests: Sequence[str], limit_s: float, report: Path | None = None) -> int | None:
         """Run tests in a fork and return pytest's exit code; ``None`` if it took too long."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -155,15 +155,12 @@ class _Finder(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         """Mutate the body."""
-        with_scope = [*self._scope, node.name]
-        self._inside(with_scope, False, node.body)
+        self._inside([*self._scope, node.name], False, node.body)
 
     def visit_FunctionDef(self, node: Function) -> None:
         """Mutate the default values and the body."""
-        for default in (*node.args.defaults, *node.args.kw_defaults):
-            if default is not None:
-                self.visit(default)
-        self._inside([*self._scope, node.name], True, node.body)
+        defaults = [each for each in (*node.args.defaults, *node.args.kw_defaults) if each is not None]
+        self._inside([*self._scope, node.name], True, [*defaults, *node.body])
 
     visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
 
@@ -247,10 +244,10 @@ class _Finder(ast.NodeVisitor):
         for operator, right in zip(node.ops, node.comparators, strict=True):
             gap = _Span(self._span(left).end, self._span(right).begin)
             text = self._text(gap)
+            word = text.strip("() \n\t")  # parentheses beside the operator belong to the operands
+            begin = gap.begin + text.index(word)
             for other in COMPARISONS[type(operator)]:
-                # Parentheses between the operands belong to them.
-                before = text.strip("() \n\t")
-                self._replace_text(node, gap, text.replace(before, other))
+                self._replace_text(node, _Span(begin, begin + len(word)), other)
             left = right
         self.generic_visit(node)
 
@@ -327,12 +324,12 @@ class _Finder(ast.NodeVisitor):
     def _is_inside_function(self) -> bool:
         return any(self._is_function)
 
-    def _inside(self, scope: list[str], is_function: bool, body: list[ast.stmt]) -> None:
+    def _inside(self, scope: list[str], is_function: bool, body: Sequence[ast.AST]) -> None:
         before = self._scope
         self._scope = scope
         self._is_function.append(is_function)
-        for statement in body:
-            self.visit(statement)
+        for part in body:
+            self.visit(part)
         self._is_function.pop()
         self._scope = before
 

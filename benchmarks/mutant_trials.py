@@ -29,6 +29,9 @@ PRELOADED = (
 )
 """Packages that take time to import, and whose import starts no thread. A fork would not inherit threads."""
 
+PLUGINS = ("-p", "anyio.pytest_plugin", "-p", "_hypothesis_pytestplugin")
+"""Plugins of pytest that the tests need; the others take longer to import than many tests run."""
+
 MEMORY_LIMIT = 24 << 30
 """Address space of a trial in bytes: a mutation may collect things for ever."""
 
@@ -158,7 +161,8 @@ class Tree:
             root = str(Path(__file__).resolve().parents[1])
             sys.path[:] = [str(self.folder), *(place for place in sys.path if place not in ("", root))]
 
-            quiet = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
+            os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+            quiet = ["-x", "-q", "-p", "no:cacheprovider", *PLUGINS, "--hypothesis-seed=0"]
             quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # some plugins are imported already
             code = int(pytest.main([*quiet, *tests]))
             if report is not None:

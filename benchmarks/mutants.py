@@ -130,7 +130,7 @@ class Limits(NamedTuple):
 def sample(module: Module, equivalent: frozenset[str], limits: Limits) -> list[Mutation]:
     """Draw the mutants to try, in the order in which they are tried; the same ones for the same seed."""
     open_ones = [each for each in module.mutations if f"{module.path}: {each.key}" not in equivalent]
-    random.Random(f"{limits.seed} {module.path}").shuffle(open_ones)  # noqa: S311  no secret is drawn
+    random.Random(f"{limits.seed} {module.path}").shuffle(open_ones)
     return open_ones[: limits.most]
 
 

@@ -85,15 +85,13 @@ class Mutation:
 
 
 def mutations_of(source: str) -> list[Mutation]:
-    """Return all mutations of a module whose results are valid Python, in the order of their lines."""
+    """Return all mutations of a module in the order of their lines."""
     finder = _Finder(source)
     finder.visit(ast.parse(source))
 
     seen: Counter[str] = Counter()
     found = []
     for mutation in sorted(finder.found, key=lambda each: (each.begin, each.end, each.after)):
-        if not _is_valid(mutation.apply(source)):
-            continue
         seen[mutation.key] += 1
         found.append(Mutation(**{**vars(mutation), "occurrence": seen[mutation.key]}))
     return found
@@ -103,14 +101,6 @@ def _shown(text: str) -> str:
     """Return a text in one line, short enough for a list."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_SHOWN else f"{line[:LONGEST_SHOWN]}…"
-
-
-def _is_valid(source: str) -> bool:
-    try:
-        ast.parse(source)
-    except SyntaxError:
-        return False
-    return True
 
 
 class _Span(NamedTuple):
@@ -136,7 +126,8 @@ class _Finder(ast.NodeVisitor):
     def visit_Import(self, node: ast.Import) -> None:
         """Pass over imports."""
 
-    visit_ImportFrom = visit_Import  # type: ignore[assignment]
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        """Pass over imports."""
 
     def visit_Assert(self, node: ast.Assert) -> None:
         """Pass over assertions, which tell the type checker what it cannot know."""
@@ -157,12 +148,17 @@ class _Finder(ast.NodeVisitor):
         """Mutate the body."""
         self._inside([*self._scope, node.name], False, node.body)
 
-    def visit_FunctionDef(self, node: Function) -> None:
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         """Mutate the default values and the body."""
+        self._function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        """Mutate the default values and the body."""
+        self._function(node)
+
+    def _function(self, node: Function) -> None:
         defaults = [each for each in (*node.args.defaults, *node.args.kw_defaults) if each is not None]
         self._inside([*self._scope, node.name], True, [*defaults, *node.body])
-
-    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
 
     # Statements.
 

@@ -208,6 +208,7 @@ def test_a_mutant_that_runs_in_circles_counts_as_killed(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mutant_trials, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(mutant_trials, "PATIENCE", 1)
     tree = Tree(repository, tmp_path / "tree")
     endless = next(each for each in till().mutations if each.after == "((left) + (1))")
     assert tree.is_killed("shop/till.py", endless, tree.measure(["tests/test_till.py"]))
@@ -219,9 +220,7 @@ def test_tests_that_fail_without_a_mutation_are_an_error(repository: Path, tmp_p
         Tree(repository, tmp_path / "tree").measure(["tests/test_till.py"])
 
 
-def test_results_are_kept_until_the_module_or_for_survivors_the_tests_change(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_results_are_kept_until_the_module_or_for_survivors_the_tests_change(repository: Path, tmp_path: Path) -> None:
     module = till()
     first, second = module.mutations[:2]
     results = Results(module, tmp_path)

@@ -124,8 +124,8 @@ def test_a_damaged_live_version_does_not_keep_another_one_from_replacing_it(stor
     assert store.promote(c) == a
     with pytest.raises(BundleRefused, match=r"search\.onnx"):
         store.promote(b)
+    damage(store, c)
     with pytest.raises(BundleRefused, match=r"search\.onnx"):
-        damage(store, c)
         store.promote(c)  # live already, and still verified
     assert store.live() == c
 

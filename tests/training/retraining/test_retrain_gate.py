@@ -1,4 +1,4 @@
-"""The gate: what candidate and incumbent are judged on, and which of them is live afterwards. Nothing is trained here."""
+"""The gate: what candidate and incumbent are judged on, and which is live afterwards. Nothing is trained here."""
 
 from __future__ import annotations
 
@@ -218,5 +218,3 @@ def test_a_candidate_has_the_data_that_it_is_trained_on_beside_it(passes: Retrai
     data = open_or_prepare(str(folder / "data"), passes.work / "other", passes.config.data, lambda _: None)
     base = open_or_prepare(passes.source, passes.work / "base", passes.config.data, lambda _: None)
     assert data.fingerprint == base.fingerprint
-
-

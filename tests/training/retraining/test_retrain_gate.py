@@ -37,7 +37,8 @@ CONFIG = small_config(3, 8).model_copy(update={"beam_width": 20})
 
 def weights_of(net: Recommender) -> bytes:
     tensors = {f"recommender.{name}": value.numpy() for name, value in net.state_dict().items()}
-    return safetensors.numpy.save({**tensors, "tokenizer.other": np.zeros(2, dtype=np.float32)})
+    saved: bytes = safetensors.numpy.save({**tensors, "tokenizer.other": np.zeros(2, dtype=np.float32)})
+    return saved
 
 
 def incumbent_in(folder: Path, fusion: Fusion = GENERATIVE_ALONE, data: str = "f" * 64, ids: str = "item-") -> Bundle:

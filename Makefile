@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test check format coverage docs lock licences sbom bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults attack soak clean
+.PHONY: help demo test check format coverage mutants docs lock licences sbom bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults attack soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ coverage: $(VENV)/installed  ## all tests with coverage, replicas and commands t
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report
+
+mutants: $(VENV)/installed  ## small bugs put where they cost most, one by one: which do the tests let through? MINUTES, MODULE
+	@$(BIN)/python -m benchmarks.mutants $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MODULE),--module $(MODULE))
 
 docs: $(VENV)/installed  ## rewrite what is generated in docs/: the map of files, the pictures
 	$(BIN)/python docs/make_map.py

@@ -36,9 +36,12 @@ class Settings(BaseSettings):
     read_keys: SecretStr = Field(
         SecretStr(""), description="API keys for reading, comma-separated; `name:secret` gives a key a name"
     )
-    write_keys: SecretStr = Field(SecretStr(""), description="API keys for reading, events and items, comma-separated")
+    write_keys: SecretStr = Field(
+        SecretStr(""), description="API keys for everything that no admin key is needed for, comma-separated"
+    )
     admin_keys: SecretStr = Field(
-        SecretStr(""), description="API keys for everything, users' stored data included, comma-separated"
+        SecretStr(""),
+        description="API keys for users' stored data and all else, comma-separated; unset: write keys do that, too",
     )
     keys_file: str = Field("", description="JSON file with more API keys, see *Keys*; it is read again when it changes")
     keys_reload_s: float = Field(1.0, gt=0, le=3600, description="how often the keys file is read, in seconds")

@@ -33,10 +33,10 @@ SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
 SCOPES_OF_SETTING: dict[str, frozenset[Scope]] = {
     "read_keys": frozenset({"read"}),
-    "write_keys": frozenset({"read", "events", "catalogue"}),
+    "write_keys": SCOPES - {"admin"},
     "admin_keys": SCOPES,
 }
-"""Scopes of the keys in each setting."""
+"""Scopes of the keys in each setting. While there are no admin keys, those for writing have all scopes."""
 
 _NAME = re.compile(NAME_PATTERN)
 
@@ -113,7 +113,8 @@ def hash_secret(secret: str) -> bytes:
 def keys_of_settings(settings: Settings, limits: Limits) -> list[Key]:
     """Return the keys in ``ETEGREC_READ_KEYS``, ``ETEGREC_WRITE_KEYS`` and ``ETEGREC_ADMIN_KEYS``.
 
-    A secret that occurs twice is one key, with the name of its first mention and the scopes of all.
+    A secret that occurs twice is one key, with the name of its first mention and the scopes of all. Keys for writing may
+    do everything until there are admin keys: a service that names only readers and writers needs no third kind.
 
     Args:
         settings: Settings of the service.
@@ -122,8 +123,12 @@ def keys_of_settings(settings: Settings, limits: Limits) -> list[Key]:
     Raises:
         ConfigError: A key is too short to protect anything, a name is wrong, or a setting is given but holds no key.
     """
+    scopes_of = dict(SCOPES_OF_SETTING)
+    if not settings.admin_keys.get_secret_value().strip():
+        scopes_of["write_keys"] = SCOPES
+
     found: dict[bytes, Key] = {}
-    for setting, scopes in SCOPES_OF_SETTING.items():
+    for setting, scopes in scopes_of.items():
         for name, digest in _split_keys(setting, getattr(settings, setting).get_secret_value()):
             key = found.get(digest) or Key(name, digest, frozenset(), limits)
             found[digest] = replace(key, scopes=key.scopes | scopes)

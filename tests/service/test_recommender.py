@@ -3,25 +3,39 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.errors import StoreUnavailable
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from service.answers.popular import FallbackReason
 from service.app import create_app
+from service.engines.base import Engine
+from service.engines.fake_engine import FakeEngine
 from service.scheduling.latency_model import LatencyModel
 from service.schemas.recommend import RecommendRequest
 from service.service import Service
 from service.store.base import Recorded
 from service.store.embedded_changes import EmbeddedChanges
 from service.store.embedded_store import EmbeddedStore
-from tests.support.service_harness import GatedEngine, fast_settings, live_store, metric, running, serving, until
+from tests.support.bundles import NOON, bundle_files, description, small_catalogue
+from tests.support.service_harness import (
+    GatedEngine,
+    fast_settings,
+    live_store,
+    loaded_model,
+    metric,
+    running,
+    serving,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -346,3 +360,53 @@ async def test_a_budget_that_the_search_cannot_keep_is_a_reason_for_popular_item
         places = ("admission", "queue", "compute")
         assert sum(metric(service, "etegrec_deadline_misses_total", at=place) for place in places) == 2
     assert [each.json()["served_by"] for each in (missed, refused)] == ["popular"] * 2
+
+
+async def test_an_item_that_is_hidden_while_its_answer_is_computed_is_left_out(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    engine = GatedEngine()
+    engine.gate.set()
+    ask = {"history": ["item-1"], "k": 5}
+    async with serving(tmp_path, engine.opened, catalogue_poll_s=0.01) as (client, _):
+        before = [each["item_id"] for each in (await client.post("/recommend", json=ask)).json()["items"]]
+        engine.gate.clear()
+        computed = len(engine.batches)
+        asked = asyncio.create_task(client.post("/recommend", json=ask))
+        await until(lambda: len(engine.batches) > computed)
+        assert (await client.delete(f"/items/{before[1]}")).status_code == 200
+        engine.gate.set()
+        answer = (await asked).json()
+    assert answer["served_by"] == "model"
+    assert [each["item_id"] for each in answer["items"]] == [before[0], *before[2:]]
+
+
+def publish_reordered(store: ModelStore) -> str:
+    """Publish a version whose rows hold other items than those of the first one, and that lacks ``item-0``."""
+    catalogue = small_catalogue(1)
+    ids = ["other", *list(catalogue.item_ids)[1:]]
+    version = publish(store, bundle_files(1, replace(catalogue, item_ids=ids[::-1])), description(), NOON)
+    store.promote(version)
+    return version
+
+
+async def test_an_item_that_is_hidden_after_a_promotion_is_left_out_of_answers_under_way(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    old_engine = GatedEngine()
+    old_engine.gate.set()
+    engines: list[Engine] = [old_engine, FakeEngine()]
+    ask = {"history": ["item-1"], "k": 39}
+    async with serving(tmp_path, lambda *_: engines.pop(0), catalogue_poll_s=0.01) as (client, service):
+        before = [each["item_id"] for each in (await client.post("/recommend", json=ask)).json()["items"]]
+        old_engine.gate.clear()
+        computed = len(old_engine.batches)
+        asked = asyncio.create_task(client.post("/recommend", json=ask))
+        await until(lambda: len(old_engine.batches) > computed)
+        newer = publish_reordered(ModelStore(tmp_path))
+        await until(lambda: loaded_model(service).version == newer)
+        for item_id in ("item-7", "other"):
+            assert (await client.delete(f"/items/{item_id}")).status_code == 200
+        old_engine.gate.set()
+        answer = (await asked).json()
+    assert answer["model_version"] != newer
+    assert [each["item_id"] for each in answer["items"]] == [item_id for item_id in before if item_id != "item-7"]
+    assert "item-0" in before  # the newer version does not have it, which is no reason to leave it out

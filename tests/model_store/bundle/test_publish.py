@@ -109,6 +109,21 @@ def test_a_torn_file_in_staging_does_not_matter(tmp_path: Path) -> None:
     assert not hidden(store)
 
 
+@pytest.mark.parametrize("place", ["path", "memory"])
+def test_what_a_killed_collector_left_does_not_get_into_the_version(tmp_path: Path, place: str) -> None:
+    store = ModelStore(tmp_path if place == "path" else f"memory://left-{uuid.uuid4().hex}")
+    version = publish_small(store, 1)
+    folder = store.root.child(version)
+    folder.remove("manifest.json")
+    folder.write("stranger", b"x")
+    folder.child("report").write("old.md", b"x")
+    assert publish_small(store, 1) == version
+    store.bundle(version).verify()
+    assert {entry.name for entry in folder.files()} == {*bundle_files(1), "manifest.json"}
+    assert store.promote(version) is None
+    store.root.remove_all()
+
+
 def test_the_manifest_comes_last_and_the_rename_after_it(tmp_path: Path) -> None:
     names = [step.name for step in steps(ModelStore(tmp_path))]
     assert names[0] == "claim the name"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from model_store.bundle.registry import STORE_ENV, ModelStore, default_store
 from model_store.errors import BundleRefused, ConfigError, LockHeld, ModelStoreError, VersionNotFound
-from tests.support.bundles import publish_small
+from tests.support.bundles import bundle_files, publish_small
 
 
 @pytest.fixture(params=["path", "file URL", "memory"])
@@ -35,8 +36,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModelStore
         opened.root.remove_all()
 
 
-def damage(store: ModelStore, version: str) -> None:
-    store.root.child(version).write("search.onnx", b"damaged")
+def damage(store: ModelStore, version: str, name: str = "search.onnx") -> None:
+    """Flip one bit of a file: its size, and so the list of files, stays as it was sealed."""
+    folder = store.root.child(version)
+    data = folder.read(name, limit=1 << 20)
+    assert data
+    middle = len(data) // 2
+    folder.write(name, data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
 
 
 def test_a_store_that_does_not_exist_is_empty_and_stays_so(store: ModelStore) -> None:
@@ -90,6 +96,38 @@ def test_a_damaged_version_is_never_made_live(store: ModelStore) -> None:
     with pytest.raises(BundleRefused, match=r"search\.onnx"):
         store.rollback()
     assert store.live() == b
+
+
+@pytest.mark.parametrize("name", [*sorted(bundle_files()), "manifest.json"])
+def test_one_flipped_bit_anywhere_keeps_a_version_from_becoming_live(tmp_path: Path, name: str) -> None:
+    store = ModelStore(tmp_path)
+    before, live, newer = (publish_small(store, seed) for seed in range(3))
+    store.promote(before)
+    store.promote(live)
+    for version in (before, newer):
+        damage(store, version, name)
+    with pytest.raises(BundleRefused, match=re.escape(name)):
+        store.promote(newer)
+    with pytest.raises(BundleRefused, match=re.escape(name)):
+        store.rollback()
+    assert (store.live(), store.previous()) == (live, before)
+    damage(store, before, name)  # the same bit again: whole as it was
+    assert store.rollback() == before
+
+
+def test_a_damaged_live_version_does_not_keep_another_one_from_replacing_it(store: ModelStore) -> None:
+    a, b, c = (publish_small(store, seed) for seed in range(3))
+    store.promote(a)
+    store.promote(b)
+    damage(store, b)
+    assert store.rollback() == a
+    assert store.promote(c) == a
+    with pytest.raises(BundleRefused, match=r"search\.onnx"):
+        store.promote(b)
+    damage(store, c)
+    with pytest.raises(BundleRefused, match=r"search\.onnx"):
+        store.promote(c)  # live already, and still verified
+    assert store.live() == c
 
 
 @pytest.mark.parametrize("content", [b"", b"../../etc\n", b"v1\n\nv2\n", b"\xff\xfe", b"a\n" * 4096])

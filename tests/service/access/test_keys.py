@@ -32,9 +32,16 @@ def test_keys_without_a_name_are_numbered_and_scopes_follow_the_setting() -> Non
 
 
 def test_a_secret_in_two_settings_has_the_scopes_of_both() -> None:
-    both = keys(read_keys="the-same-key", write_keys="the-same-key")
-    assert list(both) == ["read-1"]
+    both = keys(read_keys="the-same-key", write_keys="the-same-key", admin_keys="another-key")
+    assert list(both) == ["read-1", "admin-1"]
     assert both["read-1"].scopes == {"read", "events", "catalogue"}
+
+
+@pytest.mark.parametrize("admin_keys", ["", "  "])
+def test_write_keys_do_everything_until_there_are_admin_keys(admin_keys: str) -> None:
+    found = keys(read_keys="reader-key-1", write_keys="writer-key-1", admin_keys=admin_keys)
+    assert found["write-1"].scopes == {"read", "events", "catalogue", "admin"}
+    assert found["read-1"].scopes == {"read"}
 
 
 @pytest.mark.parametrize(

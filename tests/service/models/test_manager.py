@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model_store.bundle.bundle import Bundle
@@ -14,12 +16,15 @@ from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from service.app import create_app
-from service.engines.base import Engine
+from service.engines.base import Engine, SearchRequest
 from service.engines.fake_engine import FakeEngine
+from service.models.loaded_model import LoadedModel
 from service.models.loading import open_engine
+from service.models.manager import ModelManager
 from service.settings import Settings
 from service.store.change_stream import START, Snapshot
 from service.store.embedded_store import EmbeddedStore
+from tests.service.test_recommender import FlakyStore
 from tests.support.bundles import small_catalogue
 from tests.support.service_harness import (
     GatedEngine,
@@ -226,3 +231,107 @@ def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
     bundle: Bundle = ModelStore(tmp_path).bundle()
     with pytest.raises(BundleRefused, match=r"search\.onnx"):
         open_engine(bundle, Settings(engine="onnx"))
+
+
+class Engines:
+    """Opener that keeps every engine it made, and which of them were closed."""
+
+    def __init__(self) -> None:
+        self.made: list[Engine] = []
+        self.closed: list[Engine] = []
+
+    def __call__(self, _: Bundle, __: Settings) -> Engine:
+        engine = FakeEngine()
+        engine.close = lambda: self.closed.append(engine)  # type: ignore[method-assign]
+        self.made.append(engine)
+        return engine
+
+
+def serving_model(models: ModelManager) -> LoadedModel:
+    """Return the model that serves; fail the test if there is none."""
+    assert models.current is not None
+    return models.current
+
+
+def any_request(model: LoadedModel) -> SearchRequest:
+    nothing = np.empty(0, dtype=np.int64)
+    return SearchRequest(np.array([1]), 5, 20, model.rules.everything.mask, nothing, model.catalogue)
+
+
+async def test_only_the_model_that_serves_gets_a_newer_catalogue(tmp_path: Path) -> None:
+    engines = Engines()
+    live_store(tmp_path, 0)
+    models: ModelManager = create_app(fast_settings(tmp_path), opener=engines).state.service.models
+    await models.poll()
+    first = serving_model(models)
+    newer = replace(first)
+    assert models.swap_catalogue(first, newer)
+    assert models.current is newer
+    assert not models.swap_catalogue(first, replace(first)), "it was replaced by now"
+    assert models.current is newer
+
+    live_store(tmp_path, 1)
+    await models.poll()
+    second = serving_model(models)
+    assert not models.swap_catalogue(newer, replace(newer)), "its engine does not serve any more"
+    assert models.current is second
+    assert second.engine is engines.made[1]
+
+    await models.close()
+    assert not models.swap_catalogue(second, replace(second))
+    assert models.current is None
+
+
+async def test_a_leased_model_serves_on_after_a_swap_even_if_others_were_leased_before(tmp_path: Path) -> None:
+    engines = Engines()
+    first = live_store(tmp_path, 0)
+    models: ModelManager = create_app(fast_settings(tmp_path), opener=engines).state.service.models
+    await models.poll()
+    with models.lease():
+        pass  # a request that ends while the model serves retires nothing
+    with models.lease() as shorter, models.lease() as longer:
+        assert shorter is longer
+        live_store(tmp_path, 1)
+        await models.poll()
+        assert serving_model(models).version != first
+    with pytest.raises(ZeroDivisionError), models.lease():
+        _ = 1 / 0  # a request that fails gives its lease back
+    await until(lambda: engines.closed == [engines.made[0]])
+
+    with models.lease() as old:
+        with models.lease():
+            live_store(tmp_path, 2)
+            await models.poll()
+        await asyncio.sleep(0.05)  # nothing may happen: one request still holds it
+        found = await old.batcher.submit(any_request(old.model), 30.0)
+        assert len(found.rows) == 5
+        assert engines.closed == [engines.made[0]]
+    await until(lambda: len(engines.closed) == 2)
+    await models.close()
+    assert engines.closed == engines.made
+
+
+async def test_an_engine_is_closed_if_its_version_cannot_catch_up(tmp_path: Path) -> None:
+    engines = Engines()
+    first = live_store(tmp_path, 0)
+    store = FlakyStore(tmp_path / "events")
+    settings = fast_settings(tmp_path, catalogue_poll_s=0.01)
+    app = create_app(settings, store=store, opener=engines)
+    service = app.state.service
+    async with running(app) as client:
+        await until(lambda: service.models.current is not None)
+        assert (await client.delete("/items/item-3")).status_code == 200
+        store.is_away = True
+        second = live_store(tmp_path, 1)
+        await until(lambda: len(engines.made) == 3)  # it is tried again while the store is away
+        assert engines.closed == [engines.made[1]]
+        assert loaded_model(service).version == first
+        assert second in service.models.problem
+        store.is_away = False
+        await until(lambda: loaded_model(service).version == second)
+        assert loaded_model(service).catalogue.is_hidden[3]  # what was hidden does not come back with a swap
+        opened = len(engines.made)
+        await until(lambda: len(engines.closed) == opened - 1)
+        assert engines.made[-1] not in engines.closed
+        assert (await client.post("/recommend", json={"history": ["item-1"]})).status_code == 200
+    assert len(engines.closed) == len(engines.made)

@@ -14,7 +14,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.base import Engine, SearchRequest, SearchResult
 from service.engines.fake_engine import FakeEngine
-from service.errors import DeadlineMissed, NotReady, QueueFull
+from service.errors import DeadlineMissed, NotReady, QueueFull, QueueTooLong
 from service.scheduling.batcher import Batcher
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -286,3 +286,42 @@ async def test_closing_finishes_what_was_accepted_and_refuses_the_rest() -> None
         answers = await asyncio.gather(*tasks)
         await closing
     assert all(len(answer.rows) == 5 for answer in answers)
+
+
+async def test_those_who_cancel_or_expire_leave_the_queue_and_make_room() -> None:
+    engine = GatedEngine()
+    async with batching(engine, queue_size=2, max_batch=1) as (batcher, telemetry):
+        running = [await occupy(batcher, engine)]
+        running.append(asyncio.create_task(batcher.submit(question(1), LONG_S)))
+        await asyncio.sleep(0)
+        await until(lambda: batcher.queued == 0)  # one is computed, one is prepared behind it
+        left = [asyncio.create_task(batcher.submit(question(n), LONG_S)) for n in (2, 3)]
+        await until(lambda: batcher.queued == 2)
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left)
+        assert batcher.queued == 0
+        assert telemetry.registry.get_sample_value("etegrec_dropped_before_compute_total") == 2
+        with pytest.raises(DeadlineMissed):
+            await batcher.submit(question(4), 0.02)
+        assert batcher.queued == 0
+        running += [asyncio.create_task(batcher.submit(question(n), LONG_S)) for n in (5, 6)]
+        await until(lambda: batcher.queued == 2)  # there is room for as many as before
+        engine.gate.set()
+        answers = await asyncio.gather(*running)
+    assert [len(answer.rows) for answer in answers] == [5] * 4
+    assert len(engine.batches) == 4  # nothing was computed for those who left
+
+
+async def test_who_would_wait_too_long_is_refused_with_the_safety_factor() -> None:
+    engine = GatedEngine()
+    async with batching(engine, max_batch=1) as (batcher, _):
+        running = await occupy(batcher, engine)
+        batcher.admission.safety_factor = 3.0
+        batcher.admission.latency.learn(engine.shape(question(1)).work, 10.0)
+        with pytest.raises(QueueTooLong):  # 20 s at most are expected, and 60 s allowed for
+            await batcher.submit(question(1), 29.0)
+        patient = asyncio.create_task(batcher.submit(question(1), 61.0))
+        await asyncio.sleep(0)
+        engine.gate.set()
+        assert [len(found.rows) for found in await asyncio.gather(running, patient)] == [5, 5]

@@ -101,6 +101,25 @@ def test_the_fitted_weight_is_the_one_that_ranks_validation_targets_best() -> No
     assert results.ranks(Fusion(weight=64.0)).all_items.tolist() == [1]
 
 
+def test_the_fusion_is_fitted_on_the_first_protocol_alone() -> None:
+    useful = scored_targets([[-1.0, -2.0, -7.0]], [[0.1, 0.5, 1.5]], beam_width=2)
+    misleading = scored_targets([[-3.0, -2.0, -9.0]], [[1.0, -1.0, 0.0]], beam_width=2)
+    fused = Fusion(weight=3.0, candidates=1)
+    for first, second, fitted in ((useful, misleading, fused), (misleading, useful, GENERATIVE_ALONE)):
+        both = SearchResults(
+            is_target=first.is_target,
+            log_prob=np.stack([first.log_prob[0], second.log_prob[1]]),
+            dense=np.stack([first.dense[0], second.dense[1]]),
+            transition=first.transition,
+            beam_width=2,
+        )
+        assert both.fit() == fitted
+        ranks = both.ranks(fused)
+        assert ranks.all_items.tolist() == first.ranks(fused).all_items.tolist()
+        assert ranks.seen_excluded.tolist() == second.ranks(fused).seen_excluded.tolist()
+        assert ranks.all_items.tolist() != ranks.seen_excluded.tolist()
+
+
 def test_generative_alone_is_fitted_where_dense_scores_mislead_or_change_nothing() -> None:
     misleading = scored_targets([[-3.0, -2.0]], [[1.0, -1.0]], beam_width=2)
     assert misleading.fit() == GENERATIVE_ALONE

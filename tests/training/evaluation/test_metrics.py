@@ -106,3 +106,12 @@ def test_popularity_equals_its_dense_ranking(seed: int) -> None:
     ranks = popularity_ranks(popularity, split)
     np.testing.assert_array_equal(ranks.all_items, dense.all_items)
     np.testing.assert_array_equal(ranks.seen_excluded, dense.seen_excluded)
+
+
+def test_targets_without_a_rank_of_their_own_count_as_missed() -> None:
+    found = Ranks(np.array([0, 3]), np.array([1, -1])).spread_over(5, np.array([3, 1]))
+    assert found.all_items.tolist() == [-1, 3, -1, 0, -1]
+    assert found.seen_excluded.tolist() == [-1, -1, -1, 1, -1]
+    assert found.all_items.dtype == np.int64
+    assert recall(found.all_items, 10) == pytest.approx(2 / 5)
+    assert ndcg(found.seen_excluded, 10) == pytest.approx(1 / math.log2(3) / 5)

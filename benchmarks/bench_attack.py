@@ -89,7 +89,14 @@ class Attack:
 
     def service(self, name: str, **settings: Any) -> ServiceProcess:
         """Return a service, not started, with a key that may do everything."""
-        given = {"threads": 1, "write_keys": self.key, "log_level": "warning", "bulk_timeout_s": 10, **settings}
+        given = {
+            "threads": 1,
+            "write_keys": self.key,
+            "trusted_keys_file": self.models.trusted_keys,
+            "log_level": "warning",
+            "bulk_timeout_s": 10,
+            **settings,
+        }
         return ServiceProcess(self.models.folder, self.work / name, **given)
 
     @contextmanager
@@ -246,7 +253,9 @@ def run(attack: Attack, chosen: set[str]) -> dict[str, Any]:
 
 
 def main(
-    store: Annotated[Path, typer.Option(help="Folder to keep the attacked models in.")] = Path("build/attack/models"),
+    store: Annotated[Path, typer.Option(help="Folder to keep the attacked models and their keys in.")] = Path(
+        "build/attack"
+    ),
     minutes: Annotated[float, typer.Option(min=0.1, help="Time for all parts.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     scale: Annotated[float, typer.Option(min=0.001, help="Number of cases, as a share of the usual number.")] = 0.0,

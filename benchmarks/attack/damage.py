@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ from random import Random
 
 from benchmarks.attack.findings import Findings
 from benchmarks.service_process import ServiceProcess
+from model_store.bundle.key_files import create_keys
 from model_store.bundle.manifest import MANIFEST, FileSeal, Manifest
 from model_store.bundle.registry import LIVE, ModelStore
+from model_store.bundle.signature import SIGNATURE, SigningKey
 from model_store.errors import ModelStoreError
 
 Damage = Callable[[Path, Random], str]
@@ -69,7 +72,7 @@ def serve_damaged(service: ServiceProcess, store: ModelStore, version: str, seed
 
 def _is_refused(store: ModelStore, folder: Path, version: str) -> bool:
     try:
-        ModelStore(str(folder)).bundle(version).verify()
+        ModelStore(str(folder), trust=store.trust).bundle(version).verify()
     except ModelStoreError:
         return True
     return False
@@ -91,7 +94,8 @@ def _flip(data: bytes, random: Random) -> bytes:
 
 
 def _pick(folder: Path, random: Random) -> Path:
-    return random.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    """Return any file but the signature: some bits of its text mean nothing."""
+    return random.choice(sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SIGNATURE))
 
 
 def _flip_bit(folder: Path, random: Random) -> str:
@@ -121,7 +125,9 @@ def _delete(folder: Path, random: Random) -> str:
 
 def _swap(folder: Path, random: Random) -> str:
     first = _pick(folder, random)
-    second = random.choice(sorted(path for path in folder.rglob("*") if path.is_file() and path != first))
+    second = _pick(folder, random)
+    while second == first:
+        second = _pick(folder, random)
     data = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(data)
@@ -146,12 +152,21 @@ def _link(folder: Path, random: Random) -> str:
     return f"{path.name} is a link"
 
 
+def _unsign(folder: Path, random: Random) -> str:
+    path = folder / SIGNATURE
+    path.unlink()
+    if random.random() < 0.5:
+        path.write_bytes(random.randbytes(300))
+    return "the signature is gone or garbage"
+
+
 def _forge(folder: Path, random: Random) -> str:
     """Change a file and seal it again, as an attacker who can write to the model store would."""
-    path = random.choice(
-        sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".sig", ".json"))
-    )
+    path = _pick(folder, random)
+    while path.name == MANIFEST:
+        path = _pick(folder, random)
     path.write_bytes(_flip(path.read_bytes(), random))
+
     manifest = Manifest.from_bytes((folder / MANIFEST).read_bytes())
     name = path.relative_to(folder).as_posix()
     seals = {**manifest.files, name: FileSeal.of(path.read_bytes())}
@@ -159,4 +174,27 @@ def _forge(folder: Path, random: Random) -> str:
     return f"{path.name} changed and sealed again"
 
 
-DAMAGES: tuple[Damage, ...] = (_flip_bit, _flip_bit, _truncate, _extend, _delete, _swap, _add, _link, _forge, _forge)
+def _forge_signed(folder: Path, random: Random) -> str:
+    """Forge, and sign with a key that nobody trusts."""
+    what = _forge(folder, random)
+    with tempfile.TemporaryDirectory() as stranger:
+        private = Path(stranger) / "key.pem"
+        create_keys(private)
+        signature = SigningKey.load(private).sign((folder / MANIFEST).read_bytes())
+    (folder / SIGNATURE).write_bytes(signature)
+    return f"{what}, signed by a stranger"
+
+
+DAMAGES: tuple[Damage, ...] = (
+    _flip_bit,
+    _flip_bit,
+    _truncate,
+    _extend,
+    _delete,
+    _swap,
+    _add,
+    _link,
+    _unsign,
+    _forge,
+    _forge_signed,
+)

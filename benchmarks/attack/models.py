@@ -15,9 +15,11 @@ from safetensors.torch import save
 from benchmarks.served_store import answer_alone, golden_of
 from model_store.bundle.bundle import EMBEDDINGS, VECTORS
 from model_store.bundle.golden import goldens_to_json
+from model_store.bundle.key_files import create_keys
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import SigningKey, Trust
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender
@@ -50,9 +52,10 @@ SHAPE = [
 
 @dataclass(frozen=True)
 class AttackedModels:
-    """The model store, its versions (the first one is live), and what each answers to some histories."""
+    """The model store, whose versions are signed (the first one is live), and what each answers to some histories."""
 
     store: ModelStore
+    trusted_keys: Path
     versions: tuple[str, ...]
     histories: list[list[str]]
     answers: dict[str, list[list[str]]]  # item ids by version, for each history
@@ -64,14 +67,19 @@ class AttackedModels:
 
 
 def attacked_models(folder: Path, users: int = 16) -> AttackedModels:
-    """Open the model store in a folder; build it first, which takes a minute or two, if the folder holds none."""
-    store = ModelStore(str(folder))
+    """Open keys and model store in a folder; build them first, which takes a minute or two, if the folder holds none."""
+    private = folder / "signing.pem"
+    if not private.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        create_keys(private)
+    trusted = private.with_suffix(".pem.pub")
+    store = ModelStore(str(folder / "models"), trust=Trust.at(str(trusted)))
     if store.live() is None:
-        _build(store)
+        _build(store, SigningKey.load(private))
     versions = tuple(store.versions())
     histories = _histories(store.bundle(versions[0]).catalogue(), users, seed=3)
     answers = {version: _answers(store, version, histories) for version in versions}
-    return AttackedModels(store, versions, histories, answers)
+    return AttackedModels(store, trusted, versions, histories, answers)
 
 
 def new_item(number: int) -> dict[str, Any]:
@@ -83,7 +91,7 @@ def new_item(number: int) -> dict[str, Any]:
     }
 
 
-def _build(store: ModelStore) -> None:
+def _build(store: ModelStore, key: SigningKey) -> None:
     torch.set_num_threads(1)
     config = load_config("paper", SHAPE).model
     torch.manual_seed(0)
@@ -113,7 +121,7 @@ def _build(store: ModelStore) -> None:
         engine.close()
         data = DataSummary(name="generated", fingerprint="0" * 64, counts={"items": len(catalogue)})
         created = datetime(2026, 1, 1, 0, number, tzinfo=UTC)
-        publish(store, files, Description(config=config, data=data), created)
+        publish(store, files, Description(config=config, data=data), created, key)
     store.promote(store.versions()[0])
 
 

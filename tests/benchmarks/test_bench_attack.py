@@ -18,7 +18,7 @@ def test_a_short_attack_finds_nothing(tmp_path: Path) -> None:
     app = new_app("benchmark")
     app.command()(bench_attack.main)
     short = ["--scale", "0.01", "--minutes", "5", "--seed", "1"]
-    result = CliRunner().invoke(app, ["--store", str(tmp_path / "models"), *short])
+    result = CliRunner().invoke(app, ["--store", str(tmp_path / "attacked"), *short])
     found = json.loads(result.stdout.splitlines()[-1])
 
     assert result.exit_code == 0, json.dumps(found["parts"], indent=1)

@@ -1,4 +1,4 @@
-"""Trial of a promoted version before this process loads it: in a process of its own, with limits of time and memory.
+"""Trial of a promoted version before it is loaded: in a process of its own, with limits of time and memory.
 
 A damaged version can do more than fail: its search may never end, take all memory, or crash ONNX Runtime. The other
 process (:mod:`service.models.trial_process`) verifies every file, opens engine and item encoder and replays the goldens

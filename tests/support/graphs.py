@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -16,7 +17,7 @@ FLOAT = onnx.TensorProto.FLOAT
 
 def model_of(
     nodes: Sequence[onnx.NodeProto],
-    arrays: Mapping[str, np.ndarray] | None = None,
+    arrays: Mapping[str, npt.ArrayLike] | None = None,
     inputs: Sequence[str] = ("x",),
     outputs: Sequence[str] = ("y",),
 ) -> onnx.ModelProto:
@@ -31,7 +32,7 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def search_of(config: ModelConfig, nodes: Sequence[onnx.NodeProto], arrays: Mapping[str, np.ndarray]) -> bytes:
+def search_of(config: ModelConfig, nodes: Sequence[onnx.NodeProto], arrays: Mapping[str, npt.ArrayLike]) -> bytes:
     """Return a graph with the interface of ``search.onnx``, all of whose outputs are the tensor ``last``."""
     outputs = SearchOutputs._fields
     copies = [helper.make_node("Identity", ["last"], [name]) for name in outputs]

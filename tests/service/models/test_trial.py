@@ -183,7 +183,7 @@ async def test_a_version_that_was_given_up_shows_in_readiness_and_metrics(tmp_pa
 async def test_the_trial_is_the_default_and_is_left_out_for_engines_of_ones_own(tmp_path: Path) -> None:
     live_store(tmp_path)
     assert Settings().load_trial
-    store = open_store(None, tmp_path / "events", history_cap=10, half_lives_s=(1.0,))
+    store = open_store(None, tmp_path / "events", history_cap=10, half_lives_s=(1,))
     usual = create_app(fast_settings(tmp_path, load_trial=True), store=store).state.service.models
     own = create_app(fast_settings(tmp_path, load_trial=True), store=store, coders=lambda *_: KnownItemsOnly())
     off = create_app(fast_settings(tmp_path), store=store).state.service.models

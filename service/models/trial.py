@@ -43,7 +43,7 @@ NEEDED_SETTINGS = {
     "load_timeout_s",
     "load_memory_mb",
 }
-"""Settings that the other process gets. It has no use for keys and for the store, and no GPU for ``torch_precision``."""
+"""Settings that the other process gets. It has no use for keys and the store, and no GPU for ``torch_precision``."""
 
 REFUSED_HINT = "promote another version, or publish this one again; `etegrec-models verify` says more about its files"
 

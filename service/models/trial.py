@@ -103,12 +103,12 @@ class ProcessTrial:
                 process.kill()
                 await process.wait()
 
-        if not answer:
+        if not answer.endswith(b"\n"):
             raise _crash(version, code)
         return _digest_of(answer)
 
     async def _ask(self, process: asyncio.subprocess.Process, version: str) -> bytes:
-        """Send the question and return the line that answers it; empty if the process ends without one.
+        """Send the question and return the line that answers it, which lacks its end if the process ended before.
 
         Its input stays open: the other process ends when it closes, however this one came to its end.
         """

@@ -67,7 +67,7 @@ class AttackedModels:
 
 
 def attacked_models(folder: Path, users: int = 16) -> AttackedModels:
-    """Open keys and model store in a folder; build them first, which takes a minute or two, if the folder holds none."""
+    """Open keys and model store in a folder; build them first, which takes a minute or two, if it holds none."""
     private = folder / "signing.pem"
     if not private.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ import base64
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -47,7 +47,7 @@ TRUSTED_ENV = "ETEGREC_TRUSTED_KEYS_FILE"
 SIGNING_ENV = "ETEGREC_SIGNING_KEY_FILE"
 """Variable with the path of the publisher's private key."""
 
-_FORMAT = "etegrec-manifest-signature-v1"
+_FORMAT: Final = "etegrec-manifest-signature-v1"
 _HINT = "sign it with `etegrec-models sign` and a trusted key, or publish it again with one"
 
 

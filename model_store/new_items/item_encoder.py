@@ -108,7 +108,7 @@ class ItemEncoder:
         expected = (shape.levels, shape.codebook_size, shape.codebook_dim)
         codebooks = bundle.weights().get(CODEBOOKS)
         if codebooks is None or codebooks.shape != expected:
-            raise GraphRefused(f"{TOKENIZER_GRAPH}: needs {CODEBOOKS} of the shape {expected}", "export it again")
+            raise GraphRefused(f"weights.safetensors: {CODEBOOKS} must have the shape {expected}", "export it again")
 
         takes_embeddings = bundle.manifest.embedding_source == "user"
         return cls(bundle.config, codebooks.astype(np.float32), tokenizer, content, takes_embeddings)

@@ -247,7 +247,7 @@ class ModelManager:
 
         self._clear_failure()
         self._telemetry.model_loads.labels("ok").inc()
-        refused = {part: part in model.refused_parts for part in PARTS}
+        refused: dict[str, bool] = {part: part in model.refused_parts for part in PARTS}
         self._telemetry.show_model(model.version, model.engine.name, refused)
         if old is not None:
             self._retire(old)

@@ -1,4 +1,4 @@
-"""Trial of a promoted version before this process loads it: in a process of its own, with limits of time and memory.
+"""Trial of a promoted version before it is loaded: in a process of its own, with limits of time and memory.
 
 A damaged version can do more than fail: its search may never end, take all memory, or crash ONNX Runtime. The other
 process (:mod:`service.models.trial_process`) verifies every file, opens engine and item encoder and replays the goldens
@@ -43,7 +43,7 @@ NEEDED_SETTINGS = {
     "load_timeout_s",
     "load_memory_mb",
 }
-"""Settings that the other process gets; it has no use for keys and for the store."""
+"""Settings that the other process gets. It has no use for keys and the store, and no GPU for ``torch_precision``."""
 
 REFUSED_HINT = "promote another version, or publish this one again; `etegrec-models verify` says more about its files"
 
@@ -103,12 +103,12 @@ class ProcessTrial:
                 process.kill()
                 await process.wait()
 
-        if not answer:
+        if not answer.endswith(b"\n"):
             raise _crash(version, code)
         return _digest_of(answer)
 
     async def _ask(self, process: asyncio.subprocess.Process, version: str) -> bytes:
-        """Send the question and return the line that answers it; empty if the process ends without one.
+        """Send the question and return the line that answers it, which lacks its end if the process ended before.
 
         Its input stays open: the other process ends when it closes, however this one came to its end.
         """

@@ -80,9 +80,7 @@ def try_version(version: str, settings: Settings) -> str:
     _limit_memory(settings.load_memory_mb or MEMORY_MB + MEMORY_FACTOR * _size_mb(bundle))
 
     catalogue = bundle.verify()
-    # Reduced precision depends on the machine, and nothing but the exact search decides about a version.
-    proven = settings.model_copy(update={"torch_precision": "fp32"}) if settings.engine == "torch" else settings
-    model = load_model(bundle, as_trained(catalogue.with_room()), proven, open_engine)
+    model = load_model(bundle, as_trained(catalogue.with_room()), settings, open_engine)
 
     # Either item is refused by a version that takes the other kind; a graph that cannot run raises.
     width = bundle.config.tokenizer.embedding_dim

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from model_store.bundle.publish import publish
+from model_store.bundle.registry import ModelStore
 from model_store.config import ModelConfig
 from model_store.search.interface import SearchOutputs, graph_input_names
+from tests.support.bundles import NOON, bundle_files, description
 
 FLOAT = onnx.TensorProto.FLOAT
 
 
 def model_of(
     nodes: Sequence[onnx.NodeProto],
-    arrays: Mapping[str, np.ndarray] | None = None,
+    arrays: Mapping[str, Any] | None = None,
     inputs: Sequence[str] = ("x",),
     outputs: Sequence[str] = ("y",),
 ) -> onnx.ModelProto:
@@ -31,7 +36,7 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def search_of(config: ModelConfig, nodes: Sequence[onnx.NodeProto], arrays: Mapping[str, np.ndarray]) -> bytes:
+def search_of(config: ModelConfig, nodes: Sequence[onnx.NodeProto], arrays: Mapping[str, Any]) -> bytes:
     """Return a graph with the interface of ``search.onnx``, all of whose outputs are the tensor ``last``."""
     outputs = SearchOutputs._fields
     copies = [helper.make_node("Identity", ["last"], [name]) for name in outputs]
@@ -56,3 +61,9 @@ def large_search(config: ModelConfig, gigabytes: int) -> bytes:
         helper.make_node("ReduceSum", ["ones"], ["last"], keepdims=0),
     ]
     return search_of(config, nodes, shape)
+
+
+def publish_search(folder: Path, search: bytes) -> str:
+    """Publish the small bundle with another search."""
+    files = bundle_files(30) | {"search.onnx": search}
+    return publish(ModelStore(folder), files, description(), NOON.replace(minute=30))

@@ -28,11 +28,12 @@ from service.engines.onnx_engine import EIGHT_BIT_GRAPH, OnnxEngine, usable_core
 from service.engines.torch_engine import PREFIX, TorchEngine
 from service.models.goldens import replay_goldens
 from service.models.loading import load_model, open_engine, usual_plan
+from service.models.trial import ProcessTrial
 from service.settings import Settings
 from tests.support.bundles import bundle_files, small_catalogue
 from tests.support.random_worlds import random_recommender, random_vectors, reference, small_config
 from tests.support.search_reference import fuse
-from tests.support.service_harness import loaded_model, serving
+from tests.support.service_harness import fast_settings, loaded_model, serving
 from training.embedding.transition_counts import count_transitions
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_search
@@ -119,6 +120,15 @@ async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusio
         assert all((each["score"] == each["log_prob"]) == (fusion.weight == 0) for each in onnx)
     by_category = [CATALOGUE.row_of[each] % 3 for each in ids(answers["onnx"][1])]
     assert by_category == [1] * 10
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+async def test_a_real_version_passes_its_trial(stores: dict[Fusion, Path], precision: str) -> None:
+    opened = ModelStore(stores[REMEMBERING])
+    version = opened.bundle().version
+    trial = ProcessTrial(fast_settings(stores[REMEMBERING], engine="onnx", threads=1, onnx_precision=precision))
+    assert await trial(version) == opened.bundle().manifest.digest
 
 
 @pytest.mark.anyio

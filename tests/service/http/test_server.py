@@ -54,7 +54,14 @@ def free_port() -> int:
 @contextmanager
 def process(store: Path, *command: str, **given: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     port = free_port()
-    settings = {"STORE": str(store), "PORT": str(port), "RELOAD_S": "0.05", "ENGINE": "fake", **given}
+    settings = {
+        "STORE": str(store),
+        "PORT": str(port),
+        "RELOAD_S": "0.05",
+        "ENGINE": "fake",
+        "LOAD_TRIAL": "false",
+        **given,
+    }
     environment = {**os.environ, **{f"ETEGREC_{name}": value for name, value in settings.items()}}
     started = subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:

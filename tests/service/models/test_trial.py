@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -30,7 +29,7 @@ from service.service import Service
 from service.settings import Settings
 from service.store import open_store
 from tests.support.bundles import NOON, bundle_files, description, publish_small, small_config
-from tests.support.graphs import large_search, slow_search
+from tests.support.graphs import large_search, publish_search, slow_search
 from tests.support.service_harness import fast_settings, live_store, loaded_model, metric, running, serving, until
 
 pytestmark = pytest.mark.anyio
@@ -42,12 +41,6 @@ LONG_S = 600.0
 
 def trial(folder: Path, **given: object) -> ProcessTrial:
     return ProcessTrial(fast_settings(folder, **{"load_timeout_s": LONG_S, **given}))
-
-
-def publish_search(folder: Path, search: bytes, minute: int = 30) -> str:
-    """Publish the small bundle with another search."""
-    files = bundle_files(minute) | {"search.onnx": search}
-    return publish(ModelStore(folder), files, description(), NOON.replace(minute=minute))
 
 
 def trials_of(process: int) -> list[int]:
@@ -130,20 +123,6 @@ async def test_secrets_stay_in_the_service(tmp_path: Path, monkeypatch: pytest.M
     assert await tried(live_store(tmp_path))
 
 
-def test_the_process_ends_with_the_one_that_asked(tmp_path: Path) -> None:
-    version = publish_search(tmp_path, slow_search(small_config()))
-    settings = fast_settings(tmp_path, engine="onnx").model_dump(mode="json", include=NEEDED_SETTINGS)
-    command = [sys.executable, "-m", "service.models.trial_process"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps({"version": version, "settings": settings}).encode() + b"\n")
-        process.stdin.flush()
-        time.sleep(3)
-        assert process.poll() is None
-        process.stdin.close()  # as the system does when a process is killed
-        assert process.wait(30) == 1
-
-
 @asynccontextmanager
 async def trying(folder: Path, **given: object) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
     """Start the app as it is started for real, with trials."""
@@ -183,7 +162,7 @@ async def test_a_version_that_was_given_up_shows_in_readiness_and_metrics(tmp_pa
 async def test_the_trial_is_the_default_and_is_left_out_for_engines_of_ones_own(tmp_path: Path) -> None:
     live_store(tmp_path)
     assert Settings().load_trial
-    store = open_store(None, tmp_path / "events", history_cap=10, half_lives_s=(1.0,))
+    store = open_store(None, tmp_path / "events", history_cap=10, half_lives_s=(1,))
     usual = create_app(fast_settings(tmp_path, load_trial=True), store=store).state.service.models
     own = create_app(fast_settings(tmp_path, load_trial=True), store=store, coders=lambda *_: KnownItemsOnly())
     off = create_app(fast_settings(tmp_path), store=store).state.service.models

@@ -2,7 +2,8 @@
 
 A mutation replaces a piece of the text. It flips a comparison, drops one side of ``and``, removes a call, swaps two
 arguments, moves a number by one, returns nothing, and so on. Nothing is changed that no test should depend on: texts,
-annotations, docstrings, log lines, and what an exception is given to say.
+annotations, docstrings, log lines, what an exception is given to say, and numbers that are a choice: constants of a
+module and default values, whose test would only repeat them.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor"
 SPEECH = ("log", "say", "warning", "info", "debug", "exception")
 """First or last names of calls that only tell people something."""
 
-TEXTS = frozenset({"description", "hint", "match", "title", "examples"})
-"""Keyword arguments that only hold texts."""
+UNCHANGED = frozenset({"description", "hint", "match", "title", "examples", "strict", "dtype"})
+"""Keyword arguments that are never dropped: texts, types of arrays, and what only makes a mistake fail sooner."""
 
 SYMMETRIC = frozenset({"compare_digest", "maximum", "minimum", "logical_and", "logical_or", "array_equal"})
 """Functions whose first two arguments may be swapped; a swap proves nothing."""
@@ -116,6 +117,7 @@ class _Finder(ast.NodeVisitor):
         self._data = source.encode()
         self._scope: list[str] = []
         self._is_function: list[bool] = []
+        self._is_in_default = False
         starts = [0]
         for line in self._data.splitlines(keepends=True):
             starts.append(starts[-1] + len(line))
@@ -157,8 +159,11 @@ class _Finder(ast.NodeVisitor):
         self._function(node)
 
     def _function(self, node: Function) -> None:
-        defaults = [each for each in (*node.args.defaults, *node.args.kw_defaults) if each is not None]
-        self._inside([*self._scope, node.name], True, [*defaults, *node.body])
+        scope = [*self._scope, node.name]
+        self._is_in_default = True
+        self._inside(scope, True, [each for each in (*node.args.defaults, *node.args.kw_defaults) if each is not None])
+        self._is_in_default = False
+        self._inside(scope, True, node.body)
 
     # Statements.
 
@@ -272,10 +277,10 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        """Flip a truth value, and move a number by one."""
+        """Flip a truth value, and move a number by one unless it is a choice, such as a limit or a default."""
         if isinstance(node.value, bool):
             self._replace(node, str(not node.value))
-        elif isinstance(node.value, int | float):
+        elif isinstance(node.value, int | float) and self._scope and not self._is_in_default:
             self._replace(node, repr(node.value + 1))
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
@@ -295,14 +300,14 @@ class _Finder(ast.NodeVisitor):
             swapped = f"{self._text(second)}{self._text(_Span(first.end, second.begin))}{self._text(first)}"
             self._replace_text(node, _Span(first.begin, second.end), swapped)
         for keyword in node.keywords:
-            if keyword.arg is not None and keyword.arg not in TEXTS:
+            if keyword.arg is not None and keyword.arg not in UNCHANGED:
                 self._replace(node, _call_without(node, keyword))
 
         self.visit(node.func)
         for argument in node.args:
             self.visit(argument)
         for keyword in node.keywords:
-            if keyword.arg not in TEXTS:
+            if keyword.arg not in UNCHANGED:
                 self.visit(keyword.value)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:

@@ -5,6 +5,8 @@
         00000000000000000007.log     a segment; the highest number is the one being written
         00000000000000000006.state   the result of all segments up to 6: histories, recorded event ids, changes
         drained.json                 the place up to which retraining has drained
+        reserve                      disk space for deletions, see :mod:`model_store.events.disk_reserve`
+        probe                        empty; written to see whether the disk takes writes
 
 Segments and states consist of lines ``<CRC-32, 8 hex digits> <JSON>\\n``. A writer never reopens a segment: each start
 begins the next one, so only the last line of a segment can be torn by a crash. A segment may be deleted once it is
@@ -13,9 +15,12 @@ drained *and* covered by a state, because histories are rebuilt from the state a
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,14 +28,18 @@ from typing import Annotated, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from model_store.durable_files import sync_folder, write_durably
-from model_store.errors import LockHeld, StoreUnavailable
+from model_store.durable_files import sync_folder, write_all, write_durably
+from model_store.errors import LockHeld, StoreReadOnly
+from model_store.events.disk_reserve import PROBE_BYTES, RESERVE_BYTES, DiskReserve, probe_disk
 from model_store.events.event import Event, Id
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 """Size at which a segment is closed and the next one begins."""
 
 CURSOR_NAME = "drained.json"
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_STARTS_READ_ONLY = _FULL | {errno.EROFS}  # other errors, such as missing rights, are mistakes to be told at once
 
 
 class _Line(BaseModel):
@@ -74,12 +83,17 @@ class ItemLine(_Line):
 
 
 class HistoryLine(_Line):
-    """The history of one user, oldest first, and the Unix time of the newest event if it is known; in states only."""
+    """The history of one user, oldest first; in states only.
+
+    ``newest`` is the newest timestamp of the user's events, ``recorded_at`` the Unix time at which the last one came. The
+    latter is kept only where idle users expire.
+    """
 
     kind: Literal["history"] = "history"
     user_id: Id
     item_ids: tuple[Id, ...]
     newest: int | None = None
+    recorded_at: int | None = None
 
 
 class CountLine(_Line):
@@ -99,7 +113,13 @@ class SeenLine(_Line):
     recorded_at: int
 
 
-LogLine = EventLine | ForgetLine | ChangeLine | ItemLine | HistoryLine | CountLine | SeenLine
+class ErasedLine(_Line):
+    """Nothing: the place of a user's history in a state that could not be written anew, because the disk was full."""
+
+    kind: Literal["erased"] = "erased"
+
+
+LogLine = EventLine | ForgetLine | ChangeLine | ItemLine | HistoryLine | CountLine | SeenLine | ErasedLine
 _LINE: TypeAdapter[LogLine] = TypeAdapter(Annotated[LogLine, Field(discriminator="kind")])
 
 
@@ -129,7 +149,7 @@ class SegmentContent:
 
 def encode_line(line: LogLine, length: int = 0) -> bytes:
     """Encode one line with its checksum, filled up with blanks to ``length`` bytes."""
-    text = line.model_dump_json().encode()
+    text = line.model_dump_json(exclude_none=True).encode()
     text = text.ljust(length - len(b"00000000 \n"))
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
@@ -204,31 +224,40 @@ def write_cursor(folder: Path, cursor: Cursor) -> None:
 class LogWriter:
     """The only writer of an event log. Not thread-safe: one call at a time.
 
+    It starts on a full or read-only disk, too, so that what is stored can be read. Once the disk has refused lines, only
+    deletions are tried, in the space that is reserved for them, until :meth:`probe` finds that the disk takes writes.
+
+    Attributes:
+        refusal: The reason why nothing but deletions is written now; ``None`` while everything is.
+
     Raises:
         LockHeld: Another process writes this log.
-        StoreUnavailable: The folder cannot be written.
+        StoreReadOnly: The folder cannot be used at all.
     """
 
-    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES, reserve_bytes: int = RESERVE_BYTES) -> None:
         self.folder = folder
+        self.refusal: StoreReadOnly | None = None
         self._segment_bytes = segment_bytes
+        self._reserve_bytes = reserve_bytes
+        self._reserve = DiskReserve(folder, reserve_bytes)
         self._file: int | None = None
         self._size = 0  # bytes of the segment that are certainly on disk
         self._is_torn = False  # whether the segment may hold more bytes than that
+        self._has_written = False  # since the last probe
 
+        # Appends run in worker threads, so the lock must belong to the process, not to a thread.
+        self._lock = FileLock(folder / ".lock", thread_local=False)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Appends run in worker threads, so the lock must belong to the process, not to a thread.
-            self._lock = FileLock(folder / ".lock", thread_local=False)
-            self._lock.acquire(timeout=0)
-        except Timeout as cause:
-            raise LockHeld(
-                f"another process writes the event log in {folder.name}/",
-                "stop it, or set ETEGREC_REDIS_URL so that several processes can serve",
-            ) from cause
+            self._take_lock()
+            self._remove_leftovers()
+            self._reserve.fill()
         except OSError as cause:
-            raise disk_error(cause) from cause
+            self.refusal = disk_error(cause)
+            if cause.errno not in _STARTS_READ_ONLY:
+                raise copy(self.refusal) from cause
 
+        self._found = self._newest_files()
         self.segment = max([*segment_numbers(folder), newest_state(folder), read_cursor(folder).segment])
 
     @property
@@ -236,25 +265,59 @@ class LogWriter:
         """True if the current segment should be closed."""
         return self._size >= self._segment_bytes
 
+    def probe(self) -> None:
+        """Find out whether the disk takes writes, unless an append has just shown it. Blocks.
+
+        After a refusal there must be room for the whole reserve and as much again: otherwise the disk would be full again
+        at once.
+
+        Raises:
+            StoreReadOnly: It takes none.
+        """
+        if self.refusal is None and self._has_written:
+            self._has_written = False
+            return
+
+        try:
+            self._retake_lock()
+            self._reserve.fill()
+            probe_disk(self.folder, PROBE_BYTES if self.refusal is None else self._reserve_bytes)
+        except OSError as cause:
+            self.refusal = disk_error(cause)
+            raise copy(self.refusal) from cause
+        self.refusal = None
+
     def append(self, lines: Iterable[LogLine]) -> None:
         """Append lines and fsync. Blocks.
 
         Raises:
-            StoreUnavailable: The disk failed. The written part is removed before anything else is appended.
+            StoreReadOnly: The disk refused. The written part is removed before anything else is appended.
         """
-        data = b"".join(map(encode_line, lines))
+        if self.refusal is not None:
+            raise copy(self.refusal)  # the same object would collect a traceback with every raise
         try:
-            if self._is_torn:
-                self._remove_torn()
-            descriptor = self._open() if self._file is None else self._file
-
-            self._is_torn = True
-            _write_all(descriptor, data)
-            self.sync(descriptor)
-            self._is_torn = False
+            self._append(lines)
         except OSError as cause:
-            raise disk_error(cause) from cause
-        self._size += len(data)
+            self.refusal = disk_error(cause)
+            raise copy(self.refusal) from cause
+        self._has_written = True
+
+    def append_deletions(self, lines: Iterable[LogLine]) -> None:
+        """Append lines that take data away, on a full disk in the space that is reserved for them. Blocks.
+
+        Raises:
+            StoreReadOnly: The disk takes no writes at all.
+        """
+        try:
+            self._retake_lock()
+            self._reserve.release()
+            self._append(lines)
+        except OSError as cause:
+            self.refusal = disk_error(cause)
+            raise copy(self.refusal) from cause
+        finally:
+            with suppress(OSError):  # what fits is kept for the next deletion; the probe fills up the rest
+                self._reserve.fill()
 
     def sync(self, descriptor: int) -> None:
         """Make the bytes of a segment durable. A separate method, so that a test can let the disk fail."""
@@ -264,7 +327,7 @@ class LogWriter:
         """Close the current segment and save the state that all segments so far result in. Blocks.
 
         Raises:
-            StoreUnavailable: The disk failed.
+            StoreReadOnly: The disk refused. The old state and all segments after it stay valid.
         """
         newest = state_path(self.folder, self.segment)
         try:
@@ -291,6 +354,54 @@ class LogWriter:
         self.close_segment()
         self._lock.release()
 
+    def _append(self, lines: Iterable[LogLine]) -> None:
+        data = b"".join(map(encode_line, lines))
+        if self._is_torn:
+            self._remove_torn()
+        descriptor = self._open() if self._file is None else self._file
+
+        self._is_torn = True
+        write_all(descriptor, data)
+        self.sync(descriptor)
+        self._is_torn = False
+        self._size += len(data)
+
+    def _take_lock(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as cause:
+            raise LockHeld(
+                f"another process writes the event log in {self.folder.name}/",
+                "stop it, or set ETEGREC_REDIS_URL so that several processes can serve",
+            ) from cause
+
+    def _retake_lock(self) -> None:
+        """Take the lock if the disk refused it at the start. Nobody may have written the log meanwhile."""
+        if self._lock.is_locked:
+            return
+
+        reason = "another process writes its log"
+        try:
+            self._take_lock()
+        except LockHeld as cause:
+            raise StoreReadOnly(str(cause), cause.hint, reason) from cause
+
+        if self._newest_files() != self._found:
+            self._lock.release()
+            raise StoreReadOnly(
+                f"another process has written the event log in {self.folder.name}/", "restart this one", reason
+            )
+
+    def _newest_files(self) -> tuple[int, ...]:
+        return newest_state(self.folder), *segment_numbers(self.folder)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed process had half written; a drain that runs now may be writing its cursor."""
+        for path in self.folder.glob(".*.tmp"):
+            if path.name != f".{CURSOR_NAME}.tmp":
+                path.unlink(missing_ok=True)
+
     def _remove_torn(self) -> None:
         """Remove the bytes of a failed append, and close the segment.
 
@@ -313,14 +424,15 @@ class LogWriter:
         return descriptor
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def is_disk_full(cause: OSError) -> bool:
+    """Tell whether a disk refused because it has no space left for us."""
+    return cause.errno in _FULL
 
 
-def disk_error(cause: OSError) -> StoreUnavailable:
+def disk_error(cause: OSError) -> StoreReadOnly:
     """Return the error for a disk that refuses to record events."""
-    return StoreUnavailable(
-        f"the event log cannot be written: {cause.strerror}", "free disk space, or check the rights on ETEGREC_STORE"
+    return StoreReadOnly(
+        f"the event log cannot be written: {cause.strerror}",
+        "free disk space, or check the rights on ETEGREC_STORE",
+        "its disk is full" if is_disk_full(cause) else "its disk refuses writes",
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from model_store.events.event_log import (
     ChangeLine,
     CountLine,
+    ErasedLine,
     EventLine,
     ForgetLine,
     HistoryLine,
@@ -75,11 +76,13 @@ class ChangeState:
 class EmbeddedState:
     """Histories, counts, event ids and catalogue changes. Only applied lines change it."""
 
-    def __init__(self, history_cap: int, half_lives_s: Sequence[int] = ()) -> None:
+    def __init__(self, history_cap: int, half_lives_s: Sequence[int] = (), user_ttl_s: int = 0) -> None:
         self._history_cap = history_cap
+        self._user_ttl_s = user_ttl_s
         self.counts = {half_life: DecayedCounts(half_life) for half_life in half_lives_s}
         self.histories: dict[str, deque[str]] = {}
         self.newest: dict[str, int] = {}  # Unix time of the newest event by user
+        self.recorded_at: dict[str, int] = {}  # when the last event came, by user; empty if users never expire
         self.seen: dict[str, int] = {}  # Unix time of recording by event id, oldest first
         self.changes = ChangeState()
 
@@ -91,8 +94,7 @@ class EmbeddedState:
                     self._apply_event(line)
 
             case ForgetLine():
-                self.histories.pop(line.user_id, None)
-                self.newest.pop(line.user_id, None)
+                self._forget(line.user_id)
 
             case ChangeLine() | ItemLine():
                 self.changes.apply(line)
@@ -101,6 +103,8 @@ class EmbeddedState:
                 self._history(line.user_id).extend(line.item_ids)
                 if line.newest is not None:
                     self.newest[line.user_id] = line.newest
+                if line.recorded_at is not None and self._user_ttl_s:
+                    self.recorded_at[line.user_id] = line.recorded_at
 
             case CountLine():
                 if line.half_life_s in self.counts:
@@ -109,17 +113,39 @@ class EmbeddedState:
             case SeenLine():
                 self.seen[line.event_id] = line.recorded_at
 
+            case ErasedLine():
+                pass
+
     def expire(self, now: int) -> None:
-        """Forget event ids that were recorded before the window, at most 1000 at a time."""
+        """Forget event ids that were recorded before the window, at most 1000 at a time.
+
+        An id from the future was recorded before the clock was put back: it counts as recorded now, or it would stay for
+        as long as the clock was wrong, and all ids after it.
+        """
         for event_id, recorded_at in list(itertools.islice(self.seen.items(), 1000)):
-            if recorded_at > now - redis_schema.SEEN_WINDOW_S:
+            if now - redis_schema.SEEN_WINDOW_S < recorded_at <= now:
                 return
             del self.seen[event_id]
+            if recorded_at > now:
+                self.seen[event_id] = now
+
+    def forget_idle(self, now: int) -> None:
+        """Forget users without an event for ``user_ttl_s``. Where the last one's time is not known, it starts now."""
+        if not self._user_ttl_s:
+            return
+
+        for user_id in list(self.histories):
+            last = min(now, self.recorded_at.get(user_id, now))  # the clock may have been put back
+            self.recorded_at[user_id] = last
+            if last <= now - self._user_ttl_s:
+                self._forget(user_id)
 
     def lines(self) -> Iterator[LogLine]:
         """Yield lines that rebuild this state."""
         for user_id, item_ids in self.histories.items():
-            yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids), newest=self.newest.get(user_id))
+            newest = self.newest.get(user_id)
+            recorded_at = self.recorded_at.get(user_id)
+            yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids), newest=newest, recorded_at=recorded_at)
 
         for half_life, counts in self.counts.items():
             for item_id, score in counts.scores.items():
@@ -135,8 +161,15 @@ class EmbeddedState:
         self._history(event.user_id).append(event.item_id)
         self.newest[event.user_id] = max(event.timestamp, self.newest.get(event.user_id, event.timestamp))
         self.seen[event.event_id] = line.recorded_at
+        if self._user_ttl_s:
+            self.recorded_at[event.user_id] = line.recorded_at
         for counts in self.counts.values():
             counts.add(event.item_id, min(event.timestamp, line.recorded_at))
+
+    def _forget(self, user_id: str) -> None:
+        self.histories.pop(user_id, None)
+        self.newest.pop(user_id, None)
+        self.recorded_at.pop(user_id, None)
 
     def _history(self, user_id: str) -> deque[str]:
         return self.histories.setdefault(user_id, deque(maxlen=self._history_cap))

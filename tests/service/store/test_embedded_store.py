@@ -180,6 +180,7 @@ async def test_what_a_failing_disk_refused_is_not_there_and_writing_resumes(tmp_
     with pytest.raises(StoreUnavailable, match="No space left"):
         await store.record([event(2)])
     assert await store.history("u") == ["i1"]
+    await store.check()
     assert (await store.catalogue.append([change("i")])).revision == 1
     await store.close()
     store = EmbeddedStore(tmp_path)

@@ -245,6 +245,7 @@ class LogWriter:
         self._size = 0  # bytes of the segment that are certainly on disk
         self._is_torn = False  # whether the segment may hold more bytes than that
         self._has_written = False  # since the last probe
+        self._has_room = False  # whether a probe has found more than a few bytes, since the start or a refusal
 
         # Appends run in worker threads, so the lock must belong to the process, not to a thread.
         self._lock = FileLock(folder / ".lock", thread_local=False)
@@ -253,9 +254,9 @@ class LogWriter:
             self._remove_leftovers()
             self._reserve.fill()
         except OSError as cause:
-            self.refusal = disk_error(cause)
             if cause.errno not in _STARTS_READ_ONLY:
-                raise copy(self.refusal) from cause
+                raise disk_error(cause) from cause
+            self.refusal = disk_error(cause)
 
         self._found = self._newest_files()
         self.segment = max([*segment_numbers(folder), newest_state(folder), read_cursor(folder).segment])
@@ -268,24 +269,25 @@ class LogWriter:
     def probe(self) -> None:
         """Find out whether the disk takes writes, unless an append has just shown it. Blocks.
 
-        After a refusal there must be room for the whole reserve and as much again: otherwise the disk would be full again
-        at once.
+        At first and after a refusal there must be room for the whole reserve and as much again: otherwise the disk would be
+        full again at once.
 
         Raises:
             StoreReadOnly: It takes none.
         """
-        if self.refusal is None and self._has_written:
-            self._has_written = False
+        has_written = self._has_written
+        self._has_written = False
+        if self._has_room and has_written:
             return
 
         try:
             self._retake_lock()
             self._reserve.fill()
-            probe_disk(self.folder, PROBE_BYTES if self.refusal is None else self._reserve_bytes)
+            probe_disk(self.folder, PROBE_BYTES if self._has_room else self._reserve_bytes)
         except OSError as cause:
-            self.refusal = disk_error(cause)
-            raise copy(self.refusal) from cause
+            raise self._refuse(cause) from cause
         self.refusal = None
+        self._has_room = True
 
     def append(self, lines: Iterable[LogLine]) -> None:
         """Append lines and fsync. Blocks.
@@ -298,8 +300,7 @@ class LogWriter:
         try:
             self._append(lines)
         except OSError as cause:
-            self.refusal = disk_error(cause)
-            raise copy(self.refusal) from cause
+            raise self._refuse(cause) from cause
         self._has_written = True
 
     def append_deletions(self, lines: Iterable[LogLine]) -> None:
@@ -313,8 +314,7 @@ class LogWriter:
             self._reserve.release()
             self._append(lines)
         except OSError as cause:
-            self.refusal = disk_error(cause)
-            raise copy(self.refusal) from cause
+            raise self._refuse(cause) from cause
         finally:
             with suppress(OSError):  # what fits is kept for the next deletion; the probe fills up the rest
                 self._reserve.fill()
@@ -353,6 +353,15 @@ class LogWriter:
         """Close the log and let another process write it."""
         self.close_segment()
         self._lock.release()
+
+    def _refuse(self, cause: OSError) -> StoreReadOnly:
+        """Remember that the disk refused, and return the error for it."""
+        self.refusal = disk_error(cause)
+        self._has_room = False
+        if self._is_torn:
+            with suppress(OSError):  # tried again before the next lines; but a start before that should not find these
+                self._remove_torn()
+        return copy(self.refusal)
 
     def _append(self, lines: Iterable[LogLine]) -> None:
         data = b"".join(map(encode_line, lines))

@@ -69,6 +69,11 @@ class EmbeddedStore(Store):
         self._changes = EmbeddedChanges(events_folder, self._state.changes, self._commit)
 
     @property
+    def dropped_events(self) -> int:
+        """Events dropped since start, whole segments at a time."""
+        return self._writer.dropped_events
+
+    @property
     def catalogue(self) -> EmbeddedChanges:
         """Catalogue changes and snapshots."""
         return self._changes

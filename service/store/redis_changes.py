@@ -41,12 +41,7 @@ class RedisChanges(ChangeStore):
         keys: Names of the keys.
         snapshots: Snapshots in the same Redis.
         append_timeout_s: Longest wait to append a single change, which a request waits for.
-
-    Attributes:
-        corrupt_values: Values left out since start because they do not decode.
     """
-
-    corrupt_values = 0
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class MemoryGuard:
         """
         if self._is_full:
             raise StoreReadOnly(
-                f"Redis has used up its memory; it takes events again below {HAS_ROOM:.0%} of maxmemory",
+                f"Redis is out of memory; it takes events again below {HAS_ROOM:.0%} of maxmemory",
                 "raise maxmemory, drain events (`etegrec-train retrain`), or let idle users expire"
                 " (ETEGREC_USER_TTL_DAYS)",
                 "Redis is full",

@@ -171,7 +171,7 @@ class RedisStore(Store):
     async def newest_event(self, user_id: str) -> int | None:
         """Read the time; one that does not decode is counted and treated as none."""
         raw = await self._connection.ask(lambda redis: redis.lindex(self._keys.history(user_id), -1))
-        if raw is None:
+        if raw is None or not raw.startswith(redis_schema.NEWEST_MARK):
             return None
         try:
             return redis_schema.decode_newest(raw)

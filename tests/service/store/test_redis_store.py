@@ -153,6 +153,7 @@ async def test_full_server_refuses_writes_whole_and_still_reads(open_store: Open
     assert await store.history("u") == ["i1"]
     assert not raw.exists(KEYS.probe)  # evicted first, because it has an expiry
     raw.config_set("maxmemory", "0")
+    await store.check()
     assert (await store.record([event(1), event(2)])).accepted == 1  # markers survived the shortage
     assert raw.xlen(KEYS.events) == 2
 

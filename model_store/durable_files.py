@@ -9,8 +9,8 @@ from pathlib import Path
 def write_durably(path: Path, data: bytes) -> None:
     """Create or replace a file. A crash leaves the old or the new content; after the return it is the new one.
 
-    A writer that was killed may leave ``.<name>.tmp`` beside it. One that the disk refused leaves nothing: on a full disk
-    half a file would take the space that others need.
+    A writer that was killed may leave ``.<name>.tmp`` beside it. One that the disk refused leaves nothing: on a full
+    disk half a file would take the space that others need.
 
     Raises:
         OSError: The folder does not exist, or the disk refused.

@@ -127,7 +127,9 @@ class Telemetry:
             "etegrec_live_read_only", "1 while the store answers but refuses writes, else 0.", registry=registry
         )
         self.corrupt_values = Counter(
-            "etegrec_corrupt_values_total", "Values of the store left out because they do not decode.", registry=registry
+            "etegrec_corrupt_values_total",
+            "Values of the store left out because they do not decode.",
+            registry=registry,
         )
 
     def _add_catalogue_metrics(self) -> None:

@@ -1,4 +1,4 @@
-"""Disk space for deletions: a file of the event log that is given up when the disk is full, and the probe of a disk."""
+"""Disk space for deletions: a file that the event log gives up when the disk is full, and the probe of a disk."""
 
 from __future__ import annotations
 

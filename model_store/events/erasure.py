@@ -89,7 +89,7 @@ def _replace_lines(path: Path, old_lines: Sequence[bytes], new_lines: Sequence[b
 def _overwrite_lines(path: Path, old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> None:
     """Overwrite the lines that differ where they stand, which needs no space.
 
-    A crash in between can leave one line that does not decode. It is one of those to be erased, so nothing else is lost.
+    A crash in between can leave one line that does not decode. It is one of those to be erased: nothing else is lost.
     """
     descriptor = os.open(path, os.O_WRONLY)
     try:

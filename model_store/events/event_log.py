@@ -85,8 +85,8 @@ class ItemLine(_Line):
 class HistoryLine(_Line):
     """The history of one user, oldest first; in states only.
 
-    ``newest`` is the newest timestamp of the user's events, ``recorded_at`` the Unix time at which the last one came. The
-    latter is kept only where idle users expire.
+    ``newest`` is the newest timestamp of the user's events, ``recorded_at`` the Unix time at which the last one came.
+    The latter is kept only where idle users expire.
     """
 
     kind: Literal["history"] = "history"
@@ -224,8 +224,8 @@ def write_cursor(folder: Path, cursor: Cursor) -> None:
 class LogWriter:
     """The only writer of an event log. Not thread-safe: one call at a time.
 
-    It starts on a full or read-only disk, too, so that what is stored can be read. Once the disk has refused lines, only
-    deletions are tried, in the space that is reserved for them, until :meth:`probe` finds that the disk takes writes.
+    It starts on a full or read-only disk, too, so that what is stored can be read. Once the disk has refused lines,
+    only deletions are tried, in the space reserved for them, until :meth:`probe` finds that the disk takes writes.
 
     Attributes:
         refusal: The reason why nothing but deletions is written now; ``None`` while everything is.
@@ -269,8 +269,8 @@ class LogWriter:
     def probe(self) -> None:
         """Find out whether the disk takes writes, unless an append has just shown it. Blocks.
 
-        At first and after a refusal there must be room for the whole reserve and as much again: otherwise the disk would be
-        full again at once.
+        At first and after a refusal there must be room for the whole reserve and as much again: otherwise the disk
+        would be full again at once.
 
         Raises:
             StoreReadOnly: It takes none.

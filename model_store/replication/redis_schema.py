@@ -1,8 +1,8 @@
 """Names of the Redis keys and bytes of their values, as the service and training share them.
 
     key (below the prefix)                   type    expires             holds
-    history:<user>                           list    by setting          newest item ids of a user, oldest first; last of
-                                                                         all, after the byte FF, the newest event's time
+    history:<user>                           list    by setting          newest item ids of a user, oldest first; then
+                                                                         byte FF and the time of the newest event
     events                                   stream  no, trimmed         field ``event``: see :func:`encode_event`
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
     events:counts:<seconds>                  zset    no, trimmed         decayed counts of events, by item and half-life

@@ -93,10 +93,12 @@ class Store(ABC):
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Append events to the event log and to their users' histories, each in one atomic step.
 
-        Idempotent by ``event_id`` for at least a day. If more events wait for training than the store was opened for, the
-        oldest of them are dropped: they count for histories and counts, but training never sees them. After it returns, :meth:`history` shows the events, and a crash
+        Idempotent by ``event_id`` for at least a day. After it returns, :meth:`history` shows the events, and a crash
         of the service loses none of them (a crash of Redis loses at most what its ``appendfsync`` allows, a second by
         default). After :class:`StoreUnavailable` some may have been recorded: repeat the call with the same events.
+
+        If more events wait for training than the store was opened for, the oldest of them are dropped: they stay in
+        histories and counts, but training never sees them.
         """
 
     @abstractmethod

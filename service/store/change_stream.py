@@ -141,8 +141,9 @@ class ChangeStore(ABC):
     async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
         """Append changes in order and return the place of the last one.
 
-        Changes that only delete are appended to a full store, too. The caller has read up to revision ``known``. A store that holds less has lost changes. It appends nothing and
-        raises :class:`StoreUnavailable`, because a :meth:`restart` is near, which would drop the new changes.
+        The caller has read up to revision ``known``. A store that holds less has lost changes. It appends nothing and
+        raises :class:`StoreUnavailable`, because a :meth:`restart` is near, which would drop the new changes. Changes
+        that only delete are appended to a full store, too.
 
         Up to :data:`APPEND_LIMIT` changes are one atomic step; more are several steps. A crash or
         :class:`StoreUnavailable` can leave the first steps appended, and even the step that failed. It is harmless to

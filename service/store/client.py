@@ -114,6 +114,8 @@ class StoreClient:
 
         dropped = self.store.dropped_events
         if dropped > self._dropped_events:
-            log.warning("events_dropped", events=dropped - self._dropped_events, fix="drain events by training more often")
+            log.warning(
+                "events_dropped", events=dropped - self._dropped_events, fix="drain events by training more often"
+            )
         self._telemetry.events_dropped.inc(dropped - self._dropped_events)
         self._dropped_events = dropped

@@ -17,6 +17,7 @@ COUNTED_ITEMS = 20_000
 
 _HIGHEST_EXPONENT = 40.0  # a count of a million millions: above it the clock is wrong
 
+
 def add_event(score: float | None, at: float, half_life_s: float) -> float:
     """Return the score of an item after one more event at ``at`` (Unix seconds); ``None``: it had no event."""
     event = at / half_life_s

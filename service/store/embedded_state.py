@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from model_store.events.event_log import (
     ChangeLine,
     CountLine,
-    ErasedLine,
     EventLine,
     ForgetLine,
     HistoryLine,
@@ -87,7 +86,7 @@ class EmbeddedState:
         self.changes = ChangeState()
 
     def apply(self, line: LogLine) -> None:
-        """Apply one line; an event that was seen before has no effect."""
+        """Apply one line; an event that was seen before has no effect, and an erased line says nothing."""
         match line:
             case EventLine():
                 if line.event.event_id not in self.seen:
@@ -100,11 +99,7 @@ class EmbeddedState:
                 self.changes.apply(line)
 
             case HistoryLine():
-                self._history(line.user_id).extend(line.item_ids)
-                if line.newest is not None:
-                    self.newest[line.user_id] = line.newest
-                if line.recorded_at is not None and self._user_ttl_s:
-                    self.recorded_at[line.user_id] = line.recorded_at
+                self._restore_history(line)
 
             case CountLine():
                 if line.half_life_s in self.counts:
@@ -113,14 +108,11 @@ class EmbeddedState:
             case SeenLine():
                 self.seen[line.event_id] = line.recorded_at
 
-            case ErasedLine():
-                pass
-
     def expire(self, now: int) -> None:
         """Forget event ids that were recorded before the window, at most 1000 at a time.
 
-        An id from the future was recorded before the clock was put back: it counts as recorded now, or it would stay for
-        as long as the clock was wrong, and all ids after it.
+        An id from the future was recorded before the clock was put back: it counts as recorded now. Else it would stay
+        for as long as the clock was wrong, and all ids after it.
         """
         for event_id, recorded_at in list(itertools.islice(self.seen.items(), 1000)):
             if now - redis_schema.SEEN_WINDOW_S < recorded_at <= now:
@@ -155,6 +147,13 @@ class EmbeddedState:
             yield SeenLine(event_id=event_id, recorded_at=recorded_at)
 
         yield from self.changes.lines()
+
+    def _restore_history(self, line: HistoryLine) -> None:
+        self._history(line.user_id).extend(line.item_ids)
+        if line.newest is not None:
+            self.newest[line.user_id] = line.newest
+        if line.recorded_at is not None and self._user_ttl_s:
+            self.recorded_at[line.user_id] = line.recorded_at
 
     def _apply_event(self, line: EventLine) -> None:
         event = line.event

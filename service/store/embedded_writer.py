@@ -141,9 +141,7 @@ class EmbeddedWriter:
             except StoreError as failure:
                 _refuse(deletions, failure)
 
-    async def _write(
-        self, operations: Sequence[_Operation], append: Callable[[Iterable[LogLine]], None]
-    ) -> None:
+    async def _write(self, operations: Sequence[_Operation], append: Callable[[Iterable[LogLine]], None]) -> None:
         batch = Batch(self._state)
         answers = [each.step(batch) for each in operations]
 

@@ -1,7 +1,7 @@
 """Connection to Redis: three clients, deadlines, a circuit breaker, and errors translated into ours.
 
-Requests wait milliseconds for a read and a second for a write, never retry, and do not ask while Redis is down. Snapshots
-and the change stream move megabytes in the background and wait seconds.
+Requests wait milliseconds for a read and a second for a write, never retry, and do not ask while Redis is down.
+Snapshots and the change stream move megabytes in the background and wait seconds.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ FULL = 0.97
 """Share of ``maxmemory`` from which events are refused; the rest is room for catalogue changes and snapshots."""
 
 HAS_ROOM = 0.95
-"""Share of ``maxmemory`` below which a full Redis takes events again. Lower than :data:`FULL`, so that it does not flap."""
+"""Share of ``maxmemory`` below which a full Redis takes events again. Lower than :data:`FULL`: it must not flap."""
 
 
 class MemoryGuard:

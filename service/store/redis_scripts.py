@@ -3,8 +3,8 @@
 RECORD = """
 -- KEYS: event stream, recorded ids, the decayed counts of each half-life, then the history of each event's user
 -- ARGV: history cap, seconds to remember ids, items counted, seconds after which idle users expire (0: never), events
---       that may wait for training (0: any number), number of half-lives, each half-life in seconds, then per event: id,
---       item id, Unix time, JSON
+--       that may wait for training (0: any number), number of half-lives, each half-life in seconds, then per event:
+--       id, item id, Unix time, JSON
 -- Returns how many events were new, and how many of the oldest were dropped from the stream.
 -- The history comes first: if its key holds another type, the event leaves no trace and can be repeated. And the first
 -- write must be one that needs memory: Redis lets a script that has written anything go on although memory is full.

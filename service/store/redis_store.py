@@ -111,8 +111,8 @@ class RedisStore(Store):
     async def check(self) -> None:
         """Write one byte and look at the memory, after trimming what may be trimmed.
 
-        Redis answers ``PING`` even if it is full, paused for writes or a read-only replica. The first check that succeeds
-        also applies changed settings to what is stored, in the background.
+        Redis answers ``PING`` even if it is full, paused for writes or a read-only replica. The first check that
+        succeeds also applies changed settings to what is stored, in the background.
         """
         await self._upkeep.trim()
         try:

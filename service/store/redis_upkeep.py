@@ -49,7 +49,7 @@ class RedisUpkeep:
         self._trim = connection.fast.register_script(redis_scripts.TRIM)
 
     async def trim(self) -> None:
-        """Trim recorded ids and waiting events, as recording does: a full Redis records nothing, and must get smaller."""
+        """Trim recorded ids and waiting events, as recording does: a full Redis records nothing, but must shrink."""
         keys = [self._keys.events, self._keys.seen]
         args = [redis_schema.SEEN_WINDOW_S, self._max_undrained_events]
         self.dropped_events += int(await self._connection.ask(lambda redis: self._trim(keys, args, redis)))
@@ -57,8 +57,8 @@ class RedisUpkeep:
     async def apply_settings(self) -> None:
         """Give all histories the expiry that the settings want, and delete counts that nobody reads.
 
-        Redis remembers the settings that were applied, so this goes through all keys only after they have changed. Users
-        who have been idle for long keep their history for the whole time once more, from now on.
+        Redis remembers the settings that were applied, so this goes through all keys only after they have changed.
+        Users who have been idle for long keep their history for the whole time once more, from now on.
         """
         wanted = f"{self._user_ttl_s} {b' '.join(sorted(self._counts)).decode()}".encode()
         async with self._connection.background() as redis:

@@ -266,7 +266,11 @@ async def test_the_oldest_waiting_segments_are_dropped_and_histories_stay(tmp_pa
 async def test_a_clock_that_jumps_loses_nothing_and_keeps_no_ids_for_ever(tmp_path: Path) -> None:
     now = 1_000_000_000.0
     day = 86_400
-    store = EmbeddedStore(tmp_path, clock=lambda: now, half_lives_s=(36,), user_ttl_s=30 * day)
+
+    def opened() -> EmbeddedStore:
+        return EmbeddedStore(tmp_path, clock=lambda: now, half_lives_s=(36,), user_ttl_s=30 * day)
+
+    store = opened()
     for number, jump in enumerate((0, day, -day, -day, 400 * day, -400 * day, 0)):
         now += jump
         recorded = event(number).model_copy(update={"timestamp": int(now)})
@@ -274,7 +278,7 @@ async def test_a_clock_that_jumps_loses_nothing_and_keeps_no_ids_for_ever(tmp_pa
         assert await store.record([recorded]) == Recorded(0, 1)
         assert all(0 <= count < 1e13 for count in (await store.counts(36)).values())
         await store.close()
-        store = EmbeddedStore(tmp_path, clock=lambda: now, half_lives_s=(36,), user_ttl_s=30 * day)
+        store = opened()
         assert (await store.history("u"))[-1] == f"i{number}"
     for _ in range(3):
         now += redis_schema.SEEN_WINDOW_S + 1

@@ -232,7 +232,9 @@ async def test_a_disk_that_is_read_only_is_read_until_it_is_written_again(own_di
     await store.close()
 
 
-async def test_a_store_that_started_without_its_lock_stays_read_only_if_another_has_written(own_disk: SmallDisk) -> None:
+async def test_a_store_that_started_without_its_lock_stays_read_only_if_another_has_written(
+    own_disk: SmallDisk,
+) -> None:
     store = open_store(own_disk)
     await store.record([event(1)])
     await store.close()

@@ -1,4 +1,4 @@
-"""Writer of the embedded store: operations that come together share one fsync; deletions work on a full disk, too."""
+"""Writer of the embedded store: operations that come together share one fsync; deletions work on a full disk."""
 
 from __future__ import annotations
 

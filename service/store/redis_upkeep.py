@@ -1,4 +1,4 @@
-"""Upkeep of Redis: limits that hold although nothing is recorded, and changed settings applied to what is stored."""
+"""Upkeep of Redis: limits that hold while nothing is recorded, and changed settings applied to what is stored."""
 
 from __future__ import annotations
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from redis.exceptions import OutOfMemoryError
 
 from model_store.errors import StoreReadOnly
 from service.store.redis_connection import Connection
@@ -49,9 +52,14 @@ class MemoryGuard:
                 "Redis is full",
             )
 
-    def note_full(self) -> None:
-        """Remember that Redis has refused a write for want of memory."""
-        self._is_full = True
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Wrap a write, and remember if Redis refuses it for want of memory."""
+        try:
+            yield
+        except StoreReadOnly as refusal:
+            self._is_full = self._is_full or isinstance(refusal.__cause__, OutOfMemoryError)
+            raise
 
     async def check(self) -> None:
         """Ask Redis how much memory it uses. A probe has just been written.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from model_store.errors import StoreCorrupt, StoreReadOnly
+from model_store.errors import StoreCorrupt
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from model_store.replication import redis_schema
@@ -86,7 +86,7 @@ class RedisStore(Store):
             self._connection, self._keys, history_cap, half_lives_s, user_ttl_s, max_undrained_events
         )
         self._upkeep = RedisUpkeep(self._connection, self._keys, half_lives_s, user_ttl_s, max_undrained_events)
-        self._applying: asyncio.Task[None] | None = None
+        self._applying: asyncio.Task[bool] | None = None
         self._memory = MemoryGuard(self._connection, users_expire=user_ttl_s > 0)
 
     @property
@@ -111,19 +111,16 @@ class RedisStore(Store):
     async def check(self) -> None:
         """Write one byte and look at the memory, after trimming what may be trimmed.
 
-        Redis answers ``PING`` even if it is full, paused for writes or a read-only replica. The first check that
-        succeeds also applies changed settings to what is stored, in the background.
+        Redis answers ``PING`` even if it is full, paused for writes or a read-only replica. The first check also
+        applies changed settings to what is stored, in the background: they may be what a full Redis waits for.
         """
         await self._upkeep.trim()
-        try:
-            await self._connection.ask(lambda redis: redis.set(self._keys.probe, b"1", px=_PROBE_MS))
-        except StoreReadOnly:
-            self._memory.note_full()
-            raise
-        await self._memory.check()
-
-        if self._applying is None:
+        if self._applying is None or (self._applying.done() and not self._applying.result()):
             self._applying = asyncio.create_task(self._upkeep.try_apply_settings())
+
+        with self._memory.watching():
+            await self._connection.ask(lambda redis: redis.set(self._keys.probe, b"1", px=_PROBE_MS))
+        await self._memory.check()
 
     async def history(self, user_id: str) -> list[str]:
         """Read a history. Entries that do not decode are skipped and counted: the rest is still useful."""
@@ -185,11 +182,8 @@ class RedisStore(Store):
         Events are refused at once while Redis is full, so that catalogue changes find the room that is left.
         """
         self._memory.ensure_room()
-        try:
+        with self._memory.watching():
             accepted = await self._events.record(events)
-        except StoreReadOnly:
-            self._memory.note_full()
-            raise
         return Recorded(accepted, len(events) - accepted)
 
     async def forget(self, user_id: str) -> Forgotten:

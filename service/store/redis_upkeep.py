@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
-from model_store.errors import StoreError
+from model_store.errors import StoreError, StoreReadOnly
 from model_store.replication import redis_schema
 from service.store import redis_scripts
 from service.store.redis_connection import Connection
@@ -68,16 +69,19 @@ class RedisUpkeep:
 
         users = await self._expire_histories()
         await self._delete_counts()
-        async with self._connection.background() as redis:
-            await redis.set(self._keys.applied, wanted)
         log.info("store_settings_applied", users=users, user_ttl_s=self._user_ttl_s)
+        with suppress(StoreReadOnly):  # too full to remember it: the next start applies them once more
+            async with self._connection.background() as redis:
+                await redis.set(self._keys.applied, wanted)
 
-    async def try_apply_settings(self) -> None:
-        """Do the same; log the reason if that is impossible now. The next start is another occasion."""
+    async def try_apply_settings(self) -> bool:
+        """Do the same; if that is impossible now, log the reason and return ``False``."""
         try:
             await self.apply_settings()
         except StoreError as failure:
-            log.warning("store_settings_not_applied", cause=str(failure), hint=failure.hint)
+            log.info("store_settings_not_applied", cause=str(failure), hint=failure.hint)
+            return False
+        return True
 
     async def _expire_histories(self) -> int:
         users = 0

@@ -106,6 +106,7 @@ async def test_a_full_redis_is_read_only_steadily_until_it_has_been_drained(
     await store.record(events(0, 500))
     raw.config_set("maxmemory", used(raw) + 2_000_000)
     recorded = await record_until_full(store, 500)
+    raw.config_set("maxmemory", round(used(raw) / 0.96))  # whatever was taken at last: less than full, no room yet
     put = await store.catalogue.append([RawChange("new", "put", b"{}")])  # there is room left for the catalogue
     assert put.revision == 1
     for _ in range(10):
@@ -197,6 +198,28 @@ async def test_a_changed_setting_applies_to_histories_that_are_stored(open_store
     assert raw.exists(KEYS.counts(DAY), KEYS.counts(HOUR)) == 2
     await reopened(half_lives_s=(DAY, 7))
     assert (raw.exists(KEYS.counts(DAY)), raw.exists(KEYS.counts(HOUR))) == (1, 0)
+
+
+async def test_a_full_redis_gets_the_expiry_that_is_to_cure_it(open_store: Open, raw: Redis) -> None:
+    await open_store().record(events(0, 10))
+    raw.config_set("maxmemory-policy", "noeviction")
+    raw.config_set("maxmemory", "1")
+    store = open_store(user_ttl_s=1000)
+    with pytest.raises(StoreReadOnly):
+        await store.check()
+    assert store._applying is not None
+    assert await store._applying
+    assert {raw.ttl(KEYS.history(f"user-{number}")) > 900 for number in range(10)} == {True}
+
+
+async def test_a_replica_is_not_said_to_be_out_of_memory(open_store: Open, raw: Redis) -> None:
+    store = open_store()
+    raw.replicaof("127.0.0.1", "1")
+    for _ in range(2):
+        with pytest.raises(StoreReadOnly, match="read-only replica"):
+            await store.record([event(1)])
+        with pytest.raises(StoreReadOnly, match="read-only replica"):
+            await store.check()
 
 
 async def test_idle_users_make_room_before_trends_and_waiting_events(open_store: Open, raw: Redis) -> None:

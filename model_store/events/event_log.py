@@ -316,8 +316,9 @@ class LogWriter:
         except OSError as cause:
             raise self._refuse(cause) from cause
         finally:
-            with suppress(OSError):  # what fits is kept for the next deletion; the probe fills up the rest
-                self._reserve.fill()
+            if self._lock.is_locked:
+                with suppress(OSError):  # what fits is kept for the next deletion; the probe fills up the rest
+                    self._reserve.fill()
 
     def sync(self, descriptor: int) -> None:
         """Make the bytes of a segment durable. A separate method, so that a test can let the disk fail."""
@@ -329,6 +330,9 @@ class LogWriter:
         Raises:
             StoreReadOnly: The disk refused. The old state and all segments after it stay valid.
         """
+        if self.refusal is not None and not self._lock.is_locked:
+            raise copy(self.refusal)
+
         newest = state_path(self.folder, self.segment)
         try:
             if self._is_torn:

@@ -121,16 +121,21 @@ class EmbeddedState:
             if recorded_at > now:
                 self.seen[event_id] = now
 
-    def forget_idle(self, now: int) -> None:
-        """Forget users without an event for ``user_ttl_s``. Where the last one's time is not known, it starts now."""
-        if not self._user_ttl_s:
-            return
+    def forget_idle(self, now: int) -> int:
+        """Forget users without an event for ``user_ttl_s``, and return their number.
 
+        Where the time of the last event is not known, it counts as recorded now.
+        """
+        if not self._user_ttl_s:
+            return 0
+
+        before = len(self.histories)
         for user_id in list(self.histories):
             last = min(now, self.recorded_at.get(user_id, now))  # the clock may have been put back
             self.recorded_at[user_id] = last
             if last <= now - self._user_ttl_s:
                 self._forget(user_id)
+        return before - len(self.histories)
 
     def lines(self) -> Iterator[LogLine]:
         """Yield lines that rebuild this state."""

@@ -142,8 +142,9 @@ class EmbeddedStore(Store):
             for line in content.lines:
                 self._state.apply(line)
 
-        self._state.expire(int(self._clock()))
-        if later:
+        now = int(self._clock())
+        self._state.expire(now)
+        if self._state.forget_idle(now) or later:
             self._writer.compact()
 
     def _erase(self, user_id: str) -> int:

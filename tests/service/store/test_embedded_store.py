@@ -247,6 +247,9 @@ async def test_idle_users_are_forgotten_at_the_start_and_when_a_state_is_written
     store = opened(1000)
     assert (await store.history("active"), len(await store.history("u"))) == ([], 101)
     await store.close()
+    now += 400
+    await opened(1000).close()  # nothing but a state is read at this start
+    assert not any(b'"history"' in path.read_bytes() for path in tmp_path.glob("*.state"))
 
 
 async def test_the_oldest_waiting_segments_are_dropped_and_histories_stay(tmp_path: Path) -> None:

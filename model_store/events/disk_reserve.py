@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from model_store.durable_files import sync_folder, write_all
+from model_store.errors import StoreReadOnly
 
 RESERVE_BYTES = 1024 * 1024
 """Size of the reserve: thousands of deletions, each a line of some hundred bytes."""
@@ -13,6 +15,10 @@ RESERVE_BYTES = 1024 * 1024
 PROBE_BYTES = 4096
 """Bytes that a probe writes: one block of most file systems."""
 
+STARTS_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors with which a log can be read at least; others, such as missing rights, are mistakes to be told at once."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NAME = "reserve"
 _PROBE_NAME = "probe"
 
@@ -61,3 +67,17 @@ def probe_disk(folder: Path, size: int = PROBE_BYTES) -> None:
     finally:
         os.ftruncate(descriptor, 0)
         os.close(descriptor)
+
+
+def is_disk_full(cause: OSError) -> bool:
+    """Tell whether a disk refused because it has no space left for us."""
+    return cause.errno in _FULL
+
+
+def disk_error(cause: OSError) -> StoreReadOnly:
+    """Return the error for a disk that refuses to record events."""
+    return StoreReadOnly(
+        f"the event log cannot be written: {cause.strerror}",
+        "free disk space, or check the rights on ETEGREC_STORE",
+        "its disk is full" if is_disk_full(cause) else "its disk refuses writes",
+    )

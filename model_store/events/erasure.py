@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_store.durable_files import write_all, write_durably
+from model_store.events.disk_reserve import is_disk_full
 from model_store.events.event_log import (
     ErasedLine,
     EventLine,
@@ -14,7 +15,6 @@ from model_store.events.event_log import (
     SeenLine,
     decode_line,
     encode_line,
-    is_disk_full,
     newest_state,
     segment_numbers,
     segment_path,

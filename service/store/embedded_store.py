@@ -12,10 +12,12 @@ from pathlib import Path
 
 from model_store.errors import StoreUnavailable
 from model_store.events import event_log
+from model_store.events.disk_reserve import disk_error
 from model_store.events.erasure import erase_from_state, erase_user
 from model_store.events.event import Event
-from model_store.events.event_log import EventLine, ForgetLine, LogWriter, disk_error
+from model_store.events.event_log import EventLine, ForgetLine
 from model_store.events.event_queue import BacklogCounter, EventBacklog
+from model_store.events.log_writer import SEGMENT_BYTES, LogWriter
 from service.store.base import HISTORY_CAP, Forgotten, Recorded, Store
 from service.store.embedded_changes import EmbeddedChanges
 from service.store.embedded_state import EmbeddedState, Step
@@ -53,7 +55,7 @@ class EmbeddedStore(Store):
         half_lives_s: Sequence[int] = (),
         user_ttl_s: int = 0,
         max_undrained_events: int = 0,
-        segment_bytes: int = event_log.SEGMENT_BYTES,
+        segment_bytes: int = SEGMENT_BYTES,
         clock: Callable[[], float] = time.time,
         open_log: Callable[[Path, int], LogWriter] = LogWriter,
     ) -> None:

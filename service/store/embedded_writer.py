@@ -9,8 +9,9 @@ from typing import NamedTuple
 import structlog
 
 from model_store.errors import StoreError, StoreReadOnly
-from model_store.events.event_log import ForgetLine, LogLine, LogWriter
+from model_store.events.event_log import ForgetLine, LogLine
 from model_store.events.event_queue import BacklogCounter
+from model_store.events.log_writer import LogWriter
 from service.store.embedded_state import Batch, EmbeddedState, Step
 
 log = structlog.get_logger()
@@ -80,7 +81,7 @@ class EmbeddedWriter:
         return await done
 
     async def probe(self) -> None:
-        """Return if the disk takes writes; see :meth:`~model_store.events.event_log.LogWriter.probe`."""
+        """Return if the disk takes writes; see :meth:`~model_store.events.log_writer.LogWriter.probe`."""
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._probe())
         await asyncio.shield(self._probing)  # a thread cannot be cancelled, and close() must wait for it

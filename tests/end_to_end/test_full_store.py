@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.events.event_log import LogWriter
+from model_store.events.log_writer import LogWriter
 from service.app import create_app
 from service.service import Service
 from service.store.base import Store

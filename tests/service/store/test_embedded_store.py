@@ -12,6 +12,7 @@ import pytest
 from model_store.errors import LockHeld, StoreCorrupt, StoreUnavailable
 from model_store.events import event_log
 from model_store.events.event import Event
+from model_store.events.log_writer import LogWriter
 from model_store.replication import redis_schema
 from service.store import open_store
 from service.store.base import Recorded
@@ -163,7 +164,7 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 
 async def test_what_a_failing_disk_refused_is_not_there_and_writing_resumes(tmp_path: Path) -> None:
-    class FailingOnce(event_log.LogWriter):
+    class FailingOnce(LogWriter):
         is_failing = False
 
         def sync(self, descriptor: int) -> None:

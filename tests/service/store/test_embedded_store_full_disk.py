@@ -14,7 +14,7 @@ from model_store.durable_files import write_durably
 from model_store.errors import StoreReadOnly
 from model_store.events import event_log
 from model_store.events.event import Event
-from model_store.events.event_log import LogWriter
+from model_store.events.log_writer import SEGMENT_BYTES, LogWriter
 from service.store.base import Recorded
 from service.store.change_stream import Position, RawChange, Snapshot
 from service.store.embedded_store import EmbeddedStore
@@ -43,7 +43,7 @@ def own_disk(disk: SmallDisk) -> SmallDisk:
     return disk
 
 
-def open_store(disk: SmallDisk, segment_bytes: int = event_log.SEGMENT_BYTES) -> EmbeddedStore:
+def open_store(disk: SmallDisk, segment_bytes: int = SEGMENT_BYTES) -> EmbeddedStore:
     return EmbeddedStore(
         disk.path / "events",
         segment_bytes=segment_bytes,

@@ -9,19 +9,31 @@ from pathlib import Path
 def write_durably(path: Path, data: bytes) -> None:
     """Create or replace a file. A crash leaves the old or the new content; after the return it is the new one.
 
-    A writer that was killed may leave ``.<name>.tmp`` beside it.
+    A writer that was killed may leave ``.<name>.tmp`` beside it. One that the disk refused leaves nothing: on a full
+    disk half a file would take the space that others need.
 
     Raises:
         OSError: The folder does not exist, or the disk refused.
     """
     staged = path.with_name(f".{path.name}.tmp")
-    with staged.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with staged.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
 
-    staged.replace(path)
     sync_folder(path.parent)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write bytes to a file, however many calls that takes. On an error the first of them may be written."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def sync_folder(path: Path) -> None:

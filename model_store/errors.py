@@ -21,6 +21,7 @@ changes, in Redis or in its embedded twin.
     ├── LockHeld             another process works in the same folder             exit 7
     └── StoreError           the store (Redis or embedded) failed                 exit 8
         ├── StoreUnavailable it cannot be reached, or answers too late            exit 8
+        │   └── StoreReadOnly it answers, but is full or takes no writes          exit 8
         └── StoreCorrupt     it holds a value that does not decode                exit 8
 """
 
@@ -125,6 +126,18 @@ class StoreError(EtegrecError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached, refuses the write, or answers too late."""
+
+
+class StoreReadOnly(StoreUnavailable):
+    """The store answers, but refuses writes: its disk or its memory is full, or it is a read-only replica.
+
+    Args:
+        reason: The cause without any address or path, for answers that need no API key.
+    """
+
+    def __init__(self, message: str, hint: str = "", reason: str = "it refuses writes") -> None:
+        super().__init__(message, hint)
+        self.reason = reason
 
 
 class StoreCorrupt(StoreError):

@@ -72,4 +72,11 @@ def _open_store(settings: Settings) -> Store:
         )
 
     half_lives_s = tuple(dict.fromkeys(half_lives_s_of(settings)))
-    return open_store(url, Path(settings.events_path), history_cap=settings.history_cap, half_lives_s=half_lives_s)
+    return open_store(
+        url,
+        Path(settings.events_path),
+        history_cap=settings.history_cap,
+        half_lives_s=half_lives_s,
+        user_ttl_s=settings.user_ttl_days * 86_400,
+        max_undrained_events=settings.max_undrained_events,
+    )

@@ -176,6 +176,15 @@ class Settings(BaseSettings):
         10.0, gt=0, le=600, description="longest time for a client to send any other body, in seconds"
     )
     history_cap: int = Field(200, ge=1, le=5000, description="newest items of a user's history that are stored")
+    user_ttl_days: int = Field(
+        0, ge=0, le=36_500, description="days without an event after which a user is forgotten; 0: never"
+    )
+    max_undrained_events: int = Field(
+        1_000_000,
+        ge=0,
+        le=1_000_000_000,
+        description="events that may wait for training; above it the oldest are dropped; 0: any number",
+    )
 
     popular_half_life_h: float = Field(
         720, ge=0.01, le=100_000, description="hours after which an event counts half for popular items"

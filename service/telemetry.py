@@ -131,7 +131,17 @@ class Telemetry:
         self.store_failures = Counter(
             "etegrec_store_check_failures_total", "Polls of the model store that failed.", registry=registry
         )
-        self.store_up = Gauge("etegrec_live_up", "1 while the store answers, else 0.", registry=registry)
+        self.store_up = Gauge(
+            "etegrec_live_up", "1 while the store answers and takes writes, else 0.", registry=registry
+        )
+        self.store_read_only = Gauge(
+            "etegrec_live_read_only", "1 while the store answers but refuses writes, else 0.", registry=registry
+        )
+        self.corrupt_values = Counter(
+            "etegrec_corrupt_values_total",
+            "Values of the store left out because they do not decode.",
+            registry=registry,
+        )
 
     def _add_catalogue_metrics(self) -> None:
         registry = self.registry
@@ -178,6 +188,11 @@ class Telemetry:
             registry=registry,
         )
 
+        self.events_dropped = Counter(
+            "etegrec_events_dropped_total",
+            "Events dropped before training drained them, because too many waited.",
+            registry=registry,
+        )
         self.event_stream_length = Gauge(
             "etegrec_event_stream_length", "Recorded events that training has not drained.", registry=registry
         )

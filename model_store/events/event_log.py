@@ -5,6 +5,8 @@
         00000000000000000007.log     a segment; the highest number is the one being written
         00000000000000000006.state   the result of all segments up to 6: histories, recorded event ids, changes
         drained.json                 the place up to which retraining has drained
+        reserve                      disk space for deletions, see :mod:`model_store.events.disk_reserve`
+        probe                        empty; written to see whether the disk takes writes
 
 Segments and states consist of lines ``<CRC-32, 8 hex digits> <JSON>\\n``. A writer never reopens a segment: each start
 begins the next one, so only the last line of a segment can be torn by a crash. A segment may be deleted once it is
@@ -13,22 +15,15 @@ drained *and* covered by a state, because histories are rebuilt from the state a
 
 from __future__ import annotations
 
-import os
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from model_store.durable_files import sync_folder, write_durably
-from model_store.errors import LockHeld, StoreUnavailable
+from model_store.durable_files import write_durably
 from model_store.events.event import Event, Id
-
-SEGMENT_BYTES = 16 * 1024 * 1024
-"""Size at which a segment is closed and the next one begins."""
 
 CURSOR_NAME = "drained.json"
 
@@ -74,12 +69,17 @@ class ItemLine(_Line):
 
 
 class HistoryLine(_Line):
-    """The history of one user, oldest first, and the Unix time of the newest event if it is known; in states only."""
+    """The history of one user, oldest first; in states only.
+
+    ``newest`` is the newest timestamp of the user's events, ``recorded_at`` the Unix time at which the last one came.
+    The latter is kept only where idle users expire.
+    """
 
     kind: Literal["history"] = "history"
     user_id: Id
     item_ids: tuple[Id, ...]
     newest: int | None = None
+    recorded_at: int | None = None
 
 
 class CountLine(_Line):
@@ -99,7 +99,13 @@ class SeenLine(_Line):
     recorded_at: int
 
 
-LogLine = EventLine | ForgetLine | ChangeLine | ItemLine | HistoryLine | CountLine | SeenLine
+class ErasedLine(_Line):
+    """Nothing: the place of a user's history in a state that could not be written anew, because the disk was full."""
+
+    kind: Literal["erased"] = "erased"
+
+
+LogLine = EventLine | ForgetLine | ChangeLine | ItemLine | HistoryLine | CountLine | SeenLine | ErasedLine
 _LINE: TypeAdapter[LogLine] = TypeAdapter(Annotated[LogLine, Field(discriminator="kind")])
 
 
@@ -129,7 +135,7 @@ class SegmentContent:
 
 def encode_line(line: LogLine, length: int = 0) -> bytes:
     """Encode one line with its checksum, filled up with blanks to ``length`` bytes."""
-    text = line.model_dump_json().encode()
+    text = line.model_dump_json(exclude_none=True).encode()
     text = text.ljust(length - len(b"00000000 \n"))
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
@@ -199,128 +205,3 @@ def read_cursor(folder: Path) -> Cursor:
 def write_cursor(folder: Path, cursor: Cursor) -> None:
     """Move the cursor, atomically and durably."""
     write_durably(folder / CURSOR_NAME, cursor.model_dump_json().encode())
-
-
-class LogWriter:
-    """The only writer of an event log. Not thread-safe: one call at a time.
-
-    Raises:
-        LockHeld: Another process writes this log.
-        StoreUnavailable: The folder cannot be written.
-    """
-
-    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self.folder = folder
-        self._segment_bytes = segment_bytes
-        self._file: int | None = None
-        self._size = 0  # bytes of the segment that are certainly on disk
-        self._is_torn = False  # whether the segment may hold more bytes than that
-
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Appends run in worker threads, so the lock must belong to the process, not to a thread.
-            self._lock = FileLock(folder / ".lock", thread_local=False)
-            self._lock.acquire(timeout=0)
-        except Timeout as cause:
-            raise LockHeld(
-                f"another process writes the event log in {folder.name}/",
-                "stop it, or set ETEGREC_REDIS_URL so that several processes can serve",
-            ) from cause
-        except OSError as cause:
-            raise disk_error(cause) from cause
-
-        self.segment = max([*segment_numbers(folder), newest_state(folder), read_cursor(folder).segment])
-
-    @property
-    def is_full(self) -> bool:
-        """True if the current segment should be closed."""
-        return self._size >= self._segment_bytes
-
-    def append(self, lines: Iterable[LogLine]) -> None:
-        """Append lines and fsync. Blocks.
-
-        Raises:
-            StoreUnavailable: The disk failed. The written part is removed before anything else is appended.
-        """
-        data = b"".join(map(encode_line, lines))
-        try:
-            if self._is_torn:
-                self._remove_torn()
-            descriptor = self._open() if self._file is None else self._file
-
-            self._is_torn = True
-            _write_all(descriptor, data)
-            self.sync(descriptor)
-            self._is_torn = False
-        except OSError as cause:
-            raise disk_error(cause) from cause
-        self._size += len(data)
-
-    def sync(self, descriptor: int) -> None:
-        """Make the bytes of a segment durable. A separate method, so that a test can let the disk fail."""
-        os.fsync(descriptor)
-
-    def save_state(self, lines: Iterable[LogLine]) -> None:
-        """Close the current segment and save the state that all segments so far result in. Blocks.
-
-        Raises:
-            StoreUnavailable: The disk failed.
-        """
-        newest = state_path(self.folder, self.segment)
-        try:
-            if self._is_torn:
-                self._remove_torn()
-            self.close_segment()
-
-            write_durably(newest, b"".join(map(encode_line, lines)))
-            for path in self.folder.glob("*.state"):
-                if path != newest:
-                    path.unlink(missing_ok=True)
-        except OSError as cause:
-            raise disk_error(cause) from cause
-
-    def close_segment(self) -> None:
-        """Close the current segment; the next append begins a new one."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-            self._size = 0
-
-    def close(self) -> None:
-        """Close the log and let another process write it."""
-        self.close_segment()
-        self._lock.release()
-
-    def _remove_torn(self) -> None:
-        """Remove the bytes of a failed append, and close the segment.
-
-        The caller was told that its lines failed: a restart must not find them, and a later line may have their
-        revision. After a failed fsync the page cache may be wrong about this file, so it is never written again.
-        """
-        if self._file is not None:
-            os.ftruncate(self._file, self._size)
-            self.sync(self._file)
-        self._is_torn = False
-        self.close_segment()
-
-    def _open(self) -> int:
-        """Create the next segment and return its file descriptor."""
-        path = segment_path(self.folder, self.segment + 1)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
-        self._file = descriptor
-        self.segment += 1
-        sync_folder(self.folder)
-        return descriptor
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def disk_error(cause: OSError) -> StoreUnavailable:
-    """Return the error for a disk that refuses to record events."""
-    return StoreUnavailable(
-        f"the event log cannot be written: {cause.strerror}", "free disk space, or check the rights on ETEGREC_STORE"
-    )

@@ -1,4 +1,4 @@
-"""The backlog of the embedded event log: counting the events that training has not drained, erasing a user's."""
+"""The backlog of the embedded event log: counting the events that training has not drained, dropping the oldest."""
 
 from __future__ import annotations
 
@@ -6,16 +6,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from model_store.durable_files import write_durably
-from model_store.events.event_log import (
-    EventLine,
-    SeenLine,
-    decode_line,
-    encode_line,
-    read_cursor,
-    segment_numbers,
-    segment_path,
-)
+from model_store.durable_files import sync_folder
+from model_store.events.event_log import read_cursor, segment_numbers, segment_path
 
 _EVENT = re.compile(rb'{"kind":"event","recorded_at":(\d+),')
 
@@ -54,6 +46,28 @@ class BacklogCounter:
         oldest = [count.oldest for count in counts.values() if count.oldest is not None]
         return EventBacklog(sum(count.events for count in counts.values()), oldest[0] if oldest else None)
 
+    def drop_oldest(self, most: int, through: int) -> int:
+        """Delete the oldest segments as long as ``most`` events still wait, and return how many events went. Blocks.
+
+        Args:
+            most: Number of waiting events that stay at least; a whole segment more may stay.
+            through: Newest segment that a state covers. Later ones are needed at the next start.
+
+        Raises:
+            OSError: A segment cannot be deleted.
+        """
+        waiting = self.count().events
+        dropped = 0
+        for number, count in sorted(self._counts.items()):
+            if number > through or waiting - dropped - count.events < most:
+                break
+            segment_path(self._folder, number).unlink(missing_ok=True)
+            dropped += count.events
+
+        if dropped:
+            sync_folder(self._folder)
+        return dropped
+
     def _count_segment(self, number: int, offset: int) -> _SegmentCount:
         path = segment_path(self._folder, number)
         known = self._counts.get(number)
@@ -68,42 +82,3 @@ class BacklogCounter:
 
         seconds = [int(match[1]) for match in _EVENT.finditer(data, offset)]
         return _SegmentCount(fingerprint, len(seconds), seconds[0] if seconds else None)
-
-
-def erase_user(folder: Path, user_id: str, through: int) -> int:
-    """Overwrite a user's events in the closed segments up to ``through``, and return their number. Blocks.
-
-    The ids of the events stay recorded, so that a client that repeats an event does not bring it back. Lines keep their
-    length, because a drain may have stopped in the middle of a segment. Files are replaced as a whole, so that a crash
-    or a concurrent drain sees the old or the new file.
-
-    Raises:
-        OSError: A segment cannot be replaced; another call continues.
-    """
-    erased = 0
-    for number in segment_numbers(folder):
-        if number <= through:
-            erased += _erase_from_segment(segment_path(folder, number), user_id)
-    return erased
-
-
-def _erase_from_segment(path: Path, user_id: str) -> int:
-    try:
-        old_lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return 0
-
-    new_lines = [_erase_from_line(line, user_id) for line in old_lines]
-    count = sum(new is not old for new, old in zip(new_lines, old_lines, strict=True))
-    if count:
-        write_durably(path, b"\n".join(new_lines))
-    return count
-
-
-def _erase_from_line(raw: bytes, user_id: str) -> bytes:
-    """Return the same line, or for an event of the user a line of equal length that holds only the event's id."""
-    line = decode_line(raw) if b'"kind":"event"' in raw else None
-    if not isinstance(line, EventLine) or line.event.user_id != user_id:
-        return raw
-    seen = SeenLine(event_id=line.event.event_id, recorded_at=line.recorded_at)
-    return encode_line(seen, length=len(raw) + 1)[:-1]

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from redis import exceptions as redis_errors
 
-from model_store.errors import StoreCorrupt, StoreError, StoreUnavailable
+from model_store.errors import StoreCorrupt, StoreError, StoreReadOnly, StoreUnavailable
 
 OUTAGES = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError, TimeoutError)
 """Errors that mean that Redis cannot be used at all now; other errors refuse one command only."""
@@ -32,9 +32,18 @@ def translate_redis_error(cause: Exception, place: str) -> StoreError:
     """
     if is_wrong_type(cause):
         return StoreCorrupt(f"Redis at {place} holds a value of another type", "another program uses the same prefix")
-    return StoreUnavailable(
-        f"Redis at {place} {_problem(cause)}", f"{_fix(cause)} (cause: {type(cause).__name__}: {cause})"
-    )
+
+    message = f"Redis at {place} {_problem(cause)}"
+    hint = f"{_fix(cause)} (cause: {type(cause).__name__}: {cause})"
+    if refuses_writes(cause):
+        return StoreReadOnly(message, hint, f"Redis {_problem(cause)}")
+    return StoreUnavailable(message, hint)
+
+
+def refuses_writes(cause: Exception) -> bool:
+    """Tell whether Redis works, but takes no writes."""
+    kinds = (redis_errors.OutOfMemoryError, redis_errors.ReadOnlyError)
+    return isinstance(cause, kinds) or str(cause).startswith(("MISCONF", "NOREPLICAS"))
 
 
 def is_wrong_type(cause: Exception) -> bool:
@@ -49,6 +58,10 @@ def _problem(cause: Exception) -> str:
         return "is out of memory and refuses writes"
     if isinstance(cause, redis_errors.ReadOnlyError):
         return "is a read-only replica"
+    if str(cause).startswith("MISCONF"):
+        return "cannot save to its disk and refuses writes"
+    if str(cause).startswith("NOREPLICAS"):
+        return "has too few replicas and refuses writes"
     if isinstance(cause, redis_errors.BusyLoadingError):
         return "is still loading its data"
 
@@ -64,9 +77,11 @@ def _fix(cause: Exception) -> str:
     if _is_auth(cause):
         return "check user and password in ETEGREC_REDIS_URL"
     if isinstance(cause, redis_errors.OutOfMemoryError):
-        return "raise maxmemory, or drain the event stream with `etegrec-train retrain`"
+        return "raise maxmemory, drain the event stream with `etegrec-train retrain`, or let idle users expire"
     if isinstance(cause, redis_errors.ReadOnlyError):
         return "point ETEGREC_REDIS_URL at the primary"
+    if refuses_writes(cause):
+        return "see the log of Redis: its disk, or its replicas"
     if isinstance(cause, redis_errors.BusyLoadingError):
         return "wait until it has read its append-only file"
     return "check that Redis runs and that ETEGREC_REDIS_URL names it"

@@ -1,41 +1,42 @@
 """Names of the Redis keys and bytes of their values, as the service and training share them.
 
     key (below the prefix)                   type    expires             holds
-    history:<user>                           list    no                  newest item ids of a user, oldest first
-    newest                                   hash    no                  Unix time of the newest event, by user
-    events                                   stream  no                  field ``event``: the event as JSON
+    history:<user>                           list    by setting          newest item ids of a user, oldest first; then
+                                                                         byte FF and the time of the newest event
+    events                                   stream  no, trimmed         field ``event``: see :func:`encode_event`
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
-    events:counts:<seconds>                  zset    yes, trimmed        decayed counts of events, by item and half-life
+    events:counts:<seconds>                  zset    no, trimmed         decayed counts of events, by item and half-life
     changes                                  stream  no, trimmed         raw catalogue changes, id <revision>-<nonce>
     items                                    hash    no                  latest raw change by item id
     <snapshots>:<version>:head               string  no                  a ``snapshots.SnapshotHead``
     <snapshots>:<version>:chunk:<id>:<n>     string  until published     at most 8 MiB of a packed snapshot
     <snapshots>:<version>:lock               string  yes, renewed        token of the replica that writes a snapshot
     probe                                    string  yes                 one byte, written to see if Redis takes writes
+    applied                                  string  no                  settings that all keys follow
 
 ``<snapshots>`` is ``catalogue:<format>``, see :data:`~model_store.replication.snapshots.SNAPSHOT_FORMAT`.
 
 Redis runs with ``maxmemory-policy volatile-lru``: when memory is short, it drops keys that have an expiry, least
 recently used first, and refuses writes once none is left. These keys can be dropped:
 
-- Decayed counts, which expire 30 half-lives after the last event. Popular and trending items are then counted anew.
+- Histories, if ``ETEGREC_USER_TTL_DAYS`` gives them an expiry: those of users who have been away for longest go first.
 - Chunks of a snapshot that is being written or was replaced. The writer notices it when it publishes, a reader when it
   reads, and both try again.
 - A lock. Its holder notices it when it publishes.
 
 Ids of recorded events deliberately have no expiry. They are one sorted set, trimmed by age, so that a full Redis
-refuses a write (503, the client repeats it) instead of forgetting that an event was recorded.
+refuses a write (503, the client repeats it) instead of forgetting that an event was recorded. Decayed counts have none
+either: trends would be the first to go. They are at most 20,000 items each, and deleted if their half-life changes.
 
 Scripts touch several keys at once. For Redis Cluster, give a prefix with a hash tag, such as ``{etegrec}``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
-
-from pydantic import ValidationError
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import StoreCorrupt
@@ -50,6 +51,8 @@ DRAIN_GROUP = "drain"
 """Consumer group through which retraining reads the event stream."""
 EVENT_FIELD = b"event"
 """Field of a stream entry that holds the event."""
+NEWEST_MARK = b"\xff"
+"""First byte of the entry of a history that holds a time. No UTF-8 has it, so no item id begins like this."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,18 @@ class Keys:
         """Sorted set of recorded event ids."""
         return f"{self.prefix}:events:seen"
 
+    @property
+    def counts_prefix(self) -> str:
+        """Beginning of the names of all decayed counts."""
+        return f"{self.prefix}:events:counts:"
+
     def counts(self, half_life_s: int) -> str:
         """Return the sorted set of decayed counts; :mod:`service.store.decayed_counts` explains the scores."""
-        return f"{self.prefix}:events:counts:{half_life_s}"
+        return f"{self.counts_prefix}{half_life_s}"
 
     def history(self, user_id: str) -> str:
         """Return the list of a user's item ids."""
         return f"{self.prefix}:history:{user_id}"
-
-    @property
-    def newest(self) -> str:
-        """Hash of the time of each user's newest event."""
-        return f"{self.prefix}:newest"
 
     @property
     def _snapshots(self) -> str:
@@ -109,9 +112,19 @@ class Keys:
         return f"{self._snapshots}:{version}:lock"
 
     @property
+    def newest(self) -> str:
+        """Hash in which the times of newest events were kept before; it is deleted."""
+        return f"{self.prefix}:newest"
+
+    @property
     def probe(self) -> str:
         """Key that is written to see whether Redis takes writes."""
         return f"{self.prefix}:probe"
+
+    @property
+    def applied(self) -> str:
+        """Settings that were applied to all keys, so that a start need not go through them."""
+        return f"{self.prefix}:applied"
 
 
 _ENTRY_ID = re.compile(rb"([1-9][0-9]{0,15})-([0-9]{1,16})")
@@ -119,16 +132,29 @@ _LATEST = re.compile(rb"([1-9][0-9]{0,15}) ([0-9]+-[0-9]+) ([a-z]+) ")
 
 
 def encode_event(event: Event) -> bytes:
-    """Return an event as the stream stores it."""
-    return event.model_dump_json().encode()
+    """Return an event as the stream stores it: a JSON list of its fields in order, because names would double it."""
+    return json.dumps(list(event.model_dump().values()), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def decode_event(raw: bytes | None) -> Event:
-    """Decode what :func:`encode_event` wrote, or raise :class:`StoreCorrupt`."""
+    """Decode what :func:`encode_event` wrote, or an object with names as it was written before; else raise.
+
+    Raises:
+        StoreCorrupt: It is neither.
+    """
     try:
-        return Event.model_validate_json(raw or b"")
-    except ValidationError as cause:
+        fields = json.loads(raw or b"")
+        named = fields if isinstance(fields, dict) else dict(zip(Event.model_fields, fields, strict=True))
+        return Event.model_validate(named)
+    except (ValueError, TypeError) as cause:  # pydantic's error is a ValueError, too
         raise StoreCorrupt("an entry of the event stream is not an event") from cause
+
+
+def decode_newest(raw: bytes) -> int:
+    """Decode the entry of a history that holds the time of the newest event, or raise :class:`StoreCorrupt`."""
+    if not raw[1:].isdigit():
+        raise StoreCorrupt("the time of a user's newest event does not decode")
+    return int(raw[1:])
 
 
 def decode_item_id(raw: bytes) -> str:

@@ -29,7 +29,9 @@ REPAIR_HINT = "delete the catalogue keys of this version: a replica writes them 
 SNAPSHOT_FORMAT = 2
 """Version of the layout. Releases with different formats neither read nor replace each other's snapshots."""
 
-_MAGIC = f"ETGSNAP{SNAPSHOT_FORMAT}".encode()
+BLOCK_MAGIC = f"ETGSNAP{SNAPSHOT_FORMAT}".encode()
+"""First bytes of every block; they name its format."""
+
 _ALIGN = 64  # so that arrays read in place are aligned for every dtype
 
 
@@ -114,8 +116,8 @@ def pack_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
         parts += [plain.reshape(-1).view(np.uint8).data, bytes(-plain.nbytes % _ALIGN)]
 
     header = _Header(arrays=specs).model_dump_json().encode()
-    header += b" " * (-(len(_MAGIC) + 4 + len(header)) % _ALIGN)
-    return b"".join([_MAGIC, struct.pack("<I", len(header)), header, *parts])
+    header += b" " * (-(len(BLOCK_MAGIC) + 4 + len(header)) % _ALIGN)
+    return b"".join([BLOCK_MAGIC, struct.pack("<I", len(header)), header, *parts])
 
 
 def unpack_arrays(block: bytes | memoryview) -> dict[str, npt.NDArray[np.generic]]:
@@ -127,11 +129,11 @@ def unpack_arrays(block: bytes | memoryview) -> dict[str, npt.NDArray[np.generic
     Raises:
         StoreCorrupt: The block is cut short, or is not a packed snapshot.
     """
-    start = len(_MAGIC) + 4
-    if len(block) < start or block[: len(_MAGIC)] != _MAGIC:
+    start = len(BLOCK_MAGIC) + 4
+    if len(block) < start or block[: len(BLOCK_MAGIC)] != BLOCK_MAGIC:
         raise StoreCorrupt("a catalogue snapshot does not start with its magic bytes", REPAIR_HINT)
 
-    at = start + int(struct.unpack_from("<I", block, len(_MAGIC))[0])
+    at = start + int(struct.unpack_from("<I", block, len(BLOCK_MAGIC))[0])
     try:
         header = _Header.model_validate_json(bytes(block[start:at]))
     except ValidationError as cause:

@@ -11,7 +11,7 @@ import orjson
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from model_store.errors import StoreError
+from model_store.errors import StoreError, StoreReadOnly
 from service.errors import ClientGone, FieldError, RequestError
 from service.schemas.types import Nullable
 
@@ -80,6 +80,10 @@ def problem_of(error: Exception) -> Problem:
     """Return the problem for any exception. Unexpected ones say nothing about themselves."""
     if isinstance(error, RequestError):
         return Problem(error.status, error.slug, str(error), error.headers, error.fields)
+
+    if isinstance(error, StoreReadOnly):
+        detail = f"the store takes no writes now ({error.reason}); repeat the request later: deletions work meanwhile"
+        return Problem(503, "live-store-read-only", detail, {"Retry-After": "5"})
 
     if isinstance(error, StoreError):
         detail = "the store did not confirm; repeat the request: events recorded already count once"

@@ -35,7 +35,8 @@ async def ready(service: Service, request: Request) -> JsonObject:
     return {
         "status": "ready",
         "model_version": model.version if model else "",
-        "live_store": "up" if service.store_client.is_up else "away",
+        "live_store": service.store_client.status,
+        "live_store_problem": service.store_client.refusal,
         "problem": service.problem,
     }
 

@@ -16,6 +16,8 @@ def open_store(
     prefix: str = DEFAULT_PREFIX,
     history_cap: int = HISTORY_CAP,
     half_lives_s: Sequence[int] = (),
+    user_ttl_s: int = 0,
+    max_undrained_events: int = 0,
     timeout_ms: float = 50,
 ) -> Store:
     """Open the store of this process.
@@ -28,20 +30,34 @@ def open_store(
         prefix: Prefix of every Redis key.
         history_cap: Item ids kept per user.
         half_lives_s: Half-lives of the decayed counts of events, in seconds, each once.
-        timeout_ms: Longest wait for a Redis socket on the request path.
+        user_ttl_s: Seconds without an event after which a user is forgotten, 0 for never.
+        max_undrained_events: Number of events waiting for training above which the oldest are dropped, 0 for none.
+        timeout_ms: Longest wait for a Redis socket, for reads of the request path.
 
     Raises:
         ConfigError: The Redis client does not accept the URL.
         LockHeld: Another process has the embedded store open.
-        StoreUnavailable: The events folder cannot be written.
+        StoreReadOnly: The events folder cannot be used at all.
     """
     if redis_url is None:
         from service.store.embedded_store import EmbeddedStore
 
-        return EmbeddedStore(events_folder, history_cap=history_cap, half_lives_s=half_lives_s)
+        return EmbeddedStore(
+            events_folder,
+            history_cap=history_cap,
+            half_lives_s=half_lives_s,
+            user_ttl_s=user_ttl_s,
+            max_undrained_events=max_undrained_events,
+        )
 
     from service.store.redis_store import RedisStore
 
     return RedisStore(
-        redis_url, prefix=prefix, history_cap=history_cap, half_lives_s=half_lives_s, timeout_ms=timeout_ms
+        redis_url,
+        prefix=prefix,
+        history_cap=history_cap,
+        half_lives_s=half_lives_s,
+        user_ttl_s=user_ttl_s,
+        max_undrained_events=max_undrained_events,
+        timeout_ms=timeout_ms,
     )

@@ -2,7 +2,8 @@
 
 There are two implementations of one contract (``tests/service/store/test_store.py`` runs on both): Redis, and an
 embedded store for a single process. All methods raise :class:`StoreUnavailable` when the store cannot be reached in
-time, and never hang: the caller decides whether to answer degraded. Nothing here computes with a model.
+time, and never hang: the caller decides whether to answer degraded. A store that is full raises :class:`StoreReadOnly`
+for writes, but still hides items and forgets users. Nothing here computes with a model.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class Store(ABC):
 
     @property
     @abstractmethod
+    def dropped_events(self) -> int:
+        """Events that this process dropped since start before training drained them, because too many waited."""
+
+    @property
+    @abstractmethod
     def catalogue(self) -> ChangeStore:
         """Catalogue changes and snapshots. Closed together with this store."""
 
@@ -55,7 +61,11 @@ class Store(ABC):
         """Return if the store answers."""
 
     async def check(self) -> None:
-        """Return if the store answers and takes writes: without writes, histories and catalogue grow old."""
+        """Return if the store answers and takes writes, which is tried: without writes, histories grow old.
+
+        Raises:
+            StoreReadOnly: It answers, but takes none.
+        """
         await self.ping()
 
     @abstractmethod
@@ -86,6 +96,9 @@ class Store(ABC):
         Idempotent by ``event_id`` for at least a day. After it returns, :meth:`history` shows the events, and a crash
         of the service loses none of them (a crash of Redis loses at most what its ``appendfsync`` allows, a second by
         default). After :class:`StoreUnavailable` some may have been recorded: repeat the call with the same events.
+
+        If more events wait for training than the store was opened for, the oldest of them are dropped: they stay in
+        histories and counts, but training never sees them.
         """
 
     @abstractmethod
@@ -106,7 +119,7 @@ class Store(ABC):
         """Return decayed counts of events by item id, for the items with the highest counts.
 
         An event counts half after each half-life. It counts from its timestamp on, or from when it was recorded if
-        that was earlier. Of all that this interface stores, only these counts ever expire or are evicted.
+        that was earlier.
 
         Args:
             half_life_s: One of the half-lives that the store was opened with; others have no counts.

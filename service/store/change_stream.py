@@ -130,14 +130,20 @@ class ChangeStore(ABC):
     """Stream of catalogue changes, and the snapshots of each version.
 
     Every method raises :class:`~model_store.errors.StoreUnavailable` when the store cannot be reached in time.
+
+    Attributes:
+        corrupt_values: Values left out since start because they do not decode.
     """
+
+    corrupt_values: int = 0
 
     @abstractmethod
     async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
         """Append changes in order and return the place of the last one.
 
         The caller has read up to revision ``known``. A store that holds less has lost changes. It appends nothing and
-        raises :class:`StoreUnavailable`, because a :meth:`restart` is near, which would drop the new changes.
+        raises :class:`StoreUnavailable`, because a :meth:`restart` is near, which would drop the new changes. Changes
+        that only delete are appended to a full store, too.
 
         Up to :data:`APPEND_LIMIT` changes are one atomic step; more are several steps. A crash or
         :class:`StoreUnavailable` can leave the first steps appended, and even the step that failed. It is harmless to

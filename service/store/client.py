@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 
-from model_store.errors import StoreCorrupt, StoreError
+from model_store.errors import StoreCorrupt, StoreError, StoreReadOnly
 from service.store.base import Store
 from service.store.history_batching import HistoryBatcher
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
+
+
+StoreStatus = Literal["up", "read-only", "away"]
+"""Status of the store. ``read-only``: it answers but refuses writes, other than deletions."""
+
+_SIGNS: dict[StoreStatus, str] = {"up": "store_is_back", "read-only": "store_is_read_only", "away": "store_is_away"}
 
 
 class StoredHistory(NamedTuple):
@@ -23,15 +29,18 @@ class StoredHistory(NamedTuple):
 
 
 class StoreClient:
-    """Wrapper of the store that remembers whether the store answers."""
+    """Wrapper of the store that remembers whether the store answers and takes writes."""
 
     def __init__(self, store: Store, telemetry: Telemetry, check_s: float) -> None:
         self.store = store
         self._reads = HistoryBatcher(store)
         self._telemetry = telemetry
         self._check_s = check_s
-        self._answers = True
+        self._status: StoreStatus = "up"
+        self._refusal = ""
         self._is_behind = False
+        self._corrupt_values = 0
+        self._dropped_events = 0
         telemetry.store_up.set(1)
 
     @property
@@ -40,7 +49,17 @@ class StoreClient:
 
         Answers given at any other time are marked degraded.
         """
-        return self._answers and not self._is_behind
+        return self._status == "up" and not self._is_behind
+
+    @property
+    def status(self) -> StoreStatus:
+        """Status for operators; a store whose changes cannot be read counts as away."""
+        return "away" if self._is_behind and self._status == "up" else self._status
+
+    @property
+    def refusal(self) -> str:
+        """Reason why a store that is read-only refuses writes, without addresses; empty otherwise."""
+        return self._refusal
 
     def note_behind(self, *, behind: bool) -> None:
         """Remember whether the catalogue in memory lacks changes that cannot be read now."""
@@ -58,12 +77,15 @@ class StoreClient:
             await asyncio.sleep(self._check_s)
 
     async def check(self) -> None:
-        """Ask the store once whether it answers and takes writes."""
+        """Ask the store once whether it answers and takes writes, and show what it left out."""
         try:
             await self.store.check()
-            self._note(up=True)
+            self._note("up")
+        except StoreReadOnly as refusal:
+            self._note("read-only", refusal)
         except StoreError as failure:
-            self._note(up=False, cause=failure)
+            self._note("away", failure)
+        self._count_losses()
 
     async def history(self, user_id: str) -> StoredHistory:
         """Return the stored history, or an empty one marked missing. Never raises because the store is away."""
@@ -72,12 +94,28 @@ class StoreClient:
         except StoreCorrupt:
             log.warning("history_corrupt")
         except StoreError as failure:
-            self._note(up=False, cause=failure)
+            self._note("away", failure)
 
         return StoredHistory([], is_missing=True)
 
-    def _note(self, *, up: bool, cause: StoreError | None = None) -> None:
-        if up != self._answers:
-            log.warning("store_is_back" if up else "store_is_away", cause=str(cause or ""))
-        self._answers = up
-        self._telemetry.store_up.set(up)
+    def _note(self, status: StoreStatus, cause: StoreError | None = None) -> None:
+        if status != self._status:
+            log.warning(_SIGNS[status], cause=str(cause or ""), hint=cause.hint if cause else "")
+        self._status = status
+        self._refusal = cause.reason if isinstance(cause, StoreReadOnly) else ""
+        self._telemetry.store_up.set(status == "up")
+        self._telemetry.store_read_only.set(status == "read-only")
+
+    def _count_losses(self) -> None:
+        """Show how many values did not decode, and how many events were dropped before training drained them."""
+        corrupt = self.store.corrupt_values + self.store.catalogue.corrupt_values
+        self._telemetry.corrupt_values.inc(corrupt - self._corrupt_values)
+        self._corrupt_values = corrupt
+
+        dropped = self.store.dropped_events
+        if dropped > self._dropped_events:
+            log.warning(
+                "events_dropped", events=dropped - self._dropped_events, fix="drain events by training more often"
+            )
+        self._telemetry.events_dropped.inc(dropped - self._dropped_events)
+        self._dropped_events = dropped

@@ -15,8 +15,7 @@ from collections.abc import Iterable
 COUNTED_ITEMS = 20_000
 """Number of items whose counts are always kept: those with the highest counts."""
 
-EXPIRY_HALF_LIVES = 30
-"""Half-lives without an event after which counts may be dropped: all are below a billionth."""
+_HIGHEST_EXPONENT = 40.0  # a count of a million millions: above it the clock is wrong
 
 
 def add_event(score: float | None, at: float, half_life_s: float) -> float:
@@ -30,8 +29,14 @@ def add_event(score: float | None, at: float, half_life_s: float) -> float:
 
 
 def counts_at(now: float, half_life_s: float, scores: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Turn scores of items into counts at ``now`` (Unix seconds)."""
-    return {item_id: 2.0 ** (score - now / half_life_s) for item_id, score in scores}
+    """Turn scores of items into counts at ``now`` (Unix seconds).
+
+    After the clock was put back, events seem to come from the future and counts would grow without bound. Then the
+    highest count is limited, and the others keep their ratio to it.
+    """
+    exponents = {item_id: score - now / half_life_s for item_id, score in scores}
+    excess = max(0.0, max(exponents.values(), default=0.0) - _HIGHEST_EXPONENT)
+    return {item_id: 2.0 ** (exponent - excess) for item_id, exponent in exponents.items()}
 
 
 class DecayedCounts:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from model_store.durable_files import write_durably
-from model_store.errors import StoreCorrupt, StoreUnavailable
-from model_store.replication.snapshots import ChunkJoiner, SnapshotHead
+from model_store.errors import StoreCorrupt, StoreReadOnly, StoreUnavailable
+from model_store.replication.snapshots import BLOCK_MAGIC, ChunkJoiner, SnapshotHead
 from service.store.change_stream import (
     APPEND_LIMIT,
     READ_LIMIT,
@@ -36,10 +36,11 @@ class EmbeddedChanges(ChangeStore):
     Args:
         folder: Folder of the event log; snapshots lie beside it.
         state: Changes so far; only committed steps change it.
-        commit: Writes the lines of a step to disk, applies them and returns the step's answer.
+        commit: Writes the lines of a step to disk, applies them and returns the step's answer. Its second argument says
+            whether the step only takes data away.
     """
 
-    def __init__(self, folder: Path, state: ChangeState, commit: Callable[[Step], Awaitable[int]]) -> None:
+    def __init__(self, folder: Path, state: ChangeState, commit: Callable[[Step, bool], Awaitable[int]]) -> None:
         self._folder = folder
         self._state = state
         self._commit = commit
@@ -58,7 +59,8 @@ class EmbeddedChanges(ChangeStore):
                 batch.add_change(line)
             return batch.revision
 
-        return Position(await self._commit(step))
+        is_deletion = all(change.kind == "delete" for change in changes)
+        return Position(await self._commit(step, is_deletion))
 
     async def read_tail(self, version: str, after: Position, limit: int = READ_LIMIT) -> Tail:
         """Read from memory, except for the first look at a version's snapshot."""
@@ -88,7 +90,7 @@ class EmbeddedChanges(ChangeStore):
             await self.append(missing[start : start + APPEND_LIMIT])
 
         line = change_line(ItemChange(Position(after + 1), "-", "restart", b""))
-        return Position(await self._commit(lambda batch: batch.add_restart(line)))
+        return Position(await self._commit(lambda batch: batch.add_restart(line), False))
 
     async def has_snapshot(self, version: str) -> bool:
         """Look for the snapshot's file."""
@@ -120,16 +122,18 @@ class EmbeddedChanges(ChangeStore):
         head, block = pack_snapshot(snapshot)
         try:
             write_durably(self._path(version), head.encode().encode() + b"\n" + block)
-            self._remove_old_snapshots()
+            self._remove_old_snapshots(self._path(version))
         except OSError as cause:
-            raise StoreUnavailable(
+            raise StoreReadOnly(
                 f"a catalogue snapshot cannot be written: {cause.strerror}",
                 "free disk space, or check the rights on ETEGREC_STORE",
             ) from cause
 
-    def _remove_old_snapshots(self) -> None:
-        files = sorted(self._folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
-        for path in files[:-SNAPSHOTS_KEPT]:
+    def _remove_old_snapshots(self, newest: Path) -> None:
+        """Keep the one just written, whatever its time: the clock may have been put back."""
+        others = [path for path in self._folder.glob(f"*{_SUFFIX}") if path != newest]
+        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in others[SNAPSHOTS_KEPT - 1 :]:
             path.unlink(missing_ok=True)
 
     def _load(self, version: str) -> Snapshot | None:
@@ -152,6 +156,7 @@ class EmbeddedChanges(ChangeStore):
         try:
             with self._path(version).open("rb") as file:
                 head = SnapshotHead.decode(file.readline().rstrip(b"\n"))
+                has_our_format = file.read(len(BLOCK_MAGIC)) == BLOCK_MAGIC
         except (OSError, StoreCorrupt):
             return None  # as good as none: the next snapshot replaces the file
-        return summarise_head(head)
+        return summarise_head(head) if has_our_format else None

@@ -75,32 +75,31 @@ class ChangeState:
 class EmbeddedState:
     """Histories, counts, event ids and catalogue changes. Only applied lines change it."""
 
-    def __init__(self, history_cap: int, half_lives_s: Sequence[int] = ()) -> None:
+    def __init__(self, history_cap: int, half_lives_s: Sequence[int] = (), user_ttl_s: int = 0) -> None:
         self._history_cap = history_cap
+        self._user_ttl_s = user_ttl_s
         self.counts = {half_life: DecayedCounts(half_life) for half_life in half_lives_s}
         self.histories: dict[str, deque[str]] = {}
         self.newest: dict[str, int] = {}  # Unix time of the newest event by user
+        self.recorded_at: dict[str, int] = {}  # when the last event came, by user; empty if users never expire
         self.seen: dict[str, int] = {}  # Unix time of recording by event id, oldest first
         self.changes = ChangeState()
 
     def apply(self, line: LogLine) -> None:
-        """Apply one line; an event that was seen before has no effect."""
+        """Apply one line; an event that was seen before has no effect, and an erased line says nothing."""
         match line:
             case EventLine():
                 if line.event.event_id not in self.seen:
                     self._apply_event(line)
 
             case ForgetLine():
-                self.histories.pop(line.user_id, None)
-                self.newest.pop(line.user_id, None)
+                self._forget(line.user_id)
 
             case ChangeLine() | ItemLine():
                 self.changes.apply(line)
 
             case HistoryLine():
-                self._history(line.user_id).extend(line.item_ids)
-                if line.newest is not None:
-                    self.newest[line.user_id] = line.newest
+                self._restore_history(line)
 
             case CountLine():
                 if line.half_life_s in self.counts:
@@ -110,16 +109,40 @@ class EmbeddedState:
                 self.seen[line.event_id] = line.recorded_at
 
     def expire(self, now: int) -> None:
-        """Forget event ids that were recorded before the window, at most 1000 at a time."""
+        """Forget event ids that were recorded before the window, at most 1000 at a time.
+
+        An id from the future was recorded before the clock was put back: it counts as recorded now. Else it would stay
+        for as long as the clock was wrong, and all ids after it.
+        """
         for event_id, recorded_at in list(itertools.islice(self.seen.items(), 1000)):
-            if recorded_at > now - redis_schema.SEEN_WINDOW_S:
+            if now - redis_schema.SEEN_WINDOW_S < recorded_at <= now:
                 return
             del self.seen[event_id]
+            if recorded_at > now:
+                self.seen[event_id] = now
+
+    def forget_idle(self, now: int) -> int:
+        """Forget users without an event for ``user_ttl_s``, and return their number.
+
+        Where the time of the last event is not known, it counts as recorded now.
+        """
+        if not self._user_ttl_s:
+            return 0
+
+        before = len(self.histories)
+        for user_id in list(self.histories):
+            last = min(now, self.recorded_at.get(user_id, now))  # the clock may have been put back
+            self.recorded_at[user_id] = last
+            if last <= now - self._user_ttl_s:
+                self._forget(user_id)
+        return before - len(self.histories)
 
     def lines(self) -> Iterator[LogLine]:
         """Yield lines that rebuild this state."""
         for user_id, item_ids in self.histories.items():
-            yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids), newest=self.newest.get(user_id))
+            newest = self.newest.get(user_id)
+            recorded_at = self.recorded_at.get(user_id)
+            yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids), newest=newest, recorded_at=recorded_at)
 
         for half_life, counts in self.counts.items():
             for item_id, score in counts.scores.items():
@@ -130,13 +153,27 @@ class EmbeddedState:
 
         yield from self.changes.lines()
 
+    def _restore_history(self, line: HistoryLine) -> None:
+        self._history(line.user_id).extend(line.item_ids)
+        if line.newest is not None:
+            self.newest[line.user_id] = line.newest
+        if line.recorded_at is not None and self._user_ttl_s:
+            self.recorded_at[line.user_id] = line.recorded_at
+
     def _apply_event(self, line: EventLine) -> None:
         event = line.event
         self._history(event.user_id).append(event.item_id)
         self.newest[event.user_id] = max(event.timestamp, self.newest.get(event.user_id, event.timestamp))
         self.seen[event.event_id] = line.recorded_at
+        if self._user_ttl_s:
+            self.recorded_at[event.user_id] = line.recorded_at
         for counts in self.counts.values():
             counts.add(event.item_id, min(event.timestamp, line.recorded_at))
+
+    def _forget(self, user_id: str) -> None:
+        self.histories.pop(user_id, None)
+        self.newest.pop(user_id, None)
+        self.recorded_at.pop(user_id, None)
 
     def _history(self, user_id: str) -> deque[str]:
         return self.histories.setdefault(user_id, deque(maxlen=self._history_cap))

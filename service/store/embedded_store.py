@@ -10,33 +10,41 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from model_store.errors import StoreError, StoreUnavailable
+from model_store.errors import StoreUnavailable
 from model_store.events import event_log
+from model_store.events.disk_reserve import disk_error
+from model_store.events.erasure import erase_from_state, erase_user
 from model_store.events.event import Event
-from model_store.events.event_log import EventLine, ForgetLine, LogLine, LogWriter, disk_error
-from model_store.events.event_queue import BacklogCounter, EventBacklog, erase_user
+from model_store.events.event_log import EventLine, ForgetLine
+from model_store.events.event_queue import BacklogCounter, EventBacklog
+from model_store.events.log_writer import SEGMENT_BYTES, LogWriter
 from service.store.base import HISTORY_CAP, Forgotten, Recorded, Store
 from service.store.embedded_changes import EmbeddedChanges
-from service.store.embedded_state import Batch, EmbeddedState, Step
+from service.store.embedded_state import EmbeddedState, Step
+from service.store.embedded_writer import EmbeddedWriter
 
 
 class EmbeddedStore(Store):
     """Store in the memory of one process; see :class:`Store`.
 
-    Concurrent writes share one fsync (group commit), which runs in a thread. The constructor reads the newest state and
-    all segments after it, and blocks meanwhile.
+    The constructor reads the newest state and all segments after it, and blocks meanwhile. On a full or read-only disk
+    the store can be read, and says so in :meth:`check`; on a full one users can be forgotten and items hidden.
 
     Args:
         events_folder: Folder of the log; created if missing.
         history_cap: Item ids kept per user.
         half_lives_s: Half-lives of the decayed counts of events, in seconds, each once.
+        user_ttl_s: Seconds without an event after which a user is forgotten: at the next start, or when a state is
+            written; 0 for never.
+        max_undrained_events: Number of waiting events above which the oldest are dropped when a state is written, whole
+            segments at a time; 0 for none.
         segment_bytes: Size at which a segment is closed and the state written.
         clock: Returns Unix seconds.
         open_log: Opens the log of a folder, given its segment size.
 
     Raises:
         LockHeld: Another process has this folder open.
-        StoreUnavailable: The folder cannot be written.
+        StoreReadOnly: The folder cannot be used at all.
     """
 
     def __init__(
@@ -45,22 +53,27 @@ class EmbeddedStore(Store):
         *,
         history_cap: int = HISTORY_CAP,
         half_lives_s: Sequence[int] = (),
-        segment_bytes: int = event_log.SEGMENT_BYTES,
+        user_ttl_s: int = 0,
+        max_undrained_events: int = 0,
+        segment_bytes: int = SEGMENT_BYTES,
         clock: Callable[[], float] = time.time,
         open_log: Callable[[Path, int], LogWriter] = LogWriter,
     ) -> None:
         self._clock = clock
         self.log = open_log(events_folder, segment_bytes)
-        self._state = EmbeddedState(history_cap, half_lives_s)
+        self._state = EmbeddedState(history_cap, half_lives_s, user_ttl_s)
         self._backlog = BacklogCounter(events_folder)
+        self._writer = EmbeddedWriter(self.log, self._state, self._backlog, max_undrained_events, clock)
         self._erasing = asyncio.Lock()  # two at once would undo each other's work on a segment
-        self._closed_segment = 0  # this segment and those before it are never written again
-        self._queue: list[tuple[Step, asyncio.Future[int]]] = []
-        self._flusher: asyncio.Task[None] | None = None
         self._is_closed = False
 
         self._replay(events_folder)
         self._changes = EmbeddedChanges(events_folder, self._state.changes, self._commit)
+
+    @property
+    def dropped_events(self) -> int:
+        """Events dropped since start, whole segments at a time."""
+        return self._writer.dropped_events
 
     @property
     def catalogue(self) -> EmbeddedChanges:
@@ -70,6 +83,11 @@ class EmbeddedStore(Store):
     async def ping(self) -> None:
         """Return unless closed."""
         self._check_open()
+
+    async def check(self) -> None:
+        """Write to the disk, unless something else was written since the last check."""
+        self._check_open()
+        await self._writer.probe()
 
     async def history(self, user_id: str) -> list[str]:
         """Read from memory."""
@@ -85,18 +103,15 @@ class EmbeddedStore(Store):
         """Record events and return after fsync."""
         now = int(self._clock())
         lines = [EventLine(recorded_at=now, event=event) for event in events]
-        accepted = await self._commit(lambda batch: sum(map(batch.add_event, lines)))
+        accepted = await self._commit(lambda batch: sum(map(batch.add_event, lines)), is_deletion=False)
         return Recorded(accepted, len(events) - accepted)
 
     async def forget(self, user_id: str) -> Forgotten:
         """Log that the user is forgotten, so that a restart does not bring the history back; then rewrite segments."""
         line = ForgetLine(user_id=user_id)
         async with self._erasing:
-            history = await self._commit(lambda batch: batch.add_forget(line))
-            try:
-                erased = await asyncio.to_thread(erase_user, self.log.folder, user_id, self._closed_segment)
-            except OSError as cause:
-                raise disk_error(cause) from cause
+            history = await self._commit(lambda batch: batch.add_forget(line), is_deletion=True)
+            erased = await asyncio.to_thread(self._erase, user_id)
         return Forgotten(history, erased)
 
     async def backlog(self) -> EventBacklog:
@@ -116,9 +131,7 @@ class EmbeddedStore(Store):
             return
 
         self._is_closed = True
-        if self._flusher is not None:
-            await self._flusher
-        self.log.close()
+        await self._writer.close()
 
     def _replay(self, folder: Path) -> None:
         base = event_log.newest_state(folder)
@@ -131,58 +144,24 @@ class EmbeddedStore(Store):
             for line in content.lines:
                 self._state.apply(line)
 
-        self._state.expire(int(self._clock()))
-        if later:
-            self.log.save_state(self._state.lines())
+        now = int(self._clock())
+        self._state.expire(now)
+        if self._state.forget_idle(now) or later:
+            self._writer.compact()
 
-    async def _commit(self, step: Step) -> int:
-        """Hand an operation to the flusher and wait until its lines are on disk and applied.
+    def _erase(self, user_id: str) -> int:
+        """Erase a user from the files. Blocks. Returns the number of events that training has not drained."""
+        try:
+            if self._writer.is_state_stale:
+                erase_from_state(self.log.folder, user_id)
+            return erase_user(self.log.folder, user_id, self._writer.closed_segment)
+        except OSError as cause:
+            raise disk_error(cause) from cause
 
-        A cancelled caller stops waiting, but its operation is written nevertheless.
-        """
+    async def _commit(self, step: Step, is_deletion: bool) -> int:
+        """Write an operation; see :meth:`EmbeddedWriter.commit`."""
         self._check_open()
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._queue.append((step, done))
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush())
-        return await done
-
-    async def _flush(self) -> None:
-        while self._queue:
-            queue = self._queue
-            self._queue = []
-            batch = Batch(self._state)
-            answers = [step(batch) for step, _ in queue]
-
-            failure: StoreError | None = None
-            try:
-                await self._write(batch.lines)
-            except StoreError as cause:
-                failure = cause
-
-            for (_, done), answer in zip(queue, answers, strict=True):
-                if done.done():  # its caller was cancelled
-                    continue
-                if failure is None:
-                    done.set_result(answer)
-                else:
-                    done.set_exception(failure)
-
-    async def _write(self, lines: list[LogLine]) -> None:
-        if self.log.is_full:
-            # nothing else changes the state while this coroutine waits, so the thread may read it
-            await asyncio.to_thread(self.log.save_state, self._state.lines())
-        if lines:
-            await asyncio.to_thread(self.log.append, lines)
-
-        for line in lines:
-            self._state.apply(line)
-        self._state.expire(int(self._clock()))
-
-        if any(isinstance(line, ForgetLine) for line in lines):
-            # the state on disk still holds the history; and only a closed segment can be rewritten
-            await asyncio.to_thread(self.log.save_state, self._state.lines())
-            self._closed_segment = self.log.segment
+        return await self._writer.commit(step, is_deletion)
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
-from model_store.errors import StoreCorrupt
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
+from model_store.errors import StoreCorrupt, StoreReadOnly
 from model_store.replication import redis_schema
 from model_store.replication.snapshots import SnapshotHead
 from service.store import redis_scripts
@@ -40,29 +43,21 @@ class RedisChanges(ChangeStore):
         connection: Connection to Redis.
         keys: Names of the keys.
         snapshots: Snapshots in the same Redis.
-        append_timeout_s: Longest wait to append a single change, which a request waits for.
-
-    Attributes:
-        corrupt_values: Values left out since start because they do not decode.
     """
-
-    corrupt_values = 0
 
     def __init__(
         self,
         connection: Connection,
         keys: redis_schema.Keys,
         snapshots: RedisSnapshots,
-        append_timeout_s: float,
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._snapshots = snapshots
-        self._append_timeout_s = append_timeout_s
 
         slow = connection.slow
-        self._append_one = connection.fast.register_script(redis_scripts.APPEND_CHANGES)
-        self._append_many = slow.register_script(redis_scripts.APPEND_CHANGES)
+        self._append = slow.register_script(redis_scripts.APPEND_CHANGES)
+        self._append_deletions = slow.register_script(redis_scripts.APPEND_DELETIONS)
         self._read = slow.register_script(redis_scripts.READ_CHANGES)
         self._last_id = slow.register_script(redis_scripts.LAST_CHANGE)
         self._restart = slow.register_script(redis_scripts.RESTART_CHANGES)
@@ -70,24 +65,38 @@ class RedisChanges(ChangeStore):
     async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
         """Run one script per 256 changes.
 
-        A single change comes from a request that waits for it, so it fails at once while Redis is down.
+        A single change comes from a request that waits for it, so it fails at once while Redis is down. Deletions are
+        appended although Redis is out of memory.
         """
-        keys = [self._keys.changes, self._keys.items]
         entry_id = b""
         for at in range(0, len(changes), APPEND_LIMIT):
+            part = changes[at : at + APPEND_LIMIT]
             args: list[Arg] = [secrets.randbits(53), known]
-            for change in changes[at : at + APPEND_LIMIT]:
+            for change in part:
                 args += change
 
-            if len(changes) == 1:
-                entry_id = await self._connection.ask(lambda: self._append_one(keys, args), self._append_timeout_s)  # noqa: B023  awaited here
-            else:
-                async with self._connection.background():
-                    entry_id = await self._append_many(keys, args)
+            try:
+                entry_id = await self._run(self._append, args, is_awaited=len(changes) == 1)
+            except StoreReadOnly:
+                if any(change.kind != "delete" for change in part):
+                    raise
+                entry_id = await self._run(self._append_deletions, args, is_awaited=len(changes) == 1)
             if not entry_id:
                 raise lost_changes()
 
         return Position(*redis_schema.decode_entry_id(entry_id))
+
+    async def _run(self, script: AsyncScript, args: Sequence[Arg], *, is_awaited: bool) -> bytes:
+        """Run a script that appends; in the background unless a request waits for it."""
+        keys = [self._keys.changes, self._keys.items]
+
+        async def call(client: Redis) -> Any:
+            return await script(keys, args, client)
+
+        if is_awaited:
+            return cast(bytes, await self._connection.ask(call, writes=True))
+        async with self._connection.background() as redis:
+            return cast(bytes, await call(redis))
 
     async def read_tail(self, version: str, after: Position, limit: int = READ_LIMIT) -> Tail:
         """Read the entry at ``after``, too: it tells whether this is still the same stream."""

@@ -1,7 +1,7 @@
-"""Connection to Redis: two clients, deadlines, a circuit breaker, and errors translated into ours.
+"""Connection to Redis: three clients, deadlines, a circuit breaker, and errors translated into ours.
 
-Requests wait milliseconds, never retry, and do not ask while Redis is down. Snapshots and the change stream move
-megabytes in the background and wait seconds.
+Requests wait milliseconds for a read and a second for a write, never retry, and do not ask while Redis is down.
+Snapshots and the change stream move megabytes in the background and wait seconds.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ _READ_BYTES = 262_144  # read from a socket at once, as many as asyncio buffers:
 
 
 class Connection:
-    """Two clients of one Redis: one for requests, one for background work.
+    """Three clients of one Redis: for reads of requests, for their writes, for background work.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, with credentials if needed.
-        timeout_ms: Longest wait for a socket, on the request path.
+        timeout_ms: Longest wait for a socket, for reads of the request path.
+        write_timeout_s: Longest wait for a write that a request waits for, however many socket operations it takes.
         background_timeout_s: Longest wait for a socket, for snapshots and the change stream.
         max_connections: Connections of the request path; further calls wait for one.
         breaker_failures: Failures in a row after which calls fail at once.
@@ -45,6 +46,7 @@ class Connection:
         url: str,
         *,
         timeout_ms: float,
+        write_timeout_s: float,
         background_timeout_s: float,
         max_connections: int,
         breaker_failures: int,
@@ -52,8 +54,10 @@ class Connection:
     ) -> None:
         # connecting, authenticating and asking wait once each
         self._deadline_s = 3 * timeout_ms / 1000
+        self._write_timeout_s = write_timeout_s
         self._background_timeout_s = background_timeout_s
         self.fast = _client(url, timeout_ms / 1000, max_connections)
+        self.write = _client(url, write_timeout_s, max_connections)
         self.slow = _client(url, background_timeout_s, 4)
         self._place = redis_place(url)  # after the clients, which check the URL
         self._breaker = CircuitBreaker(OUTAGES, breaker_failures, breaker_pause_s)
@@ -63,20 +67,22 @@ class Connection:
         """True while calls of the request path fail at once."""
         return self._breaker.is_open
 
-    async def ask(self, call: Callable[[], Any], timeout_s: float | None = None, *, probes: bool = True) -> Any:
-        """Await one call of the request path, on :attr:`fast`.
+    async def ask(self, call: Callable[[Redis], Any], *, writes: bool = False, probes: bool = True) -> Any:
+        """Await one call of the request path.
 
         The circuit breaker guards it, it has a deadline, and its errors are translated.
 
         Args:
-            call: The call.
-            timeout_s: Its deadline in seconds, unless it is that of a read.
+            call: The call, given the client.
+            writes: True for a write, which has more time than a read: a batch of events takes a while.
             probes: True if this call may test whether Redis is back, and so wait until its deadline.
         """
+        client = self.write if writes else self.fast
+        deadline_s = self._write_timeout_s if writes else self._deadline_s
         try:
             with self._breaker.watch(probes=probes):
-                async with asyncio.timeout(timeout_s or self._deadline_s):
-                    return await call()
+                async with asyncio.timeout(deadline_s):
+                    return await call(client)
         except CircuitOpen as cause:
             raise StoreUnavailable(
                 f"Redis at {self._place} failed repeatedly and is not asked for now", "it is tried again automatically"
@@ -98,8 +104,9 @@ class Connection:
         return translate_redis_error(cause, self._place)
 
     async def close(self) -> None:
-        """Close both clients."""
+        """Close all clients."""
         await self.fast.aclose()
+        await self.write.aclose()
         await self.slow.aclose()
 
 

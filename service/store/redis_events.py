@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, cast
+
+from redis.asyncio import Redis
 
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from model_store.replication import redis_schema
 from service.store import redis_scripts
 from service.store.base import Forgotten
-from service.store.decayed_counts import COUNTED_ITEMS, EXPIRY_HALF_LIVES, counts_at
+from service.store.decayed_counts import COUNTED_ITEMS, counts_at
 from service.store.redis_connection import Arg, Connection
 
 _EVENTS_PER_CALL = 256  # one script run blocks Redis for everyone: one or two milliseconds
@@ -28,7 +29,11 @@ class RedisEvents:
         keys: Names of the keys.
         history_cap: Item ids kept per user.
         half_lives_s: Half-lives of the decayed counts, in seconds.
-        timeout_s: Longest wait to record events.
+        user_ttl_s: Seconds without an event after which a user expires, 0 for never.
+        max_undrained_events: Number of waiting events above which the oldest are dropped, 0 for none.
+
+    Attributes:
+        dropped_events: Events that recording others dropped since start.
     """
 
     def __init__(
@@ -37,41 +42,51 @@ class RedisEvents:
         keys: redis_schema.Keys,
         history_cap: int,
         half_lives_s: Sequence[int],
-        timeout_s: float,
+        user_ttl_s: int,
+        max_undrained_events: int,
     ) -> None:
+        self.dropped_events = 0
         self._connection = connection
         self._keys = keys
         self._history_cap = history_cap
         self._half_lives_s = tuple(half_lives_s)
-        self._timeout_s = timeout_s
-        self._record = connection.fast.register_script(redis_scripts.RECORD)
+        self._user_ttl_s = user_ttl_s
+        self._max_undrained_events = max_undrained_events
+        self._record = connection.write.register_script(redis_scripts.RECORD)
         self._erase = connection.slow.register_script(redis_scripts.ERASE)
 
     async def record(self, events: Sequence[Event]) -> int:
         """Record events and return how many were new.
 
-        One script per 256 events: each script is atomic, a batch across scripts is not.
+        One script per 256 events, each with the time of a write: each script is atomic, a batch across scripts is not.
         """
         counts = [self._keys.counts(half_life) for half_life in self._half_lives_s]
-        limits: list[Arg] = [self._history_cap, redis_schema.SEEN_WINDOW_S, COUNTED_ITEMS, EXPIRY_HALF_LIVES]
+        limits: list[Arg] = [self._history_cap, redis_schema.SEEN_WINDOW_S, COUNTED_ITEMS]
+        limits += [self._user_ttl_s, self._max_undrained_events]
         accepted = 0
 
         for at in range(0, len(events), _EVENTS_PER_CALL):
             part = events[at : at + _EVENTS_PER_CALL]
-            stream = [self._keys.events, self._keys.seen, self._keys.newest]
+            stream = [self._keys.events, self._keys.seen]
             keys = [*stream, *counts, *(self._keys.history(each.user_id) for each in part)]
             args: list[Arg] = [*limits, len(counts), *self._half_lives_s]
             for event in part:
-                args += [
-                    event.event_id,
-                    event.item_id,
-                    event.timestamp,
-                    redis_schema.encode_event(event),
-                    event.user_id,
-                ]
-            accepted += await self._connection.ask(partial(self._record, keys, args), self._timeout_s)
+                args += [event.event_id, event.item_id, event.timestamp, redis_schema.encode_event(event)]
+
+            new, dropped = await self._run(keys, args)
+            accepted += new
+            self.dropped_events += dropped
 
         return accepted
+
+    async def _run(self, keys: list[str], args: list[Arg]) -> tuple[int, int]:
+        """Run the script; return how many events were new, and how many old ones were dropped."""
+
+        async def call(client: Redis) -> Any:
+            return await self._record(keys, args, client)
+
+        new, dropped = await self._connection.ask(call, writes=True)
+        return int(new), int(dropped)
 
     async def forget(self, user_id: str) -> Forgotten:
         """Erase the history and note where the stream ends now; then go through the stream step by step.
@@ -81,14 +96,13 @@ class RedisEvents:
         history = self._keys.history(user_id)
         async with self._connection.background() as redis:
             pipeline = redis.pipeline(transaction=True)
-            pipeline.llen(history)
+            pipeline.lrange(history, 0, -1)
             pipeline.delete(history)
-            pipeline.hdel(self._keys.newest, user_id)
             pipeline.xrevrange(self._keys.events, count=1)
-            length, _, __, last = await pipeline.execute()
+            entries, _, last = await pipeline.execute()
 
         erased = await self._erase_events(user_id, last[0][0]) if last else 0
-        return Forgotten(int(length), erased)
+        return Forgotten(sum(not entry.startswith(redis_schema.NEWEST_MARK) for entry in entries), erased)
 
     async def backlog(self) -> EventBacklog:
         """Count the entries of the stream: training deletes those it has drained. Their ids begin with milliseconds."""

@@ -1,60 +1,89 @@
 """Lua scripts, each of which Redis runs as one atomic step on the ``KEYS`` and ``ARGV`` given."""
 
 RECORD = """
--- KEYS: event stream, recorded ids, newest times, the decayed counts of each half-life, then the history of each
---       event's user
--- ARGV: history cap, seconds to remember ids, items counted, expiry of counts in half-lives, number of half-lives, each
---       half-life in seconds, then per event: id, item id, Unix time, JSON, user id
--- The history comes first: if its key holds another type, the event leaves no trace and can be repeated. Counts and
--- newest times are less important: a key of another type is deleted and started anew.
+-- KEYS: event stream, recorded ids, the decayed counts of each half-life, then the history of each event's user
+-- ARGV: history cap, seconds to remember ids, items counted, seconds after which idle users expire (0: never), events
+--       that may wait for training (0: any number), number of half-lives, each half-life in seconds, then per event:
+--       id, item id, Unix time, JSON
+-- Returns how many events were new, and how many of the oldest were dropped from the stream.
+-- The history comes first: if its key holds another type, the event leaves no trace and can be repeated. And the first
+-- write must be one that needs memory: Redis lets a script that has written anything go on although memory is full.
+-- Counts are less important: a key of another type is deleted and started anew.
 local cap, window, counted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local expiry, kinds = tonumber(ARGV[4]), tonumber(ARGV[5])
+local ttl, waiting, kinds = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = tonumber(redis.call('TIME')[1])
 local LN2 = math.log(2)
-local newest = redis.call('TYPE', KEYS[3]).ok
-if newest ~= 'hash' and newest ~= 'none' then redis.call('DEL', KEYS[3]) end
+local MARK = string.char(255)
 local half_lives = {}
 for c = 1, kinds do
-  half_lives[c] = tonumber(ARGV[5 + c])
-  local kind = redis.call('TYPE', KEYS[3 + c]).ok
-  if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[3 + c]) end
+  half_lives[c] = tonumber(ARGV[6 + c])
+  local kind = redis.call('TYPE', KEYS[2 + c]).ok
+  if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[2 + c]) end
 end
 local accepted = 0
-for i = 4 + kinds, #KEYS do
-  local at = 6 + kinds + 5 * (i - 4 - kinds)
+for i = 3 + kinds, #KEYS do
+  local at = 7 + kinds + 4 * (i - 3 - kinds)
   if not redis.call('ZSCORE', KEYS[2], ARGV[at]) then
-    redis.call('RPUSH', KEYS[i], ARGV[at + 1])
-    redis.call('LTRIM', KEYS[i], -cap, -1)
+    local newest = ARGV[at + 2]
+    local last = redis.call('LINDEX', KEYS[i], -1)
+    if last and string.sub(last, 1, 1) == MARK then  -- the time of the newest event stays the last entry
+      local before = string.match(last, '^.(%d+)$')
+      if before and tonumber(before) > tonumber(newest) then newest = before end
+      redis.call('LSET', KEYS[i], -1, ARGV[at + 1])
+      redis.call('RPUSH', KEYS[i], MARK .. newest)
+    else
+      redis.call('RPUSH', KEYS[i], ARGV[at + 1], MARK .. newest)
+    end
+    redis.call('LTRIM', KEYS[i], -cap - 1, -1)
+    if ttl > 0 then redis.call('EXPIRE', KEYS[i], ttl) else redis.call('PERSIST', KEYS[i]) end
     redis.call('XADD', KEYS[1], '*', 'event', ARGV[at + 3])
     redis.call('ZADD', KEYS[2], now, ARGV[at])
     accepted = accepted + 1
-    local before = tonumber(redis.call('HGET', KEYS[3], ARGV[at + 4]) or '')
-    if not before or before < tonumber(ARGV[at + 2]) then redis.call('HSET', KEYS[3], ARGV[at + 4], ARGV[at + 2]) end
     for c = 1, kinds do  -- service/store/decayed_counts.py explains these scores
       local score = math.min(tonumber(ARGV[at + 2]), now) / half_lives[c]
-      local known = redis.call('ZSCORE', KEYS[3 + c], ARGV[at + 1])
+      local known = redis.call('ZSCORE', KEYS[2 + c], ARGV[at + 1])
       if known then
         known = tonumber(known)
         local high = math.max(known, score)
         score = high + math.log(1 + math.exp((math.min(known, score) - high) * LN2)) / LN2
       end
-      redis.call('ZADD', KEYS[3 + c], string.format('%.17g', score), ARGV[at + 1])
+      redis.call('ZADD', KEYS[2 + c], string.format('%.17g', score), ARGV[at + 1])
     end
   end
 end
 -- each call removes a bounded number of entries, more than it adds: the sets stay trimmed without a pause
 local old = redis.call('ZRANGE', KEYS[2], '-inf', now - window, 'BYSCORE', 'LIMIT', 0, 1000)
 if #old > 0 then redis.call('ZREM', KEYS[2], unpack(old)) end
+local dropped = 0
 if accepted > 0 then
   for c = 1, kinds do
-    local excess = redis.call('ZCARD', KEYS[3 + c]) - counted
-    if excess > 0 then redis.call('ZREMRANGEBYRANK', KEYS[3 + c], 0, math.min(excess, 1000) - 1) end
-    redis.call('EXPIRE', KEYS[3 + c], math.ceil(half_lives[c] * expiry))
+    local excess = redis.call('ZCARD', KEYS[2 + c]) - counted
+    if excess > 0 then redis.call('ZREMRANGEBYRANK', KEYS[2 + c], 0, math.min(excess, 1000) - 1) end
+    redis.call('PERSIST', KEYS[2 + c])
+  end
+  if waiting > 0 then dropped = redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', waiting) end
+end
+return {accepted, dropped}
+"""
+"""Record events: history with the newest time, stream, recorded ids and decayed counts."""
+
+TRIM = """
+-- KEYS: event stream, recorded ids.  ARGV: seconds to remember ids, events that may wait for training (0: any number)
+-- Returns how many events were dropped. Nothing here needs memory. A key of another type is left to whoever reads it.
+local now = tonumber(redis.call('TIME')[1])
+local function of(key, kind) return redis.call('TYPE', key).ok == kind end
+if of(KEYS[2], 'zset') then
+  local old = redis.call('ZRANGE', KEYS[2], '-inf', now - tonumber(ARGV[1]), 'BYSCORE', 'LIMIT', 0, 5000)
+  if #old > 0 then redis.call('ZREM', KEYS[2], unpack(old)) end
+  -- ids from the future were recorded before the clock was put back: they count as recorded now, or they would stay
+  for _, id in ipairs(redis.call('ZRANGE', KEYS[2], '(' .. now, '+inf', 'BYSCORE', 'LIMIT', 0, 1000)) do
+    redis.pcall('ZINCRBY', KEYS[2], now - tonumber(redis.call('ZSCORE', KEYS[2], id)), id)
   end
 end
-return accepted
+if tonumber(ARGV[2]) > 0 and of(KEYS[1], 'stream') then return redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[2]) end
+return 0
 """
-"""Record events: history, stream, recorded ids, newest times and decayed counts."""
+"""Trim recorded ids and waiting events, also while a full Redis refuses to record any."""
 
 ERASE = """
 -- KEYS: event stream.  ARGV: user id, first entry id, last entry id, entries to look at
@@ -63,7 +92,9 @@ local entries = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[3], 'COUNT', ARGV[4]
 local found = {}
 for _, entry in ipairs(entries) do
   local is_event, event = pcall(cjson.decode, entry[2][2])
-  if is_event and type(event) == 'table' and event.user_id == ARGV[1] then found[#found + 1] = entry[1] end
+  if is_event and type(event) == 'table' and (event[2] or event.user_id) == ARGV[1] then
+    found[#found + 1] = entry[1]
+  end
 end
 if #found > 0 then redis.call('XDEL', KEYS[1], unpack(found)) end
 return {#found, #entries == tonumber(ARGV[4]) and entries[#entries][1] or ''}
@@ -102,6 +133,9 @@ return id
 """
 )
 """Append changes and update the latest change of each item; empty answer if the stream holds too little."""
+
+APPEND_DELETIONS = "#!lua flags=allow-oom\n" + APPEND_CHANGES
+"""The same, run although Redis is out of memory: hiding an item must always work. Needs Redis 7."""
 
 READ_CHANGES = (
     _LAST_ID

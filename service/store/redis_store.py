@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from model_store.errors import StoreCorrupt
@@ -11,11 +13,14 @@ from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from model_store.replication import redis_schema
 from model_store.replication.redis_errors import is_wrong_type
+from service.async_tasks import cancel_and_wait
 from service.store.base import HISTORY_CAP, Forgotten, Recorded, Store
 from service.store.redis_changes import RedisChanges
 from service.store.redis_connection import Connection
 from service.store.redis_events import RedisEvents
+from service.store.redis_memory import MemoryGuard
 from service.store.redis_snapshots import RedisSnapshots
+from service.store.redis_upkeep import RedisUpkeep
 
 _PROBE_MS = 60_000
 
@@ -28,11 +33,14 @@ class RedisStore(Store):
         prefix: Prefix of every key.
         history_cap: Item ids kept per user.
         half_lives_s: Half-lives of the decayed counts of events, in seconds, each once.
-        timeout_ms: Longest wait for a socket, on the request path.
+        user_ttl_s: Seconds without an event after which a user expires, 0 for never.
+        max_undrained_events: Number of waiting events above which the oldest are dropped, about a hundred at a time; 0
+            for none.
+        timeout_ms: Longest wait for a socket, for reads of the request path.
         background_timeout_s: Longest wait for a socket, for snapshots and the change stream.
-        max_connections: Connections of the request path; further calls wait for one. Few: opening many at once takes
-            longer than ``timeout_ms``.
-        record_timeout_s: Longest wait for a write that a request waits for: recording events, appending one change.
+        max_connections: Connections for reads of the request path, and as many for its writes; further calls wait for
+            one. Few: opening many at once takes longer than ``timeout_ms``.
+        write_timeout_s: Longest wait for a write that a request waits for: recording 256 events, appending one change.
         breaker_failures: Failures in a row after which calls fail at once.
         breaker_pause_s: Seconds between probes while they do.
         lock_ttl_s: Seconds after which a crashed snapshot writer no longer blocks others.
@@ -49,10 +57,12 @@ class RedisStore(Store):
         prefix: str = redis_schema.DEFAULT_PREFIX,
         history_cap: int = HISTORY_CAP,
         half_lives_s: Sequence[int] = (),
+        user_ttl_s: int = 0,
+        max_undrained_events: int = 0,
         timeout_ms: float = 50,
         background_timeout_s: float = 10,
         max_connections: int = 16,
-        record_timeout_s: float = 1.0,
+        write_timeout_s: float = 1.0,
         breaker_failures: int = 3,
         breaker_pause_s: float = 1.0,
         lock_ttl_s: float = 60,
@@ -63,6 +73,7 @@ class RedisStore(Store):
         self._connection = Connection(
             url,
             timeout_ms=timeout_ms,
+            write_timeout_s=write_timeout_s,
             background_timeout_s=background_timeout_s,
             max_connections=max_connections,
             breaker_failures=breaker_failures,
@@ -70,8 +81,18 @@ class RedisStore(Store):
         )
 
         snapshots = RedisSnapshots(self._connection, self._keys, lock_ttl_s, grace_s)
-        self._changes = RedisChanges(self._connection, self._keys, snapshots, record_timeout_s)
-        self._events = RedisEvents(self._connection, self._keys, history_cap, half_lives_s, record_timeout_s)
+        self._changes = RedisChanges(self._connection, self._keys, snapshots)
+        self._events = RedisEvents(
+            self._connection, self._keys, history_cap, half_lives_s, user_ttl_s, max_undrained_events
+        )
+        self._upkeep = RedisUpkeep(self._connection, self._keys, half_lives_s, user_ttl_s, max_undrained_events)
+        self._applying: asyncio.Task[bool] | None = None
+        self._memory = MemoryGuard(self._connection, users_expire=user_ttl_s > 0)
+
+    @property
+    def dropped_events(self) -> int:
+        """Events that this process dropped, a block of the stream at a time."""
+        return self._events.dropped_events + self._upkeep.dropped_events
 
     @property
     def catalogue(self) -> RedisChanges:
@@ -85,11 +106,21 @@ class RedisStore(Store):
 
     async def ping(self) -> None:
         """Return if Redis answers."""
-        await self._connection.ask(lambda: self._connection.fast.ping())
+        await self._connection.ask(lambda redis: redis.ping())
 
     async def check(self) -> None:
-        """Write one byte: Redis answers ``PING`` even if it is full, paused for writes or a read-only replica."""
-        await self._connection.ask(lambda: self._connection.fast.set(self._keys.probe, b"1", px=_PROBE_MS))
+        """Write one byte and look at the memory, after trimming what may be trimmed.
+
+        Redis answers ``PING`` even if it is full, paused for writes or a read-only replica. The first check also
+        applies changed settings to what is stored, in the background: they may be what a full Redis waits for.
+        """
+        await self._upkeep.trim()
+        if self._applying is None or (self._applying.done() and not self._applying.result()):
+            self._applying = asyncio.create_task(self._upkeep.try_apply_settings())
+
+        with self._memory.watching():
+            await self._connection.ask(lambda redis: redis.set(self._keys.probe, b"1", px=_PROBE_MS))
+        await self._memory.check()
 
     async def history(self, user_id: str) -> list[str]:
         """Read a history. Entries that do not decode are skipped and counted: the rest is still useful."""
@@ -104,12 +135,12 @@ class RedisStore(Store):
         This is never a probe: while Redis is down, a request gets an answer without a history instead of waiting.
         """
         keys = [self._keys.history(user_id) for user_id in user_ids]
-        lists = await self._connection.ask(lambda: self._read_lists(keys), probes=False)
+        lists = await self._connection.ask(lambda redis: self._read_lists(redis, keys), probes=False)
         return [self._decode_history(each) for each in lists]
 
-    async def _read_lists(self, keys: Sequence[str]) -> list[list[bytes] | RedisError]:
+    async def _read_lists(self, redis: Redis, keys: Sequence[str]) -> list[list[bytes] | RedisError]:
         """Read the lists under these keys, with an error in the place of a key of another type; raise other errors."""
-        async with self._connection.fast.pipeline(transaction=False) as pipeline:
+        async with redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.lrange(key, 0, -1)
             answers: list[list[bytes] | RedisError] = await pipeline.execute(raise_on_error=False)
@@ -123,6 +154,9 @@ class RedisStore(Store):
         if isinstance(entries, RedisError):
             return StoreCorrupt(str(self._connection.translate(entries)), "another program uses the same prefix")
 
+        if entries and entries[-1].startswith(redis_schema.NEWEST_MARK):
+            entries.pop()
+
         item_ids = []
         for entry in entries:
             try:
@@ -133,17 +167,23 @@ class RedisStore(Store):
 
     async def newest_event(self, user_id: str) -> int | None:
         """Read the time; one that does not decode is counted and treated as none."""
-        raw = await self._connection.ask(lambda: self._connection.fast.hget(self._keys.newest, user_id))
-        if raw is None:
+        raw = await self._connection.ask(lambda redis: redis.lindex(self._keys.history(user_id), -1))
+        if raw is None or not raw.startswith(redis_schema.NEWEST_MARK):
             return None
-        if raw.isdigit():
-            return int(raw)
-        self.corrupt_values += 1
-        return None
+        try:
+            return redis_schema.decode_newest(raw)
+        except StoreCorrupt:
+            self.corrupt_values += 1
+            return None
 
     async def record(self, events: Sequence[Event]) -> Recorded:
-        """Run one script per 256 events: each script is atomic, a batch across scripts is not."""
-        accepted = await self._events.record(events)
+        """Run one script per 256 events: each script is atomic, a batch across scripts is not.
+
+        Events are refused at once while Redis is full, so that catalogue changes find the room that is left.
+        """
+        self._memory.ensure_room()
+        with self._memory.watching():
+            accepted = await self._events.record(events)
         return Recorded(accepted, len(events) - accepted)
 
     async def forget(self, user_id: str) -> Forgotten:
@@ -160,4 +200,6 @@ class RedisStore(Store):
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._applying is not None:
+            await cancel_and_wait(self._applying)
         await self._connection.close()

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 INLINE = {"history": ["item-1", "item-2"], "k": 10}
 TIMEOUT_MS = 250  # long enough for a healthy server beside a busy test machine
-SLOW_S = 4 * TIMEOUT_MS / 1000
+SLOW_S = 1.5  # longer than a write may take
 Json = dict[str, Any]
 
 
@@ -68,7 +68,9 @@ class Replica:
         response = await self.client.request(method, path, json=body)
         assert response.status_code == 503, response.text
         assert response.headers["content-type"] == "application/problem+json"
-        assert response.json()["type"] == "urn:etegrec:problem:live-store-unavailable"
+        is_read_only = self.service.store_client.status == "read-only"
+        slug = "live-store-read-only" if is_read_only else "live-store-unavailable"
+        assert response.json()["type"] == f"urn:etegrec:problem:{slug}"
         assert "retry-after" in response.headers
 
     async def until_degraded(self, is_degraded: bool) -> None:
@@ -199,10 +201,16 @@ async def test_service_goes_on_through_trouble_and_loses_nothing(trouble: Troubl
         async with trouble(shop):
             await replica.until_degraded(True)
             await replica.refused("PUT", "/items/during", {"title": "during"})
-            await replica.refused("DELETE", "/items/item-8")
+            if trouble is out_of_memory:
+                await replica.accepted("DELETE", "/items/item-8")
+            else:
+                await replica.refused("DELETE", "/items/item-8")
             await replica.refused("POST", "/events", event(3))
             assert (await replica.recommended(user_id="u"))["degraded"]
-            assert (await replica.recommended(**INLINE))["items"] == expected
+            items = (await replica.recommended(**INLINE))["items"]
+            hidden = ["item-8"] if trouble is out_of_memory else []
+            kept = [each for each in expected if each["item_id"] not in hidden]
+            assert items[: len(kept)] == kept
             assert (await replica.client.get("/items/before")).status_code == 200
             assert (await replica.client.get("/items/unheard-of")).status_code == 404
         await replica.until_degraded(False)

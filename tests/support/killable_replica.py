@@ -65,7 +65,7 @@ class Killable:
 
 def main(folder: str, url: str, prefix: str, port: str) -> None:
     """Serve until killed."""
-    store = RedisStore(url, prefix=prefix, timeout_ms=10_000, lock_ttl_s=1)
+    store = RedisStore(url, prefix=prefix, timeout_ms=10_000, write_timeout_s=10, lock_ttl_s=1)
     settings = fast_settings(Path(folder), catalogue_poll_s=0.01, compact_changes=20)
     app = create_app(settings, store=store, coders=hash_coder)
     uvicorn.run(app, port=int(port), log_level="critical")

@@ -18,7 +18,7 @@ import polars as pl
 from filelock import FileLock, Timeout
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.retry import Retry
 
 from model_store.durable_files import write_durably
@@ -35,6 +35,10 @@ SCHEMA = pl.Schema(
 )
 _CONSUMER = "retrain"  # the same for all runs, so that the next run gets the entries that a killed one had taken
 _TIMEOUT_S = 10
+
+_CREATE_GROUP_IN_FULL_REDIS = """#!lua flags=allow-oom
+return redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+"""  # draining is what makes room, so it must begin although there is none
 
 
 class DrainResult(NamedTuple):
@@ -204,7 +208,10 @@ def create_redis_client(url: str) -> Redis:
 
 def _create_group(client: Redis, stream: str) -> None:
     try:
-        client.xgroup_create(stream, redis_schema.DRAIN_GROUP, id="0", mkstream=True)
+        try:
+            client.xgroup_create(stream, redis_schema.DRAIN_GROUP, id="0", mkstream=True)
+        except OutOfMemoryError:
+            client.eval(_CREATE_GROUP_IN_FULL_REDIS, 1, stream, redis_schema.DRAIN_GROUP)
     except ResponseError as cause:
         if not str(cause).startswith("BUSYGROUP"):  # the group exists
             raise

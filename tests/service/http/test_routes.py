@@ -69,7 +69,8 @@ async def test_model_health_and_description(tmp_path: Path) -> None:
         assert metric(service, "etegrec_model_info", version=version, engine="fake") == 1
     assert (model["version"], model["engine"], model["items"]) == (version, "fake", 40)
     assert model["metrics"]["generative"]["ndcg@10"] == 0.25
-    assert ready == {"status": "ready", "model_version": version, "live_store": "up", "problem": ""}
+    store = {"live_store": "up", "live_store_problem": ""}
+    assert ready == {"status": "ready", "model_version": version, "problem": "", **store}
     assert [live.status_code, docs.status_code] == [200, 200]
     assert f'etegrec_model_info{{engine="fake",version="{version}"}} 1.0' in metrics.text
     assert schema["components"]["schemas"]["RecommendRequest"]["properties"]["k"]["maximum"] == 100

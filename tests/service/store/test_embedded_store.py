@@ -12,6 +12,7 @@ import pytest
 from model_store.errors import LockHeld, StoreCorrupt, StoreUnavailable
 from model_store.events import event_log
 from model_store.events.event import Event
+from model_store.events.log_writer import LogWriter
 from model_store.replication import redis_schema
 from service.store import open_store
 from service.store.base import Recorded
@@ -163,7 +164,7 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 
 async def test_what_a_failing_disk_refused_is_not_there_and_writing_resumes(tmp_path: Path) -> None:
-    class FailingOnce(event_log.LogWriter):
+    class FailingOnce(LogWriter):
         is_failing = False
 
         def sync(self, descriptor: int) -> None:
@@ -180,6 +181,7 @@ async def test_what_a_failing_disk_refused_is_not_there_and_writing_resumes(tmp_
     with pytest.raises(StoreUnavailable, match="No space left"):
         await store.record([event(2)])
     assert await store.history("u") == ["i1"]
+    await store.check()
     assert (await store.catalogue.append([change("i")])).revision == 1
     await store.close()
     store = EmbeddedStore(tmp_path)
@@ -217,3 +219,99 @@ async def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "events").write_text("a file")
     with pytest.raises(StoreUnavailable, match="event log cannot be written"):
         EmbeddedStore(tmp_path / "events")
+
+
+async def test_idle_users_are_forgotten_at_the_start_and_when_a_state_is_written(tmp_path: Path) -> None:
+    now = 1_000_000_000.0
+
+    def opened(ttl_s: int) -> EmbeddedStore:
+        return EmbeddedStore(tmp_path, user_ttl_s=ttl_s, segment_bytes=2000, clock=lambda: now)
+
+    store = opened(0)
+    await store.record([Event(event_id="a", user_id="before", item_id="i", timestamp=1)])
+    await store.close()
+    store = opened(1000)  # where the time is not known, it begins with the first start that asks for it
+    await store.record([Event(event_id="b", user_id="idle", item_id="i", timestamp=1)])
+    now += 600
+    await store.record([Event(event_id="c", user_id="active", item_id="i", timestamp=1)])
+    await store.close()
+    now += 300
+    store = opened(1000)
+    assert [await store.history(user) for user in ("before", "idle", "active")] == [["i"]] * 3
+    now += 101
+    await store.record([event(number) for number in range(100)])  # more than a segment
+    await store.record([event(200)])
+    assert [await store.history(user) for user in ("before", "idle", "active")] == [[], [], ["i"]]
+    assert await store.newest_event("idle") is None
+    await store.close()
+    now += 700
+    store = opened(1000)
+    assert (await store.history("active"), len(await store.history("u"))) == ([], 101)
+    await store.close()
+    now += 400
+    await opened(1000).close()  # nothing but a state is read at this start
+    assert not any(b'"history"' in path.read_bytes() for path in tmp_path.glob("*.state"))
+
+
+async def test_the_oldest_waiting_segments_are_dropped_and_histories_stay(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path, max_undrained_events=100, segment_bytes=2000)
+    for number in range(400):
+        await store.record([event(number)])
+    waiting = await store.backlog()
+    assert 100 <= waiting.events <= 130
+    assert store.dropped_events == 400 - waiting.events
+    await store.close()
+    store = EmbeddedStore(tmp_path, max_undrained_events=100, segment_bytes=2000)
+    assert await store.history("u") == [f"i{number}" for number in range(200, 400)]
+    assert await store.record([event(0)]) == Recorded(0, 1)
+    await store.close()
+
+
+async def test_a_clock_that_jumps_loses_nothing_and_keeps_no_ids_for_ever(tmp_path: Path) -> None:
+    now = 1_000_000_000.0
+    day = 86_400
+
+    def opened() -> EmbeddedStore:
+        return EmbeddedStore(tmp_path, clock=lambda: now, half_lives_s=(36,), user_ttl_s=30 * day)
+
+    store = opened()
+    for number, jump in enumerate((0, day, -day, -day, 400 * day, -400 * day, 0)):
+        now += jump
+        recorded = event(number).model_copy(update={"timestamp": int(now)})
+        assert await store.record([recorded]) == Recorded(1, 0)
+        assert await store.record([recorded]) == Recorded(0, 1)
+        assert all(0 <= count < 1e13 for count in (await store.counts(36)).values())
+        await store.close()
+        store = opened()
+        assert (await store.history("u"))[-1] == f"i{number}"
+    for _ in range(3):
+        now += redis_schema.SEEN_WINDOW_S + 1
+        await store.record([event(100)])
+    assert list(store._state.seen) == ["e100"]
+    await store.close()
+
+
+async def test_a_snapshot_file_of_another_format_has_no_head_and_is_not_read(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path)
+    await save(store, "v", snapshot(4))
+    await store.close()
+    path = tmp_path / "v.snapshot"
+    path.write_bytes(path.read_bytes().replace(b"\nETGSNAP2", b"\nETGSNAP1"))
+    store = EmbeddedStore(tmp_path)
+    assert (await store.catalogue.read_tail("v", Position())).head is None
+    with pytest.raises(StoreCorrupt):
+        await store.catalogue.load_snapshot("v")
+    await save(store, "v", snapshot(5))
+    assert (await store.catalogue.load_snapshot("v")) is not None
+    await store.close()
+
+
+async def test_the_snapshot_just_written_stays_although_the_clock_was_put_back(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path)
+    for version in ("v1", "v2"):
+        await save(store, version, snapshot(1))
+        os.utime(tmp_path / f"{version}.snapshot", (4e9, 4e9))
+    await save(store, "v3", snapshot(2))
+    assert await store.catalogue.load_snapshot("v3") is not None
+    assert len(list(tmp_path.glob("*.snapshot"))) == 2
+    await store.close()

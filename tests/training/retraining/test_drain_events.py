@@ -14,7 +14,8 @@ from model_store import durable_files
 from model_store.errors import ConfigError, DataError, LockHeld, StoreUnavailable
 from model_store.events import event_log
 from model_store.events.event import Event
-from model_store.events.event_log import EventLine, ForgetLine, LogWriter
+from model_store.events.event_log import EventLine, ForgetLine
+from model_store.events.log_writer import LogWriter
 from model_store.replication import redis_schema
 from tests.support.redis_server import RedisServer
 from training.retraining import drain_events as drain_module

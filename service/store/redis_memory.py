@@ -1,0 +1,92 @@
+"""Guard of Redis' memory: refuses events in time, so that catalogue changes and deletions still find room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from redis.exceptions import OutOfMemoryError
+
+from model_store.errors import StoreReadOnly
+from service.store.redis_connection import Connection
+
+log = structlog.get_logger()
+
+FULL = 0.97
+"""Share of ``maxmemory`` from which events are refused; the rest is room for catalogue changes and snapshots."""
+
+HAS_ROOM = 0.95
+"""Share of ``maxmemory`` below which a full Redis takes events again. Lower than :data:`FULL`: it must not flap."""
+
+
+class MemoryGuard:
+    """Guard that remembers whether Redis is full. Used from one event loop.
+
+    Where idle users expire and the policy may evict them, a full Redis makes room by itself: events are refused only
+    after Redis itself has refused one.
+
+    Args:
+        connection: Connection to Redis.
+        users_expire: Whether histories have an expiry.
+    """
+
+    def __init__(self, connection: Connection, *, users_expire: bool) -> None:
+        self._connection = connection
+        self._users_expire = users_expire
+        self._is_full = False
+        self._warned_of = ""
+
+    def ensure_room(self) -> None:
+        """Return if events may be recorded.
+
+        Raises:
+            StoreReadOnly: Redis is full.
+        """
+        if self._is_full:
+            raise StoreReadOnly(
+                f"Redis is out of memory; it takes events again below {HAS_ROOM:.0%} of maxmemory",
+                "raise maxmemory, drain events (`etegrec-train retrain`), or let idle users expire"
+                " (ETEGREC_USER_TTL_DAYS)",
+                "Redis is full",
+            )
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Wrap a write, and remember if Redis refuses it for want of memory."""
+        try:
+            yield
+        except StoreReadOnly as refusal:
+            self._is_full = self._is_full or isinstance(refusal.__cause__, OutOfMemoryError)
+            raise
+
+    async def check(self) -> None:
+        """Ask Redis how much memory it uses. A probe has just been written.
+
+        Raises:
+            StoreReadOnly: It is full.
+            StoreUnavailable: It does not answer.
+        """
+        memory = await self._connection.ask(lambda redis: redis.info("memory"))
+        self._read(memory)
+        self.ensure_room()
+
+    def _read(self, memory: dict[str, Any]) -> None:
+        limit = int(memory.get("maxmemory", 0))
+        policy = str(memory.get("maxmemory_policy", ""))
+        self._warn_of(policy)
+
+        makes_room = policy.startswith("allkeys") or (policy.startswith("volatile") and self._users_expire)
+        if not limit or makes_room:
+            self._is_full = False
+            return
+
+        used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
+        self._is_full = used >= limit * (HAS_ROOM if self._is_full else FULL)
+
+    def _warn_of(self, policy: str) -> None:
+        """Say once that Redis may evict anything, waiting events and the catalogue as well."""
+        if policy.startswith("allkeys") and policy != self._warned_of:
+            log.warning("redis_may_evict_everything", policy=policy, fix="set maxmemory-policy to volatile-lru")
+            self._warned_of = policy

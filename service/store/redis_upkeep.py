@@ -1,0 +1,111 @@
+"""Upkeep of Redis: limits that hold while nothing is recorded, and changed settings applied to what is stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+
+import structlog
+
+from model_store.errors import StoreError, StoreReadOnly
+from model_store.replication import redis_schema
+from service.store import redis_scripts
+from service.store.redis_connection import Connection
+
+log = structlog.get_logger()
+
+_SCANNED = 1000  # keys per call: a millisecond or two
+_GLOB = re.compile(r"([*?\[\]\\])")
+
+
+class RedisUpkeep:
+    """Upkeep of the keys of one installation, which every replica does. Used from one event loop.
+
+    Args:
+        connection: Connection to Redis.
+        keys: Names of the keys.
+        half_lives_s: Half-lives of the decayed counts that are used.
+        user_ttl_s: Seconds without an event after which a user expires, 0 for never.
+        max_undrained_events: Number of waiting events above which the oldest are dropped, 0 for none.
+
+    Attributes:
+        dropped_events: Events that this replica dropped here.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: redis_schema.Keys,
+        half_lives_s: Sequence[int],
+        user_ttl_s: int,
+        max_undrained_events: int,
+    ) -> None:
+        self.dropped_events = 0
+        self._connection = connection
+        self._keys = keys
+        self._counts = [keys.counts(half_life).encode() for half_life in half_lives_s]
+        self._user_ttl_s = user_ttl_s
+        self._max_undrained_events = max_undrained_events
+        self._trim = connection.fast.register_script(redis_scripts.TRIM)
+
+    async def trim(self) -> None:
+        """Trim recorded ids and waiting events, as recording does: a full Redis records nothing, but must shrink."""
+        keys = [self._keys.events, self._keys.seen]
+        args = [redis_schema.SEEN_WINDOW_S, self._max_undrained_events]
+        self.dropped_events += int(await self._connection.ask(lambda redis: self._trim(keys, args, redis)))
+
+    async def apply_settings(self) -> None:
+        """Give all histories the expiry that the settings want, and delete counts that nobody reads.
+
+        Redis remembers the settings that were applied, so this goes through all keys only after they have changed.
+        Users who have been idle for long keep their history for the whole time once more, from now on.
+        """
+        wanted = f"{self._user_ttl_s} {b' '.join(sorted(self._counts)).decode()}".encode()
+        async with self._connection.background() as redis:
+            applied = await redis.get(self._keys.applied)
+        if applied == wanted:
+            return
+
+        users = await self._expire_histories()
+        await self._delete_counts()
+        log.info("store_settings_applied", users=users, user_ttl_s=self._user_ttl_s)
+        with suppress(StoreReadOnly):  # too full to remember it: the next start applies them once more
+            async with self._connection.background() as redis:
+                await redis.set(self._keys.applied, wanted)
+
+    async def try_apply_settings(self) -> bool:
+        """Do the same; if that is impossible now, log the reason and return ``False``."""
+        try:
+            await self.apply_settings()
+        except StoreError as failure:
+            log.info("store_settings_not_applied", cause=str(failure), hint=failure.hint)
+            return False
+        return True
+
+    async def _expire_histories(self) -> int:
+        users = 0
+        cursor = 0
+        while True:
+            async with self._connection.background() as redis:
+                pattern = _GLOB.sub(r"\\\1", self._keys.history("")) + "*"
+                cursor, names = await redis.scan(cursor, pattern, _SCANNED)
+                pipeline = redis.pipeline(transaction=False)
+                for name in names:
+                    if self._user_ttl_s:
+                        pipeline.expire(name, self._user_ttl_s, lt=True)
+                    else:
+                        pipeline.persist(name)
+                await pipeline.execute()
+
+            users += len(names)
+            if not cursor:
+                return users
+
+    async def _delete_counts(self) -> None:
+        """Delete what is not read any more: counts have no expiry, so those of other half-lives would stay."""
+        pattern = _GLOB.sub(r"\\\1", self._keys.counts_prefix) + "*"
+        async with self._connection.background() as redis:
+            found = [name async for name in redis.scan_iter(pattern, _SCANNED)]
+            unused = set(found) - set(self._counts)
+            await redis.unlink(self._keys.newest, *unused)

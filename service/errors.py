@@ -2,6 +2,7 @@
 
     EtegrecError
     └── RequestError           status 400
+        ├── BadHttp                  400  bytes that are no HTTP/1.1 request which this service takes
         ├── BadJson                  400  not JSON, or JSON that this service refuses
         ├── KeyMissing               401  no API key, or an unknown one
         ├── KeyForbidden             403  the key may not do this
@@ -14,8 +15,10 @@
         ├── InvalidLines             422  the same, of lines of a bulk upload
         ├── QueueFull                429  with Retry-After
         │   └── QueueTooLong         429  the same, where the wait would exceed the time budget
+        ├── HeadTooLarge             431  request line and headers have too many bytes
         ├── ClientGone               499  nobody reads the answer
         ├── NotReady                 503  no model is loaded, or the process is shutting down
+        ├── TooManyConnections       503  no connection is left, but for probes
         └── DeadlineMissed           504  the time budget ran out
 
 Messages name fields and limits; they never repeat input, paths or the text of exceptions.
@@ -62,6 +65,15 @@ class RequestError(EtegrecError):
         super().__init__(message)
         self.headers = dict(headers or {})
         self.fields: Sequence[FieldError] = ()
+
+
+class BadHttp(RequestError):
+    """The bytes are no HTTP/1.1 request that this service takes."""
+
+    slug = "bad-http"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers=_CLOSE)
 
 
 class BadJson(RequestError):
@@ -199,6 +211,16 @@ class QueueTooLong(QueueFull):
         super(QueueFull, self).__init__(detail, headers={"Retry-After": str(retry_after_s)})
 
 
+class HeadTooLarge(RequestError):
+    """Request line and headers have more than ``max_bytes`` bytes."""
+
+    status = 431
+    slug = "head-too-large"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"request line and headers must be at most {max_bytes} bytes long together", headers=_CLOSE)
+
+
 class ClientGone(RequestError):
     """The client closed the connection; nobody reads this."""
 
@@ -217,6 +239,19 @@ class NotReady(RequestError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, headers={"Retry-After": "1"})
+
+
+class TooManyConnections(RequestError):
+    """Every connection is taken; those of the reserve answer probes only."""
+
+    status = 503
+    slug = "too-many-connections"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "too many connections are open (max_connections, max_connections_per_address); try again later",
+            headers={"Retry-After": "1", **_CLOSE},
+        )
 
 
 class DeadlineMissed(RequestError):

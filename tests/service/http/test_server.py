@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -10,16 +9,13 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.service_harness import live_store
-
-ROOT = Path(__file__).parents[3]
+from tests.support.service_process import ROOT, process, wait_for, wait_for_metric
 
 SLOW = textwrap.dedent(
     """
@@ -43,45 +39,6 @@ SLOW = textwrap.dedent(
     cli.run_service(Settings())
     """
 )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def process(store: Path, *command: str, **given: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    port = free_port()
-    settings = {"STORE": str(store), "PORT": str(port), "RELOAD_S": "0.05", "ENGINE": "fake", **given}
-    environment = {**os.environ, **{f"ETEGREC_{name}": value for name, value in settings.items()}}
-    started = subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    try:
-        yield started, f"http://127.0.0.1:{port}"
-    finally:
-        started.kill()
-        started.communicate()
-
-
-def wait_for(url: str, status: int) -> httpx.Response:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        try:
-            response = httpx.get(url)
-        except httpx.TransportError:
-            response = None
-        if response is not None and response.status_code == status:
-            return response
-        time.sleep(0.02)
-    raise AssertionError(f"{url} did not answer {status}")
-
-
-def wait_for_metric(url: str, line: str) -> None:
-    end = time.monotonic() + 30
-    while line not in (text := httpx.get(f"{url}/metrics").text):
-        assert time.monotonic() < end, text
-        time.sleep(0.02)
 
 
 def test_sigterm_turns_readiness_off_finishes_requests_and_exits_0(tmp_path: Path) -> None:

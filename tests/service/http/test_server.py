@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from tests.support.service_harness import live_store
 from tests.support.service_process import ROOT, process, wait_for, wait_for_metric
+from tests.support.shutdown_load import ShutdownLoad
 
 SLOW = textwrap.dedent(
     """
@@ -63,6 +65,27 @@ def test_sigterm_turns_readiness_off_finishes_requests_and_exits_0(tmp_path: Pat
     assert answers[0].json()["served_by"] == "model"
     assert server.returncode == 0
     assert "Traceback" not in logged
+
+
+@pytest.mark.parametrize("delay_s", ["0", "0.2"])
+def test_no_request_is_reset_while_the_process_ends_under_load(tmp_path: Path, delay_s: str) -> None:
+    live_store(tmp_path)
+
+    async def ask_while_it_ends(server: subprocess.Popen[str], load: ShutdownLoad) -> None:
+        asking = asyncio.create_task(load.run(keeping=8, fresh=8))
+        while load.outcomes["answered"] < 50:
+            await asyncio.sleep(0.01)
+        server.send_signal(signal.SIGTERM)
+        await asking
+
+    with process(tmp_path, "-m", "service", SHUTDOWN_DELAY_S=delay_s) as (server, url):
+        wait_for(f"{url}/health/ready", 200)
+        load = ShutdownLoad(httpx.URL(url).port or 0)
+        asyncio.run(ask_while_it_ends(server, load))
+        server.communicate(timeout=30)
+    assert load.outcomes.keys() == {"answered", "refused"}
+    assert load.outcomes["refused"] == 16
+    assert server.returncode == 0
 
 
 def test_the_command_waits_for_a_first_model(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class Exchange:
         self._has_status = False
         self._head = b""  # waits for the first bytes of the body, to be sent with them
         self._is_chunked = False
-        self._left = 0  # bytes of the declared length that are not written yet
+        self._left: int | None = None  # bytes of the declared length that are not written yet
         self._stays_open = False
 
     @property
@@ -173,14 +173,13 @@ class Exchange:
         given: dict[bytes, Any] = dict(headers)
         self._stays_open = self._link.may_stay_open and b"close" not in given.get(b"connection", b"").lower()
         self._is_bodiless |= status in _BODILESS
-        length = given.get(b"content-length")
-        self._left = int(length or 0)
-
-        if not self._stays_open and b"connection" not in given:
-            headers.append((b"connection", b"close"))
-        if length is None and not self._is_bodiless:
+        if b"content-length" in given:
+            self._left = int(given[b"content-length"])
+        elif not self._is_bodiless and self._scope["http_version"] != "1.0":  # there, the end is the connection's
             self._is_chunked = True
             headers.append((b"transfer-encoding", b"chunked"))
+        if not self._stays_open and b"connection" not in given:
+            headers.append((b"connection", b"close"))
 
         self._head = encode_head(status, self._link.default_headers + headers)
         self._has_status = True
@@ -190,7 +189,7 @@ class Exchange:
             body = b""
         elif self._is_chunked:
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"0\r\n\r\n" if is_last else b"")
-        else:
+        elif self._left is not None:
             self._left -= len(body)
             if self._left < 0 or (is_last and self._left):
                 raise RuntimeError("the body of the answer is not as long as its Content-Length")

@@ -229,7 +229,7 @@ class BoundedHttp(asyncio.BufferedProtocol, Connection):
             return
         problem = problem_of(error)
         self._table.telemetry.rejected.labels(problem.slug).inc()
-        self._table.log.warning("request_refused_unread", problem=problem.slug, detail=problem.detail)
+        self._table.log.warning("request_refused", problem=problem.slug, detail=problem.detail)
 
         has_started = self._exchange is not None and self._exchange.has_started
         self._end_exchange()

@@ -6,6 +6,7 @@ import gc
 import ipaddress
 import socket
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import structlog
@@ -15,10 +16,11 @@ import uvicorn
 from model_store.console import EXIT_CODES, new_app, run
 from model_store.errors import ConfigError
 from service.app import create_app
+from service.http.connections import Connections, affordable_limit
 from service.http.protocol import BoundedHttp
 from service.http.server import Server
 from service.settings import ENV_PREFIX, EngineName, Settings
-from service.telemetry import set_up_logs
+from service.telemetry import Telemetry, set_up_logs
 
 SWITCH_S = 0.0005
 """Longest time that one Python thread keeps another waiting. The threads that prepare and finish batches delay the
@@ -68,6 +70,7 @@ def run_service(settings: Settings) -> None:
     application = create_app(settings)
     _collect_garbage_rarely()
     _warn_if_exposed(settings.host, is_open=application.state.service.gate.is_open)
+    connections = _open_table(settings, application.state.service.telemetry)
 
     config = uvicorn.Config(
         application,
@@ -75,7 +78,7 @@ def run_service(settings: Settings) -> None:
         port=settings.port,
         lifespan="on",
         ws="none",
-        http=BoundedHttp,
+        http=partial(BoundedHttp, connections),  # type: ignore[arg-type]  # uvicorn only calls it
         log_config=None,
         access_log=False,
         server_header=False,
@@ -97,6 +100,19 @@ def _collect_garbage_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
+
+
+def _open_table(settings: Settings, telemetry: Telemetry) -> Connections:
+    """Return the table of connections, with as many as the process may have files open."""
+    limit = affordable_limit(settings.max_connections)
+    if limit < settings.max_connections:
+        structlog.get_logger().warning(
+            "fewer_connections",
+            limit=limit,
+            max_connections=settings.max_connections,
+            fix="raise the limit of open files (ulimit -n), or lower ETEGREC_MAX_CONNECTIONS",
+        )
+    return Connections(limit, settings.max_connections_per_address, telemetry)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
     EtegrecError
     └── RequestError           status 400
+        ├── BadHttp                  400  bytes that are no HTTP/1.1 request which this service takes
         ├── BadJson                  400  not JSON, or JSON that this service refuses
         ├── KeyMissing               401  no API key, or an unknown one
         ├── KeyForbidden             403  the key may not do this
@@ -16,8 +17,10 @@
         │   └── QueueTooLong         429  the same, where the wait would exceed the time budget
         ├── RateLimited              429  the key is over its limits, or too many wrong keys came
         ├── TooManyUploads           429  as many bulk uploads are read as may
+        ├── HeadTooLarge             431  request line and headers have too many bytes
         ├── ClientGone               499  nobody reads the answer
         ├── NotReady                 503  no model is loaded, or the process is shutting down
+        ├── TooManyConnections       503  no connection is left, but for probes
         └── DeadlineMissed           504  the time budget ran out
 
 Messages name fields and limits; they never repeat input, paths or the text of exceptions.
@@ -65,6 +68,15 @@ class RequestError(EtegrecError):
         super().__init__(message)
         self.headers = dict(headers or {})
         self.fields: Sequence[FieldError] = ()
+
+
+class BadHttp(RequestError):
+    """The bytes are no HTTP/1.1 request that this service takes."""
+
+    slug = "bad-http"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers=_CLOSE)
 
 
 class BadJson(RequestError):
@@ -237,6 +249,16 @@ class TooManyUploads(RequestError):
         )
 
 
+class HeadTooLarge(RequestError):
+    """Request line and headers have more than ``max_bytes`` bytes."""
+
+    status = 431
+    slug = "head-too-large"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"request line and headers must be at most {max_bytes} bytes long together", headers=_CLOSE)
+
+
 class ClientGone(RequestError):
     """The client closed the connection; nobody reads this."""
 
@@ -255,6 +277,19 @@ class NotReady(RequestError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, headers={"Retry-After": "1"})
+
+
+class TooManyConnections(RequestError):
+    """Every connection is taken; those of the reserve answer probes only."""
+
+    status = 503
+    slug = "too-many-connections"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "too many connections are open (max_connections, max_connections_per_address); try again later",
+            headers={"Retry-After": "1", **_CLOSE},
+        )
 
 
 class DeadlineMissed(RequestError):

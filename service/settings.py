@@ -33,6 +33,20 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=1_000_000,
+        description="connections open at the same time, as far as the limit of open files allows; one more replaces the"
+        " one that waits longest for its client",
+    )
+    max_connections_per_address: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="the same for one client address (IPv6: 64 bits of it); 0: no limit, as behind a proxy, where all"
+        " clients share its address",
+    )
     read_keys: SecretStr = Field(
         SecretStr(""), description="API keys for reading, comma-separated; `name:secret` gives a key a name"
     )

@@ -61,6 +61,14 @@ class Telemetry:
             ("slug",),
             registry=registry,
         )
+        self.connections = Gauge("etegrec_connections", "Connections that are open now.", registry=registry)
+        self.dropped_connections = Counter(
+            "etegrec_connections_dropped_total",
+            "Connections given up or only open to probes, by reason"
+            " (above_limit, above_address_limit, made_room, head_too_slow, answer_unread).",
+            ("reason",),
+            registry=registry,
+        )
 
     def _add_batch_metrics(self) -> None:
         registry = self.registry

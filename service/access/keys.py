@@ -113,8 +113,8 @@ def hash_secret(secret: str) -> bytes:
 def keys_of_settings(settings: Settings, limits: Limits) -> list[Key]:
     """Return the keys in ``ETEGREC_READ_KEYS``, ``ETEGREC_WRITE_KEYS`` and ``ETEGREC_ADMIN_KEYS``.
 
-    A secret that occurs twice is one key, with the name of its first mention and the scopes of all. Keys for writing may
-    do everything until there are admin keys: a service that names only readers and writers needs no third kind.
+    A secret that occurs twice is one key, with the name of its first mention and the scopes of all. Keys for writing
+    may do everything until there are admin keys: a service that names only readers and writers needs no third kind.
 
     Args:
         settings: Settings of the service.

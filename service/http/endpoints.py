@@ -33,7 +33,7 @@ Q = TypeVar("Q", bound=Query)
 
 
 class IdConvertor(StringConvertor):
-    """Path convertor for an id that ends a path, or stands before a suffix: it may hold any character."""
+    """Path convertor for an id that ends a path, or stands before a suffix: it may hold slashes."""
 
     regex = r"[\s\S]*"
 
@@ -49,7 +49,7 @@ class Endpoint:
 
     Attributes:
         method: HTTP method.
-        path: Starlette's path; ``{item_id:id}`` lets ids hold slashes and line feeds.
+        path: Starlette's path, matched before percent-encoding is decoded; ``{item_id:id}`` lets ids hold slashes.
         handler: Answers a request of the service, after its key was checked.
         access: Scope that a request's key needs, or "open".
         problems: Statuses of the problems it may answer with, besides those of keys and of reading a body.
@@ -123,9 +123,8 @@ def read_id(request: Request, name: str) -> str:
     Raises:
         InvalidFields: It is empty, too long, or not UTF-8: replacing what does not decode would name someone else.
     """
-    value = str(request.path_params[name])
     try:
-        unquote_to_bytes(request.scope.get("raw_path", b"")).decode()
+        value = unquote_to_bytes(request.path_params[name]).decode()
     except UnicodeDecodeError:
         raise InvalidFields([FieldError(name, "must be percent-encoded UTF-8")]) from None
 

@@ -5,18 +5,18 @@ It is plain ASGI, which costs microseconds and passes streams through untouched.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.endpoints import BoundHandler
-from service.http.problems import problem_of
+from service.http.problems import new_request_id, problem_of
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -58,6 +58,8 @@ class RequestMiddleware:
         started = time.monotonic()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
+        is_head = scope["method"] == "HEAD"
+        scope = _routed(scope)
         direct = self._direct.get((scope["method"], scope["path"]))
         status = 0
 
@@ -68,6 +70,8 @@ class RequestMiddleware:
                 message["headers"] = [*message["headers"], (_RAW_HEADER, request_id.encode())]
                 if self._is_draining():
                     _close_connection(message)
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -92,7 +96,24 @@ class RequestMiddleware:
 
 def _request_id(scope: Scope) -> str:
     given = next((value.decode("latin-1") for name, value in scope["headers"] if name == _RAW_HEADER), "")
-    return given if _WELL_FORMED.fullmatch(given) else os.urandom(16).hex()
+    return given if _WELL_FORMED.fullmatch(given) else new_request_id()
+
+
+def _routed(scope: Scope) -> Scope:
+    """Return the request as it is routed: HEAD like GET, and by the path as it came.
+
+    An encoded slash is data of an id and separates nothing, so the path is not decoded as a whole. Within its parts,
+    encodings are made uniform: ``%41`` is ``A``, as RFC 3986 has it.
+    """
+    raw = scope.get("raw_path")
+    if raw is None:  # a server need not say how the path came
+        raw = quote(scope["path"]).encode()
+    if b"%" in raw:
+        parts = [quote(unquote_to_bytes(part), safe="") for part in raw.split(b"/")]
+        scope = {**scope, "path": "/".join(parts)}
+    if scope["method"] == "HEAD":
+        scope = {**scope, "method": "GET"}
+    return scope
 
 
 def _close_connection(message: Message) -> None:

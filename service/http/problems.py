@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -74,6 +75,11 @@ class Problem:
         """Return the HTTP answer that carries the document."""
         body = orjson.dumps(self.document(request_id))
         return Response(body, self.status, headers=dict(self.headers), media_type=PROBLEM_JSON)
+
+
+def new_request_id() -> str:
+    """Return a new, random request id."""
+    return os.urandom(16).hex()
 
 
 def problem_of(error: Exception) -> Problem:

@@ -60,4 +60,5 @@ def _methods_of(request: Request) -> list[str]:
     """Return all methods of a path: the framework names those of its first route only."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     path = request.scope["path"]
-    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
+    methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)

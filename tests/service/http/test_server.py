@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import signal
 import socket
 import subprocess
@@ -10,16 +10,14 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.service_harness import live_store
-
-ROOT = Path(__file__).parents[3]
+from tests.support.service_process import ROOT, process, wait_for, wait_for_metric
+from tests.support.shutdown_load import ShutdownLoad
 
 SLOW = textwrap.dedent(
     """
@@ -45,52 +43,6 @@ SLOW = textwrap.dedent(
 )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def process(store: Path, *command: str, **given: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    port = free_port()
-    settings = {
-        "STORE": str(store),
-        "PORT": str(port),
-        "RELOAD_S": "0.05",
-        "ENGINE": "fake",
-        "LOAD_TRIAL": "false",
-        **given,
-    }
-    environment = {**os.environ, **{f"ETEGREC_{name}": value for name, value in settings.items()}}
-    started = subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    try:
-        yield started, f"http://127.0.0.1:{port}"
-    finally:
-        started.kill()
-        started.communicate()
-
-
-def wait_for(url: str, status: int) -> httpx.Response:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        try:
-            response = httpx.get(url)
-        except httpx.TransportError:
-            response = None
-        if response is not None and response.status_code == status:
-            return response
-        time.sleep(0.02)
-    raise AssertionError(f"{url} did not answer {status}")
-
-
-def wait_for_metric(url: str, line: str) -> None:
-    end = time.monotonic() + 30
-    while line not in (text := httpx.get(f"{url}/metrics").text):
-        assert time.monotonic() < end, text
-        time.sleep(0.02)
-
-
 def test_sigterm_turns_readiness_off_finishes_requests_and_exits_0(tmp_path: Path) -> None:
     live_store(tmp_path)
     computing = tmp_path / "computing"
@@ -113,6 +65,27 @@ def test_sigterm_turns_readiness_off_finishes_requests_and_exits_0(tmp_path: Pat
     assert answers[0].json()["served_by"] == "model"
     assert server.returncode == 0
     assert "Traceback" not in logged
+
+
+@pytest.mark.parametrize("delay_s", ["0", "0.2"])
+def test_no_request_is_reset_while_the_process_ends_under_load(tmp_path: Path, delay_s: str) -> None:
+    live_store(tmp_path)
+
+    async def ask_while_it_ends(server: subprocess.Popen[str], load: ShutdownLoad) -> None:
+        asking = asyncio.create_task(load.run(keeping=8, fresh=8))
+        while load.outcomes["answered"] < 50:
+            await asyncio.sleep(0.01)
+        server.send_signal(signal.SIGTERM)
+        await asking
+
+    with process(tmp_path, "-m", "service", SHUTDOWN_DELAY_S=delay_s) as (server, url):
+        wait_for(f"{url}/health/ready", 200)
+        load = ShutdownLoad(httpx.URL(url).port or 0)
+        asyncio.run(ask_while_it_ends(server, load))
+        server.communicate(timeout=30)
+    assert load.outcomes.keys() == {"answered", "refused"}
+    assert load.outcomes["refused"] == 16
+    assert server.returncode == 0
 
 
 def test_the_command_waits_for_a_first_model(tmp_path: Path) -> None:

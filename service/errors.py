@@ -250,13 +250,16 @@ class TooManyUploads(RequestError):
 
 
 class HeadTooLarge(RequestError):
-    """Request line and headers have more than ``max_bytes`` bytes."""
+    """Request line and headers have more than ``max_bytes`` bytes, or there are more than ``max_headers``."""
 
     status = 431
     slug = "head-too-large"
 
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"request line and headers must be at most {max_bytes} bytes long together", headers=_CLOSE)
+    def __init__(self, max_bytes: int, max_headers: int) -> None:
+        super().__init__(
+            f"request line and headers must be at most {max_bytes} bytes long together, and at most {max_headers} headers",
+            headers=_CLOSE,
+        )
 
 
 class ClientGone(RequestError):

@@ -310,7 +310,7 @@ class BoundedHttp(asyncio.BufferedProtocol, Connection):
         if self._exchange is not None:
             self._exchange.end_body()
         self._table.work(self)
-        self.deadline = inf
+        self._wait_for_app()
 
     def _expect_head(self, seconds: float) -> None:
         now = self._loop.time()
@@ -327,7 +327,12 @@ class BoundedHttp(asyncio.BufferedProtocol, Connection):
         if self._parser.in_head:
             self.deadline = now + (HEAD_TIMEOUT_S if self._may_ask_anything else PROBE_TIMEOUT_S)
         else:
-            self.deadline = inf  # the app limits how long a body may take
+            self._wait_for_app()
+
+    def _wait_for_app(self) -> None:
+        """Set no deadline: the app limits how long bodies and answers take. A client that takes no answer keeps its."""
+        if not self.is_write_paused:
+            self.deadline = inf
 
     def _set_reading(self) -> None:
         """Stop reading while bytes wait to be parsed or taken by the app; go on afterwards."""

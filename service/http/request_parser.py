@@ -16,6 +16,9 @@ Header = tuple[bytes, bytes]
 MAX_HEAD_BYTES = 65_536
 """Size of the largest head (request line and headers, with the empty line that ends them)."""
 
+MAX_HEADERS = 256
+"""Largest number of headers: thousands of short ones would take far more memory than bytes on the line."""
+
 MAX_FRAMING_BYTES = 4096
 """Largest number of bytes between two pieces of a chunked body: sizes and extensions of chunks."""
 
@@ -78,7 +81,7 @@ class RequestParser:
 
         Raises:
             BadHttp: The bytes are no HTTP request that this service takes.
-            HeadTooLarge: The head is larger than ``MAX_HEAD_BYTES``.
+            HeadTooLarge: The head has more than ``MAX_HEAD_BYTES`` bytes or ``MAX_HEADERS`` headers.
             RequestError: Whatever ``on_head`` raised.
         """
         view = memoryview(data)
@@ -112,7 +115,7 @@ class RequestParser:
         stop = end if found < 0 else found + len(_HEAD_END)
         self._head_bytes += stop - at
         if self._head_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLarge(MAX_HEAD_BYTES)
+            raise HeadTooLarge(MAX_HEAD_BYTES, MAX_HEADERS)
         if found < 0:
             self._head_tail = (self._head_tail + data[at:end])[-3:]
         return stop
@@ -159,6 +162,8 @@ class RequestParser:
         if not self.in_head:
             raise BadHttp("trailers behind a chunked body are not taken")
 
+        if len(self._headers) == MAX_HEADERS:
+            raise HeadTooLarge(MAX_HEAD_BYTES, MAX_HEADERS)
         name = name.lower()
         value = value.rstrip(_BLANKS)
         self._headers.append((name, value))

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.http import connections, protocol
 from service.http.protocol import BoundedHttp
-from service.http.request_parser import MAX_HEAD_BYTES
+from service.http.request_parser import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.support.raw_http import GET, HOST, RawServer, raw_server, read_answer, send_all, split_answers
 from tests.support.service_harness import until
 
@@ -225,6 +225,11 @@ class TestHeads:
             assert answer.headers["x-request-id"] == document["request_id"]
             assert "aaa" not in document["detail"]
 
+    async def test_the_number_of_headers_is_limited(self, server: RawServer) -> None:
+        for count, status in ((MAX_HEADERS - 2, 200), (MAX_HEADERS - 1, 431)):
+            (answer,) = await send_all(server.port, get(b"/", HOST + CLOSE + b"X: a\r\n" * count))
+            assert answer.status == status
+
     async def test_bytes_before_a_head_count_as_well(self, server: RawServer) -> None:
         (answer,) = await send_all(server.port, b"\r\n" * 100_000)
         assert answer.status == 431
@@ -296,6 +301,18 @@ class TestAnswers:
             await until(lambda: not server.state.connections)
             writer.close()
         assert running == 0
+
+    async def test_a_client_that_sends_its_body_but_takes_no_answer_is_given_up(
+        self, server: RawServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(protocol, "UNREAD_TIMEOUT_S", 0.3)
+        for length, sent in ((20_000, 20_000), (1_000_000, 40_000)):
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+            writer.write(post(b"/big", b"Content-Length: %d\r\n" % length))
+            await until(lambda: any(getattr(each, "is_write_paused", False) for each in server.state.connections))
+            writer.write(b"x" * sent)
+            await until(lambda: not server.state.connections)
+            writer.close()
 
     async def test_a_client_that_reads_slowly_gets_all(
         self, server: RawServer, monkeypatch: pytest.MonkeyPatch

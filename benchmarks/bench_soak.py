@@ -179,7 +179,13 @@ def main(
         if code := train(work, models, server.url):
             raise RuntimeError(f"the first training ended with {code}:\n{(work / 'training.log').read_text()[-2000:]}")
 
-        given = {"threads": 1, "redis_url": server.url, "reload_s": 1, "compact_changes": 500, "log_level": "warning"}
+        given: dict[str, Any] = {
+            "threads": 1,
+            "redis_url": server.url,
+            "reload_s": 1,
+            "compact_changes": 500,
+            "log_level": "warning",
+        }
         service = ServiceProcess(work / "models", work / "service", **given)
         service.start()
         run = Soak(service, server, models, work, time.monotonic() + 60 * minutes)

@@ -95,6 +95,7 @@ def fuzz_description(port: int, key: str, examples: int, first_seed: int, end: f
     findings = Findings()
     described = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
 
+    found: Any
     for found in described.get_all_operations():
         operation = found.ok()
         for mode in GenerationMode:

@@ -17,7 +17,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from service.api_keys import MIN_KEY_LENGTH, Keys
+from service.access.keys import keys_of_settings
+from service.access.limits import Limits
 from service.settings import Settings
 from tests.support.redis_server import find_server
 
@@ -148,9 +149,10 @@ def test_the_service_starts_with_these_keys(tmp_path: Path, monkeypatch: pytest.
     make(tmp_path)
     for variable in ("ETEGREC_READ_KEYS", "ETEGREC_WRITE_KEYS", "ETEGREC_ADMIN_KEYS", "ETEGREC_REDIS_URL"):
         monkeypatch.delenv(variable, raising=False)
-    keys = Keys.of(Settings.load(secrets_dir=str(tmp_path)))
-    assert not keys.is_open
-    assert all(len(key) > MIN_KEY_LENGTH for key in (*keys.read, *keys.write))
+    keys = {key.name: key.scopes for key in keys_of_settings(Settings.load(secrets_dir=str(tmp_path)), Limits())}
+    assert keys.keys() == {"read-1", "write-1", "admin-1"}
+    assert "admin" not in keys["write-1"]
+    assert "admin" in keys["admin-1"]
 
 
 @pytest.mark.redis

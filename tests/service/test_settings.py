@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import ConfigError
-from service.api_keys import Keys
+from service.access.keys import keys_of_settings
+from service.access.limits import Limits
 from service.settings import Settings
 
 
@@ -23,7 +24,7 @@ def test_secrets_come_from_files(folder: Path) -> None:
     settings = Settings.load()
     assert settings.redis_url is not None
     assert settings.redis_url.get_secret_value() == "redis://:hidden@redis:6379/0"
-    assert Keys.of(settings) == Keys(read=(), write=(b"writer-key-1",))
+    assert [key.name for key in keys_of_settings(settings, Limits())] == ["write-1"]
     assert settings.secrets_dir == str(folder)
     assert "hidden" not in repr(settings)
 

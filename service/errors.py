@@ -257,7 +257,7 @@ class HeadTooLarge(RequestError):
 
     def __init__(self, max_bytes: int, max_headers: int) -> None:
         super().__init__(
-            f"request line and headers must be at most {max_bytes} bytes long together, and at most {max_headers} headers",
+            f"request line and headers must have at most {max_bytes} bytes together, and {max_headers} headers",
             headers=_CLOSE,
         )
 

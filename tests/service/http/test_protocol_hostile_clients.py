@@ -24,7 +24,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 main()
 """
 ATTACK_S = 3.0
-GROWTH_BYTES = 48 * 1024 * 1024
+GROWTH_BYTES = 24 * 1024 * 1024
 
 FLOODS = {
     "requests sent ahead": (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),

@@ -132,13 +132,14 @@ class Tree:
             self._run_and_exit(tests, report)
 
         deadline = time.monotonic() + limit_s
-        while time.monotonic() < deadline:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                _kill_group(child)
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(POLL_S)
-        _kill_group(child)
+        try:
+            while time.monotonic() < deadline:
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    return os.waitstatus_to_exitcode(status)
+                time.sleep(POLL_S)
+        finally:  # also when this command is interrupted
+            _kill_group(child)
         os.waitpid(child, 0)
         return None
 
@@ -146,7 +147,7 @@ class Tree:
         """Run tests in this process, which is a fork, and end it."""
         code = 3
         try:
-            os.setsid()  # the processes that tests start can be killed together with it
+            os.setpgid(0, 0)  # the processes that tests start can be killed together with it
             silence = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):
                 os.dup2(silence, stream)

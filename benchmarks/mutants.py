@@ -198,9 +198,9 @@ def run(names: Sequence[str], limits: Limits, folder: Path) -> Iterator[dict[str
     """
     equivalent = read_equivalent()
     tree = Tree(ROOT, folder / "tree")
-    for number, name in enumerate(names):
-        modules = [Module.load(path) for path in GROUPS[name]]
-        results = [Results(module, folder) for module in modules]
+    groups = [[Module.load(path) for path in GROUPS[name]] for name in names]  # all now, as the copy has them
+    known = [[Results(module, folder) for module in modules] for modules in groups]
+    for number, (name, modules, results) in enumerate(zip(names, groups, known, strict=True)):
         group_ends = time.monotonic() + (limits.ends_at - time.monotonic()) / (len(names) - number)
         for place, (module, found) in enumerate(zip(modules, results, strict=True)):
             share_s = (group_ends - time.monotonic()) / (len(modules) - place)

@@ -199,8 +199,10 @@ async def test_value_of_another_type_is_corrupt_and_leaves_no_trace(open_store: 
         await store.history("u")
     with pytest.raises(StoreCorrupt):
         await store.record([event(1)])
+    assert raw.keys("*") == [KEYS.history("u").encode()]
     raw.delete(KEYS.history("u"))
     assert (await store.record([event(1)])).accepted == 1
+    assert (raw.xlen(KEYS.events), raw.llen(KEYS.history("u"))) == (1, 1)
 
 
 async def test_damaged_newest_times_are_none_and_begun_anew(open_store: Open, raw: Redis) -> None:

@@ -14,7 +14,7 @@ from model_store.errors import DataError
 from training.config import load_config
 from training.data.dataset import Dataset
 from training.data.prepare import PrepareOptions, open_or_prepare, prepare
-from training.data.split import SplitOptions
+from training.data.split import Cuts, Division, SplitOptions, utc
 from training.data.storage import load_dataset, save_dataset
 
 AT_20_AND_40 = SplitOptions(split="time", valid_from=20, test_from=40)
@@ -133,11 +133,62 @@ def test_impossible_cuts_are_refused() -> None:
         {"valid_from": 5},
         {"valid_from": 5, "test_from": 4},
         {"valid_from": "soon", "test_from": "later"},
+        {"valid_from": -5, "test_from": 4},
+        {"test_from": 4},
+        {"valid_share": 0.0},
+        {"test_share": 0.0},
+        {"valid_share": -0.1},
+        {"test_share": 1.0},
     ],
 )
 def test_contradictory_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         SplitOptions.model_validate({"split": "time", **wrong})
+
+
+@pytest.mark.parametrize("unset", [0, "", " "])
+def test_a_moment_that_is_not_set_leaves_it_to_the_shares(unset: int | str) -> None:
+    options = SplitOptions.model_validate({"split": "time", "valid_from": unset, "test_from": unset})
+    assert options == SplitOptions(split="time")
+
+
+def test_periods_begin_after_the_oldest_and_end_with_the_newest_interaction() -> None:
+    times = np.array([50, 10, 20, 30, 40])
+    for valid, test in ((11, 12), (11, 50), (49, 50)):
+        assert SplitOptions(split="time", valid_from=valid, test_from=test).cuts(times) == Cuts(valid, test)
+    for valid, test in ((10, 20), (9, 20), (20, 20), (20, 51)):
+        with pytest.raises(DataError, match="no time split"):
+            SplitOptions(split="time", valid_from=valid, test_from=test).cuts(times)
+    smallest = SplitOptions(split="time", valid_share=0.5, test_share=1e-17)
+    assert smallest.cuts(times) == Cuts(30, 50)
+
+
+def division(lengths: list[int], times: list[int], cuts: Cuts | None = None) -> Division:
+    return Division(np.cumsum([0, *lengths]), np.array(times), cuts)
+
+
+def test_leave_one_out_holds_back_two_of_three_or_more() -> None:
+    found = division([1, 2, 3, 5], [7] * 11)
+    assert found.training_lengths.tolist() == [1, 2, 1, 3]
+    assert found.validation_targets.tolist() == [-1, -1, 4, 9]
+    assert found.test_targets.tolist() == [-1, -1, 5, 10]
+    assert np.flatnonzero(found.is_training).tolist() == [0, 1, 2, 3, 6, 7, 8]
+    assert found.is_training.dtype == np.bool_
+
+
+def test_a_time_split_takes_the_first_of_each_period_after_some_history() -> None:
+    # Cuts at 20 and 40: a start belongs to its period.
+    users = [[10, 20, 30, 40, 50], [20, 40], [5, 19, 39], [40], [10, 41], [1]]
+    found = division([len(times) for times in users], [at for times in users for at in times], Cuts(20, 40))
+    assert found.training_lengths.tolist() == [1, 0, 2, 0, 1, 1]
+    assert found.validation_targets.tolist() == [1, -1, 9, -1, -1, -1]
+    assert found.test_targets.tolist() == [3, 6, -1, -1, 12, -1]
+    assert np.flatnonzero(found.is_training).tolist() == [0, 7, 8, 11, 13]
+
+
+def test_times_out_of_the_calendar_stay_numbers() -> None:
+    assert utc(0) == "1970-01-01T00:00:00Z"
+    assert utc(10**20) == str(10**20)
 
 
 @pytest.mark.parametrize("moment", ["2020-01-01", "2020-01-01T00:00:00Z", '"2020-01-01T01:00:00+01:00"', "1577836800"])

@@ -56,6 +56,13 @@ def test_undefined_metrics_are_errors() -> None:
         rank_of_target(np.array([[0.0, math.nan]]), np.array([0]))
 
 
+def test_no_targets_have_no_ranks_and_an_infinite_score_is_a_score() -> None:
+    assert rank_of_target(np.empty((0, 3)), np.empty(0, dtype=np.int64)).tolist() == []
+    assert rank_of_target(np.array([[-math.inf, 0.0]]), np.array([0])).tolist() == [1]
+    with pytest.raises(ValueError, match="NaN"):
+        rank_of_target(np.array([[1.0, 2.0], [math.nan, math.inf]]), np.array([0, 1]))
+
+
 def test_ties_stand_before_the_target() -> None:
     scores = np.array([[1.0, 1.0, 1.0, 2.0, 0.0]])
     for target, rank in ((0, 3), (1, 3), (2, 3), (3, 0), (4, 4)):

@@ -197,7 +197,7 @@ def attack_machine(attack: Attack) -> Findings:
     clock = attack.work / "clock"
     clock.write_text("0")
     moved = {"PYTHONPATH": str(Path(__file__).parent / "attack" / "clock"), "ATTACK_CLOCK_FILE": str(clock)}
-    with attack.serving("clock", variables=moved) as service:
+    with attack.serving("moved-clock", variables=moved) as service:
         found = _merge(found, jump_clock(service, clock, attack.key))
 
     with _redis(attack.work / "parted-redis") as server:
@@ -258,7 +258,9 @@ def main(
     ),
     minutes: Annotated[float, typer.Option(min=0.1, help="Time for all parts.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    scale: Annotated[float, typer.Option(min=0.001, help="Number of cases, as a share of the usual number.")] = 0.0,
+    scale: Annotated[
+        float | None, typer.Option(min=0.001, help="Number of cases, as a share of the usual number.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"Parts to run: {', '.join(PARTS)}.")] = None,
 ) -> None:
     chosen = set(only or PARTS)

@@ -81,15 +81,15 @@ class ServiceProcess:
         limit = self._descriptors
 
         def restrict() -> None:
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            assert limit is not None
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
         with (self.folder / "log").open("ab") as sink:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "service"],
                 env=self._environment,
                 stderr=sink,
-                preexec_fn=restrict,
+                preexec_fn=None if limit is None else restrict,
             )
         if wait:
             self.wait_until_ready()

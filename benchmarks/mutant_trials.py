@@ -7,6 +7,7 @@ the mutated module. The copy lies in a folder of its own: tests that start proce
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import resource
 import shutil
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,11 +54,35 @@ class Baseline:
 
     tests: tuple[str, ...]  # paths below the root
     seconds: float
+    durations: Mapping[str, float]  # of each test in seconds, by its id
 
     @property
     def limit_s(self) -> float:
         """Time after which a mutant counts as killed, because it runs in circles."""
         return PATIENCE_S + PATIENCE * self.seconds
+
+
+class Stopwatch:
+    """Plugin of pytest that notes how long each test takes."""
+
+    def __init__(self) -> None:
+        self.durations: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add the time of one phase of a test."""
+        self.durations[report.nodeid] = self.durations.get(report.nodeid, 0.0) + report.duration
+
+
+class FastestFirst:
+    """Plugin of pytest that runs the fastest tests first: most mutants are killed by one of them."""
+
+    def __init__(self, durations: Mapping[str, float]) -> None:
+        self._durations = durations
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Sort the tests."""
+        items.sort(key=lambda item: self._durations.get(item.nodeid, 0.0))
 
 
 class Tree:
@@ -87,49 +112,62 @@ class Tree:
             BaselineFailed: They do not pass.
         """
         self._preload(tests)
+        report = self.folder / "durations.json"
+        watch = Stopwatch()
+
+        def write() -> None:
+            report.write_text(json.dumps(watch.durations))
+
         started = time.monotonic()
-        code = self._run(tests, LONGEST_BASELINE_S)
+        code = self._run(tests, LONGEST_BASELINE_S, watch, write)
         if code != 0:
             raise BaselineFailed(f"without any mutation, pytest ends with {code} for {' '.join(tests)}")
-        return Baseline(tuple(tests), time.monotonic() - started)
+        return Baseline(tuple(tests), time.monotonic() - started, json.loads(report.read_text()))
 
     def is_killed(self, module: str, mutation: Mutation, baseline: Baseline) -> bool:
-        """Tell whether the tests notice a mutation of a module, which is a path below the root.
-
-        Raises:
-            BaselineFailed: No test was run.
-        """
+        """Tell whether the tests notice a mutation of a module, which is a path below the root."""
         path = self.folder / module
         source = path.read_text()
         path.write_text(mutation.apply(source))
         try:
-            code = self._run(baseline.tests, baseline.limit_s)
+            return self._run(baseline.tests, baseline.limit_s, FastestFirst(baseline.durations)) != 0
         finally:
             path.write_text(source)
-        if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
-            raise BaselineFailed(f"pytest ends with {code} for {' '.join(baseline.tests)}")
-        return code != 0
 
     def _preload(self, tests: Sequence[str]) -> None:
         """Import what takes long; a fork that only collects the tests tells what they need."""
         report = self.folder / "imported-modules.txt"
-        code = self._run(["--collect-only", *tests], LONGEST_BASELINE_S, report)
+        code = self._run(
+            ["--collect-only", *tests], LONGEST_BASELINE_S, at_end=lambda: report.write_text("\n".join(sys.modules))
+        )
         if code != 0:
             raise BaselineFailed(f"pytest ends with {code} when it collects {' '.join(tests)}")
 
         imported = set(report.read_text().split())
-        report.unlink()
         for name in PRELOADED:
             if name in imported:
                 importlib.import_module(name)
 
-    def _run(self, tests: Sequence[str], limit_s: float, report: Path | None = None) -> int | None:
-        """Run tests in a fork and return pytest's exit code; ``None`` if it took too long."""
+    def _run(
+        self,
+        arguments: Sequence[str],
+        limit_s: float,
+        plugin: object | None = None,
+        at_end: Callable[[], object] | None = None,
+    ) -> int | None:
+        """Run tests in a fork and return pytest's exit code; ``None`` if it took too long.
+
+        Args:
+            arguments: Tests, and further options of pytest.
+            limit_s: Longest time.
+            plugin: Further plugin of pytest.
+            at_end: Runs in the fork after the tests.
+        """
         sys.stdout.flush()
         sys.stderr.flush()
         child = os.fork()
         if not child:
-            self._run_and_exit(tests, report)
+            self._run_and_exit(arguments, plugin, at_end)
 
         deadline = time.monotonic() + limit_s
         try:
@@ -143,7 +181,9 @@ class Tree:
         os.waitpid(child, 0)
         return None
 
-    def _run_and_exit(self, tests: Sequence[str], report: Path | None) -> None:
+    def _run_and_exit(
+        self, arguments: Sequence[str], plugin: object | None, at_end: Callable[[], object] | None
+    ) -> None:
         """Run tests in this process, which is a fork, and end it."""
         code = 3
         try:
@@ -165,9 +205,9 @@ class Tree:
             os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
             quiet = ["-x", "-q", "-p", "no:cacheprovider", *PLUGINS, "--hypothesis-seed=0"]
             quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # some plugins are imported already
-            code = int(pytest.main([*quiet, *tests]))
-            if report is not None:
-                report.write_text("\n".join(sys.modules))
+            code = int(pytest.main([*quiet, *arguments], [plugin] if plugin else []))
+            if at_end is not None:
+                at_end()
         finally:
             os._exit(code)
 

@@ -41,20 +41,13 @@ GROUPS = {
         *("model_store/bundle/storage.py", "model_store/bundle/onnx_session.py"),
     ),
     "rules": ("service/filters.py",),
-    "batcher": (
-        *("service/scheduling/admission.py", "service/scheduling/batch_runner.py", "service/scheduling/batcher.py"),
-        *("service/scheduling/latency_model.py", "service/scheduling/queue.py"),
-    ),
+    "batcher": ("service/scheduling",),
     "reload": ("service/models/manager.py",),
-    "retrain": (
-        *("training/retraining/retrain.py", "training/retraining/drain_events.py"),
-        *("training/retraining/drain_items.py", "training/retraining/merged_data.py"),
-        "training/retraining/schedule.py",
-    ),
+    "retrain": ("training/retraining",),
     "split": ("training/data/split.py",),
-    "metrics": ("training/evaluation/metrics.py", "training/evaluation/full_ranking.py"),
+    "metrics": ("training/evaluation",),
 }
-"""Modules by group."""
+"""Modules by group; a folder stands for all modules that lie in it."""
 
 ALSO = {
     "model_store/bundle/storage.py": ("tests/model_store/bundle/test_registry.py",),
@@ -95,6 +88,13 @@ class Module:
     def tests_hash(self) -> str:
         """Hash of its tests."""
         return _hash(*((ROOT / test).read_text() for test in self.tests))
+
+
+def modules_of(group: str) -> list[Module]:
+    """Read the modules of a group."""
+    places = [ROOT / name for name in GROUPS[group]]
+    paths = [path for place in places for path in (make_map.modules(place) if place.is_dir() else [place])]
+    return [Module.load(str(path.relative_to(ROOT))) for path in paths]
 
 
 class Results:
@@ -198,7 +198,7 @@ def run(names: Sequence[str], limits: Limits, folder: Path) -> Iterator[dict[str
     """
     equivalent = read_equivalent()
     tree = Tree(ROOT, folder / "tree")
-    groups = [[Module.load(path) for path in GROUPS[name]] for name in names]  # all now, as the copy has them
+    groups = [modules_of(name) for name in names]  # all now, as the copy has them
     known = [[Results(module, folder) for module in modules] for modules in groups]
     for number, (name, modules, results) in enumerate(zip(names, groups, known, strict=True)):
         group_ends = time.monotonic() + (limits.ends_at - time.monotonic()) / (len(names) - number)

@@ -169,6 +169,14 @@ def test_compiled_rules_are_shared_and_the_oldest_forgotten() -> None:
     assert rules.find(RuleKey.of(Filter(deny=["item-1"]))) is rules.everything
 
 
+def test_a_rule_counts_what_it_names() -> None:
+    assert RuleKey().name_count == 0
+    wide = {"categories": ["a", "b", "a"], "categories_all": ["c"], "allow": [], "deny": ["x"]}
+    assert RuleKey.of(Filter.model_validate(wide)).name_count == 3
+    bounds = [{"field": "year", "gte": 1}, {"field": "price", "lt": 2}]
+    assert RuleKey.of(Filter.model_validate({"attributes": bounds, "allow": ["i", "j"]})).name_count == 4
+
+
 def test_a_rule_that_allows_nothing_says_so() -> None:
     rules = RuleCompiler(CATALOGUE, 4)
     assert rules.compile(RuleKey(allow=frozenset({"unknown"}))).is_empty

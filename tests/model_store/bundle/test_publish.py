@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from model_store.bundle import publish as publish_module
+from model_store.bundle import registry as registry_module
+from model_store.bundle import storage as storage_module
 from model_store.bundle.publish import Publication, Step, publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.storage import Folder
@@ -129,6 +132,34 @@ def test_the_manifest_comes_last_and_the_rename_after_it(tmp_path: Path) -> None
     assert names[0] == "claim the name"
     assert names[-4:] == ["sync folders", "write manifest.json", "rename", "sync model store"]
     assert [step.name for step in steps(ModelStore("memory://x"))][-1] == "write manifest.json"
+
+
+def test_folders_are_made_durable_before_the_rename_and_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut right after the rename must find the names of all files in the version."""
+    synced: list[tuple[str, bool]] = []
+    root = tmp_path / "models"
+    store = ModelStore(root)
+    version = planned(store).manifest.version
+
+    def sync(folder: Path) -> None:
+        assert folder.is_dir()
+        synced.append((str(folder.relative_to(tmp_path)), (root / version).exists()))
+
+    for module in (publish_module, registry_module, storage_module):
+        monkeypatch.setattr(module, "sync_folder", sync)
+    publish_small(store, 1)
+    staging = f"models/.staging-{version}"
+    assert synced[0] == (".", False), "the model store itself was made"
+    assert {(staging, False), (f"{staging}/report", False)} <= set(synced)
+    assert synced[-1] == ("models", True)
+
+    synced.clear()
+    store.root.child(version).remove("manifest.json")
+    assert synced == [(f"models/{version}", True)]
+    store.root.child(version).remove("manifest.json")
+    assert len(synced) == 1, "nothing was removed"
 
 
 def test_a_version_is_never_published_twice(tmp_path: Path) -> None:

@@ -77,6 +77,33 @@ def test_promote_and_rollback_walk_the_history(store: ModelStore) -> None:
     assert store.previous() == a
 
 
+def test_a_version_is_opened_by_name_and_the_live_one_without(store: ModelStore) -> None:
+    a, b = (publish_small(store, seed) for seed in range(2))
+    store.promote(b)
+    assert store.bundle(a).version == a
+    assert store.bundle().version == store.bundle(b).version == b
+
+
+def test_only_folders_with_the_name_of_a_version_are_versions(store: ModelStore) -> None:
+    version = publish_small(store)
+    store.root.child("Notes of Ann").write("manifest.json", b"{}")
+    store.root.child("unsealed").write("search.onnx", b"x")
+    store.root.write("plain", b"a file")
+    assert store.versions() == [version]
+
+
+def test_the_live_version_is_never_the_one_before_it(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    a, b = (publish_small(store, seed) for seed in range(2))
+    for version in (a, b, a):
+        store.promote(version)
+    assert store.previous() == b
+    store.root.child(b).remove_all()
+    assert store.previous() is None, "a was live before b, and is live"
+    with pytest.raises(VersionNotFound, match="nothing to roll back to"):
+        store.rollback()
+
+
 def test_another_process_sees_the_promotion(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     version = publish_small(store)

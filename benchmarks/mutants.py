@@ -129,9 +129,9 @@ class Limits(NamedTuple):
 
 def sample(module: Module, equivalent: frozenset[str], limits: Limits) -> list[Mutation]:
     """Draw the mutants to try, in the order in which they are tried; the same ones for the same seed."""
-    open_ones = [each for each in module.mutations if f"{module.path}: {each.key}" not in equivalent]
-    random.Random(f"{limits.seed} {module.path}").shuffle(open_ones)
-    return open_ones[: limits.most]
+    shuffled = list(module.mutations)
+    random.Random(f"{limits.seed} {module.path}").shuffle(shuffled)
+    return [each for each in shuffled if f"{module.path}: {each.key}" not in equivalent][: limits.most]
 
 
 def try_module(module: Module, tree: Tree, results: Results, equivalent: frozenset[str], limits: Limits) -> None:

@@ -144,6 +144,8 @@ def test_transition_scores_are_those_of_the_memory() -> None:
     memory = count_transitions(split.histories, ITEMS)
     net = random_recommender(config, 3)
     found = search_split(net, codes, split, WIDTH, vectors, 6, transitions=memory)
+    assert found.log_prob.shape == found.dense.shape == found.is_target.shape == (2, 20, WIDTH + 6)
+    assert found.dense_candidates == 6
     assert not search_split(net, codes, split, WIDTH, vectors, 6).transition.any()
     of_targets = memory.scores(newest_items(split.histories), split.targets[:, None])[:, 0]
     for row in range(20):
@@ -197,6 +199,7 @@ def test_a_sample_of_users_keeps_rows_together_and_depends_on_the_seed() -> None
     assert sample.users.tolist() == again.users.tolist() == sorted(set(sample.users.tolist()))
     assert sample.users.tolist() != other.users.tolist()
     assert len(sample.histories) == len(sample.targets) == 10
+    assert len(set(sample_split(split, 39, 1).users.tolist())) == 39  # nobody twice
     for history, target, user in zip(sample.histories, sample.targets, sample.users, strict=True):
         assert history is split.histories[user]
         assert target == split.targets[user]

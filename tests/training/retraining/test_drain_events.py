@@ -202,6 +202,39 @@ def test_drained_segments_are_deleted_only_if_a_state_covers_them(tmp_path: Path
     assert sorted(ids(out)) == ["e1", "e2", "e3", "e4"]
 
 
+def test_only_the_segment_that_may_grow_is_left_of_what_was_drained_and_covered(tmp_path: Path, out: Path) -> None:
+    source = LogSource(tmp_path / "events")
+    for number in (1, 2, 3):
+        source.add(number)
+    assert event_log.segment_numbers(source.log.folder) == [1, 2, 3]
+    assert run(source, out).events == 3
+    assert event_log.segment_numbers(source.log.folder) == [3]
+    source.log.close()
+
+
+def test_what_a_killed_drain_left_half_written_is_deleted(source: Source, out: Path) -> None:
+    out.mkdir()
+    (out / ".events-log-1.parquet.tmp").write_bytes(b"half")
+    source.add(1)
+    assert run(source, out).events == 1
+    assert not list(out.glob(".*.tmp"))
+
+
+def test_entries_that_someone_deleted_after_they_were_taken_hide_none_of_the_others(
+    redis_server: RedisServer, prefix: str, out: Path
+) -> None:
+    with redis_server.client() as client:
+        source = RedisSource(client, redis_server.url, prefix)
+        source.add(1, 2, 3)
+        client.xgroup_create(source.stream, redis_schema.DRAIN_GROUP, id="0")
+        [[_, taken]] = client.xreadgroup(redis_schema.DRAIN_GROUP, "retrain", {source.stream: ">"})
+        client.xdel(source.stream, taken[0][0])
+        assert run(source, out, per_file=10).events == 2
+        assert source.left() == 0
+        assert client.xpending(source.stream, redis_schema.DRAIN_GROUP)["pending"] == 0
+    assert ids(out) == ["e3", "e2"]
+
+
 def test_a_line_still_being_written_is_left_for_later(tmp_path: Path, out: Path) -> None:
     folder = tmp_path / "events"
     folder.mkdir()

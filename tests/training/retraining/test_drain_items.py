@@ -136,3 +136,12 @@ def test_a_damaged_file_is_named_and_a_missing_redis_told(tmp_path: Path) -> Non
     pl.DataFrame({"item_id": ["a"]}).write_parquet(tmp_path / ITEMS)
     with pytest.raises(DataError, match=ITEMS):
         drain_items(tmp_path / "events", tmp_path)
+
+
+def test_content_that_the_store_forgot_is_read_from_the_file(prefix: str, tmp_path: Path) -> None:
+    full = put("b", "kept", categories=["x", "y"], attributes={"year": 1999})
+    change(tmp_path / "events", prefix, [full])
+    out = tmp_path / "not there" / "items"
+    found = drain_items(tmp_path / "events", out)
+    assert found == {"b": ItemContent("kept", ("x", "y"), {"year": 1999})}
+    assert drain_items(tmp_path / "other events", out) == found

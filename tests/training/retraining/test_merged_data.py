@@ -69,6 +69,18 @@ def test_changed_content_counts_whether_or_not_anything_happened() -> None:
     np.testing.assert_array_equal(found.dataset.items, before.items)
 
 
+def test_an_item_of_the_base_data_is_never_new_however_often_it_is_seen() -> None:
+    before = base()
+    rows = [(f"u{user}", item) for user in range(6) for item in ("b", "a", "c")]
+    found = merge_data(before, events(*rows), {"b": LATE}, min_item=5)
+    assert (found.new_items, found.changed_items, found.accepted) == (0, 1, 18)
+    assert list(found.dataset.item_ids) == list(before.item_ids)
+    row = found.dataset.item_row["b"]
+    assert (found.dataset.titles[row], found.dataset.categories[row]) == ("Late", ("new",))
+    assert found.dataset.attributes[row] == {"year": 2026}
+    assert found.dataset.popularity()[row] == 12  # once in the base data and once live, of each user
+
+
 def test_without_anything_live_the_data_is_what_it_was() -> None:
     found = merge_data(base(), events(), {}, min_item=5)
     assert found.dataset.fingerprint == base().fingerprint

@@ -17,13 +17,16 @@ import torch
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
+from model_store.catalogue.catalogue import Catalogue
+from model_store.errors import CatalogueFull, ItemRefused
 from model_store.network.recommender import Recommender
+from model_store.replication.item_payload import NewItem
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from tests.support.bundles import NOON, bundle_files, description, small_catalogue
 from tests.support.random_worlds import random_recommender, random_vectors, small_config
 from tests.support.tiny import write_cycle
 from training.config import load_config
-from training.data.dataset import Dataset, Split
+from training.data.dataset import Dataset, ItemInfo, Split
 from training.data.prepare import open_or_prepare
 from training.evaluation.full_ranking import search_split
 from training.evaluation.metrics import Ranks
@@ -102,6 +105,56 @@ def test_the_recommender_of_a_bundle_has_its_weights_and_is_not_in_training(tmp_
     assert not net.training
     for name, value in random_recommender(CONFIG, 3).state_dict().items():
         torch.testing.assert_close(net.state_dict()[name], value)
+
+
+class FakeEncoder:
+    """Encoder that refuses and places items by their titles."""
+
+    opened = 0
+
+    @classmethod
+    def open(cls, _: Bundle) -> FakeEncoder:
+        cls.opened += 1
+        return cls()
+
+    def encode_all(self, items: list[NewItem]) -> list[SimpleNamespace | ItemRefused]:
+        vector = np.eye(1, CONFIG.tokenizer.embedding_dim, dtype=np.float32)[0]
+        return [
+            ItemRefused("refused", "no fix") if item.title == "refused" else SimpleNamespace(latent=item, vector=vector)
+            for item in items
+        ]
+
+    def placement(self, catalogue: Catalogue) -> SimpleNamespace:
+        taken = {tuple(codes) for codes in catalogue.codes.tolist()}
+        free = next(codes for codes in np.ndindex(8, 8, 8) if codes not in taken)
+
+        def place(latent: NewItem) -> np.ndarray:
+            if latent.title == "no room":
+                raise CatalogueFull("full", "no fix")
+            assert latent == NewItem("late", ("new",), {"year": 2026})
+            return np.array(free, dtype=np.int16)
+
+        return SimpleNamespace(place=place)
+
+
+def test_items_that_came_live_join_the_catalogue_of_the_incumbent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrain, "ItemEncoder", FakeEncoder)
+    monkeypatch.setattr(FakeEncoder, "opened", 0)
+    bundle = incumbent_in(tmp_path)
+    known = dataset({"u": ["item-1", "item-2", "item-3"]})
+    assert len(retrain.served_catalogue(bundle, known)) == 40
+    assert FakeEncoder.opened == 0, "nothing is missing"
+
+    told = {name: ItemInfo(name, ("new",), {"year": 2026}) for name in ("refused", "no room", "late")}
+    rows = [("u", item, at) for at, item in enumerate(["item-1", *told, "item-2"])]
+    frame = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+    catalogue = retrain.served_catalogue(bundle, Dataset.from_frame("all", frame, told))
+    assert [catalogue.row(name) for name in told] == [None, None, 40]
+    assert (catalogue.titles[40], catalogue.categories[40]) == ("late", ("new",))
+    assert (len(catalogue), catalogue.trained) == (41, 40)
+    catalogue.check_integrity()
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,9 @@ SHARES = {"fuzz": 0.3, "sockets": 0.15, "damage": 0.1, "swaps": 0.15, "kills": 0
 """Share of the time that each part may take."""
 
 DESCRIPTORS = 1024
+SLOWEST_FUZZ = 50.0
+"""Requests a second, also of a short attack."""
+
 DRIPPING = 1100
 ENDING = 5
 """Services that are ended side by side."""
@@ -318,7 +321,7 @@ def _fuzz(attack: Attack, service: ServiceProcess) -> Findings:
     seconds = attack.end("fuzz") - started
     cases = attack.count(20_000)
 
-    rate = cases / (0.6 * seconds)
+    rate = max(SLOWEST_FUZZ, cases / (0.6 * seconds))
     port = service.port
     # The attacker's own work must not take the processor from those whose latency is measured.
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(10,)) as attacker:

@@ -34,7 +34,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 RESULTS = ROOT / "build" / "mutants"
 
 GROUPS = {
-    "security": ("service/api_keys.py",),
+    "security": ("service/access",),
     "registry": ("model_store/bundle/registry.py", "model_store/bundle/publish.py"),
     "bundle": (
         *("model_store/bundle/bundle.py", "model_store/bundle/manifest.py", "model_store/bundle/golden.py"),

@@ -98,7 +98,9 @@ class RawClient:
         return Outcome(ending, tuple(found), time.monotonic() - started)
 
     async def send(self, data: bytes) -> None:
-        """Send bytes only; connect first if need be."""
+        """Send bytes only; connect first if there is no connection, or the server has ended it meanwhile."""
+        if self._reader is not None and self._reader.at_eof():
+            await self.close()
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection(
                 "127.0.0.1", self._port, local_addr=(self._source, 0)

@@ -176,7 +176,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @example(each_edge)
 @example(each_edge_in_bulk)
 @example([put("new", {"attributes": WHERE}, is_ascii=True), events([])])
@@ -187,7 +187,7 @@ def test_the_embedded_store_gives_back_what_was_accepted(models: Path, sent: Seq
 
 
 @pytest.mark.redis
-@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @example(each_edge)
 @given(many_writes)
 def test_redis_gives_back_what_was_accepted(models: Path, redis_server: RedisServer, sent: Sequence[Write]) -> None:

@@ -17,6 +17,7 @@ import torch
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import SigningKey
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import CatalogueFull, ItemRefused
 from model_store.network.recommender import Recommender
@@ -196,8 +197,8 @@ class FakePipeline:
 def passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Retrainer:
     """A retrainer without a model whose candidates are made up."""
 
-    def publish_candidate(_: FakePipeline, store: ModelStore, parent: str | None) -> str:
-        return publish(store, bundle_files(1), description(parent), NOON.replace(hour=20))
+    def publish_candidate(_: FakePipeline, store: ModelStore, parent: str | None, key: SigningKey | None) -> str:
+        return publish(store, bundle_files(1), description(parent), NOON.replace(hour=20), key)
 
     monkeypatch.setattr(FakePipeline, "trained", [], raising=False)
     monkeypatch.setattr(retrain, "Pipeline", FakePipeline)

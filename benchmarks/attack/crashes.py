@@ -105,13 +105,13 @@ async def kills(
         key: A key that may write.
         times: Number of crashes.
         seed: Seed of the moments.
-        end: ``time.monotonic()`` after which no more are made.
+        end: ``time.monotonic()`` after which no more are made, but one in any case.
     """
     findings = Findings()
     writers = Writers(key)
     random = Random(f"{seed}-kills")
     done = 0
-    while done < times and time.monotonic() < end:
+    while done < times and (not done or time.monotonic() < end):
         writing = [asyncio.create_task(writers.write_until_cut(service.port, random)) for _ in range(WRITERS)]
         await asyncio.sleep(random.uniform(0.05, 1.0))
         await asyncio.to_thread(crash)
@@ -128,7 +128,7 @@ async def orderly_ends(service: ServiceProcess, key: str, times: int, seed: int,
     findings = Findings()
     random = Random(f"{seed}-ends")
     done = 0
-    while done < times and time.monotonic() < end:
+    while done < times and (not done or time.monotonic() < end):
         await asyncio.to_thread(service.start)
         clients = [
             asyncio.create_task(_ask_until_refused(service.port, key, findings, is_kept=number % 2 == 0))

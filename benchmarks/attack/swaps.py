@@ -24,14 +24,14 @@ async def hot_swaps(service: ServiceProcess, models: AttackedModels, key: str, s
         models: The versions and their right answers.
         key: A key that may read.
         swaps: Number of swaps.
-        end: ``time.monotonic()`` after which no more are made.
+        end: ``time.monotonic()`` after which no more are made, but one in any case.
     """
     findings = Findings()
     is_over = asyncio.Event()
     clients = [asyncio.create_task(_ask(service.port, models, key, findings, is_over)) for _ in range(CLIENTS)]
 
     done = 0
-    while done < swaps and time.monotonic() < end:
+    while done < swaps and (not done or time.monotonic() < end):
         version = models.versions[(done + 1) % len(models.versions)]
         await asyncio.to_thread(models.store.promote, version)
         if not await _serves(service.port, version):

@@ -40,7 +40,7 @@ import typer
 
 from benchmarks.attack.crashes import kills, orderly_ends
 from benchmarks.attack.damage import damage_bundles, serve_damaged
-from benchmarks.attack.findings import Findings, total
+from benchmarks.attack.findings import KINDS, Findings, total
 from benchmarks.attack.fuzz import fuzz_bytes, fuzz_description, fuzz_values, run_fuzz
 from benchmarks.attack.models import AttackedModels, attacked_models
 from benchmarks.attack.neighbour import Neighbour
@@ -49,7 +49,7 @@ from benchmarks.attack.swaps import hot_swaps
 from benchmarks.attack.trouble import fill_disk, jump_clock, partition_replica
 from benchmarks.bench_faults import Network
 from benchmarks.service_process import ServiceDied, ServiceProcess
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import running_redis
 
 PARTS = ("fuzz", "sockets", "damage", "swaps", "kills", "ends", "trouble")
 SHARES = {"fuzz": 0.3, "sockets": 0.15, "damage": 0.1, "swaps": 0.15, "kills": 0.1, "ends": 0.15, "trouble": 0.05}
@@ -151,7 +151,7 @@ def attack_bundles(attack: Attack) -> Findings:
     found = damage_bundles(attack.models.store, version, attack.work / "damage", attack.count(1000), attack.seed, end)
     with attack.serving("damaged", reload_s=0.1, load_trial=True) as service:
         served = serve_damaged(service, attack.models.store, version, attack.seed)
-    return _merge(found, served)
+    return found.absorb(served)
 
 
 def attack_swaps(attack: Attack) -> Findings:
@@ -164,8 +164,9 @@ def attack_swaps(attack: Attack) -> Findings:
     with attack.serving("quick-swaps", **usual) as service:
         quick = asyncio.run(hot_swaps(service, attack.models, attack.key, attack.count(180), end))
 
-    found = _merge(tried, quick)
-    found.facts["swaps"] = tried.facts["swaps"] + quick.facts["swaps"]
+    done = tried.facts["swaps"] + quick.facts["swaps"]
+    found = tried.absorb(quick)
+    found.facts["swaps"] = done
     return found
 
 
@@ -183,7 +184,7 @@ def attack_processes(attack: Attack) -> Findings:
         )
 
     with (
-        _redis(attack.work / "killed-redis") as server,
+        running_redis(attack.work / "killed-redis") as server,
         attack.serving("killed-over-redis", redis_url=server.url, history_cap=5000) as service,
     ):
 
@@ -196,7 +197,7 @@ def attack_processes(attack: Attack) -> Findings:
         )
     embedded.facts = {"service": embedded.facts, "redis": shared.facts}
     shared.facts = {}
-    return _merge(embedded, shared)
+    return embedded.absorb(shared)
 
 
 def attack_ends(attack: Attack) -> Findings:
@@ -214,7 +215,7 @@ def attack_ends(attack: Attack) -> Findings:
     whole = parts[0]
     for part in parts[1:]:
         done = whole.facts["sigterms"] + part.facts["sigterms"]
-        whole = _merge(whole, part)
+        whole.absorb(part)
         whole.facts["sigterms"] = done
     return whole
 
@@ -229,9 +230,9 @@ def attack_machine(attack: Attack) -> Findings:
     clock.write_text("0")
     moved = {"PYTHONPATH": str(Path(__file__).parent / "attack" / "clock"), "ATTACK_CLOCK_FILE": str(clock)}
     with attack.serving("moved-clock", variables=moved) as service:
-        found = _merge(found, jump_clock(service, clock, attack.key))
+        found.absorb(jump_clock(service, clock, attack.key))
 
-    with _redis(attack.work / "parted-redis") as server:
+    with running_redis(attack.work / "parted-redis") as server:
         network = Network(server.port)
         far_url = server.url.replace(str(server.port), str(network.proxy.port))
         try:
@@ -239,7 +240,7 @@ def attack_machine(attack: Attack) -> Findings:
                 attack.serving("near", redis_url=server.url) as near,
                 attack.serving("far", redis_url=far_url) as far,
             ):
-                found = _merge(found, partition_replica(near, far, network.cut, network.mend, attack.key))
+                found.absorb(partition_replica(near, far, network.cut, network.mend, attack.key))
         finally:
             network.close()
     return found
@@ -269,11 +270,7 @@ def run(attack: Attack, chosen: set[str]) -> dict[str, Any]:
     refused = parts["damage"].facts["refused_bundles"] if "damage" in parts else [0, 0]
     return {
         "bench": "attack",
-        "cases": whole.cases,
-        "fivexx": whole.fivexx,
-        "hangs": whole.hangs,
-        "lost": whole.lost,
-        "wrong": whole.wrong,
+        **whole.counts(),
         "refused_bundles": refused,
         **figures,
         "seconds": round(time.monotonic() - started, 1),
@@ -302,7 +299,7 @@ def main(
     with tempfile.TemporaryDirectory() as work:
         report = run(Attack(models, Path(work), seed, scale or max(1.0, minutes / 5), minutes), chosen)
     typer.echo(json.dumps(report))
-    if report["fivexx"] or report["hangs"] or report["lost"] or report["wrong"]:
+    if any(report[kind] for kind in KINDS):
         sys.exit(1)
 
 
@@ -336,34 +333,15 @@ def _fuzz(attack: Attack, service: ServiceProcess) -> Findings:
             fuzz_description, *common, attack.count(20), attack.seed, started + seconds
         ).result()
     facts = {"values": values.cases, "bytes": damaged.cases, "description": described.cases}
-    found = _merge(_merge(values, damaged), described)
+    found = values.absorb(damaged).absorb(described)
     found.facts |= facts
     return found
 
 
 def _sockets(attack: Attack, service: ServiceProcess) -> Findings:
     found = asyncio.run(try_oddities(service.port, attack.key))
-    found = _merge(found, asyncio.run(flood(service, 6 * min(1.0, attack.scale * 5))))
-    return _merge(found, asyncio.run(drip(service, min(DRIPPING, attack.count(DRIPPING)))))
-
-
-def _merge(first: Findings, second: Findings) -> Findings:
-    """Return both findings as one."""
-    whole = total({"": first, " ": second})
-    whole.examples = {kind: [*first.examples.get(kind, []), *second.examples.get(kind, [])] for kind in whole.examples}
-    whole.facts = first.facts | second.facts
-    return whole
-
-
-@contextmanager
-def _redis(folder: Path) -> Iterator[RedisServer]:
-    folder.mkdir()
-    server = RedisServer(folder, password="right")
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
+    found.absorb(asyncio.run(flood(service, 6 * min(1.0, attack.scale * 5))))
+    return found.absorb(asyncio.run(drip(service, min(DRIPPING, attack.count(DRIPPING)))))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.replication.redis_schema import Keys
 from service.engines.base import SearchResult
 from service.settings import Settings
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, running_redis
 from tests.support.tcp_proxy import TcpProxy
 
 T = TypeVar("T")
@@ -279,15 +279,12 @@ async def measure_faults(
 @contextmanager
 def redis_and_network(folder: Path) -> Iterator[tuple[RedisServer, Network]]:
     """Run a server with a password, and the network in front of it."""
-    folder.mkdir()
-    server = RedisServer(folder, password="right")
-    server.start()
-    network = Network(server.port)
-    try:
-        yield server, network
-    finally:
-        network.close()
-        server.kill()
+    with running_redis(folder) as server:
+        network = Network(server.port)
+        try:
+            yield server, network
+        finally:
+            network.close()
 
 
 def main(

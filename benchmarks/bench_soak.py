@@ -8,6 +8,7 @@ turns.
 Nothing may grow for ever under such a load. Each of these figures is a pair: the median of the second quarter of the
 time, after warming up, and of the last quarter. ``event_ids_mb`` is expected to grow: ids of events are kept for two
 days, so that a repeated event counts once; ``redis_mb`` is without them. failed counts requests without a 200.
+A retraining that is under way when the time is up is ended, and counted as unfinished.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -34,12 +34,18 @@ from benchmarks.load import Reply, milliseconds
 from benchmarks.service_process import ServiceProcess
 from model_store.bundle.registry import ModelStore
 from model_store.replication.redis_schema import Keys
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, running_redis
 from tests.support.tiny import ITEMS, set_options, write_cycle
 
 USERS = 200
 CLIENTS = 4
 PAUSE_S = 0.05
+EVENT_SHARE = 0.2
+"""Share of the answers after which the user does something."""
+
+FEW_EPOCHS = ["sasrec.epochs=2", "joint.epochs=2", "joint.alignment_from=1", "finetune.epochs=1"]
+"""Events pile up, and every pass trains on all of them."""
+
 SAMPLE_S = 5.0
 SWAP_S = 20.0
 KEEP = "3"
@@ -58,8 +64,9 @@ class Soak:
     samples: list[dict[str, float]] = field(default_factory=list)
     changes: int = 0
     swaps: int = 0
-    retrained: list[int] = field(default_factory=list)
-    """Exit codes of the command."""
+    exit_codes: list[int] = field(default_factory=list)
+    """Exit codes of the retrainings that ended by themselves."""
+    unfinished: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -75,13 +82,14 @@ class Soak:
             number += 1
             user = f"user-{random.randrange(USERS)}"
             await self._send(client, "POST", "/recommend", {"user_id": user, "k": 5})
-            event = {
-                "event_id": f"{seed}-{number}-{time.time_ns()}",
-                "user_id": user,
-                "item_id": f"i{(random.randrange(ITEMS) + number) % ITEMS}",
-                "timestamp": int(time.time()),
-            }
-            await self._send(client, "POST", "/events", event)
+            if random.random() < EVENT_SHARE:
+                event = {
+                    "event_id": f"{seed}-{number}-{time.time_ns()}",
+                    "user_id": user,
+                    "item_id": f"i{random.randrange(ITEMS)}",
+                    "timestamp": int(time.time()),
+                }
+                await self._send(client, "POST", "/events", event)
             await asyncio.sleep(PAUSE_S)
         await client.close()
 
@@ -112,7 +120,11 @@ class Soak:
         """Run the command again and again, as a schedule would, and remove old versions."""
         while not self.is_over:
             started = time.monotonic()
-            self.retrained.append(await asyncio.to_thread(self._retrain_once))
+            code = await asyncio.to_thread(train, self.work, self.models, self.server.url, self.end)
+            if code is None:
+                self.unfinished += 1
+            else:
+                self.exit_codes.append(code)
             await asyncio.sleep(max(0.0, min(started + every_s, self.end) - time.monotonic()))
 
     async def watch(self) -> None:
@@ -135,9 +147,6 @@ class Soak:
         status = outcome.answer.status if outcome.answer else 0
         self.replies.append(Reply(0, status, outcome.seconds, b""))
 
-    def _retrain_once(self) -> int:
-        return train(self.work, self.models, self.server.url)
-
     def _sample(self) -> dict[str, float]:
         with self.server.client() as redis:
             seen_mb = (redis.memory_usage(Keys().seen, samples=100) or 0) / 1e6
@@ -150,16 +159,29 @@ class Soak:
             }
 
 
-def train(work: Path, models: ModelStore, redis_url: str) -> int:
-    """Run one pass of retraining at low priority; return the exit code."""
+def train(work: Path, models: ModelStore, redis_url: str, end: float = inf) -> int | None:
+    """Run one pass of retraining at low priority; return the exit code, ``None`` if the time was up before.
+
+    Args:
+        work: Folder of the data, the runs and the log.
+        models: The model store, of which old versions are removed afterwards.
+        redis_url: Redis with the events.
+        end: ``time.monotonic()`` at which the pass is ended.
+    """
     command = ["nice", "-n", "10", sys.executable, "-m", "training", "retrain", "--data", str(work / "cycle.txt")]
-    command += ["--preset", "demo", "--store", models.url, "--work", str(work / "runs"), "--force", *set_options()]
+    command += ["--preset", "demo", "--store", models.url, "--work", str(work / "runs"), "--force"]
+    command += set_options(FEW_EPOCHS)
     environment = {**os.environ, "ETEGREC_REDIS_URL": redis_url, "OMP_NUM_THREADS": "1"}
+
     with (work / "training.log").open("ab") as log:
-        code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
+        try:
+            timeout_s = None if end == inf else max(0.0, end - time.monotonic())
+            done = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
         clean = [sys.executable, "-m", "model_store", "gc", "--store", models.url, "--keep", KEEP]
         subprocess.run(clean, stdout=log, stderr=log, check=True)
-    return code
+    return done.returncode
 
 
 async def soak(soak: Soak, retrain_s: float) -> None:
@@ -172,7 +194,7 @@ def main(
     minutes: Annotated[float, typer.Option(min=0.1)] = 60.0,
     retrain_minutes: Annotated[float, typer.Option(min=0.0, help="Time from one retraining to the next.")] = 10.0,
 ) -> None:
-    with tempfile.TemporaryDirectory() as temporary, _redis(Path(temporary) / "redis") as server:
+    with tempfile.TemporaryDirectory() as temporary, running_redis(Path(temporary) / "redis") as server:
         work = Path(temporary)
         write_cycle(work / "cycle.txt")
         models = ModelStore(str(work / "models"))
@@ -207,23 +229,13 @@ def report(soak: Soak, minutes: float, exit_code: int) -> dict[str, Any]:
         "p99_ms": milliseconds(answered, 99),
         "changes": soak.changes,
         "swaps": soak.swaps,
-        "retrained": soak.retrained.count(0),
-        "retraining_failed": sum(code != 0 for code in soak.retrained),
+        "retrained": soak.exit_codes.count(0),
+        "retraining_failed": sum(code != 0 for code in soak.exit_codes),
+        "retraining_unfinished": soak.unfinished,
         **{name: soak.pair(name) for name in ("memory_mb", "open_files", "redis_keys", "redis_mb", "event_ids_mb")},
         "exit_code": exit_code,
         "load": round(os.getloadavg()[0], 2),
     }
-
-
-@contextmanager
-def _redis(folder: Path) -> Iterator[RedisServer]:
-    folder.mkdir()
-    server = RedisServer(folder)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from service.catalogue.manager import CatalogueManager
 from service.catalogue.updater import CatalogueUpdater
 from service.models.loading import CoderOpener, EngineOpener, open_coder
 from service.models.manager import ModelManager
-from service.models.trial import FileCheck, Trial
+from service.models.trial import Trial
 from service.recommender import Recommender
 from service.replication.follower import CatalogueFollower
 from service.settings import Settings
@@ -48,9 +48,7 @@ class Service:
         self.follower = CatalogueFollower(self.store_client, settings, self.telemetry)
         model_store = ModelStore(settings.store, trust=Trust.at(settings.trusted_keys_file))
         model_store.trust.check()
-        self.models = ModelManager(
-            model_store, self.follower, settings, self.telemetry, opener, coders, trial or FileCheck(model_store)
-        )
+        self.models = ModelManager(model_store, self.follower, settings, self.telemetry, opener, coders, trial)
         self.updater = CatalogueUpdater(self.models, self.follower, self.store_client, settings, self.telemetry)
         self.catalogue = CatalogueManager(self.updater, self.store_client)
 

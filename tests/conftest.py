@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import structlog
 
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, running_redis
 
 # Two workers share two cores, and on networks this small threads would spend most of their time waiting for each other.
 # Read once when torch loads its runtime; processes that tests start inherit it.
@@ -58,12 +58,8 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A server of the test's own, to be killed, paused and filled up."""
-    folder = tmp_path / "own-redis"
-    folder.mkdir()
-    server = RedisServer(folder, password="right")
-    server.start()
-    yield server
-    server.kill()
+    with running_redis(tmp_path / "own-redis") as server:
+        yield server
 
 
 @pytest.fixture

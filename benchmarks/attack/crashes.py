@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from benchmarks.attack.findings import Findings
 from benchmarks.attack.models import new_item
-from benchmarks.attack.mutations import Sample
 from benchmarks.attack.raw_client import Answer, RawClient, encode
+from benchmarks.attack.spoiled_requests import Sample
 from benchmarks.service_process import ServiceProcess
 
 WRITERS = 4
@@ -45,6 +46,7 @@ class Writers:
         self.number += 1
         number = self.number
         user = f"writer-{number % 20}"
+
         way = random.random()
         if way < 0.6:
             item = f"item-{number % 500}"
@@ -77,10 +79,10 @@ class Writers:
         client = RawClient(port, "127.0.0.1")
         for item in sorted(self.shown | self.hidden):
             is_hidden = item in self.hidden
-            seen = await self._until(client, f"/items/{item}", lambda each, h=is_hidden: each.json()["hidden"] == h)  # type: ignore[misc]
+            seen = await self._until(client, f"/items/{item}", partial(_shows_item, is_hidden=is_hidden))
             findings.check(seen, f"{item} is not {'hidden' if is_hidden else 'shown'} after the crash", "lost")
         for user, items in self.events.items():
-            seen = await self._until(client, f"/users/{user}", lambda each, i=items: i <= set(each.json()["history"]))  # type: ignore[misc]
+            seen = await self._until(client, f"/users/{user}", partial(_shows_events, items=items))
             findings.check(seen, f"the history of {user} lacks acknowledged events", "lost")
         await client.close()
 
@@ -110,15 +112,18 @@ async def kills(
     findings = Findings()
     writers = Writers(key)
     random = Random(f"{seed}-kills")
+
     done = 0
     while done < times and (not done or time.monotonic() < end):
         writing = [asyncio.create_task(writers.write_until_cut(service.port, random)) for _ in range(WRITERS)]
         await asyncio.sleep(random.uniform(0.05, 1.0))
         await asyncio.to_thread(crash)
+
         for task in writing:
             await task
         await writers.check(service.port, findings)
         done += 1
+
     findings.facts |= {"crashes": done, "acknowledged": writers.acknowledged}
     return findings
 
@@ -127,6 +132,7 @@ async def orderly_ends(service: ServiceProcess, key: str, times: int, seed: int,
     """End the service with SIGTERM under load; whatever was accepted must be answered, and the exit code be 0."""
     findings = Findings()
     random = Random(f"{seed}-ends")
+
     done = 0
     while done < times and (not done or time.monotonic() < end):
         await asyncio.to_thread(service.start)
@@ -134,11 +140,13 @@ async def orderly_ends(service: ServiceProcess, key: str, times: int, seed: int,
             asyncio.create_task(_ask_until_refused(service.port, key, findings, is_kept=number % 2 == 0))
             for number in range(8)
         ]
+
         await asyncio.sleep(random.uniform(0.05, 0.4))
         code = await asyncio.to_thread(service.terminate)
         await asyncio.gather(*clients)
         findings.check(code == 0, f"the exit code was {code}")
         done += 1
+
     findings.facts["sigterms"] = done
     return findings
 
@@ -148,11 +156,13 @@ async def _ask_until_refused(port: int, key: str, findings: Findings, *, is_kept
     client = RawClient(port)
     headers = (("X-API-Key", key), ("Content-Type", "application/json"))
     data = encode("POST", "/recommend", b'{"history": ["item-1", "item-2"]}', headers)
+
     while True:
         try:
             await client.send(b"")
         except OSError:
             return  # the port is closed: nothing was accepted
+
         outcome = await client.ask(data)
         is_answered = outcome.answer is not None and outcome.answer.status in (200, 503)
         findings.check(
@@ -160,3 +170,11 @@ async def _ask_until_refused(port: int, key: str, findings: Findings, *, is_kept
         )
         if not is_kept:
             await client.close()
+
+
+def _shows_item(answer: Answer, *, is_hidden: bool) -> bool:
+    return bool(answer.json()["hidden"] == is_hidden)
+
+
+def _shows_events(answer: Answer, *, items: set[str]) -> bool:
+    return items <= set(answer.json()["history"])

@@ -38,10 +38,12 @@ def damage_bundles(store: ModelStore, version: str, work: Path, cases: int, seed
     for number in range(cases):
         if time.monotonic() > end:
             break
+
         random = Random(f"{seed}-bundle-{number}")
         folder = work / "copy" / version
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(source, folder)
+
         what = random.choice(DAMAGES)(folder, random)
         is_refused = _is_refused(store, folder.parent, version)
         refused += is_refused
@@ -57,13 +59,16 @@ def serve_damaged(service: ServiceProcess, store: ModelStore, version: str, seed
     folder = Path(store.url) / version
     kept = {name: (folder / name).read_bytes() for name in ("content.onnx", "tokenizer.onnx", "weights.safetensors")}
     live = (Path(store.url) / LIVE).read_bytes()
+
     for name, data in kept.items():
         random = Random(f"{seed}-{name}")
         (folder / name).write_bytes(_flip(data, random))
         (Path(store.url) / LIVE).write_bytes(f"{version}\n{before}\n".encode())
+
         problem = _wait_for(lambda: str(json.loads(service.get("/health/ready")[1])["problem"]))
         serving = json.loads(service.get("/health/ready")[1])["model_version"]
         findings.check(bool(problem) and serving == before, f"{name} flipped: {serving} serves, problem {problem!r}")
+
         (folder / name).write_bytes(data)
         (Path(store.url) / LIVE).write_bytes(live)
         _wait_for(lambda: not json.loads(service.get("/health/ready")[1])["problem"])

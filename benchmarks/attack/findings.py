@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Kind = Literal["fivexx", "hangs", "lost", "wrong"]
+"""Kind of failure."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SHOWN = 5
 """Examples that a report keeps of each kind."""
@@ -37,7 +40,7 @@ class Findings:
     @property
     def is_clean(self) -> bool:
         """True if nothing failed."""
-        return not (self.fivexx or self.hangs or self.lost or self.wrong)
+        return not any(getattr(self, kind) for kind in KINDS)
 
     def add(self, kind: Kind, example: str) -> None:
         """Count one failure."""
@@ -54,16 +57,27 @@ class Findings:
 
     def report(self) -> dict[str, Any]:
         """Return the counts, the facts and, where something failed, the examples."""
-        counts = {name: getattr(self, name) for name in ("cases", "fivexx", "hangs", "lost", "wrong")}
-        return counts | self.facts | ({"examples": self.examples} if self.examples else {})
+        return self.counts() | self.facts | ({"examples": self.examples} if self.examples else {})
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of cases and of failures of each kind."""
+        return {"cases": self.cases, **{kind: getattr(self, kind) for kind in KINDS}}
+
+    def absorb(self, other: Findings, name: str = "") -> Findings:
+        """Add the findings of another part, its examples after its name, its facts beside those here; return all."""
+        self.cases += other.cases
+        for kind in KINDS:
+            setattr(self, kind, getattr(self, kind) + getattr(other, kind))
+        for label, examples in other.examples.items():
+            self.examples.setdefault(label, []).extend(f"{name}: {each}" if name else each for each in examples)
+        self.facts |= other.facts
+        return self
 
 
 def total(parts: Mapping[str, Findings]) -> Findings:
-    """Return the sum of all parts, each example with the name of its part."""
+    """Return the sum of all parts, each example with the name of its part; facts stay with their parts."""
     whole = Findings()
     for name, part in parts.items():
-        for count in ("cases", "fivexx", "hangs", "lost", "wrong"):
-            setattr(whole, count, getattr(whole, count) + getattr(part, count))
-        for kind, examples in part.examples.items():
-            whole.examples.setdefault(kind, []).extend(f"{name}: {example}" for example in examples)
+        whole.absorb(part, name)
+    whole.facts = {}
     return whole

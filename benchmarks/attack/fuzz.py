@@ -21,8 +21,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from benchmarks.attack.findings import Findings
-from benchmarks.attack.mutations import MARK, Sample, accepted_request, spoil, spoil_bytes
 from benchmarks.attack.raw_client import Answer, Outcome, RawClient, encode
+from benchmarks.attack.spoiled_requests import MARK, Sample, accepted_request, spoil, spoil_bytes
 
 WORKERS = 24
 RAW_WORKERS = 64

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections import OrderedDict
 
 from service.access.limits import Clock, TokenBucket
+from service.client_networks import network_of
 
 MAX_ADDRESSES = 10_000
 """Largest number of addresses that are remembered; the one that was quiet for longest is forgotten first."""
-
-_IPV6_PREFIX = 64  # a household or a rented machine has all addresses below one such prefix
 
 
 class GuessBrake:
@@ -52,17 +50,3 @@ class GuessBrake:
         else:
             self._buckets.move_to_end(network)
         return bucket.take()
-
-
-def network_of(address: str) -> str:
-    """Return the part of an address that one client can hardly change: of IPv6 the first 64 bits, else all of it."""
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((parsed, _IPV6_PREFIX), strict=False))

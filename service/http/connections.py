@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from math import inf
 
+from service.client_networks import network_of
 from service.log_sampling import SampledLog
 from service.telemetry import Telemetry
 
@@ -74,7 +74,7 @@ class Connections:
         if self._sweeper is None:
             self._sweeper = loop.call_later(SWEEP_S, self._sweep)
 
-        address = _group(host) if self._per_address else ""
+        address = network_of(host) if self._per_address else ""
         reason = self._why_reserved(address, loop.time())
         self._address_of[connection] = address
         self._per_address_count[address] += 1
@@ -154,11 +154,3 @@ def affordable_limit(wanted: int) -> int:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(1, min(wanted, soft - RESERVE - OTHER_FILES)) if soft != resource.RLIM_INFINITY else wanted
-
-
-def _group(host: str) -> str:
-    """Return what counts as one address: of IPv6 the first 64 bits, which one client has to itself."""
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host)
-    return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address), 64), strict=False))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +12,6 @@ from structlog.testing import capture_logs
 
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
-from model_store.errors import StoreUnavailable
-from model_store.events.event import Event
-from model_store.events.event_queue import EventBacklog
 from service.answers.popular import FallbackReason
 from service.app import create_app
 from service.engines.base import Engine
@@ -22,10 +19,8 @@ from service.engines.fake_engine import FakeEngine
 from service.scheduling.latency_model import LatencyModel
 from service.schemas.recommend import RecommendRequest
 from service.service import Service
-from service.store.base import Recorded
-from service.store.embedded_changes import EmbeddedChanges
-from service.store.embedded_store import EmbeddedStore
 from tests.support.bundles import NOON, bundle_files, description, small_catalogue
+from tests.support.flaky_store import FlakyStore
 from tests.support.service_harness import (
     GatedEngine,
     fast_settings,
@@ -38,41 +33,6 @@ from tests.support.service_harness import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-class FlakyStore(EmbeddedStore):
-    """An embedded store that can be as far away as Redis: then every call of a running service fails."""
-
-    is_away = False
-
-    def _reach(self) -> None:
-        if self.is_away:
-            raise StoreUnavailable("away")
-
-    @property
-    def catalogue(self) -> EmbeddedChanges:
-        self._reach()
-        return super().catalogue
-
-    async def ping(self) -> None:
-        self._reach()
-        await super().ping()
-
-    async def history(self, user_id: str) -> list[str]:
-        self._reach()
-        return await super().history(user_id)
-
-    async def record(self, events: Sequence[Event]) -> Recorded:
-        self._reach()
-        return await super().record(events)
-
-    async def backlog(self) -> EventBacklog:
-        self._reach()
-        return await super().backlog()
-
-    async def counts(self, half_life_s: int) -> dict[str, float]:
-        self._reach()
-        return await super().counts(half_life_s)
 
 
 async def test_an_inline_history_wins_over_the_stored_one(tmp_path: Path) -> None:

@@ -119,6 +119,18 @@ class RedisServer:
         return (self.folder / "server.log").read_text(errors="replace")[-2000:]
 
 
+@contextmanager
+def running_redis(folder: Path, password: str | None = "right") -> Iterator[RedisServer]:
+    """Run a server in a new folder."""
+    folder.mkdir()
+    server = RedisServer(folder, password)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

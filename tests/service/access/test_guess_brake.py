@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from service.access.guess_brake import MAX_ADDRESSES, GuessBrake, network_of
+from service.access.guess_brake import MAX_ADDRESSES, GuessBrake
 from tests.service.access.test_limits import Clock
 
 
@@ -32,19 +30,3 @@ def test_without_a_limit_nothing_is_remembered() -> None:
     brake = GuessBrake(per_min=0)
     assert not any(brake.count("192.0.2.1") for _ in range(100))
     assert len(brake) == 0
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::ffff", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("unknown", "unknown"),
-        ("no:address", "no:address"),
-    ],
-)
-def test_neighbours_in_ipv6_are_one(address: str, network: str) -> None:
-    assert network_of(address) == network

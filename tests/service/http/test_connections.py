@@ -124,13 +124,6 @@ async def test_in_the_reserve_the_newest_wins_and_silence_is_short(monkeypatch: 
         )  # those of the reserve are given up after a second
 
 
-def test_ipv6_clients_count_by_their_network() -> None:
-    assert connections._group("2001:db8::1") == connections._group("2001:db8::ffff:1")
-    assert connections._group("2001:db8::1") != connections._group("2001:db8:0:1::1")
-    assert connections._group("::ffff:10.0.0.1") == connections._group("10.0.0.1")
-    assert connections._group("fe80::1%eth0") == connections._group("fe80::2%eth0")
-
-
 async def test_removing_twice_counts_once() -> None:
     table = Connections(2, 1, Telemetry())
     first = Idle(table)

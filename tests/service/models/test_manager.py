@@ -24,8 +24,8 @@ from service.models.manager import ModelManager
 from service.settings import Settings
 from service.store.change_stream import START, Snapshot
 from service.store.embedded_store import EmbeddedStore
-from tests.service.test_recommender import FlakyStore
 from tests.support.bundles import small_catalogue
+from tests.support.flaky_store import FlakyStore
 from tests.support.service_harness import (
     GatedEngine,
     fast_settings,

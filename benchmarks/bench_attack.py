@@ -14,7 +14,8 @@ fivexx counts answers that say that the service failed. hangs counts requests wi
 nobody closed. lost counts acknowledged writes that are gone, and accepted requests without an answer. wrong counts
 answers and states that differ from what is promised. rss_growth_mb is the growth of the service's resident memory over
 the parts fuzz and sockets. neighbour_p99_ratio is the worst p99 latency of a polite client during those parts, divided
-by its p99 before them. ``parts`` has what each part found, with examples that name the seed of a failure.
+by its p99 before them; neighbour_failed counts its requests without a 200: where nobody set a limit of connections per
+address, a burst of new ones can shut others out for about a second. ``parts`` has what each part found, with examples that name the seed of a failure.
 
 The exit code is 1 if anything was lost, wrong, hung or failed.
 """
@@ -129,17 +130,20 @@ def attack_clients(attack: Attack, chosen: set[str]) -> tuple[dict[str, Findings
         before_mb = service.memory_mb()
 
         worst_ms = 0.0
+        failed = 0
         for part in ("fuzz", "sockets"):
             if part in chosen:
                 with Neighbour(service.port, attack.key) as neighbour:
                     parts[part] = _fuzz(attack, service) if part == "fuzz" else _sockets(attack, service)
                 parts[part].facts["neighbour"] = neighbour.found
                 worst_ms = max(worst_ms, neighbour.found["p99_ms"] or 0.0)
+                failed += neighbour.found["failed"]
 
         figures = {
             "rss_growth_mb": round(service.memory_mb() - before_mb, 1),
             "neighbour_p99_ratio": round(worst_ms / peace.found["p99_ms"], 2),
             "neighbour_peace_p99_ms": peace.found["p99_ms"],
+            "neighbour_failed": failed,
         }
     return parts, figures
 

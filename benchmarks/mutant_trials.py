@@ -6,6 +6,7 @@ the mutated module. The copy lies in a folder of its own: tests that start proce
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -187,6 +188,7 @@ class Tree:
         """Run tests in this process, which is a fork, and end it."""
         code = 3
         try:
+            gc.freeze()  # keep the parent's garbage: what joins a thread as it goes would wait here for ever
             os.setpgid(0, 0)  # the processes that tests start can be killed together with it
             silence = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):

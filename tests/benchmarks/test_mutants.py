@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -161,6 +165,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / name).write_text(text)
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     monkeypatch.setattr(mutants, "ROOT", root)
+    monkeypatch.setattr(mutant_trials, "LONGEST_BASELINE_S", 120.0)
     return root
 
 
@@ -213,6 +218,34 @@ def test_a_mutant_that_runs_in_circles_counts_as_killed(
     tree = Tree(repository, tmp_path / "tree")
     endless = next(each for each in till().mutations if each.after == "((left) + (1))")
     assert tree.is_killed("shop/till.py", endless, tree.measure(["tests/test_till.py"]))
+
+
+class Joins:
+    """Garbage, as it is in a cycle, that waits for a thread when it is collected; as a session of ONNX Runtime does."""
+
+    def __init__(self) -> None:
+        self.itself = self
+        self.leave = threading.Event()
+        self.thread = threading.Thread(target=self.leave.wait, daemon=True)
+        self.thread.start()
+        self.parent = os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.parent:
+            time.sleep(1000)  # the thread is not there
+        self.leave.set()
+
+
+def test_a_trial_does_not_collect_the_garbage_of_the_process_that_started_it(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutant_trials, "LONGEST_BASELINE_S", 30.0)
+    gc.disable()
+    try:
+        Joins()
+        assert Tree(repository, tmp_path / "tree").measure(["tests/test_till.py"]).seconds < 30
+    finally:
+        gc.enable()
 
 
 def test_tests_that_fail_without_a_mutation_are_an_error(repository: Path, tmp_path: Path) -> None:

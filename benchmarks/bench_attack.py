@@ -14,8 +14,9 @@ fivexx counts answers that say that the service failed. hangs counts requests wi
 nobody closed. lost counts acknowledged writes that are gone, and accepted requests without an answer. wrong counts
 answers and states that differ from what is promised. rss_growth_mb is the growth of the service's resident memory over
 the parts fuzz and sockets. neighbour_p99_ratio is the worst p99 latency of a polite client during those parts, divided
-by its p99 before them; neighbour_failed counts its requests without a 200: where nobody set a limit of connections per
-address, a burst of new ones can shut others out for about a second. ``parts`` has what each part found, with examples that name the seed of a failure.
+by its p99 before them; neighbour_failed counts its requests without a 200: where nobody set a limit of connections
+per address, a burst of new ones can shut others out for about a second. ``parts`` has what each part found, with
+examples that name the seed of a failure.
 
 The exit code is 1 if anything was lost, wrong, hung or failed.
 """

@@ -44,11 +44,12 @@ class TrainingConfig(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the settings that decide which model comes out; only those that differ from the defaults.
+        """Hash of the settings that decide which model comes out of a data set.
 
-        So a release with a new setting does not turn yesterday's model into one of other settings.
+        What the section ``data`` decides shows in the fingerprint of the data set. Defaults are left out, so that a
+        release with a new setting does not turn yesterday's model into one of other settings.
         """
-        settings = self.model_dump(mode="json", exclude_defaults=True, exclude={"threads"})
+        settings = self.model_dump(mode="json", exclude_defaults=True, exclude={"threads", "data"})
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @model_validator(mode="after")

@@ -162,13 +162,13 @@ class Retrainer:
 
         if rejected := self._find_withheld(origin):
             return (
-                f"not trained: {rejected.version} came of the same data and settings and was {rejected.words}; new "
+                f"not trained: {rejected.version} came from the same data and settings and was {rejected.words}; new "
                 f"data or settings are trained again, and `etegrec-models promote {rejected.version}` overrides this"
             )
         if incumbent and (replaced := self._find_live_before(origin)):
             return (
-                f"not trained: {replaced} came of the same data and settings and was live before {incumbent.version}; "
-                f"`etegrec-models promote {replaced}` brings it back"
+                f"not trained: {replaced} came from the same data and settings and was live before "
+                f"{incumbent.version}; `etegrec-models promote {replaced}` brings it back"
             )
         return ""
 
@@ -211,8 +211,8 @@ class Retrainer:
         with self.store.lock():
             live = self.store.live()
             if live != incumbent:
-                changed = f"{live or 'none'} became live during the pass, and the candidate was compared with "
-                return replace(outcome, reason=f"not promoted: {changed}{incumbent or 'none'}; the next pass goes on")
+                changed = f"the live version changed from {incumbent or 'none'} to {live or 'none'} during the pass"
+                return replace(outcome, reason=f"not promoted: {changed}; the next pass compares again")
             if rejected := self._find_withheld(origin):
                 return replace(outcome, reason=f"not promoted: {rejected.version} is the same and was {rejected.words}")
 

@@ -155,7 +155,7 @@ def test_what_a_person_rolled_back_is_neither_trained_nor_promoted_again(after_f
 
     report = retrainer(after_first, after_first / "models" / "events").run_once()
     assert (report.promoted, report.version, report.candidate) == (False, before, {})
-    assert report.reason.startswith(f"not trained: {rejected} came of the same data and settings and was rolled back")
+    assert report.reason.startswith(f"not trained: {rejected} came from the same data and settings and was rolled back")
     assert "(clicks fell)" in report.reason
     assert sorted(store.versions()) == sorted([before, rejected])
 

@@ -313,7 +313,7 @@ def test_a_rollback_holds_until_there_is_something_new(passes: Retrainer, two_pa
     for _ in range(2):
         report = passes.run_once()
         assert (report.promoted, report.version, report.candidate) == (False, first, {})
-        assert report.reason.startswith(f"not trained: {second} came of the same data and settings and was rolled back")
+        assert report.reason.startswith(f"not trained: {second} came from the same data and settings and was rolled")
         assert "UTC (clicks fell); " in report.reason
         assert f"`etegrec-models promote {second}` overrides" in report.reason
     assert not passes.run_once(force=True).promoted
@@ -352,7 +352,7 @@ def test_of_versions_of_older_releases_only_the_data_count(passes: Retrainer) ->
     assert old.manifest.training is None
     assert passes.store.rollback() == kept.version
     report = passes.run_once()
-    assert report.reason.startswith(f"not trained: {old.version} came of the same data")
+    assert report.reason.startswith(f"not trained: {old.version} came from the same data")
     assert FakePipeline.trained == []
 
 
@@ -370,7 +370,7 @@ def test_a_switch_back_by_promotion_holds_as_well(passes: Retrainer, two_passes:
     trained = len(FakePipeline.trained)
     report = passes.run_once()
     assert report.reason == (
-        f"not trained: {second} came of the same data and settings and was live before {first}; "
+        f"not trained: {second} came from the same data and settings and was live before {first}; "
         f"`etegrec-models promote {second}` brings it back"
     )
     assert len(FakePipeline.trained) == trained
@@ -386,8 +386,7 @@ def test_a_rollback_during_a_pass_holds(passes: Retrainer, two_passes: tuple[str
     report = judged_against(passes, 0.5)
     assert (report.promoted, report.version) == (False, first)
     assert report.reason == (
-        f"not promoted: {first} became live during the pass, and the candidate was compared with {second}; "
-        "the next pass goes on"
+        f"not promoted: the live version changed from {second} to {first} during the pass; the next pass compares again"
     )
     assert passes.store.versions() == [first, second], "nothing is published"
     FakePipeline.meanwhile = []
@@ -426,7 +425,7 @@ def test_an_implausible_gain_is_held_back_for_a_person(passes: Retrainer) -> Non
 
     trained = len(FakePipeline.trained)
     again = judged_against(passes, 0.025)
-    assert again.reason.startswith(f"not trained: {held} came of the same data and settings and was held back on")
+    assert again.reason.startswith(f"not trained: {held} came from the same data and settings and was held back on")
     assert "implausible gain, ndcg@10 0.7490 against 0.0250" in again.reason
     assert len(FakePipeline.trained) == trained
     assert passes.store.versions() == [first, held]
@@ -442,7 +441,7 @@ def test_the_schedule_says_why_it_rests(
     passes.progress = PlainProgress(sys.stderr)
     assert attempt(passes)
     said = capsys.readouterr().err
-    assert f"not trained: {two_passes[1]} came of the same data" in said
+    assert f"not trained: {two_passes[1]} came from the same data" in said
     assert "(clicks fell)" in said
 
 

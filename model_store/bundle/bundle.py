@@ -7,7 +7,7 @@ are safetensors, tables are Parquet, the rest is JSON or ONNX: no format that ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +17,13 @@ from safetensors import SafetensorError
 
 from model_store.bundle.golden import GOLDEN, Golden, goldens_from_json
 from model_store.bundle.graph_check import check_graph
-from model_store.bundle.histories import HISTORIES, check_histories, iterate_histories
+from model_store.bundle.histories import HISTORIES, check_histories
 from model_store.bundle.manifest import LIST_HINT, MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
 from model_store.bundle.signature import SIGNATURE, SIGNATURE_LIMIT, Trust, signers
 from model_store.bundle.storage import Entry, Folder
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused, CatalogueError, VersionNotFound
-from model_store.events.history_entry import UserInteractions
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from model_store.search.transitions import Transitions
 
@@ -109,14 +108,6 @@ class Bundle:
     def embeddings(self) -> Tensors:
         """Read the tensors of ``embeddings.safetensors`` by name."""
         return read_tensors(self.read, EMBEDDINGS)
-
-    def histories(self) -> Iterator[UserInteractions]:
-        """Yield the newest interactions of the users of the training data; nothing if the version has none.
-
-        Raises:
-            BundleRefused: The file does not decode; as soon as that shows.
-        """
-        return iterate_histories(self.read(HISTORIES)) if HISTORIES in self else iter(())
 
     def goldens(self) -> tuple[Golden, ...]:
         """Read the histories with expected answers that are replayed before serving."""

@@ -77,9 +77,8 @@ class RecommendRequest(Body):
         None, description="item ids, oldest first; wins over the stored history of `user_id`"
     )
     k: int = Field(10, ge=1, description="answers wanted")
-    exclude_seen: bool | Listed[EventType] = Field(
+    exclude_seen: bool | Annotated[Listed[EventType], Field(max_length=len(EVENT_TYPES))] = Field(
         True,
-        max_length=len(EVENT_TYPES),
         description="leave out items that the user had in events of these types; true: of those that the service is"
         " set to, by default purchases and ratings; false: none. Where the type is not known, as in `history`, the item"
         " is left out by true and by any list that is not empty",

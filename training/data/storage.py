@@ -1,4 +1,4 @@
-"""Storage of a prepared data set: three Parquet tables and a JSON file, written last, that seals them."""
+"""Storage of a prepared data set: Parquet tables, and a JSON file, written last, that seals them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import pyarrow as pa
 from model_store.durable_files import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
+from training.data.filters import FilterOptions
+from training.data.numbering import categorical
 from training.data.split import SplitOptions
+from training.data.untrained_items import UntrainedItems
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout."""
 
 _SEAL = "dataset.json"
@@ -28,7 +31,10 @@ def is_prepared(folder: Path) -> bool:
 
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
-    """Write ``interactions``, ``users`` and ``items`` as Parquet, then ``dataset.json`` with the fingerprint.
+    """Write the tables as Parquet, then ``dataset.json`` with the fingerprint.
+
+    ``interactions``, ``users`` and ``items`` are what training sees; ``untrained_items`` and ``set_aside`` what the
+    filters left out.
 
     A folder whose writing was interrupted has no ``dataset.json`` and does not load.
     """
@@ -40,6 +46,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         "interactions": pl.DataFrame({"user": owner, "item": dataset.items, "timestamp": dataset.timestamps}),
         "users": dataset.user_ids.to_frame("user_id"),
         "items": pl.DataFrame(_item_columns(dataset)),
+        "untrained_items": pl.DataFrame(dataset.untrained_items.to_arrow()),
+        "set_aside": dataset.set_aside.with_columns(pl.col("user", "item").cast(pl.String)),
     }
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
@@ -51,7 +59,10 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         "users": dataset.users,
         "items": dataset.n_items,
         "interactions": dataset.interactions,
+        "untrained_items": len(dataset.untrained_items),
+        "set_aside": len(dataset.set_aside),
         "split": dataset.split.model_dump(mode="json"),
+        "filters": dataset.filters.model_dump(mode="json"),
         "notes": list(dataset.notes),
     }
     write_durably(folder / _SEAL, (json.dumps(seal, indent=2, ensure_ascii=False) + "\n").encode())
@@ -115,4 +126,15 @@ def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
         attributes=[json.loads(text) for text in table["items"]["attributes"].to_list()],
         notes=tuple(seal["notes"]),
         split=SplitOptions.model_validate(seal["split"]),
+        filters=FilterOptions.model_validate(seal["filters"]),
+        untrained_items=UntrainedItems.from_arrow(pl.read_parquet(folder / "untrained_items.parquet").to_arrow()),
+        set_aside=_read_set_aside(folder / "set_aside.parquet"),
     )
+
+
+def _read_set_aside(path: Path) -> pl.DataFrame:
+    ids = [pl.col(name).cast(categorical()) for name in ("user", "item")]
+    table = pl.scan_parquet(path).with_columns(ids).collect(engine="streaming")
+    if any(table.null_count().row(0)):
+        raise ValueError("an interaction that was set aside has no user, item, time or place")
+    return table

@@ -12,7 +12,7 @@ from training.data.numbering import Int32Array, Int64Array, NumberedIds
 
 BoolArray = npt.NDArray[np.bool_]
 
-_CHUNK = 2_000_000  # interactions that are compared with each other at a time, more only at one time
+_CHUNK = 500_000  # interactions that are compared with each other at a time, more only at one time
 
 
 class FilterOptions(Section):

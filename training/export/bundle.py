@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import pyarrow.parquet as pq
 import torch
@@ -229,10 +230,10 @@ def _create_embeddings(learner: Learner, catalogue: Catalogue) -> bytes:
 
     Of a placed item the content model predicts only the direction; its embedding gets the mean length of trained ones.
     """
-    trained = learner.embeddings.detach().cpu().float()
-    vectors = torch.from_numpy(catalogue.vectors)
-    embeddings = torch.cat([trained, vectors[len(trained) :] * trained.norm(dim=1).mean()])
-    return save({"embeddings": embeddings.contiguous(), VECTORS: vectors.contiguous()})
+    trained: npt.NDArray[np.float32] = learner.embeddings.detach().cpu().float().numpy()
+    vectors = learner.vectors if catalogue.vectors is None else catalogue.vectors
+    length = np.linalg.norm(trained, axis=1).mean()
+    return save_arrays({"embeddings": np.concatenate([trained, vectors[len(trained) :] * length]), VECTORS: vectors})
 
 
 def _export_int8(

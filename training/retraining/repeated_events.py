@@ -4,8 +4,8 @@ An event repeats an interaction if user, item and time (in seconds) are the same
 is unknown (0) on both sides, the n-th event of a user with an item repeats the n-th interaction of the two.
 
 Base data without any times need another sign, because an event has a time: what a user did first as events, in this
-order, repeats what the same user did last in the base data. A shop that sends its old rows as events sends them like
-that. It may cost one event of a user who really comes back to the newest item.
+order, repeats what the same user did last in the base data, if it is all that the user did there, or two interactions
+or more. A shop that sends its old rows as events sends them like that; a single one may as well be renewed interest.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def _repeat_the_end(base: Interactions, events: Interactions) -> BoolArray:
 
 
 def _overlap(ending: Int32Array | Int64Array, beginning: Int32Array | Int64Array) -> int:
-    """Return the largest number of items with which one sequence ends and the other begins."""
+    """Return the largest number of items with which one sequence ends and the other begins; 1 only if it is whole."""
     end = ending.tobytes()
-    sizes = range(min(len(ending), len(beginning)), 0, -1)
+    least = min(2, max(1, len(ending)))
+    sizes = range(min(len(ending), len(beginning)), least - 1, -1)
     return next((size for size in sizes if end.endswith(beginning[:size].tobytes())), 0)

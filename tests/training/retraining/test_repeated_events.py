@@ -50,7 +50,7 @@ def test_events_without_time_repeat_as_often_as_the_base_data_have_it() -> None:
     [
         ([5, 6, 7], 3),  # all of the base data, sent again
         ([6, 7, 9], 2),  # the newest part of it, then something new
-        ([7], 1),
+        ([7], 0),  # one alone may be renewed interest as well
         ([5, 6, 9], 0),  # an old part alone cannot be told from renewed interest
         ([8, 5, 6, 7], 0),
         ([5, 6, 7, 5, 6, 7], 3),
@@ -62,6 +62,10 @@ def test_without_times_in_the_base_data_the_order_tells(items: list[int], expect
     assert repeats(base, events) == list(range(expected))
     others = [(2, item, time) for _, item, time in events]  # of someone whom the base data do not know
     assert repeats(base, sorted([*others, *events], key=lambda row: row[2])) == [2 * at + 1 for at in range(expected)]
+
+
+def test_a_user_of_whom_one_interaction_is_known_has_sent_it_again() -> None:
+    assert repeats([(1, 8, 0)], [(1, 8, 100), (1, 8, 101)]) == [0]
 
 
 def test_the_order_tells_nothing_where_times_are_known() -> None:

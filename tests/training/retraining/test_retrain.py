@@ -203,7 +203,7 @@ def test_without_new_interactions_nothing_is_trained(after_first: Path) -> None:
 def test_events_come_from_redis_too(
     tmp_path: Path, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record(redis_server.url, tmp_path, events(3, 40, users="r"))
+    record(redis_server.url, tmp_path, events(3, 40))
     data = write_cycle(tmp_path / "cycle.txt")
     arguments = ["retrain", "--once", "--data", str(data), "--store", str(tmp_path / "models"), "--preset", "demo"]
     arguments += ["--work", str(tmp_path / "work"), "--redis-url", redis_server.url, "--json", *set_options()]

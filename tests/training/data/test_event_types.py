@@ -36,9 +36,10 @@ def test_names_of_shops_are_known_and_others_are_unknown() -> None:
 
 
 def test_types_follow_their_interactions_through_sorting_filters_and_storage(tmp_path: Path) -> None:
-    dataset = prepared(sorted(ROWS, key=lambda row: -row[2]), min_item=1)
-    assert [dataset.item_ids[item] for item in dataset.items] == ["a", "rare", "a", "b"]
-    assert dataset.event_types.tolist() == [2, 3, 0, 3]
+    interleaved = [ROWS[0], ROWS[2], ROWS[3], ("u", "b", 5, "Purchase")]
+    dataset = prepared(interleaved)
+    assert [dataset.item_ids[item] for item in dataset.items] == ["a", "b", "a", "rare"]
+    assert dataset.event_types.tolist() == [0, 3, 2, 3]
     filtered = prepared(min_item=2)
     assert filtered.event_types.tolist() == [0, 2]
     assert filtered.set_aside["event"].to_list() == [3, 3]

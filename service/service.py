@@ -16,6 +16,7 @@ from service.answers.trending import TrendTracker
 from service.async_tasks import cancel_and_wait
 from service.catalogue.manager import CatalogueManager
 from service.catalogue.updater import CatalogueUpdater
+from service.histories.importer import HistoryImporter
 from service.models.loading import CoderOpener, EngineOpener, open_coder
 from service.models.manager import ModelManager
 from service.models.trial import Trial
@@ -52,6 +53,7 @@ class Service:
         self.updater = CatalogueUpdater(self.models, self.follower, self.store_client, settings, self.telemetry)
         self.catalogue = CatalogueManager(self.updater, self.store_client)
 
+        self.importer = HistoryImporter(self.models, model_store, store, settings, self.telemetry)
         self.trends = TrendTracker(store, settings, self.telemetry)
         self.recommender = Recommender(self.models, self.store_client, self.trends, settings, self.telemetry)
         self.code_groups = CodeGroups()
@@ -81,6 +83,7 @@ class Service:
             self.models.watch(),
             self.updater.watch(),
             self.trends.watch(),
+            self.importer.watch(),
             self.gate.watch(),
         )
         watchers = [asyncio.create_task(each) for each in watched]

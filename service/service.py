@@ -15,6 +15,7 @@ from service.answers.lookup_pool import LookupPool
 from service.answers.trending import TrendTracker
 from service.async_tasks import cancel_and_wait
 from service.catalogue.manager import CatalogueManager
+from service.catalogue.range_check import RangeCheck
 from service.catalogue.updater import CatalogueUpdater
 from service.models.loading import CoderOpener, EngineOpener, open_coder
 from service.models.manager import ModelManager
@@ -53,7 +54,10 @@ class Service:
         self.catalogue = CatalogueManager(self.updater, self.store_client)
 
         self.trends = TrendTracker(store, settings, self.telemetry)
-        self.recommender = Recommender(self.models, self.store_client, self.trends, settings, self.telemetry)
+        range_check = RangeCheck(self.models, self.updater)
+        self.recommender = Recommender(
+            self.models, self.store_client, self.trends, range_check, settings, self.telemetry
+        )
         self.code_groups = CodeGroups()
         self.lookups = LookupPool(2, settings.queue_size, settings.deadline_ms / 1000)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, get_type_hints
 from urllib.parse import unquote_to_bytes
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +17,7 @@ from model_store.catalogue.catalogue import ID_BYTES
 from service.access.keys import HEADER, Scope
 from service.access.limits import KeyUsage
 from service.errors import FieldError, InvalidFields
+from service.http.field_problems import invalid_fields, unknown_field
 from service.http.json_answers import encode_answer
 from service.schemas.types import Query
 from service.service import Service
@@ -143,10 +145,17 @@ def read_query(request: Request, model: type[Q]) -> Q:
     values = dict(pairs)
     if len(values) != len(pairs):
         raise InvalidFields([FieldError("query", "repeats a parameter")])
-    if not values.keys() <= model.model_fields.keys():
-        raise InvalidFields([FieldError("query", f"holds a parameter that is none of {', '.join(model.model_fields)}")])
+
+    unknown = next((name for name in values if name not in model.model_fields), None)
+    if unknown is not None:
+        raise InvalidFields([unknown_field(unknown, list(model.model_fields), "query")])
 
     try:
         return model.model_validate_strings(values)
     except ValidationError as refused:
-        raise InvalidFields.of(refused) from None
+        raise invalid_fields(refused, _adapter_of(model)) from None
+
+
+@cache
+def _adapter_of(model: type[Query]) -> TypeAdapter[Query]:
+    return TypeAdapter(model)

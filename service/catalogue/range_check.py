@@ -1,4 +1,4 @@
-"""Check that ranges of a filter are over fields in which items have numbers: a typing error gets no empty answer."""
+"""Check that ranges of a filter are over fields that hold numbers: a typing error gets no empty answer."""
 
 from __future__ import annotations
 

@@ -31,6 +31,19 @@ BoundHandler = Callable[[Request], Awaitable[Response]]
 Access = Scope | Literal["open"]
 """Scope that the key of a request needs, or that it needs no key."""
 
+Tag = Literal["recommendations", "events", "items", "users", "browsing", "operation"]
+"""Group of operations, in ``GET /docs`` and in generated clients."""
+
+TAGS: dict[Tag, str] = {
+    "recommendations": "Items for a user, by stored or given history, under the rules of the request.",
+    "events": "What users did. A recorded event is in the user's history at once, and in the next training.",
+    "items": "The catalogue: add, change, hide and show items. Changes are recommendable within milliseconds.",
+    "users": "The stored data of a user: show it, erase it. It is personal data, so it needs the scope admin.",
+    "browsing": "Similar, popular and trending items, and what items below a code prefix have in common.",
+    "operation": "The model that answers, health and metrics.",
+}
+"""Descriptions of the groups, in the order in which they are shown."""
+
 Q = TypeVar("Q", bound=Query)
 
 
@@ -54,6 +67,7 @@ class Endpoint:
         path: Starlette's path, matched before percent-encoding is decoded; ``{item_id:id}`` lets ids hold slashes.
         handler: Answers a request of the service, after its key was checked.
         access: Scope that a request's key needs, or "open".
+        tag: Group of operations, see :data:`TAGS`.
         problems: Statuses of the problems it may answer with, besides those of keys and of reading a body.
         body: Type of the body.
         body_media: Media type of the body.
@@ -66,12 +80,18 @@ class Endpoint:
     path: str
     handler: Handler
     access: Access
+    tag: Tag
     problems: tuple[int, ...] = ()
     body: Any = None
     body_media: str = "application/json"
     max_entries: str = ""
     query: type[Query] | None = None
     answer_media: str = "application/json"
+
+    @property
+    def operation_id(self) -> str:
+        """Name of the operation, by which generated clients call it."""
+        return self.handler.__name__
 
     @property
     def answer(self) -> Any:

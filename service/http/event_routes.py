@@ -63,6 +63,7 @@ ENDPOINTS = (
         "/events",
         record_events,
         "events",
+        "events",
         problems=(400, 503),
         body=EventBody | NonEmpty[EventBody],
         max_entries="max_events",

@@ -74,12 +74,15 @@ def _build_document(answer: Recommendation, request: Request) -> RecommendRespon
 
 
 ENDPOINTS = (
-    Endpoint("POST", "/recommend", recommend, "read", problems=(400, 429, 503, 504), body=RecommendRequest),
+    Endpoint(
+        "POST", "/recommend", recommend, "read", "recommendations", problems=(400, 429, 503, 504), body=RecommendRequest
+    ),
     Endpoint(
         "POST",
         "/recommend/batch",
         recommend_batch,
         "read",
+        "recommendations",
         problems=(400, 429, 503, 504),
         body=NonEmpty[RecommendRequest],
         max_entries="max_batch_requests",

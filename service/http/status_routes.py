@@ -47,8 +47,8 @@ async def metrics(service: Service, request: Request) -> PlainText:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/model", get_model, "read", problems=(503,)),
-    Endpoint("GET", "/health/live", health_live, "open"),
-    Endpoint("GET", "/health/ready", health_ready, "open", problems=(503,)),
-    Endpoint("GET", "/metrics", metrics, "open", answer_media=CONTENT_TYPE_LATEST),
+    Endpoint("GET", "/model", get_model, "read", "operation", problems=(503,)),
+    Endpoint("GET", "/health/live", health_live, "open", "operation"),
+    Endpoint("GET", "/health/ready", health_ready, "open", "operation", problems=(503,)),
+    Endpoint("GET", "/metrics", metrics, "open", "operation", answer_media=CONTENT_TYPE_LATEST),
 )

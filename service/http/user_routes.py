@@ -24,6 +24,6 @@ async def delete_user(service: Service, request: Request) -> ForgottenResponse:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/users/{user_id:id}", get_user, "admin", problems=(404, 422, 503)),
-    Endpoint("DELETE", "/users/{user_id:id}", delete_user, "admin", problems=(404, 422, 503)),
+    Endpoint("GET", "/users/{user_id:id}", get_user, "admin", "users", problems=(404, 422, 503)),
+    Endpoint("DELETE", "/users/{user_id:id}", delete_user, "admin", "users", problems=(404, 422, 503)),
 )

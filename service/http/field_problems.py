@@ -1,4 +1,4 @@
-"""Translation of validation errors into field errors: path, reason, what was expected, the limit, the likely name."""
+"""Translation of validation errors into field errors: path, reason, what was expected, limit, likely name."""
 
 from __future__ import annotations
 

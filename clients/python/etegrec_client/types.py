@@ -3,8 +3,6 @@
 `GET /docs` of a running service says what each field means. The project's tests compare all of these with it.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, NotRequired, Required, TypedDict
 
 Id = str | int

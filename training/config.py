@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -40,6 +41,16 @@ class TrainingConfig(Section):
     def key(self) -> str:
         """Short hash of all settings, for folder names: runs with another configuration get another folder."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings that decide which model comes out of a data set.
+
+        What the section ``data`` decides shows in the fingerprint of the data set. Defaults are left out, so that a
+        release with a new setting does not turn yesterday's model into one of other settings.
+        """
+        settings = self.model_dump(mode="json", exclude_defaults=True, exclude={"threads", "data"})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:

@@ -90,6 +90,11 @@ async def fuzz_bytes(port: int, key: str, cases: int, first_seed: int, end: floa
     return findings
 
 
+def ready_at() -> float:
+    """Return ``time.monotonic()`` in a process that has imported this module, which takes seconds."""
+    return time.monotonic()
+
+
 def run_fuzz(fuzz: Callable[..., Coroutine[Any, Any, Findings]], *arguments: Any) -> Findings:
     """Run :func:`fuzz_values` or :func:`fuzz_bytes` to its end, in whichever process this is called."""
     return asyncio.run(fuzz(*arguments))

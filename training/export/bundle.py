@@ -108,6 +108,8 @@ def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None
         tokenizer=evaluation.tokenizer | _content_fit(pipeline),
         fusion=Fusion.model_validate(evaluation.fusion),
         parent=parent,
+        training=pipeline.config.fingerprint,
+        coverage=evaluation.coverage,
     )
 
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}

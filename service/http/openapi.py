@@ -114,10 +114,12 @@ def _key(endpoint: Endpoint, part: str) -> str:
 
 
 def _describe_lines(line: Json) -> Json:
-    """Return the schema of JSON Lines: one text, which generated clients send as it is, of lines of this schema."""
+    """Return the schema of JSON Lines: one text, which generated clients send as it is, of lines of this schema.
+
+    It names no ``contentMediaType``, for which Swagger UI and some generators take a text as a file.
+    """
     return {
         "type": "string",
-        "contentMediaType": JSON_LINES,
         "contentSchema": line,
         "description": "JSON Lines in UTF-8: one JSON object a line, each of the schema of `contentSchema`; empty "
         "lines are skipped.",

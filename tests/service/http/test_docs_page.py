@@ -71,6 +71,8 @@ def test_a_browser_without_internet_shows_every_operation_and_tries_one(tmp_path
         status = page.locator(".live-responses-table .response-col_status").last
         status.wait_for()
         answered = status.inner_text()
+        page.locator("#operations-items-upload_items .opblock-summary").first.click()
+        page.locator("#operations-items-upload_items .opblock-section-request-body").get_by_text("Toy Story").wait_for()
         page.screenshot(path=tmp_path / "docs.png", full_page=True)
         browser.close()
 

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from model_store.errors import ConfigError
 from service.answers.trending import half_lives_s_of
+from service.http.docs_page import add_docs_page
 from service.http.middleware import RequestMiddleware
 from service.http.openapi import describe
 from service.http.routes import ENDPOINTS, add_routes, direct_routes
@@ -49,9 +50,10 @@ def create_app(
         async with service.running():
             yield
 
-    app = FastAPI(title="etegrec", lifespan=lifespan, redirect_slashes=False, redoc_url=None)
+    app = FastAPI(title="etegrec", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.state.service = service
 
+    add_docs_page(app)
     add_routes(app, service)
     describe(app, ENDPOINTS, settings)
     app.add_middleware(

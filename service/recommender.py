@@ -18,6 +18,7 @@ from service.answers.explanations import NO_EXPLANATIONS, Explanations, explain
 from service.answers.popular import FallbackReason, PopularLog, find_popular
 from service.answers.result_cache import AnswerKey, ResultCache
 from service.answers.trending import TrendTracker
+from service.catalogue.range_check import RangeCheck
 from service.engines.base import BEAM_WIDTHS, NARROW_WIDTHS, SearchRequest, SearchResult
 from service.errors import DeadlineMissed, QueueTooLong
 from service.filters import CompiledRule, RuleKey
@@ -96,12 +97,14 @@ class Recommender:
         models: ModelManager,
         store_client: StoreClient,
         trends: TrendTracker,
+        range_check: RangeCheck,
         settings: Settings,
         telemetry: Telemetry,
     ) -> None:
         self._models = models
         self._store_client = store_client
         self._trends = trends
+        self._range_check = range_check
         self._settings = settings
         self._telemetry = telemetry
 
@@ -117,18 +120,20 @@ class Recommender:
 
         Raises:
             NotReady: No model is loaded.
+            InvalidFields: See :meth:`service.catalogue.range_check.RangeCheck.check`.
             QueueFull: See :meth:`service.scheduling.batcher.Batcher.submit`.
             QueueTooLong, DeadlineMissed: Raised only without ``budget_ms``; with it, popular items are served
                 instead.
         """
         started = time.monotonic()
         deadline = started + min(request.budget_ms or np.inf, self._settings.deadline_ms) / 1000
+        rule_key = RuleKey.of(request.filter)
+        await self._range_check.check(rule_key, (request.filter and request.filter.attributes) or ())
         stored = await self._read_history(request)
 
         # A lease keeps the model, even if another version is swapped in before the answer is ready.
         with self._models.lease() as serving:
             known = serving.model.catalogue.rows(stored.history.item_ids)
-            rule_key = RuleKey.of(request.filter)
             rule = await self._find_rule(serving.model, rule_key)
             excluded = self._excluded_rows(serving.model, request, stored.history, known)
             query = _Query(serving.model, request, known, rule_key, rule, excluded, self._settings.fresh_boost)

@@ -9,19 +9,19 @@ from service.schemas.users import ForgottenResponse, UserResponse, build_user_re
 from service.service import Service
 
 
-async def show_user(service: Service, request: Request) -> UserResponse:
+async def get_user(service: Service, request: Request) -> UserResponse:
     """Show a user's stored history and the time of the newest event; empty if nothing is stored."""
     user_id = read_id(request, "user_id")
     return build_user_response(user_id, await service.store_client.store.entries(user_id))
 
 
-async def forget_user(service: Service, request: Request) -> ForgottenResponse:
+async def delete_user(service: Service, request: Request) -> ForgottenResponse:
     """Erase a user's history, and the user's events that training has not drained yet; repeat it after an error."""
     forgotten = await service.store_client.store.forget(read_id(request, "user_id"))
     return {"history": forgotten.history, "events": forgotten.events}
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/users/{user_id:id}", show_user, "admin", problems=(404, 422, 503)),
-    Endpoint("DELETE", "/users/{user_id:id}", forget_user, "admin", problems=(404, 422, 503)),
+    Endpoint("GET", "/users/{user_id:id}", get_user, "admin", "users", problems=(404, 422, 503)),
+    Endpoint("DELETE", "/users/{user_id:id}", delete_user, "admin", "users", problems=(404, 422, 503)),
 )

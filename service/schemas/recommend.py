@@ -16,7 +16,8 @@ from typing_extensions import TypedDict
 from model_store.catalogue.catalogue import Catalogue
 from model_store.events.event import EVENT_TYPES, EventType
 from service.schemas.explanations import Explanation
-from service.schemas.types import Body, Listed, Nullable, ShortId
+from service.schemas.ids import ShortId, ShortIds
+from service.schemas.types import Body, Listed, Nullable
 
 MAX_RANGES = 64
 """Largest number of attribute ranges in one filter. Each is compared with all items."""
@@ -63,17 +64,15 @@ class Filter(Body):
     attributes: Listed[AttributeRange] | None = Field(
         None, max_length=MAX_RANGES, description="only items whose numeric attributes lie in all of these ranges"
     )
-    allow: Listed[ShortId] | None = Field(
-        None, description="only these items; ids that the catalogue lacks allow nothing"
-    )
-    deny: Listed[ShortId] | None = Field(None, description="none of these items")
+    allow: ShortIds | None = Field(None, description="only these items; ids that the catalogue lacks allow nothing")
+    deny: ShortIds | None = Field(None, description="none of these items")
 
 
 class RecommendRequest(Body):
     """Body of `POST /recommend`."""
 
     user_id: ShortId | None = Field(None, description="whose stored history to use, if `history` is absent")
-    history: Listed[ShortId] | None = Field(
+    history: ShortIds | None = Field(
         None, description="item ids, oldest first; wins over the stored history of `user_id`"
     )
     k: int = Field(10, ge=1, description="answers wanted")

@@ -11,8 +11,8 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else \
-	"error: %s is Python %d.%d, and this needs 3.11, 3.12 or 3.13: make PYTHON=python3.12" % (sys.executable, *sys.version_info[:2]))'
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] < (3, 14) or sys.exit( \
+	"error: %s is Python %d.%d; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12" % (sys.executable, *sys.version_info[:2]))'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	touch $@

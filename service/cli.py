@@ -13,6 +13,8 @@ import structlog
 import typer
 import uvicorn
 
+from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import EVERYONE
 from model_store.console import EXIT_CODES, new_app, run
 from model_store.errors import ConfigError
 from service.app import create_app
@@ -60,7 +62,10 @@ def serve(
 ) -> None:
     """Listen until SIGTERM or Ctrl-C. Without a promoted model, wait for one."""
     given = {name: value for name, value in locals().items() if value is not None}  # options are named as settings
-    run_service(Settings.load(**given))
+    settings = Settings.load(**given)
+    if settings.store != Settings.model_fields["store"].default:
+        ModelStore(settings.store, trust=EVERYONE).require()  # a mistyped path would be waited for in vain
+    run_service(settings)
 
 
 def run_service(settings: Settings) -> None:

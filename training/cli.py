@@ -39,6 +39,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 StoreOption = Annotated[
     str | None, typer.Option(help="Model store: folder or URL. Default: ETEGREC_STORE, or ./models.")
 ]
+CreateOption = Annotated[
+    bool, typer.Option("--create-store", help="Begin a new model store if --store names a folder that does not exist.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="Run folder: the --out of `etegrec-train run`.")]
 WorkOption = Annotated[Path, typer.Option(help="Folder for drained events, runs and reports; kept between passes.")]
 REDIS_VARIABLE = "ETEGREC_REDIS_URL"
@@ -232,11 +235,12 @@ def publish(
     run_folder: RunArgument,
     store: StoreOption = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version live.")] = False,
+    create_store: CreateOption = False,
     signing_key: KeyOption = None,
     json: JsonOption = False,
 ) -> None:
     """Seal a run's bundle as a new version of the model store, and sign it if there is a key."""
-    target = ModelStore(store)
+    target = _open_store(store, create_store)
     key = SigningKey.load(signing_key) if signing_key else None
     if promote:
         target.trust.check_publisher(key)
@@ -260,10 +264,11 @@ def retrain(
     once: Annotated[bool, typer.Option("--once", help="Run one pass, the default; `schedule` repeats passes.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Train even if there are no new interactions.")] = False,
     signing_key: KeyOption = None,
+    create_store: CreateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Drain events, train a candidate, and promote it if it is not worse than the live version."""
-    retrainer = _retrainer(source, work, store, redis_url, events, signing_key)
+    retrainer = _retrainer(source, work, _open_store(store, create_store), redis_url, events, signing_key)
     report = retrainer.run_once(force=force)
     if json:
         print_json(report.as_dict())
@@ -281,20 +286,28 @@ def schedule(
     redis_url: RedisOption = None,
     events: EventsOption = None,
     signing_key: KeyOption = None,
+    create_store: CreateOption = False,
 ) -> None:
     """Train a first model if no version is live, then retrain on a schedule until SIGTERM."""
-    run_schedule(_retrainer(source, work, store, redis_url, events, signing_key), cron)
+    run_schedule(_retrainer(source, work, _open_store(store, create_store), redis_url, events, signing_key), cron)
+
+
+def _open_store(store: str | None, create: bool) -> ModelStore:
+    """Open the model store; one that was named must exist, unless it is to be created."""
+    target = ModelStore(store)
+    if store is not None and not create:
+        target.require()
+    return target
 
 
 def _retrainer(
     source: DataOptions,
     work: Path,
-    store: str | None,
+    target: ModelStore,
     redis_url: str | None,
     events: Path | None,
     signing_key: Path | None,
 ) -> Retrainer:
-    target = ModelStore(store)
     redis = redis_url or read_secrets(os.environ.get(FOLDER_VARIABLE, "")).get(REDIS_VARIABLE)
     log: str | Path | None = redis or events or (target.root.local and target.root.local / "events")
     if log is None:

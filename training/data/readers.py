@@ -77,7 +77,7 @@ def read_source(path: Path, options: ReadOptions, folder: Path | None = None) ->
         raw = _read(path, options, intake)
 
     if intake.skipped:
-        where = f", see {report}" if report else ""
+        where = f" and listed in {SKIPPED} beside the prepared data" if report else ""
         intake.note(f"{intake.skipped:,} lines cannot be used: skipped{where}")
     return replace(raw, notes=tuple(intake.notes))
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -208,7 +208,7 @@ def _cast(frame: pl.DataFrame, schema: dict[str, Any], before: int) -> pl.DataFr
                 f"the column {name!r} of the query is {wanted} at first and {kind} after row {before:,}",
                 f"give it one type in the query: CAST({name} AS …)",
             )
-    return frame.cast(schema)
+    return frame.cast(pl.Schema(schema))
 
 
 def _refused(source: str, cause: BaseException, hint: str) -> DownloadError:
@@ -230,7 +230,7 @@ def local_copies(
 
     Args:
         source: Path or URL.
-        options: Its ``items_file`` may be a URL, too; with ``items_query`` alone, the items are in the source's database.
+        options: Their ``items_file`` may be a URL, too; with ``items_query`` alone, it is the source.
         folder: Folder for the copies.
         say: See :func:`fetch`.
     """

@@ -80,7 +80,7 @@ def validate(source: str, options: PrepareOptions, say: Callable[[str], None]) -
     """Check a source and yield one result after the other; stop early if the rest cannot be read.
 
     Args:
-        source: A file or folder in a format of :mod:`training.data.readers`, or what :mod:`training.data.remote` fetches.
+        source: Path or URL, as for :func:`training.data.prepare.prepare`.
         options: Options with which ``prepare`` would read and filter it.
         say: Called with one line of text for what is fetched.
     """

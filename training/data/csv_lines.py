@@ -35,6 +35,9 @@ LONGEST_LINE = 1 << 20
 _HEAD_LINES = 100
 _NEWLINE = 10
 _QUOTE = 34
+_RETURN = 13
+_LONGEST_PATTERN = 200  # quotes, separators and newline of a line
+_BORDER = np.isin(np.arange(256), (_NEWLINE, _QUOTE))  # besides separators
 _UNQUOTED = (".inter", ".item")  # RecBole's files: a quote in them is text
 _WIDE = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
@@ -113,30 +116,23 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def whole_lines(stream: IO[bytes], encoding: str = "utf-8") -> Iterator[bytes]:
-    """Yield a file in parts of whole lines, each with its newline; blank lines at the end are left out.
+    """Yield a file in parts of whole lines, each with its newline; the last line gets one if it has none.
 
     Text in UTF-16 becomes UTF-8. Lines that are longer than :data:`CHUNK` are cut.
     """
     decoder = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)(errors="replace")
     rest = b""
-    blank = b""  # newlines that are yielded only if something follows
-
     while piece := stream.read(CHUNK):
-        if decoder:
-            piece = decoder.decode(piece).encode()
-        text = blank + rest + piece
+        text = rest + (decoder.decode(piece).encode() if decoder else piece)
         cut = text.rfind(b"\n") + 1
-        if not cut and len(text) < CHUNK:
-            rest, blank = text, b""
-            continue
-        whole, rest = (text[:cut], text[cut:]) if cut else (text + b"\n", b"")
-        kept = whole.rstrip(b"\r\n")
-        blank = whole[len(kept) :].partition(b"\n")[2]
-        if kept:
-            yield kept + b"\n"
-
-    if rest.strip(b"\r\n"):
-        yield blank + rest.rstrip(b"\r\n") + b"\n"
+        if cut:
+            yield text[:cut]
+        elif len(text) >= CHUNK:
+            yield text + b"\n"
+            cut = len(text)
+        rest = text[cut:]
+    if rest:
+        yield rest + b"\n"
 
 
 def split_lines(text: bytes) -> Lines:
@@ -149,28 +145,32 @@ def find_irregular(lines: Lines, dialect: Dialect) -> BoolArray:
     """Mark the lines [lines] with another number of fields than the header, or with quotes that enclose no field."""
     data = np.frombuffer(lines.text, dtype=np.uint8)
     separator = ord(dialect.separator)
-    is_separator = data == separator
-    irregular = np.zeros(len(lines.ends), dtype=np.bool_)
+    has_quotes = dialect.quote is not None and _QUOTE in lines.text
 
-    if dialect.quote and _QUOTE in lines.text:
-        is_quote = data == _QUOTE
-        is_inside = np.bitwise_xor.accumulate(is_quote)  # as if all lines were closed …
-        is_open = is_inside[lines.ends]
-        if is_open.any():  # … if not, each line begins outside of quotes again
-            irregular |= is_open ^ np.concatenate([[False], is_open[:-1]])
-            carried = np.concatenate([[False], is_open[:-1]])
-            is_inside ^= np.repeat(carried, lines.ends - lines.starts + 1)
-        is_separator &= ~is_inside
-        irregular[_lines_of(_misplaced_quotes(data, is_quote, is_inside, separator), lines)] = True
+    # Few bytes mean something; everything below looks at those alone.
+    means = (data == separator) | (data == _NEWLINE)
+    at = np.flatnonzero(means | (data == _QUOTE) if has_quotes else means)
+    kind = data[at]
+    if len(dialect.columns) > 1 and _have_one_pattern(data, at, kind, dialect):
+        return np.zeros(len(lines.ends), dtype=np.bool_)
+    line_ends = np.flatnonzero(kind == _NEWLINE)
+    separates = kind == separator
+    irregular = lines.starts == lines.ends
+    if has_quotes:
+        is_quote = kind == _QUOTE
+        quotes = np.cumsum(is_quote, dtype=np.int32)
+        by_line = np.diff(quotes[line_ends], prepend=0)
+        is_odd = by_line % 2 == 1
+        if is_odd.any():  # a line begins outside of quotes, whatever the lines before it left open
+            quotes -= np.repeat(quotes[line_ends] - by_line, np.diff(line_ends, prepend=-1))
+        is_inside = quotes % 2 == 1
+        separates &= ~is_inside
+        irregular |= is_odd
+        misplaced = _misplaced_quotes(data, at, is_quote, is_inside, separator)
+        irregular[np.searchsorted(lines.ends, misplaced)] = True
 
-    found = np.flatnonzero(is_separator)
-    wanted = len(dialect.columns) - 1
-    if len(found) == wanted * len(lines.ends):
-        by_line = found.reshape(len(lines.ends), wanted)
-        if not wanted or ((by_line[:, 0] >= lines.starts).all() and (by_line[:, -1] < lines.ends).all()):
-            return irregular | (lines.starts == lines.ends)
-    count = np.searchsorted(found, lines.ends) - np.searchsorted(found, lines.starts)
-    return irregular | (count != wanted) | (lines.starts == lines.ends)
+    fields = np.diff(np.cumsum(separates, dtype=np.int32)[line_ends], prepend=0) + 1
+    return irregular | (fields != len(dialect.columns))
 
 
 def split_line(line: str, separator: str, quote: str | None) -> list[str]:
@@ -223,22 +223,60 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _misplaced_quotes(data: Bytes, is_quote: BoolArray, is_inside: BoolArray, separator: int) -> npt.NDArray[np.int64]:
-    """Return the positions of opening quotes that begin no field, and of closing ones that end none."""
-    at = np.flatnonzero(is_quote)
-    opens = is_inside[at]
-    opening = at[opens]
-    closing = at[~opens]
+def _have_one_pattern(data: Bytes, at: npt.NDArray[np.int64], kind: Bytes, dialect: Dialect) -> bool:
+    """Return whether all lines have quotes, separators and newline in the same order as the first, and are regular.
 
-    before = np.where(opening > 0, data[opening - 1], _NEWLINE)
-    after = data[closing + 1]
-    begins = (before == separator) | (before == _NEWLINE) | (before == _QUOTE)
-    ends = (after == separator) | (after == _NEWLINE) | (after == _QUOTE) | (after == ord("\r"))
+    Most files are like that, and this takes a third of the time of looking at every line. ``False`` decides nothing.
+
+    Args:
+        data: All bytes.
+        at: Positions [n] of quotes, separators and newlines.
+        kind: Bytes [n] at these positions.
+        dialect: How fields are separated.
+    """
+    width = int(np.argmax(kind == _NEWLINE)) + 1
+    if width > _LONGEST_PATTERN or len(kind) % width:
+        return False
+    pattern = kind[:width]
+    if not (kind.reshape(-1, width) == pattern).all():
+        return False
+
+    places = at.reshape(-1, width)
+    is_inside = False
+    for number, byte in enumerate(pattern):
+        if byte != _QUOTE and is_inside:
+            return False
+        if byte == _QUOTE and not is_inside:  # opens right after what is before it
+            before = places[:, number - 1] if number else np.concatenate([[-1], places[:-1, -1]])
+            if not (places[:, number] - before == 1).all():
+                return False
+        if byte == _QUOTE and is_inside:  # closes right before what is behind it
+            gap = places[:, number + 1] - places[:, number]
+            if not ((gap == 1) | ((gap == 2) & (data[places[:, number] + 1] == _RETURN))).all():
+                return False
+        is_inside ^= bool(byte == _QUOTE)
+    return int((pattern == ord(dialect.separator)).sum()) + 1 == len(dialect.columns)
+
+
+def _misplaced_quotes(
+    data: Bytes, at: npt.NDArray[np.int64], is_quote: BoolArray, is_inside: BoolArray, separator: int
+) -> npt.NDArray[np.int64]:
+    """Return the positions of opening quotes that begin no field, and of closing ones that end none.
+
+    Args:
+        data: All bytes.
+        at: Positions [n] of quotes, separators and newlines.
+        is_quote: [n].
+        is_inside: Whether a quote is open after each of them, [n].
+        separator: Byte between fields.
+    """
+    opening = at[is_quote & is_inside]
+    closing = at[is_quote & ~is_inside]
+    begins = _BORDER[data[opening - 1]] | (opening == 0)
+    ends = _BORDER[data[closing + 1]] | (data[closing + 1] == _RETURN)
+    begins |= data[opening - 1] == separator
+    ends |= data[closing + 1] == separator
     return np.concatenate([opening[~begins], closing[~ends]])
-
-
-def _lines_of(positions: npt.NDArray[np.int64], lines: Lines) -> npt.NDArray[np.int64]:
-    return np.searchsorted(lines.ends, positions)
 
 
 def _find_separator(lines: Sequence[str], usual: str) -> str:

@@ -127,10 +127,12 @@ def _run_query(source: str, query: str, folder: Path, say: Callable[[str], None]
     try:
         engine = sqlalchemy.create_engine(_with_installed_driver(source))
         options = {"stream_results": True, "max_row_buffer": BATCH}
-        with engine.connect().execution_options(**options) as connection:
-            result = connection.execute(sqlalchemy.text(query))
-            rows = _write(tuple(result.keys()), result.partitions(BATCH), target)
-        engine.dispose()
+        try:
+            with engine.connect().execution_options(**options) as connection:
+                result = connection.execute(sqlalchemy.text(query))
+                rows = _write(tuple(result.keys()), result.partitions(BATCH), target)
+        finally:
+            engine.dispose()
     except ModuleNotFoundError as cause:
         raise ConfigError(
             f"{redacted(source)}: the driver {cause.name} is not installed", f"pip install {cause.name}"

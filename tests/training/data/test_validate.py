@@ -125,10 +125,8 @@ def test_other_formats_are_checked_alike(tmp_path: Path) -> None:
     rows = "".join(f"{user}\t{item}\t{START + n}.0\n" for user in range(5) for n, item in enumerate("abcde"))
     inter = checked(tmp_path / "x.inter", "user_id:token\titem_id:token\ttimestamp:float\n" + rows)
     assert failures(inter) == set()
-    dates = checked(
-        tmp_path / "d.csv",
-        lines([(f"u{user}", item, f"2020-01-01T00:00:0{item}Z") for user in range(5) for item in range(5)]),
-    )
+    days = [(f"u{user}", item, f"2020-01-01T00:00:0{item}Z") for user in range(5) for item in range(5)]
+    dates = checked(tmp_path / "d.csv", lines(days))
     assert failures(dates) == set()
     assert dates["time unit"].detail == "dates"
     frame = pl.DataFrame(GOOD, schema=["user", "item", "timestamp"], orient="row")

@@ -1,4 +1,4 @@
-"""Types of attributes from text: whole numbers, numbers, booleans, and dates as Unix seconds; other columns stay text.
+"""Types of attributes from text: numbers, booleans, and dates as Unix seconds; other columns stay text.
 
 The service's filters compare numbers. A column becomes one only if every value that is not missing is a number, so that
 no item loses its value without a word.

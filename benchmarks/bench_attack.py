@@ -43,7 +43,7 @@ import typer
 from benchmarks.attack.crashes import kills, orderly_ends
 from benchmarks.attack.damage import damage_bundles, serve_damaged
 from benchmarks.attack.findings import KINDS, Findings, total
-from benchmarks.attack.fuzz import fuzz_bytes, fuzz_description, fuzz_values, run_fuzz
+from benchmarks.attack.fuzz import fuzz_bytes, fuzz_description, fuzz_values, ready_at, run_fuzz
 from benchmarks.attack.models import AttackedModels, attacked_models
 from benchmarks.attack.neighbour import Neighbour
 from benchmarks.attack.sockets import drip, flood, try_oddities
@@ -319,15 +319,13 @@ def _attack_one(attack_part: Callable[[Attack], Findings], attack: Attack) -> Fi
 
 
 def _fuzz(attack: Attack, service: ServiceProcess) -> Findings:
-    started = time.monotonic()
-    seconds = attack.end("fuzz") - started
     cases = attack.count(20_000)
-
-    rate = max(SLOWEST_FUZZ, cases / (0.6 * seconds))
-    port = service.port
+    common = service.port, attack.key
     # The attacker's own work must not take the processor from those whose latency is measured.
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(10,)) as attacker:
-        common = port, attack.key
+        started = attacker.submit(ready_at).result()
+        seconds = attack.end("fuzz") - started
+        rate = max(SLOWEST_FUZZ, cases / (0.6 * seconds))
         values = attacker.submit(
             run_fuzz, fuzz_values, *common, cases, attack.seed, rate, started + 0.75 * seconds
         ).result()

@@ -25,7 +25,9 @@ from training.loop import distributed
 from training.loop.progress import progress_for
 from training.pipeline import Evaluation, Pipeline
 from training.report.build import write_report
+from training.report.notes import coverage_note, warnings
 from training.report.style import model_name, sort_rows
+from training.retraining.gate import Gate
 from training.retraining.retrain import Retrainer
 from training.retraining.schedule import run_schedule
 from training.run_folder import RunFolder
@@ -52,6 +54,13 @@ KeyOption = Annotated[
     Path | None,
     typer.Option("--signing-key", envvar=SIGNING_ENV, help="Private key that signs the version. Default: none."),
 ]
+GainOption = Annotated[
+    float,
+    typer.Option(
+        help="Hold a candidate back for a person if its NDCG@10 is more than so many times the live one's; 0: never."
+    ),
+]
+PlausibleOption = Annotated[float, typer.Option(help="Gain of NDCG@10 up to which no candidate is held back.")]
 EventsOption = Annotated[Path | None, typer.Option(help="Folder of the embedded event log. Default: STORE/events.")]
 DeviceOption = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")]
 ResumeOption = Annotated[
@@ -74,7 +83,8 @@ def prepare(
     dataset = prepare_data(source.data, out, source.load_config().data, say, fetch_again=True)
     counts = {"users": dataset.users, "items": dataset.n_items, "interactions": dataset.interactions}
     if json:
-        print_json({"name": dataset.name, "fingerprint": dataset.fingerprint, **counts})
+        left_out = {"untrained_items": len(dataset.untrained_items), "set_aside": len(dataset.set_aside)}
+        print_json({"name": dataset.name, "fingerprint": dataset.fingerprint, **counts, **left_out})
     else:
         typer.echo(f"{dataset.name}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
 
@@ -244,13 +254,17 @@ def publish(
     key = SigningKey.load(signing_key) if signing_key else None
     if promote:
         target.trust.check_publisher(key)
-    version = publish_run(Pipeline(RunFolder.open(run_folder), progress_for()), target, key=key)
+    pipeline = Pipeline(RunFolder.open(run_folder), progress_for())
+    version = publish_run(pipeline, target, key=key)
     if promote:
         target.promote(version)
+
+    known = warnings(pipeline.evaluate())
     if json:
-        print_json({"version": version, "live": promote})
+        print_json({"version": version, "live": promote, "warnings": known})
     else:
-        typer.echo(f"published {version}" + (", now live" if promote else ""))
+        for line in (f"published {version}" + (", now live" if promote else ""), *known):
+            typer.echo(line)
 
 
 @app.command()
@@ -263,17 +277,24 @@ def retrain(
     events: EventsOption = None,
     once: Annotated[bool, typer.Option("--once", help="Run one pass, the default; `schedule` repeats passes.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Train even if there are no new interactions.")] = False,
+    max_gain: GainOption = Gate.max_gain,
+    plausible_gain: PlausibleOption = Gate.plausible_gain,
     signing_key: KeyOption = None,
     create_store: CreateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Drain events, train a candidate, and promote it if it is not worse than the live version."""
-    retrainer = _retrainer(source, work, _open_store(store, create_store), redis_url, events, signing_key)
+    """Drain events, train a candidate, and promote it if it is not worse than the live version.
+
+    What a person rolled back is neither promoted nor trained again from the same data and settings.
+    """
+    gate = Gate(max_gain, plausible_gain)
+    retrainer = _retrainer(source, work, _open_store(store, create_store), redis_url, events, signing_key, gate)
     report = retrainer.run_once(force=force)
     if json:
         print_json(report.as_dict())
     else:
-        typer.echo(report.reason)
+        for line in (report.reason, *report.warnings):
+            typer.echo(line)
 
 
 @app.command()
@@ -285,11 +306,15 @@ def schedule(
     store: StoreOption = None,
     redis_url: RedisOption = None,
     events: EventsOption = None,
+    max_gain: GainOption = Gate.max_gain,
+    plausible_gain: PlausibleOption = Gate.plausible_gain,
     signing_key: KeyOption = None,
     create_store: CreateOption = False,
 ) -> None:
     """Train a first model if no version is live, then retrain on a schedule until SIGTERM."""
-    run_schedule(_retrainer(source, work, _open_store(store, create_store), redis_url, events, signing_key), cron)
+    gate = Gate(max_gain, plausible_gain)
+    target = _open_store(store, create_store)
+    run_schedule(_retrainer(source, work, target, redis_url, events, signing_key, gate), cron)
 
 
 def _open_store(store: str | None, create: bool) -> ModelStore:
@@ -307,6 +332,7 @@ def _retrainer(
     redis_url: str | None,
     events: Path | None,
     signing_key: Path | None,
+    gate: Gate,
 ) -> Retrainer:
     redis = redis_url or read_secrets(os.environ.get(FOLDER_VARIABLE, "")).get(REDIS_VARIABLE)
     log: str | Path | None = redis or events or (target.root.local and target.root.local / "events")
@@ -316,23 +342,27 @@ def _retrainer(
             "set ETEGREC_REDIS_URL, or give --events",
         )
     key = SigningKey.load(signing_key) if signing_key else None
-    return Retrainer(source.data, source.load_config(), target, log, work, progress_for(), key)
+    return Retrainer(source.data, source.load_config(), target, log, work, progress_for(), key, gate)
 
 
 def _report(evaluation: Evaluation, json: bool) -> None:
+    known = warnings(evaluation)
     if json:
-        print_json(evaluation.as_dict())
+        print_json(evaluation.as_dict() | {"warnings": known})
         return
     console = table_console()
     for suffix, title in (("", "history items may be answers"), (SEEN_EXCLUDED, "history items excluded")):
         console.print(evaluation_table(evaluation, suffix, title))
     console.print("seconds: " + ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items()))
+    for line in known:
+        console.print(f"\n{line}", markup=False)
 
 
 def evaluation_table(evaluation: Evaluation, suffix: str, title: str) -> Table:
-    """Return a table of the test metrics of every model under one protocol."""
+    """Return a table of the test metrics of every model under one protocol; coverage stands below the second."""
     names = [name for name in evaluation.test["popularity"] if name.endswith(SEEN_EXCLUDED) == bool(suffix)]
-    table = Table(title=f"Test users, full ranking; {title}")
+    caption = coverage_note(evaluation) if suffix else ""
+    table = Table(title=f"Test users, full ranking; {title}", caption=caption or None, caption_justify="left")
     table.add_column("model")
     for name in names:
         table.add_column(name.removesuffix(suffix), justify="right")

@@ -29,7 +29,8 @@ def test_one_line_of_json_with_every_figure() -> None:
     app = Typer()
     app.command()(main)
     sizes = ["300", "1000", "3000"]
-    smallest = set_options(["model.tokenizer.codebook_size=256", "model.tokenizer.levels=3"])
+    layers = [f"model.recommender.{part}_layers=1" for part in ("encoder", "decoder")]
+    smallest = set_options(["model.tokenizer.codebook_size=256", "model.tokenizer.levels=3", *layers])
     done = CliRunner().invoke(app, ["--items", *sizes, "--repeats", "1", *smallest])
     assert done.exception is None
     [line] = done.stdout.splitlines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,8 +41,6 @@ class Intake:
     notes: list[str] = field(default_factory=list)
     skipped: int = 0
     skipped_first: list[str] = field(default_factory=list)  # "clicks.csv line 7: item id is empty: 'u1,,3'"
-    duplicates: int = 0  # interactions that were dropped
-    repeated: list[tuple[str, str]] = field(default_factory=list)  # user and item of the first of them
     _files: int = 0
 
     def note(self, text: str) -> None:
@@ -80,9 +77,3 @@ class Intake:
                 writer.writerow(("file", "line", "reason", "text"))
             rows = lines.select(*_FIELDS).iter_rows()
             writer.writerows((file, line, reason, snippet(text or "")) for line, reason, text in rows)
-
-    def drop_duplicates(self, count: int, first: Sequence[tuple[str, str]]) -> None:
-        """Count interactions that repeat user, item and time of an earlier one."""
-        self.duplicates += count
-        self.repeated += first[: EXAMPLES - len(self.repeated)]
-        self.note(f"{count:,} interactions repeat user, item and time of an earlier one: dropped")

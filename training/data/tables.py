@@ -20,8 +20,7 @@ from model_store.errors import DataError
 from training.data.column_names import Columns, describe, find_column
 from training.data.csv_lines import SEPARATORS, Dialect, is_regular, read_dialect, snippet
 from training.data.csv_repair import convert
-from training.data.duplicates import first_of_equals
-from training.data.intake import EXAMPLES, LINE, SKIP_HINT, Intake
+from training.data.intake import LINE, SKIP_HINT, Intake
 from training.data.numbering import categorical, stable_order
 from training.data.timestamps import has_dates, parse_time, units_per_second
 
@@ -234,9 +233,8 @@ def read_logs(logs: Sequence[Log], intake: Intake, min_value: float | None = Non
     """Read ``user``, ``item`` (Categorical) and ``timestamp`` (Int64, Unix seconds) of one or more files.
 
     If all files have types of interactions, there is a column ``event`` (Categorical), too; no type is null. Rows are
-    sorted by time, in the finest unit of the files; ties keep the order of the files. Rows that repeat user, item,
-    time and type are dropped, all but the first. Without times, the order of the files counts, nothing is dropped and
-    all timestamps are 0.
+    sorted by time, in the finest unit of the files; ties keep the order of the files. Without times, the order of the
+    files counts and all timestamps are 0.
 
     Args:
         logs: Files.
@@ -264,8 +262,6 @@ def read_logs(logs: Sequence[Log], intake: Intake, min_value: float | None = Non
 
     if not frame["timestamp"].is_sorted():
         frame = frame[stable_order(frame["timestamp"].to_numpy())]
-    if all(log.has_time for log in logs):
-        frame = _without_duplicates(frame, intake)
     unit = units_per_second(frame["timestamp"][-1]) if frame.height else 1
     return frame.with_columns(pl.col("timestamp") // unit) if unit > 1 else frame
 
@@ -311,20 +307,6 @@ def _without_low_values(log: Log, part: pl.DataFrame, min_value: float | None, i
     kept = part.filter(pl.col("value") >= min_value).drop("value")
     if dropped := len(part) - len(kept):
         intake.note(f"{log.path.name}: {dropped:,} interactions have no value of {min_value:g} or more: dropped")
-    return kept
-
-
-def _without_duplicates(frame: pl.DataFrame, intake: Intake) -> pl.DataFrame:
-    """Drop the rows of a table in order of time that repeat an earlier one."""
-    columns = [frame[kind].to_physical().to_numpy() for kind in ("user", "item")]
-    if "event" in frame.columns:
-        columns.append(frame["event"].to_physical().fill_null(2**32 - 1).to_numpy())
-    first = first_of_equals(frame["timestamp"].to_numpy(), columns)
-    if first is None:
-        return frame
-    kept = frame.filter(pl.Series(first))
-    again = frame.select("user", "item").filter(pl.Series(~first)).head(EXAMPLES).cast(pl.String)
-    intake.drop_duplicates(len(frame) - len(kept), again.rows())
     return kept
 
 

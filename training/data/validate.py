@@ -17,8 +17,10 @@ import polars as pl
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
 from training.data.dataset import ItemInfo
+from training.data.filters import first_of_repeats
 from training.data.intake import EXAMPLES, LINE, Intake
 from training.data.item_files import ID, ItemTable, read_item_table, read_items
+from training.data.numbering import number_ids
 from training.data.prepare import PrepareOptions, build_dataset
 from training.data.raw import RawData
 from training.data.readers import compare_items, open_logs
@@ -196,7 +198,7 @@ def _units(tally: dict[str, int]) -> list[tuple[int, int]]:
 def _outcome_checks(source: Path, logs: Sequence[Log], options: PrepareOptions, intake: Intake) -> Iterator[Check]:
     """Check what reading and filtering drop, by doing both."""
     frame = read_logs(logs, intake, options.min_value)
-    yield _duplicates(logs, intake)
+    yield _repeats(logs, frame, options.keep_repeats)
 
     items: dict[str, ItemInfo] = {}
     if options.items_file:
@@ -205,7 +207,6 @@ def _outcome_checks(source: Path, logs: Sequence[Log], options: PrepareOptions, 
         yield from _item_checks(path.name, table, frame)
         items = read_items(path, options.columns, intake, options.separator, logs[0].item_column)
         compare_items(frame["item"], items, path.name, intake)
-    intake.notes[:] = [note for note in intake.notes if " repeat user, item and time " not in note]
     yield _notes("reading", intake, "nothing is changed")
 
     try:
@@ -213,26 +214,30 @@ def _outcome_checks(source: Path, logs: Sequence[Log], options: PrepareOptions, 
     except DataError as cause:
         yield _failure("filters", cause)
         return
-    dropped = len(frame) - dataset.interactions
-    yield Check("filters", dropped, "; ".join(dataset.notes), is_handled=True)
+    yield Check("filters", len(dataset.set_aside), "; ".join(dataset.notes), is_handled=True)
 
 
-def _duplicates(logs: Sequence[Log], intake: Intake) -> Check:
+def _repeats(logs: Sequence[Log], frame: pl.DataFrame, are_kept: bool) -> Check:
+    """Check for interactions that repeat user, item and second of an earlier one."""
     if not all(log.has_time for log in logs):
         return Check("duplicates", 0, "not checked: there are no times to tell a duplicate from renewed interest")
-    if not intake.duplicates:
-        return Check("duplicates", 0, "no row repeats user, item and time")
+    if are_kept:
+        return Check("duplicates", 0, "not checked: data.keep_repeats keeps them")
+    codes = [number_ids(frame[kind]).rows for kind in ("user", "item")]
+    is_first = first_of_repeats(codes[0], codes[1], frame["timestamp"].to_numpy())
+    count = len(frame) - int(is_first.sum())
+    if not count:
+        return Check("duplicates", 0, "no row repeats user, item and second")
 
-    again = pl.struct("user", "item", "time").is_first_distinct().not_()
-    first = pl.DataFrame(intake.repeated, schema=["user", "item"], orient="row").unique()
+    again = frame.filter(pl.Series(~is_first)).head(EXAMPLES).select(pl.col("user", "item").cast(pl.String)).unique()
     rows: list[str] = []
     for log in logs:
-        found = log.rows.with_columns(time=log.time).join(first.lazy(), on=["user", "item"], how="semi")
-        lines = collect(log.path, found).filter(again).sort("line").head(EXAMPLES - len(rows))
+        seconds = log.rows.with_columns(second=_seconds(log)).join(again.lazy(), on=["user", "item"], how="semi")
+        lines = collect(log.path, seconds).sort("line")
+        lines = lines.filter(~pl.struct("user", "item", "second").is_first_distinct()).head(EXAMPLES - len(rows))
         words = pl.format("user {} and item {} again at the same time", "user", "item")
         rows += [_row(log, line, said) for line, said in lines.select("line", words).iter_rows()]
-    detail = f"{intake.duplicates:,} rows repeat user, item and time, dropped"
-    return Check("duplicates", intake.duplicates, detail, tuple(rows), is_handled=True)
+    return Check("duplicates", count, f"{count:,} rows repeat user, item and second, dropped", tuple(rows), True)
 
 
 def _item_checks(file: str, table: ItemTable, interactions: pl.DataFrame) -> Iterator[Check]:

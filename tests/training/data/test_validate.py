@@ -140,7 +140,7 @@ def test_the_command_prints_pass_note_and_fail_and_exits_with_one(tmp_path: Path
     done = CliRunner().invoke(app, ["validate", str(path), "--user", "who"])
     assert done.exit_code == 1
     assert 'PASS  columns: user from "who", item, timestamp' in done.stdout
-    assert "NOTE  duplicates: 1 rows repeat user, item and time, dropped\n      c.csv line 27: user u0" in done.stdout
+    assert "NOTE  duplicates: 1 rows repeat user, item and second, dropped\n      c.csv line 27: user u0" in done.stdout
     assert "FAIL  timestamps: 1 rows: neither Unix time nor ISO 8601\n      c.csv line 28: 'soon'" in done.stdout
     asked = CliRunner().invoke(app, ["validate", "--data", str(path), "--user", "who", "--json"])
     answer = json.loads(asked.stdout)

@@ -11,22 +11,25 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: pyproject.toml constraints.txt clients/python/pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] < (3, 14) or sys.exit( \
+	"error: %s is Python %d.%d; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12" % (sys.executable, *sys.version_info[:2]))'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]' --editable clients/python
 	touch $@
 
-demo: $(VENV)/installed  ## train on MovieLens-100K, serve it, ask it; ONESHOT=1 ends after the answer
-	$(BIN)/python -m training.demo $(if $(ONESHOT),--oneshot)
+demo: $(VENV)/installed  ## train on MovieLens-100K, or on DATA and ITEMS, serve it, ask it; ONESHOT=1 ends after the answer
+	$(BIN)/python -m training.demo $(if $(ONESHOT),--oneshot) $(if $(DATA),--data $(DATA)) $(if $(ITEMS),--items $(ITEMS))
 
 test: $(VENV)/installed  ## all tests, with a real Redis server
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers, map of files
+check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers, generated pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/make_map.py --check
+	$(BIN)/python docs/make_settings.py --check
 
 format: $(VENV)/installed  ## mend format and lint where a tool can
 	$(BIN)/ruff format .
@@ -42,8 +45,9 @@ coverage: $(VENV)/installed  ## all tests with coverage, replicas and commands t
 mutants: $(VENV)/installed  ## small bugs put where they cost most, one by one: which do the tests let through? MINUTES, MODULE
 	@$(BIN)/python -m benchmarks.mutants $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MODULE),--module $(MODULE))
 
-docs: $(VENV)/installed  ## rewrite what is generated in docs/: the map of files, the pictures
+docs: $(VENV)/installed  ## rewrite what is generated in docs/: the map of files, the settings, the pictures
 	$(BIN)/python docs/make_map.py
+	$(BIN)/python docs/make_settings.py
 	$(BIN)/python docs/make_pictures.py
 
 lock: $(VENV)/installed  ## after a change of dependencies: the images' lock files, from pyproject.toml and constraints.txt

@@ -20,9 +20,16 @@ from model_store.errors import BundleRefused, ConfigError, SignatureRefused
 
 app = new_app("Show the versions of a model store, verify them, and decide which one is served.")
 
+
+def _existing(store: str) -> str:
+    """Return the model store, which must exist: no command here begins one."""
+    ModelStore(store).require()
+    return store
+
+
 StoreOption = Annotated[
     str,
-    typer.Option("--store", envvar=STORE_ENV, help="Path or fsspec URL of the model store."),
+    typer.Option("--store", envvar=STORE_ENV, help="Path or fsspec URL of the model store.", callback=_existing),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 VersionArgument = Annotated[

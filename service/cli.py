@@ -71,7 +71,14 @@ def serve(
     # options are named as settings
     context.obj = {name: value for name, value in locals().items() if value is not None and name != "context"}
     if context.invoked_subcommand is None:
-        run_service(Settings.load(**context.obj))
+        run_service(_existing_store(Settings.load(**context.obj)))
+
+
+def _existing_store(settings: Settings) -> Settings:
+    """Return settings whose model store exists, or is the default one: a mistyped path would be waited for in vain."""
+    if settings.store != Settings.model_fields["store"].default:
+        ModelStore(settings.store, trust=Trust.at(settings.trusted_keys_file)).require()
+    return settings
 
 
 @app.command("import-history", epilog=EXIT_CODES)

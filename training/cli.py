@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from json import dumps
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +16,7 @@ from model_store.bundle.signature import SIGNING_ENV, SigningKey
 from model_store.console import new_app, print_json, run, say, table_console
 from model_store.errors import ConfigError
 from model_store.secret_files import FOLDER_VARIABLE, read_secrets
-from training.config import PRESETS, load_config
-from training.data.prepare import PrepareOptions
+from training.cli_options import DataOptions, with_data_options
 from training.data.prepare import prepare as prepare_data
 from training.data.validate import validate as validate_data
 from training.evaluation.metrics import SEEN_EXCLUDED
@@ -38,15 +37,12 @@ from training.studies.new_items import NewItems
 
 app = new_app("Train ETEGRec on your own interactions and publish the result as a sealed model version.")
 
-DataOption = Annotated[
-    str,
-    typer.Option("--data", help="Interactions: a file or folder, a prepared folder, or ml-100k, which is downloaded."),
-]
-PresetOption = Annotated[str, typer.Option(help=f"Preset of sizes and schedule: {', '.join(PRESETS)}.")]
-SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")]
 StoreOption = Annotated[
     str | None, typer.Option(help="Model store: folder or URL. Default: ETEGREC_STORE, or ./models.")
+]
+CreateOption = Annotated[
+    bool, typer.Option("--create-store", help="Begin a new model store if --store names a folder that does not exist.")
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Run folder: the --out of `etegrec-train run`.")]
 WorkOption = Annotated[Path, typer.Option(help="Folder for drained events, runs and reports; kept between passes.")]
@@ -66,12 +62,6 @@ GainOption = Annotated[
 ]
 PlausibleOption = Annotated[float, typer.Option(help="Gain of NDCG@10 up to which no candidate is held back.")]
 EventsOption = Annotated[Path | None, typer.Option(help="Folder of the embedded event log. Default: STORE/events.")]
-UserOption = Annotated[str, typer.Option("--user", help="Column of the user id. Default: the usual names.")]
-ItemOption = Annotated[str, typer.Option("--item", help="Column of the item id. Default: the usual names.")]
-TimeOption = Annotated[str, typer.Option("--timestamp", help="Column of the time. Default: the usual names.")]
-ItemsOption = Annotated[
-    str, typer.Option("--items", help="Table with one row per item: title, categories, attributes.")
-]
 DeviceOption = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")]
 ResumeOption = Annotated[
     bool | None,
@@ -83,19 +73,14 @@ ResumeOption = Annotated[
 
 
 @app.command()
+@with_data_options()
 def prepare(
-    data: DataOption,
+    source: DataOptions,
     out: Annotated[Path, typer.Option(help="Folder for the prepared data set.")],
-    user: UserOption = "",
-    item: ItemOption = "",
-    timestamp: TimeOption = "",
-    items: ItemsOption = "",
-    preset: PresetOption = "cpu",
-    overrides: SetOption = [],  # noqa: B006  typer reads the default, nothing changes it
     json: JsonOption = False,
 ) -> None:
     """Read, filter and number interactions; equal input is prepared only once."""
-    dataset = prepare_data(data, out, _data_options(preset, overrides, user, item, timestamp, items), say)
+    dataset = prepare_data(source.data, out, source.load_config().data, say, fetch_again=True)
     counts = {"users": dataset.users, "items": dataset.n_items, "interactions": dataset.interactions}
     if json:
         left_out = {"untrained_items": len(dataset.untrained_items), "set_aside": len(dataset.set_aside)}
@@ -105,25 +90,23 @@ def prepare(
 
 
 @app.command()
+@with_data_options("")
 def validate(
-    data: Annotated[Path, typer.Argument(help="File or folder of interactions, as for `prepare --data`.")],
-    user: UserOption = "",
-    item: ItemOption = "",
-    timestamp: TimeOption = "",
-    items: ItemsOption = "",
-    preset: PresetOption = "cpu",
-    overrides: SetOption = [],  # noqa: B006
+    source: DataOptions,
+    interactions: Annotated[str, typer.Argument(metavar="DATA", help="The same as --data.", show_default=False)] = "",
     json: JsonOption = False,
 ) -> None:
-    """Check interactions and print PASS or FAIL for each check; exit with code 1 if any fails.
+    """Check interactions and items as `prepare` reads them, without writing anything.
 
-    Files may be larger than memory.
+    Prints PASS, NOTE or FAIL for each check; exit code 1 if any fails. NOTE is what `prepare` handles by itself, with
+    the number of rows that it drops.
     """
+    source = replace(source, data=source.data or interactions)
     checks = []
-    for check in validate_data(data, _data_options(preset, overrides, user, item, timestamp, items)):
+    for check in validate_data(source.data, source.load_config().data, say):
         checks.append(check)
         if not json:
-            typer.echo(f"{'PASS' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
+            typer.echo(f"{check.outcome.upper()}  {check.name}: {check.detail}")
             for row in check.rows:
                 typer.echo(f"      {row}")
 
@@ -135,11 +118,10 @@ def validate(
 
 
 @app.command("run")
+@with_data_options()
 def run_all(
-    data: DataOption,
+    source: DataOptions,
     out: Annotated[Path, typer.Option(help="Run folder. An unfinished run with the same configuration is resumed.")],
-    preset: PresetOption = "cpu",
-    overrides: SetOption = [],  # noqa: B006
     baseline: Annotated[list[str], typer.Option(help="Baseline to train as well: tiger.")] = [],  # noqa: B006
     device: DeviceOption = "cpu",
     resume: ResumeOption = None,
@@ -154,13 +136,13 @@ def run_all(
     """
     if unknown := set(baseline) - {"tiger"}:
         raise typer.BadParameter(f"there is no baseline {min(unknown)!r}, only tiger", param_hint="--baseline")
-    config = load_config(preset, overrides)
+    config = source.load_config()
     tiger = "tiger" in baseline
 
     with distributed.process_group(device) as place:
         is_first = distributed.is_first()
         with distributed.first_then_others():
-            folder = RunFolder.create_or_resume(out, config, data, resume if is_first else None)
+            folder = RunFolder.create_or_resume(out, config, source.data, resume if is_first else None)
         pipeline = Pipeline(folder, progress_for(quiet=not is_first), place, tensorboard)
         _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
         pipeline.train(tiger)
@@ -180,13 +162,12 @@ def evaluate(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOp
 
 
 @app.command()
+@with_data_options()
 def ablate(
-    data: DataOption,
+    source: DataOptions,
     out: Annotated[
         Path, typer.Option(help="Folder of the ablation. An unfinished one with the same settings is resumed.")
     ],
-    preset: PresetOption = "cpu",
-    overrides: SetOption = [],  # noqa: B006
     seeds: Annotated[
         int, typer.Option(min=1, help="Number of seeds; the first is the configuration's, the others follow it.")
     ] = 3,
@@ -207,8 +188,7 @@ def ablate(
 ) -> None:
     """Train the method without each of its parts, at an equal budget over several seeds, and compare the results."""
     chosen = chosen_rows([key.strip() for key in rows.split(",") if key.strip()])
-    config = load_config(preset, overrides)
-    ablation = Ablation(out, config, data, chosen, seeds, unseen_users, progress_for(), device)
+    ablation = Ablation(out, source.load_config(), source.data, chosen, seeds, unseen_users, progress_for(), device)
     report = ablation.report() if finished_only else ablation.run()
 
     if json:
@@ -220,18 +200,17 @@ def ablate(
 
 
 @app.command("new-items")
+@with_data_options()
 def new_items(
-    data: DataOption,
+    source: DataOptions,
     out: Annotated[
         Path, typer.Option(help="Folder of the study. An unfinished one with the same settings is resumed.")
     ],
-    preset: PresetOption = "cpu",
-    overrides: SetOption = [],  # noqa: B006
     share: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the items to leave out of training.")] = 0.05,
     json: JsonOption = False,
 ) -> None:
     """Train without some items, add them by their content alone as the service does, and measure recommendations."""
-    found = NewItems(out, load_config(preset, overrides), data, share, progress_for()).run()
+    found = NewItems(out, source.load_config(), source.data, share, progress_for()).run()
     if json:
         print_json(found.as_dict())
         return
@@ -266,11 +245,12 @@ def publish(
     run_folder: RunArgument,
     store: StoreOption = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version live.")] = False,
+    create_store: CreateOption = False,
     signing_key: KeyOption = None,
     json: JsonOption = False,
 ) -> None:
     """Seal a run's bundle as a new version of the model store, and sign it if there is a key."""
-    target = ModelStore(store)
+    target = _open_store(store, create_store)
     key = SigningKey.load(signing_key) if signing_key else None
     if promote:
         target.trust.check_publisher(key)
@@ -288,19 +268,19 @@ def publish(
 
 
 @app.command()
+@with_data_options()
 def retrain(
-    data: DataOption,
+    source: DataOptions,
     work: WorkOption = Path("runs/retrain"),
     store: StoreOption = None,
     redis_url: RedisOption = None,
     events: EventsOption = None,
-    preset: PresetOption = "cpu",
-    overrides: SetOption = [],  # noqa: B006
     once: Annotated[bool, typer.Option("--once", help="Run one pass, the default; `schedule` repeats passes.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Train even if there are no new interactions.")] = False,
     max_gain: GainOption = Gate.max_gain,
     plausible_gain: PlausibleOption = Gate.plausible_gain,
     signing_key: KeyOption = None,
+    create_store: CreateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Drain events, train a candidate, and promote it if it is not worse than the live version.
@@ -308,7 +288,7 @@ def retrain(
     What a person rolled back is neither promoted nor trained again from the same data and settings.
     """
     gate = Gate(max_gain, plausible_gain)
-    retrainer = _retrainer(data, work, store, redis_url, events, preset, overrides, signing_key, gate)
+    retrainer = _retrainer(source, work, _open_store(store, create_store), redis_url, events, signing_key, gate)
     report = retrainer.run_once(force=force)
     if json:
         print_json(report.as_dict())
@@ -318,54 +298,51 @@ def retrain(
 
 
 @app.command()
+@with_data_options()
 def schedule(
-    data: DataOption,
+    source: DataOptions,
     cron: Annotated[str, typer.Option(help="Times of retraining: five cron fields, in UTC.")] = "0 3 * * *",
     work: WorkOption = Path("runs/retrain"),
     store: StoreOption = None,
     redis_url: RedisOption = None,
     events: EventsOption = None,
-    preset: PresetOption = "cpu",
-    overrides: SetOption = [],  # noqa: B006
     max_gain: GainOption = Gate.max_gain,
     plausible_gain: PlausibleOption = Gate.plausible_gain,
     signing_key: KeyOption = None,
+    create_store: CreateOption = False,
 ) -> None:
     """Train a first model if no version is live, then retrain on a schedule until SIGTERM."""
     gate = Gate(max_gain, plausible_gain)
-    run_schedule(_retrainer(data, work, store, redis_url, events, preset, overrides, signing_key, gate), cron)
+    target = _open_store(store, create_store)
+    run_schedule(_retrainer(source, work, target, redis_url, events, signing_key, gate), cron)
 
 
-def _data_options(
-    preset: str, overrides: list[str], user: str, item: str, timestamp: str, items: str
-) -> PrepareOptions:
-    """Return the data section of the configuration, with the columns that options name."""
-    named = {"columns.user": user, "columns.item": item, "columns.timestamp": timestamp, "items_file": items}
-    mapped = [f"data.{key}={dumps(value)}" for key, value in named.items() if value]
-    return load_config(preset, [*overrides, *mapped]).data
+def _open_store(store: str | None, create: bool) -> ModelStore:
+    """Open the model store; one that was named must exist, unless it is to be created."""
+    target = ModelStore(store)
+    if store is not None and not create:
+        target.require()
+    return target
 
 
 def _retrainer(
-    data: str,
+    source: DataOptions,
     work: Path,
-    store: str | None,
+    target: ModelStore,
     redis_url: str | None,
     events: Path | None,
-    preset: str,
-    overrides: list[str],
     signing_key: Path | None,
     gate: Gate,
 ) -> Retrainer:
-    target = ModelStore(store)
     redis = redis_url or read_secrets(os.environ.get(FOLDER_VARIABLE, "")).get(REDIS_VARIABLE)
-    source: str | Path | None = redis or events or (target.root.local and target.root.local / "events")
-    if source is None:
+    log: str | Path | None = redis or events or (target.root.local and target.root.local / "events")
+    if log is None:
         raise ConfigError(
             f"the event log is unknown: the model store {target.url} is not on a local disk",
             "set ETEGREC_REDIS_URL, or give --events",
         )
     key = SigningKey.load(signing_key) if signing_key else None
-    return Retrainer(data, load_config(preset, overrides), target, source, work, progress_for(), key, gate)
+    return Retrainer(source.data, source.load_config(), target, log, work, progress_for(), key, gate)
 
 
 def _report(evaluation: Evaluation, json: bool) -> None:

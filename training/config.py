@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from model_store.config import ModelConfig, Section
 from model_store.errors import ConfigError
 from model_store.network.recommender import encoder_shape
 from training.data.prepare import PrepareOptions
+from training.data.remote import redacted
 from training.embedding.sasrec import SasrecConfig
 from training.joint.phase_losses import JointConfig
 from training.joint.training import FinetuneConfig
@@ -22,6 +26,7 @@ from training.loop.compute import ComputeConfig
 from training.tokenizer.codebooks import TokenizerTrainingConfig
 
 PRESETS = ("demo", "cpu", "paper")
+SETTINGS_HINT = "docs/SETTINGS.md lists every key with its default, range and meaning"
 
 
 class ExportConfig(Section):
@@ -54,6 +59,14 @@ class TrainingConfig(Section):
     def key(self) -> str:
         """Short hash of all settings, for folder names: runs with another configuration get another folder."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+
+    def with_items_file(self, items_file: str) -> Self:
+        """Return the same configuration with another items file."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"items_file": items_file})})
+
+    def stored(self) -> dict[str, Any]:
+        """Return plain values to keep in a file; a URL of items is without its password."""
+        return self.with_items_file(redacted(self.data.items_file)).model_dump(mode="json")
 
     @property
     def fingerprint(self) -> str:
@@ -90,23 +103,68 @@ class TrainingConfig(Section):
         return self
 
 
+class Setting(NamedTuple):
+    """One key of the configuration."""
+
+    key: str  # "data.columns.user"
+    field: FieldInfo
+
+
+def settings(section: type[BaseModel] = TrainingConfig, prefix: str = "") -> Iterator[Setting]:
+    """Yield every key of a section and of those below it."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings(field.annotation, f"{prefix}{name}.")
+        else:
+            yield Setting(f"{prefix}{name}", field)
+
+
+def preset_values(preset: str) -> dict[str, Any]:
+    """Return the values of a preset, by section.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    if preset not in PRESETS:
+        close = difflib.get_close_matches(preset, PRESETS, n=1)
+        question = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"there is no preset {preset!r}{question}", f"choose one of {', '.join(PRESETS)}")
+    text = resources.files("training").joinpath("presets", f"{preset}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
 def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainingConfig:
     """Read a preset and apply ``section.key=value`` overrides. Values are TOML; bare words are text.
 
     Raises:
         ConfigError: The preset or a key is unknown, or a value is not valid; the message names the key.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"there is no preset {preset!r}", f"choose one of {', '.join(PRESETS)}")
-    text = resources.files("training").joinpath("presets", f"{preset}.toml").read_text(encoding="utf-8")
-    values = tomllib.loads(text)
+    values = preset_values(preset)
     for override in overrides:
         _apply(values, override)
     try:
         return TrainingConfig.model_validate(values)
     except ValidationError as cause:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in cause.errors())
-        raise ConfigError(f"the configuration is not valid: {problems}", "see training/config.py for keys") from cause
+        problems = "; ".join(_describe(error) for error in cause.errors())
+        raise ConfigError(f"the configuration is not valid: {problems}", SETTINGS_HINT) from cause
+
+
+def _describe(error: ErrorDetails) -> str:
+    """Describe one wrong value; for an unknown key, name the most similar one and those of its section."""
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] != "extra_forbidden":
+        return f"{key or 'config'}: {error['msg']}"
+
+    section, _, last = key.rpartition(".")
+    known = [setting.key for setting in settings()]
+    groups = {each.rpartition(".")[0] for each in known} - {""}
+    similar = [each for each in known if each.rpartition(".")[2] == last]
+    similar = similar or difflib.get_close_matches(key, sorted({*known, *groups}), n=1, cutoff=0.7)
+    question = f" (did you mean {similar[0]}?)" if similar else ""
+
+    below = [each.removeprefix(f"{section}.") for each in known if not section or each.startswith(f"{section}.")]
+    names = list(dict.fromkeys(each.partition(".")[0] for each in below))
+    return f"there is no setting {key}{question}; {section or 'the configuration'} has {', '.join(names)}"
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

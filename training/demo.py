@@ -5,6 +5,7 @@ It takes minutes. Artefacts stay in the folder ``demo``; a second call reuses th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -25,7 +26,10 @@ from model_store.bundle.signature import EVERYONE
 from model_store.console import new_app, run
 from model_store.errors import EtegrecError
 from training.cli import evaluation_table
-from training.config import TrainingConfig, load_config
+from training.cli_options import DataOptions, with_data_options
+from training.config import TrainingConfig
+from training.data.prepare import MOVIELENS_100K
+from training.data.remote import redacted
 from training.evaluation.metrics import SEEN_EXCLUDED
 from training.export.bundle import export_bundle, publish_run
 from training.loop.progress import Progress, progress_for
@@ -39,12 +43,14 @@ PORT = 8000
 READY_S = 60  # seconds that the service has to become ready
 SHOWN_HISTORY = 10  # items
 
-app = new_app("Train on MovieLens-100K, publish, serve and ask for recommendations.")
+app = new_app("Train on MovieLens-100K, or on your data, publish, serve and ask for recommendations.")
 console = Console(highlight=False)
 
 
 @app.command()
+@with_data_options(MOVIELENS_100K, "demo")
 def demo(
+    source: DataOptions,
     folder: Annotated[Path, typer.Option(help="Folder for all files of the demo.")] = Path("demo"),
     oneshot: Annotated[bool, typer.Option(help="Serve on a free port and stop after the first answer.")] = False,
 ) -> None:
@@ -53,7 +59,7 @@ def demo(
     port = _find_port(0 if oneshot else PORT)
 
     progress = progress_for()
-    pipeline = Pipeline(_run_folder(folder, load_config("demo")), progress)
+    pipeline = Pipeline(_run_folder(folder, source.load_config(), source.data), progress)
     export_bundle(pipeline)
     version = _publish_and_promote(pipeline, ModelStore(folder / "models", trust=EVERYONE))
 
@@ -76,9 +82,10 @@ def demo(
         _stop(service)
 
 
-def _run_folder(folder: Path, config: TrainingConfig) -> RunFolder:
-    """Return a folder of the configuration's own, so that a changed preset starts a new run and is not refused."""
-    return RunFolder.create_or_resume(folder / f"run-{config.key}", config, "ml-100k")
+def _run_folder(folder: Path, config: TrainingConfig, source: str) -> RunFolder:
+    """Return a folder of data and configuration, so that a changed preset starts a new run and is not refused."""
+    own = "" if source == MOVIELENS_100K else f"-{hashlib.sha256(redacted(source).encode()).hexdigest()[:8]}"
+    return RunFolder.create_or_resume(folder / f"run-{config.key}{own}", config, source)
 
 
 def _publish_and_promote(pipeline: Pipeline, store: ModelStore) -> str:
@@ -152,7 +159,7 @@ def _recommend(pipeline: Pipeline, port: int) -> dict[str, Any]:
         raise EtegrecError(f"POST /recommend answered {response.status_code}: {response.text}")
     answer: dict[str, Any] = response.json()
 
-    console.print(f"\nuser {data.user_ids[0]} watched {len(history)} films, most recently:")
+    console.print(f"\nuser {data.user_ids[0]} has {len(history)} items, most recently:")
     for item_id in recent[-SHOWN_HISTORY:]:
         console.print(f"  {titles[item_id]}", markup=False)
 

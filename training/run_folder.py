@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from model_store.durable_files import write_durably
 from model_store.errors import CheckpointError
 from training.config import TrainingConfig
+from training.data.remote import is_remote, redacted
 from training.loop import distributed
 
 CONFIG = "config.json"
@@ -29,13 +30,17 @@ SECONDS = "seconds.json"
 class RunFolder:
     """Artefacts of a run by name. Files are replaced atomically; a half-written file never has a final name."""
 
-    def __init__(self, path: Path, config: TrainingConfig) -> None:
+    def __init__(self, path: Path, config: TrainingConfig, source: str = "") -> None:
         self.path = path
         self.config = config
+        self._source = source  # with its password, which is not stored
 
     @classmethod
     def create_or_resume(cls, path: Path, config: TrainingConfig, source: str, resume: bool | None = None) -> Self:
         """Start a run, or resume one with the same configuration and data source.
+
+        A run in which nothing was trained yet may change both: a mistake in the first command costs no new folder.
+        Paths are stored as absolute ones, so that later commands work from any folder, and URLs without passwords.
 
         Args:
             path: The folder.
@@ -46,19 +51,23 @@ class RunFolder:
         Raises:
             CheckpointError: The folder holds another run, or does not meet ``resume``.
         """
-        run = cls(path, config)
-        if resume is not None and run.has(CONFIG) != resume:
+        source = _absolute(source)
+        config = config.with_items_file(_absolute(config.data.items_file))
+        run = cls(path, config, source)
+        is_begun = run.has(CONFIG) and run.has_trained
+        if resume is not None and (run.has(CONFIG) if resume else is_begun) != resume:
             problem = "there is no run to resume in" if resume else "there is a run already in"
             fix = "leave --resume out to start one" if resume else "choose another --out, or remove that folder"
             raise CheckpointError(f"{problem} {path}", fix)
 
-        if not run.has(CONFIG):
-            path.mkdir(parents=True, exist_ok=True)
-            run.write_json(CONFIG, {"source": source, "config": config.model_dump(mode="json")})
-        elif changed := _difference(run.read_json(CONFIG), config, source):
+        changed = _difference(run.read_json(CONFIG), config, source) if run.has(CONFIG) else "configuration"
+        if changed and is_begun:
             raise CheckpointError(
                 f"{path} holds a run with another {changed}", "choose another --out, or remove that folder"
             )
+        if changed:
+            path.mkdir(parents=True, exist_ok=True)
+            run.write_json(CONFIG, {"source": redacted(source), "config": config.stored()})
         return run
 
     @classmethod
@@ -81,8 +90,13 @@ class RunFolder:
 
     @property
     def source(self) -> str:
-        """Data source that the run was started with."""
-        return str(self.read_json(CONFIG)["source"])
+        """Data source that the run was started with; its password is known only to the command that gave it."""
+        return self._source or str(self.read_json(CONFIG)["source"])
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a stage was trained, or has left a checkpoint."""
+        return any(self.path.glob("*.safetensors"))
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -152,8 +166,15 @@ class RunFolder:
 def _difference(found: Any, config: TrainingConfig, source: str) -> str:
     """Name the part in which a stored run differs from the wanted one; empty if they are the same."""
     try:
-        if TrainingConfig.model_validate(found["config"]) != config:
+        stored = TrainingConfig.model_validate(found["config"])
+        if stored.with_items_file(_absolute(stored.data.items_file)).stored() != config.stored():
             return "configuration"
-        return "" if found["source"] == source else "data source"
+        return "" if _absolute(found["source"]) == redacted(source) else "data source"
     except (KeyError, TypeError, ValueError):
         return "configuration"
+
+
+def _absolute(source: str) -> str:
+    """Return a path as an absolute one; names and URLs stay."""
+    is_path = source and not is_remote(source) and Path(source).exists()
+    return str(Path(source).absolute()) if is_path else source

@@ -9,6 +9,7 @@ and promote there. The folder may hold other things (``events/``); only versions
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import time
@@ -238,6 +239,23 @@ class ModelStore:
                 for name in (*removed, *leftovers):
                     self._remove(name)
             return Collected(removed, leftovers, kept)
+
+    def require(self) -> None:
+        """Refuse a local model store whose folder does not exist: its name is probably mistyped.
+
+        Raises:
+            ModelStoreError: It does not exist; the message names a folder beside it with a similar name.
+        """
+        local = self.root.local
+        if local is None or local.is_dir():
+            return
+        beside = [each.name for each in local.parent.iterdir() if each.is_dir()] if local.parent.is_dir() else []
+        close = difflib.get_close_matches(local.name, beside, n=1)
+        question = f" (did you mean {local.parent / close[0]}?)" if close else ""
+        raise ModelStoreError(
+            f"the model store {self.url} does not exist{question}",
+            "check the path; `etegrec-train publish RUN --store PATH --create-store` begins a new one",
+        )
 
     def create(self) -> None:
         """Create the folder of a local model store if it does not exist."""

@@ -15,6 +15,7 @@ from service.cli import serve
 from service.errors import RequestError
 from service.settings import ENV_PREFIX, Settings
 from service.telemetry import Telemetry
+from training.config import settings
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
@@ -53,10 +54,29 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     assert not missing
 
 
-def test_the_map_of_files_is_fresh() -> None:
-    command = [sys.executable, str(ROOT / "docs" / "make_map.py"), "--check"]
+@pytest.mark.parametrize("maker", ["make_map.py", "make_settings.py"])
+def test_generated_pages_are_fresh(maker: str) -> None:
+    command = [sys.executable, str(ROOT / "docs" / maker), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_key_of_the_configuration_is_listed() -> None:
+    page = (ROOT / "docs" / "SETTINGS.md").read_text()
+    assert [setting.key for setting in settings() if f"| `{setting.key}` |" not in page] == []
+
+
+def test_an_old_python_is_told_what_is_needed(tmp_path: Path) -> None:
+    old = tmp_path / "python3.10"
+    old.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'import sys; sys.version_info = (3, 10, 4); exec(sys.argv[1])' \"$2\"\n"
+    )
+    old.chmod(0o755)
+    command = ["make", "test", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "is Python 3.10; 3.11, 3.12 or 3.13 is needed" in done.stderr
+    assert not (tmp_path / "venv").exists()
 
 
 def test_the_command_takes_its_options_from_the_settings() -> None:

@@ -123,7 +123,16 @@ def test_verify_and_list_point_at_damage(terminal: Terminal, versions: list[str]
     assert "damaged" in terminal("list")[0]
 
 
+def test_a_store_that_does_not_exist_is_not_created(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for command in (["list"], ["show"], ["promote", "v"], ["rollback"], ["gc"]):
+        error = terminal(*command, code=5)[1]
+        assert f"models does not exist (did you mean {tmp_path / 'model'}?)" in error
+    assert not (tmp_path / "models").exists()
+
+
 def test_empty_store(terminal: Terminal) -> None:
+    terminal.store.create()
     assert "holds no versions yet" in terminal("list")[0]
     assert terminal.json("list")["versions"] == []
     assert terminal.json("gc") == {"removed": [], "leftovers": [], "kept": [], "dry_run": False}

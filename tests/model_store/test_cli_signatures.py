@@ -55,6 +55,7 @@ def test_mistakes_are_told_with_the_cure(tmp_path: Path, command: Command) -> No
     key = tmp_path / "signing.pem"
     assert "private" in command("keygen", str(key))
     assert "exists already" in command("keygen", str(key), code=3)
+    (tmp_path / "models").mkdir()
     assert "fix: `etegrec-models list`" in command("sign", "absent", "--signing-key", str(key), code=6)
     key.chmod(0o644)
     assert f"fix: chmod 600 {key}" in command("sign", "absent", "--signing-key", str(key), code=3)

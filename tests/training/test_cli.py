@@ -16,6 +16,7 @@ def test_the_address_of_redis_comes_from_a_file_of_secrets(tmp_path: Path, monke
     monkeypatch.delenv("ETEGREC_REDIS_URL", raising=False)
     monkeypatch.setenv("ETEGREC_SECRETS_DIR", str(secrets))
 
+    (tmp_path / "models").mkdir()
     done = CliRunner().invoke(
         app, ["retrain", "--data", "nowhere", "--store", str(tmp_path / "models"), "--work", str(tmp_path / "work")]
     )

@@ -19,6 +19,7 @@ from training.data.movielens import OFFICIAL, fetch_movielens_100k
 from training.data.numbering import NumberedIds, number_ids
 from training.data.raw import RawData
 from training.data.readers import ReadOptions, read_source, source_files
+from training.data.remote import is_remote, local_copies, name_of, redacted
 from training.data.set_aside import set_aside
 from training.data.split import SplitOptions, utc
 from training.data.storage import is_prepared, load_dataset, save_dataset
@@ -36,7 +37,7 @@ UNPLACEABLE = "fewer interactions than data.min_item, and no content to be place
 SHOWN_ITEMS = 5
 """Most items that a note names."""
 
-_RECIPE = 3  # raise it whenever the same input and options give a different data set than before
+_RECIPE = 4  # raise it whenever the same input and options give a different data set than before
 _KEY_FILE = "prepared_from.txt"
 
 
@@ -55,23 +56,31 @@ class PrepareOptions(ReadOptions, SplitOptions, FilterOptions):
 
 
 def prepare(
-    source: str, out: Path, options: PrepareOptions, say: Callable[[str], None], cache: Path | None = None
+    source: str,
+    out: Path,
+    options: PrepareOptions,
+    say: Callable[[str], None],
+    cache: Path | None = None,
+    fetch_again: bool = False,
 ) -> Dataset:
     """Prepare a source, or reuse the data set in ``out`` if input and options are the same.
 
     Args:
-        source: ``ml-100k``, or the path of a file or folder in a format of :mod:`training.data.readers`.
+        source: ``ml-100k``, or the path or URL of a file or folder in a format of :mod:`training.data.readers`, or the
+            URL of a database.
         out: Folder of the prepared data set.
         options: Options for reading and filtering.
         say: Called with one line of text for each thing that was done.
         cache: Folder for downloaded files; default: ``downloads`` beside ``out``.
+        fetch_again: Fetch what is remote again, as it may have changed; else it counts as the same.
 
     Raises:
         DataError: The source cannot be used; DownloadError if it cannot be downloaded.
     """
     fetched = source == MOVIELENS_100K and not Path(source).exists()
-    key = _input_key(None if fetched else Path(source), options)
-    reused = _load_if_unchanged(out, key)
+    key = _input_key(None if fetched else source, options)
+    is_new = fetch_again and (is_remote(source) or is_remote(options.items_file))
+    reused = None if is_new else _load_if_unchanged(out, key)
     if reused is not None:
         say(f"{reused.name}: prepared before, reused from {out}")
         return reused
@@ -79,7 +88,9 @@ def prepare(
     if fetched:
         raw = fetch_movielens_100k((cache or out.parent / "downloads") / MOVIELENS_100K, say)
     else:
-        raw = read_source(Path(source), options)
+        with local_copies(source, options, out, say) as (path, local_options):
+            raw = read_source(path, local_options, out)
+        raw = replace(raw, name=name_of(source)) if is_remote(source) else raw
     dataset = build_dataset(raw, options)
 
     # The key is written last: a folder without it is prepared again.
@@ -110,14 +121,16 @@ def not_served_table(dataset: Dataset, items: pl.Series, reason: str) -> bytes:
     return table.write_csv().encode()
 
 
-def open_or_prepare(source: str, out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Dataset:
+def open_or_prepare(
+    source: str, out: Path, options: PrepareOptions, say: Callable[[str], None], fetch_again: bool = False
+) -> Dataset:
     """Load a source that is already a prepared data set, or :func:`prepare` it; the arguments are the same."""
     if is_prepared(Path(source)):
         dataset = load_dataset(Path(source))
         if dataset.split != options.split_options:
             say(f"{dataset.name}: keeps the split that it was prepared with, {dataset.split.split}")
         return dataset
-    return prepare(source, out, options, say)
+    return prepare(source, out, options, say, fetch_again=fetch_again)
 
 
 def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
@@ -153,7 +166,8 @@ def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
     )
     dataset.check_integrity()
     repeats = len(raw.interactions) - len(frame)
-    return replace(dataset, notes=(*_filter_notes(dataset, options, repeats), *_split_notes(dataset)))
+    notes = (*raw.notes, *_filter_notes(dataset, options, repeats), *_split_notes(dataset))
+    return replace(dataset, notes=notes)
 
 
 def _untrained_items(dataset: Dataset, raw: RawData) -> UntrainedItems:
@@ -212,16 +226,24 @@ def _split_notes(dataset: Dataset) -> tuple[str, ...]:
     return (f"split by time: {', '.join(parts)}",)
 
 
-def _input_key(path: Path | None, options: PrepareOptions) -> str:
-    """Return the SHA-256 of everything that decides the result."""
-    digest = hashlib.sha256(f"{_RECIPE}\n{options.model_dump_json()}\n".encode())
-    if path is None:
+def _input_key(source: str | None, options: PrepareOptions) -> str:
+    """Return the SHA-256 of everything that decides the result; what is remote counts by its address."""
+    shown = options.model_copy(update={"items_file": redacted(options.items_file)})
+    digest = hashlib.sha256(f"{_RECIPE}\n{shown.model_dump_json()}\n".encode())
+    if source is None:
         digest.update(OFFICIAL.interactions_sha256.encode())
-    elif path.exists():
-        files = source_files(path) + ([Path(options.items_file)] if options.items_file else [])
-        for file in files:
-            digest.update(f"{file.name}\n".encode())
-            digest.update(_file_hash(file))
+        return digest.hexdigest()
+
+    files = []
+    if is_remote(source):
+        digest.update(redacted(source).encode())
+    elif Path(source).exists():
+        files += source_files(Path(source))
+    if options.items_file and not is_remote(options.items_file):
+        files.append(Path(options.items_file))
+    for file in files:
+        digest.update(f"{file.name}\n".encode())
+        digest.update(_file_hash(file))
     return digest.hexdigest()
 
 

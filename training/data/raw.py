@@ -18,8 +18,12 @@ class RawData:
     """Interactions and items as a reader returns them."""
 
     name: str
-    interactions: pl.DataFrame  # user, item: String or Categorical; timestamp: Int64 (Unix seconds, 0 unknown); by time
-    items: dict[str, ItemInfo] = field(default_factory=dict)
+    interactions: (
+        pl.DataFrame
+    )  # user, item: String or Categorical; timestamp: Int64 (Unix seconds, 0 unknown); by time;
+    # event: Categorical, type of the interaction, null where unknown, if the source has types
+    items: dict[str, ItemInfo] = field(default_factory=dict)  # all items of the items file, sold or not
+    notes: tuple[str, ...] = ()  # what was unusual about the source and what was dropped, for people
 
 
 def display_title(title: str) -> str:

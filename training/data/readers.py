@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,16 +16,18 @@ from pydantic import Field
 
 from model_store.config import Section
 from model_store.errors import DataError
+from training.data.column_names import Columns
+from training.data.csv_lines import first_line, snippet
 from training.data.dataset import ItemInfo
+from training.data.intake import SKIPPED, Intake
 from training.data.item_files import read_items
 from training.data.movielens import parse_official_items
 from training.data.raw import RawData, interaction_frame, split_movie_title
-from training.data.tables import TABLE_SUFFIXES, Columns, Log, format_suffix, open_log, open_text, read_logs, unreadable
+from training.data.tables import TABLE_SUFFIXES, Log, format_suffix, open_log, open_text, read_logs
 
 Format = Literal["auto", "ml-100k", "ml-1m", "recbole", "table", "amazon-ratings", "text"]
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
-_LONGEST_HEADER = 1 << 20
 _SPACED_GENRES = re.compile(r"\s+")
 
 
@@ -38,33 +41,92 @@ class ReadOptions(Section):
         "order; the tables of a folder, all in one format, are read one after the other by file name",
     )
     columns: Columns = Columns()
-    items_file: str = Field("", description="table with one row per item: title, categories, attributes")
+    items_file: str = Field("", description="table with one row per item: title, categories, attributes; path or URL")
+    separator: str = Field(
+        "", max_length=3, description="text between the categories of an item; empty: | or ; or , as the file has it"
+    )
+    min_value: float | None = Field(
+        None, description="interactions whose value (columns.value) is lower, or missing, are dropped"
+    )
+    skip_bad: bool = Field(
+        False, description="skip lines that cannot be used, and list them in skipped.csv, instead of stopping"
+    )
+    query: str = Field("", description="SQL query for the interactions, if the source is the URL of a database")
+    items_query: str = Field("", description="SQL query for the items, in the database of the source or of items_file")
 
 
-def read_source(path: Path, options: ReadOptions) -> RawData:
+def read_source(path: Path, options: ReadOptions, folder: Path | None = None) -> RawData:
     """Read a file or folder.
+
+    Args:
+        path: The source.
+        options: How to read it.
+        folder: Folder that gets the list of skipped lines, and converted files while this runs; default: none of the
+            first, and a temporary folder for the second.
 
     Raises:
         DataError: It does not exist, its format is unknown, or its content is wrong.
     """
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="etegrec-", dir=folder) as converted:
+        report = folder / SKIPPED if folder else None
+        intake = Intake(Path(converted), options.skip_bad, report)
+        if report:
+            report.unlink(missing_ok=True)
+        raw = _read(path, options, intake)
+
+    if intake.skipped:
+        where = f" and listed in {SKIPPED} beside the prepared data" if report else ""
+        intake.note(f"{intake.skipped:,} lines cannot be used: skipped{where}")
+    return replace(raw, notes=tuple(intake.notes))
+
+
+def _read(path: Path, options: ReadOptions, intake: Intake) -> RawData:
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path, or use the name ml-100k to download MovieLens-100K")
 
     kind = detect_format(path) if options.format == "auto" else options.format
+    item_column = ""
     if kind in _OPENERS:
-        items = _read_recbole_items(path) if kind == "recbole" else {}
-        raw = RawData(_stem(path), read_logs(open_logs(path, options)), items)
+        items = _read_recbole_items(path, intake) if kind == "recbole" else {}
+        logs = open_logs(path, options, intake)
+        item_column = logs[0].item_column
+        raw = RawData(_stem(path), read_logs(logs, intake, options.min_value), items)
     else:
         raw = _READERS[kind](path)
     if raw.interactions.is_empty():
-        raise DataError(f"{path.name} holds no interactions")
+        raise DataError(f"{path.name} holds no interactions", "check the file, data.min_value and skipped lines")
 
     if options.items_file:
-        return RawData(raw.name, raw.interactions, read_items(Path(options.items_file), options.columns))
+        items_file = Path(options.items_file)
+        items = read_items(items_file, options.columns, intake, options.separator, item_column)
+        compare_items(raw.interactions["item"], items, items_file.name, intake)
+        return replace(raw, items=items)
     return raw
 
 
-def open_logs(path: Path, options: ReadOptions) -> list[Log]:
+def compare_items(used: pl.Series, items: Mapping[str, ItemInfo], file: str, intake: Intake) -> None:
+    """Note how interactions and items file fit together.
+
+    Raises:
+        DataError: They have no item in common.
+    """
+    ids = used.unique().cast(pl.String)
+    known = int(ids.is_in(list(items)).sum())
+    if not known:
+        raise DataError(
+            f"no item of {file} has interactions: its ids are like {snippet(next(iter(items), ''))}, those of the "
+            f"interactions like {snippet(ids[0])}",
+            "name the column with the same ids: --items-key NAME (or --set data.columns.items_key=NAME)",
+        )
+    intake.note(
+        f"{file}: {len(items):,} items, {len(items) - known:,} of them without interactions; "
+        f"{len(ids) - known:,} items with interactions are not in it"
+    )
+
+
+def open_logs(path: Path, options: ReadOptions, intake: Intake) -> list[Log]:
     """Open the files of a source without reading them.
 
     Raises:
@@ -74,7 +136,7 @@ def open_logs(path: Path, options: ReadOptions) -> list[Log]:
         raise DataError(f"{path} does not exist", "check the path")
     kind = detect_format(path) if options.format == "auto" else options.format
     if kind in _OPENERS:
-        return [_OPENERS[kind](file, options) for file in _parts(path, kind)]
+        return [_OPENERS[kind](file, options, intake) for file in _parts(path, kind)]
     frame = _READERS[kind](path).interactions
     rows = frame.lazy().select(pl.col("user", "item").cast(pl.String), time="timestamp").with_row_index("line", 1)
     return [Log(path, rows, has_time=True)]
@@ -144,37 +206,34 @@ def _is_amazon_ratings(path: Path) -> bool:
     return len(fields) == 4 and all(_NUMBER.fullmatch(field) for field in fields[2:])
 
 
-def _open_table(path: Path, options: ReadOptions) -> Log:
-    return open_log(path, options.columns)
+def _open_table(path: Path, options: ReadOptions, intake: Intake) -> Log:
+    return open_log(path, options.columns, intake, options.min_value)
 
 
-def _open_amazon_ratings(path: Path, options: ReadOptions) -> Log:
-    return open_log(path, Columns(), headerless=("user", "item", "rating", "timestamp"))
+def _open_amazon_ratings(path: Path, options: ReadOptions, intake: Intake) -> Log:
+    headerless = ("user", "item", "rating", "timestamp")
+    return open_log(path, Columns(), intake, options.min_value, headerless)
 
 
-def _open_recbole(path: Path, options: ReadOptions) -> Log:
+def _open_recbole(path: Path, options: ReadOptions, intake: Intake) -> Log:
     """Open an atomic ``.inter`` file, whose columns are named ``name:type``."""
-    return open_log(path, _typed_columns(path, options.columns, ("user_id", "item_id", "timestamp")))
+    columns = options.columns
+    defaults = {"user": columns.user or "user_id", "item": columns.item or "item_id"}
+    return open_log(path, columns.model_copy(update=defaults), intake, options.min_value)
 
 
-def _open_text(path: Path, options: ReadOptions) -> Log:
+def _open_text(path: Path, options: ReadOptions, intake: Intake) -> Log:
     return open_text(path)
 
 
-def _read_recbole_items(path: Path) -> dict[str, ItemInfo]:
+def _read_recbole_items(path: Path, intake: Intake) -> dict[str, ItemInfo]:
     """Read the ``.item`` file of a RecBole data set, if there is one."""
     if path.is_dir():
         path = _parts(path, "recbole")[0]
     item_file = path.with_suffix(".item")
     if not item_file.is_file():
         return {}
-
-    found = _header(item_file)
-    title = next((name for name in found if name.split(":")[0] in ("movie_title", "title", "name")), "")
-    genres = next((name for name in found if name.split(":")[0] in ("class", "genre", "genres", "categories")), "")
-    columns = Columns(item=_find_typed(item_file, found, "item_id"), title=title, categories=genres)
-    items = read_items(item_file, columns)
-    return {key: _split_genres(info) for key, info in items.items()}
+    return {key: _split_genres(info) for key, info in read_items(item_file, Columns(item="item_id"), intake).items()}
 
 
 def _split_genres(info: ItemInfo) -> ItemInfo:
@@ -229,46 +288,11 @@ def _member(path: Path, file: str) -> bytes:
         return archive.read(found[0])
 
 
-def _typed_columns(path: Path, columns: Columns, defaults: tuple[str, str, str]) -> Columns:
-    found = _header(path)
-    user, item, time = (
-        _find_typed(path, found, named or default)
-        for named, default in zip((columns.user, columns.item, columns.timestamp), defaults, strict=True)
-    )
-    return Columns(user=user, item=item, timestamp=time)
-
-
-def _find_typed(path: Path, found: list[str], name: str) -> str:
-    match = next((column for column in found if column.split(":")[0] == name), "")
-    if not match and name != "timestamp":
-        raise DataError(f"{path.name} has no column {name!r}; its columns are {', '.join(found)}")
-    return match
-
-
-def _header(path: Path) -> list[str]:
-    return first_line(path).split("\t")
-
-
-def first_line(path: Path) -> str:
-    """Return the first line of a text file, which may be compressed.
-
-    Raises:
-        DataError: It is not text.
-    """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-            return lines.readline(_LONGEST_HEADER).decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError as cause:
-        raise DataError(f"{path.name} is not UTF-8 text: {cause.reason} at byte {cause.start}") from cause
-    except (OSError, EOFError) as cause:
-        raise unreadable(path, cause) from cause
-
-
 def _stem(path: Path) -> str:
     return path.name.split(".")[0]
 
 
-_OPENERS: dict[str, Callable[[Path, ReadOptions], Log]] = {
+_OPENERS: dict[str, Callable[[Path, ReadOptions, Intake], Log]] = {
     "table": _open_table,
     "amazon-ratings": _open_amazon_ratings,
     "recbole": _open_recbole,

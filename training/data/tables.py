@@ -6,45 +6,40 @@ whatever the size of the file, compressed or not.
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
-from pydantic import Field
 
-from model_store.config import Section
+from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
+from training.data.column_names import Columns, describe, find_column
+from training.data.csv_lines import SEPARATORS, Dialect, is_regular, read_dialect, snippet
+from training.data.csv_repair import convert
+from training.data.intake import LINE, SKIP_HINT, Intake
 from training.data.numbering import categorical, stable_order
 from training.data.timestamps import has_dates, parse_time, units_per_second
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
-"""Suffixes that :func:`read_table` accepts; text files may also end with ``.gz``."""
+"""Suffixes of tables that are recognised; text files may also end with ``.gz``."""
 
-_NAMES = {
-    "user": ("user_id", "user", "userId", "reviewerID"),
-    "item": ("item_id", "item", "parent_asin", "asin", "itemId", "movieId"),
-    "timestamp": ("timestamp", "unixReviewTime", "unix_time", "time", "ts"),
-    "title": ("title", "movie_title", "name"),
-    "categories": ("categories", "category", "genres", "class"),
-}
-"""Column names that are recognised without a mapping, in order of preference."""
-
-_SAMPLE = 1000  # times that are read to tell whether a column holds dates or numbers
+_JSON = (".jsonl", ".ndjson", ".json")
+_SAMPLE = 1000  # rows that are read to tell dates from numbers, and how ids are written
+_FLOAT_ID = r"^(\d+)\.0+$"
+_JSON_HINT = "each line must hold one JSON object: correct or remove that line"
+_NUMBER_ID = r"^\d+(\.0+)?$"
 
 
-class Columns(Section):
-    """Names of the columns; where one is empty, the usual names are tried."""
+class TableFile(NamedTuple):
+    """A table as a query, with the number of the line or row of the file in the column ``LINE``."""
 
-    user: str = Field("", description="column of the user id")
-    item: str = Field("", description="column of the item id")
-    timestamp: str = Field("", description="column of the time: Unix time in s, ms, µs or ns, or an ISO 8601 date")
-    title: str = Field("", description="column of the title, in the items file")
-    categories: str = Field(
-        "", description="column of the categories, in the items file: a list, or text separated by |"
-    )
-    attributes: tuple[str, ...] = Field((), description="further columns of the items file to keep")
+    rows: pl.LazyFrame
+    columns: tuple[str, ...]  # those of the file
+    is_text: bool  # separated text: all columns are text
 
 
 def format_suffix(path: Path) -> str:
@@ -53,38 +48,63 @@ def format_suffix(path: Path) -> str:
     return Path(name).suffix
 
 
-def read_table(path: Path, headerless: Sequence[str] = ()) -> pl.LazyFrame:
-    """Open a table without reading all of it. CSV columns are text, so that ids keep leading zeros.
+def open_table(path: Path, intake: Intake, headerless: Sequence[str] = ()) -> TableFile:
+    """Open a table without holding it. Columns of separated text stay text, so that ids keep leading zeros.
+
+    Separated text that Polars cannot read as it is, is converted first; ``intake`` gets notes on it.
 
     Args:
-        path: A file with one of :data:`TABLE_SUFFIXES`.
-        headerless: Names of the columns of a CSV file without a header.
+        path: Parquet or JSON lines by its suffix, else separated text.
+        intake: See :class:`training.data.intake.Intake`.
+        headerless: Names of the columns of separated text without a header.
 
     Raises:
-        DataError: The suffix is unknown, or the file is missing or empty.
+        DataError: The file is missing, empty or cannot be read.
     """
-    suffix = format_suffix(path)
-    if suffix not in (*TABLE_SUFFIXES, *SEPARATORS):
-        raise DataError(f"{path.name}: unknown format {suffix!r}", f"known are {', '.join(TABLE_SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"{path} does not exist", "check the path")
     if not path.stat().st_size:
-        raise DataError(f"{path.name} is empty")
+        raise DataError(f"{path.name} is empty", "check the export")
 
+    suffix = format_suffix(path)
     if suffix == ".parquet":
-        return pl.scan_parquet(path)
-    if suffix in SEPARATORS:
-        quote = '"' if suffix == ".csv" else None
-        return pl.scan_csv(
-            path,
-            separator=SEPARATORS[suffix],
-            has_header=not headerless,
-            new_columns=headerless or None,
-            infer_schema=False,
-            quote_char=quote,
-            glob=False,
-        )
-    return pl.scan_ndjson(path, infer_schema_length=1000)
+        return _numbered(path, pl.scan_parquet(path))
+    if suffix in _JSON:
+        return _numbered(path, pl.scan_ndjson(path, infer_schema_length=1000))
+    try:
+        return _open_text_table(path, suffix, intake, headerless)
+    except (OSError, EOFError) as cause:
+        raise unreadable(path, cause) from cause
+
+
+def _open_text_table(path: Path, suffix: str, intake: Intake, headerless: Sequence[str]) -> TableFile:
+    dialect = read_dialect(path, suffix, headerless)
+    if dialect.separator != SEPARATORS.get(suffix, ",") or dialect.encoding != "utf-8":
+        intake.note(f"{path.name}: {dialect.describe()}")
+    if is_regular(path, dialect):
+        first_line = 2 if dialect.has_header else 1
+        return TableFile(_scan(path, dialect).with_row_index(LINE, first_line), dialect.columns, is_text=True)
+
+    converted = intake.new_file()
+    convert(path, dialect, converted, intake)
+    return TableFile(pl.scan_parquet(converted / "*.parquet"), dialect.columns, is_text=True)
+
+
+def _scan(path: Path, dialect: Dialect) -> pl.LazyFrame:
+    return pl.scan_csv(
+        path,
+        separator=dialect.separator,
+        has_header=dialect.has_header,
+        new_columns=list(dialect.columns),
+        infer_schema=False,
+        quote_char=dialect.quote,
+        glob=False,
+    )
+
+
+def _numbered(path: Path, table: pl.LazyFrame) -> TableFile:
+    columns = tuple(schema_of(path, table).names())
+    return TableFile(table.with_row_index(LINE, 1), columns, is_text=False)
 
 
 @dataclass(frozen=True)
@@ -92,10 +112,17 @@ class Log:
     """Interactions of one file as a query that has not run yet."""
 
     path: Path
-    rows: pl.LazyFrame  # user, item: String; time: as in the file, if it has one; line: number from 1
+    rows: pl.LazyFrame  # user, item: String; time: as in the file, event: String, value: Float64, if it has them; line
     has_time: bool
     dates: bool = False  # times are dates, not numbers
     no_item: str = "item id is empty"  # error message for an empty item
+    columns: str = "user, item"  # the columns that were found, for people
+    item_column: str = ""  # name of the item id in the file
+
+    @property
+    def kinds(self) -> list[str]:
+        """Columns of :attr:`rows`."""
+        return self.rows.collect_schema().names()
 
     @property
     def time(self) -> pl.Expr:
@@ -104,32 +131,88 @@ class Log:
             return pl.lit(0, dtype=pl.Int64)
         return parse_time(pl.col("time"), self.rows.collect_schema()["time"], self.dates)
 
+    @property
+    def problem(self) -> pl.Expr:
+        """The reason why a row cannot be used, null if it can."""
+        reasons = [(is_empty("user"), "user id is empty"), (is_empty("item"), self.no_item)]
+        reasons += [(is_long(kind), f"{kind} id is longer than {ID_BYTES} bytes") for kind in ("user", "item")]
+        reasons += [(self.time.is_null(), "timestamp is neither Unix time nor ISO 8601")]
+        return pl.coalesce(pl.when(is_bad).then(pl.lit(words)) for is_bad, words in reasons)
+
     def offenders(self, condition: pl.Expr, column: str, most: int) -> list[tuple[int, str]]:
         """Return line and value of the first rows, at most ``most``, that match a condition."""
         found = self.rows.filter(condition).select("line", pl.col(column).cast(pl.String)).head(most)
         return [(line, "" if value is None else value) for line, value in collect(self.path, found).iter_rows()]
 
 
-def open_log(path: Path, columns: Columns, headerless: Sequence[str] = ()) -> Log:
-    """Open a table of interactions; for ``headerless`` see :func:`read_table`.
+def open_log(
+    path: Path, columns: Columns, intake: Intake, min_value: float | None = None, headerless: Sequence[str] = ()
+) -> Log:
+    """Open a table of interactions; for ``headerless`` see :func:`open_table`.
+
+    Args:
+        path: See :func:`open_table`.
+        columns: Names of the columns.
+        intake: See :func:`open_table`.
+        min_value: If given, the table must have a column of values.
+        headerless: See :func:`open_table`.
 
     Raises:
         DataError: It cannot be opened, or a column is missing; the message lists the existing columns.
     """
-    table = read_table(path, headerless)
-    found = schema_of(path, table).names()
-    names = {kind: find_column(path, found, kind, getattr(columns, kind)) for kind in ("user", "item")}
-    time = find_column(path, found, "timestamp", columns.timestamp, required=bool(columns.timestamp))
+    table = open_table(path, intake, headerless)
+    names = {
+        kind: find_column(path.name, table.columns, kind, getattr(columns, kind), required=kind in ("user", "item"))
+        for kind in ("user", "item", "timestamp", "event")
+    }
+    if min_value is not None:
+        names["value"] = find_column(path.name, table.columns, "value", columns.value)
+    found = {"time" if kind == "timestamp" else kind: name for kind, name in names.items() if name}
 
-    first_line = 2 if not headerless and format_suffix(path) in SEPARATORS else 1
-    wanted = [pl.col(name).cast(pl.String).alias(kind) for kind, name in names.items()]
-    wanted += [pl.col(time).alias("time")] if time else []
-    rows = table.select(wanted).with_row_index("line", first_line)
-    if not time:
-        return Log(path, rows, has_time=False)
+    rows = table.rows.select(pl.col(LINE).alias("line"), *(_as_read(kind, name) for kind, name in found.items()))
+    sample = collect(path, rows.select(found.keys()).head(_SAMPLE))
+    for kind in ("user", "item"):
+        rows = _with_plain_ids(path, rows, sample[kind], intake)
+    dates = "time" in found and has_dates(sample["time"].drop_nulls())
+    return Log(path, rows, has_time="time" in found, dates=dates, columns=describe(names), item_column=names["item"])
 
-    sample = collect(path, rows.select("time").drop_nulls().head(_SAMPLE))["time"]
-    return Log(path, rows, has_time=True, dates=has_dates(sample))
+
+def _as_read(kind: str, name: str) -> pl.Expr:
+    """Return a column under the name of its kind."""
+    column = pl.col(name)
+    if kind == "time":
+        return column.alias(kind)
+    if kind == "value":
+        return column.cast(pl.Float64, strict=False).alias(kind)
+    return column.cast(pl.String).alias(kind)
+
+
+def plain_ids(column: pl.Expr, sample: pl.Series) -> tuple[pl.Expr, str]:
+    """Return a column of ids as people mean them, judged by a sample, and what was done; "" if nothing was.
+
+    Spaces around ids are left out. Where all ids are whole numbers and some are written with a point (``106.0``, as
+    tables with missing values write them), they are read without it.
+    """
+    filled = sample.drop_nulls()
+    done = []
+    if filled.str.contains(r"^\s|\s$").any():
+        column = column.str.strip_chars()
+        filled = filled.str.strip_chars()
+        done.append("have spaces around them, which are left out")
+    filled = filled.filter(filled != "")
+    if len(filled) and filled.str.contains(_NUMBER_ID).all() and filled.str.contains(_FLOAT_ID).any():
+        example = filled.filter(filled.str.contains(_FLOAT_ID))[0]
+        column = column.str.replace(_FLOAT_ID, "$1")
+        done.append(f"are written like {example}: read as {example.partition('.')[0]}")
+    return column, " and ".join(done)
+
+
+def _with_plain_ids(path: Path, rows: pl.LazyFrame, sample: pl.Series, intake: Intake) -> pl.LazyFrame:
+    ids, done = plain_ids(pl.col(sample.name), sample)
+    if not done:
+        return rows
+    intake.note(f"{path.name}: {sample.name} ids {done}")
+    return rows.with_columns(ids)
 
 
 def open_text(path: Path) -> Log:
@@ -146,25 +229,34 @@ def open_text(path: Path) -> Log:
     return Log(path, rows, has_time=False, no_item="user has no items")
 
 
-def read_logs(logs: Sequence[Log]) -> pl.DataFrame:
+def read_logs(logs: Sequence[Log], intake: Intake, min_value: float | None = None) -> pl.DataFrame:
     """Read ``user``, ``item`` (Categorical) and ``timestamp`` (Int64, Unix seconds) of one or more files.
 
-    Rows are sorted by time, in the finest unit of the files; ties keep the order of the files. Without times, the order
-    of the files counts and all timestamps are 0.
+    If all files have types of interactions, there is a column ``event`` (Categorical), too; no type is null. Rows are
+    sorted by time, in the finest unit of the files; ties keep the order of the files. Without times, the order of the
+    files counts and all timestamps are 0.
+
+    Args:
+        logs: Files.
+        intake: Gets notes on what was dropped.
+        min_value: Rows with a lower value, or without one, are dropped.
 
     Raises:
-        DataError: A file cannot be read, an id is empty or a timestamp does not parse; the message names the line.
+        DataError: A file cannot be read, an id is empty or too long, or a timestamp does not parse, and bad lines are
+            not skipped; the message names the line.
     """
-    user_type = categorical()
-    item_type = categorical()
+    types = {kind: categorical() for kind in ("user", "item", "event")}
+    has_events = all("event" in log.kinds for log in logs)
 
     parts = []
     for log in logs:
-        user, item = (pl.when(pl.col(kind) != "").then(pl.col(kind)) for kind in ("user", "item"))
-        wanted = log.rows.select(user.cast(user_type), item.cast(item_type), log.time.alias("timestamp"))
-        part = collect(log.path, wanted)
-        _refuse_nulls(log, part)
-        parts.append(part)
+        wanted = [_usable_id(kind).cast(types[kind]) for kind in ("user", "item")]
+        wanted += [log.time.alias("timestamp")]
+        wanted += [pl.when(pl.col("event") != "").then(pl.col("event")).cast(types["event"])] if has_events else []
+        wanted += [pl.col("value").cast(pl.Float32)] if min_value is not None else []
+        part = collect(log.path, log.rows.select(wanted))
+        part = _without_bad_rows(log, part, intake)
+        parts.append(_without_low_values(log, part, min_value, intake))
     frame = pl.concat(parts, rechunk=True)
     parts.clear()  # frees memory before the sort
 
@@ -172,6 +264,50 @@ def read_logs(logs: Sequence[Log]) -> pl.DataFrame:
         frame = frame[stable_order(frame["timestamp"].to_numpy())]
     unit = units_per_second(frame["timestamp"][-1]) if frame.height else 1
     return frame.with_columns(pl.col("timestamp") // unit) if unit > 1 else frame
+
+
+def _usable_id(kind: str) -> pl.Expr:
+    return pl.when(~is_empty(kind) & ~is_long(kind)).then(pl.col(kind))
+
+
+def is_empty(column: str) -> pl.Expr:
+    """Return whether an id is empty."""
+    return pl.col(column).is_null() | (pl.col(column) == "")
+
+
+def is_long(column: str) -> pl.Expr:
+    """Return whether an id has more bytes than an id may have."""
+    return pl.col(column).str.len_bytes() > ID_BYTES
+
+
+def _without_bad_rows(log: Log, part: pl.DataFrame, intake: Intake) -> pl.DataFrame:
+    """Drop rows with an id or a time that cannot be used."""
+    good = part["user"].is_not_null() & part["item"].is_not_null() & part["timestamp"].is_not_null()
+    bad = len(part) - int(good.sum())
+    if not bad:
+        return part
+
+    shown = [pl.col(kind).cast(pl.String).fill_null("") for kind in ("user", "item", "time") if kind in log.kinds]
+    text = pl.concat_str(shown, separator=",")
+    rows = log.rows.select("line", log.problem.alias("reason"), text.alias("text"), shown[-1].alias("time"))
+    found = rows.filter(pl.col("reason").is_not_null())
+    if not intake.skip_bad:
+        line, reason, row, time = collect(log.path, found.head(1)).row(0)
+        raise DataError(
+            f"{log.path.name} line {line}: {reason}: {snippet(time if reason.startswith('timestamp') else row)}",
+            f"{bad:,} of {len(part):,} lines have such a problem: {SKIP_HINT}",
+        )
+    intake.skip(log.path.name, collect(log.path, found))
+    return part.filter(good)
+
+
+def _without_low_values(log: Log, part: pl.DataFrame, min_value: float | None, intake: Intake) -> pl.DataFrame:
+    if min_value is None:
+        return part
+    kept = part.filter(pl.col("value") >= min_value).drop("value")
+    if dropped := len(part) - len(kept):
+        intake.note(f"{log.path.name}: {dropped:,} interactions have no value of {min_value:g} or more: dropped")
+    return kept
 
 
 def collect(path: Path, query: pl.LazyFrame) -> pl.DataFrame:
@@ -183,8 +319,26 @@ def collect(path: Path, query: pl.LazyFrame) -> pl.DataFrame:
 
 
 def unreadable(path: Path, cause: Exception) -> DataError:
-    """Return the error for a file whose content does not match its suffix."""
-    return DataError(f"{path.name} cannot be read: {cause}", "check that its content matches its suffix")
+    """Return the error for a file whose content does not match its suffix, with the line where JSON breaks off."""
+    if format_suffix(path) in _JSON and (line := _first_bad_json(path)):
+        return DataError(f"{path.name} cannot be read: line {line[0]} is not JSON: {snippet(line[1])}", _JSON_HINT)
+    reason = snippet(str(cause).partition("\n")[0])
+    return DataError(f"{path.name} cannot be read: {reason}", "check that its content matches its suffix")
+
+
+def _first_bad_json(path: Path) -> tuple[int, str] | None:
+    """Return number and text of the first line that is not JSON."""
+    with gzip.open(path, "rt", errors="replace") if path.suffix == ".gz" else path.open(errors="replace") as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    json.loads(line or "null")
+                except ValueError:
+                    if line.strip():
+                        return number, line.strip()
+        except (OSError, EOFError):
+            return None
+    return None
 
 
 def schema_of(path: Path, table: pl.LazyFrame) -> pl.Schema:
@@ -193,40 +347,3 @@ def schema_of(path: Path, table: pl.LazyFrame) -> pl.Schema:
         return table.collect_schema()
     except (pl.exceptions.PolarsError, OSError, EOFError) as cause:
         raise unreadable(path, cause) from cause
-
-
-def find_column(path: Path, found: Sequence[str], kind: str, named: str, required: bool = True) -> str:
-    """Find the column that holds ``kind``: the named one, else one with a usual name, else "" if it is not required.
-
-    Raises:
-        DataError: There is none; the message lists the existing columns.
-    """
-    candidates = (named,) if named else _NAMES.get(kind, ())
-    for name in candidates:
-        if name in found:
-            return name
-    if not required:
-        return ""
-    wanted = f"no column {named!r}" if named else f"no {kind} column ({', '.join(candidates)})"
-    raise DataError(
-        f"{path.name} has {wanted}; its columns are {', '.join(found)}", f"name the column with columns.{kind}"
-    )
-
-
-def _refuse_nulls(log: Log, part: pl.DataFrame) -> None:
-    problems = (
-        ("user", "user", "user id is empty"),
-        ("item", "item", log.no_item),
-        ("timestamp", "time", "timestamp is neither Unix time nor ISO 8601"),
-    )
-    for column, source, problem in problems:
-        bad = part[column].null_count()
-        if not bad:
-            continue
-
-        is_bad = log.time.is_null() if source == "time" else pl.col(source).is_null() | (pl.col(source) == "")
-        line, value = log.offenders(is_bad, source, 1)[0]
-        raise DataError(
-            f"{log.path.name} line {line}: {problem}: {value[:40]!r}",
-            f"{bad} of {len(part)} lines have this problem: correct or remove them",
-        )

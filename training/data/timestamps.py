@@ -20,7 +20,7 @@ def has_dates(values: pl.Series) -> bool:
     if values.dtype != pl.String:
         return False
     numbers = _strip(pl.col(values.name)).cast(pl.Float64, strict=False)
-    return values.to_frame().select(_parse_iso(pl.col(values.name)).is_not_null() & numbers.is_null()).to_series().any()
+    return values.to_frame().select(parse_iso(pl.col(values.name)).is_not_null() & numbers.is_null()).to_series().any()
 
 
 def parse_time(column: pl.Expr, dtype: pl.DataType, dates: bool) -> pl.Expr:
@@ -30,7 +30,7 @@ def parse_time(column: pl.Expr, dtype: pl.DataType, dates: bool) -> pl.Expr:
     elif dtype != pl.String:
         number = column.cast(pl.Int64, strict=False)
     elif dates:
-        number = _parse_iso(column)
+        number = parse_iso(column)
     else:
         text = _strip(column)
         decimal = text.cast(pl.Float64, strict=False).fill_nan(None).cast(pl.Int64, strict=False)
@@ -43,7 +43,8 @@ def units_per_second(newest: int) -> int:
     return next((unit for least, unit in UNITS if newest >= least), 1)
 
 
-def _parse_iso(column: pl.Expr) -> pl.Expr:
+def parse_iso(column: pl.Expr) -> pl.Expr:
+    """Parse ISO 8601 dates to Int64 in :data:`DATE_UNIT`, null where a value is not a date; without a zone: UTC."""
     text = _strip(column).str.replace("T", " ", literal=True)
     parsed = [text.str.to_datetime(form, strict=False, time_unit="us", time_zone="UTC") for form in _ISO_FORMATS]
     return pl.coalesce(parsed).dt.epoch("us")

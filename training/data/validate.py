@@ -1,10 +1,6 @@
-"""Validation of a source before it is prepared: checks that name the offending lines.
+"""Validation of a source before it is prepared: checks that name the offending lines, and what will be dropped.
 
-Files larger than memory are checked as streams. Properties of single rows (empty ids, times that do not parse) are
-counted in one pass that holds a chunk at a time. Properties of all rows of a user (duplicates, users that are too
-short) need these rows together: rows are partitioned by a hash of the user into files in a temporary folder
-(``TMPDIR``), and these parts, each small enough for memory, are checked one after the other. All distinct items are
-held in memory only if there is an item file to compare them with.
+The source is read as ``prepare`` reads it, and filtered as it filters, so it takes the same memory; nothing is written.
 """
 
 from __future__ import annotations
@@ -14,30 +10,32 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
-from training.data.item_files import open_items
-from training.data.prepare import PrepareOptions
-from training.data.readers import open_logs
+from training.data.dataset import ItemInfo
+from training.data.filters import first_of_repeats
+from training.data.intake import EXAMPLES, LINE, Intake
+from training.data.item_files import ID, ItemTable, read_item_table, read_items
+from training.data.numbering import number_ids
+from training.data.prepare import PrepareOptions, build_dataset
+from training.data.raw import RawData
+from training.data.readers import compare_items, open_logs
+from training.data.remote import local_copies
 from training.data.split import utc
-from training.data.tables import SEPARATORS, Log, collect, find_column, format_suffix, schema_of, unreadable
+from training.data.tables import Log, collect, is_empty, is_long, read_logs
 from training.data.timestamps import DATE_UNIT, UNITS
-
-SHOWN = 5
-"""Number of offending rows that a check names."""
 
 OLDEST = 631_152_000
 """Oldest credible time, 1990-01-01: an earlier one comes from a broken clock or is not a Unix time."""
 
 _DAY = 86_400  # seconds
-_PART_BYTES = 64 << 20
-_MOST_PARTS = 128
-_ROW_GROUP = 1 << 15  # rows
 _UNIT_NAMES = {10**9: "nanoseconds", 10**6: "microseconds", 10**3: "milliseconds", 1: "seconds"}
+
+Outcome = Literal["pass", "note", "fail"]
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,25 @@ class Check:
     count: int  # of offenders
     detail: str  # the finding in words
     rows: tuple[str, ...] = ()  # the first offenders: "clicks.csv line 3: 'soon'"
+    is_handled: bool = False  # prepare goes on by itself: it drops, converts or skips the offenders
+
+    @property
+    def outcome(self) -> Outcome:
+        """``fail`` if prepare would stop or the result would be wrong, ``note`` if it handles what is unusual."""
+        if not self.count:
+            return "pass"
+        return "note" if self.is_handled else "fail"
 
     @property
     def passed(self) -> bool:
-        """True if nothing is wrong."""
-        return self.count == 0
+        """True if nothing has to be corrected."""
+        return self.outcome != "fail"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"passed": self.passed, **asdict(self)}
+        fields = asdict(self)
+        del fields["is_handled"]
+        return {"passed": self.passed, "outcome": self.outcome, **fields}
 
 
 class _Rule(NamedTuple):
@@ -67,35 +75,55 @@ class _Rule(NamedTuple):
     is_broken: Callable[[Log], pl.Expr]
     good: str
     bad: str
+    can_skip: bool = True  # --skip-bad leaves such rows out
 
 
-def validate(source: Path, options: PrepareOptions) -> Iterator[Check]:
+def validate(source: str, options: PrepareOptions, say: Callable[[str], None]) -> Iterator[Check]:
     """Check a source and yield one result after the other; stop early if the rest cannot be read.
 
     Args:
-        source: A file or folder in a format of :mod:`training.data.readers`.
+        source: Path or URL, as for :func:`training.data.prepare.prepare`.
         options: Options with which ``prepare`` would read and filter it.
+        say: Called with one line of text for what is fetched.
     """
+    with (
+        tempfile.TemporaryDirectory(prefix="etegrec-validate-") as folder,
+        local_copies(source, options, Path(folder), say) as (path, local_options),
+    ):
+        yield from _checks(path, local_options, Path(folder))
+
+
+def _checks(source: Path, options: PrepareOptions, folder: Path) -> Iterator[Check]:
+    intake = Intake(folder, skip_bad=True)  # so that bad lines are counted, not only the first one named
     try:
-        logs = open_logs(source, options)
+        logs = open_logs(source, options, intake)
     except DataError as cause:
         yield _failure("columns", cause)
         return
 
     has_time = all(log.has_time for log in logs)
-    yield Check("columns", 0, "user, item, timestamp" if has_time else "user, item; no times: the file's order counts")
+    order = "" if has_time else "; no times: the file's order counts"
+    yield Check("columns", 0, logs[0].columns + order)
+    yield _notes("format", intake, "as expected")
+    unreadable = f"{intake.skipped:,} lines" if intake.skipped else "every line"
+    yield Check("readable lines", intake.skipped, unreadable, tuple(intake.skipped_first), options.skip_bad)
 
     try:
-        yield from _row_checks(logs)
-        yield from _user_checks(logs, max(options.min_user, options.min_length))
-        if options.items_file:
-            yield from _item_checks(logs, Path(options.items_file), options)
+        yield from _row_checks(logs, options.skip_bad)
+        yield from _outcome_checks(source, logs, options, intake)
     except DataError as cause:
-        yield _failure("readable", cause)
+        yield _failure("usable", cause)
 
 
 def _failure(name: str, cause: DataError) -> Check:
     return Check(name, 1, f"{cause}; {cause.hint}" if cause.hint else str(cause))
+
+
+def _notes(name: str, intake: Intake, good: str) -> Check:
+    """Return a check with all notes that were made since the last one."""
+    notes = tuple(intake.notes)
+    intake.notes.clear()
+    return Check(name, len(notes), f"{len(notes)} notes" if notes else good, notes, is_handled=True)
 
 
 def _rules() -> list[_Rule]:
@@ -103,27 +131,34 @@ def _rules() -> list[_Rule]:
     seconds = f"{utc(OLDEST)} to now"
 
     return [
-        _Rule("user ids", "user", lambda log: _is_empty("user"), "none is empty", "empty"),
-        _Rule("item ids", "item", lambda log: _is_empty("item"), "none is empty", "empty"),
+        _Rule("user ids", "user", lambda log: is_empty("user"), "none is empty", "empty"),
+        _Rule("item ids", "item", lambda log: is_empty("item"), "none is empty", "empty"),
         _Rule(
-            "user id length", "user", lambda log: _is_long("user"), f"up to {ID_BYTES} bytes", f"over {ID_BYTES} bytes"
+            "user id length", "user", lambda log: is_long("user"), f"up to {ID_BYTES} bytes", f"over {ID_BYTES} bytes"
         ),
         _Rule(
-            "item id length", "item", lambda log: _is_long("item"), f"up to {ID_BYTES} bytes", f"over {ID_BYTES} bytes"
+            "item id length", "item", lambda log: is_long("item"), f"up to {ID_BYTES} bytes", f"over {ID_BYTES} bytes"
         ),
         _Rule("timestamps", "time", lambda log: log.time.is_null(), "all parse", "neither Unix time nor ISO 8601"),
-        _Rule("times", "time", lambda log: ~_seconds(log).is_between(OLDEST, newest), seconds, f"not within {seconds}"),
+        _Rule(
+            "times",
+            "time",
+            lambda log: ~_seconds(log).is_between(OLDEST, newest),
+            seconds,
+            f"not within {seconds}",
+            can_skip=False,
+        ),
     ]
 
 
-def _row_checks(logs: Sequence[Log]) -> Iterator[Check]:
+def _row_checks(logs: Sequence[Log], skip_bad: bool) -> Iterator[Check]:
     rules = [rule for rule in _rules() if rule.column != "time" or all(log.has_time for log in logs)]
     tallies = [_tally(log, rules) for log in logs]
     rows = sum(tally["rows"] for tally in tallies)
     yield Check("interactions", int(not rows), f"{rows:,} rows" if rows else "no rows")
 
     for rule in rules:
-        yield _check_rule(rule, logs, [tally[rule.name] for tally in tallies])
+        yield _check_rule(rule, logs, [tally[rule.name] for tally in tallies], skip_bad and rule.can_skip)
     if rules[-1].column == "time":
         yield _unit_check(logs, tallies)
 
@@ -136,14 +171,15 @@ def _tally(log: Log, rules: Sequence[_Rule]) -> dict[str, int]:
     return {name: int(count or 0) for name, count in found.row(0, named=True).items()}
 
 
-def _check_rule(rule: _Rule, logs: Sequence[Log], counts: Sequence[int]) -> Check:
+def _check_rule(rule: _Rule, logs: Sequence[Log], counts: Sequence[int], is_handled: bool = False) -> Check:
     rows: list[str] = []
     for log, count in zip(logs, counts, strict=True):
-        if count and len(rows) < SHOWN:
-            found = log.offenders(rule.is_broken(log), rule.column, SHOWN - len(rows))
+        if count and len(rows) < EXAMPLES:
+            found = log.offenders(rule.is_broken(log), rule.column, EXAMPLES - len(rows))
             rows += [_row(log, line, repr(value[:40])) for line, value in found]
     total = sum(counts)
-    return Check(rule.name, total, f"{total:,} rows: {rule.bad}" if total else rule.good, tuple(rows))
+    bad = f"{total:,} rows: {rule.bad}" + (", skipped" if is_handled else "")
+    return Check(rule.name, total, bad if total else rule.good, tuple(rows), is_handled)
 
 
 def _unit_check(logs: Sequence[Log], tallies: Sequence[dict[str, int]]) -> Check:
@@ -151,7 +187,7 @@ def _unit_check(logs: Sequence[Log], tallies: Sequence[dict[str, int]]) -> Check
     totals = {unit: sum(tally[f"unit {unit}"] for tally in tallies) for unit in _UNIT_NAMES}
     usual = max(totals, key=lambda unit: totals[unit])
     name = "dates" if all(log.dates for log in logs) else _UNIT_NAMES[usual]
-    rule = _Rule("time unit", "time", lambda log: _unit(log) != usual, name, f"not in {name} as most are")
+    rule = _Rule("time unit", "time", lambda log: _unit(log) != usual, name, f"not in {name} as most are", False)
     return _check_rule(rule, logs, [sum(count for u, count in _units(tally) if u != usual) for tally in tallies])
 
 
@@ -159,112 +195,74 @@ def _units(tally: dict[str, int]) -> list[tuple[int, int]]:
     return [(unit, tally[f"unit {unit}"]) for unit in _UNIT_NAMES]
 
 
-def _user_checks(logs: Sequence[Log], least: int) -> Iterator[Check]:
-    has_time = all(log.has_time for log in logs)
-    repeats = _Offenders()
-    short = _Offenders()
-    users = 0
+def _outcome_checks(source: Path, logs: Sequence[Log], options: PrepareOptions, intake: Intake) -> Iterator[Check]:
+    """Check what reading and filtering drop, by doing both."""
+    frame = read_logs(logs, intake, options.min_value)
+    yield _repeats(logs, frame, options.keep_repeats)
 
-    with tempfile.TemporaryDirectory(prefix="etegrec-validate-") as folder:
-        for rows in _partition_by_user(logs, Path(folder)):
-            if has_time:
-                again = rows.filter(~pl.struct("user", "item", "time").is_first_distinct())
-                repeats.add(again, pl.format("user {} and item {} again at the same time", "user", "item"))
-            owned = rows.group_by("user").agg(pl.len().alias("n"), pl.col("file", "line").first())
-            users += len(owned)
-            short.add(owned.filter(pl.col("n") < least), pl.format("user {} has {}", "user", "n"))
+    items: dict[str, ItemInfo] = {}
+    if options.items_file:
+        path = Path(options.items_file)
+        table = read_item_table(path, options.columns, intake, logs[0].item_column)
+        yield from _item_checks(path.name, table, frame)
+        items = read_items(path, options.columns, intake, options.separator, logs[0].item_column)
+        compare_items(frame["item"], items, path.name, intake)
+    yield _notes("reading", intake, "nothing is changed")
 
-    if has_time:
-        yield repeats.check("duplicates", logs, "no row repeats user, item and time", "rows repeat user, item and time")
-    else:
-        yield Check("duplicates", 0, "not checked: there are no times to tell a duplicate from renewed interest")
-    bad = f"of {users:,} users have fewer than {least} interactions, prepare drops them"
-    yield short.check("user length", logs, f"all {users:,} users have at least {least} interactions", bad)
-
-
-class _Offenders:
-    """Number of offenders over all parts, and the first of them in input order."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: list[tuple[int, int, str]] = []  # file, line, words
-
-    def add(self, rows: pl.DataFrame, words: pl.Expr) -> None:
-        self.count += len(rows)
-        first = rows.select("file", "line", words.alias("words")).bottom_k(SHOWN, by=["file", "line"])
-        self.first = sorted([*self.first, *first.rows()])[:SHOWN]
-
-    def check(self, name: str, logs: Sequence[Log], good: str, bad: str) -> Check:
-        rows = tuple(_row(logs[file], line, words) for file, line, words in self.first)
-        return Check(name, self.count, f"{self.count:,} {bad}" if self.count else good, rows)
+    try:
+        dataset = build_dataset(RawData(source.name, frame, items), options)
+    except DataError as cause:
+        yield _failure("filters", cause)
+        return
+    yield Check("filters", len(dataset.set_aside), "; ".join(dataset.notes), is_handled=True)
 
 
-def _partition_by_user(logs: Sequence[Log], folder: Path) -> Iterator[pl.DataFrame]:
-    """Write the rows to parts by user, then yield each part (user, item, time, file, line) in input order.
+def _repeats(logs: Sequence[Log], frame: pl.DataFrame, are_kept: bool) -> Check:
+    """Check for interactions that repeat user, item and second of an earlier one."""
+    if not all(log.has_time for log in logs):
+        return Check("duplicates", 0, "not checked: there are no times to tell a duplicate from renewed interest")
+    if are_kept:
+        return Check("duplicates", 0, "not checked: data.keep_repeats keeps them")
+    codes = [number_ids(frame[kind]).rows for kind in ("user", "item")]
+    is_first = first_of_repeats(codes[0], codes[1], frame["timestamp"].to_numpy())
+    count = len(frame) - int(is_first.sum())
+    if not count:
+        return Check("duplicates", 0, "no row repeats user, item and second")
 
-    A part holds all rows of its users.
-    """
-    parts = _part_count(logs)
-    for number, log in enumerate(logs):
-        part = (pl.col("user").hash() % parts).alias("part")
-        rows = log.rows.with_columns(time=log.time, file=pl.lit(number, dtype=pl.Int64))
-        whole = rows.filter(~_is_empty("user") & ~_is_empty("item") & pl.col("time").is_not_null()).with_columns(part)
-        target = pl.PartitionBy(folder / str(number), key="part", include_key=False, approximate_bytes_per_file=1 << 62)
-        try:
-            whole.sink_parquet(target, compression="lz4", row_group_size=_ROW_GROUP, mkdir=True, engine="streaming")
-        except (pl.exceptions.PolarsError, EOFError) as cause:
-            raise unreadable(log.path, cause) from cause
-
-    for number in range(parts):
-        files = sorted(folder.glob(f"*/part={number}/*.parquet"))
-        if files:
-            yield pl.read_parquet(files, hive_partitioning=False).sort("file", "line", maintain_order=True)
-
-
-def _part_count(logs: Sequence[Log]) -> int:
-    """Return the number of parts, so that each needs little memory; compressed files count eight times their size."""
-    size = sum(log.path.stat().st_size * (1 if log.path.suffix in SEPARATORS else 8) for log in logs)
-    return min(_MOST_PARTS, 1 + size // _PART_BYTES)
+    again = frame.filter(pl.Series(~is_first)).head(EXAMPLES).select(pl.col("user", "item").cast(pl.String)).unique()
+    rows: list[str] = []
+    for log in logs:
+        seconds = log.rows.with_columns(second=_seconds(log)).join(again.lazy(), on=["user", "item"], how="semi")
+        lines = collect(log.path, seconds).sort("line")
+        lines = lines.filter(~pl.struct("user", "item", "second").is_first_distinct()).head(EXAMPLES - len(rows))
+        words = pl.format("user {} and item {} again at the same time", "user", "item")
+        rows += [_row(log, line, said) for line, said in lines.select("line", words).iter_rows()]
+    return Check("duplicates", count, f"{count:,} rows repeat user, item and second, dropped", tuple(rows), True)
 
 
-def _item_checks(logs: Sequence[Log], path: Path, options: PrepareOptions) -> Iterator[Check]:
-    table = open_items(path)
-    column = find_column(path, schema_of(path, table).names(), "item", options.columns.item)
-    first_line = 2 if format_suffix(path) in SEPARATORS else 1
-    rows = table.select(item=pl.col(column).cast(pl.String)).with_row_index("line", first_line)
-    items = collect(path, rows)
-
-    used = pl.concat(
-        [collect(log.path, log.rows.select(pl.col("item").drop_nulls().unique())) for log in logs]
-    ).unique()
-
-    log = Log(path, rows, has_time=False)
-    again = items.filter(~pl.col("item").is_first_distinct())
-    unused = items.join(used, on="item", how="anti", maintain_order="left")
-    unknown = used.join(items, on="item", how="anti").height
+def _item_checks(file: str, table: ItemTable, interactions: pl.DataFrame) -> Iterator[Check]:
+    used = interactions["item"].unique().cast(pl.String).to_frame(ID)
+    rows = table.rows.select(LINE, ID)
+    again = rows.filter(~pl.col(ID).is_first_distinct())
+    unused = rows.join(used, on=ID, how="anti", maintain_order="left")
+    unknown = used.join(rows, on=ID, how="anti").height
 
     yield _item_check(
-        "item file", log, again, f"{len(items):,} items, each once", "rows repeat an item, the first row counts"
+        "item file", file, again, f"{len(rows):,} items, each once", "rows repeat an item, the first row counts"
     )
-    good = f"every item of {path.name} has interactions; {unknown:,} items with interactions are not in it"
-    yield _item_check("items with interactions", log, unused, good, f"items of {path.name} have no interactions")
+    good = f"every item of {file} has interactions; {unknown:,} items with interactions are not in it"
+    yield _item_check("items with interactions", file, unused, good, f"items of {file} have no interactions")
 
 
-def _item_check(name: str, log: Log, offenders: pl.DataFrame, good: str, bad: str) -> Check:
-    rows = tuple(_row(log, line, repr(item)) for line, item in offenders.head(SHOWN).select("line", "item").iter_rows())
-    return Check(name, len(offenders), f"{len(offenders):,} {bad}" if len(offenders) else good, rows)
+def _item_check(name: str, file: str, offenders: pl.DataFrame, good: str, bad: str) -> Check:
+    shown = offenders.head(EXAMPLES).select(LINE, ID).iter_rows()
+    rows = tuple(f"{file} line {line}: {item!r}" for line, item in shown)
+    count = len(offenders)
+    return Check(name, count, f"{count:,} {bad}" if count else good, rows, is_handled=True)
 
 
 def _row(log: Log, line: int, words: str) -> str:
     return f"{log.path.name} line {line}: {words}"
-
-
-def _is_empty(column: str) -> pl.Expr:
-    return pl.col(column).is_null() | (pl.col(column) == "")
-
-
-def _is_long(column: str) -> pl.Expr:
-    return pl.col(column).str.len_bytes() > ID_BYTES
 
 
 def _unit(log: Log) -> pl.Expr:

@@ -239,7 +239,7 @@ class Retrainer:
         """Drain events and items, and merge everything drained so far with the base data."""
         drained = drain(self.event_source, self.work / "events")
         self.progress.say(f"drained {drained.events} events, {drained.rejected} did not decode")
-        base = open_or_prepare(self.source, self.work / "base", self.config.data, self.progress.say)
+        base = open_or_prepare(self.source, self.work / "base", self.config.data, self.progress.say, fetch_again=True)
         items = drain_items(self.event_source, self.work / "items")
         return merge_data(base, read_drained(self.work / "events"), items)
 

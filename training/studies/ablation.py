@@ -23,6 +23,7 @@ from model_store.search.fusion import Fusion
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
+from training.data.remote import redacted
 from training.data.storage import is_prepared, load_dataset, save_dataset
 from training.evaluation.full_ranking import search_split
 from training.loop.progress import Progress
@@ -138,8 +139,8 @@ class Ablation:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        config = self.config.model_dump(mode="json")
-        return {"source": self.source, "unseen_users": self.unseen_share, "config": config}
+        source = redacted(self.source)
+        return {"source": source, "unseen_users": self.unseen_share, "config": self.config.stored()}
 
     def _check_settings(self) -> None:
         folder = RunFolder(self.out, self.config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.numbering import number_together
@@ -13,6 +13,7 @@ from training.data.set_aside import Interactions, rejoin, set_aside
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 3), st.booleans()), max_size=30)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_a_users_sequence_is_whole_again(rows: list[tuple[int, int, int, bool]]) -> None:
     rows.sort(key=lambda row: row[2])  # a log in order of time, with ties

@@ -35,7 +35,7 @@ RESULTS = ROOT / "build" / "mutants"
 
 GROUPS = {
     "security": ("service/access",),
-    "registry": ("model_store/bundle/registry.py", "model_store/bundle/publish.py"),
+    "registry": tuple(f"model_store/bundle/{name}.py" for name in ("registry", "publish", "withheld")),
     "bundle": (
         *("model_store/bundle/bundle.py", "model_store/bundle/manifest.py", "model_store/bundle/golden.py"),
         *("model_store/bundle/storage.py", "model_store/bundle/onnx_session.py"),

@@ -14,6 +14,7 @@ from model_store.bundle.bundle import Bundle
 from model_store.bundle.key_files import create_keys
 from model_store.bundle.registry import DEFAULT_STORE, STORE_ENV, ModelStore
 from model_store.bundle.signature import SIGNING_ENV, SigningKey
+from model_store.bundle.withheld import Withheld
 from model_store.console import new_app, print_json, run, table_console
 from model_store.errors import BundleRefused, ConfigError, SignatureRefused
 
@@ -31,11 +32,12 @@ VersionArgument = Annotated[
 
 @app.command("list")
 def list_versions(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """List the versions, oldest first, and mark the live one."""
+    """List the versions, oldest first, and mark the live one, the one before, and those rolled back or held back."""
     opened = ModelStore(store)
     live = opened.live()
     previous = opened.previous()
-    rows = [_describe(opened, version, live, previous) for version in opened.versions()]
+    withheld = opened.withheld()
+    rows = [_describe(opened, version, live, previous, withheld) for version in opened.versions()]
 
     if as_json:
         print_json({"store": store, "live": live, "previous": previous, "versions": rows})
@@ -48,6 +50,9 @@ def list_versions(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = Fals
     for row in rows:
         table.add_row(Text(row["version"]), Text(row["state"]), *_detail_cells(row))
     table_console().print(table)
+    for row in rows:
+        if row["withheld"]:
+            typer.echo(f"{row['version']} was {withheld[row['version']].words}")
 
 
 @app.command()
@@ -55,11 +60,13 @@ def show(store: StoreOption = DEFAULT_STORE, version: VersionArgument = None, as
     """Show the data, metrics, configuration and files of a version."""
     opened = ModelStore(store)
     bundle = opened.bundle(version)
-    manifest = bundle.manifest.model_dump(mode="json") | {"live": bundle.version == opened.live()}
+    is_live = bundle.version == opened.live()
+    withheld = None if is_live else opened.withheld().get(bundle.version)
+    manifest = bundle.manifest.model_dump(mode="json") | {"live": is_live, "withheld": _withheld_facts(withheld)}
     if as_json:
         print_json(manifest)
         return
-    _print_bundle(bundle, manifest)
+    _print_bundle(bundle, manifest, withheld)
 
 
 @app.command()
@@ -100,26 +107,41 @@ def promote(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a version and make it live. Services load it by themselves."""
-    before = ModelStore(store).promote(version)
+    """Verify a version and make it live, also one that was rolled back or held back. Services load it by themselves."""
+    opened = ModelStore(store)
+    overridden = opened.withheld().get(version)
+    before = opened.promote(version)
     if as_json:
-        print_json({"live": version, "before": before})
-    elif before == version:
+        print_json({"live": version, "before": before, "overridden": _withheld_facts(overridden)})
+        return
+
+    if before == version:
         typer.echo(f"{version} is live already")
     else:
         typer.echo(f"{version} is live now" + (f", {before} was live before" if before else ""))
+    if overridden:
+        typer.echo(f"it was {overridden.words}; this promotion overrides that")
 
 
 @app.command()
-def rollback(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Make the previously live version live again. Repeat to go further back."""
+def rollback(
+    store: StoreOption = DEFAULT_STORE,
+    reason: Annotated[str, typer.Option(help="Why; shown by `list` and by retraining.", show_default=False)] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Make the previously live version live again. Repeat to go further back.
+
+    The version that was live is remembered: retraining neither promotes it again nor trains it again from the same data
+    and settings, until `promote` names it.
+    """
     opened = ModelStore(store)
     before = opened.live()
-    live = opened.rollback()
+    live = opened.rollback(reason)
     if as_json:
-        print_json({"live": live, "before": before})
+        print_json({"live": live, "before": before, "reason": reason})
     else:
         typer.echo(f"{live} is live again instead of {before}")
+        typer.echo(f"retraining leaves {before} out from now on; `etegrec-models promote {before}` overrides that")
 
 
 @app.command()
@@ -184,24 +206,31 @@ def main() -> None:
     sys.exit(run(app, "etegrec-models"))
 
 
-def _describe(store: ModelStore, version: str, live: str | None, previous: str | None) -> dict[str, Any]:
+def _describe(
+    store: ModelStore, version: str, live: str | None, previous: str | None, withheld: dict[str, Withheld]
+) -> dict[str, Any]:
     """Return the facts that ``list`` shows of a version."""
-    state = "live" if version == live else "previous" if version == previous else ""
+    rejected = None if version == live else withheld.get(version)
+    state = "live" if version == live else "previous" if version == previous else rejected.state if rejected else ""
+    facts = {"version": version, "state": state, "withheld": _withheld_facts(rejected)}
 
     try:
         manifest = store.bundle(version).manifest
     except BundleRefused as problem:
-        return {"version": version, "state": f"{state} {_state_of(problem)}".strip(), "problem": str(problem)}
+        return facts | {"state": f"{state} {_state_of(problem)}".strip(), "problem": str(problem)}
 
-    return {
-        "version": version,
-        "state": state,
+    return facts | {
         "created_at": manifest.created_at.isoformat(),
         "data": manifest.data.name,
         "bytes": sum(seal.size for seal in manifest.files.values()),
         "parent": manifest.parent,
         "metrics": manifest.metrics,
     }
+
+
+def _withheld_facts(withheld: Withheld | None) -> dict[str, Any] | None:
+    """Return state, time and reason of a version that was rolled back or held back, ``None`` for any other."""
+    return None if withheld is None else withheld.model_dump(mode="json", include={"state", "at", "reason"})
 
 
 def _state_of(problem: BundleRefused) -> str:
@@ -229,10 +258,10 @@ def _detail_cells(row: dict[str, Any]) -> list[Text]:
     ]
 
 
-def _print_bundle(bundle: Bundle, manifest: dict[str, Any]) -> None:
+def _print_bundle(bundle: Bundle, manifest: dict[str, Any], withheld: Withheld | None) -> None:
     """Print the tables that ``show`` consists of."""
     console = table_console()
-    console.print(_fact_table(bundle, manifest))
+    console.print(_fact_table(bundle, manifest, withheld))
     console.print(_metric_table(bundle.manifest.metrics))
 
     files = Table("file", "size", "sha256")
@@ -241,9 +270,9 @@ def _print_bundle(bundle: Bundle, manifest: dict[str, Any]) -> None:
     console.print(files)
 
 
-def _fact_table(bundle: Bundle, manifest: dict[str, Any]) -> Table:
+def _fact_table(bundle: Bundle, manifest: dict[str, Any], withheld: Withheld | None) -> Table:
     table = Table("field", "value", title=bundle.version, title_justify="left")
-    table.add_row("live", "yes" if manifest["live"] else "no")
+    table.add_row("live", Text("yes" if manifest["live"] else f"no, {withheld.words}" if withheld else "no"))
     table.add_row("signature", Text(_origin(bundle).removeprefix(", ")))
     for name in ("created_at", "embedding_source", "parent"):
         table.add_row(name, Text(str(manifest[name] or "")))
@@ -253,8 +282,9 @@ def _fact_table(bundle: Bundle, manifest: dict[str, Any]) -> Table:
     for name, count in data.counts.items():
         table.add_row(Text(f"  {name}"), f"{count:,}")
 
-    for section in ("config", "tokenizer"):
-        for name, value in _flatten(manifest[section], section):
+    table.add_row("training settings", (bundle.manifest.training or "")[:16])
+    for section in ("config", "tokenizer", "coverage"):
+        for name, value in _flatten(manifest.get(section, {}), section):
             table.add_row(Text(name), Text(str(value)))
     return table
 

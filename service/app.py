@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from model_store.errors import ConfigError
 from service.answers.trending import half_lives_s_of
+from service.http.docs_page import add_docs_page
 from service.http.middleware import RequestMiddleware
 from service.http.openapi import describe
 from service.http.routes import ENDPOINTS, add_routes, direct_routes
@@ -42,16 +43,17 @@ def create_app(
     """
     is_usual = opener is open_engine and coders is open_coder  # the other process cannot be given any others
     trial = ProcessTrial(settings) if settings.load_trial and is_usual else None
-    service = Service(settings, store or _open_store(settings), opener, coders, trial)
+    service = Service(settings, store or open_store_of(settings), opener, coders, trial)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service.running():
             yield
 
-    app = FastAPI(title="etegrec", lifespan=lifespan, redirect_slashes=False, redoc_url=None)
+    app = FastAPI(title="etegrec", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.state.service = service
 
+    add_docs_page(app)
     add_routes(app, service)
     describe(app, ENDPOINTS, settings)
     app.add_middleware(
@@ -63,7 +65,13 @@ def create_app(
     return app
 
 
-def _open_store(settings: Settings) -> Store:
+def open_store_of(settings: Settings) -> Store:
+    """Open the store that the settings name.
+
+    Raises:
+        ConfigError: Settings contradict each other.
+        LockHeld: Another process has the embedded store open.
+    """
     url = settings.redis_url.get_secret_value() if settings.redis_url else None
     if url is None and not settings.events_folder and "://" in settings.store:
         raise ConfigError(

@@ -23,32 +23,45 @@
         ├── TooManyConnections       503  no connection is left, but for probes
         └── DeadlineMissed           504  the time budget ran out
 
-Messages name fields and limits; they never repeat input, paths or the text of exceptions.
+Messages name fields and limits; they never repeat values of input, paths or the text of exceptions. Fields that do
+not exist are named, if their names are ordinary ones.
 :mod:`service.http.problems` turns these errors into problem documents.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from pydantic import ValidationError
-
 from model_store.errors import EtegrecError
 
-SHOWN_FIELDS = 10
-"""Largest number of field errors in one refusal."""
+_ORDINARY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 _CLOSE = {"Connection": "close"}  # the rest of the body is not read, so the connection cannot be used again
 
 
+def is_ordinary_name(name: str) -> bool:
+    """Tell whether a name that a client chose looks like one of a field: only then may an error repeat it."""
+    return _ORDINARY_NAME.fullmatch(name) is not None
+
+
 @dataclass(frozen=True)
 class FieldError:
-    """A wrong field and the reason. ``field`` is a path like ``filter.allow.3``, empty for the whole body."""
+    """A wrong field and the reason.
+
+    Attributes:
+        field: Path like ``filter.allow.3``, empty for the whole body.
+        message: The reason.
+        expected: What the field takes, in words; empty if the message says it all.
+        limit: The bound that was broken, if one was.
+    """
 
     field: str
     message: str
+    expected: str = ""
+    limit: float | None = None
 
 
 class RequestError(EtegrecError):
@@ -163,20 +176,6 @@ class InvalidFields(RequestError):
     def __init__(self, fields: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{each.field or 'body'}: {each.message}" for each in fields))
         self.fields = fields
-
-    @classmethod
-    def of(cls, refused: ValidationError) -> InvalidFields:
-        """Translate pydantic's report; leave out everything that repeats input."""
-        found = []
-        for problem in refused.errors(include_url=False, include_input=False, include_context=False)[:SHOWN_FIELDS]:
-            location = problem["loc"]
-            message = problem["msg"].removeprefix("Value error, ")
-
-            if problem["type"] == "extra_forbidden":
-                location = location[:-1]  # the last part is a name that the client chose
-                message = "holds a field that this endpoint does not know; GET /docs lists those it knows"
-            found.append(FieldError(".".join(map(str, location)), message))
-        return cls(found)
 
 
 class InvalidLines(RequestError):

@@ -26,7 +26,9 @@ from training.loop import distributed
 from training.loop.progress import progress_for
 from training.pipeline import Evaluation, Pipeline
 from training.report.build import write_report
+from training.report.notes import coverage_note, warnings
 from training.report.style import model_name, sort_rows
+from training.retraining.gate import Gate
 from training.retraining.retrain import Retrainer
 from training.retraining.schedule import run_schedule
 from training.run_folder import RunFolder
@@ -56,6 +58,13 @@ KeyOption = Annotated[
     Path | None,
     typer.Option("--signing-key", envvar=SIGNING_ENV, help="Private key that signs the version. Default: none."),
 ]
+GainOption = Annotated[
+    float,
+    typer.Option(
+        help="Hold a candidate back for a person if its NDCG@10 is more than so many times the live one's; 0: never."
+    ),
+]
+PlausibleOption = Annotated[float, typer.Option(help="Gain of NDCG@10 up to which no candidate is held back.")]
 EventsOption = Annotated[Path | None, typer.Option(help="Folder of the embedded event log. Default: STORE/events.")]
 UserOption = Annotated[str, typer.Option("--user", help="Column of the user id. Default: the usual names.")]
 ItemOption = Annotated[str, typer.Option("--item", help="Column of the item id. Default: the usual names.")]
@@ -265,13 +274,17 @@ def publish(
     key = SigningKey.load(signing_key) if signing_key else None
     if promote:
         target.trust.check_publisher(key)
-    version = publish_run(Pipeline(RunFolder.open(run_folder), progress_for()), target, key=key)
+    pipeline = Pipeline(RunFolder.open(run_folder), progress_for())
+    version = publish_run(pipeline, target, key=key)
     if promote:
         target.promote(version)
+
+    known = warnings(pipeline.evaluate())
     if json:
-        print_json({"version": version, "live": promote})
+        print_json({"version": version, "live": promote, "warnings": known})
     else:
-        typer.echo(f"published {version}" + (", now live" if promote else ""))
+        for line in (f"published {version}" + (", now live" if promote else ""), *known):
+            typer.echo(line)
 
 
 @app.command()
@@ -285,16 +298,23 @@ def retrain(
     overrides: SetOption = [],  # noqa: B006
     once: Annotated[bool, typer.Option("--once", help="Run one pass, the default; `schedule` repeats passes.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Train even if there are no new interactions.")] = False,
+    max_gain: GainOption = Gate.max_gain,
+    plausible_gain: PlausibleOption = Gate.plausible_gain,
     signing_key: KeyOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Drain events, train a candidate, and promote it if it is not worse than the live version."""
-    retrainer = _retrainer(data, work, store, redis_url, events, preset, overrides, signing_key)
+    """Drain events, train a candidate, and promote it if it is not worse than the live version.
+
+    What a person rolled back is neither promoted nor trained again from the same data and settings.
+    """
+    gate = Gate(max_gain, plausible_gain)
+    retrainer = _retrainer(data, work, store, redis_url, events, preset, overrides, signing_key, gate)
     report = retrainer.run_once(force=force)
     if json:
         print_json(report.as_dict())
     else:
-        typer.echo(report.reason)
+        for line in (report.reason, *report.warnings):
+            typer.echo(line)
 
 
 @app.command()
@@ -307,10 +327,13 @@ def schedule(
     events: EventsOption = None,
     preset: PresetOption = "cpu",
     overrides: SetOption = [],  # noqa: B006
+    max_gain: GainOption = Gate.max_gain,
+    plausible_gain: PlausibleOption = Gate.plausible_gain,
     signing_key: KeyOption = None,
 ) -> None:
     """Train a first model if no version is live, then retrain on a schedule until SIGTERM."""
-    run_schedule(_retrainer(data, work, store, redis_url, events, preset, overrides, signing_key), cron)
+    gate = Gate(max_gain, plausible_gain)
+    run_schedule(_retrainer(data, work, store, redis_url, events, preset, overrides, signing_key, gate), cron)
 
 
 def _data_options(
@@ -331,6 +354,7 @@ def _retrainer(
     preset: str,
     overrides: list[str],
     signing_key: Path | None,
+    gate: Gate,
 ) -> Retrainer:
     target = ModelStore(store)
     redis = redis_url or read_secrets(os.environ.get(FOLDER_VARIABLE, "")).get(REDIS_VARIABLE)
@@ -341,23 +365,27 @@ def _retrainer(
             "set ETEGREC_REDIS_URL, or give --events",
         )
     key = SigningKey.load(signing_key) if signing_key else None
-    return Retrainer(data, load_config(preset, overrides), target, source, work, progress_for(), key)
+    return Retrainer(data, load_config(preset, overrides), target, source, work, progress_for(), key, gate)
 
 
 def _report(evaluation: Evaluation, json: bool) -> None:
+    known = warnings(evaluation)
     if json:
-        print_json(evaluation.as_dict())
+        print_json(evaluation.as_dict() | {"warnings": known})
         return
     console = table_console()
     for suffix, title in (("", "history items may be answers"), (SEEN_EXCLUDED, "history items excluded")):
         console.print(evaluation_table(evaluation, suffix, title))
     console.print("seconds: " + ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items()))
+    for line in known:
+        console.print(f"\n{line}", markup=False)
 
 
 def evaluation_table(evaluation: Evaluation, suffix: str, title: str) -> Table:
-    """Return a table of the test metrics of every model under one protocol."""
+    """Return a table of the test metrics of every model under one protocol; coverage stands below the second."""
     names = [name for name in evaluation.test["popularity"] if name.endswith(SEEN_EXCLUDED) == bool(suffix)]
-    table = Table(title=f"Test users, full ranking; {title}")
+    caption = coverage_note(evaluation) if suffix else ""
+    table = Table(title=f"Test users, full ranking; {title}", caption=caption or None, caption_justify="left")
     table.add_column("model")
     for name in names:
         table.add_column(name.removesuffix(suffix), justify="right")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -23,6 +24,18 @@ from training.tokenizer.codebooks import TokenizerTrainingConfig
 PRESETS = ("demo", "cpu", "paper")
 
 
+class ExportConfig(Section):
+    """Settings of what a bundle holds beside the model."""
+
+    histories: bool = Field(
+        True, description="put the users' newest interactions into the bundle, so that the service knows them at once"
+    )
+    history_users: int = Field(
+        1_000_000, ge=1, description="most users whose interactions are put there; those with the newest ones go first"
+    )
+    history_length: int = Field(200, ge=1, le=5000, description="most interactions of a user, the newest ones")
+
+
 class TrainingConfig(Section):
     """All settings of a training run. Equal configuration, data and machine give equal results."""
 
@@ -35,11 +48,22 @@ class TrainingConfig(Section):
     tokenizer: TokenizerTrainingConfig = TokenizerTrainingConfig()
     joint: JointConfig = JointConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    export: ExportConfig = ExportConfig()
 
     @property
     def key(self) -> str:
         """Short hash of all settings, for folder names: runs with another configuration get another folder."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings that decide which model comes out of a data set.
+
+        What the section ``data`` decides shows in the fingerprint of the data set. Defaults are left out, so that a
+        release with a new setting does not turn yesterday's model into one of other settings.
+        """
+        settings = self.model_dump(mode="json", exclude_defaults=True, exclude={"threads", "data"})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:

@@ -30,6 +30,7 @@ from training.evaluation.metrics import SEEN_EXCLUDED
 from training.export.bundle import export_bundle, publish_run
 from training.loop.progress import Progress, progress_for
 from training.pipeline import Evaluation, Pipeline
+from training.report.notes import warnings
 from training.report.style import model_name
 from training.run_folder import RunFolder
 
@@ -102,6 +103,8 @@ def _show_evaluation(evaluation: Evaluation) -> None:
     console.print(
         "rows: " + ", ".join(f"{model_name(row)} = {row}" for row in evaluation.test) + " in demo/metrics.json"
     )
+    for line in warnings(evaluation):
+        console.print(line, markup=False)
 
 
 def _start_service(store: Path, port: int) -> subprocess.Popen[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +25,9 @@ from training.diagnostics.beam_survival import sampled_codes_kept
 from training.diagnostics.tokenizer_health import tokenizer_health
 from training.embedding.sasrec import Sasrec, evaluate_sasrec, train_sasrec
 from training.embedding.transition_counts import count_transitions
+from training.evaluation.coverage import K, measure_coverage, sample_users
 from training.evaluation.full_ranking import generative_ranks, search_split
-from training.evaluation.metrics import popularity_ranks
+from training.evaluation.metrics import ndcg_difference, popularity_ranks
 from training.joint.learner import Learner, can_start_from, new_learner
 from training.joint.phase_losses import JointConfig
 from training.joint.training import finetune, train_joint
@@ -72,7 +73,7 @@ class TrainedSasrec(NamedTuple):
     model: Sasrec  # also the dense baseline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Metrics by model under both protocols, as ``etegrec-train run --json`` prints them."""
 
@@ -80,6 +81,13 @@ class Evaluation:
     valid: dict[str, dict[str, float]]
     tokenizer: dict[str, Any]
     fusion: dict[str, Any]  # fields of model_store.search.fusion.Fusion, fitted on validation users
+
+    # Empty in the evaluations of older releases.
+    above_popularity: dict[str, float | None] = field(default_factory=dict)
+    """NDCG@10 of the fused answers of test users minus that of popularity, ``mean`` and standard ``error``."""
+    coverage: dict[str, float] = field(default_factory=dict)
+    """Fields of :class:`training.evaluation.coverage.Coverage`, of the fused answers without items of the history."""
+
     seconds: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
@@ -276,6 +284,7 @@ class Pipeline:
         vectors = learner.vectors
         fusion = GENERATIVE_ALONE
         metrics: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
 
         with self.progress.track("Evaluating", len(splits) * (3 + (tiger is not None))) as bar:
             for name, split in splits.items():
@@ -289,8 +298,16 @@ class Pipeline:
                     rows["tiger"] = generative_ranks(tiger.recommender, tiger.assignment.codes, split, width)
                     bar.advance(1)
 
+                listed = sample_users(len(split.targets), self.config.seed) if name == "test" else None
                 found = search_split(
-                    learner.recommender, codes, split, width, vectors, candidates, transitions=self.transitions
+                    learner.recommender,
+                    codes,
+                    split,
+                    width,
+                    vectors,
+                    candidates,
+                    transitions=self.transitions,
+                    listed=listed,
                 )
                 fusion = found.fit() if name == "valid" else fusion
                 rows |= {"generative": found.ranks(), "fused": found.ranks(fusion)}
@@ -299,10 +316,13 @@ class Pipeline:
                 metrics[name] = {row: ranks.summary() for row, ranks in rows.items()}
                 if name == "test":
                     UserRanks(rows, *sampled_codes_kept(learner, split, self.config.seed)).write(self.run)
+                    lead = ndcg_difference(rows["fused"].all_items, rows["popularity"].all_items, K)
+                    answered = measure_coverage(found.top_items(fusion, K), self.dataset.n_items)
+                    figures = {"above_popularity": lead._asdict(), "coverage": answered.as_dict()}
 
         health = tokenizer_health(self.learner, self.dataset)
         by_split = {name: metrics[name] for name in ("test", "valid")}
-        return by_split | {"tokenizer": health.as_dict(), "fusion": fusion.model_dump(mode="json")}
+        return by_split | {"tokenizer": health.as_dict(), "fusion": fusion.model_dump(mode="json"), **figures}
 
     def _train(self, prefix: str, model: ModelConfig, config: JointConfig) -> Learner:
         """Run the stages ``joint`` and ``finetune``, or load them; ``prefix`` is part of the artefacts' names."""

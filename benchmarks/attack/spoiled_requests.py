@@ -11,7 +11,7 @@ from urllib.parse import quote
 from benchmarks.attack.raw_client import encode
 
 MARK = "zq9x7"
-"""Text inside hostile values. No error may repeat it, as errors never repeat input."""
+"""Text inside hostile values. No error may repeat it: errors name fields of ordinary names and repeat nothing else."""
 
 HOSTILE: tuple[Any, ...] = (
     None,
@@ -137,6 +137,7 @@ def accepted_request(random: Random) -> Sample:
         Sample("POST", "/events", [event, {**event, "event_id": "other"}]),
         Sample("PUT", f"/items/{item}", content),
         Sample("PUT", f"/items/new-{random.randrange(20)}", content),
+        Sample("PATCH", f"/items/{item}", {"attributes": {"price": 5.5}, "hidden": random.random() < 0.1}),
         Sample("DELETE", f"/items/{item}"),
         Sample("GET", f"/items/{item}"),
         Sample("GET", f"/items/{item}/similar?k=5"),
@@ -194,7 +195,7 @@ def _spoil_value(sample: Sample, random: Random) -> Sample:
     elif way == 1 and isinstance(inside, list):
         inside.extend([inside[key]] * random.choice((2, 40, 1200)))
     elif way == 2 and isinstance(inside, dict):
-        inside[random.choice((MARK, "k ", "K", "user_id", "\u0000", "a" * 300))] = random.choice(HOSTILE)
+        inside[random.choice((f"{MARK} {MARK}", "k ", "K", "user_id", "\u0000", "a" * 300))] = random.choice(HOSTILE)
     elif way == 3:
         inside[key] = [inside[key]]
     else:

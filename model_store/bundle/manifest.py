@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -39,6 +39,7 @@ REQUIRED_FILES = frozenset(
 OPTIONAL_FILES = frozenset(
     {
         "content.onnx",  # title, categories and attributes -> item embedding
+        "histories.parquet",  # newest interactions of the users of the training data
         "search.int8.onnx",  # search.onnx with weights of 8 bits
         "transitions.safetensors",  # which items follow which
     }
@@ -65,6 +66,19 @@ class FileSeal(_Part):
         return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
+class Origin(NamedTuple):
+    """The data and the training settings that a model was made from, as hashes."""
+
+    data: str
+    training: str | None
+    """``None`` in versions of older releases, whose settings are not known."""
+
+    def matches(self, other: Origin) -> bool:
+        """Tell whether both are the same; settings that are not known count as the same."""
+        has_both = self.training is not None and other.training is not None
+        return self.data == other.data and (not has_both or self.training == other.training)
+
+
 class DataSummary(_Part):
     """The data that a model was trained on."""
 
@@ -87,6 +101,23 @@ class Description(_Part):
     embedding_source: Literal["sasrec", "user"] = Field(
         "sasrec", description="origin of the item embeddings: trained here, or given by the user"
     )
+    # Left out when empty: the manifests of older releases must serialise to the bytes that were sealed and signed.
+    training: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        exclude_if=lambda value: value is None,
+        description="hash of the training settings; equal hashes and data mean the same model",
+    )
+    coverage: dict[str, float] = Field(
+        {},
+        exclude_if=lambda value: not value,
+        description="how many items the answers of test users hold, and how they concentrate",
+    )
+
+    @property
+    def origin(self) -> Origin:
+        """The data and the settings that the model was made from."""
+        return Origin(self.data.fingerprint, self.training)
 
 
 class Manifest(Description):

@@ -1,9 +1,10 @@
 """The model store: the registry of all versions of the model, and of the live one.
 
 ``LIVE`` is a text file that is replaced atomically. Its first line is the live version, the lines below are the
-versions that were live before, newest first. On a local disk one writer at a time holds a lock; readers need none. A
-bucket has no lock: let only one process publish and promote there. The folder may hold other things (``events/``); only
-versions are ever touched.
+versions that were live before, newest first. ``withheld.json`` remembers versions that were rolled back or held back
+(:mod:`model_store.bundle.withheld`): retraining and a further rollback leave them out until a person promotes them. On
+a local disk one writer at a time holds a lock; readers need none. A bucket has no lock: let only one process publish
+and promote there. The folder may hold other things (``events/``); only versions are ever touched.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from dataclasses import dataclass
 from filelock import FileLock, Timeout
 
 from model_store.bundle.bundle import Bundle, load_bundle
-from model_store.bundle.manifest import LIST_HINT, MANIFEST, VERSION
+from model_store.bundle.manifest import LIST_HINT, MANIFEST, VERSION, Origin
 from model_store.bundle.signature import EVERYONE, SIGNATURE, SIGNATURE_LIMIT, SigningKey, Trust
 from model_store.bundle.storage import Folder
+from model_store.bundle.withheld import ROLLED_BACK, State, Withheld, read_withheld, write_withheld
 from model_store.durable_files import sync_folder
-from model_store.errors import ConfigError, LockHeld, ModelStoreError, VersionNotFound
+from model_store.errors import BundleRefused, ConfigError, LockHeld, ModelStoreError, VersionNotFound
 
 STORE_ENV = "ETEGREC_STORE"
 DEFAULT_STORE = "./models"
@@ -87,10 +89,26 @@ class ModelStore:
         return next(iter(self._history()), None)
 
     def previous(self) -> str | None:
-        """Return the version that :meth:`rollback` would make live, ``None`` if there is none."""
+        """Return the version that :meth:`rollback` would make live, ``None`` if there is none.
+
+        It is the newest one that was live before, still exists and was not rolled back itself.
+        """
         live, *before = self._history() or [""]
-        existing = set(self.versions())
-        return next((version for version in before if version != live and version in existing), None)
+        usable = set(self.versions()) - {live, *self.withheld()}
+        return next((version for version in before if version in usable), None)
+
+    def live_before(self) -> list[str]:
+        """List the versions that were live before the live one, newest first; some may have been removed since."""
+        live, *before = self._history() or [""]
+        return [version for version in dict.fromkeys(before) if version != live]
+
+    def withheld(self) -> dict[str, Withheld]:
+        """Return the versions that were rolled back or held back and not promoted since, by name, newest first.
+
+        Raises:
+            ModelStoreError: ``withheld.json`` is damaged.
+        """
+        return {one.version: one for one in read_withheld(self.root)}
 
     def bundle(self, version: str | None = None) -> Bundle:
         """Open a version, by default the live one.
@@ -119,7 +137,7 @@ class ModelStore:
             bundle.folder.replace(SIGNATURE, key.sign(bundle.manifest.to_bytes(), signatures), staging)
 
     def promote(self, version: str) -> str | None:
-        """Make a version live after verifying all of it; nothing changes if it is live already.
+        """Make a version live after verifying all of it; if it was rolled back or held back, that is forgotten.
 
         Returns:
             The version that was live before.
@@ -137,31 +155,52 @@ class ModelStore:
             live = next(iter(history), None)
             if version != live:
                 self._write_history([version, *history])
+            self._forget_withheld(version)
             return live
 
-    def rollback(self) -> str:
+    def rollback(self, reason: str = "") -> str:
         """Make the previously live version live again, after verifying it; a second call goes further back.
+
+        The version that was live is remembered: retraining neither promotes it nor makes the same model again.
+
+        Args:
+            reason: Why, in a sentence for people.
 
         Returns:
             The version that is live now.
 
         Raises:
             VersionNotFound: No version was live before, or none of those is left.
+            ConfigError: The reason is too long.
             BundleRefused: It is damaged, or not signed by a trusted key; promote another one.
         """
         self._require_live()
         with self.lock():
+            rejected = self._require_live()
             target = self.previous()
             if target is None:
                 raise VersionNotFound(
-                    f"there is nothing to roll back to: no version that was live before {self.live()} is left",
+                    f"there is nothing to roll back to: no version that was live before {rejected} is left",
                     "`etegrec-models promote` makes any listed version live",
                 )
             self.bundle(target).verify()
 
+            self.withhold(rejected, ROLLED_BACK, reason)  # first: a kill in between must not forget it
             history = self._history()
             self._write_history(history[history.index(target, 1) :])
             return target
+
+    def withhold(self, version: str, state: State, reason: str) -> None:
+        """Remember that a version must not be promoted or made again by retraining, until a person promotes it.
+
+        Raises:
+            ConfigError: The reason is too long.
+            LockHeld: Another process holds the lock.
+        """
+        with self.lock():
+            added = Withheld.now(version, state, reason, self._origin(version))
+            others = tuple(one for one in read_withheld(self.root) if one.version != version)
+            write_withheld(self.root, (added, *others))
 
     def gc(
         self,
@@ -257,6 +296,19 @@ class ModelStore:
 
     def _write_history(self, history: list[str]) -> None:
         self.root.write(LIVE, "".join(f"{version}\n" for version in history[:MAX_LIVE_LINES]).encode())
+
+    def _forget_withheld(self, version: str) -> None:
+        before = read_withheld(self.root)
+        after = tuple(one for one in before if one.version != version)
+        if after != before:
+            write_withheld(self.root, after)
+
+    def _origin(self, version: str) -> Origin | None:
+        """Return the data and settings of a version; ``None`` if it is gone, damaged or not trusted."""
+        try:
+            return self.bundle(version).manifest.origin
+        except (VersionNotFound, BundleRefused):
+            return None
 
     def _require_live(self) -> str:
         live = self.live()

@@ -108,6 +108,10 @@ class Catalogue:
         """Return the rows of the items that have any of these categories, ascending; hidden items included."""
         return PackedCategories.of(self.categories).rows_of(names)
 
+    def number_fields(self) -> frozenset[str]:
+        """Return the attributes in which an item has a number, or had one before it changed."""
+        return PackedAttributes.of(self.attributes).number_fields()
+
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
         """Return the number that each item has as this attribute, ``[items]``; NaN where it has none."""
         return PackedAttributes.of(self.attributes).numbers(name)

@@ -184,13 +184,19 @@ class PackedAttributes(Sequence[Attributes]):
         except ValueError as cause:
             raise CatalogueError(f"attributes do not decode: {cause}") from cause
 
-    def numbers(self, field: str) -> Numbers:
-        """Return the number that each item has in a field, ``[items]``; NaN where it has none. Slow the first time."""
+    def number_fields(self) -> frozenset[str]:
+        """Return the fields in which an item has a number, or had one before it changed. May be slow the first time."""
         with self._lock:
             if self._number_fields is None:
                 self.check_integrity()
+            return self._number_fields or frozenset()
+
+    def numbers(self, field: str) -> Numbers:
+        """Return the number that each item has in a field, ``[items]``; NaN where it has none. Slow the first time."""
+        is_known = field in self.number_fields()
+        with self._lock:
             # Only real fields may cost time and memory: a client can ask for any name.
-            if field not in (self._number_fields or ()):
+            if not is_known:
                 return np.broadcast_to(np.float64(np.nan), len(self))
 
             column = self._numbers.pop(field, None)

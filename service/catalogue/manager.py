@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from pydantic import ValidationError
+
 from model_store.errors import ItemRefused
 from service.catalogue.updater import CatalogueUpdater
 from service.errors import CatalogueIsFull, FieldError, InvalidFields, InvalidLines, NotFound
 from service.models.loaded_model import LoadedModel
 from service.replication.replicated_catalogue import ReplicatedCatalogue
-from service.schemas.items import StoredItem, delete_change, read_payload
+from service.schemas.items import MAX_PAYLOAD_BYTES, ItemPatch, StoredItem, delete_change, read_payload
 from service.store.change_stream import APPEND_LIMIT, Position, RawChange
 from service.store.client import StoreClient
 
@@ -74,6 +76,7 @@ class CatalogueManager:
         self._updater = updater
         self._store_client = store_client
         self._bulk_uploading = asyncio.Lock()
+        self._appending = asyncio.Lock()
 
     async def find(self, item_id: str) -> tuple[LoadedModel, int]:
         """Return the answering model and the row of an item, hidden or not.
@@ -98,11 +101,12 @@ class CatalogueManager:
 
         Raises:
             CatalogueIsFull: No semantic ID is left for it.
-            InvalidFields: This version cannot encode it.
+            InvalidFields: It is too large, or this version cannot encode it.
             StoreError: The change could not be stored, or not be read back in time; it is harmless to repeat it.
             NotReady: No model is loaded.
         """
         started = time.monotonic()
+        _check_size(body)
         model, replica = self._updater.current()
         is_known = model.catalogue.row(item_id) is not None
         if not is_known and replica.room < 1:
@@ -110,9 +114,7 @@ class CatalogueManager:
 
         if not is_known or body.embedding is not None:
             new = set() if is_known else {item_id}
-            refused = await asyncio.to_thread(_check_items, replica, {item_id: body}, new)
-            if refused:
-                raise InvalidFields([FieldError(each.field, each.advice) for each in refused.values()])
+            _raise_refused(await asyncio.to_thread(_check_items, replica, {item_id: body}, new))
 
         at = await self._append([body.change(item_id)])
         model = await self._updater.catch_up(at.revision)
@@ -120,6 +122,33 @@ class CatalogueManager:
         if row is None:  # others took the last room at the same moment
             raise CatalogueIsFull(0)
         return Written(model, row, at.revision, _ms_since(started))
+
+    async def patch(self, item_id: str, patch: ItemPatch) -> Written:
+        """Change some fields of an item, hide it, or bring it back with the content that it had.
+
+        The item is read and written while no other change of this replica comes in between, after every change was
+        read that any replica had acknowledged. If two replicas patch one item at the same moment, the later one wins.
+
+        Raises:
+            NotFound: The catalogue lacks the item.
+            InvalidFields: The item would not be valid, or this version cannot encode the embedding.
+            StoreError, NotReady: As for :meth:`put`.
+        """
+        started = time.monotonic()
+        async with self._appending:
+            model, replica = await self._read_everything()
+            row = model.catalogue.row(item_id)
+            if row is None:
+                raise NotFound(_UNKNOWN)
+
+            known = replica.stored_item(row)
+            body, is_hidden = _apply(patch, known, is_hidden=bool(model.catalogue.is_hidden[row]))
+            if patch.embedding is not None:
+                _raise_refused(await asyncio.to_thread(_check_items, replica, {item_id: body}, set()))
+
+            changes = [body.change(item_id), *([delete_change(item_id)] if is_hidden else [])]
+            at = await self._store_client.store.catalogue.append(changes, model.revision)
+        return await self._written(item_id, at, started)
 
     async def delete(self, item_id: str) -> Written:
         """Hide one item. After this returns, no answer of this replica contains it.
@@ -132,11 +161,7 @@ class CatalogueManager:
         await self.find(item_id)
 
         at = await self._append([delete_change(item_id)])
-        model = await self._updater.catch_up(at.revision)
-        row = model.catalogue.row(item_id)
-        if row is None:  # the version changed meanwhile, and the new one never had it
-            raise NotFound(_UNKNOWN)
-        return Written(model, row, at.revision, _ms_since(started))
+        return await self._written(item_id, at, started)
 
     async def put_all(self, lines: Sequence[Line]) -> BulkWritten:
         """Add or update many items, after all of them were checked. One call at a time does its work.
@@ -180,8 +205,50 @@ class CatalogueManager:
 
     async def _append(self, changes: Sequence[RawChange]) -> Position:
         """Append changes, if the stream holds at least what this replica has read."""
-        model, _ = self._updater.current()
-        return await self._store_client.store.catalogue.append(changes, model.revision)
+        async with self._appending:
+            model, _ = self._updater.current()
+            return await self._store_client.store.catalogue.append(changes, model.revision)
+
+    async def _read_everything(self) -> tuple[LoadedModel, ReplicatedCatalogue]:
+        """Return the answering model and its catalogue with every change that the store holds now."""
+        model, replica = self._updater.current()
+        tail = await self._store_client.store.catalogue.read_tail(model.version, replica.at, limit=1)
+        await self._updater.catch_up(tail.latest_revision)
+        return self._updater.current()
+
+    async def _written(self, item_id: str, at: Position, started: float) -> Written:
+        """Wait until this replica has applied a change of a known item."""
+        model = await self._updater.catch_up(at.revision)
+        row = model.catalogue.row(item_id)
+        if row is None:  # the version changed meanwhile, and the new one never had it
+            raise NotFound(_UNKNOWN)
+        return Written(model, row, at.revision, _ms_since(started))
+
+
+def _apply(patch: ItemPatch, item: StoredItem, *, is_hidden: bool) -> tuple[StoredItem, bool]:
+    """Return the patched item, and whether it is hidden; raise :class:`InvalidFields` if it is no valid item."""
+    try:
+        body, is_hidden = patch.apply(item, is_hidden=is_hidden)
+    except ValidationError as refused:
+        wrong = refused.errors(include_url=False, include_input=False, include_context=False)[0]
+        message = f"the patched item would not be valid: {wrong['msg']}"
+        raise InvalidFields([FieldError(str(wrong["loc"][0]), message)]) from None
+
+    is_carried_over = patch.embedding is None  # then the embedding does not count
+    _check_size(body.model_copy(update={"embedding": None}) if is_carried_over else body)
+    return body, is_hidden
+
+
+def _check_size(body: StoredItem) -> None:
+    size = len(body.payload())
+    if size > MAX_PAYLOAD_BYTES:
+        message = f"must be at most {MAX_PAYLOAD_BYTES} bytes long, not {size}"
+        raise InvalidFields([FieldError("", message, limit=MAX_PAYLOAD_BYTES)])
+
+
+def _raise_refused(refused: Mapping[str, ItemRefused]) -> None:
+    if refused:
+        raise InvalidFields([FieldError(each.field, each.advice) for each in refused.values()])
 
 
 def _find_new(model: LoadedModel, lines: Sequence[Line]) -> set[str]:

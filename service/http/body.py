@@ -15,7 +15,8 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BadJson, BodyTooLarge, BodyTooSlow, ClientGone, InvalidFields, WrongContentType
+from service.errors import BadJson, BodyTooLarge, BodyTooSlow, ClientGone, WrongContentType
+from service.http.field_problems import invalid_fields
 from service.http.json_shape import Bounds, measure
 from service.settings import Settings
 
@@ -100,7 +101,7 @@ def parse(body: bytes, schema: TypeAdapter[T], bounds: Bounds) -> T:
         if first["type"] == "json_invalid":
             reason = str(first["ctx"]["error"]).replace("unexpected end of hex escape", "a lone surrogate")
             raise BadJson(f"{reason} in the JSON body") from None
-        raise InvalidFields.of(refused) from None
+        raise invalid_fields(refused, schema) from None
 
 
 def _check_shape(body: bytes, bounds: Bounds) -> None:

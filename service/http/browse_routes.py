@@ -52,7 +52,7 @@ async def similar_items(service: Service, request: Request) -> SimilarResponse:
     return {"model_version": model.version, "items": items}
 
 
-async def items_below_codes(service: Service, request: Request) -> CodesResponse:
+async def items_by_codes(service: Service, request: Request) -> CodesResponse:
     """Show items whose semantic ID begins with these codes, such as `12-200`, and what they have in common."""
     query = read_query(request, CodesQuery)
     prefix = _read_prefix(request)
@@ -148,17 +148,19 @@ ENDPOINTS = (
         "/items/{item_id:id}/similar",
         similar_items,
         "read",
+        "browsing",
         problems=(404, *_LOOKUP_PROBLEMS),
         query=SimilarQuery,
     ),
     Endpoint(
         "GET",
         "/codes/{prefix}",
-        items_below_codes,
+        items_by_codes,
         "read",
+        "browsing",
         problems=(404, *_LOOKUP_PROBLEMS),
         query=CodesQuery,
     ),
-    Endpoint("GET", "/popular", popular_items, "read", problems=_LOOKUP_PROBLEMS, query=PopularQuery),
-    Endpoint("GET", "/trending", trending_items, "read", problems=_LOOKUP_PROBLEMS, query=PopularQuery),
+    Endpoint("GET", "/popular", popular_items, "read", "browsing", problems=_LOOKUP_PROBLEMS, query=PopularQuery),
+    Endpoint("GET", "/trending", trending_items, "read", "browsing", problems=_LOOKUP_PROBLEMS, query=PopularQuery),
 )

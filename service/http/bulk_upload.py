@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -74,9 +75,7 @@ class _Lines:
         self.good.clear()
         if len(self.problems) < SHOWN_LINES:
             where = str(self._number)
-            self.problems += [
-                FieldError(f"{where}.{each.field}" if each.field else where, each.message) for each in fields
-            ]
+            self.problems += [replace(each, field=f"{where}.{each.field}" if each.field else where) for each in fields]
 
 
 async def read_lines(request: Request, settings: Settings, usage: KeyUsage | None = None) -> list[Line]:

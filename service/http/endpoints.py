@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, get_type_hints
 from urllib.parse import unquote_to_bytes
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +17,7 @@ from model_store.catalogue.catalogue import ID_BYTES
 from service.access.keys import HEADER, Scope
 from service.access.limits import KeyUsage
 from service.errors import FieldError, InvalidFields
+from service.http.field_problems import invalid_fields, unknown_field
 from service.http.json_answers import encode_answer
 from service.schemas.types import Query
 from service.service import Service
@@ -28,6 +30,19 @@ BoundHandler = Callable[[Request], Awaitable[Response]]
 
 Access = Scope | Literal["open"]
 """Scope that the key of a request needs, or that it needs no key."""
+
+Tag = Literal["recommendations", "events", "items", "users", "browsing", "operation"]
+"""Group of operations, in ``GET /docs`` and in generated clients."""
+
+TAGS: dict[Tag, str] = {
+    "recommendations": "Items for a user, by stored or given history, under the rules of the request.",
+    "events": "What users did. A recorded event is in the user's history at once, and in the next training.",
+    "items": "The catalogue: add, change, hide and show items. Changes are recommendable within milliseconds.",
+    "users": "The stored data of a user: show it, erase it. It is personal data, so it needs the scope admin.",
+    "browsing": "Similar, popular and trending items, and what items below a code prefix have in common.",
+    "operation": "The model that answers, health and metrics.",
+}
+"""Descriptions of the groups, in the order in which they are shown."""
 
 Q = TypeVar("Q", bound=Query)
 
@@ -52,6 +67,7 @@ class Endpoint:
         path: Starlette's path, matched before percent-encoding is decoded; ``{item_id:id}`` lets ids hold slashes.
         handler: Answers a request of the service, after its key was checked.
         access: Scope that a request's key needs, or "open".
+        tag: Group of operations, see :data:`TAGS`.
         problems: Statuses of the problems it may answer with, besides those of keys and of reading a body.
         body: Type of the body.
         body_media: Media type of the body.
@@ -64,12 +80,18 @@ class Endpoint:
     path: str
     handler: Handler
     access: Access
+    tag: Tag
     problems: tuple[int, ...] = ()
     body: Any = None
     body_media: str = "application/json"
     max_entries: str = ""
     query: type[Query] | None = None
     answer_media: str = "application/json"
+
+    @property
+    def operation_id(self) -> str:
+        """Name of the operation, by which generated clients call it."""
+        return self.handler.__name__
 
     @property
     def answer(self) -> Any:
@@ -143,10 +165,17 @@ def read_query(request: Request, model: type[Q]) -> Q:
     values = dict(pairs)
     if len(values) != len(pairs):
         raise InvalidFields([FieldError("query", "repeats a parameter")])
-    if not values.keys() <= model.model_fields.keys():
-        raise InvalidFields([FieldError("query", f"holds a parameter that is none of {', '.join(model.model_fields)}")])
+
+    unknown = next((name for name in values if name not in model.model_fields), None)
+    if unknown is not None:
+        raise InvalidFields([unknown_field(unknown, list(model.model_fields), "query")])
 
     try:
         return model.model_validate_strings(values)
     except ValidationError as refused:
-        raise InvalidFields.of(refused) from None
+        raise invalid_fields(refused, _adapter_of(model)) from None
+
+
+@cache
+def _adapter_of(model: type[Query]) -> TypeAdapter[Query]:
+    return TypeAdapter(model)

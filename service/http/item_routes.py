@@ -7,18 +7,19 @@ from functools import partial
 from starlette.requests import Request
 
 from service.answers.similar import find_similar
-from service.errors import FieldError, InvalidFields
 from service.http.body import read_json
 from service.http.bulk_upload import MEDIA_TYPES, read_lines
 from service.http.endpoints import Endpoint, key_usage, read_id
 from service.http.limits import ITEM_BOUNDS
+from service.models.loaded_model import LoadedModel
 from service.schemas.items import (
-    MAX_PAYLOAD_BYTES,
     ONE_ITEM,
+    ONE_PATCH,
     BulkItem,
     BulkResponse,
     DeleteResponse,
     ItemBody,
+    ItemPatch,
     ItemResponse,
     PutResponse,
     build_near_item,
@@ -37,10 +38,6 @@ async def put_item(service: Service, request: Request) -> PutResponse:
     """
     item_id = read_id(request, "item_id")
     body = await read_json(request, service.settings, ONE_ITEM, ITEM_BOUNDS)
-    size = len(body.payload())
-    if size > MAX_PAYLOAD_BYTES:
-        raise InvalidFields([FieldError("", f"must be at most {MAX_PAYLOAD_BYTES} bytes long, not {size}")])
-
     written = await service.catalogue.put(item_id, body)
     catalogue = written.model.catalogue
     row = written.row
@@ -57,34 +54,37 @@ async def put_item(service: Service, request: Request) -> PutResponse:
     }
 
 
+async def patch_item(service: Service, request: Request) -> ItemResponse:
+    """Change some fields of an item, hide it, or bring it back with its content (JSON merge patch, RFC 7396).
+
+    Fields that are given change, null empties one, absent fields stay; so do keys inside `attributes`. A hidden item
+    stays hidden unless `hidden` is false. The answer comes once this replica answers with the item as it shows it.
+    """
+    item_id = read_id(request, "item_id")
+    patch = await read_json(request, service.settings, ONE_PATCH, ITEM_BOUNDS)
+    written = await service.catalogue.patch(item_id, patch)
+    return _build_item(written.model, written.row)
+
+
 async def delete_item(service: Service, request: Request) -> DeleteResponse:
-    """Hide an item: no answer that is computed from now on contains it. A PUT brings it back."""
+    """Hide an item: no answer that is computed from now on contains it.
+
+    A PATCH of `{"hidden": false}` brings it back with its content, a PUT with another one.
+    """
     item_id = read_id(request, "item_id")
     written = await service.catalogue.delete(item_id)
     is_hidden = bool(written.model.catalogue.is_hidden[written.row])
     return {"item_id": item_id, "revision": written.revision, "hidden": is_hidden}
 
 
-async def show_item(service: Service, request: Request) -> ItemResponse:
+async def get_item(service: Service, request: Request) -> ItemResponse:
     """Show an item of the catalogue with its semantic ID, hidden or not."""
     item_id = read_id(request, "item_id")
     model, row = await service.catalogue.find(item_id)
-    catalogue = model.catalogue
-
-    return {
-        "item_id": item_id,
-        "model_version": model.version,
-        "revision": model.revision,
-        "title": catalogue.titles[row] or None,
-        "categories": list(catalogue.categories[row]),
-        "attributes": catalogue.attributes[row],
-        "codes": catalogue.codes[row].tolist(),
-        "hidden": bool(catalogue.is_hidden[row]),
-        "is_new": row >= catalogue.trained,
-    }
+    return _build_item(model, row)
 
 
-async def put_items(service: Service, request: Request) -> BulkResponse:
+async def upload_items(service: Service, request: Request) -> BulkResponse:
     """Add or replace many items, one JSON object with an `item_id` a line: all of them or, with a report, none."""
     with service.upload_slots.taken():
         lines = await read_lines(request, service.settings, key_usage(request))
@@ -98,12 +98,28 @@ async def put_items(service: Service, request: Request) -> BulkResponse:
     }
 
 
+def _build_item(model: LoadedModel, row: int) -> ItemResponse:
+    catalogue = model.catalogue
+    return {
+        "item_id": catalogue.item_ids[row],
+        "model_version": model.version,
+        "revision": model.revision,
+        "title": catalogue.titles[row] or None,
+        "categories": list(catalogue.categories[row]),
+        "attributes": catalogue.attributes[row],
+        "codes": catalogue.codes[row].tolist(),
+        "hidden": bool(catalogue.is_hidden[row]),
+        "is_new": row >= catalogue.trained,
+    }
+
+
 ENDPOINTS = (
     Endpoint(
         "POST",
         "/items/bulk",
-        put_items,
+        upload_items,
         "catalogue",
+        "items",
         problems=(409, 429, 503),
         body=BulkItem,
         body_media=MEDIA_TYPES[0],
@@ -113,10 +129,20 @@ ENDPOINTS = (
         "/items/{item_id:id}",
         put_item,
         "catalogue",
+        "items",
         problems=(400, 409, 429, 503, 504),
         body=ItemBody,
     ),
-    Endpoint("DELETE", "/items/{item_id:id}", delete_item, "catalogue", problems=(404, 422, 503)),
-    Endpoint("GET", "/items/{item_id:id}", show_item, "read", problems=(404, 422, 503)),
+    Endpoint(
+        "PATCH",
+        "/items/{item_id:id}",
+        patch_item,
+        "catalogue",
+        "items",
+        problems=(400, 404, 503),
+        body=ItemPatch,
+    ),
+    Endpoint("DELETE", "/items/{item_id:id}", delete_item, "catalogue", "items", problems=(404, 422, 503)),
+    Endpoint("GET", "/items/{item_id:id}", get_item, "read", "items", problems=(404, 422, 503)),
 )
 """Endpoints in the order in which they are matched; the last ones take every path below /items, as ids hold slashes."""

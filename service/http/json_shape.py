@@ -49,13 +49,16 @@ class Bounds(NamedTuple):
         Raises:
             InvalidFields: It has too many entries, lists and objects, or values; names the limit.
         """
-        named = f" ({self.settings})" if self.settings else ""
         if self.entries and shape.entries > self.entries:
-            raise InvalidFields([FieldError("", f"must have 1 to {self.entries} entries{named}")])
+            raise self._refusal(f"must have 1 to {self.entries} entries", self.entries)
         if shape.containers > self.containers:
-            raise InvalidFields([FieldError("", f"must hold at most {self.containers} lists and objects{named}")])
+            raise self._refusal(f"must hold at most {self.containers} lists and objects", self.containers)
         if shape.values > self.values:
-            raise InvalidFields([FieldError("", f"must hold at most {self.values} values{named}")])
+            raise self._refusal(f"must hold at most {self.values} values", self.values)
+
+    def _refusal(self, message: str, limit: int) -> InvalidFields:
+        named = f" ({self.settings})" if self.settings else ""
+        return InvalidFields([FieldError("", message + named, limit=limit)])
 
 
 def measure(text: bytes) -> Shape:

@@ -103,13 +103,13 @@ def describe_length(schema: dict[str, Any], limit: int) -> None:
 def _find_k_problems(k: int, settings: Settings, where: str) -> list[FieldError]:
     if k <= settings.max_k:
         return []
-    return [FieldError(f"{where}k", f"must be at most {settings.max_k} (max_k)")]
+    return [FieldError(f"{where}k", f"must be at most {settings.max_k} (max_k)", limit=settings.max_k)]
 
 
 def _length_error(field: str, limit: int, setting: str) -> FieldError:
-    return FieldError(field, f"must have at most {limit} entries ({setting})")
+    return FieldError(field, f"must have at most {limit} entries ({setting})", limit=limit)
 
 
 def _check_count(count: int, limit: int, setting: str) -> None:
     if not 1 <= count <= limit:
-        raise InvalidFields([FieldError("", f"must have 1 to {limit} entries ({setting})")])
+        raise InvalidFields([FieldError("", f"must have 1 to {limit} entries ({setting})", limit=limit)])

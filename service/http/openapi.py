@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -15,7 +16,9 @@ from pydantic import TypeAdapter
 
 from model_store.catalogue.catalogue import ID_BYTES
 from service.access.keys import HEADER, SCOPES
-from service.http.endpoints import Endpoint
+from service.http.bulk_upload import MEDIA_TYPES
+from service.http.endpoints import TAGS, Endpoint
+from service.http.examples import EXAMPLES, Example
 from service.http.limits import describe_length, describe_limits
 from service.http.problems import PROBLEM_JSON, ProblemDocument
 from service.schemas.browse import CODE_PREFIX
@@ -23,6 +26,13 @@ from service.settings import Settings
 
 Json = dict[str, Any]
 
+JSON_LINES = MEDIA_TYPES[0]
+"""Media type of bulk uploads."""
+
+_DESCRIPTION = (
+    "Recommendations by a generative model. Ids of users, items and events are text of 1 to 128 bytes; in JSON bodies "
+    "an integer counts as its decimal text. Errors are problem documents (RFC 9457)."
+)
 _REF = "#/components/schemas/"
 _PROBLEM = {
     "description": "Problem",
@@ -54,6 +64,9 @@ def _complete(document: Json, endpoints: Sequence[Endpoint], settings: Settings)
         path = document["paths"][endpoint.path.replace(":id", "")]
         path[endpoint.method.lower()] |= _describe_operation(endpoint, schemas, settings)
 
+    document["info"]["version"] = version("etegrec")
+    document["info"]["description"] = _DESCRIPTION
+    document["tags"] = [{"name": name, "description": description} for name, description in TAGS.items()]
     document["components"] = {
         "schemas": components,
         "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": HEADER, "description": _KEY_NEEDED}},
@@ -62,9 +75,10 @@ def _complete(document: Json, endpoints: Sequence[Endpoint], settings: Settings)
 
 
 def _describe_operation(endpoint: Endpoint, schemas: dict[str, Json], settings: Settings) -> Json:
-    operation: Json = {"responses": _describe_responses(endpoint, schemas[_key(endpoint, "answer")])}
+    example = EXAMPLES[endpoint.operation_id]
+    operation: Json = {"responses": _describe_responses(endpoint, schemas[_key(endpoint, "answer")], example)}
 
-    parameters = [*_describe_path(endpoint), *_describe_query(endpoint)]
+    parameters = [*_describe_path(endpoint, example), *_describe_query(endpoint, example)]
     if parameters:
         operation["parameters"] = parameters
 
@@ -72,7 +86,10 @@ def _describe_operation(endpoint: Endpoint, schemas: dict[str, Json], settings: 
         schema = schemas[_key(endpoint, "body")]
         if endpoint.max_entries:
             describe_length(schema, getattr(settings, endpoint.max_entries))
-        operation["requestBody"] = {"required": True, "content": {endpoint.body_media: {"schema": schema}}}
+        if endpoint.body_media == JSON_LINES:
+            schema = _describe_lines(schema)
+        content = {endpoint.body_media: {"schema": schema, "example": example.body}}
+        operation["requestBody"] = {"required": True, "content": content}
 
     if endpoint.access != "open":
         operation["security"] = [{}, {"key": [endpoint.access]}]
@@ -96,21 +113,46 @@ def _key(endpoint: Endpoint, part: str) -> str:
     return f"{part} of {endpoint.method} {endpoint.path}"
 
 
-def _describe_responses(endpoint: Endpoint, answer: Json) -> Json:
+def _describe_lines(line: Json) -> Json:
+    """Return the schema of JSON Lines: one text, which generated clients send as it is, of lines of this schema.
+
+    It names no ``contentMediaType``, for which Swagger UI and some generators take a text as a file.
+    """
+    return {
+        "type": "string",
+        "contentSchema": line,
+        "description": "JSON Lines in UTF-8: one JSON object a line, each of the schema of `contentSchema`; empty "
+        "lines are skipped.",
+    }
+
+
+def _describe_responses(endpoint: Endpoint, answer: Json, example: Example) -> Json:
     media = endpoint.answer_media.partition(";")[0]
-    responses: Json = {"200": {"description": "OK", "content": {media: {"schema": answer}}}}
+    content = {media: {"schema": answer, "example": example.answer}}
+    responses: Json = {"200": {"description": "OK", "content": content}}
     return responses | {str(status): _PROBLEM for status in endpoint.statuses}
 
 
-def _describe_path(endpoint: Endpoint) -> list[Json]:
+def _describe_path(endpoint: Endpoint, example: Example) -> list[Json]:
     names = [match[1] for match in _PATH_PARAMETER.finditer(endpoint.path)]
     return [
-        {"name": name, "in": "path", "required": True, "schema": _PATH_SCHEMAS.get(name, _ID_SCHEMA)} for name in names
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": _PATH_SCHEMAS.get(name, _ID_SCHEMA),
+            "example": example.path[name],
+        }
+        for name in names
     ]
 
 
-def _describe_query(endpoint: Endpoint) -> list[Json]:
+def _describe_query(endpoint: Endpoint, example: Example) -> list[Json]:
     if endpoint.query is None:
         return []
     fields = endpoint.query.model_json_schema()["properties"]
-    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        | ({"example": example.query[name]} if name in example.query else {})
+        for name, schema in fields.items()
+    ]

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import NotRequired
+from typing import Annotated, NotRequired
 
 import orjson
+from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
@@ -31,8 +32,10 @@ _FRAMEWORK_DETAILS = {
 class FieldProblem(TypedDict):
     """A wrong field and the reason."""
 
-    field: str
-    message: str
+    field: Annotated[str, Field(description="path like `filter.allow.3`; empty for the whole body")]
+    message: Annotated[str, Field(description="what is wrong")]
+    expected: NotRequired[Nullable[Annotated[str, Field(description="what the field takes")]]]
+    limit: NotRequired[Nullable[Annotated[float, Field(description="the bound that was broken")]]]
 
 
 class ProblemDocument(TypedDict):
@@ -68,13 +71,22 @@ class Problem:
         }
 
         if self.fields:
-            document["errors"] = [{"field": each.field, "message": each.message} for each in self.fields]
+            document["errors"] = [_describe_field(each) for each in self.fields]
         return document
 
     def response(self, request_id: str) -> Response:
         """Return the HTTP answer that carries the document."""
         body = orjson.dumps(self.document(request_id))
         return Response(body, self.status, headers=dict(self.headers), media_type=PROBLEM_JSON)
+
+
+def _describe_field(error: FieldError) -> FieldProblem:
+    problem: FieldProblem = {"field": error.field, "message": error.message}
+    if error.expected:
+        problem["expected"] = error.expected
+    if error.limit is not None:
+        problem["limit"] = error.limit
+    return problem
 
 
 def new_request_id() -> str:

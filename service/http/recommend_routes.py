@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from starlette.requests import Request
 
 from service.answers.explanations import explanation_documents
 from service.async_tasks import gather_or_cancel
+from service.errors import InvalidFields
 from service.http.body import read_json
 from service.http.disconnect import run_until_client_leaves
 from service.http.endpoints import Endpoint
@@ -44,9 +46,17 @@ async def recommend_batch(service: Service, request: Request) -> NonEmpty[Recomm
     """Answer a list of requests with a list of answers in the same order; the first problem answers for all."""
     asked = await read_json(request, service.settings, REQUESTS, requests_bounds(service.settings))
     check_requests(asked, service.settings)
-    work = gather_or_cancel([service.recommender.recommend(each) for each in asked])
+    work = gather_or_cancel([_recommend_row(service, row, each) for row, each in enumerate(asked)])
     answers = await run_until_client_leaves(request, work)
     return [_build_document(answer, request) for answer in answers]
+
+
+async def _recommend_row(service: Service, row: int, asked: RecommendRequest) -> Recommendation:
+    """Answer one request of a batch; wrong fields are named with its place."""
+    try:
+        return await service.recommender.recommend(asked)
+    except InvalidFields as refused:
+        raise InvalidFields([replace(each, field=f"{row}.{each.field}") for each in refused.fields]) from None
 
 
 def _build_document(answer: Recommendation, request: Request) -> RecommendResponse:
@@ -64,12 +74,15 @@ def _build_document(answer: Recommendation, request: Request) -> RecommendRespon
 
 
 ENDPOINTS = (
-    Endpoint("POST", "/recommend", recommend, "read", problems=(400, 429, 503, 504), body=RecommendRequest),
+    Endpoint(
+        "POST", "/recommend", recommend, "read", "recommendations", problems=(400, 429, 503, 504), body=RecommendRequest
+    ),
     Endpoint(
         "POST",
         "/recommend/batch",
         recommend_batch,
         "read",
+        "recommendations",
         problems=(400, 429, 503, 504),
         body=NonEmpty[RecommendRequest],
         max_entries="max_batch_requests",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -34,8 +35,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
             endpoint.path,
             endpoint.bind(service),
             methods=[endpoint.method],
-            name=endpoint.handler.__name__,
-            description=endpoint.handler.__doc__ or "",
+            name=endpoint.operation_id,
+            operation_id=endpoint.operation_id,
+            tags=[endpoint.tag],
+            description=inspect.getdoc(endpoint.handler) or "",
             response_model=None,
         )
     app.add_exception_handler(HTTPException, _answer_framework_error)

@@ -11,7 +11,7 @@ from service.schemas.types import JsonObject, PlainText
 from service.service import Service
 
 
-async def show_model(service: Service, request: Request) -> JsonObject:
+async def get_model(service: Service, request: Request) -> JsonObject:
     """Show the manifest of the model that answers, its metrics included."""
     model = service.models.current
     if model is None:
@@ -21,12 +21,12 @@ async def show_model(service: Service, request: Request) -> JsonObject:
     return manifest | {"engine": model.engine.name, "items": len(model.catalogue)}
 
 
-async def live(service: Service, request: Request) -> JsonObject:
+async def health_live(service: Service, request: Request) -> JsonObject:
     """Answer 200 as long as the process runs its event loop."""
     return {"status": "live"}
 
 
-async def ready(service: Service, request: Request) -> JsonObject:
+async def health_ready(service: Service, request: Request) -> JsonObject:
     """Answer 200 while requests should be sent here, else 503 with the reason."""
     if service.unready_reason:
         raise NotReady(service.unready_reason)
@@ -47,8 +47,8 @@ async def metrics(service: Service, request: Request) -> PlainText:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/model", show_model, "read", problems=(503,)),
-    Endpoint("GET", "/health/live", live, "open"),
-    Endpoint("GET", "/health/ready", ready, "open", problems=(503,)),
-    Endpoint("GET", "/metrics", metrics, "open", answer_media=CONTENT_TYPE_LATEST),
+    Endpoint("GET", "/model", get_model, "read", "operation", problems=(503,)),
+    Endpoint("GET", "/health/live", health_live, "open", "operation"),
+    Endpoint("GET", "/health/ready", health_ready, "open", "operation", problems=(503,)),
+    Endpoint("GET", "/metrics", metrics, "open", "operation", answer_media=CONTENT_TYPE_LATEST),
 )

@@ -5,25 +5,23 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from service.http.endpoints import Endpoint, read_id
-from service.schemas.users import ForgottenResponse, UserResponse
+from service.schemas.users import ForgottenResponse, UserResponse, build_user_response
 from service.service import Service
 
 
-async def show_user(service: Service, request: Request) -> UserResponse:
+async def get_user(service: Service, request: Request) -> UserResponse:
     """Show a user's stored history and the time of the newest event; empty if nothing is stored."""
     user_id = read_id(request, "user_id")
-    history = await service.store_client.store.history(user_id)
-    newest = await service.store_client.store.newest_event(user_id)
-    return {"user_id": user_id, "count": len(history), "history": history, "newest_event_at": newest}
+    return build_user_response(user_id, await service.store_client.store.entries(user_id))
 
 
-async def forget_user(service: Service, request: Request) -> ForgottenResponse:
+async def delete_user(service: Service, request: Request) -> ForgottenResponse:
     """Erase a user's history, and the user's events that training has not drained yet; repeat it after an error."""
     forgotten = await service.store_client.store.forget(read_id(request, "user_id"))
     return {"history": forgotten.history, "events": forgotten.events}
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/users/{user_id:id}", show_user, "admin", problems=(404, 422, 503)),
-    Endpoint("DELETE", "/users/{user_id:id}", forget_user, "admin", problems=(404, 422, 503)),
+    Endpoint("GET", "/users/{user_id:id}", get_user, "admin", "users", problems=(404, 422, 503)),
+    Endpoint("DELETE", "/users/{user_id:id}", delete_user, "admin", "users", problems=(404, 422, 503)),
 )

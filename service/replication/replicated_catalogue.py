@@ -74,6 +74,23 @@ class ReplicatedCatalogue:
         catalogue = self.catalogue.with_changes(entries) if entries else self.catalogue
         return Applied(replace(self, catalogue=catalogue, at=at), refused)
 
+    def stored_item(self, row: int) -> StoredItem:
+        """Return what is known of the item in a row, hidden or not, as a ``PUT`` of it would be stored.
+
+        Its embedding is there if another version could not place the item without it.
+        """
+        catalogue = self.catalogue
+        takes_embeddings = self.source.bundle.manifest.embedding_source == "user"
+        is_new = row >= catalogue.trained
+        vector = catalogue.vectors[row] if is_new and takes_embeddings and catalogue.vectors is not None else None
+
+        return StoredItem.model_construct(
+            title=catalogue.titles[row],
+            categories=list(catalogue.categories[row]),
+            attributes=catalogue.attributes[row],
+            embedding=None if vector is None else vector.tolist(),
+        )
+
     @property
     def room(self) -> int:
         """Number of new items that can still get a semantic ID. Hidden items keep theirs."""
@@ -104,16 +121,12 @@ def recover_changes(replica: ReplicatedCatalogue, trained: Catalogue) -> Iterato
     With them a replica refills a store that lost its changes. Of a new item that is hidden, the content is lost.
     """
     catalogue = replica.catalogue
-    takes_embeddings = replica.source.bundle.manifest.embedding_source == "user"
     for row in range(len(catalogue)):
         item_id = catalogue.item_ids[row]
         if catalogue.is_hidden[row]:
             yield delete_change(item_id)
-        elif row >= catalogue.trained:
-            vector = catalogue.vectors[row].tolist() if takes_embeddings and catalogue.vectors is not None else None
-            yield _body(catalogue, row, vector).change(item_id)
-        elif _content(catalogue, row) != _content(trained, row):
-            yield _body(catalogue, row, None).change(item_id)
+        elif row >= catalogue.trained or _content(catalogue, row) != _content(trained, row):
+            yield replica.stored_item(row).change(item_id)
 
 
 def _prepare(replica: ReplicatedCatalogue, changes: Sequence[ItemChange]) -> tuple[list[Change], int]:
@@ -167,12 +180,3 @@ def _place(
 
 def _content(catalogue: Catalogue, row: int) -> tuple[object, ...]:
     return catalogue.titles[row], catalogue.categories[row], catalogue.attributes[row]
-
-
-def _body(catalogue: Catalogue, row: int, embedding: list[float] | None) -> StoredItem:
-    return StoredItem.model_construct(
-        title=catalogue.titles[row],
-        categories=list(catalogue.categories[row]),
-        attributes=catalogue.attributes[row],
-        embedding=embedding,
-    )

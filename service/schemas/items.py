@@ -6,15 +6,24 @@ The change stream stores exactly the JSON that ``PUT /items/{id}`` takes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, NotRequired
+from typing import Annotated, NotRequired, Self
 
-from pydantic import AfterValidator, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.changes import ItemPut
 from model_store.replication.item_payload import named
-from service.schemas.types import Body, Listed, Nullable, ShortId
+from service.schemas.ids import ShortId
+from service.schemas.types import Body, Listed, Nullable
 from service.store.change_stream import RawChange
 
 MAX_PAYLOAD_BYTES = 65_536
@@ -46,16 +55,20 @@ def _check_integers(values: Iterable[JsonValue]) -> None:
             _check_integers(value)
 
 
+Title = Annotated[str, Field(max_length=2000)]
+Categories = Annotated[Listed[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=256)]
+Attributes = Annotated[dict[str, JsonValue], Field(max_length=256)] | Annotated[str, Field(max_length=20_000)]
+Embedding = Annotated[Listed[Annotated[FiniteFloat, AfterValidator(_check_size)]], Field(max_length=4096)]
+
+
 class StoredItem(Body):
     """Item as the change stream holds it. It may be older than a bound that clients are held to now."""
 
-    title: str = Field("", max_length=2000)
-    categories: Listed[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=256)
-    attributes: dict[str, JsonValue] | Annotated[str, Field(max_length=20_000)] = Field(
-        default_factory=dict, description="text, or values by key", max_length=256
-    )
-    embedding: Listed[Annotated[FiniteFloat, AfterValidator(_check_size)]] | None = Field(
-        None, max_length=4096, description="the item's embedding; only where the model was trained on given ones"
+    title: Title = ""
+    categories: Categories = Field([])
+    attributes: Attributes = Field(default_factory=dict, description="text, or values by key")
+    embedding: Embedding | None = Field(
+        None, description="the item's embedding; only where the model was trained on given ones"
     )
 
     @property
@@ -81,16 +94,78 @@ class StoredItem(Body):
         return RawChange(item_id, "put", self.payload())
 
 
+def _check_attributes(attributes: dict[str, JsonValue] | str) -> dict[str, JsonValue] | str:
+    """Refuse what could be stored but not be read again everywhere: other programs' integers have 64 bits."""
+    if not isinstance(attributes, str):
+        _check_integers(attributes.values())
+    return attributes
+
+
+GivenAttributes = Annotated[Attributes, AfterValidator(_check_attributes)]
+
+
 class ItemBody(StoredItem):
     """Body of `PUT /items/{id}`. It replaces the whole item: fields that are left out become empty."""
 
-    @field_validator("attributes")
-    @classmethod
-    def _check_attributes(cls, attributes: dict[str, JsonValue] | str) -> dict[str, JsonValue] | str:
-        """Refuse what could be stored but not be read again everywhere: other programs' integers have 64 bits."""
-        if not isinstance(attributes, str):
-            _check_integers(attributes.values())
-        return attributes
+    attributes: GivenAttributes = Field(default_factory=dict, description="text, or values by key")
+
+    @model_validator(mode="after")
+    def _check_that_something_is_given(self) -> Self:
+        """Refuse a body without content: it would empty the item, which nobody means to."""
+        if not self.model_fields_set & StoredItem.model_fields.keys():
+            raise ValueError(f"needs at least one of {', '.join(StoredItem.model_fields)}")
+        return self
+
+
+class ItemPatch(Body):
+    """Body of `PATCH /items/{id}`, a JSON merge patch: given fields change, null empties, absent fields stay."""
+
+    title: Title | None = None
+    categories: Categories | None = None
+    attributes: GivenAttributes | None = Field(
+        None, description="text, or values by key: given keys change, null removes one, absent keys stay"
+    )
+    embedding: Embedding | None = None
+    hidden: bool = Field(False, description="whether to hide the item, or to bring it back with its content")
+
+    @model_validator(mode="after")
+    def _check_that_something_is_given(self) -> Self:
+        """Refuse a patch that changes nothing."""
+        if not self.model_fields_set:
+            raise ValueError(f"needs at least one of {', '.join(ItemPatch.model_fields)}")
+        return self
+
+    def apply(self, item: StoredItem, *, is_hidden: bool) -> tuple[StoredItem, bool]:
+        """Return the patched item, and whether it is hidden.
+
+        Raises:
+            ValidationError: The outcome is no valid item: it has too many attributes.
+        """
+        content = item.model_dump()
+        changed = self.model_dump(exclude_unset=True)
+        is_hidden = changed.pop("hidden", is_hidden)
+        for name, value in changed.items():
+            if name == "attributes":
+                content[name] = merge_patch(item.named_attributes, value)
+            else:
+                content[name] = value
+
+        kept = {name: value for name, value in content.items() if value is not None}
+        return StoredItem.model_validate(kept), is_hidden
+
+
+def merge_patch(target: JsonValue, patch: JsonValue) -> JsonValue:
+    """Return the target with a JSON merge patch applied to it (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
 
 
 class BulkItem(ItemBody):
@@ -103,6 +178,9 @@ class BulkItem(ItemBody):
         """Entry to append to the change stream."""
         return RawChange(self.item_id, "put", self.model_dump_json(exclude_defaults=True, exclude={"item_id"}).encode())
 
+
+ONE_PATCH: TypeAdapter[ItemPatch] = TypeAdapter(ItemPatch)
+"""Body of `PATCH /items/{id}`."""
 
 ONE_ITEM: TypeAdapter[ItemBody] = TypeAdapter(ItemBody)
 """Body of `PUT /items/{id}`."""
@@ -146,7 +224,7 @@ class NearItem(TypedDict):
 
 
 class ItemResponse(TypedDict):
-    """Answer of `GET /items/{id}`."""
+    """Answer of `GET /items/{id}` and `PATCH /items/{id}`."""
 
     item_id: str
     model_version: str
@@ -155,7 +233,7 @@ class ItemResponse(TypedDict):
     categories: list[str]
     attributes: Mapping[str, JsonValue]
     codes: Annotated[list[int], Field(description="the item's semantic ID")]
-    hidden: Annotated[bool, Field(description="deleted; a PUT brings it back")]
+    hidden: Annotated[bool, Field(description="deleted; a PATCH of `hidden` brings it back")]
     is_new: Annotated[bool, Field(description="it came after the version was published")]
 
 

@@ -1,4 +1,4 @@
-"""Base types of requests and answers: bodies, query strings, ids, lists, JSON objects.
+"""Base types of requests and answers: bodies, query strings, lists, JSON objects.
 
 Requests are pydantic models, which validate them. Answers are typed dictionaries: they cost no more than plain ones,
 mypy compares every one with its documented fields, and pydantic describes them in ``GET /openapi.json``.
@@ -8,17 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
-
-from model_store.catalogue.catalogue import ID_BYTES
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 T = TypeVar("T")
-
-
-def _check_id_bytes(value: str) -> str:
-    if not value.isascii() and len(value.encode()) > ID_BYTES:
-        raise ValueError(f"must be 1 to {ID_BYTES} bytes long in UTF-8")
-    return value
 
 
 class Body(BaseModel):
@@ -32,9 +24,6 @@ class Query(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-
-ShortId = Annotated[str, Field(min_length=1, max_length=ID_BYTES), AfterValidator(_check_id_bytes)]
-"""An item or user id, 1 to 128 bytes. The JSON parser has already refused lone surrogates."""
 
 Listed = Annotated[list[T], Field(fail_fast=True)]
 """A list checked up to its first wrong entry: reporting half a million would keep the event loop busy for seconds."""

@@ -45,7 +45,7 @@ def versions(terminal: Terminal) -> list[str]:
 
 def test_life_of_versions(terminal: Terminal, versions: list[str]) -> None:
     a, b, c = versions
-    assert terminal.json("promote", a) == {"live": a, "before": None}
+    assert terminal.json("promote", a) == {"live": a, "before": None, "overridden": None}
     assert f"{b} is live now, {a} was live before" in terminal("promote", b)[0]
     assert "live already" in terminal("promote", b)[0]
     listed = terminal.json("list")
@@ -53,12 +53,48 @@ def test_life_of_versions(terminal: Terminal, versions: list[str]) -> None:
     assert [(row["version"], row["state"]) for row in listed["versions"]] == [(a, "previous"), (b, "live"), (c, "")]
     assert listed["versions"][0]["bytes"] > 0
     assert all(version in terminal("list")[0] for version in versions)
-    assert terminal.json("rollback") == {"live": a, "before": b}
+    assert terminal.json("rollback") == {"live": a, "before": b, "reason": ""}
     terminal("promote", b)
     assert f"would remove {c}" in terminal("gc", "--keep", "0", "--dry-run")[0]
     assert terminal.json("gc", "--keep", "0", "--pin", c)["removed"] == []
     assert terminal.json("gc", "--keep", "0") == {"removed": [c], "leftovers": [], "kept": [a, b], "dry_run": False}
     assert f"{a} is live again instead of {b}" in terminal("rollback")[0]
+
+
+def test_a_rollback_shows_until_a_person_overrides_it(terminal: Terminal, versions: list[str]) -> None:
+    a, b, c = versions
+    terminal("promote", a)
+    terminal("promote", b)
+    said, _ = terminal("rollback", "--reason", "clicks fell")
+    assert f"{a} is live again instead of {b}\n" in said
+    assert f"`etegrec-models promote {b}` overrides" in said
+
+    rows = {row["version"]: row for row in terminal.json("list")["versions"]}
+    assert [rows[version]["state"] for version in versions] == ["live", "rolled back", ""]
+    assert rows[a]["withheld"] is None
+    assert rows[c]["withheld"] is None
+    found = rows[b]["withheld"]
+    assert (found["state"], found["reason"]) == ("rolled back", "clicks fell")
+    at = f"{found['at'][:10]} {found['at'][11:16]} UTC"
+    assert f"{b} was rolled back on {at} (clicks fell)\n" in terminal("list")[0]
+    assert terminal.json("show", b)["withheld"] == found
+    assert f"no, rolled back on {at} (clicks fell)" in terminal("show", b)[0]
+    assert terminal.json("show", a)["withheld"] is None
+
+    said, _ = terminal("promote", b)
+    assert f"{b} is live now, {a} was live before\nit was rolled back on {at} (clicks fell); this" in said
+    assert terminal.json("list")["versions"][1]["withheld"] is None
+    terminal("rollback")
+    assert terminal.json("promote", b)["overridden"]["state"] == "rolled back"
+
+
+def test_a_version_held_back_shows_and_a_damaged_one_too(terminal: Terminal, versions: list[str]) -> None:
+    terminal.store.withhold(versions[0], "held back", "too good")
+    terminal.store.withhold(versions[1], "held back", "much too good")
+    terminal.store.root.child(versions[1]).write("manifest.json", b"{}")
+    assert [row["state"] for row in terminal.json("list")["versions"]] == ["held back", "held back damaged", ""]
+    assert "(too good)" in terminal("list")[0]
+    assert "(much too good)" in terminal("list")[0]
 
 
 def test_show(terminal: Terminal, versions: list[str]) -> None:

@@ -52,12 +52,56 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_the_report_has_every_row_under_both_protocols(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert etegrec_train("evaluate", finished, "--json") == 0
     report = printed(capsys)
-    assert list(report) == ["test", "valid", "tokenizer", "fusion", "seconds"]
+    names = ["test", "valid", "tokenizer", "fusion", "above_popularity", "coverage", "seconds", "warnings"]
+    assert list(report) == names
     for split in ("test", "valid"):
         assert set(report[split]) == {"popularity", "sasrec", "generative", "fused", "tiger"}
         assert all(set(row) == METRICS for row in report[split].values())
     assert set(report["seconds"]) >= {"prepare", "embed", "tokenizer", "joint", "finetune", "evaluate", "export"}
     assert report["tokenizer"]["collision_rate"] <= 1
+
+
+def test_coverage_and_lead_over_popularity_are_measured_printed_and_published(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    etegrec_train("evaluate", finished, "--json")
+    report = printed(capsys)
+    coverage, lead = report["coverage"], report["above_popularity"]
+    assert (coverage["users"], coverage["catalogue_items"]) == (80, 30)
+    assert coverage["recommended_items"] == 30  # users stand everywhere on the cycle, and get what comes next
+    assert 10 / 30 <= coverage["top_share"] < 0.6
+    test = report["test"]
+    assert lead["mean"] == pytest.approx(test["fused"]["ndcg@10"] - test["popularity"]["ndcg@10"])
+    assert 0 < lead["error"] < 0.1
+    assert report["warnings"] == []
+
+    assert etegrec_train("evaluate", finished) == 0
+    assert "The top 10 of 80 test users hold 30 of 30 items (100.0%)" in " ".join(capsys.readouterr().out.split())
+    assert etegrec_train("publish", finished, "--store", tmp_path, "--json") == 0
+    published = printed(capsys)
+    assert published["warnings"] == []
+    manifest = ModelStore(tmp_path).bundle(published["version"]).manifest
+    assert manifest.coverage == coverage
+    assert manifest.training == RunFolder.open(finished).config.fingerprint
+
+
+def test_an_evaluation_of_an_older_release_is_read_and_popularity_is_said(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (finished / "evaluation.json").read_bytes()
+    old = json.loads(whole)
+    del old["coverage"], old["above_popularity"]
+    old["test"]["popularity"]["ndcg@10"] = old["test"]["fused"]["ndcg@10"] + 0.01
+    try:
+        (finished / "evaluation.json").write_text(json.dumps(old))
+        for command in (("evaluate", finished), ("publish", finished, "--store", tmp_path)):
+            assert etegrec_train(*command) == 0
+            said = " ".join(capsys.readouterr().out.split())
+            assert "This model is not better than recommending the most popular items to everyone" in said
+            assert "What usually helps" in said
+        assert ModelStore(tmp_path).bundle(ModelStore(tmp_path).versions()[0]).manifest.coverage == {}
+    finally:
+        (finished / "evaluation.json").write_bytes(whole)
 
 
 def test_a_predictable_user_is_predicted(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +232,8 @@ def test_a_tokenizer_that_encodes_otherwise_is_refused_at_export(finished: Path,
         (("evaluate", "LIST"), 5, "does not fit this release"),
         (("retrain", "--data", "DATA", "--redis-url", "redis://localhost:abc", "--work", "OUT"), 3, "a Redis URL"),
         (("retrain", "--data", "DATA", "--redis-url", "redis://localhost?foo=1", "--work", "OUT"), 3, "a Redis URL"),
+        (("retrain", "--data", "DATA", "--work", "OUT", "--max-gain", "0.5"), 3, "largest gain is 0.5"),
+        (("schedule", "--data", "DATA", "--work", "OUT", "--plausible-gain", "2"), 3, "plausible gain is 2"),
         (("schedule", "--data", "DATA", "--cron", "often", "--work", "OUT"), 3, "five fields"),
         (("schedule", "--data", "DATA", "--cron", "", "--work", "OUT"), 3, "five fields"),
         (("schedule", "--data", "DATA", "--cron", "0 0 31 2 *", "--work", "OUT"), 3, "never comes"),

@@ -21,6 +21,7 @@ import polars as pl
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
+from training.data.event_types import UNKNOWN, Int8Array, event_numbers
 from training.data.filters import UNFILTERED, FilterOptions
 from training.data.numbering import Int32Array, Int64Array, number_ids, stable_order
 from training.data.set_aside import Interactions, nothing
@@ -67,6 +68,7 @@ class Dataset:
     offsets: Int64Array  # [users + 1], user u owns items[offsets[u]:offsets[u + 1]]
     items: Int32Array  # [interactions], item rows, oldest first within a user
     timestamps: Int64Array  # [interactions], Unix seconds, 0 where unknown
+    event_types: Int8Array  # [interactions], places in EVENT_TYPES, -1 where unknown
     titles: list[str]  # "" where unknown
     categories: list[tuple[str, ...]]
     attributes: list[dict[str, Any]]
@@ -90,7 +92,7 @@ class Dataset:
         Args:
             name: Name of the data in reports.
             frame: Columns ``user`` and ``item`` (String or Categorical) and ``timestamp`` (Int64, Unix seconds), in
-                input order.
+                input order; and ``event`` (see :mod:`training.data.event_types`), if types are known.
             info: Item information by item id. Items without interactions are left out; items that are not in it get an
                 empty entry.
             notes: See :attr:`notes`.
@@ -118,6 +120,7 @@ class Dataset:
             offsets=row_offsets(user_row, len(user_ids)),
             items=item_row[order],
             timestamps=timestamps[order],
+            event_types=event_numbers(frame)[order],
             titles=[item.title for item in known],
             categories=[item.categories for item in known],
             attributes=[item.attributes for item in known],
@@ -171,6 +174,8 @@ class Dataset:
             digest.add(json.dumps(column, sort_keys=True).encode() + b"\n")
         for array in (self.offsets, self.items, self.timestamps):
             digest.add_array(array)
+        if (self.event_types != UNKNOWN).any():
+            digest.add_array(self.event_types)
 
         if len(self.untrained_items):
             for name, packed in sorted(self.untrained_items.arrays().items()):
@@ -182,6 +187,7 @@ class Dataset:
                 digest.add_array(ids.rows)
             digest.add_array(self.set_aside["timestamp"].to_numpy())
             digest.add_array(self.set_aside["place"].to_numpy())
+            digest.add_array(self.set_aside["event"].to_numpy())
         return digest.hexdigest()
 
     @cached_property
@@ -256,7 +262,7 @@ class Dataset:
     def flat(self) -> Interactions:
         """Return all interactions as flat arrays, ordered by user and time; those set aside are not among them."""
         owner = np.repeat(np.arange(self.users, dtype=np.int32), self.lengths)
-        return Interactions(owner, self.items, self.timestamps)
+        return Interactions(owner, self.items, self.timestamps, self.event_types)
 
     def check_integrity(self) -> None:
         """Raise :class:`DataError` unless all columns agree, ids are unique and each user's times ascend."""
@@ -269,8 +275,9 @@ class Dataset:
         ends = (self.offsets[0], self.offsets[-1]) if len(self.offsets) else ()
         if len(self.offsets) != self.users + 1 or ends != (0, self.interactions) or (self.lengths < 1).any():
             raise DataError(f"{self.name}: offsets do not divide the interactions among the {self.users} users")
-        if len(self.timestamps) != self.interactions:
-            raise DataError(f"{self.name}: {len(self.timestamps)} timestamps for {self.interactions} interactions")
+        for name, column in (("timestamps", self.timestamps), ("types of events", self.event_types)):
+            if len(column) != self.interactions:
+                raise DataError(f"{self.name}: {len(column)} {name} for {self.interactions} interactions")
         if self.items.min() < 0 or self.items.max() >= self.n_items:
             raise DataError(f"{self.name}: an item row lies outside 0 … {self.n_items - 1}")
 

@@ -7,15 +7,25 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from training.data.event_types import Int8Array, event_numbers
 from training.data.filters import BoolArray
 from training.data.numbering import Int32Array, Int64Array, categorical, number_together, stable_order
 
-SCHEMA = pl.Schema({"user": pl.Categorical(), "item": pl.Categorical(), "timestamp": pl.Int64(), "place": pl.Int32()})
+SCHEMA = pl.Schema(
+    {
+        "user": pl.Categorical(),
+        "item": pl.Categorical(),
+        "timestamp": pl.Int64(),
+        "event": pl.Int8(),
+        "place": pl.Int32(),
+    }
+)
 """Columns of a table of interactions that were set aside.
 
-``place`` is the number of the user's kept interactions before this one. With it, the user's whole sequence can be put
-together again, also where times are equal or unknown. Rows are ordered by user: first the users of the data set by
-their rows, then the others. Those of a user are in order of time.
+``event`` is the number of the type, see :mod:`training.data.event_types`. ``place`` is the number of the user's kept
+interactions before this one. With it, the user's whole sequence can be put together again, also where times are equal
+or unknown. Rows are ordered by user: first the users of the data set by their rows, then the others. Those of a user
+are in order of time.
 """
 
 
@@ -25,10 +35,11 @@ class Interactions(NamedTuple):
     user: Int32Array  # rows
     item: Int32Array  # rows
     timestamp: Int64Array  # Unix seconds, 0 where unknown
+    event: Int8Array  # numbers of types, -1 where unknown
 
     def take(self, chosen: BoolArray | Int64Array) -> Interactions:
         """Return some of the interactions, or all in another order."""
-        return Interactions(self.user[chosen], self.item[chosen], self.timestamp[chosen])
+        return Interactions(self.user[chosen], self.item[chosen], self.timestamp[chosen], self.event[chosen])
 
     def followed_by(self, later: Interactions) -> Interactions:
         """Return these interactions and others behind them."""
@@ -36,19 +47,21 @@ class Interactions(NamedTuple):
             np.concatenate([self.user, later.user]),
             np.concatenate([self.item, later.item]),
             np.concatenate([self.timestamp, later.timestamp]),
+            np.concatenate([self.event, later.event]),
         )
 
 
 def nothing() -> pl.DataFrame:
     """Return a table without interactions."""
-    return pl.DataFrame(schema={"user": categorical(), "item": categorical(), "timestamp": pl.Int64, "place": pl.Int32})
+    return pl.DataFrame(schema={**SCHEMA, "user": categorical(), "item": categorical()})
 
 
 def set_aside(left_out: pl.DataFrame, user: Int32Array, kept: BoolArray, user_ids: pl.Series) -> pl.DataFrame:
     """Return the interactions that are not kept, as a table with the columns of :data:`SCHEMA`.
 
     Args:
-        left_out: The interactions that are not kept: columns ``user``, ``item`` and ``timestamp``.
+        left_out: The interactions that are not kept: columns ``user``, ``item``, ``timestamp`` and, if types are known,
+            ``event``.
         user: A number for the user of each interaction, kept or not, [n]; each user's are in order of time.
         kept: Mask of the kept interactions, [n].
         user_ids: Ids of the users that have kept interactions, by row.
@@ -57,7 +70,8 @@ def set_aside(left_out: pl.DataFrame, user: Int32Array, kept: BoolArray, user_id
         return nothing()
 
     ids = (pl.col(name).cast(categorical()) for name in ("user", "item") if left_out[name].dtype == pl.String)
-    table = left_out.with_columns(*ids, place=_kept_before(user, kept)[~kept])
+    columns = left_out.with_columns(*ids, event=event_numbers(left_out), place=_kept_before(user, kept)[~kept])
+    table = columns.select(SCHEMA.names())
     [row], _ = number_together(user_ids, table["user"])
     return table[stable_order(row)]
 

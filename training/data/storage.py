@@ -43,7 +43,9 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
 
     owner = np.repeat(np.arange(dataset.users, dtype=np.int32), dataset.lengths)
     tables = {
-        "interactions": pl.DataFrame({"user": owner, "item": dataset.items, "timestamp": dataset.timestamps}),
+        "interactions": pl.DataFrame(
+            {"user": owner, "item": dataset.items, "timestamp": dataset.timestamps, "event": dataset.event_types}
+        ),
         "users": dataset.user_ids.to_frame("user_id"),
         "items": pl.DataFrame(_item_columns(dataset)),
         "untrained_items": pl.DataFrame(dataset.untrained_items.to_arrow()),
@@ -121,6 +123,7 @@ def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         items=table["interactions"]["item"].to_numpy().astype(np.int32),
         timestamps=table["interactions"]["timestamp"].to_numpy().astype(np.int64),
+        event_types=table["interactions"]["event"].to_numpy().astype(np.int8),
         titles=table["items"]["title"].to_list(),
         categories=[tuple(names) for names in table["items"]["categories"].to_list()],
         attributes=[json.loads(text) for text in table["items"]["attributes"].to_list()],

@@ -7,7 +7,7 @@ fusion weight.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from model_store.semantic_ids.trie import Trie
 from training.data.dataset import Split
 from training.evaluation.metrics import Ranks, ndcg
 
+Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
 USERS_AT_ONCE = 128
@@ -49,6 +50,10 @@ class SearchResults:
     dense: npt.NDArray[np.float32]  # [2, n, C], cosines
     transition: npt.NDArray[np.float32]  # [2, n, C], see model_store.search.transitions
     beam_width: int
+    listed: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    """Positions of the m users whose answers are known by item, [m]."""
+    items: Int32Array = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    """Their answers under the second protocol, [m, C]; -1 where there is none."""
 
     @property
     def dense_candidates(self) -> int:
@@ -73,14 +78,26 @@ class SearchResults:
         values = [ndcg(self._ranks(0, fusion), FIT_CUTOFF) for fusion in fusions]
         return fusions[int(np.argmax(values))]  # argmax returns the first of equal values
 
+    def top_items(self, fusion: Fusion, k: int) -> Int32Array:
+        """Return the first k fused answers of the listed users, [m, k], items of the history left out; -1: none."""
+        order = self._order(1, fusion, self.listed)
+        return np.take_along_axis(self.items[:, self._places(fusion)], order[:, :k], axis=1)
+
     def _ranks(self, protocol: int, fusion: Fusion) -> Int64Array:
-        places = slice(None) if fusion.weight else slice(self.beam_width)
-        dense = self.dense[protocol, :, places]
-        if fusion.transitions:
-            dense = dense + np.float32(fusion.transitions) * self.transition[protocol, :, places]
-        order = ranking(self.log_prob[protocol, :, places], dense, fusion.weight)
-        hit = np.take_along_axis(self.is_target[protocol, :, places], order, axis=1)
+        order = self._order(protocol, fusion, slice(None))
+        hit = np.take_along_axis(self.is_target[protocol, :, self._places(fusion)], order, axis=1)
         return np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int64)
+
+    def _order(self, protocol: int, fusion: Fusion, users: Int64Array | slice) -> Int64Array:
+        """Return the positions of the answers of some users, best first."""
+        places = self._places(fusion)
+        dense = self.dense[protocol, users, places]
+        if fusion.transitions:
+            dense = dense + np.float32(fusion.transitions) * self.transition[protocol, users, places]
+        return ranking(self.log_prob[protocol, users, places], dense, fusion.weight)
+
+    def _places(self, fusion: Fusion) -> slice:
+        return slice(None) if fusion.weight else slice(self.beam_width)
 
 
 def search_split(
@@ -92,6 +109,7 @@ def search_split(
     candidates: int = 0,
     seen_excluded: bool = True,
     transitions: Transitions | None = None,
+    listed: Int64Array | None = None,
 ) -> SearchResults:
     """Search for every user of a split.
 
@@ -106,13 +124,16 @@ def search_split(
         candidates: Number of dense candidates beside the beams.
         seen_excluded: Whether to search under the second protocol too; if not, it repeats the first.
         transitions: Counts of items that follow each other; without it, all transition scores are 0.
+        listed: Ascending positions of the users whose answers are kept by item; none if not given.
     """
     trie = Trie.build(codes, recommender.code_embedding.shape[1])
     search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors)
 
     shape = (2, len(split.targets), beam_width + candidates)
     log_prob, dense, transition = np.zeros((3, *shape), dtype=np.float32)
-    found = SearchResults(np.empty(shape, np.bool_), log_prob, dense, transition, beam_width)
+    listed = np.empty(0, np.int64) if listed is None else listed
+    items = np.full((len(listed), shape[2]), -1, np.int32)
+    found = SearchResults(np.empty(shape, np.bool_), log_prob, dense, transition, beam_width, listed, items)
 
     order = np.argsort([len(history) for history in split.histories], kind="stable")
     for start in range(0, len(order), USERS_AT_ONCE):
@@ -130,6 +151,11 @@ def search_split(
             found.dense[places] = outputs.dense
             if transitions is not None:
                 found.transition[places] = transitions.scores(newest, trie.leaf_item[outputs.leaves])
+
+        # The last outputs are those of the second protocol, or of the first if there is no other.
+        is_listed = np.isin(rows, listed)
+        leaves = outputs.leaves[is_listed]
+        items[np.searchsorted(listed, rows[is_listed])] = np.where(leaves >= 0, trie.leaf_item[leaves], -1)
     return found
 
 

@@ -61,9 +61,25 @@ def ndcg(ranks: npt.NDArray[np.integer], k: int) -> float:
     With one relevant item the ideal gain is 1, so this is normalised (Järvelin and Kekäläinen, 2002). Arguments and
     errors are those of :func:`recall`.
     """
-    hits = _hits(ranks, k)
-    gains = 1.0 / np.log2(np.where(hits, ranks, 0) + 2.0)
-    return float((gains * hits).mean())
+    return float(_gains(ranks, k).mean())
+
+
+class Difference(NamedTuple):
+    """A mean difference of the same users' values, and its standard error, which a single user does not have."""
+
+    mean: float
+    error: float | None
+
+
+def ndcg_difference(ranks: npt.NDArray[np.integer], others: npt.NDArray[np.integer], k: int) -> Difference:
+    """Return by how much NDCG@k of ranks [n] exceeds that of other ranks [n] of the same targets.
+
+    The standard error is that of paired differences, which is smaller than that of two independent means.
+    """
+    differences = _gains(ranks, k) - _gains(others, k)
+    n = len(differences)
+    error = float(differences.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+    return Difference(float(differences.mean()), error)
 
 
 def summary(ranks: npt.NDArray[np.integer], suffix: str = "") -> dict[str, float]:
@@ -145,3 +161,9 @@ def _hits(ranks: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.bool_]:
     if not len(ranks) or k < 1:
         raise ValueError(f"metrics need at least one rank and k of at least 1, got {len(ranks)} ranks and k = {k}")
     return np.asarray((ranks >= 0) & (ranks < k))
+
+
+def _gains(ranks: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.float64]:
+    """Return the gain of each target, 0 if it is not among the first k answers."""
+    hits = _hits(ranks, k)
+    return np.asarray(hits / np.log2(np.where(hits, ranks, 0) + 2.0))

@@ -13,6 +13,7 @@ content.onnx               title, categories and attributes to item embedding; l
 embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_embeddings`
 transitions.safetensors    counts of items that follow each other                    :meth:`Transitions.arrays`
 catalogue.parquet          ids, codes, titles, categories, attributes, popularity    :meth:`Catalogue.to_parquet`
+histories.parquet          newest interactions of the users; left out on request      :func:`build_histories`
 golden.json                histories with torch's answers                            :meth:`GoldenHistories.goldens`
 report/                    the report page and its charts, ``evaluation.json``,      :func:`write_report`
                            ``items_not_served.csv`` if there are any
@@ -39,6 +40,7 @@ from safetensors.torch import save
 
 from model_store.bundle.bundle import EMBEDDINGS, TRANSITIONS, VECTORS
 from model_store.bundle.golden import Golden, compare, goldens_to_json
+from model_store.bundle.histories import HISTORIES
 from model_store.bundle.manifest import REQUIRED_FILES, DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
@@ -52,6 +54,7 @@ from training.content.content_model import ContentModel, fit_content, pad_featur
 from training.data.prepare import NOT_SERVED
 from training.export.catalogue import add_placed_items, trained_catalogue
 from training.export.goldens import GoldenHistories
+from training.export.histories import build_histories
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_content, export_search, export_tokenizer
 from training.joint.learner import Learner
@@ -113,6 +116,8 @@ def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None
         tokenizer=evaluation.tokenizer | _content_fit(pipeline),
         fusion=Fusion.model_validate(evaluation.fusion),
         parent=parent,
+        training=pipeline.config.fingerprint,
+        coverage=evaluation.coverage,
     )
 
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -169,6 +174,8 @@ def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
         **write_report(pipeline),
         f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
     }
+    if pipeline.config.export.histories:
+        files[HISTORIES] = build_histories(pipeline.dataset, pipeline.config.export)
     if listed := served.not_served(pipeline.dataset):
         files[f"report/{NOT_SERVED}"] = listed
     for sentence in served.summary(pipeline.dataset):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.pipeline import Evaluation, Pipeline
+from training.report.examples import Example, find_examples
 from training.user_ranks import UserRanks
 
 Int64Array = npt.NDArray[np.int64]
@@ -56,6 +57,8 @@ class Contents:
     codebook_size: int
     labels: Sequence[str]  # [N], titles, or ids of items without title
     item_popularity: Int64Array  # [N], training interactions
+    data_notes: Sequence[str]  # where the data came from and what was left out
+    examples: Sequence[Example]
 
 
 def gather(pipeline: Pipeline, ranks: UserRanks) -> Contents:
@@ -79,6 +82,8 @@ def gather(pipeline: Pipeline, ranks: UserRanks) -> Contents:
         codebook_size=pipeline.config.model.tokenizer.codebook_size,
         labels=[title or item_id for title, item_id in zip(data.titles, data.item_ids, strict=True)],
         item_popularity=popularity,
+        data_notes=data.notes,
+        examples=find_examples(pipeline),
     )
 
 

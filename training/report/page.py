@@ -8,7 +8,9 @@ from html import escape
 from typing import Any
 
 from training.evaluation.metrics import SEEN_EXCLUDED
+from training.report.answers import best_model, tokenizer_state
 from training.report.contents import Contents
+from training.report.notes import coverage_note, warnings
 from training.report.style import Chart, model_name, sort_rows
 from training.report.tree import Branch, top_branches
 
@@ -20,7 +22,8 @@ h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; } figure { margin: 0; }
 img { max-width: 100%; height: auto; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; } caption { text-align: left; font-weight: 600; }
 th, td { padding: 0.2rem 0.8rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; } .best { font-weight: 700; }
+th:first-child, td:first-child, .words th, .words td { text-align: left; vertical-align: top; }
+.best { font-weight: 700; } .warning { border-left: 4px solid #D55E00; padding-left: 0.8rem; }
 """
 
 PROTOCOLS = {"": "items of the history may be answers", SEEN_EXCLUDED: "items of the history are excluded"}
@@ -36,13 +39,22 @@ def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> by
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(counts)}. One held-out interaction per user, ranked among all items.</p>",
+        *(f'<p class="warning">{escape(line)}</p>' for line in warnings(evaluation)),
         "<h2>Which model recommends best?</h2>",
+        f"<p>{escape(best_model(contents))}</p>",
         *(
             metrics_table(rows, f"{split}; {protocol}", suffix)
             for split, rows in splits.items()
             for suffix, protocol in PROTOCOLS.items()
         ),
+        "<h2>How much of the catalogue is recommended?</h2>",
+        f"<p>{escape(coverage_note(evaluation) or 'It was not measured.')}</p>",
+        "<h2>What do five users get?</h2>",
+        examples_table(contents),
+        "<h2>What was left out of the data?</h2>",
+        _list(contents.data_notes or ["Nothing is recorded about it."]),
         "<h2>Is the tokenizer healthy?</h2>",
+        f"<p>{escape(tokenizer_state(contents))}</p>",
         health_table(contents),
         policies_table(contents),
         *(section(chart, image) for chart, image in charts),
@@ -81,6 +93,22 @@ def tree_list(contents: Contents, branches: Sequence[Branch]) -> str:
         below = f"<ul>{examples}</ul>" if examples else tree_list(contents, branch.below)
         lines.append(f"<li>{branch.name}\n{below}</li>")
     return "<ul>\n" + "\n".join(lines) + "\n</ul>"
+
+
+def examples_table(contents: Contents) -> str:
+    """Render some test users: history, next choice and recommendations by title; a choice that was found is bold."""
+
+    def name(row: int) -> str:
+        return escape(contents.labels[row])
+
+    lines = []
+    for number, one in enumerate(contents.examples, start=1):
+        earlier = [f"{one.earlier:,} earlier ones"] if one.earlier else []
+        answers = [f'<span class="best">{name(row)}</span>' if row == one.chosen else name(row) for row in one.answers]
+        columns = ([*earlier, *map(name, one.history)], [name(one.chosen)], answers)
+        lines.append([str(number), *("".join(f"<div>{each}</div>" for each in column) for column in columns)])
+    heads = ["user", "history, newest last", "chose next", "is recommended, best first"]
+    return _table("Test users, drawn at random", heads, lines, "words")
 
 
 def metrics_table(rows: dict[str, dict[str, float]], caption: str, suffix: str) -> str:
@@ -132,11 +160,17 @@ def _figure(value: float, is_best: bool) -> str:
     return f'<span class="best">{value:.4f}</span>' if is_best else f"{value:.4f}"
 
 
-def _table(caption: str, heads: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
-    """Render a table. Cells are HTML; caption and heads are text."""
+def _list(lines: Iterable[str]) -> str:
+    """Render lines of text as a list."""
+    return "<ul>\n" + "\n".join(f"<li>{escape(line)}</li>" for line in lines) + "\n</ul>"
+
+
+def _table(caption: str, heads: Iterable[str], lines: Iterable[Sequence[str]], kind: str = "figures") -> str:
+    """Render a table of figures or of words. Cells are HTML; caption and heads are text."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
     rows = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll"><table class="{kind}"><caption>{escape(caption)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{rows}\n</tbody></table></div>"
     )

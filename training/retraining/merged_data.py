@@ -17,6 +17,7 @@ import polars as pl
 
 from model_store.replication.item_payload import ItemContent
 from training.data.dataset import Dataset, row_offsets
+from training.data.event_types import event_numbers
 from training.data.filters import BoolArray
 from training.data.numbering import Int32Array, number_together
 from training.data.set_aside import Interactions, rejoin, set_aside
@@ -50,7 +51,7 @@ def merge_data(base: Dataset, events: pl.DataFrame, items: Mapping[str, ItemCont
 
     Args:
         base: Base data.
-        events: Columns ``user_id``, ``item_id`` and ``timestamp``, in order of time.
+        events: Columns ``user_id``, ``item_id``, ``timestamp`` and, if types are known, ``type``, in order of time.
         items: Content by id of the items that the store has. It replaces the content of items of the base data.
 
     Raises:
@@ -95,9 +96,11 @@ class _MergedLog:
         item_ids = pl.Series(base.item_ids, dtype=pl.String)
         rows, self.item_ids = number_together(item_ids, base.set_aside["item"], found["item_id"])
 
-        aside = Interactions(users[0], rows[0], base.set_aside["timestamp"].to_numpy())
+        aside = Interactions(
+            users[0], rows[0], base.set_aside["timestamp"].to_numpy(), base.set_aside["event"].to_numpy()
+        )
         whole = rejoin(base.offsets, base.flat(), aside, base.set_aside["place"].to_numpy())
-        new = Interactions(users[1], rows[1], found["timestamp"].to_numpy())
+        new = Interactions(users[1], rows[1], found["timestamp"].to_numpy(), event_numbers(found, "type"))
         is_repeat = find_repeats(whole, new, base.filters.keep_repeats)
         self.log, self.is_event = _merge(whole, new.take(~is_repeat))
 
@@ -148,6 +151,7 @@ class _MergedLog:
             offsets=row_offsets(user_row, len(user_ids)),
             items=item_row[log.item],
             timestamps=log.timestamp,
+            event_types=log.event,
             titles=[*base.titles, *(each.title for each in content)],
             categories=[*base.categories, *(each.categories for each in content)],
             attributes=[*base.attributes, *(each.attributes for each in content)],
@@ -164,6 +168,7 @@ class _MergedLog:
             "user": self.user_ids.gather(rest.user),
             "item": self.item_ids.gather(rest.item),
             "timestamp": rest.timestamp,
+            "event": rest.event,
         }
         return set_aside(pl.DataFrame(columns), self.log.user, kept, user_ids)
 

@@ -45,7 +45,7 @@ def find_repeats(base: Interactions, events: Interactions, keep_repeats: bool) -
 
 def _keys(log: Interactions, keep_repeats: bool) -> pl.DataFrame:
     """Return what has to be equal, with a number that tells apart the equal ones that all count."""
-    frame = pl.DataFrame(dict(zip(_KEY, log, strict=True)))
+    frame = pl.DataFrame({name: getattr(log, name) for name in _KEY})
     number = pl.int_range(pl.len()).over(_KEY)
     counts = pl.lit(keep_repeats) | (pl.col("timestamp") == 0)
     return frame.with_columns(number=pl.when(counts).then(number).otherwise(0))

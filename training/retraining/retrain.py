@@ -1,30 +1,35 @@
 """One pass of retraining: drain, train a candidate, compare it with the incumbent, publish, promote.
 
-    drain events and items -> merge with the base data -> train a candidate -> compare -> publish and promote, or keep
+    drain events and items -> merge with the base data -> anything new? -> train a candidate -> compare -> gate
+    -> publish and promote, or publish and hold back for a person, or drop
 
 The incumbent is the version that is live. Both rank the newest interaction of every user, which neither was trained on,
 from the same histories, and both answer as they are served: fused if the fusion weight is above 0. New items, which
-only the candidate was trained on, are added to the incumbent's catalogue first, as the service does. The candidate is
-promoted if it is not worse. A report is written in any case.
+only the candidate was trained on, are added to the incumbent's catalogue first, as the service does. The gate
+(:mod:`training.retraining.gate`) decides. What people decided holds: the same data and settings are not trained again
+if the model that came of them was rolled back, held back or replaced, and nothing is promoted if somebody changed the
+live version during the pass. A report is written in any case.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from model_store.bundle.bundle import Bundle
+from model_store.bundle.manifest import Origin
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey
+from model_store.bundle.withheld import HELD_BACK, Withheld
 from model_store.catalogue.catalogue import Catalogue
 from model_store.durable_files import write_durably
-from model_store.errors import GraphRefused
+from model_store.errors import BundleRefused, GraphRefused, VersionNotFound
 from model_store.network.recommender import Recommender
 from model_store.new_items.item_encoder import ItemEncoder
 from model_store.new_items.placed_items import place_items
@@ -34,16 +39,15 @@ from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
 from training.data.storage import save_dataset
 from training.evaluation.full_ranking import search_split
-from training.export.bundle import publish_run
+from training.export.bundle import export_bundle, publish_run
 from training.loop.progress import Progress
 from training.pipeline import Pipeline
+from training.report.notes import warnings
 from training.retraining.drain_events import drain, read_drained
 from training.retraining.drain_items import drain_items
+from training.retraining.gate import Gate
 from training.retraining.merged_data import MergedData, merge_data
 from training.run_folder import RunFolder
-
-GATE_METRIC = "ndcg@10"
-"""Metric by which candidate and incumbent are compared."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class RetrainReport:
         promoted: Whether a new version is live now.
         reason: One sentence for people.
         version: The version that is live after the pass.
+        held_back: The version that was published and waits for a person, because its gain is implausible.
         events: Interactions drained so far that are part of the data.
         rejected: The other drained events by reason: "unknown item", "duplicate", or "below the filters", which are
             kept until their user and item have enough.
@@ -61,41 +66,36 @@ class RetrainReport:
         changed_items: Items of the base data whose content has changed.
         candidate: Test metrics of the candidate; empty if none was trained.
         incumbent: Test metrics of the version that was live before; empty if there was none.
+        warnings: What a person must know about the candidate, such as that popularity is as good.
     """
 
     promoted: bool
     reason: str
     version: str | None
+    held_back: str | None
     events: int
     rejected: dict[str, int]
     new_items: int
     changed_items: int
     candidate: dict[str, float]
     incumbent: dict[str, float]
+    warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
 
 
-class Comparison(NamedTuple):
-    """Test metrics of a candidate and of the incumbent, which are empty if there is none."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass came to; see the attributes of the same names of :class:`RetrainReport`."""
 
-    candidate: dict[str, float]
-    incumbent: dict[str, float]
-
-    @property
-    def is_accepted(self) -> bool:
-        """True if the candidate is to be promoted: it is not worse, or there is no incumbent."""
-        return not self.incumbent or self.candidate[GATE_METRIC] >= self.incumbent[GATE_METRIC]
-
-    @property
-    def reason(self) -> str:
-        """The decision in one sentence."""
-        if not self.incumbent:
-            return f"promoted: the first model, {GATE_METRIC} {self.candidate[GATE_METRIC]:.4f}"
-        verdict = "promoted: not worse" if self.is_accepted else "kept the incumbent: the candidate is worse"
-        return f"{verdict}, {GATE_METRIC} {self.candidate[GATE_METRIC]:.4f} against {self.incumbent[GATE_METRIC]:.4f}"
+    reason: str
+    promoted: str | None = None
+    held_back: str | None = None
+    candidate: dict[str, float] = field(default_factory=dict)
+    incumbent: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Retrainer:
@@ -109,6 +109,7 @@ class Retrainer:
         work: Folder that keeps drained events, run folders and reports between passes.
         progress: Display of what goes on.
         key: Signs the versions that are published, if given.
+        gate: Decides which candidates are promoted.
 
     Raises:
         ConfigError: The model store would refuse to promote what this key signs, or what nobody signs.
@@ -123,6 +124,7 @@ class Retrainer:
         work: Path,
         progress: Progress,
         key: SigningKey | None = None,
+        gate: Gate | None = None,
     ) -> None:
         store.trust.check_publisher(key)  # not after hours of training
         self.source = source
@@ -132,6 +134,7 @@ class Retrainer:
         self.work = work
         self.progress = progress
         self.key = key
+        self.gate = gate or Gate()
 
     def run_once(self, force: bool = False) -> RetrainReport:
         """Run one pass.
@@ -141,21 +144,96 @@ class Retrainer:
         """
         data = self._drain()
         incumbent = self._load_incumbent()
-        version = incumbent.manifest.version if incumbent else None
+        origin = Origin(data.dataset.fingerprint, self.config.fingerprint)
 
-        if incumbent and not force and incumbent.manifest.data.fingerprint == data.dataset.fingerprint:
-            report = _report(data, False, "no new interactions or items", version, Comparison({}, {}))
+        if reason := self._reason_to_rest(origin, incumbent, force):
+            outcome = Outcome(reason)
         else:
-            candidate = self._train_candidate(data.dataset)
-            comparison = _compare(candidate, incumbent, data.dataset)
-            if comparison.is_accepted:
-                version = publish_run(candidate, self.store, parent=version, key=self.key)
-                self.store.promote(version)
-            report = _report(data, comparison.is_accepted, comparison.reason, version, comparison)
+            outcome = self._train_and_judge(data.dataset, incumbent, origin)
 
+        report = _report(data, outcome, self.store.live())
         self._write(report)
-        self.progress.say(report.reason)
+        for line in (report.reason, *report.warnings):
+            self.progress.say(line)
         return report
+
+    def _reason_to_rest(self, origin: Origin, incumbent: Bundle | None, force: bool) -> str:
+        """Return why a model of these data and settings is not trained; empty if it is."""
+        if incumbent and incumbent.manifest.origin.matches(origin):
+            return "" if force else f"no new interactions, items or settings since {incumbent.version} was trained"
+
+        if rejected := self._find_withheld(origin):
+            return (
+                f"not trained: {rejected.version} came from the same data and settings and was {rejected.words}; new "
+                f"data or settings are trained again, and `etegrec-models promote {rejected.version}` overrides this"
+            )
+        if incumbent and (replaced := self._find_live_before(origin)):
+            return (
+                f"not trained: {replaced} came from the same data and settings and was live before "
+                f"{incumbent.version}; `etegrec-models promote {replaced}` brings it back"
+            )
+        return ""
+
+    def _find_withheld(self, origin: Origin) -> Withheld | None:
+        return next((one for one in self.store.withheld().values() if one.is_from(origin)), None)
+
+    def _find_live_before(self, origin: Origin) -> str | None:
+        """Return the newest version of these data and settings that was live, and was replaced by another one."""
+        for version in self.store.live_before():
+            try:
+                if self.store.bundle(version).manifest.origin.matches(origin):
+                    return version
+            except (VersionNotFound, BundleRefused):
+                continue  # it was removed, or is of no use any more
+        return None
+
+    def _train_and_judge(self, data: Dataset, incumbent: Bundle | None, origin: Origin) -> Outcome:
+        candidate = self._train_candidate(data)
+        evaluation = candidate.evaluate()
+        new = evaluation.test["fused"]
+        old = incumbent_metrics(incumbent, data) if incumbent else {}
+        decision = self.gate.judge(new, old)
+        outcome = Outcome(decision.reason, candidate=new, incumbent=old, warnings=warnings(evaluation))
+
+        version = incumbent.version if incumbent else None
+        match decision.verdict:
+            case "promote":
+                return self._publish_and_promote(candidate, version, origin, outcome)
+            case "hold back":
+                return self._publish_and_hold_back(candidate, version, outcome)
+            case "drop":
+                return replace(outcome, reason=f"kept the incumbent: {outcome.reason}")
+
+    def _publish_and_promote(
+        self, candidate: Pipeline, incumbent: str | None, origin: Origin, outcome: Outcome
+    ) -> Outcome:
+        """Publish and promote, unless somebody changed the live version while the candidate was trained."""
+        export_bundle(candidate)  # takes long, and nobody should wait for the lock meanwhile
+        self.store.create()
+        with self.store.lock():
+            live = self.store.live()
+            if live != incumbent:
+                changed = f"the live version changed from {incumbent or 'none'} to {live or 'none'} during the pass"
+                return replace(outcome, reason=f"not promoted: {changed}; the next pass compares again")
+            if rejected := self._find_withheld(origin):
+                return replace(outcome, reason=f"not promoted: {rejected.version} is the same and was {rejected.words}")
+
+            version = publish_run(candidate, self.store, parent=incumbent, key=self.key)
+            self.store.promote(version)
+        return replace(outcome, reason=f"promoted: {outcome.reason}", promoted=version)
+
+    def _publish_and_hold_back(self, candidate: Pipeline, incumbent: str | None, outcome: Outcome) -> Outcome:
+        """Publish for a person to look at, and remember why it is not promoted."""
+        export_bundle(candidate)
+        self.store.create()
+        with self.store.lock():
+            version = publish_run(candidate, self.store, parent=incumbent, key=self.key)
+            self.store.withhold(version, HELD_BACK, outcome.reason)
+        reason = (
+            f"held back: {outcome.reason}; `etegrec-models show {version}` and the report in it tell more, "
+            f"`etegrec-models promote {version}` makes it live"
+        )
+        return replace(outcome, reason=reason, held_back=version)
 
     def _drain(self) -> MergedData:
         """Drain events and items, and merge everything drained so far with the base data."""
@@ -182,11 +260,6 @@ class Retrainer:
         path = self.work / "reports" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, (json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n").encode())
-
-
-def _compare(candidate: Pipeline, incumbent: Bundle | None, data: Dataset) -> Comparison:
-    metrics = candidate.evaluate().test["fused"]
-    return Comparison(metrics, incumbent_metrics(incumbent, data) if incumbent else {})
 
 
 def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
@@ -248,17 +321,17 @@ def load_recommender(bundle: Bundle) -> Recommender:
     return recommender.eval()
 
 
-def _report(
-    data: MergedData, promoted: bool, reason: str, version: str | None, comparison: Comparison
-) -> RetrainReport:
+def _report(data: MergedData, outcome: Outcome, live: str | None) -> RetrainReport:
     return RetrainReport(
-        promoted=promoted,
-        reason=reason,
-        version=version,
+        promoted=outcome.promoted is not None,
+        reason=outcome.reason,
+        version=live,
+        held_back=outcome.held_back,
         events=data.accepted,
         rejected=data.rejected,
         new_items=data.new_items,
         changed_items=data.changed_items,
-        candidate=comparison.candidate,
-        incumbent=comparison.incumbent,
+        candidate=outcome.candidate,
+        incumbent=outcome.incumbent,
+        warnings=outcome.warnings,
     )

@@ -76,6 +76,7 @@ def _keep_items(dataset: Dataset, is_kept: np.ndarray[tuple[int], np.dtype[np.bo
         offsets=np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64),
         items=row[dataset.items[kept]].astype(np.int32),
         timestamps=dataset.timestamps[kept],
+        event_types=dataset.event_types[kept],
         titles=[dataset.titles[each] for each in rows],
         categories=[dataset.categories[each] for each in rows],
         attributes=[dataset.attributes[each] for each in rows],

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model_store.bundle.manifest import MANIFEST_LIMIT, REQUIRED_FILES, VERSION, FileSeal, Manifest, new_version
+from model_store.bundle.manifest import MANIFEST_LIMIT, REQUIRED_FILES, VERSION, FileSeal, Manifest, Origin, new_version
 from model_store.bundle.manifest import _canonical as canonical
 from model_store.bundle.manifest import _seal as seal_of
 from model_store.errors import BundleRefused
@@ -40,6 +40,20 @@ def test_a_manifest_without_fusion_is_that_of_generative_answers() -> None:
     content = json.loads(manifest().to_bytes())
     del content["seal"], content["fusion"]
     assert Manifest.from_bytes(canonical(content | {"seal": seal_of(content)})).fusion == GENERATIVE_ALONE
+
+
+def test_a_manifest_of_an_older_release_keeps_its_bytes() -> None:
+    """Signatures and digests are of the bytes: fields that came later must not show in it."""
+    content = json.loads(manifest().to_bytes())
+    assert not {"training", "coverage"} & content.keys()
+    newer = manifest(training="a" * 64, coverage={"recommended_items": 51.0})
+    assert Manifest.from_bytes(newer.to_bytes()) == newer
+    assert newer.digest != manifest().digest
+
+
+def test_the_origin_is_data_and_settings() -> None:
+    assert manifest(training="a" * 64).origin == Origin("f" * 64, "a" * 64)
+    assert manifest().origin == Origin("f" * 64, None)
 
 
 @settings(deadline=None)

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
@@ -73,8 +74,93 @@ def test_promote_and_rollback_walk_the_history(store: ModelStore) -> None:
     with pytest.raises(VersionNotFound, match="nothing to roll back to"):
         store.rollback()
     assert store.live() == a
+    assert list(store.withheld()) == [b, c], "newest first"
     assert store.promote(c) == a
     assert store.previous() == a
+    assert store.live_before() == [a]
+    assert list(store.withheld()) == [b], "a promotion overrides"
+
+
+def test_a_rollback_is_remembered_with_reason_and_origin(store: ModelStore) -> None:
+    a, b = (publish_small(store, seed) for seed in range(2))
+    store.promote(a)
+    store.promote(b)
+    before = datetime.now(UTC).replace(microsecond=0)
+    store.rollback("clicks fell")
+    [found] = ModelStore(store.url).withheld().values()
+    assert (found.version, found.state, found.reason) == (b, "rolled back", "clicks fell")
+    assert before <= found.at <= datetime.now(UTC)
+    assert found.is_from(store.bundle(b).manifest.origin)
+    store.gc(keep=0)
+    assert store.versions() == [a]
+    assert list(store.withheld()) == [b], "the memory outlives the version"
+
+
+def test_a_further_rollback_never_goes_to_a_version_that_was_rolled_back(store: ModelStore) -> None:
+    a, b, c = (publish_small(store, seed) for seed in range(3))
+    for version in (a, b, c, b):
+        store.promote(version)
+    assert store.rollback() == c  # b is bad
+    assert store.previous() == a
+    assert store.rollback() == a  # c, too; before it was b, which was rejected already
+    with pytest.raises(VersionNotFound, match="nothing to roll back to"):
+        store.rollback()
+    assert set(store.withheld()) == {b, c}
+
+
+def test_a_held_back_version_is_remembered_until_somebody_promotes_it(store: ModelStore) -> None:
+    a, b = (publish_small(store, seed) for seed in range(2))
+    store.promote(a)
+    store.withhold(b, "held back", "too good")
+    store.withhold(b, "held back", "much too good")
+    assert [one.words.split(" on ")[0] for one in store.withheld().values()] == ["held back"]
+    assert store.withheld()[b].reason == "much too good"
+    store.promote(b)
+    assert store.withheld() == {}
+    assert store.rollback() == a
+
+
+def test_a_rollback_from_a_version_that_cannot_be_opened_is_remembered_by_name(store: ModelStore) -> None:
+    a, b, c = (publish_small(store, seed) for seed in range(3))
+    for version in (a, b, c):
+        store.promote(version)
+    origin = store.bundle(a).manifest.origin
+    damage(store, c, "manifest.json")
+    assert store.rollback() == b
+    store.root.child(b).remove_all()
+    assert store.rollback() == a
+    assert [(one.version, one.is_from(origin)) for one in store.withheld().values()] == [(b, False), (c, False)]
+
+
+def test_a_rollback_that_fails_changes_nothing(store: ModelStore) -> None:
+    a, b = (publish_small(store, seed) for seed in range(2))
+    store.promote(a)
+    store.promote(b)
+    with pytest.raises(ConfigError, match="the reason has"):
+        store.rollback("x" * 501)
+    damage(store, a)
+    with pytest.raises(BundleRefused):
+        store.rollback()
+    assert (store.live(), store.withheld()) == (b, {})
+
+
+def test_a_killed_rollback_never_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the two writes, the version is live still; the next rollback finds everything as it was."""
+    store = ModelStore(tmp_path)
+    a, b = (publish_small(store, seed) for seed in range(2))
+    store.promote(a)
+    store.promote(b)
+
+    def killed(_: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_write_history", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.rollback("first try")
+    assert (store.live(), list(store.withheld())) == (b, [b])
+    assert store.rollback("second try") == a
+    assert store.withheld()[b].reason == "second try"
 
 
 def test_a_version_is_opened_by_name_and_the_live_one_without(store: ModelStore) -> None:
@@ -295,6 +381,7 @@ class StoreLife(RuleBasedStateMachine):
     def start(self) -> None:
         self.store = ModelStore(f"memory://life-{uuid.uuid4().hex}")
         self.history: list[str] = []
+        self.withheld: set[str] = set()
         self.published = 0
 
     @rule()
@@ -309,14 +396,16 @@ class StoreLife(RuleBasedStateMachine):
         versions = self.store.versions()
         chosen = versions[pick % len(versions)]
         self.store.promote(chosen)
+        self.withheld.discard(chosen)
         if self.history[:1] != [chosen]:
             self.history.insert(0, chosen)
 
     @rule()
     def rollback(self) -> None:
-        existing = set(self.store.versions())
-        later = [at for at, one in enumerate(self.history) if at and one in existing and one != self.history[0]]
+        usable = set(self.store.versions()) - self.withheld - set(self.history[:1])
+        later = [at for at, one in enumerate(self.history) if at and one in usable]
         if later:
+            self.withheld.add(self.history[0])
             self.history = self.history[later[0] :]
             assert self.store.rollback() == self.history[0]
         else:
@@ -333,6 +422,7 @@ class StoreLife(RuleBasedStateMachine):
     @invariant()
     def the_live_version_loads(self) -> None:
         assert self.store.live() == next(iter(self.history), None)
+        assert set(self.store.withheld()) == self.withheld
         if self.history:
             self.store.bundle().verify()
 

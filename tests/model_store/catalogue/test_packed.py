@@ -143,6 +143,13 @@ def test_a_field_may_begin_and_cease_to_hold_numbers() -> None:
     assert np.isnan(changed.numbers("year")).all()
 
 
+def test_fields_that_hold_numbers_are_known() -> None:
+    packed = PackedAttributes.of([{"size": "4", "new": True, "year": 1999}, {"price": 2.5}])
+    assert packed.number_fields() == {"year", "price"}
+    changed = packed.with_rows(np.array([1, 2]), [{}, {"size": 3}])
+    assert changed.number_fields() == {"year", "price", "size"}  # what an item had stays known
+
+
 def test_only_so_many_number_columns_are_kept() -> None:
     fields = [f"field-{number}" for number in range(NUMBER_COLUMNS + 1)]
     packed = PackedAttributes.of([dict.fromkeys(fields, 1)])

@@ -110,7 +110,7 @@ async def test_k_is_bounded_by_the_settings(tmp_path: Path) -> None:
         for path in ("/items/item-1/similar", "/popular", "/trending"):
             assert (await client.get(f"{path}?k=3")).status_code == 200
             refused = await client.get(f"{path}?k=4")
-            assert refused.json()["errors"] == [{"field": "k", "message": "must be at most 3 (max_k)"}]
+            assert refused.json()["errors"] == [{"field": "k", "message": "must be at most 3 (max_k)", "limit": 3}]
 
 
 async def test_reading_needs_a_key_where_keys_are_set(tmp_path: Path) -> None:

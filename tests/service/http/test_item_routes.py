@@ -81,7 +81,7 @@ async def test_a_new_item_is_recommended_hidden_and_brought_back(tmp_path: Path)
         assert (deleted.status_code, deleted.json()) == (200, {"item_id": "new", "revision": 2, "hidden": True})
         assert "new" not in await recommended(client)
         assert (await client.get("/items/new")).json()["hidden"] is True
-        again = (await client.put("/items/new", json={})).json()
+        again = (await client.put("/items/new", json={"title": "t"})).json()
         assert (again["codes"], again["revision"]) == (put["codes"], 3)
         assert "new" in await recommended(client)
 
@@ -138,9 +138,9 @@ async def test_what_cannot_be_is_refused_with_a_reason(tmp_path: Path) -> None:
             "price": client.put("/items/a", json={"price": 1}),
             "title": client.put("/items/a", json={"title": "refused"}),
             "embedding": client.put("/items/item-1", json={"embedding": [1.0, 2.0]}),
-            "item_id": client.put(f"/items/{'x' * 129}", json={}),
+            "item_id": client.put(f"/items/{'x' * 129}", json={"title": "t"}),
             "bytes": client.put("/items/a", json={"attributes": {"a": "x" * 70_000}}),
-            "UTF-8": client.put("/items/%ff", json={}),
+            "UTF-8": client.put("/items/%ff", json={"title": "t"}),
         }
         for word, call in wrong.items():
             response = await call
@@ -163,7 +163,7 @@ async def test_writing_needs_a_write_key_and_reading_any(tmp_path: Path) -> None
             assert (await client.request(method, url, content=b"{}", headers=reader)).status_code == 403
         assert (await client.get("/items/item-1")).status_code == 401
         assert (await client.get("/items/item-1", headers=reader)).status_code == 200
-        assert (await client.put("/items/a", json={}, headers=writer)).status_code == 200
+        assert (await client.put("/items/a", json={"title": "t"}, headers=writer)).status_code == 200
 
 
 async def test_a_full_catalogue_answers_409_and_takes_no_part_of_an_upload(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ async def test_a_full_catalogue_answers_409_and_takes_no_part_of_an_upload(tmp_p
         fits = lines(*({"item_id": f"n{n}", "title": str(n)} for n in range(room)))
         stored = (await client.post("/items/bulk", content=fits, headers=JSONL)).json()
         assert (stored["items"], stored["new"], stored["revision"]) == (room, room, room)
-        assert (await client.put("/items/one-more", json={})).status_code == 409
+        assert (await client.put("/items/one-more", json={"title": "t"})).status_code == 409
         assert (await client.put("/items/n1", json={"title": "known"})).status_code == 200
 
 
@@ -189,7 +189,7 @@ async def test_an_upload_with_wrong_lines_names_them_and_stores_nothing(tmp_path
         assert answer.status_code == 422
         problem = answer.json()
         assert problem["type"] == "urn:etegrec:problem:invalid-lines"
-        assert [each["field"] for each in problem["errors"]] == ["2", "3", "5.item_id", "7", "8.categories.0"]
+        assert [each["field"] for each in problem["errors"]] == ["2.price", "3", "5.item_id", "7", "8.categories.0"]
         assert "nothing was stored" in problem["detail"]
         late = lines(good, {"item_id": "r", "title": "refused"}, {"item_id": "item-1", "embedding": [1.0]})
         problem = (await client.post("/items/bulk", content=late, headers=JSONL)).json()
@@ -236,7 +236,11 @@ async def test_uploads_have_limits_of_their_own(tmp_path: Path) -> None:
 async def test_concurrent_uploads_and_changes_all_arrive(tmp_path: Path) -> None:
     async with shop(tmp_path / "s") as (client, service):
         uploads = [
-            client.post("/items/bulk", content=lines(*({"item_id": f"u{n}-{i}"} for i in range(50))), headers=JSONL)
+            client.post(
+                "/items/bulk",
+                content=lines(*({"item_id": f"u{n}-{i}", "title": "t"} for i in range(50))),
+                headers=JSONL,
+            )
             for n in range(4)
         ]
         single = [client.put(f"/items/p{n}", json={"title": "t"}) for n in range(10)]
@@ -256,9 +260,9 @@ async def test_without_redis_writes_answer_503_and_work_again_afterwards(
     async with shop(tmp_path / "s", store=store) as (client, service):
         own_redis.kill()
         calls = [
-            client.put("/items/new", json={}),
+            client.put("/items/new", json={"title": "t"}),
             client.delete("/items/item-1"),
-            client.post("/items/bulk", content=lines({"item_id": "a"}), headers=JSONL),
+            client.post("/items/bulk", content=lines({"item_id": "a", "title": "t"}), headers=JSONL),
         ]
         for call in calls:
             response = await call
@@ -269,6 +273,6 @@ async def test_without_redis_writes_answer_503_and_work_again_afterwards(
         assert "item-1" in await recommended(client, exclude_seen=False)
         own_redis.start()
         await until(lambda: service.store_client.is_up)
-        assert (await client.put("/items/new", json={})).status_code == 200
+        assert (await client.put("/items/new", json={"title": "t"})).status_code == 200
         assert (await client.delete("/items/item-1")).status_code == 200
         assert "item-1" not in await recommended(client, exclude_seen=False)

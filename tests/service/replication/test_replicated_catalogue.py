@@ -91,7 +91,7 @@ def test_a_new_item_has_codes_and_no_update_changes_them(items: CatalogueSource)
 
 
 def test_what_is_left_out_of_a_put_is_empty_afterwards(items: CatalogueSource) -> None:
-    catalogue = after(begun(items), [ItemBody().change("item-3")]).catalogue
+    catalogue = after(begun(items), [StoredItem().change("item-3")]).catalogue
     assert (catalogue.titles[3], catalogue.categories[3], catalogue.attributes[3]) == ("", (), {})
 
 
@@ -203,7 +203,7 @@ def test_raw_changes_lead_back_to_the_same_items(items: CatalogueSource) -> None
 def test_payloads_are_canonical_and_bounded() -> None:
     body = ItemBody.model_validate_json('{"title":"ü","attributes":{"b":1,"a":[1.5]},"categories":["x"]}', strict=True)
     assert read_payload(body.payload()) == StoredItem.model_validate(body.model_dump())
-    assert ItemBody().payload() == b"{}"
+    assert StoredItem().payload() == b"{}"
     line = BulkItem.model_validate_json(b'{"item_id":"i","title":"t"}', strict=True)
     assert line.bulk_change == ItemBody(title="t").change("i")
     largest = ItemBody(embedding=[-1.2345678901234567e-300] * 2000)

@@ -59,7 +59,7 @@ def test_interactions_below_the_filters_are_set_aside_with_their_place() -> None
     dataset = made()
     assert (dataset.users, dataset.interactions) == (2, 4)
     aside = dataset.set_aside.with_columns(pl.col("user", "item").cast(pl.String)).rows()
-    assert aside == [("ann", "rye", 3, 1), ("bob", "fig", 7, 2), ("cat", "tea", 4, 0)]
+    assert aside == [("ann", "rye", 3, -1, 1), ("bob", "fig", 7, -1, 2), ("cat", "tea", 4, -1, 0)]
     assert dataset.count_set_aside(pl.Series(["fig", "cod", "tea"])).tolist() == [1, 0, 1]
 
 

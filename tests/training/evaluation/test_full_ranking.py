@@ -77,6 +77,40 @@ def test_fused_ranks_equal_the_references(weight: float) -> None:
     assert (found.ranks().all_items != ranks.all_items).any() == bool(weight)
 
 
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_answers_of_listed_users_equal_the_references(weight: float) -> None:
+    config = small_config(2, 9)
+    rng = np.random.default_rng(6)
+    codes, split = random_codes(rng, config, ITEMS), make_split(rng, USERS_AT_ONCE + 20)
+    vectors = random_vectors(rng, config, ITEMS)
+    judge = reference(config, random_recommender(config, 3), codes, vectors)
+    listed = np.array([1, 4, 30, USERS_AT_ONCE + 3])
+    found = search_split(random_recommender(config, 3), codes, split, WIDTH, vectors, 6, listed=listed)
+    top = found.top_items(Fusion(weight=weight, candidates=6), 5)
+    assert top.shape == (4, 5)
+    for row, answers in zip(listed.tolist(), top.tolist(), strict=True):
+        history, target = split.histories[row], int(split.targets[row])
+        is_open = np.ones(ITEMS, dtype=np.bool_)
+        is_open[history] = False
+        is_open[target] = True
+        beams, joined = judge.candidates(history, WIDTH, 6, is_open)
+        expected = fuse([*beams, *(joined if weight else [])], weight, ITEMS, ITEMS, [0] * ITEMS)
+        assert answers == expected[:5]
+
+
+def test_answers_that_do_not_exist_are_no_items_and_nobody_is_listed_unasked() -> None:
+    config = small_config(2, 9)
+    rng = np.random.default_rng(6)
+    codes, split = random_codes(rng, config, 3), make_split(rng, 2)
+    small = Split([history % 3 for history in split.histories], split.targets % 3, split.users)
+    net = random_recommender(config, 3)
+    found = search_split(net, codes, small, WIDTH, listed=np.array([0, 1]))
+    top = found.top_items(GENERATIVE_ALONE, 5)
+    for answers, history, target in zip(top, small.histories, small.targets, strict=True):
+        assert set(answers.tolist()) - {-1} == {0, 1, 2} - (set(history.tolist()) - {int(target)})
+    assert search_split(net, codes, small, WIDTH).top_items(GENERATIVE_ALONE, 5).shape == (0, 5)
+
+
 def scored_targets(
     log_prob: list[list[float]], dense: list[list[float]], beam_width: int, transition: list[list[float]] | None = None
 ) -> SearchResults:

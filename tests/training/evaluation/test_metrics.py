@@ -1,6 +1,7 @@
 """Metrics against hand-made numbers and a brute-force ranking."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from training.evaluation.metrics import (
     Ranks,
     both_protocols,
     ndcg,
+    ndcg_difference,
     popularity_ranks,
     rank_of_target,
     recall,
@@ -32,6 +34,19 @@ def test_ndcg_discounts_by_rank() -> None:
     assert ndcg(RANKS, 5) == pytest.approx(sum(gains[:2]) / 6)
     assert ndcg(np.zeros(3, dtype=np.int64), 1) == 1.0
     assert ndcg(np.array([-1]), 10) == 0.0
+
+
+def test_the_difference_of_the_same_users_has_the_error_of_pairs() -> None:
+    others = np.array([1, 4, -1, 0, 3, 2])
+    pairs = [
+        (1 / math.log2(a + 2) if 0 <= a < 10 else 0.0) - (1 / math.log2(b + 2) if 0 <= b < 10 else 0.0)
+        for a, b in zip(RANKS.tolist(), others.tolist(), strict=True)
+    ]
+    found = ndcg_difference(RANKS, others, 10)
+    assert found.mean == pytest.approx(ndcg(RANKS, 10) - ndcg(others, 10))
+    assert found.error == pytest.approx(statistics.stdev(pairs) / math.sqrt(6))
+    assert ndcg_difference(RANKS, RANKS, 10) == (0.0, 0.0)
+    assert ndcg_difference(RANKS[:1], others[:1], 10).error is None
 
 
 def test_summary_names_every_metric() -> None:

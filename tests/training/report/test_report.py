@@ -23,13 +23,15 @@ from tests.support.tiny import ITEMS, set_options, write_cycle
 from training.cli import app
 from training.diagnostics.beam_survival import codes_kept, sampled_codes_kept
 from training.evaluation.full_ranking import generative_ranks
-from training.evaluation.metrics import recall
+from training.evaluation.metrics import Ranks, recall
 from training.loop.progress import SilentProgress
 from training.loop.tensorboard import TensorboardProgress
 from training.pipeline import Pipeline
 from training.report.accuracy import fate_shares, hits
+from training.report.answers import best_model, tokenizer_state
 from training.report.build import all_charts
 from training.report.contents import Contents, Curve, gather
+from training.report.notes import coverage_note
 from training.report.page import render_page
 from training.report.style import Chart, draw_png, drawable, model_name
 from training.report.tree import top_branches
@@ -181,6 +183,66 @@ def test_the_page_stands_alone_and_escapes_what_users_wrote(finished: Path) -> N
     assert not re.search(r"https?:|url\(|@import", html)
     assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in reader.attributes
     assert len(html) < 1_000_000
+
+
+def test_five_users_are_shown_by_title_with_what_the_search_answers(
+    finished: Path, pipeline: Pipeline, contents: Contents
+) -> None:
+    split = pipeline.dataset.test()
+    known = {(*split.histories[user].tolist(), int(split.targets[user])) for user in range(len(split.targets))}
+    rows = Reader((finished / "report" / "index.html").read_text(encoding="utf-8")).rows
+    assert len(contents.examples) == 5
+    for number, one in enumerate(contents.examples, start=1):
+        assert one.earlier or (*one.history, one.chosen) in known
+        assert len(set(one.answers)) == 5
+        assert not set(one.answers) & set(one.history)
+        shown = [[contents.labels[row] for row in part] for part in (one.history, [one.chosen], one.answers)]
+        earlier = f"{one.earlier} earlier ones" if one.earlier else ""
+        assert [str(number), earlier + "".join(shown[0]), *("".join(part) for part in shown[1:])] in rows
+    found = np.array([one.chosen in one.answers for one in contents.examples])
+    assert found.any()  # the cycle is easy to learn
+
+
+def test_titles_are_answered_in_a_sentence(finished: Path, contents: Contents) -> None:
+    texts = Reader((finished / "report" / "index.html").read_text(encoding="utf-8")).texts
+    for sentence in (best_model(contents), tokenizer_state(contents), coverage_note(contents.evaluation)):
+        assert sentence in texts
+    assert set(contents.data_notes) <= set(texts)
+    assert contents.data_notes
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (60, "ETEGRec: test ndcg@10 0.7500 against 0.1250 of Popularity, a difference of 0.6250 ± 0.0545"),
+        (13, "ETEGRec, but Popularity is as good within chance: "),
+    ],
+)
+def test_the_best_model_leads_clearly_or_not(contents: Contents, found: int, expected: str) -> None:
+    def ranks(right: int) -> Ranks:
+        everyone = np.where(np.arange(80) < right, 0, -1).astype(np.int64)
+        return Ranks(everyone, everyone)
+
+    rows = {"popularity": ranks(10), "generative": ranks(found)}
+    test = {row: each.summary() for row, each in rows.items()}
+    known = replace(contents.ranks, rows=rows)
+    some = replace(contents, ranks=known, evaluation=replace(contents.evaluation, test=test))
+    assert best_model(some).startswith(expected)
+    alone = replace(some, evaluation=replace(contents.evaluation, test={"generative": test["generative"]}))
+    assert best_model(alone) == f"ETEGRec is the only model: test ndcg@10 {found / 80:.4f}."
+
+
+def test_what_is_doubtful_about_a_tokenizer_is_said(contents: Contents) -> None:
+    good = contents.evaluation.tokenizer | {"collision_rate": 0.01, "reconstruction_error": 0.2}
+    bad = good | {"collision_rate": 0.3, "reconstruction_error": 1.0, "codes_used": [8, 1]}
+
+    def said(tokenizer: dict[str, Any]) -> str:
+        return tokenizer_state(replace(contents, evaluation=replace(contents.evaluation, tokenizer=tokenizer)))
+
+    assert said(good).startswith("Yes: ")
+    assert said(bad).startswith("There are doubts: level 2 uses 1 of ")
+    assert "30% of the items" in said(bad)
+    assert "no better than the mean" in said(bad)
 
 
 def test_the_pictures_decode_and_are_not_blank(finished: Path) -> None:

@@ -13,7 +13,7 @@ Row = tuple[int, int, int]  # user, item, time
 
 def log(rows: list[Row]) -> Interactions:
     user, item, time = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    return Interactions(user.astype(np.int32), item.astype(np.int32), time)
+    return Interactions(user.astype(np.int32), item.astype(np.int32), time, np.full(len(time), -1, dtype=np.int8))
 
 
 def repeats(base: list[Row], events: list[Row], keep_repeats: bool = False) -> list[int]:

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from model_store.bundle.registry import ModelStore
+from model_store.cli import app as models_app
 from model_store.console import run
 from model_store.errors import StoreUnavailable
 from model_store.events.event import Event
@@ -19,6 +20,7 @@ from model_store.new_items.item_encoder import CONTENT_GRAPH
 from service.schemas.items import ItemBody, delete_change
 from service.store import open_store
 from service.store.change_stream import RawChange
+from tests.support.bundles import publish_small
 from tests.support.encodable_bundles import encodable_bundle
 from tests.support.redis_server import RedisServer
 from tests.support.service_harness import serving
@@ -141,6 +143,24 @@ def test_the_incumbent_is_judged_as_its_own_evaluation_did(first_pass: tuple[Pat
     assert incumbent_metrics(ModelStore(folder / "models").bundle(), data) == pytest.approx(report.candidate)
 
 
+def test_what_a_person_rolled_back_is_neither_trained_nor_promoted_again(after_first: Path) -> None:
+    """From the command that rolls back to the command that retrains."""
+    store = ModelStore(after_first / "models")
+    rejected = store.live()
+    assert rejected
+    before = publish_small(store)
+    store.promote(before)
+    store.promote(rejected)
+    rollback = ["rollback", "--store", store.url, "--reason", "clicks fell"]
+    assert run(models_app, "etegrec-models", rollback) == 0
+
+    report = retrainer(after_first, after_first / "models" / "events").run_once()
+    assert (report.promoted, report.version, report.candidate) == (False, before, {})
+    assert report.reason.startswith(f"not trained: {rejected} came from the same data and settings and was rolled back")
+    assert "(clicks fell)" in report.reason
+    assert sorted(store.versions()) == sorted([before, rejected])
+
+
 def test_items_that_came_live_are_trained_with_what_was_said_of_them(tmp_path: Path) -> None:
     """From PUT and events to a promoted bundle, and back into a service that applies the changes once more."""
     write_cycle(tmp_path / "cycle.txt")
@@ -166,7 +186,7 @@ def test_items_that_came_live_are_trained_with_what_was_said_of_them(tmp_path: P
     assert (catalogue.titles[known], catalogue.attributes[known]) == ("Renamed", {"text": "as text"})
     assert catalogue.popularity[row] == 20
     assert CONTENT_GRAPH in bundle
-    assert retrainer(tmp_path, log).run_once().reason == "no new interactions or items"
+    assert retrainer(tmp_path, log).run_once().reason.startswith("no new interactions, items or settings")
 
     async def served() -> list[tuple[bool, str]]:
         async with serving(tmp_path / "models", engine="onnx") as (client, _):
@@ -196,7 +216,7 @@ def test_without_new_interactions_nothing_is_trained(after_first: Path) -> None:
     record(None, log, [Event(event_id="x", user_id="u1", item_id="never-seen", timestamp=5)])
     report = retrainer(after_first, log).run_once()
     assert (report.events, report.rejected, report.promoted) == (0, {"unknown item": 1}, False)
-    assert report.reason == "no new interactions or items"
+    assert report.reason.startswith("no new interactions, items or settings")
     assert report.candidate == {}
 
 

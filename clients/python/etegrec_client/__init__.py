@@ -1,0 +1,32 @@
+"""Typed client of the ETEGRec recommendation service, synchronous and asynchronous."""
+
+from etegrec_client.clients import AsyncClient, Client
+from etegrec_client.errors import (
+    AccessDenied,
+    CatalogueFull,
+    DeadlineMissed,
+    EtegrecError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServiceFailure,
+    ServiceProblem,
+    ServiceUnreachable,
+)
+from etegrec_client.retries import Retries
+
+__all__ = [
+    "AccessDenied",
+    "AsyncClient",
+    "CatalogueFull",
+    "Client",
+    "DeadlineMissed",
+    "EtegrecError",
+    "InvalidRequest",
+    "NotFound",
+    "Overloaded",
+    "Retries",
+    "ServiceFailure",
+    "ServiceProblem",
+    "ServiceUnreachable",
+]

@@ -1,0 +1,322 @@
+"""The two clients, :class:`Client` and :class:`AsyncClient`: the same methods, one of them to be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, cast
+
+import httpx
+
+from etegrec_client import calls
+from etegrec_client import types as t
+from etegrec_client.calls import Call
+from etegrec_client.errors import InvalidRequest, ServiceUnreachable, problem_of
+from etegrec_client.retries import Retries
+from etegrec_client.uploads import PART_ITEMS, UploadTotal, split
+
+A = TypeVar("A")
+
+TIMEOUT_S = 10.0
+"""Seconds that a connection, and each wait for bytes of an answer, may take."""
+
+_SUCCESS = range(200, 300)
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"X-API-Key": key}
+
+
+def _arguments(call: Call[Any]) -> dict[str, Any]:
+    """Return the arguments of httpx's ``request``."""
+    headers = {} if call.body is None else {"Content-Type": call.media_type}
+    return {
+        "method": call.method,
+        "url": call.path,
+        "content": call.body,
+        "headers": headers,
+        "params": call.query or None,
+    }
+
+
+def _read(call: Call[A], response: httpx.Response) -> A:
+    """Return the answer, or raise the problem."""
+    if response.status_code not in _SUCCESS:
+        raise problem_of(response)
+    return cast(A, response.json())
+
+
+def _unreachable(failure: httpx.TransportError) -> ServiceUnreachable:
+    return ServiceUnreachable(f"{type(failure).__name__}: {failure}")
+
+
+class Client:
+    """Client of one service. Use it as a context manager, and share it: it keeps connections. Thread-safe.
+
+    Args:
+        url: Address of the service, such as ``http://localhost:8000``.
+        key: API key, if the service needs one.
+        timeout_s: Seconds for a connection, and for each wait for bytes of an answer.
+        retries: When to repeat a request.
+        transport: Transport of httpx, for proxies and tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        retries: Retries | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout_s, transport=transport)
+        self._retries = retries or Retries()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def recommend(self, **request: Unpack[t.RecommendRequest]) -> t.RecommendResponse:
+        """Recommend items to a user, by ``user_id`` or ``history``."""
+        return self._send(calls.recommend(request))
+
+    def recommend_batch(self, requests: Sequence[t.RecommendRequest]) -> list[t.RecommendResponse]:
+        """Answer many requests at once, in the same order."""
+        return self._send(calls.recommend_batch(requests))
+
+    def record_event(self, **event: Unpack[t.Event]) -> t.EventsResponse:
+        """Record one event."""
+        return self._send(calls.record_events([event]))
+
+    def record_events(self, events: Iterable[t.Event]) -> t.EventsResponse:
+        """Record events; those that were recorded already count once, by their ids."""
+        return self._send(calls.record_events(events))
+
+    def get_item(self, item_id: t.Id) -> t.ItemResponse:
+        """Show an item, hidden or not."""
+        return self._send(calls.get_item(item_id))
+
+    def put_item(self, item_id: t.Id, **item: Unpack[t.Item]) -> t.PutResponse:
+        """Add an item, or replace all of its content."""
+        return self._send(calls.put_item(item_id, item))
+
+    def patch_item(self, item_id: t.Id, **patch: Unpack[t.ItemPatch]) -> t.ItemResponse:
+        """Change some fields of an item; ``hidden=False`` brings a deleted one back."""
+        return self._send(calls.patch_item(item_id, patch))
+
+    def delete_item(self, item_id: t.Id) -> t.DeleteResponse:
+        """Hide an item from all answers."""
+        return self._send(calls.delete_item(item_id))
+
+    def upload_items(self, items: Iterable[t.BulkItem], *, part_items: int = PART_ITEMS) -> t.BulkResponse:
+        """Add or replace many items, part by part; each part is stored as a whole, or not at all.
+
+        Raises:
+            InvalidRequest: Items are wrong; ``fields`` counts them from 1. Earlier parts are stored; repeat all.
+        """
+        total = UploadTotal()
+        for part in split(items, part_items):
+            try:
+                total.add(self._send(calls.upload_items(part)))
+            except InvalidRequest as refused:
+                total.renumber(refused)
+                raise
+        return total.answer
+
+    def similar_items(self, item_id: t.Id, *, k: int = 10) -> t.SimilarResponse:
+        """Show items like a given one."""
+        return self._send(calls.similar_items(item_id, k))
+
+    def items_by_codes(self, prefix: Sequence[int], *, limit: int = 20, offset: int = 0) -> t.CodesResponse:
+        """Show the items whose semantic ID begins with these codes."""
+        return self._send(calls.items_by_codes(prefix, limit, offset))
+
+    def popular_items(self, *, category: str | None = None, k: int = 10) -> t.PopularResponse:
+        """Show what users without history get."""
+        return self._send(calls.popular_items(category, k))
+
+    def trending_items(self, *, category: str | None = None, k: int = 10) -> t.PopularResponse:
+        """Show the items with most events of late."""
+        return self._send(calls.trending_items(category, k))
+
+    def get_user(self, user_id: t.Id) -> t.UserResponse:
+        """Show the stored history of a user."""
+        return self._send(calls.get_user(user_id))
+
+    def delete_user(self, user_id: t.Id) -> t.ForgottenResponse:
+        """Erase what is stored of a user."""
+        return self._send(calls.delete_user(user_id))
+
+    def get_model(self) -> dict[str, Any]:
+        """Show the manifest of the model that answers."""
+        return self._send(calls.get_model())
+
+    def health_live(self) -> dict[str, Any]:
+        """Return if the process runs."""
+        return self._send(calls.health_live())
+
+    def health_ready(self) -> dict[str, Any]:
+        """Return if the service can answer; raise :class:`Overloaded` with the reason if not."""
+        return self._send(calls.health_ready())
+
+    def _send(self, call: Call[A]) -> A:
+        attempt = 1
+        while True:
+            try:
+                response = self._http.request(**_arguments(call))
+            except httpx.TransportError as failure:
+                wait_s = self._retries.wait_after(attempt, failure)
+                if wait_s is None:
+                    raise _unreachable(failure) from failure
+            else:
+                wait_s = self._retries.wait_after(attempt, response)
+                if wait_s is None:
+                    return _read(call, response)
+
+            time.sleep(wait_s)
+            attempt += 1
+
+
+class AsyncClient:
+    """Client of one service. Use it as an asynchronous context manager, and share it: it keeps connections.
+
+    Args:
+        url: Address of the service, such as ``http://localhost:8000``.
+        key: API key, if the service needs one.
+        timeout_s: Seconds for a connection, and for each wait for bytes of an answer.
+        retries: When to repeat a request.
+        transport: Transport of httpx, for proxies and tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        retries: Retries | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout_s, transport=transport)
+        self._retries = retries or Retries()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def recommend(self, **request: Unpack[t.RecommendRequest]) -> t.RecommendResponse:
+        """Recommend items to a user, by ``user_id`` or ``history``."""
+        return await self._send(calls.recommend(request))
+
+    async def recommend_batch(self, requests: Sequence[t.RecommendRequest]) -> list[t.RecommendResponse]:
+        """Answer many requests at once, in the same order."""
+        return await self._send(calls.recommend_batch(requests))
+
+    async def record_event(self, **event: Unpack[t.Event]) -> t.EventsResponse:
+        """Record one event."""
+        return await self._send(calls.record_events([event]))
+
+    async def record_events(self, events: Iterable[t.Event]) -> t.EventsResponse:
+        """Record events; those that were recorded already count once, by their ids."""
+        return await self._send(calls.record_events(events))
+
+    async def get_item(self, item_id: t.Id) -> t.ItemResponse:
+        """Show an item, hidden or not."""
+        return await self._send(calls.get_item(item_id))
+
+    async def put_item(self, item_id: t.Id, **item: Unpack[t.Item]) -> t.PutResponse:
+        """Add an item, or replace all of its content."""
+        return await self._send(calls.put_item(item_id, item))
+
+    async def patch_item(self, item_id: t.Id, **patch: Unpack[t.ItemPatch]) -> t.ItemResponse:
+        """Change some fields of an item; ``hidden=False`` brings a deleted one back."""
+        return await self._send(calls.patch_item(item_id, patch))
+
+    async def delete_item(self, item_id: t.Id) -> t.DeleteResponse:
+        """Hide an item from all answers."""
+        return await self._send(calls.delete_item(item_id))
+
+    async def upload_items(self, items: Iterable[t.BulkItem], *, part_items: int = PART_ITEMS) -> t.BulkResponse:
+        """Add or replace many items, part by part; each part is stored as a whole, or not at all.
+
+        Raises:
+            InvalidRequest: Items are wrong; ``fields`` counts them from 1. Earlier parts are stored; repeat all.
+        """
+        total = UploadTotal()
+        for part in split(items, part_items):
+            try:
+                total.add(await self._send(calls.upload_items(part)))
+            except InvalidRequest as refused:
+                total.renumber(refused)
+                raise
+        return total.answer
+
+    async def similar_items(self, item_id: t.Id, *, k: int = 10) -> t.SimilarResponse:
+        """Show items like a given one."""
+        return await self._send(calls.similar_items(item_id, k))
+
+    async def items_by_codes(self, prefix: Sequence[int], *, limit: int = 20, offset: int = 0) -> t.CodesResponse:
+        """Show the items whose semantic ID begins with these codes."""
+        return await self._send(calls.items_by_codes(prefix, limit, offset))
+
+    async def popular_items(self, *, category: str | None = None, k: int = 10) -> t.PopularResponse:
+        """Show what users without history get."""
+        return await self._send(calls.popular_items(category, k))
+
+    async def trending_items(self, *, category: str | None = None, k: int = 10) -> t.PopularResponse:
+        """Show the items with most events of late."""
+        return await self._send(calls.trending_items(category, k))
+
+    async def get_user(self, user_id: t.Id) -> t.UserResponse:
+        """Show the stored history of a user."""
+        return await self._send(calls.get_user(user_id))
+
+    async def delete_user(self, user_id: t.Id) -> t.ForgottenResponse:
+        """Erase what is stored of a user."""
+        return await self._send(calls.delete_user(user_id))
+
+    async def get_model(self) -> dict[str, Any]:
+        """Show the manifest of the model that answers."""
+        return await self._send(calls.get_model())
+
+    async def health_live(self) -> dict[str, Any]:
+        """Return if the process runs."""
+        return await self._send(calls.health_live())
+
+    async def health_ready(self) -> dict[str, Any]:
+        """Return if the service can answer; raise :class:`Overloaded` with the reason if not."""
+        return await self._send(calls.health_ready())
+
+    async def _send(self, call: Call[A]) -> A:
+        attempt = 1
+        while True:
+            try:
+                response = await self._http.request(**_arguments(call))
+            except httpx.TransportError as failure:
+                wait_s = self._retries.wait_after(attempt, failure)
+                if wait_s is None:
+                    raise _unreachable(failure) from failure
+            else:
+                wait_s = self._retries.wait_after(attempt, response)
+                if wait_s is None:
+                    return _read(call, response)
+
+            await asyncio.sleep(wait_s)
+            attempt += 1

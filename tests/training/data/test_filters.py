@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data import filters
@@ -18,6 +18,7 @@ def columns(rows: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, n
     return user.astype(np.int32), item.astype(np.int32), time
 
 
+@settings(deadline=None)
 @given(LOGS, st.integers(1, 9))
 def test_the_first_of_equal_interactions_stays(rows: list[tuple[int, int, int]], chunk: int) -> None:
     rows.sort(key=lambda row: row[2])
@@ -27,6 +28,7 @@ def test_the_first_of_equal_interactions_stays(rows: list[tuple[int, int, int]],
         assert first_of_repeats(*columns(rows)).tolist() == expected
 
 
+@settings(deadline=None)
 @given(LOGS, LOGS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
 def test_what_passed_passes_still_when_more_comes(
     rows: list[tuple[int, int, int]], more: list[tuple[int, int, int]], users: int, items: int, length: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.numbering import number_together
@@ -15,6 +15,7 @@ ROWS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_a_users_sequence_is_whole_again(rows: list[tuple[int, int, int, int, bool]]) -> None:
     rows.sort(key=lambda row: row[2])  # a log in order of time, with ties

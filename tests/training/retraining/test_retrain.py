@@ -104,7 +104,8 @@ def test_events_then_a_candidate_then_rest(after_first: Path) -> None:
     first = store.live()
     record(None, log, [*events(3, 60), *events(0, 3, users="new")])
     second = retrainer(after_first, log).run_once()
-    assert (second.events, second.rejected) == (60, {"below the filters": 3})
+    # The file has no times and ends with i3, i4 for one of the users, so two events may be the same rows once more.
+    assert (second.events, second.rejected) == (58, {"duplicate": 2, "below the filters": 3})
     assert second.incumbent["ndcg@10"] > 0
     assert second.promoted == (second.candidate["ndcg@10"] >= second.incumbent["ndcg@10"])
     assert store.live() == second.version
@@ -115,7 +116,7 @@ def test_events_then_a_candidate_then_rest(after_first: Path) -> None:
         assert manifest.data.counts["interactions_set_aside"] == 3
 
     third = retrainer(after_first, log).run_once()
-    assert third.events == 60  # drained once, kept for good
+    assert third.events == 58  # drained once, kept for good
     assert third.version == second.version
     reports = [json.loads(path.read_text()) for path in sorted((after_first / "work" / "reports").glob("*.json"))]
     assert reports[-1] == third.as_dict()
@@ -230,7 +231,7 @@ def test_events_come_from_redis_too(
     assert run(app, "etegrec-train", arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["promoted"]
-    assert report["events"] == 40
+    assert (report["events"], report["rejected"]) == (38, {"duplicate": 2})
 
 
 def test_without_redis_a_pass_fails_before_training(tmp_path: Path) -> None:

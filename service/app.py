@@ -43,7 +43,7 @@ def create_app(
     """
     is_usual = opener is open_engine and coders is open_coder  # the other process cannot be given any others
     trial = ProcessTrial(settings) if settings.load_trial and is_usual else None
-    service = Service(settings, store or _open_store(settings), opener, coders, trial)
+    service = Service(settings, store or open_store_of(settings), opener, coders, trial)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -65,7 +65,13 @@ def create_app(
     return app
 
 
-def _open_store(settings: Settings) -> Store:
+def open_store_of(settings: Settings) -> Store:
+    """Open the store that the settings name.
+
+    Raises:
+        ConfigError: Settings contradict each other.
+        LockHeld: Another process has the embedded store open.
+    """
     url = settings.redis_url.get_secret_value() if settings.redis_url else None
     if url is None and not settings.events_folder and "://" in settings.store:
         raise ConfigError(

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import ipaddress
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
 import typer
 import uvicorn
 
-from model_store.console import EXIT_CODES, new_app, run
-from model_store.errors import ConfigError
-from service.app import create_app
+from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import Trust
+from model_store.console import EXIT_CODES, new_app, print_json, run, say
+from model_store.errors import ConfigError, LockHeld
+from service.app import create_app, open_store_of
+from service.histories.by_hand import ImportResult, import_all, import_version
+from service.histories.history_file import read_history_file
 from service.http.connections import Connections, affordable_limit
 from service.http.protocol import BoundedHttp
 from service.http.server import Server
 from service.settings import ENV_PREFIX, EngineName, Settings
+from service.store.base import Store
 from service.telemetry import Telemetry, set_up_logs
 
 SWITCH_S = 0.0005
@@ -44,8 +52,9 @@ def _option(name: str) -> Any:
     return typer.Option(f"--{name.replace('_', '-')}", help=shown, show_default=False)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.callback(invoke_without_command=True, no_args_is_help=False, epilog=EXIT_CODES)
 def serve(
+    context: typer.Context,
     store: Annotated[str | None, _option("store")] = None,
     host: Annotated[str | None, _option("host")] = None,
     port: Annotated[int | None, _option("port")] = None,
@@ -59,8 +68,79 @@ def serve(
     log_level: Annotated[str | None, _option("log_level")] = None,
 ) -> None:
     """Listen until SIGTERM or Ctrl-C. Without a promoted model, wait for one."""
-    given = {name: value for name, value in locals().items() if value is not None}  # options are named as settings
-    run_service(Settings.load(**given))
+    # options are named as settings
+    context.obj = {name: value for name, value in locals().items() if value is not None and name != "context"}
+    if context.invoked_subcommand is None:
+        run_service(Settings.load(**context.obj))
+
+
+@app.command("import-history", epilog=EXIT_CODES)
+def import_history(
+    context: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="CSV or Parquet file of interactions.", show_default="the histories of a version"),
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Version whose histories to import.", show_default="the live version")
+    ] = None,
+    store: Annotated[str | None, _option("store")] = None,
+    user: Annotated[str, typer.Option(help="Column of the users.", show_default="user, user_id …")] = "",
+    item: Annotated[str, typer.Option(help="Column of the items.", show_default="item, item_id …")] = "",
+    timestamp: Annotated[str, typer.Option(help="Column of the times.", show_default="timestamp, time …")] = "",
+    event: Annotated[str, typer.Option(help="Column of the types.", show_default="event, type …")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")] = False,
+) -> None:
+    """Import past interactions into the histories of users, from a file or from a version's training data.
+
+    The settings must be those of the service. Interactions that are there already, and those of erased users, are left
+    out, so it may be repeated. Services import the live version's histories by themselves.
+    """
+    settings = Settings.load(**(context.obj | ({"store": store} if store else {})))
+    if file is not None and version is not None:
+        raise ConfigError("a file and --version exclude each other", "name a file or use --version")
+
+    if file is None:
+        bundle = ModelStore(settings.store, trust=Trust.at(settings.trusted_keys_file)).bundle(version)
+        result = _import(settings, lambda opened: import_version(opened, bundle, say))
+    else:
+        given = {"user": user, "item": item, "timestamp": timestamp, "event": event}
+        read = read_history_file(file, {role: column for role, column in given.items() if column})
+        histories = read.histories(settings.history_cap)
+        result = _import(settings, lambda opened: import_all(opened, histories, len(read.user_ids), say))
+
+    if as_json:
+        print_json(result._asdict())
+    else:
+        typer.echo(
+            f"{result.written_interactions:,} interactions came into the histories of {result.written_users:,} of"
+            f" {result.users:,} users; the others had them already, or were erased"
+        )
+
+
+def _import(settings: Settings, work: Callable[[Store], Awaitable[ImportResult]]) -> ImportResult:
+    """Open the store, import and close it.
+
+    Raises:
+        LockHeld: The service has the embedded store open.
+    """
+
+    async def import_and_close() -> ImportResult:
+        try:
+            opened = open_store_of(settings)
+        except LockHeld as cause:
+            raise LockHeld(
+                f"the service runs and has the embedded store open: {cause}",
+                "stop it during the import, or let it use Redis (ETEGREC_REDIS_URL); the live version's histories it"
+                " imports by itself",
+            ) from cause
+
+        try:
+            return await work(opened)
+        finally:
+            await opened.close()
+
+    return asyncio.run(import_and_close())
 
 
 def run_service(settings: Settings) -> None:

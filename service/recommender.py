@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from model_store.events.event import EventType
+from model_store.events.history_entry import LETTERS, UNKNOWN, UNTIMED
 from service.answers.explanations import NO_EXPLANATIONS, Explanations, explain
 from service.answers.popular import FallbackReason, PopularLog, find_popular
 from service.answers.result_cache import AnswerKey, ResultCache
@@ -23,6 +26,7 @@ from service.models.loaded_model import LoadedModel
 from service.models.manager import ModelManager, Serving
 from service.schemas.recommend import RecommendRequest
 from service.settings import Settings
+from service.store.base import History
 from service.store.client import StoreClient, StoredHistory
 from service.telemetry import Telemetry
 
@@ -57,7 +61,7 @@ class _Query(NamedTuple):
     known: npt.NDArray[np.int64]  # rows of the history's known items, oldest first
     rule_key: RuleKey
     rule: CompiledRule
-    excluded: npt.NDArray[np.int64]  # rows of seen and denied items
+    excluded: npt.NDArray[np.int64]  # rows of denied items, and of seen ones that must not come again
     fresh_boost: float
 
     def search_request(self, beam_width: int) -> SearchRequest:
@@ -104,6 +108,7 @@ class Recommender:
         self._settings = settings
         self._telemetry = telemetry
 
+        self._default_letters = letters_to_leave_out(settings.exclude_seen_event_types)
         self._cache = ResultCache(settings.result_cache_entries, settings.result_cache_s)
 
         self._answers = {kind: telemetry.answers.labels(kind) for kind in ("model", "cache", "popular")}
@@ -124,13 +129,13 @@ class Recommender:
         deadline = started + min(request.budget_ms or np.inf, self._settings.deadline_ms) / 1000
         rule_key = RuleKey.of(request.filter)
         await self._range_check.check(rule_key, (request.filter and request.filter.attributes) or ())
-        history = await self._read_history(request)
+        stored = await self._read_history(request)
 
         # A lease keeps the model, even if another version is swapped in before the answer is ready.
         with self._models.lease() as serving:
-            known = serving.model.catalogue.rows(history.item_ids)
+            known = serving.model.catalogue.rows(stored.history.item_ids)
             rule = await self._find_rule(serving.model, rule_key)
-            excluded = _excluded_rows(serving.model, request, known)
+            excluded = self._excluded_rows(serving.model, request, stored.history, known)
             query = _Query(serving.model, request, known, rule_key, rule, excluded, self._settings.fresh_boost)
 
             if rule.is_empty:
@@ -138,16 +143,27 @@ class Recommender:
             elif len(known):
                 answered = await self._answer_by_model(serving, query, deadline)
             else:
-                answered = await self._answer_by_popularity(query, _why_nothing_is_known(history))
+                answered = await self._answer_by_popularity(query, _why_nothing_is_known(stored))
 
         self._count(query, answered)
-        return self._recommendation(query, answered, history, started)
+        return self._recommendation(query, answered, stored, started)
 
     async def _read_history(self, request: RecommendRequest) -> StoredHistory:
         """Return the request's own history, even an empty one, else the stored one of its user."""
         if request.history is not None or request.user_id is None:
-            return StoredHistory(request.history or [], is_missing=False)
+            return StoredHistory(History.untyped(request.history or []), is_missing=False)
         return await self._store_client.history(request.user_id)
+
+    def _excluded_rows(
+        self, model: LoadedModel, request: RecommendRequest, history: History, known: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Return the rows of seen items that are not to come again, and of denied ones."""
+        asked = request.exclude_seen
+        letters = self._default_letters if asked is True else letters_to_leave_out(asked or ())
+        seen = _seen_rows(model, history, known, letters)
+        if request.filter is None or not request.filter.deny:
+            return seen
+        return np.concatenate([seen, model.catalogue.rows(request.filter.deny)])
 
     async def _find_rule(self, model: LoadedModel, key: RuleKey) -> CompiledRule:
         rule = model.rules.find(key)
@@ -218,9 +234,9 @@ class Recommender:
             self._popular_log.record(reason, query.model.version)
 
     def _recommendation(
-        self, query: _Query, answered: _Answered, history: StoredHistory, started: float
+        self, query: _Query, answered: _Answered, stored: StoredHistory, started: float
     ) -> Recommendation:
-        is_degraded = history.is_missing or not self._store_client.is_up
+        is_degraded = stored.is_missing or not self._store_client.is_up
         if is_degraded:
             self._telemetry.degraded.inc()
 
@@ -229,7 +245,7 @@ class Recommender:
             found=self._without_hidden(query.model, answered.found),
             served_by=answered.served_by,
             is_degraded=is_degraded,
-            unknown_items=_unknown_items(query, history.item_ids),
+            unknown_items=_unknown_items(query, stored.history.item_ids),
             took_ms=(time.monotonic() - started) * 1000,
             explanations=answered.explanations if query.request.explain else None,
             fallback_reason=answered.fallback_reason,
@@ -249,14 +265,30 @@ class Recommender:
         return found.select(~is_hidden) if is_hidden.any() else found
 
 
-def _excluded_rows(
-    model: LoadedModel, request: RecommendRequest, known: npt.NDArray[np.int64]
+def letters_to_leave_out(types: Iterable[EventType]) -> frozenset[int]:
+    """Return the codes of the letters whose items are left out of answers: those of these types.
+
+    Interactions of unknown type are left out with any of them, for they may have been of that type.
+    """
+    letters = [LETTERS[kind] for kind in types]
+    return frozenset(map(ord, [*letters, UNKNOWN, UNTIMED])) if letters else frozenset()
+
+
+def _seen_rows(
+    model: LoadedModel, history: History, known: npt.NDArray[np.int64], letters: Set[int]
 ) -> npt.NDArray[np.int64]:
-    """Return the rows of seen items, unless the request wants them, and of denied ones."""
-    seen = known if request.exclude_seen else known[:0]
-    if request.filter is None or not request.filter.deny:
-        return seen
-    return np.concatenate([seen, model.catalogue.rows(request.filter.deny)])
+    """Return the rows of the history's items that were seen in one of these ways.
+
+    Args:
+        model: The model that answers.
+        history: The history, ``[n]``.
+        known: Rows of its known items, in order.
+        letters: Codes of letters.
+    """
+    is_seen = [letter in letters for letter in history.letters]
+    if all(is_seen):
+        return known  # as always with a history of the request's own; needs no second look-up
+    return model.catalogue.rows(list(compress(history.item_ids, is_seen)))
 
 
 def _answer_nothing(query: _Query) -> _Answered:
@@ -266,11 +298,11 @@ def _answer_nothing(query: _Query) -> _Answered:
     return _Answered(_NOTHING, "popular", fallback_reason=FallbackReason.EMPTY_RULE)
 
 
-def _why_nothing_is_known(history: StoredHistory) -> FallbackReason:
+def _why_nothing_is_known(stored: StoredHistory) -> FallbackReason:
     """Return the reason why a history has no known items."""
-    if history.is_missing:
+    if stored.is_missing:
         return FallbackReason.STORE_AWAY
-    return FallbackReason.UNKNOWN_ITEMS if history.item_ids else FallbackReason.NO_HISTORY
+    return FallbackReason.UNKNOWN_ITEMS if stored.history.item_ids else FallbackReason.NO_HISTORY
 
 
 def _unknown_items(query: _Query, item_ids: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from service.async_tasks import cancel_and_wait
 from service.catalogue.manager import CatalogueManager
 from service.catalogue.range_check import RangeCheck
 from service.catalogue.updater import CatalogueUpdater
+from service.histories.importer import HistoryImporter
 from service.models.loading import CoderOpener, EngineOpener, open_coder
 from service.models.manager import ModelManager
 from service.models.trial import Trial
@@ -53,6 +54,7 @@ class Service:
         self.updater = CatalogueUpdater(self.models, self.follower, self.store_client, settings, self.telemetry)
         self.catalogue = CatalogueManager(self.updater, self.store_client)
 
+        self.importer = HistoryImporter(self.models, model_store, store, settings, self.telemetry)
         self.trends = TrendTracker(store, settings, self.telemetry)
         range_check = RangeCheck(self.models, self.updater)
         self.recommender = Recommender(
@@ -85,6 +87,7 @@ class Service:
             self.models.watch(),
             self.updater.watch(),
             self.trends.watch(),
+            self.importer.watch(),
             self.gate.watch(),
         )
         watchers = [asyncio.create_task(each) for each in watched]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model_store.errors import ConfigError
+from model_store.events.event import EVENT_TYPES, EventType
 from model_store.secret_files import read_secrets
 from service.engines.base import BEAM_WIDTHS
 
@@ -19,6 +20,10 @@ EngineName = Literal["onnx", "torch", "fake"]
 
 ENV_PREFIX = "ETEGREC_"
 """Beginning of the name of every variable."""
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 class Settings(BaseSettings):
@@ -189,7 +194,15 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(
         10.0, gt=0, le=600, description="longest time for a client to send any other body, in seconds"
     )
-    history_cap: int = Field(200, ge=1, le=5000, description="newest items of a user's history that are stored")
+    history_cap: int = Field(200, ge=1, le=5000, description="newest interactions of a user that are stored")
+    exclude_seen_types: str = Field(
+        "purchase,rating",
+        description="types of events after which an item is not recommended to the user again, comma-separated;"
+        " empty: all may come again",
+    )
+    import_histories: bool = Field(
+        True, description="whether users of a version's training data get their history when it is first served"
+    )
     user_ttl_days: int = Field(
         0, ge=0, le=36_500, description="days without an event after which a user is forgotten; 0: never"
     )
@@ -253,6 +266,20 @@ class Settings(BaseSettings):
             name = ENV_PREFIX + str(problem["loc"][0]).upper()
             hint = f"correct {name} or the option of the same name; `etegrec-serve --help` lists them"
             raise ConfigError(f"{name}: {problem['msg']}", hint) from None
+
+    @field_validator("exclude_seen_types")
+    @classmethod
+    def _check_types(cls, value: str) -> str:
+        unknown = [name for name in _split(value) if name not in EVENT_TYPES]
+        if unknown:
+            raise ValueError(f"{unknown[0][:40]!r} is no type of event; choose from {', '.join(EVENT_TYPES)}")
+        return value
+
+    @property
+    def exclude_seen_event_types(self) -> tuple[EventType, ...]:
+        """Types of events after which an item is not recommended again."""
+        names = _split(self.exclude_seen_types)
+        return tuple(kind for kind in EVENT_TYPES if kind in names)
 
     @property
     def events_path(self) -> str:

@@ -28,6 +28,7 @@ class Telemetry:
         self._add_model_metrics()
         self._add_catalogue_metrics()
         self._add_event_metrics()
+        self._add_import_metrics()
         self._add_key_metrics()
 
     def _add_request_metrics(self) -> None:
@@ -208,6 +209,19 @@ class Telemetry:
             "etegrec_event_stream_lag_seconds",
             "Age of the oldest event that training has not drained, 0 if there is none.",
             registry=registry,
+        )
+
+    def _add_import_metrics(self) -> None:
+        self.history_import_users = Counter(
+            "etegrec_history_import_users_total",
+            "Users of training data that this replica imported, by result (written, unchanged).",
+            ("result",),
+            registry=self.registry,
+        )
+        self.history_import_progress = Gauge(
+            "etegrec_history_import_progress",
+            "Share of the answering version's users that are imported, as far as this replica knows; 1 if all are.",
+            registry=self.registry,
         )
 
     def _add_key_metrics(self) -> None:

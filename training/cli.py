@@ -98,7 +98,8 @@ def prepare(
     dataset = prepare_data(data, out, _data_options(preset, overrides, user, item, timestamp, items), say)
     counts = {"users": dataset.users, "items": dataset.n_items, "interactions": dataset.interactions}
     if json:
-        print_json({"name": dataset.name, "fingerprint": dataset.fingerprint, **counts})
+        left_out = {"untrained_items": len(dataset.untrained_items), "set_aside": len(dataset.set_aside)}
+        print_json({"name": dataset.name, "fingerprint": dataset.fingerprint, **counts, **left_out})
     else:
         typer.echo(f"{dataset.name}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
 

@@ -24,6 +24,18 @@ from training.tokenizer.codebooks import TokenizerTrainingConfig
 PRESETS = ("demo", "cpu", "paper")
 
 
+class ExportConfig(Section):
+    """Settings of what a bundle holds beside the model."""
+
+    histories: bool = Field(
+        True, description="put the users' newest interactions into the bundle, so that the service knows them at once"
+    )
+    history_users: int = Field(
+        1_000_000, ge=1, description="most users whose interactions are put there; those with the newest ones go first"
+    )
+    history_length: int = Field(200, ge=1, le=5000, description="most interactions of a user, the newest ones")
+
+
 class TrainingConfig(Section):
     """All settings of a training run. Equal configuration, data and machine give equal results."""
 
@@ -36,6 +48,7 @@ class TrainingConfig(Section):
     tokenizer: TokenizerTrainingConfig = TokenizerTrainingConfig()
     joint: JointConfig = JointConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    export: ExportConfig = ExportConfig()
 
     @property
     def key(self) -> str:

@@ -202,6 +202,12 @@ class Pipeline:
         """Counts of items that follow each other in training sequences; not stored, as counting takes seconds."""
         return count_transitions(self.dataset.training_sequences(), self.dataset.n_items)
 
+    @property
+    def served_items(self) -> int:
+        """Number of items that the bundle is to serve: the trained ones, and those that are placed by content."""
+        is_served = self.config.data.serve_untrained
+        return self.dataset.n_items + (len(self.dataset.placeable_items()) if is_served else 0)
+
     def train(self, tiger: bool = False) -> None:
         """Run all stages before ``evaluate``. Several processes can run these together, but not the later ones."""
         _ = self.learner
@@ -273,7 +279,7 @@ class Pipeline:
         popularity = self.dataset.popularity()
         sasrec = self.sasrec.model
         width = self.config.model.beam_width
-        candidates = dense_candidates(width, self.dataset.n_items)
+        candidates = dense_candidates(width, self.served_items)
         codes = learner.assignment.codes
         vectors = learner.vectors
         fusion = GENERATIVE_ALONE

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from model_store.bundle.golden import GOLDEN, Golden, goldens_from_json
 from model_store.bundle.graph_check import check_graph
+from model_store.bundle.histories import HISTORIES, check_histories
 from model_store.bundle.manifest import LIST_HINT, MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
 from model_store.bundle.signature import SIGNATURE, SIGNATURE_LIMIT, Trust, signers
 from model_store.bundle.storage import Entry, Folder
@@ -208,6 +209,8 @@ def check_contents(
             read_tensors(read, name)
         elif name.endswith(".onnx"):
             check_graph(name, read(name))
+        elif name == HISTORIES:
+            check_histories(read(name))
         else:
             read(name)
     return catalogue

@@ -39,6 +39,7 @@ REQUIRED_FILES = frozenset(
 OPTIONAL_FILES = frozenset(
     {
         "content.onnx",  # title, categories and attributes -> item embedding
+        "histories.parquet",  # newest interactions of the users of the training data
         "search.int8.onnx",  # search.onnx with weights of 8 bits
         "transitions.safetensors",  # which items follow which
     }

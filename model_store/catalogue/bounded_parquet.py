@@ -8,7 +8,7 @@ stand for are added up: no text is written out before it is known how long all o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,23 +62,28 @@ def read_bounded(data: bytes, columns: Sequence[str]) -> Any:
         KeyError: A column is missing.
         pa.ArrowException: The bytes are not a Parquet file.
     """
+    batches = list(iterate_bounded(data, columns))
+    if batches:
+        return pa.Table.from_batches(batches)
+    return pq.read_schema(pa.BufferReader(data)).empty_table().select(columns)
+
+
+def iterate_bounded(data: bytes, columns: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[Any]:
+    """Decode the same batch by batch, without keeping any. Raises the same, the limits of texts as they are reached."""
     limits = Limits.of(len(data))
     source = pa.BufferReader(data)
     metadata = pq.read_metadata(source)
     _check_metadata(metadata, limits)
 
     file = pq.ParquetFile(source, metadata=metadata, read_dictionary=_columns_with_dictionary(metadata))
+    file.schema_arrow.empty_table().select(columns)  # raises KeyError if a column is missing
     text_bytes = 0
-    batches = []
     for group in range(metadata.num_row_groups):  # each has dictionaries of its own, and lists cannot mix them
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(columns)):
+        for batch in file.iter_batches(batch_rows, row_groups=[group], columns=list(columns)):
             for name, array in zip(batch.schema.names, batch.columns, strict=True):
                 text_bytes += _text_bytes(name, array)
             _check_total("bytes of text", text_bytes, limits.text_bytes)
-            batches.append(batch)
-
-    empty = file.schema_arrow.empty_table().select(columns)  # raises KeyError if a column is missing
-    return pa.Table.from_batches(batches) if batches else empty
+            yield batch
 
 
 def _check_metadata(metadata: Any, limits: Limits) -> None:

@@ -12,6 +12,7 @@ from model_store.events.event_log import (
     ErasedLine,
     EventLine,
     HistoryLine,
+    ImportLine,
     SeenLine,
     decode_line,
     encode_line,
@@ -21,14 +22,22 @@ from model_store.events.event_log import (
     state_path,
 )
 
+_IS_EVENT = b'"kind":"event"'
+
+_WITH_USER = (_IS_EVENT, b'"kind":"history"', b'"kind":"import"')
+"""What lines that hold a user's data contain; decoding all others would take most of the time."""
+
 
 def erase_user(folder: Path, user_id: str, through: int) -> int:
-    """Overwrite a user's events in the closed segments up to ``through``, and return their number. Blocks.
+    """Overwrite a user's events and imports in the closed segments up to ``through``. Blocks.
 
     The ids of the events stay recorded, so that a client that repeats an event does not bring it back. Lines keep their
     length, because a drain may have stopped in the middle of a segment. Files are replaced as a whole, so that a crash
     or a concurrent drain sees the old or the new file. On a full disk, where there is no space for another file, lines
     are overwritten in place.
+
+    Returns:
+        The number of events.
 
     Raises:
         OSError: A segment cannot be replaced; another call continues.
@@ -56,21 +65,20 @@ def _erase_from_file(path: Path, user_id: str) -> int:
         return 0
 
     new_lines = [_erase_from_line(line, user_id) for line in old_lines]
-    count = sum(new is not old for new, old in zip(new_lines, old_lines, strict=True))
-    if count:
+    erased = [old for new, old in zip(new_lines, old_lines, strict=True) if new is not old]
+    if erased:
         _replace_lines(path, old_lines, new_lines)
-    return count
+    return sum(_IS_EVENT in line for line in erased)
 
 
 def _erase_from_line(raw: bytes, user_id: str) -> bytes:
     """Return the same line, or for one of the user a line of equal length that says nothing of the user."""
-    has_user = b'"kind":"event"' in raw or b'"kind":"history"' in raw
-    line = decode_line(raw) if has_user else None
+    line = decode_line(raw) if any(kind in raw for kind in _WITH_USER) else None
 
     new: SeenLine | ErasedLine
     if isinstance(line, EventLine) and line.event.user_id == user_id:
         new = SeenLine(event_id=line.event.event_id, recorded_at=line.recorded_at)
-    elif isinstance(line, HistoryLine) and line.user_id == user_id:
+    elif isinstance(line, HistoryLine | ImportLine) and line.user_id == user_id:
         new = ErasedLine()
     else:
         return raw

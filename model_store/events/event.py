@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -23,8 +23,30 @@ Id = Annotated[str, AfterValidator(_check_size)]
 """An item, user or event id."""
 
 
+EventType = Literal["view", "click", "cart", "purchase", "rating"]
+"""Type of an event."""
+
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+
+_NAMES: dict[str, EventType] = {
+    **{name: name for name in EVENT_TYPES},
+    "impression": "view",
+    "pageview": "view",
+    "addtocart": "cart",
+    "basket": "cart",
+    "buy": "purchase",
+    "order": "purchase",
+    "transaction": "purchase",
+    "review": "rating",
+}
+
 MAX_TIMESTAMP = 253_402_300_799
 """End of the year 9999 in Unix seconds."""
+
+
+def event_type_of(name: str) -> EventType | None:
+    """Return the type that a shop's own name means, such as ``Add to cart``; ``None`` if it is none of those known."""
+    return _NAMES.get(name.lower().replace(" ", "").replace("_", "").replace("-", ""))
 
 
 def _check_seconds(value: int) -> int:
@@ -41,7 +63,7 @@ class Event(BaseModel):
     event_id: Id = Field(description="chosen by the client; a repeated id is recorded once")
     user_id: Id
     item_id: Id
-    type: Literal["view", "click", "cart", "purchase", "rating"] = "click"
+    type: EventType = "click"
     timestamp: Annotated[int, AfterValidator(_check_seconds)] = Field(
         description="Unix time in seconds, at most the year 9999",
         json_schema_extra={"minimum": 0, "maximum": MAX_TIMESTAMP},

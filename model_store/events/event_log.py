@@ -3,7 +3,7 @@
     events/
         .lock                        held by the one process that writes
         00000000000000000007.log     a segment; the highest number is the one being written
-        00000000000000000006.state   the result of all segments up to 6: histories, recorded event ids, changes
+        00000000000000000006.state   the result of all segments up to 6: histories, event ids, changes, erased users
         drained.json                 the place up to which retraining has drained
         reserve                      disk space for deletions, see :mod:`model_store.events.disk_reserve`
         probe                        empty; written to see whether the disk takes writes
@@ -18,9 +18,9 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from model_store.durable_files import write_durably
 from model_store.events.event import Event, Id
@@ -41,10 +41,19 @@ class EventLine(_Line):
 
 
 class ForgetLine(_Line):
-    """The deletion of a user's history."""
+    """The deletion of a user's history, and when it was; earlier releases did not note the time."""
 
     kind: Literal["forget"] = "forget"
     user_id: Id
+    erased_at: int | None = None
+
+
+class TombstoneLine(_Line):
+    """An erased user, see :mod:`model_store.events.tombstones`; in states only."""
+
+    kind: Literal["tombstone"] = "tombstone"
+    user: str
+    erased_at: int
 
 
 class ChangeLine(_Line):
@@ -71,15 +80,46 @@ class ItemLine(_Line):
 class HistoryLine(_Line):
     """The history of one user, oldest first; in states only.
 
-    ``newest`` is the newest timestamp of the user's events, ``recorded_at`` the Unix time at which the last one came.
-    The latter is kept only where idle users expire.
+    ``timestamps`` and ``letters`` say when each interaction was, and its type by
+    :mod:`model_store.events.history_entry`. States of earlier releases have neither, but ``newest``: the newest
+    timestamp of the user's events. ``recorded_at`` is the Unix time at which the last event came. It is kept only where
+    idle users expire.
     """
 
     kind: Literal["history"] = "history"
     user_id: Id
     item_ids: tuple[Id, ...]
+    timestamps: tuple[int, ...] | None = None
+    letters: str | None = None
     newest: int | None = None
     recorded_at: int | None = None
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        for column in (self.timestamps, self.letters):
+            if column is not None and len(column) != len(self.item_ids):
+                raise ValueError("the columns of a history differ in length")
+        return self
+
+
+class ImportLine(_Line):
+    """Interactions of one user that were imported, oldest first, in the columns of :class:`HistoryLine`."""
+
+    kind: Literal["import"] = "import"
+    recorded_at: int
+    user_id: Id
+    item_ids: tuple[Id, ...]
+    timestamps: tuple[int, ...]
+    letters: str
+
+
+class ImportedLine(_Line):
+    """The progress of importing the histories of a model version: how many of its users are done, and whether all."""
+
+    kind: Literal["imported"] = "imported"
+    version: str
+    users: int = Field(ge=0)
+    is_complete: bool
 
 
 class CountLine(_Line):
@@ -105,7 +145,19 @@ class ErasedLine(_Line):
     kind: Literal["erased"] = "erased"
 
 
-LogLine = EventLine | ForgetLine | ChangeLine | ItemLine | HistoryLine | CountLine | SeenLine | ErasedLine
+LogLine = (
+    EventLine
+    | ForgetLine
+    | TombstoneLine
+    | ChangeLine
+    | ItemLine
+    | HistoryLine
+    | ImportLine
+    | ImportedLine
+    | CountLine
+    | SeenLine
+    | ErasedLine
+)
 _LINE: TypeAdapter[LogLine] = TypeAdapter(Annotated[LogLine, Field(discriminator="kind")])
 
 

@@ -8,14 +8,14 @@ items that are encoded together with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from model_store.bundle.bundle import Bundle
+from model_store.bundle.bundle import Bundle, Read, read_tensors
 from model_store.bundle.onnx_session import open_session
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
@@ -96,22 +96,36 @@ class ItemEncoder:
             BundleRefused: A file is damaged.
             GraphRefused: The graphs cannot run here, or are not those of a release that can add items.
         """
-        graph = bundle.read(TOKENIZER_GRAPH)
+        takes_embeddings = bundle.manifest.embedding_source == "user"
+        return cls.of_files(bundle.read, bundle.manifest.files, bundle.config, takes_embeddings)
+
+    @classmethod
+    def of_files(cls, read: Read, names: Container[str], config: ModelConfig, takes_embeddings: bool) -> Self:
+        """Open the graphs of files that may not be a bundle yet.
+
+        Args:
+            read: Returns the bytes of a file by name.
+            names: All files.
+            config: The model that they belong to.
+            takes_embeddings: Whether clients give an embedding with every new item.
+
+        Raises:
+            GraphRefused: See :meth:`open`.
+        """
+        graph = read(TOKENIZER_GRAPH)
         tokenizer = open_session(TOKENIZER_GRAPH, graph, TOKENIZER_INPUTS, TOKENIZER_OUTPUTS, threads=1)
 
         content = None
-        if CONTENT_GRAPH in bundle:
-            graph = bundle.read(CONTENT_GRAPH)
+        if CONTENT_GRAPH in names:
+            graph = read(CONTENT_GRAPH)
             content = open_session(CONTENT_GRAPH, graph, CONTENT_INPUTS, CONTENT_OUTPUTS, threads=1)
 
-        shape = bundle.config.tokenizer
+        shape = config.tokenizer
         expected = (shape.levels, shape.codebook_size, shape.codebook_dim)
-        codebooks = bundle.weights().get(CODEBOOKS)
+        codebooks = read_tensors(read, "weights.safetensors").get(CODEBOOKS)
         if codebooks is None or codebooks.shape != expected:
             raise GraphRefused(f"weights.safetensors: {CODEBOOKS} must have the shape {expected}", "export it again")
-
-        takes_embeddings = bundle.manifest.embedding_source == "user"
-        return cls(bundle.config, codebooks.astype(np.float32), tokenizer, content, takes_embeddings)
+        return cls(config, codebooks.astype(np.float32), tokenizer, content, takes_embeddings)
 
     def encode(
         self,

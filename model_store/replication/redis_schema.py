@@ -1,8 +1,12 @@
 """Names of the Redis keys and bytes of their values, as the service and training share them.
 
     key (below the prefix)                   type    expires             holds
-    history:<user>                           list    by setting          newest item ids of a user, oldest first; then
-                                                                         byte FF and the time of the newest event
+    history:<user>                           list    by setting          newest interactions of a user, oldest first:
+                                                                         see :func:`encode_entry`
+    erased                                   hash    no                  time of erasure by the tombstone of a user
+    imports                                  hash    no                  by version, how many users of its histories
+                                                                         were imported, and whether all
+    imports:lock                             string  yes, renewed        token of the replica that imports histories
     events                                   stream  no, trimmed         field ``event``: see :func:`encode_event`
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
     events:counts:<seconds>                  zset    no, trimmed         decayed counts of events, by item and half-life
@@ -41,6 +45,7 @@ from typing import NamedTuple
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import StoreCorrupt
 from model_store.events.event import Event
+from model_store.events.history_entry import TYPES, UNKNOWN, UNTIMED
 from model_store.replication.snapshots import REPAIR_HINT, SNAPSHOT_FORMAT
 
 DEFAULT_PREFIX = "etegrec"
@@ -51,8 +56,12 @@ DRAIN_GROUP = "drain"
 """Consumer group through which retraining reads the event stream."""
 EVENT_FIELD = b"event"
 """Field of a stream entry that holds the event."""
+ENTRY_MARK = 0xFE
+"""First byte of an entry of a history. No UTF-8 has it, so no item id begins like this."""
 NEWEST_MARK = b"\xff"
-"""First byte of the entry of a history that holds a time. No UTF-8 has it, so no item id begins like this."""
+"""First byte of the last entry of a history that an earlier release stored: plain item ids, then the newest time."""
+ENTRY_HEAD = 7
+"""Bytes of an entry before the item id: the mark, a letter for the type, the time in five bytes."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,23 @@ class Keys:
         return f"{self.counts_prefix}{half_life_s}"
 
     def history(self, user_id: str) -> str:
-        """Return the list of a user's item ids."""
+        """Return the list of a user's interactions."""
         return f"{self.prefix}:history:{user_id}"
+
+    @property
+    def erased(self) -> str:
+        """Hash of the tombstones of erased users."""
+        return f"{self.prefix}:erased"
+
+    @property
+    def imports(self) -> str:
+        """Hash of the progress of importing the histories of each version."""
+        return f"{self.prefix}:imports"
+
+    @property
+    def import_lock(self) -> str:
+        """Return the lock of the replica that imports histories."""
+        return f"{self.prefix}:imports:lock"
 
     @property
     def _snapshots(self) -> str:
@@ -150,8 +174,40 @@ def decode_event(raw: bytes | None) -> Event:
         raise StoreCorrupt("an entry of the event stream is not an event") from cause
 
 
+def encode_entry(letter: str, timestamp: int, item_id: str) -> bytes:
+    """Return an interaction as histories store it: 7 bytes and the item id.
+
+    Args:
+        letter: Type, see :mod:`model_store.events.history_entry`.
+        timestamp: Unix seconds, 0 where unknown.
+        item_id: The item.
+    """
+    return b"\xfe" + letter.encode() + timestamp.to_bytes(5, "big") + item_id.encode()
+
+
+class HistoryEntry(NamedTuple):
+    """An interaction of a stored history."""
+
+    letter: int  # code of the letter of its type
+    timestamp: int  # Unix seconds, 0 where unknown
+    item_id: str
+
+
+def decode_entry(raw: bytes, newest: int = 0) -> HistoryEntry:
+    """Decode the output of :func:`encode_entry`, or an item id alone, which then counts as old as ``newest``.
+
+    Raises:
+        StoreCorrupt: It is neither.
+    """
+    if raw[:1] != bytes([ENTRY_MARK]):
+        return HistoryEntry(ord(UNTIMED), newest, decode_item_id(raw))
+    if len(raw) <= ENTRY_HEAD or (raw[1] not in TYPES and chr(raw[1]) not in (UNKNOWN, UNTIMED)):
+        raise StoreCorrupt("a history entry has no type or no item")
+    return HistoryEntry(raw[1], int.from_bytes(raw[2:ENTRY_HEAD], "big"), decode_item_id(raw[ENTRY_HEAD:]))
+
+
 def decode_newest(raw: bytes) -> int:
-    """Decode the entry of a history that holds the time of the newest event, or raise :class:`StoreCorrupt`."""
+    """Decode the last entry of a history of an earlier release, a time; or raise :class:`StoreCorrupt`."""
     if not raw[1:].isdigit():
         raise StoreCorrupt("the time of a user's newest event does not decode")
     return int(raw[1:])

@@ -41,7 +41,7 @@ _HINT = "publish the model again, with the release that serves it"
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
-    """The memory as compressed sparse rows, one row per trained item.
+    """The memory as compressed sparse rows, one row per item of the bundle.
 
     Attributes:
         start: ``[items + 1]`` int64, where each item's successors begin.
@@ -89,6 +89,23 @@ class Transitions:
             )
         except (KeyError, ValueError, IndexError) as cause:
             raise BundleRefused(f"transitions: {cause}", _HINT) from cause
+
+    def for_rows(self, rows: Int64Array) -> Transitions:
+        """Return the memory of some catalogue rows, numbered anew from 0; rows that it lacks have no successors.
+
+        Args:
+            rows: Ascending.
+        """
+        size = max(self.items, int(rows.max(initial=-1)) + 1)
+        place = np.full(size, -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+
+        item = place[: self.items].repeat(np.diff(self.start))
+        successor = place[self.successor]
+        is_kept = (item >= 0) & (successor >= 0)
+        count = np.bincount(item[is_kept], minlength=len(rows))
+        start = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+        return Transitions(start, successor[is_kept].astype(np.int32), self.share[is_kept])
 
     def scores(self, history: npt.NDArray[np.integer], items: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Return the transition scores of candidates, ``[B, C]``.

@@ -5,16 +5,14 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from service.http.endpoints import Endpoint, read_id
-from service.schemas.users import ForgottenResponse, UserResponse
+from service.schemas.users import ForgottenResponse, UserResponse, build_user_response
 from service.service import Service
 
 
 async def get_user(service: Service, request: Request) -> UserResponse:
     """Show a user's stored history and the time of the newest event; empty if nothing is stored."""
     user_id = read_id(request, "user_id")
-    history = await service.store_client.store.history(user_id)
-    newest = await service.store_client.store.newest_event(user_id)
-    return {"user_id": user_id, "count": len(history), "history": history, "newest_event_at": newest}
+    return build_user_response(user_id, await service.store_client.store.entries(user_id))
 
 
 async def delete_user(service: Service, request: Request) -> ForgottenResponse:

@@ -234,7 +234,7 @@ class ItemResponse(TypedDict):
     attributes: Mapping[str, JsonValue]
     codes: Annotated[list[int], Field(description="the item's semantic ID")]
     hidden: Annotated[bool, Field(description="deleted; a PATCH of `hidden` brings it back")]
-    is_new: Annotated[bool, Field(description="the model was not trained on it")]
+    is_new: Annotated[bool, Field(description="it came after the version was published")]
 
 
 class PutResponse(TypedDict):
@@ -244,7 +244,7 @@ class PutResponse(TypedDict):
     model_version: str
     revision: Annotated[int, Field(description="number of this change")]
     codes: Annotated[list[int], Field(description="the item's semantic ID; an update never changes it")]
-    is_new: Annotated[bool, Field(description="the model was not trained on it")]
+    is_new: Annotated[bool, Field(description="it came after the version was published")]
     nearest: Annotated[list[NearItem], Field(description="items most like it, best first")]
     recommendable_after_ms: Annotated[
         float, Field(description="from the request until this replica could recommend it")

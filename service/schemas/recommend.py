@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from typing_extensions import TypedDict
 
 from model_store.catalogue.catalogue import Catalogue
+from model_store.events.event import EVENT_TYPES, EventType
 from service.schemas.explanations import Explanation
 from service.schemas.ids import ShortId, ShortIds
 from service.schemas.types import Body, Listed, Nullable
@@ -21,8 +22,9 @@ from service.schemas.types import Body, Listed, Nullable
 MAX_RANGES = 64
 """Largest number of attribute ranges in one filter. Each is compared with all items."""
 
-CONTAINERS = 8 + MAX_RANGES
-"""Largest number of JSON objects and lists in one request: itself, history, filter with its five lists, ranges."""
+CONTAINERS = 9 + MAX_RANGES
+"""Largest number of JSON objects and lists in one request: itself, history, types, filter with its five lists,
+ranges."""
 
 
 class AttributeRange(Body):
@@ -74,7 +76,12 @@ class RecommendRequest(Body):
         None, description="item ids, oldest first; wins over the stored history of `user_id`"
     )
     k: int = Field(10, ge=1, description="answers wanted")
-    exclude_seen: bool = Field(True, description="leave out the items of the history")
+    exclude_seen: bool | Annotated[Listed[EventType], Field(max_length=len(EVENT_TYPES))] = Field(
+        True,
+        description="leave out items that the user had in events of these types; true: of those that the service is"
+        " set to, by default purchases and ratings; false: none. Where the type is not known, as in `history`, the item"
+        " is left out by true and by any list that is not empty",
+    )
     filter: Filter | None = None
     max_per_prefix: int | None = Field(
         None, ge=1, le=1000, description="at most so many answers that share their first code"

@@ -28,7 +28,7 @@ def open_store(
         redis_url: ``None`` for the embedded store.
         events_folder: Folder of the embedded store's log (``ETEGREC_STORE/events``).
         prefix: Prefix of every Redis key.
-        history_cap: Item ids kept per user.
+        history_cap: Interactions kept per user.
         half_lives_s: Half-lives of the decayed counts of events, in seconds, each once.
         user_ttl_s: Seconds without an event after which a user is forgotten, 0 for never.
         max_undrained_events: Number of events waiting for training above which the oldest are dropped, 0 for none.

@@ -10,16 +10,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
 from model_store.errors import StoreCorrupt
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
+from model_store.events.history_entry import UNKNOWN, UserInteractions
+from model_store.replication.redis_schema import HistoryEntry
 from service.settings import Settings
 from service.store.change_stream import ChangeStore
 
 HISTORY_CAP: int = Settings.model_fields["history_cap"].default
-"""Item ids kept per user unless configured otherwise: the default of ``ETEGREC_HISTORY_CAP``."""
+"""Interactions kept per user unless configured otherwise: the default of ``ETEGREC_HISTORY_CAP``."""
+
+
+class History(NamedTuple):
+    """History of a user as requests need it, oldest first, by the events' timestamps."""
+
+    item_ids: list[str]  # [n]
+    letters: bytes  # [n], types, see model_store/events/history_entry.py
+
+    @classmethod
+    def untyped(cls, item_ids: list[str]) -> History:
+        """Return a history of which nothing but the items is known."""
+        return cls(item_ids, UNKNOWN.encode() * len(item_ids))
 
 
 class Recorded(NamedTuple):
@@ -32,19 +47,38 @@ class Recorded(NamedTuple):
 class Forgotten(NamedTuple):
     """Amount of data that was erased of a user."""
 
-    history: int  # item ids
+    history: int  # interactions
     events: int  # entries of the event stream
 
 
+class Imported(NamedTuple):
+    """Result of importing interactions."""
+
+    users: int  # whose history changed
+    interactions: int  # that came
+
+
+class ImportProgress(NamedTuple):
+    """How far the histories of a version are imported."""
+
+    users: int  # done, from the first one in its file on
+    is_complete: bool
+
+
+NOT_IMPORTED = ImportProgress(0, is_complete=False)
+"""Progress of a version of which nothing is imported."""
+
+
 class Store(ABC):
-    """Histories and events; :attr:`catalogue` holds catalogue changes and snapshots.
+    """Histories and events; :attr:`catalogue` holds catalogue changes and snapshots."""
 
-    Attributes:
-        corrupt_values: Values skipped since start because they do not decode: history entries, lines of the embedded
-            log. Where skipping would change the meaning, :class:`StoreCorrupt` is raised instead.
-    """
+    @property
+    @abstractmethod
+    def corrupt_values(self) -> int:
+        """Values skipped since start because they do not decode: history entries, lines of the embedded log.
 
-    corrupt_values: int = 0
+        Where skipping would change the meaning, :class:`StoreCorrupt` is raised instead.
+        """
 
     @property
     @abstractmethod
@@ -69,15 +103,19 @@ class Store(ABC):
         await self.ping()
 
     @abstractmethod
-    async def history(self, user_id: str) -> list[str]:
-        """Return the item ids of a user, oldest first, at most the configured cap; empty for an unknown user."""
+    async def history(self, user_id: str) -> History:
+        """Return the newest interactions of a user, at most the configured cap; empty for an unknown user.
 
-    async def histories(self, user_ids: Sequence[str]) -> list[list[str] | StoreCorrupt]:
+        They are ordered by the events' timestamps; at equal times they stay in the order in which they came. Entries
+        that an earlier release stored have no times: they count as old as the user's newest event was then.
+        """
+
+    async def histories(self, user_ids: Sequence[str]) -> list[History | StoreCorrupt]:
         """Return the :meth:`history` of several users, in the given order, with errors in the place of corrupt ones.
 
         An implementation for which each call is a round trip reads all of them in one.
         """
-        found: list[list[str] | StoreCorrupt] = []
+        found: list[History | StoreCorrupt] = []
         for user_id in user_ids:
             try:
                 found.append(await self.history(user_id))
@@ -86,8 +124,8 @@ class Store(ABC):
         return found
 
     @abstractmethod
-    async def newest_event(self, user_id: str) -> int | None:
-        """Return the Unix time of a user's newest event, by its timestamp; ``None`` for an unknown user."""
+    async def entries(self, user_id: str) -> list[HistoryEntry]:
+        """Return the same as :meth:`history`, with all that is stored of each interaction."""
 
     @abstractmethod
     async def record(self, events: Sequence[Event]) -> Recorded:
@@ -105,10 +143,38 @@ class Store(ABC):
     async def forget(self, user_id: str) -> Forgotten:
         """Erase the history of a user and the user's events that training has not drained yet.
 
+        A tombstone stays, a hash of the user's id with the time: :meth:`import_histories` leaves out interactions up
+        to it, for good. Later events count as usual.
+
         Events recorded while this runs may stay. Ids of erased events stay known as long as others, so that a client
         that repeats them does not bring them back. Counts of items stay: they name nobody. After
         :class:`StoreUnavailable` some events may be left: call it again. Takes seconds where millions of events wait.
         """
+
+    @abstractmethod
+    async def import_histories(self, histories: Sequence[UserInteractions]) -> Imported:
+        """Add interactions from elsewhere to histories, each user's in one atomic step; they are no events.
+
+        A user's history becomes the newest of the stored and the given interactions. Given ones are left out if the
+        history has the same item at the same time, so repeating the call changes nothing; so are those of an item that
+        an earlier release stored without a time, and those up to the user's erasure. At equal times given ones come
+        first. Users whose newest interaction is older than idle users are kept are left out.
+
+        Raises:
+            StoreReadOnly: The store takes no events, or is about to: imports leave room for them.
+        """
+
+    @abstractmethod
+    async def import_progress(self, version: str) -> ImportProgress:
+        """Return how far the histories of a version are imported."""
+
+    @abstractmethod
+    async def save_import_progress(self, version: str, progress: ImportProgress) -> None:
+        """Remember how far the histories of a version are imported."""
+
+    @abstractmethod
+    def importing(self) -> AbstractAsyncContextManager[bool]:
+        """Yield whether this process is the one that may import now; the others wait until the block ends."""
 
     @abstractmethod
     async def backlog(self) -> EventBacklog:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import structlog
 
 from model_store.errors import StoreCorrupt, StoreError, StoreReadOnly
-from service.store.base import Store
+from service.store.base import History, Store
 from service.store.history_batching import HistoryBatcher
 from service.telemetry import Telemetry
 
@@ -24,7 +24,7 @@ _SIGNS: dict[StoreStatus, str] = {"up": "store_is_back", "read-only": "store_is_
 class StoredHistory(NamedTuple):
     """History of a user; ``is_missing`` if the store could not be asked."""
 
-    item_ids: list[str]
+    history: History
     is_missing: bool
 
 
@@ -96,7 +96,7 @@ class StoreClient:
         except StoreError as failure:
             self._note("away", failure)
 
-        return StoredHistory([], is_missing=True)
+        return StoredHistory(History.untyped([]), is_missing=True)
 
     def _note(self, status: StoreStatus, cause: StoreError | None = None) -> None:
         if status != self._status:

@@ -12,13 +12,20 @@ from model_store.events.event_log import (
     EventLine,
     ForgetLine,
     HistoryLine,
+    ImportedLine,
+    ImportLine,
     ItemLine,
     LogLine,
     SeenLine,
+    TombstoneLine,
 )
+from model_store.events.history_entry import UNTIMED, letter_of
+from model_store.events.tombstones import tombstone_of
 from model_store.replication import redis_schema
+from service.store.base import ImportProgress
 from service.store.change_stream import ItemChange, Position
 from service.store.decayed_counts import DecayedCounts
+from service.store.user_history import Interaction, UserHistory
 
 _NONCE = 0  # one process writes the log and never loses its fsynced end, so there are no two streams to tell apart
 
@@ -73,14 +80,15 @@ class ChangeState:
 
 
 class EmbeddedState:
-    """Histories, counts, event ids and catalogue changes. Only applied lines change it."""
+    """Histories, tombstones, counts, event ids and catalogue changes. Only applied lines change it."""
 
     def __init__(self, history_cap: int, half_lives_s: Sequence[int] = (), user_ttl_s: int = 0) -> None:
         self._history_cap = history_cap
         self._user_ttl_s = user_ttl_s
         self.counts = {half_life: DecayedCounts(half_life) for half_life in half_lives_s}
-        self.histories: dict[str, deque[str]] = {}
-        self.newest: dict[str, int] = {}  # Unix time of the newest event by user
+        self.histories: dict[str, UserHistory] = {}
+        self.erased: dict[str, int] = {}  # when users were erased, by tombstone
+        self.imports: dict[str, ImportProgress] = {}  # by model version
         self.recorded_at: dict[str, int] = {}  # when the last event came, by user; empty if users never expire
         self.seen: dict[str, int] = {}  # Unix time of recording by event id, oldest first
         self.changes = ChangeState()
@@ -92,14 +100,14 @@ class EmbeddedState:
                 if line.event.event_id not in self.seen:
                     self._apply_event(line)
 
-            case ForgetLine():
-                self._forget(line.user_id)
+            case HistoryLine() | ImportLine() | ForgetLine() | TombstoneLine():
+                self._apply_to_user(line)
 
             case ChangeLine() | ItemLine():
                 self.changes.apply(line)
 
-            case HistoryLine():
-                self._restore_history(line)
+            case ImportedLine():
+                self.imports[line.version] = ImportProgress(line.users, line.is_complete)
 
             case CountLine():
                 if line.half_life_s in self.counts:
@@ -139,10 +147,20 @@ class EmbeddedState:
 
     def lines(self) -> Iterator[LogLine]:
         """Yield lines that rebuild this state."""
-        for user_id, item_ids in self.histories.items():
-            newest = self.newest.get(user_id)
-            recorded_at = self.recorded_at.get(user_id)
-            yield HistoryLine(user_id=user_id, item_ids=tuple(item_ids), newest=newest, recorded_at=recorded_at)
+        for user_id, history in self.histories.items():
+            yield HistoryLine(
+                user_id=user_id,
+                item_ids=tuple(history.item_ids),
+                timestamps=tuple(history.timestamps),
+                letters=history.letters.decode("ascii"),
+                recorded_at=self.recorded_at.get(user_id),
+            )
+
+        for tombstone, erased_at in self.erased.items():
+            yield TombstoneLine(user=tombstone, erased_at=erased_at)
+
+        for version, progress in self.imports.items():
+            yield ImportedLine(version=version, users=progress.users, is_complete=progress.is_complete)
 
         for half_life, counts in self.counts.items():
             for item_id, score in counts.scores.items():
@@ -153,17 +171,53 @@ class EmbeddedState:
 
         yield from self.changes.lines()
 
+    def imported(self, line: ImportLine) -> tuple[UserHistory, int]:
+        """Return the history that an import makes, and how many of its interactions come."""
+        history = self.histories.get(line.user_id, UserHistory())
+        erased_at = self.erased.get(tombstone_of(line.user_id), -1)
+        columns = zip(line.timestamps, line.letters, line.item_ids, strict=True)
+        merged, came = history.merged([Interaction(*row) for row in columns if row[0] > erased_at], self._history_cap)
+
+        is_idle = self._user_ttl_s and came and _last_sign(merged, line) <= line.recorded_at - self._user_ttl_s
+        return (history, 0) if is_idle and not len(history) else (merged, came)
+
+    def _apply_to_user(self, line: HistoryLine | ImportLine | ForgetLine | TombstoneLine) -> None:
+        match line:
+            case HistoryLine():
+                self._restore_history(line)
+
+            case ImportLine():
+                self._apply_import(line)
+
+            case ForgetLine():
+                self._forget(line.user_id)
+                if line.erased_at is not None:
+                    self.erased[tombstone_of(line.user_id)] = line.erased_at
+
+            case TombstoneLine():
+                self.erased[line.user] = line.erased_at
+
     def _restore_history(self, line: HistoryLine) -> None:
-        self._history(line.user_id).extend(line.item_ids)
-        if line.newest is not None:
-            self.newest[line.user_id] = line.newest
+        timestamps = line.timestamps or [line.newest or 0] * len(line.item_ids)
+        letters = line.letters or UNTIMED * len(line.item_ids)
+        rows = [Interaction(*row) for row in zip(timestamps, letters, line.item_ids, strict=True)]
+        self.histories[line.user_id] = UserHistory(rows[-self._history_cap :])
         if line.recorded_at is not None and self._user_ttl_s:
             self.recorded_at[line.user_id] = line.recorded_at
 
+    def _apply_import(self, line: ImportLine) -> None:
+        merged, came = self.imported(line)
+        if not came:
+            return
+
+        self.histories[line.user_id] = merged
+        if self._user_ttl_s:  # an import is no sign of life
+            self.recorded_at.setdefault(line.user_id, _last_sign(merged, line))
+
     def _apply_event(self, line: EventLine) -> None:
         event = line.event
-        self._history(event.user_id).append(event.item_id)
-        self.newest[event.user_id] = max(event.timestamp, self.newest.get(event.user_id, event.timestamp))
+        history = self.histories.setdefault(event.user_id, UserHistory())
+        history.insert(Interaction(event.timestamp, letter_of(event.type), event.item_id), self._history_cap)
         self.seen[event.event_id] = line.recorded_at
         if self._user_ttl_s:
             self.recorded_at[event.user_id] = line.recorded_at
@@ -172,11 +226,12 @@ class EmbeddedState:
 
     def _forget(self, user_id: str) -> None:
         self.histories.pop(user_id, None)
-        self.newest.pop(user_id, None)
         self.recorded_at.pop(user_id, None)
 
-    def _history(self, user_id: str) -> deque[str]:
-        return self.histories.setdefault(user_id, deque(maxlen=self._history_cap))
+
+def _last_sign(history: UserHistory, line: ImportLine) -> int:
+    """Return when a user who was imported was last seen: at the newest interaction, or now if its time is unknown."""
+    return history.timestamps[-1] or line.recorded_at
 
 
 class Batch:
@@ -210,8 +265,20 @@ class Batch:
         self.lines.append(line.model_copy(update={"revision": self.revision}))
         return self.revision
 
+    def add_import(self, line: ImportLine) -> int:
+        """Add an import and return how many of its interactions come; one that changes nothing is not logged."""
+        came = self._state.imported(line)[1]
+        if came:
+            self.lines.append(line)
+        return came
+
+    def add_progress(self, line: ImportedLine) -> int:
+        """Add the progress of an import."""
+        self.lines.append(line)
+        return 0
+
     def add_forget(self, line: ForgetLine) -> int:
-        """Add a user to forget; return the number of item ids in the history before this batch."""
+        """Add a user to forget; return the number of interactions in the history before this batch."""
         self.lines.append(line)
         return len(self._state.histories.get(line.user_id, ()))
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from model_store.errors import StoreUnavailable
@@ -15,13 +16,25 @@ from model_store.events import event_log
 from model_store.events.disk_reserve import disk_error
 from model_store.events.erasure import erase_from_state, erase_user
 from model_store.events.event import Event
-from model_store.events.event_log import EventLine, ForgetLine
+from model_store.events.event_log import EventLine, ForgetLine, ImportedLine, ImportLine
 from model_store.events.event_queue import BacklogCounter, EventBacklog
+from model_store.events.history_entry import UserInteractions
 from model_store.events.log_writer import SEGMENT_BYTES, LogWriter
-from service.store.base import HISTORY_CAP, Forgotten, Recorded, Store
+from model_store.replication.redis_schema import HistoryEntry
+from service.store.base import (
+    HISTORY_CAP,
+    NOT_IMPORTED,
+    Forgotten,
+    History,
+    Imported,
+    ImportProgress,
+    Recorded,
+    Store,
+)
 from service.store.embedded_changes import EmbeddedChanges
-from service.store.embedded_state import EmbeddedState, Step
+from service.store.embedded_state import Batch, EmbeddedState, Step
 from service.store.embedded_writer import EmbeddedWriter
+from service.store.user_history import UserHistory
 
 
 class EmbeddedStore(Store):
@@ -32,7 +45,7 @@ class EmbeddedStore(Store):
 
     Args:
         events_folder: Folder of the log; created if missing.
-        history_cap: Item ids kept per user.
+        history_cap: Interactions kept per user.
         half_lives_s: Half-lives of the decayed counts of events, in seconds, each once.
         user_ttl_s: Seconds without an event after which a user is forgotten: at the next start, or when a state is
             written; 0 for never.
@@ -66,9 +79,15 @@ class EmbeddedStore(Store):
         self._writer = EmbeddedWriter(self.log, self._state, self._backlog, max_undrained_events, clock)
         self._erasing = asyncio.Lock()  # two at once would undo each other's work on a segment
         self._is_closed = False
+        self._corrupt_lines = 0
 
         self._replay(events_folder)
         self._changes = EmbeddedChanges(events_folder, self._state.changes, self._commit)
+
+    @property
+    def corrupt_values(self) -> int:
+        """Lines of the log that were skipped at the start."""
+        return self._corrupt_lines
 
     @property
     def dropped_events(self) -> int:
@@ -89,15 +108,17 @@ class EmbeddedStore(Store):
         self._check_open()
         await self._writer.probe()
 
-    async def history(self, user_id: str) -> list[str]:
+    async def history(self, user_id: str) -> History:
         """Read from memory."""
         self._check_open()
-        return list(self._state.histories.get(user_id, ()))
+        stored = self._state.histories.get(user_id, UserHistory())
+        return History(list(stored.item_ids), bytes(stored.letters))
 
-    async def newest_event(self, user_id: str) -> int | None:
+    async def entries(self, user_id: str) -> list[HistoryEntry]:
         """Read from memory."""
         self._check_open()
-        return self._state.newest.get(user_id)
+        stored = self._state.histories.get(user_id, UserHistory())
+        return [HistoryEntry(ord(each.letter), each.timestamp, each.item_id) for each in stored.interactions()]
 
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Record events and return after fsync."""
@@ -108,11 +129,49 @@ class EmbeddedStore(Store):
 
     async def forget(self, user_id: str) -> Forgotten:
         """Log that the user is forgotten, so that a restart does not bring the history back; then rewrite segments."""
-        line = ForgetLine(user_id=user_id)
+        line = ForgetLine(user_id=user_id, erased_at=int(self._clock()))
         async with self._erasing:
             history = await self._commit(lambda batch: batch.add_forget(line), is_deletion=True)
             erased = await asyncio.to_thread(self._erase, user_id)
         return Forgotten(history, erased)
+
+    async def import_histories(self, histories: Sequence[UserInteractions]) -> Imported:
+        """Log what changes a history, and return after fsync."""
+        now = int(self._clock())
+        lines = [
+            ImportLine(
+                recorded_at=now,
+                user_id=each.user_id,
+                item_ids=tuple(each.item_ids),
+                timestamps=tuple(each.timestamps),
+                letters=each.letters,
+            )
+            for each in histories
+        ]
+        came: list[int] = []
+
+        def step(batch: Batch) -> int:
+            came.extend(map(batch.add_import, lines))
+            return sum(came)
+
+        interactions = await self._commit(step, is_deletion=False)
+        return Imported(sum(count > 0 for count in came), interactions)
+
+    async def import_progress(self, version: str) -> ImportProgress:
+        """Read from memory."""
+        self._check_open()
+        return self._state.imports.get(version, NOT_IMPORTED)
+
+    async def save_import_progress(self, version: str, progress: ImportProgress) -> None:
+        """Log the progress."""
+        line = ImportedLine(version=version, users=progress.users, is_complete=progress.is_complete)
+        await self._commit(lambda batch: batch.add_progress(line), is_deletion=False)
+
+    @asynccontextmanager
+    async def importing(self) -> AsyncIterator[bool]:
+        """Yield ``True``: no other process has this store open."""
+        self._check_open()
+        yield True
 
     async def backlog(self) -> EventBacklog:
         """Read the log after the place up to which training has drained it."""
@@ -140,7 +199,7 @@ class EmbeddedStore(Store):
 
         for path in paths:
             content = event_log.read_lines(path)
-            self.corrupt_values += len(content.rejected)
+            self._corrupt_lines += len(content.rejected)
             for line in content.lines:
                 self._state.apply(line)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from service.store.base import Store
+from service.store.base import History, Store
 
 READ_AT_ONCE = 256
 """Largest number of histories in one round trip. Redis needs well under a millisecond per hundred."""
@@ -20,10 +20,10 @@ class HistoryBatcher:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: dict[str, asyncio.Future[list[str]]] = {}
+        self._waiting: dict[str, asyncio.Future[History]] = {}
         self._reading: asyncio.Task[None] | None = None
 
-    async def history(self, user_id: str) -> list[str]:
+    async def history(self, user_id: str) -> History:
         """Return what :meth:`service.store.base.Store.history` does; a user asked for twice at once is read once."""
         answer = self._waiting.get(user_id)
         if answer is None:
@@ -41,9 +41,9 @@ class HistoryBatcher:
         finally:
             self._reading = None
 
-    async def _read(self, asked: dict[str, asyncio.Future[list[str]]]) -> None:
+    async def _read(self, asked: dict[str, asyncio.Future[History]]) -> None:
         try:
-            found: Sequence[list[str] | Exception] = await self._store.histories(list(asked))
+            found: Sequence[History | Exception] = await self._store.histories(list(asked))
         except Exception as failure:  # noqa: BLE001  whatever it is, every caller gets it
             found = [failure] * len(asked)
 

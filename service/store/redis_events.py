@@ -10,6 +10,8 @@ from redis.asyncio import Redis
 
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
+from model_store.events.history_entry import letter_of
+from model_store.events.tombstones import tombstone_of
 from model_store.replication import redis_schema
 from service.store import redis_scripts
 from service.store.base import Forgotten
@@ -22,12 +24,12 @@ _COUNTS_PER_CALL = 1000
 
 
 class RedisEvents:
-    """Event stream, and the histories, times and counts that are updated together with it.
+    """Event stream, and the histories and counts that are updated together with it.
 
     Args:
         connection: Connection to Redis.
         keys: Names of the keys.
-        history_cap: Item ids kept per user.
+        history_cap: Interactions kept per user.
         half_lives_s: Half-lives of the decayed counts, in seconds.
         user_ttl_s: Seconds without an event after which a user expires, 0 for never.
         max_undrained_events: Number of waiting events above which the oldest are dropped, 0 for none.
@@ -54,6 +56,7 @@ class RedisEvents:
         self._max_undrained_events = max_undrained_events
         self._record = connection.write.register_script(redis_scripts.RECORD)
         self._erase = connection.slow.register_script(redis_scripts.ERASE)
+        self._forget = connection.slow.register_script(redis_scripts.FORGET)
 
     async def record(self, events: Sequence[Event]) -> int:
         """Record events and return how many were new.
@@ -71,7 +74,8 @@ class RedisEvents:
             keys = [*stream, *counts, *(self._keys.history(each.user_id) for each in part)]
             args: list[Arg] = [*limits, len(counts), *self._half_lives_s]
             for event in part:
-                args += [event.event_id, event.item_id, event.timestamp, redis_schema.encode_event(event)]
+                entry = redis_schema.encode_entry(letter_of(event.type), event.timestamp, event.item_id)
+                args += [event.event_id, event.item_id, event.timestamp, redis_schema.encode_event(event), entry]
 
             new, dropped = await self._run(keys, args)
             accepted += new
@@ -93,15 +97,11 @@ class RedisEvents:
 
         After a failure, another call goes through the rest.
         """
-        history = self._keys.history(user_id)
-        async with self._connection.background() as redis:
-            pipeline = redis.pipeline(transaction=True)
-            pipeline.lrange(history, 0, -1)
-            pipeline.delete(history)
-            pipeline.xrevrange(self._keys.events, count=1)
-            entries, _, last = await pipeline.execute()
+        keys = [self._keys.history(user_id), self._keys.erased, self._keys.events]
+        async with self._connection.background():
+            entries, last = await self._forget(keys, [tombstone_of(user_id)])
 
-        erased = await self._erase_events(user_id, last[0][0]) if last else 0
+        erased = await self._erase_events(user_id, last) if last else 0
         return Forgotten(sum(not entry.startswith(redis_schema.NEWEST_MARK) for entry in entries), erased)
 
     async def backlog(self) -> EventBacklog:

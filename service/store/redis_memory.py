@@ -17,6 +17,9 @@ log = structlog.get_logger()
 FULL = 0.97
 """Share of ``maxmemory`` from which events are refused; the rest is room for catalogue changes and snapshots."""
 
+IMPORTS = 0.9
+"""Share of ``maxmemory`` up to which histories are imported, whatever the policy: an import must evict nobody."""
+
 HAS_ROOM = 0.95
 """Share of ``maxmemory`` below which a full Redis takes events again. Lower than :data:`FULL`: it must not flap."""
 
@@ -36,6 +39,7 @@ class MemoryGuard:
         self._connection = connection
         self._users_expire = users_expire
         self._is_full = False
+        self._used_share = 0.0
         self._warned_of = ""
 
     def ensure_room(self) -> None:
@@ -50,6 +54,20 @@ class MemoryGuard:
                 "raise maxmemory, drain events (`etegrec-train retrain`), or let idle users expire"
                 " (ETEGREC_USER_TTL_DAYS)",
                 "Redis is full",
+            )
+
+    def ensure_room_for_imports(self) -> None:
+        """Return if histories may be imported.
+
+        Raises:
+            StoreReadOnly: Redis is full, or nearly so.
+        """
+        self.ensure_room()
+        if self._used_share >= IMPORTS:
+            raise StoreReadOnly(
+                f"Redis uses {self._used_share:.0%} of maxmemory; histories are imported below {IMPORTS:.0%}",
+                "raise maxmemory, or import fewer histories (export.history_users of the training configuration)",
+                "Redis is nearly full",
             )
 
     @contextmanager
@@ -77,12 +95,14 @@ class MemoryGuard:
         policy = str(memory.get("maxmemory_policy", ""))
         self._warn_of(policy)
 
+        used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
+        self._used_share = used / limit if limit else 0.0
+
         makes_room = policy.startswith("allkeys") or (policy.startswith("volatile") and self._users_expire)
         if not limit or makes_room:
             self._is_full = False
             return
 
-        used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
         self._is_full = used >= limit * (HAS_ROOM if self._is_full else FULL)
 
     def _warn_of(self, policy: str) -> None:

@@ -1,10 +1,71 @@
 """Lua scripts, each of which Redis runs as one atomic step on the ``KEYS`` and ``ARGV`` given."""
 
-RECORD = """
+_HISTORY = """
+-- Histories are lists whose entries ascend by time. An entry: byte 254, a letter for the type, the time in five bytes,
+-- the item id (model_store/replication/redis_schema.py).
+local MARK, NEWEST = string.char(254), string.char(255)
+local function time_of(entry)
+  local a, b, c, d, e = string.byte(entry, 3, 7)
+  return e and (((a * 256 + b) * 256 + c) * 256 + d) * 256 + e or 0
+end
+
+local function append(key, entries, first)
+  for i = first, #entries, 1000 do
+    redis.call('RPUSH', key, unpack(entries, i, math.min(i + 999, #entries)))
+  end
+end
+
+-- Replaces a list that exists. If memory is full, the first call is refused, and nothing has happened.
+local function rewrite(key, entries)
+  redis.call('RPUSH', key, entries[1])
+  local ttl = redis.call('PTTL', key)
+  redis.call('DEL', key)
+  append(key, entries, 1)
+  if ttl > 0 then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- Returns the newest entry. Earlier releases store item ids alone, and as the last entry the newest time: all of them
+-- get that time now. While they run beside this release, entries of both kinds can stand in a list.
+local function newest_entry(key)
+  local last = redis.call('LINDEX', key, -1)
+  if not last or string.sub(last, 1, 1) == MARK then return last end
+  local newest = tonumber(string.match(last, '^' .. NEWEST .. '(%d+)$')) or 0
+  local digits = {}
+  for i = 5, 1, -1 do
+    digits[i] = newest % 256
+    newest = math.floor(newest / 256)
+  end
+  local head = MARK .. '~' .. string.char(unpack(digits))
+  local entries = {}
+  for _, entry in ipairs(redis.call('LRANGE', key, 0, -1)) do
+    local first = string.sub(entry, 1, 1)
+    if first == MARK then
+      entries[#entries + 1] = entry
+    elseif first ~= NEWEST then
+      entries[#entries + 1] = head .. entry
+    end
+  end
+  for i = 2, #entries do  -- sorted already, but for what both releases wrote in turns
+    local entry, at = entries[i], i
+    while at > 1 and time_of(entries[at - 1]) > time_of(entry) do
+      entries[at] = entries[at - 1]
+      at = at - 1
+    end
+    entries[at] = entry
+  end
+  if #entries > 0 then rewrite(key, entries) else redis.call('DEL', key) end
+  return entries[#entries]
+end
+"""
+"""What scripts that write histories share."""
+
+RECORD = (
+    _HISTORY
+    + """
 -- KEYS: event stream, recorded ids, the decayed counts of each half-life, then the history of each event's user
 -- ARGV: history cap, seconds to remember ids, items counted, seconds after which idle users expire (0: never), events
 --       that may wait for training (0: any number), number of half-lives, each half-life in seconds, then per event:
---       id, item id, Unix time, JSON
+--       id, item id, Unix time, JSON, entry of the history
 -- Returns how many events were new, and how many of the oldest were dropped from the stream.
 -- The history comes first: if its key holds another type, the event leaves no trace and can be repeated. And the first
 -- write must be one that needs memory: Redis lets a script that has written anything go on although memory is full.
@@ -13,28 +74,43 @@ local cap, window, counted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV
 local ttl, waiting, kinds = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = tonumber(redis.call('TIME')[1])
 local LN2 = math.log(2)
-local MARK = string.char(255)
 local half_lives = {}
 for c = 1, kinds do
   half_lives[c] = tonumber(ARGV[6 + c])
   local kind = redis.call('TYPE', KEYS[2 + c]).ok
   if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[2 + c]) end
 end
+
+-- Inserts behind all entries of the same time or an earlier one; beyond the cap the oldest entry goes.
+local function insert(key, entry)
+  local time = time_of(entry)
+  local last = newest_entry(key)
+  if not last or time_of(last) <= time then
+    redis.call('RPUSH', key, entry)
+  else
+    local low, high = 0, redis.call('LLEN', key) - 1  -- the first entry that is later lies between them
+    while low < high do
+      local middle = math.floor((low + high) / 2)
+      if time_of(redis.call('LINDEX', key, middle)) > time then high = middle else low = middle + 1 end
+    end
+    if low > 0 then
+      local later = redis.call('LRANGE', key, low, -1)
+      redis.call('RPUSH', key, entry)
+      redis.call('LTRIM', key, 0, low - 1)
+      redis.call('RPUSH', key, entry)
+      append(key, later, 1)
+    elseif redis.call('LLEN', key) < cap then
+      redis.call('LPUSH', key, entry)
+    end
+  end
+  redis.call('LTRIM', key, -cap, -1)
+end
+
 local accepted = 0
 for i = 3 + kinds, #KEYS do
-  local at = 7 + kinds + 4 * (i - 3 - kinds)
+  local at = 7 + kinds + 5 * (i - 3 - kinds)
   if not redis.call('ZSCORE', KEYS[2], ARGV[at]) then
-    local newest = ARGV[at + 2]
-    local last = redis.call('LINDEX', KEYS[i], -1)
-    if last and string.sub(last, 1, 1) == MARK then  -- the time of the newest event stays the last entry
-      local before = string.match(last, '^.(%d+)$')
-      if before and tonumber(before) > tonumber(newest) then newest = before end
-      redis.call('LSET', KEYS[i], -1, ARGV[at + 1])
-      redis.call('RPUSH', KEYS[i], MARK .. newest)
-    else
-      redis.call('RPUSH', KEYS[i], ARGV[at + 1], MARK .. newest)
-    end
-    redis.call('LTRIM', KEYS[i], -cap - 1, -1)
+    insert(KEYS[i], ARGV[at + 4])
     if ttl > 0 then redis.call('EXPIRE', KEYS[i], ttl) else redis.call('PERSIST', KEYS[i]) end
     redis.call('XADD', KEYS[1], '*', 'event', ARGV[at + 3])
     redis.call('ZADD', KEYS[2], now, ARGV[at])
@@ -65,7 +141,95 @@ if accepted > 0 then
 end
 return {accepted, dropped}
 """
-"""Record events: history with the newest time, stream, recorded ids and decayed counts."""
+)
+"""Record events: history, stream, recorded ids and decayed counts."""
+
+IMPORT = (
+    _HISTORY
+    + """
+-- KEYS: tombstones, then the history of each user
+-- ARGV: history cap, seconds after which idle users expire (0: never), then per user: tombstone, entries that ascend by
+--       time, each behind one byte with its length
+-- Returns how many histories changed, and how many entries came.
+-- An entry is left out if the history has one of the same item and time, or of the same item from before times were
+-- kept; if it is not later than the user's erasure; and if it is older than the newest entries that fit.
+local cap, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
+local now = tonumber(redis.call('TIME')[1])
+
+local function missing_entries(packed, stored, erased_at)
+  local has = {}
+  for _, entry in ipairs(stored) do
+    has[string.sub(entry, 3)] = true  -- time and item
+    if string.sub(entry, 2, 2) == '~' then has['~' .. string.sub(entry, 8)] = true end
+  end
+  local missing, at = {}, 1
+  while at <= #packed do
+    local length = string.byte(packed, at)
+    local entry = string.sub(packed, at + 1, at + length)
+    at = at + 1 + length
+    local is_known = has[string.sub(entry, 3)] or has['~' .. string.sub(entry, 8)]
+    if not is_known and not (erased_at and time_of(entry) <= erased_at) then missing[#missing + 1] = entry end
+  end
+  return missing
+end
+
+-- Returns the newest entries of both, as many as the cap allows, and how many of them are imported.
+-- At equal times the imported ones come first.
+local function merge(imported, stored)
+  local merged, came, i, j = {}, 0, #imported, #stored
+  for at = math.min(cap, i + j), 1, -1 do
+    if j > 0 and (i == 0 or time_of(stored[j]) >= time_of(imported[i])) then
+      merged[at] = stored[j]
+      j = j - 1
+    else
+      merged[at] = imported[i]
+      i = i - 1
+      came = came + 1
+    end
+  end
+  return merged, came
+end
+
+local users, interactions = 0, 0
+for i = 2, #KEYS do
+  local key, at = KEYS[i], 3 + 2 * (i - 2)
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'list' or kind == 'none' then
+    newest_entry(key)
+    local stored = redis.call('LRANGE', key, 0, -1)
+    local erased_at = tonumber(redis.call('HGET', KEYS[1], ARGV[at]) or '')
+    local entries, came = merge(missing_entries(ARGV[at + 1], stored, erased_at), stored)
+    local left = ttl  -- seconds until the user expires: an import is no sign of life
+    if ttl > 0 and #entries > 0 and time_of(entries[#entries]) > 0 then
+      left = math.min(ttl, time_of(entries[#entries]) + ttl - now)
+    end
+    if came > 0 and #stored > 0 then
+      rewrite(key, entries)
+    elseif came > 0 and (ttl == 0 or left > 0) then
+      append(key, entries, 1)
+      if ttl > 0 then redis.call('EXPIRE', key, left) end
+    else
+      came = 0
+    end
+    interactions = interactions + came
+    if came > 0 then users = users + 1 end
+  end
+end
+return {users, interactions}
+"""
+)
+"""Import interactions into histories."""
+
+FORGET = """#!lua flags=allow-oom
+-- KEYS: history, tombstones, event stream.  ARGV: tombstone
+-- Returns the history as it was, and the id of the last event; empty if there is none.
+local entries = redis.call('TYPE', KEYS[1]).ok == 'list' and redis.call('LRANGE', KEYS[1], 0, -1) or {}
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[2], ARGV[1], redis.call('TIME')[1])
+local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
+return {entries, last[1] and last[1][1] or ''}
+"""
+"""Erase a history and remember that the user was erased, although Redis is out of memory. Needs Redis 7."""
 
 TRIM = """
 -- KEYS: event stream, recorded ids.  ARGV: seconds to remember ids, events that may wait for training (0: any number)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from contextlib import AbstractAsyncContextManager
 
 from model_store.errors import StoreCorrupt
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
+from model_store.events.history_entry import UserInteractions
 from model_store.replication import redis_schema
-from model_store.replication.redis_errors import is_wrong_type
+from model_store.replication.redis_schema import HistoryEntry
 from service.async_tasks import cancel_and_wait
-from service.store.base import HISTORY_CAP, Forgotten, Recorded, Store
+from service.store.base import HISTORY_CAP, Forgotten, History, Imported, ImportProgress, Recorded, Store
 from service.store.redis_changes import RedisChanges
 from service.store.redis_connection import Connection
 from service.store.redis_events import RedisEvents
+from service.store.redis_histories import RedisHistories
 from service.store.redis_memory import MemoryGuard
 from service.store.redis_snapshots import RedisSnapshots
 from service.store.redis_upkeep import RedisUpkeep
@@ -31,7 +31,7 @@ class RedisStore(Store):
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, with credentials if needed.
         prefix: Prefix of every key.
-        history_cap: Item ids kept per user.
+        history_cap: Interactions kept per user.
         half_lives_s: Half-lives of the decayed counts of events, in seconds, each once.
         user_ttl_s: Seconds without an event after which a user expires, 0 for never.
         max_undrained_events: Number of waiting events above which the oldest are dropped, about a hundred at a time; 0
@@ -43,7 +43,7 @@ class RedisStore(Store):
         write_timeout_s: Longest wait for a write that a request waits for: recording 256 events, appending one change.
         breaker_failures: Failures in a row after which calls fail at once.
         breaker_pause_s: Seconds between probes while they do.
-        lock_ttl_s: Seconds after which a crashed snapshot writer no longer blocks others.
+        lock_ttl_s: Seconds after which a crashed snapshot writer or importer no longer blocks others.
         grace_s: How long the chunks of a replaced snapshot stay for those who are reading them.
 
     Raises:
@@ -69,7 +69,6 @@ class RedisStore(Store):
         grace_s: float = 60,
     ) -> None:
         self._keys = redis_schema.Keys(prefix)
-        self._history_cap = history_cap
         self._connection = Connection(
             url,
             timeout_ms=timeout_ms,
@@ -85,9 +84,15 @@ class RedisStore(Store):
         self._events = RedisEvents(
             self._connection, self._keys, history_cap, half_lives_s, user_ttl_s, max_undrained_events
         )
+        self._histories = RedisHistories(self._connection, self._keys, history_cap, user_ttl_s, lock_ttl_s)
         self._upkeep = RedisUpkeep(self._connection, self._keys, half_lives_s, user_ttl_s, max_undrained_events)
         self._applying: asyncio.Task[bool] | None = None
         self._memory = MemoryGuard(self._connection, users_expire=user_ttl_s > 0)
+
+    @property
+    def corrupt_values(self) -> int:
+        """Entries of histories that were skipped."""
+        return self._histories.corrupt_values
 
     @property
     def dropped_events(self) -> int:
@@ -122,59 +127,38 @@ class RedisStore(Store):
             await self._connection.ask(lambda redis: redis.set(self._keys.probe, b"1", px=_PROBE_MS))
         await self._memory.check()
 
-    async def history(self, user_id: str) -> list[str]:
+    async def history(self, user_id: str) -> History:
         """Read a history. Entries that do not decode are skipped and counted: the rest is still useful."""
         [found] = await self.histories([user_id])
         if isinstance(found, StoreCorrupt):
             raise found
         return found
 
-    async def histories(self, user_ids: Sequence[str]) -> list[list[str] | StoreCorrupt]:
-        """Read histories in one pipeline.
+    async def histories(self, user_ids: Sequence[str]) -> list[History | StoreCorrupt]:
+        """Read histories in one round trip."""
+        return await self._histories.histories(user_ids)
 
-        This is never a probe: while Redis is down, a request gets an answer without a history instead of waiting.
-        """
-        keys = [self._keys.history(user_id) for user_id in user_ids]
-        lists = await self._connection.ask(lambda redis: self._read_lists(redis, keys), probes=False)
-        return [self._decode_history(each) for each in lists]
+    async def entries(self, user_id: str) -> list[HistoryEntry]:
+        """Read a history in full."""
+        return await self._histories.entries(user_id)
 
-    async def _read_lists(self, redis: Redis, keys: Sequence[str]) -> list[list[bytes] | RedisError]:
-        """Read the lists under these keys, with an error in the place of a key of another type; raise other errors."""
-        async with redis.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.lrange(key, 0, -1)
-            answers: list[list[bytes] | RedisError] = await pipeline.execute(raise_on_error=False)
+    async def import_histories(self, histories: Sequence[UserInteractions]) -> Imported:
+        """Import interactions, unless memory is short: it belongs to events and the catalogue."""
+        self._memory.ensure_room_for_imports()
+        with self._memory.watching():
+            return await self._histories.import_histories(histories)
 
-        for answer in answers:
-            if isinstance(answer, RedisError) and not is_wrong_type(answer):
-                raise answer
-        return answers
+    async def import_progress(self, version: str) -> ImportProgress:
+        """Read how far the histories of a version are imported."""
+        return await self._histories.import_progress(version)
 
-    def _decode_history(self, entries: list[bytes] | RedisError) -> list[str] | StoreCorrupt:
-        if isinstance(entries, RedisError):
-            return StoreCorrupt(str(self._connection.translate(entries)), "another program uses the same prefix")
+    async def save_import_progress(self, version: str, progress: ImportProgress) -> None:
+        """Write how far the histories of a version are imported."""
+        await self._histories.save_import_progress(version, progress)
 
-        if entries and entries[-1].startswith(redis_schema.NEWEST_MARK):
-            entries.pop()
-
-        item_ids = []
-        for entry in entries:
-            try:
-                item_ids.append(redis_schema.decode_item_id(entry))
-            except StoreCorrupt:
-                self.corrupt_values += 1
-        return item_ids[-self._history_cap :]
-
-    async def newest_event(self, user_id: str) -> int | None:
-        """Read the time; one that does not decode is counted and treated as none."""
-        raw = await self._connection.ask(lambda redis: redis.lindex(self._keys.history(user_id), -1))
-        if raw is None or not raw.startswith(redis_schema.NEWEST_MARK):
-            return None
-        try:
-            return redis_schema.decode_newest(raw)
-        except StoreCorrupt:
-            self.corrupt_values += 1
-            return None
+    def importing(self) -> AbstractAsyncContextManager[bool]:
+        """Hold the lock of the replica that imports."""
+        return self._histories.importing()
 
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Run one script per 256 events: each script is atomic, a batch across scripts is not.

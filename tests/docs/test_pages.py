@@ -60,7 +60,7 @@ def test_the_map_of_files_is_fresh() -> None:
 
 
 def test_the_command_takes_its_options_from_the_settings() -> None:
-    assert set(serve.__annotations__) - {"return"} <= set(Settings.model_fields)
+    assert set(serve.__annotations__) - {"return", "context"} <= set(Settings.model_fields)
 
 
 def test_the_environment_is_read_and_mistakes_name_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

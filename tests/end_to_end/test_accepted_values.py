@@ -55,8 +55,7 @@ class Expected:
 
     items: dict[str, Json] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
-    histories: dict[str, list[str]] = field(default_factory=dict)
-    newest: dict[str, int] = field(default_factory=dict)
+    histories: dict[str, list[Json]] = field(default_factory=dict)  # events by user
     event_ids: set[str] = field(default_factory=set)
     revision: int = 0
 
@@ -70,8 +69,7 @@ class Expected:
             if event["event_id"] not in self.event_ids:
                 self.event_ids.add(event["event_id"])
                 user = event["user_id"]
-                self.histories.setdefault(user, []).append(event["item_id"])
-                self.newest[user] = max(event["timestamp"], self.newest.get(user, 0))
+                self.histories.setdefault(user, []).append(event)
 
     async def check(self, client: httpx.AsyncClient) -> None:
         for item_id, content in self.items.items():
@@ -83,7 +81,13 @@ class Expected:
             assert shown["hidden"] == (item_id in self.hidden)
         for user, history in self.histories.items():
             shown = (await client.get(path("users", user))).json()
-            assert (shown["history"], shown["newest_event_at"]) == (history, self.newest[user])
+            by_time = sorted(history, key=lambda event: int(event["timestamp"]))
+            assert shown["interactions"] == [
+                {"item_id": each["item_id"], "type": each["type"], "timestamp": each["timestamp"] or None}
+                for each in by_time
+            ]
+            assert shown["history"] == [each["item_id"] for each in by_time]
+            assert shown["newest_event_at"] == (by_time[-1]["timestamp"] or None)
 
 
 def path(kind: str, name: str) -> str:

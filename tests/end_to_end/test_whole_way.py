@@ -80,6 +80,10 @@ def test_train_serve_record_retrain_and_swap(live: str, tmp_path: Path, redis_se
         assert not set(history) & {item["item_id"] for item in answer["items"]}
         assert client.post("/recommend", json={}).json()["served_by"] == "popular"
 
+        # a user of the training data needs no event to be known
+        wait_for(lambda: client.get("/users/u1").json()["count"] > 0)
+        assert client.post("/recommend", json={"user_id": "u1"}).json()["served_by"] == "model"
+
         steps = [
             {
                 "event_id": f"{live}-{n}",

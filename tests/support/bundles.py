@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 import onnx
+import pyarrow as pa
 import safetensors.numpy
 
 from model_store.bundle.bundle import VECTORS
 from model_store.bundle.golden import Golden, goldens_to_json
+from model_store.bundle.histories import histories_to_parquet
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
@@ -93,3 +95,15 @@ def description(parent: str | None = None) -> Description:
 def publish_small(store: ModelStore, seed: int = 0, parent: str | None = None) -> str:
     """Publish the bundle of a seed; versions of ascending seeds ascend."""
     return publish(store, bundle_files(seed), description(parent), NOON.replace(minute=seed))
+
+
+def small_histories(histories: dict[str, list[tuple[str, int, int]]]) -> bytes:
+    """Return ``histories.parquet`` of users' interactions: item id, Unix time, place of the type or -1."""
+    rows = [row for interactions in histories.values() for row in interactions]
+    return histories_to_parquet(
+        pa.array(list(histories), pa.string()),
+        np.cumsum([0, *map(len, histories.values())]).astype(np.int64),
+        pa.array([item_id for item_id, _, _ in rows], pa.string()),
+        np.array([timestamp for _, timestamp, _ in rows], dtype=np.int64),
+        np.array([kind for _, _, kind in rows], dtype=np.int8),
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from model_store.errors import StoreUnavailable
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
-from service.store.base import Recorded
+from service.store.base import History, Recorded
 from service.store.embedded_changes import EmbeddedChanges
 from service.store.embedded_store import EmbeddedStore
 
@@ -34,7 +34,7 @@ class FlakyStore(EmbeddedStore):
         self._reach()
         await super().check()
 
-    async def history(self, user_id: str) -> list[str]:
+    async def history(self, user_id: str) -> History:
         self._reach()
         return await super().history(user_id)
 

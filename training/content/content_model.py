@@ -121,11 +121,6 @@ class _Items(NamedTuple):
         return _Items([self.features[row] for row in rows.tolist()], self.target[rows], self.weights[rows])
 
 
-def has_content(data: Dataset) -> bool:
-    """Return whether any item has a title, categories or attributes."""
-    return any(data.titles) or any(data.categories) or any(data.attributes)
-
-
 def fit_content(data: Dataset, embeddings: Tensor, seed: int) -> tuple[ContentModel, ContentFit]:
     """Fit a content model to trained items.
 

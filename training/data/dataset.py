@@ -11,17 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
+from training.data.event_types import UNKNOWN, Int8Array, event_numbers
+from training.data.filters import UNFILTERED, FilterOptions
 from training.data.numbering import Int32Array, Int64Array, number_ids, stable_order
+from training.data.set_aside import Interactions, nothing
 from training.data.split import LEAVE_ONE_OUT, Cuts, Division, SplitOptions
+from training.data.untrained_items import NO_ITEMS, UntrainedItems
 
 _HASHED_AT_ONCE = 1 << 20  # ids
 
@@ -50,17 +55,9 @@ class Sequences(NamedTuple):
     offsets: Int64Array  # [users + 1]
 
 
-class Merged(NamedTuple):
-    """A data set with added interactions, and how many were accepted and rejected."""
-
-    dataset: Dataset
-    accepted: int
-    rejected: int  # of unknown items
-
-
 @dataclass(frozen=True)
 class Dataset:
-    """All interactions, in compressed rows by user.
+    """Interactions that training and evaluation see, in compressed rows by user; and what the filters left out.
 
     Inside, items and users are row numbers; ids appear only at the interfaces.
     """
@@ -71,11 +68,15 @@ class Dataset:
     offsets: Int64Array  # [users + 1], user u owns items[offsets[u]:offsets[u + 1]]
     items: Int32Array  # [interactions], item rows, oldest first within a user
     timestamps: Int64Array  # [interactions], Unix seconds, 0 where unknown
+    event_types: Int8Array  # [interactions], places in EVENT_TYPES, -1 where unknown
     titles: list[str]  # "" where unknown
     categories: list[tuple[str, ...]]
     attributes: list[dict[str, Any]]
     notes: tuple[str, ...] = ()  # where it came from and what was dropped, for people
     split: SplitOptions = LEAVE_ONE_OUT
+    filters: FilterOptions = UNFILTERED
+    untrained_items: UntrainedItems = NO_ITEMS  # further items of the items file, none of them in item_ids
+    set_aside: pl.DataFrame = field(default_factory=nothing)  # see training.data.set_aside.SCHEMA
 
     @classmethod
     def from_frame(
@@ -91,7 +92,7 @@ class Dataset:
         Args:
             name: Name of the data in reports.
             frame: Columns ``user`` and ``item`` (String or Categorical) and ``timestamp`` (Int64, Unix seconds), in
-                input order.
+                input order; and ``event`` (see :mod:`training.data.event_types`), if types are known.
             info: Item information by item id. Items without interactions are left out; items that are not in it get an
                 empty entry.
             notes: See :attr:`notes`.
@@ -116,9 +117,10 @@ class Dataset:
             name=name,
             user_ids=user_ids,
             item_ids=item_ids,
-            offsets=_offsets(user_row, len(user_ids)),
+            offsets=row_offsets(user_row, len(user_ids)),
             items=item_row[order],
             timestamps=timestamps[order],
+            event_types=event_numbers(frame)[order],
             titles=[item.title for item in known],
             categories=[item.categories for item in known],
             attributes=[item.attributes for item in known],
@@ -148,6 +150,11 @@ class Dataset:
         """Interactions per user-item pair; above 1 only if most interactions repeat earlier ones."""
         return self.interactions / (self.users * self.n_items)
 
+    @property
+    def has_content(self) -> bool:
+        """True if any trained item has a title, categories or attributes, so that a content model can learn."""
+        return any(self.titles) or any(self.categories) or any(self.attributes)
+
     @cached_property
     def lengths(self) -> Int64Array:
         """Interactions of each user, [users]."""
@@ -160,16 +167,27 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content and the split, hexadecimal; name and notes are not part of it."""
-        digest = hashlib.sha256(json.dumps(self.cuts).encode() + b"\n")
-
-        for start in range(0, self.users, _HASHED_AT_ONCE):
-            ids = self.user_ids[start : start + _HASHED_AT_ONCE]
-            digest.update(ids.str.len_bytes().to_numpy().astype("<u4").tobytes() + ids.str.join("").item().encode())
+        """SHA-256 of the content and the split, hexadecimal; name, notes and filters are not part of it."""
+        digest = _Digest(json.dumps(self.cuts).encode() + b"\n")
+        digest.add_ids(self.user_ids)
         for column in (self.item_ids, self.titles, self.categories, self.attributes):
-            digest.update(json.dumps(column, sort_keys=True).encode() + b"\n")
+            digest.add(json.dumps(column, sort_keys=True).encode() + b"\n")
         for array in (self.offsets, self.items, self.timestamps):
-            digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
+            digest.add_array(array)
+        if (self.event_types != UNKNOWN).any():
+            digest.add_array(self.event_types)
+
+        if len(self.untrained_items):
+            for name, packed in sorted(self.untrained_items.arrays().items()):
+                digest.add(f"{name} {packed.dtype.str} {len(packed)}\n".encode())
+                digest.add_array(packed)
+        if len(self.set_aside):
+            for ids in (number_ids(self.set_aside["user"]), number_ids(self.set_aside["item"])):
+                digest.add_ids(ids.ids)
+                digest.add_array(ids.rows)
+            digest.add_array(self.set_aside["timestamp"].to_numpy())
+            digest.add_array(self.set_aside["place"].to_numpy())
+            digest.add_array(self.set_aside["event"].to_numpy())
         return digest.hexdigest()
 
     @cached_property
@@ -215,64 +233,51 @@ class Dataset:
         return self._held_out(self._division.test_targets)
 
     def popularity(self, part: Literal["training", "all"] = "training") -> Int64Array:
-        """Count the interactions of each item, [items], in the training sequences or in everything."""
+        """Count the interactions of each item, [items], in the training sequences, or with those held out of them."""
         if part == "all":
             return np.bincount(self.items, minlength=self.n_items).astype(np.int64)
         return np.bincount(self.items[self._division.is_training], minlength=self.n_items).astype(np.int64)
 
-    def with_interactions(self, user_ids: Sequence[str], item_ids: Sequence[str], timestamps: Sequence[int]) -> Merged:
-        """Add interactions with known items. New users are added; interactions with unknown items are rejected.
+    def count_set_aside(self, item_ids: pl.Series) -> Int64Array:
+        """Count the interactions with each of these items [n] that the filters set aside, [n]."""
+        counts = self.set_aside.group_by("item").len("n").with_columns(pl.col("item").cast(pl.String))
+        found = item_ids.alias("item").to_frame().join(counts, on="item", how="left", maintain_order="left")
+        return found["n"].fill_null(0).to_numpy().astype(np.int64)
 
-        Args:
-            user_ids: [n].
-            item_ids: [n].
-            timestamps: [n], Unix seconds. At equal times this data set's interactions come first, then the added ones
-                in the given order.
+    def placeable_items(self) -> UntrainedItems:
+        """Return the untrained items that a content model can place: those with content."""
+        if not self.has_content:
+            return NO_ITEMS
+        return self.untrained_items.take(np.flatnonzero(self.untrained_items.has_content))
 
-        Raises:
-            DataError: A new user's id is empty or too long.
-        """
-        columns = {"user": user_ids, "item": item_ids, "timestamp": timestamps}
-        schema = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
-        events = pl.DataFrame(columns, schema=schema)
-        item_rows = {"item": self.item_ids, "item_row": np.arange(self.n_items, dtype=np.int32)}
-        known = events.join(pl.DataFrame(item_rows), on="item", how="inner", maintain_order="left")
-        if known.is_empty():
-            return Merged(self, 0, len(events))
+    def unplaceable_items(self) -> pl.Series:
+        """Return the ids of all items that are neither trained nor can be placed by their content, String."""
+        bare = self.set_aside["item"].unique(maintain_order=True).cast(pl.String)
+        others = self.untrained_items.ids
+        known = pl.concat([pl.Series("item", self.item_ids, dtype=pl.String), others])
+        if self.has_content:
+            others = others.filter(pl.Series(~self.untrained_items.has_content))
+        return pl.concat([others, bare.filter(~bare.is_in(known.implode()))])
 
-        # Known users keep their rows; new ones get the next rows, by first appearance.
-        users = pl.concat([self.user_ids.alias("user"), known["user"]]).unique(maintain_order=True)
-        user_rows = users.to_frame().with_row_index("user_row")
-        added = known.join(user_rows, on="user", how="left", maintain_order="left")["user_row"].to_numpy()
-
-        owner = np.concatenate([np.repeat(np.arange(self.users), self.lengths), added.astype(np.int64)])
-        items = np.concatenate([self.items, known["item_row"].to_numpy()])
-        times = np.concatenate([self.timestamps, known["timestamp"].to_numpy()])
-        order = np.lexsort((times, owner))
-
-        dataset = replace(
-            self,
-            user_ids=users,
-            offsets=_offsets(owner, len(users)),
-            items=items[order],
-            timestamps=times[order],
-            notes=(*self.notes, f"{len(known)} interactions were added later"),
-        )
-        dataset.check_integrity()
-        return Merged(dataset, len(known), len(events) - len(known))
+    def flat(self) -> Interactions:
+        """Return all interactions as flat arrays, ordered by user and time; those set aside are not among them."""
+        owner = np.repeat(np.arange(self.users, dtype=np.int32), self.lengths)
+        return Interactions(owner, self.items, self.timestamps, self.event_types)
 
     def check_integrity(self) -> None:
         """Raise :class:`DataError` unless all columns agree, ids are unique and each user's times ascend."""
         if len({len(self.item_ids), len(self.titles), len(self.categories), len(self.attributes)}) != 1:
             raise DataError(f"{self.name}: item columns differ in length")
-        for kind, ids in (("user", self.user_ids), ("item", pl.Series(self.item_ids, dtype=pl.String))):
+        items = pl.concat([pl.Series("item", self.item_ids, dtype=pl.String), self.untrained_items.ids])
+        for kind, ids in (("user", self.user_ids), ("item", items)):
             _check_ids(self.name, kind, ids)
 
         ends = (self.offsets[0], self.offsets[-1]) if len(self.offsets) else ()
         if len(self.offsets) != self.users + 1 or ends != (0, self.interactions) or (self.lengths < 1).any():
             raise DataError(f"{self.name}: offsets do not divide the interactions among the {self.users} users")
-        if len(self.timestamps) != self.interactions:
-            raise DataError(f"{self.name}: {len(self.timestamps)} timestamps for {self.interactions} interactions")
+        for name, column in (("timestamps", self.timestamps), ("types of events", self.event_types)):
+            if len(column) != self.interactions:
+                raise DataError(f"{self.name}: {len(column)} {name} for {self.interactions} interactions")
         if self.items.min() < 0 or self.items.max() >= self.n_items:
             raise DataError(f"{self.name}: an item row lies outside 0 … {self.n_items - 1}")
 
@@ -293,7 +298,37 @@ class Dataset:
         return Split([self.items[start:end] for start, end in bounds], self.items[ends], users)
 
 
-def _offsets(user_row: Int32Array | Int64Array, users: int) -> Int64Array:
+class _Digest:
+    """A SHA-256 that grows column by column.
+
+    Args:
+        begin: The first bytes.
+    """
+
+    def __init__(self, begin: bytes) -> None:
+        self._digest = hashlib.sha256(begin)
+
+    def add(self, data: bytes) -> None:
+        """Add bytes."""
+        self._digest.update(data)
+
+    def add_array(self, array: npt.NDArray[np.generic]) -> None:
+        """Add the values of an array in little-endian order."""
+        self._digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
+
+    def add_ids(self, ids: pl.Series) -> None:
+        """Add a column of ids with their lengths, a part at a time, which saves memory."""
+        for start in range(0, len(ids), _HASHED_AT_ONCE):
+            part = ids[start : start + _HASHED_AT_ONCE]
+            self.add(part.str.len_bytes().to_numpy().astype("<u4").tobytes() + part.str.join("").item().encode())
+
+    def hexdigest(self) -> str:
+        """Return the digest of everything that was added."""
+        return self._digest.hexdigest()
+
+
+def row_offsets(user_row: Int32Array | Int64Array, users: int) -> Int64Array:
+    """Return where the interactions of each user begin if they are ordered by user, [users + 1]."""
     return np.concatenate([[0], np.cumsum(np.bincount(user_row, minlength=users))]).astype(np.int64)
 
 

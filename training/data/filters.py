@@ -5,10 +5,52 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import Field
 
-from training.data.numbering import Int32Array, NumberedIds
+from model_store.config import Section
+from training.data.numbering import Int32Array, Int64Array, NumberedIds
 
 BoolArray = npt.NDArray[np.bool_]
+
+_CHUNK = 500_000  # interactions that are compared with each other at a time, more only at one time
+
+
+class FilterOptions(Section):
+    """Options for the interactions that training and evaluation see.
+
+    The 5-core (users and items with at least five interactions among themselves) is the usual filter of the field:
+    users and items with fewer cannot be both trained and tested on. It leaves out 333 of the 1,682 items of
+    MovieLens-100K, and 0.7% of its interactions. What is left out is set aside: it counts again when more comes.
+    """
+
+    min_user: int = Field(5, ge=1, description="users with fewer interactions are not trained on")
+    min_item: int = Field(5, ge=1, description="items with fewer interactions are not trained")
+    min_length: int = Field(1, ge=1, description="users with fewer interactions after these filters are not trained on")
+    keep_repeats: bool = Field(
+        False,
+        description="keep interactions of the same user and item in the same second; by default they count once",
+    )
+
+    @property
+    def filter_options(self) -> FilterOptions:
+        """The settings of the filters alone, also of a subclass that has more."""
+        return FilterOptions(**{name: getattr(self, name) for name in FilterOptions.model_fields})
+
+    def keep(self, user: Int32Array, item: Int32Array) -> BoolArray:
+        """Mark the interactions [n] that pass the filters.
+
+        More interactions never make one fail that passed without them.
+
+        Args:
+            user: [n], rows, not negative.
+            item: [n], likewise.
+        """
+        kept = k_core(user, item, self.min_user, self.min_item)
+        kept[kept] = has_min_length(user[kept], self.min_length)
+        return kept
+
+
+UNFILTERED = FilterOptions(min_user=1, min_item=1, keep_repeats=True)
 
 
 def k_core(user: Int32Array, item: Int32Array, min_user: int, min_item: int) -> BoolArray:
@@ -37,6 +79,28 @@ def k_core(user: Int32Array, item: Int32Array, min_user: int, min_item: int) -> 
 def has_min_length(user: Int32Array, min_length: int) -> BoolArray:
     """Mark the interactions [n] of users with at least ``min_length`` of them."""
     return (np.bincount(user) >= min_length)[user]
+
+
+def first_of_repeats(user: Int32Array, item: Int32Array, timestamps: Int64Array) -> BoolArray:
+    """Mark the interactions [n] that do not repeat user, item and time of an earlier one.
+
+    An interaction without time (0) is never a repeat: without times, a repeat cannot be told from renewed interest.
+
+    Args:
+        user: [n], rows.
+        item: [n], rows.
+        timestamps: [n], ascending.
+    """
+    is_first = np.ones(len(timestamps), dtype=np.bool_)
+    start = int(np.searchsorted(timestamps, 0, side="right"))
+    while start < len(timestamps):
+        last = min(start + _CHUNK, len(timestamps)) - 1
+        end = int(np.searchsorted(timestamps, timestamps[last], side="right"))
+        part = slice(start, end)
+        rows = pl.DataFrame({"user": user[part], "item": item[part], "timestamp": timestamps[part]})
+        is_first[part] = rows.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+        start = end
+    return is_first
 
 
 def shuffle_ties(user: NumberedIds, item: NumberedIds, timestamps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -42,6 +42,27 @@ def number_ids(ids: pl.Series) -> NumberedIds:
     return NumberedIds(row[codes], coded.gather(first).cast(pl.String))
 
 
+def number_together(known: pl.Series, *columns: pl.Series) -> tuple[list[Int32Array], pl.Series]:
+    """Number the ids of several columns alike: known ids keep their rows, others follow by first appearance.
+
+    Args:
+        known: Distinct ids by row, String.
+        columns: As for :func:`number_ids`.
+
+    Returns:
+        The rows of each column, and all ids by row.
+    """
+    numbered = [number_ids(column) for column in columns]
+    ids = pl.concat([known.alias("id"), *(each.ids.alias("id") for each in numbered)]).unique(maintain_order=True)
+    row_of = ids.to_frame().with_row_index("row")
+
+    rows = []
+    for each in numbered:
+        row = each.ids.alias("id").to_frame().join(row_of, on="id", how="left", maintain_order="left")["row"]
+        rows.append(row.to_numpy().astype(np.int32)[each.rows])
+    return rows, ids
+
+
 def first_positions(codes: npt.NDArray[np.integer]) -> Int32Array:
     """Return the positions in ``codes`` [n] where each distinct code first appears, ascending [distinct]; n < 2**31."""
     first = np.full(int(codes.max(initial=0)) + 1, -1, dtype=np.int32)

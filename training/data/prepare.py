@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import polars as pl
 from pydantic import Field
 
 from model_store.durable_files import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
-from training.data.filters import has_min_length, k_core, shuffle_ties
+from training.data.filters import FilterOptions, first_of_repeats, shuffle_ties
 from training.data.movielens import OFFICIAL, fetch_movielens_100k
 from training.data.numbering import NumberedIds, number_ids
 from training.data.raw import RawData
 from training.data.readers import ReadOptions, read_source, source_files
+from training.data.set_aside import set_aside
 from training.data.split import SplitOptions, utc
 from training.data.storage import is_prepared, load_dataset, save_dataset
+from training.data.untrained_items import UntrainedItems
 
 MOVIELENS_100K = "ml-100k"
 """Source name that stands for the download of MovieLens-100K."""
 
-_RECIPE = 2  # raise it whenever the same input and options give a different data set than before
+NOT_SERVED = "items_not_served.csv"
+"""File of a prepared folder, and of a run, that lists the items that are not served."""
+
+UNPLACEABLE = "fewer interactions than data.min_item, and no content to be placed by"
+"""Reason in that file."""
+
+SHOWN_ITEMS = 5
+"""Most items that a note names."""
+
+_RECIPE = 3  # raise it whenever the same input and options give a different data set than before
 _KEY_FILE = "prepared_from.txt"
 
 
-class PrepareOptions(ReadOptions, SplitOptions):
-    """Options for reading and filtering a source.
+class PrepareOptions(ReadOptions, SplitOptions, FilterOptions):
+    """Options for reading and filtering a source."""
 
-    The 5-core (users and items with at least five interactions among themselves) is the usual filter of the field:
-    users and items with fewer cannot be both trained and tested on. It drops 333 of the 1,682 items of MovieLens-100K,
-    and 0.7% of its interactions.
-    """
-
-    min_user: int = Field(5, ge=1, description="users with fewer interactions are dropped")
-    min_item: int = Field(5, ge=1, description="items with fewer interactions are dropped")
-    min_length: int = Field(1, ge=1, description="users with fewer interactions after these filters are dropped")
     ties: Literal["input", "shuffled"] = Field(
         "input",
         description="order of a user's interactions at the same time: as in the input, or shuffled (the same way every "
         "time), for inputs that are sorted by item",
+    )
+    serve_untrained: bool = Field(
+        True,
+        description="serve the items of the items file that are not trained too, placed by their content",
     )
 
 
@@ -77,11 +85,29 @@ def prepare(
     # The key is written last: a folder without it is prepared again.
     (out / _KEY_FILE).unlink(missing_ok=True)
     save_dataset(dataset, out)
+    _list_unplaceable(dataset, out / NOT_SERVED)
     write_durably(out / _KEY_FILE, f"{key}\n".encode())
 
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")
     return dataset
+
+
+def _list_unplaceable(dataset: Dataset, path: Path) -> None:
+    items = dataset.unplaceable_items()
+    if items.is_empty():
+        path.unlink(missing_ok=True)
+    else:
+        write_durably(path, not_served_table(dataset, items, UNPLACEABLE))
+
+
+def not_served_table(dataset: Dataset, items: pl.Series, reason: str) -> bytes:
+    """Return a CSV table of items that are not served: id, number of interactions, reason."""
+    counts = dataset.count_set_aside(items)
+    table = pl.DataFrame(
+        {"item_id": items, "interactions": counts, "reason": pl.repeat(reason, len(items), eager=True)}
+    )
+    return table.write_csv().encode()
 
 
 def open_or_prepare(source: str, out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Dataset:
@@ -95,30 +121,73 @@ def open_or_prepare(source: str, out: Path, options: PrepareOptions, say: Callab
 
 
 def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
-    """Filter raw interactions and number their ids.
+    """Drop repeats, set aside what does not pass the filters, and number the ids of the rest.
 
     Raises:
         DataError: The filters leave nothing.
     """
-    user = number_ids(raw.interactions["user"])
-    item = number_ids(raw.interactions["item"])
+    frame = raw.interactions
+    user = number_ids(frame["user"])
+    item = number_ids(frame["item"])
 
-    kept = k_core(user.rows, item.rows, options.min_user, options.min_item)
-    kept[kept] = has_min_length(user.rows[kept], options.min_length)
-    frame = raw.interactions.filter(kept)
+    if not options.keep_repeats:
+        is_first = first_of_repeats(user.rows, item.rows, frame["timestamp"].to_numpy())
+        if not is_first.all():
+            frame = frame.filter(is_first)
+            user = NumberedIds(user.rows[is_first], user.ids)
+            item = NumberedIds(item.rows[is_first], item.ids)
 
     if options.ties == "shuffled":
-        kept_user = NumberedIds(user.rows[kept], user.ids)
-        kept_item = NumberedIds(item.rows[kept], item.ids)
-        frame = frame[shuffle_ties(kept_user, kept_item, frame["timestamp"].to_numpy())]
+        order = shuffle_ties(user, item, frame["timestamp"].to_numpy())
+        frame = frame[order]
+        user = NumberedIds(user.rows[order], user.ids)
+        item = NumberedIds(item.rows[order], item.ids)
 
-    dataset = Dataset.from_frame(raw.name, frame, raw.items, split=options.split_options)
-    dropped = len(raw.interactions) - len(frame)
-    note = (
-        f"{dataset.users:,} users, {dataset.n_items:,} items, {dataset.interactions:,} interactions "
-        f"(density {dataset.density:.2%}); filters dropped {dropped:,} interactions"
+    kept = options.keep(user.rows, item.rows)
+    dataset = Dataset.from_frame(raw.name, frame.filter(kept), raw.items, split=options.split_options)
+    dataset = replace(
+        dataset,
+        filters=options.filter_options,
+        untrained_items=_untrained_items(dataset, raw),
+        set_aside=set_aside(frame.filter(~kept), user.rows, kept, dataset.user_ids),
     )
-    return replace(dataset, notes=(note, *_split_notes(dataset)))
+    dataset.check_integrity()
+    repeats = len(raw.interactions) - len(frame)
+    return replace(dataset, notes=(*_filter_notes(dataset, options, repeats), *_split_notes(dataset)))
+
+
+def _untrained_items(dataset: Dataset, raw: RawData) -> UntrainedItems:
+    """Return the items that are described but not trained, in the order of the description."""
+    left = {item_id: info for item_id, info in raw.items.items() if item_id not in dataset.item_row}
+    infos = left.values()
+    return UntrainedItems.of(
+        list(left),
+        [each.title for each in infos],
+        [each.categories for each in infos],
+        [each.attributes for each in infos],
+    )
+
+
+def _filter_notes(dataset: Dataset, options: PrepareOptions, repeats: int) -> Iterator[str]:
+    """Describe what is trained, and what becomes of the rest."""
+    yield (
+        f"{dataset.users:,} users, {dataset.n_items:,} items, {dataset.interactions:,} interactions "
+        f"(density {dataset.density:.2%}); filters set {len(dataset.set_aside):,} interactions aside"
+    )
+    if repeats:
+        yield f"{repeats:,} interactions repeated user, item and second of another one: each counts once"
+
+    with_content = len(dataset.placeable_items())
+    bare = dataset.unplaceable_items()
+    total = dataset.n_items + with_content + len(bare)
+    few = f"fewer than {options.min_item} interactions"
+    if with_content:
+        way = "served by content" if options.serve_untrained else "not served, as data.serve_untrained is off"
+        yield f"{with_content:,} of {total:,} items had {few}: {way}"
+    if len(bare):
+        shown = ", ".join(bare[:SHOWN_ITEMS].to_list())
+        rest = f" … all in {NOT_SERVED}" if len(bare) > SHOWN_ITEMS else ""
+        yield f"{len(bare):,} of {total:,} items had {few} and no content to be placed by: not served ({shown}{rest})"
 
 
 def _split_notes(dataset: Dataset) -> tuple[str, ...]:

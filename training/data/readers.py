@@ -60,8 +60,7 @@ def read_source(path: Path, options: ReadOptions) -> RawData:
         raise DataError(f"{path.name} holds no interactions")
 
     if options.items_file:
-        known = raw.interactions["item"].unique()
-        return RawData(raw.name, raw.interactions, read_items(Path(options.items_file), options.columns, known))
+        return RawData(raw.name, raw.interactions, read_items(Path(options.items_file), options.columns))
     return raw
 
 

@@ -1,4 +1,4 @@
-"""Storage of a prepared data set: three Parquet tables and a JSON file, written last, that seals them."""
+"""Storage of a prepared data set: Parquet tables, and a JSON file, written last, that seals them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import pyarrow as pa
 from model_store.durable_files import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
+from training.data.filters import FilterOptions
+from training.data.numbering import categorical
 from training.data.split import SplitOptions
+from training.data.untrained_items import UntrainedItems
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout."""
 
 _SEAL = "dataset.json"
@@ -28,7 +31,10 @@ def is_prepared(folder: Path) -> bool:
 
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
-    """Write ``interactions``, ``users`` and ``items`` as Parquet, then ``dataset.json`` with the fingerprint.
+    """Write the tables as Parquet, then ``dataset.json`` with the fingerprint.
+
+    ``interactions``, ``users`` and ``items`` are what training sees; ``untrained_items`` and ``set_aside`` what the
+    filters left out.
 
     A folder whose writing was interrupted has no ``dataset.json`` and does not load.
     """
@@ -37,9 +43,13 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
 
     owner = np.repeat(np.arange(dataset.users, dtype=np.int32), dataset.lengths)
     tables = {
-        "interactions": pl.DataFrame({"user": owner, "item": dataset.items, "timestamp": dataset.timestamps}),
+        "interactions": pl.DataFrame(
+            {"user": owner, "item": dataset.items, "timestamp": dataset.timestamps, "event": dataset.event_types}
+        ),
         "users": dataset.user_ids.to_frame("user_id"),
         "items": pl.DataFrame(_item_columns(dataset)),
+        "untrained_items": pl.DataFrame(dataset.untrained_items.to_arrow()),
+        "set_aside": dataset.set_aside.with_columns(pl.col("user", "item").cast(pl.String)),
     }
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
@@ -51,7 +61,10 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         "users": dataset.users,
         "items": dataset.n_items,
         "interactions": dataset.interactions,
+        "untrained_items": len(dataset.untrained_items),
+        "set_aside": len(dataset.set_aside),
         "split": dataset.split.model_dump(mode="json"),
+        "filters": dataset.filters.model_dump(mode="json"),
         "notes": list(dataset.notes),
     }
     write_durably(folder / _SEAL, (json.dumps(seal, indent=2, ensure_ascii=False) + "\n").encode())
@@ -110,9 +123,21 @@ def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         items=table["interactions"]["item"].to_numpy().astype(np.int32),
         timestamps=table["interactions"]["timestamp"].to_numpy().astype(np.int64),
+        event_types=table["interactions"]["event"].to_numpy().astype(np.int8),
         titles=table["items"]["title"].to_list(),
         categories=[tuple(names) for names in table["items"]["categories"].to_list()],
         attributes=[json.loads(text) for text in table["items"]["attributes"].to_list()],
         notes=tuple(seal["notes"]),
         split=SplitOptions.model_validate(seal["split"]),
+        filters=FilterOptions.model_validate(seal["filters"]),
+        untrained_items=UntrainedItems.from_arrow(pl.read_parquet(folder / "untrained_items.parquet").to_arrow()),
+        set_aside=_read_set_aside(folder / "set_aside.parquet"),
     )
+
+
+def _read_set_aside(path: Path) -> pl.DataFrame:
+    ids = [pl.col(name).cast(categorical()) for name in ("user", "item")]
+    table = pl.scan_parquet(path).with_columns(ids).collect(engine="streaming")
+    if any(table.null_count().row(0)):
+        raise ValueError("an interaction that was set aside has no user, item, time or place")
+    return table

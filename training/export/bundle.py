@@ -9,12 +9,14 @@ search.int8.onnx           the same with 8-bit layers; left out if too few answe
                            stay the same
 tokenizer.onnx             item embedding to ranked codes                            :func:`export_tokenizer`
 content.onnx               title, categories and attributes to item embedding; left  :func:`_export_content`
-                           out if no item has any
-embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_files`
+                           out if no trained item has any
+embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_embeddings`
 transitions.safetensors    counts of items that follow each other                    :meth:`Transitions.arrays`
 catalogue.parquet          ids, codes, titles, categories, attributes, popularity    :meth:`Catalogue.to_parquet`
+histories.parquet          newest interactions of the users; left out on request      :func:`build_histories`
 golden.json                histories with torch's answers                            :meth:`GoldenHistories.goldens`
-report/                    the report page and its charts, ``evaluation.json``       :func:`write_report`
+report/                    the report page and its charts, ``evaluation.json``,      :func:`write_report`
+                           ``items_not_served.csv`` if there are any
 manifest.json              the seal: checksums, configuration, metrics               :func:`publish`, last of all
 =========================  ========================================================  ==================================
 
@@ -28,7 +30,9 @@ from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
+import pyarrow.parquet as pq
 import torch
 from pydantic import JsonValue
 from safetensors.numpy import save as save_arrays
@@ -36,6 +40,7 @@ from safetensors.torch import save
 
 from model_store.bundle.bundle import EMBEDDINGS, TRANSITIONS, VECTORS
 from model_store.bundle.golden import Golden, compare, goldens_to_json
+from model_store.bundle.histories import HISTORIES
 from model_store.bundle.manifest import REQUIRED_FILES, DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
@@ -45,8 +50,11 @@ from model_store.errors import BundleRefused
 from model_store.new_items.features import extract_features
 from model_store.new_items.item_encoder import CONTENT_GRAPH
 from model_store.search.fusion import Fusion
-from training.content.content_model import ContentModel, fit_content, has_content, pad_features
+from training.content.content_model import ContentModel, fit_content, pad_features
+from training.data.prepare import NOT_SERVED
+from training.export.catalogue import add_placed_items, trained_catalogue
 from training.export.goldens import GoldenHistories
+from training.export.histories import build_histories
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_content, export_search, export_tokenizer
 from training.joint.learner import Learner
@@ -77,7 +85,7 @@ def export_bundle(pipeline: Pipeline) -> None:
     if all(run.has(f"{BUNDLE}/{name}") for name in REQUIRED_FILES):
         return
 
-    with run.timed("export"), pipeline.progress.track("Exporting to ONNX", 3) as bar:
+    with run.timed("export"), pipeline.progress.track("Exporting to ONNX", 4) as bar:
         files = _create_files(pipeline, bar)
     for name, data in files.items():
         run.write_bytes(f"{BUNDLE}/{name}", data)
@@ -102,7 +110,7 @@ def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None
         data=DataSummary(
             name=data.name,
             fingerprint=data.fingerprint,
-            counts={"users": data.users, "items": data.n_items, "interactions": data.interactions},
+            counts=_counts(pipeline),
         ),
         metrics=evaluation.test,
         tokenizer=evaluation.tokenizer | _content_fit(pipeline),
@@ -116,39 +124,63 @@ def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None
     return publish(store, files, about, key=key)
 
 
+def _counts(pipeline: Pipeline) -> dict[str, int]:
+    """Return the numbers of the manifest: what was trained, what is served besides, and what was set aside."""
+    data = pipeline.dataset
+    served = pq.read_metadata(pipeline.run.path / BUNDLE / "catalogue.parquet").num_rows
+    return {
+        "users": data.users,
+        "items": data.n_items,
+        "interactions": data.interactions,
+        "items_served_by_content": served - data.n_items,
+        "interactions_set_aside": len(data.set_aside),
+    }
+
+
 def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     """Return all files of the bundle but the manifest, by name. Every exported graph is compared with torch first."""
     learner = pipeline.learner
-    catalogue = _create_catalogue(pipeline)
-    histories = GoldenHistories(pipeline, catalogue)
+    trained = trained_catalogue(pipeline)
+    fusion = Fusion.model_validate(pipeline.evaluate().fusion)
 
-    search = export_search(learner.recommender, has_dense=histories.fusion.weight > 0)
+    search = export_search(learner.recommender, has_dense=fusion.weight > 0)
     bar.advance(1)
 
     tokenizer = export_tokenizer(learner.tokenizer)
     check_tokenizer(tokenizer, learner)
+    files = {
+        "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
+        "search.onnx": search,
+        "tokenizer.onnx": tokenizer,
+        **_export_content(pipeline, trained),
+    }
     bar.advance(1)
 
-    content = _export_content(pipeline, catalogue)
+    served = add_placed_items(pipeline, trained, files)
+    catalogue = served.catalogue
+    bar.advance(1)
+
+    histories = GoldenHistories(pipeline, catalogue)
     goldens = histories.goldens()
     compare(goldens, histories.answers(search))
     bar.advance(1)
 
-    return {
-        "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
-        "search.onnx": search,
+    files |= {
         **_export_int8(pipeline, search, histories, goldens),
-        "tokenizer.onnx": tokenizer,
-        **content,
-        EMBEDDINGS: save(
-            {"embeddings": learner.embeddings.cpu().contiguous(), VECTORS: torch.from_numpy(learner.vectors)}
-        ),
-        TRANSITIONS: save_arrays(pipeline.transitions.arrays()),
+        EMBEDDINGS: _create_embeddings(learner, catalogue),
+        TRANSITIONS: save_arrays(pipeline.transitions.for_rows(np.arange(len(catalogue))).arrays()),
         "catalogue.parquet": catalogue.to_parquet(),
         "golden.json": goldens_to_json(goldens),
         **write_report(pipeline),
         f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
     }
+    if pipeline.config.export.histories:
+        files[HISTORIES] = build_histories(pipeline.dataset, pipeline.config.export)
+    if listed := served.not_served(pipeline.dataset):
+        files[f"report/{NOT_SERVED}"] = listed
+    for sentence in served.summary(pipeline.dataset):
+        pipeline.progress.say(sentence)
+    return files
 
 
 def check_tokenizer(graph: bytes, learner: Learner) -> None:
@@ -195,6 +227,17 @@ def check_content(graph: bytes, model: ContentModel, catalogue: Catalogue) -> No
         )
 
 
+def _create_embeddings(learner: Learner, catalogue: Catalogue) -> bytes:
+    """Return ``embeddings.safetensors``: raw embeddings and unit vectors of all items, trained or placed.
+
+    Of a placed item the content model predicts only the direction; its embedding gets the mean length of trained ones.
+    """
+    trained: npt.NDArray[np.float32] = learner.embeddings.detach().cpu().float().numpy()
+    vectors = learner.vectors if catalogue.vectors is None else catalogue.vectors
+    length = np.linalg.norm(trained, axis=1).mean()
+    return save_arrays({"embeddings": np.concatenate([trained, vectors[len(trained) :] * length]), VECTORS: vectors})
+
+
 def _export_int8(
     pipeline: Pipeline, search: bytes, histories: GoldenHistories, goldens: Sequence[Golden]
 ) -> dict[str, bytes]:
@@ -211,7 +254,7 @@ def _export_int8(
 
 def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes]:
     """Return ``content.onnx``, or no file if no item has a title, categories or attributes."""
-    if not has_content(pipeline.dataset):
+    if not pipeline.dataset.has_content:
         return {}
 
     model, fit = fit_content(pipeline.dataset, pipeline.learner.embeddings, pipeline.config.seed)
@@ -224,17 +267,3 @@ def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes
 def _content_fit(pipeline: Pipeline) -> dict[str, JsonValue]:
     """Return the quality of the content model for the manifest, if there is such a model."""
     return {"content": pipeline.run.read_json(CONTENT_FIT)} if pipeline.run.has(CONTENT_FIT) else {}
-
-
-def _create_catalogue(pipeline: Pipeline) -> Catalogue:
-    data = pipeline.dataset
-    return Catalogue(
-        codebook_size=pipeline.config.model.tokenizer.codebook_size,
-        item_ids=data.item_ids,
-        codes=pipeline.learner.assignment.codes,
-        titles=data.titles,
-        categories=data.categories,
-        attributes=data.attributes,
-        popularity=data.popularity("all"),
-        vectors=pipeline.learner.vectors,
-    )

@@ -27,12 +27,13 @@ from model_store.bundle.manifest import Origin
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey
 from model_store.bundle.withheld import HELD_BACK, Withheld
-from model_store.catalogue.catalogue import Catalogue, ItemPut
+from model_store.catalogue.catalogue import Catalogue
 from model_store.durable_files import write_durably
-from model_store.errors import BundleRefused, CatalogueFull, GraphRefused, ItemRefused, VersionNotFound
+from model_store.errors import BundleRefused, GraphRefused, VersionNotFound
 from model_store.network.recommender import Recommender
 from model_store.new_items.item_encoder import ItemEncoder
-from model_store.replication.item_payload import NewItem
+from model_store.new_items.placed_items import place_items
+from model_store.replication.item_payload import ItemContent
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
@@ -59,8 +60,9 @@ class RetrainReport:
         version: The version that is live after the pass.
         held_back: The version that was published and waits for a person, because its gain is implausible.
         events: Interactions drained so far that are part of the data.
-        rejected: Drained events with items that the data do not have.
-        new_items: Items that came after the base data and have enough interactions to be trained.
+        rejected: The other drained events by reason: "unknown item", "duplicate", or "below the filters", which are
+            kept until their user and item have enough.
+        new_items: Items that the base data alone would not train and that have enough interactions now.
         changed_items: Items of the base data whose content has changed.
         candidate: Test metrics of the candidate; empty if none was trained.
         incumbent: Test metrics of the version that was live before; empty if there was none.
@@ -72,7 +74,7 @@ class RetrainReport:
     version: str | None
     held_back: str | None
     events: int
-    rejected: int
+    rejected: dict[str, int]
     new_items: int
     changed_items: int
     candidate: dict[str, float]
@@ -239,7 +241,7 @@ class Retrainer:
         self.progress.say(f"drained {drained.events} events, {drained.rejected} did not decode")
         base = open_or_prepare(self.source, self.work / "base", self.config.data, self.progress.say)
         items = drain_items(self.event_source, self.work / "items")
-        return merge_data(base, read_drained(self.work / "events"), items, self.config.data.min_item)
+        return merge_data(base, read_drained(self.work / "events"), items)
 
     def _load_incumbent(self) -> Bundle | None:
         version = self.store.live()
@@ -265,11 +267,13 @@ def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
 
     Items that the model was not trained on are placed by their content, as the service does. Items that cannot be
     placed are removed from histories. A target that cannot be placed counts as missed, and so does the target of a
-    user whose history becomes empty.
+    user whose history becomes empty. Only the items of the data set are ranked, as for a candidate.
     """
     recommender = load_recommender(bundle)
     catalogue = served_catalogue(bundle, data)
-    row = np.array([catalogue.row_of.get(item_id, -1) for item_id in data.item_ids], dtype=np.int64)
+    found_rows = catalogue.row_of.find(data.item_ids)
+    ranked = np.unique(found_rows[found_rows >= 0])
+    row = np.where(found_rows >= 0, np.searchsorted(ranked, found_rows), -1)
 
     split = data.test()
     histories = [known[known >= 0] for known in (row[history] for history in split.histories)]
@@ -278,14 +282,15 @@ def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
     part = Split([histories[user].astype(np.int32) for user in judged], targets[judged].astype(np.int32), judged)
 
     fusion = bundle.manifest.fusion
+    transitions = bundle.transitions()
     found = search_split(
         recommender,
-        catalogue.codes,
+        catalogue.codes[ranked],
         part,
         bundle.config.beam_width,
-        catalogue.vectors,
+        None if catalogue.vectors is None else catalogue.vectors[ranked],
         fusion.candidates,
-        transitions=bundle.transitions(),
+        transitions=None if transitions is None else transitions.for_rows(ranked),
     )
     return found.ranks(fusion).spread_over(len(targets), judged).summary()
 
@@ -302,20 +307,9 @@ def served_catalogue(bundle: Bundle, data: Dataset) -> Catalogue:
     except GraphRefused:
         return catalogue  # an older release exported it, and the service does not add items to it either
 
-    contents = [(data.titles[row], data.categories[row], data.attributes[row]) for row in missing]
-    encoded = encoder.encode_all([NewItem(*content) for content in contents])
-
-    places = encoder.placement(catalogue)
-    puts = []
-    for row, content, found in zip(missing, contents, encoded, strict=True):
-        if isinstance(found, ItemRefused):
-            continue  # the service refused it, too
-        try:
-            codes = places.place(found.latent)
-        except CatalogueFull:
-            continue  # the service had no room for it either
-        puts.append(ItemPut(data.item_ids[row], *content, codes, found.vector))
-    return catalogue.with_changes(puts)
+    contents = [ItemContent(data.titles[row], data.categories[row], data.attributes[row]) for row in missing]
+    ids = [data.item_ids[row] for row in missing]
+    return place_items(catalogue, encoder, zip(ids, contents, strict=True)).catalogue
 
 
 def load_recommender(bundle: Bundle) -> Recommender:

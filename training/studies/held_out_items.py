@@ -11,6 +11,8 @@ import polars as pl
 from model_store.errors import DataError
 from training.data.dataset import Dataset, Split
 from training.data.numbering import Int64Array
+from training.data.set_aside import nothing
+from training.data.untrained_items import NO_ITEMS
 
 
 class HeldOut(NamedTuple):
@@ -74,9 +76,12 @@ def _keep_items(dataset: Dataset, is_kept: np.ndarray[tuple[int], np.dtype[np.bo
         offsets=np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64),
         items=row[dataset.items[kept]].astype(np.int32),
         timestamps=dataset.timestamps[kept],
+        event_types=dataset.event_types[kept],
         titles=[dataset.titles[each] for each in rows],
         categories=[dataset.categories[each] for each in rows],
         attributes=[dataset.attributes[each] for each in rows],
+        untrained_items=NO_ITEMS,  # the rows of held-out items follow those of kept ones
+        set_aside=nothing(),
         notes=(*dataset.notes, f"{len(is_kept) - len(rows)} items were left out"),
     )
     rest.check_integrity()

@@ -49,6 +49,7 @@ def _remove_users(dataset: Dataset, unseen: Split) -> Dataset:
         offsets=np.concatenate([[0], np.cumsum(dataset.lengths[is_kept])]).astype(np.int64),
         items=dataset.items[kept],
         timestamps=dataset.timestamps[kept],
+        event_types=dataset.event_types[kept],
         notes=(*dataset.notes, f"{len(unseen.users)} users were left out"),
     )
     rest.check_integrity()

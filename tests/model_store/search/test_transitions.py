@@ -93,3 +93,15 @@ def test_arrays_that_are_no_memory_are_refused(wrong: dict[str, npt.NDArray[np.g
 def test_missing_arrays_are_refused_by_name() -> None:
     with pytest.raises(BundleRefused, match="share"):
         Transitions.from_arrays({"start": np.array([0]), "successor": np.empty(0, np.int32)})
+
+
+def test_the_memory_of_some_rows_has_new_numbers_and_unknown_rows_have_no_successors() -> None:
+    known = memory(SHARES, 4)
+    found = known.for_rows(np.array([0, 2, 3, 7]))
+    assert found.items == 4
+    np.testing.assert_equal(found.arrays(), memory({(0, 1): 0.25, (2, 0): 1.0}, 4).arrays())
+    np.testing.assert_equal(known.for_rows(np.arange(4)).arrays(), known.arrays())
+    longer = known.for_rows(np.arange(6))
+    assert longer.items == 6
+    np.testing.assert_array_equal(scores(longer, [[5, 0, 1]], [[2, 5]]), [[*scores(known, [[0, 1]], [[2]])[0], 0.0]])
+    assert known.for_rows(np.empty(0, dtype=np.int64)).items == 0

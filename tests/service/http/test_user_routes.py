@@ -50,7 +50,9 @@ async def test_a_user_is_shown_and_forgotten_with_queued_events(served: Served, 
     client, service, source = served
     await client.post("/events", json=[event(n, "a/b c") for n in range(5)] + [event(9, "v")], headers=ADMIN)
     shown = (await client.get("/users/a%2Fb%20c", headers=ADMIN)).json()
-    assert shown == {"user_id": "a/b c", "count": 3, "history": ["item-2", "item-3", "item-4"], "newest_event_at": 4}
+    items = ["item-2", "item-3", "item-4"]
+    stored = [{"item_id": item, "type": "click", "timestamp": n} for n, item in enumerate(items, 2)]
+    assert shown == {"user_id": "a/b c", "count": 3, "history": items, "interactions": stored, "newest_event_at": 4}
     await until(lambda: metric(service, "etegrec_event_stream_length") == 6)
     gone = await client.delete("/users/a%2Fb%20c", headers=ADMIN)
     assert (gone.status_code, gone.json()) == (200, {"history": 3, "events": 5})

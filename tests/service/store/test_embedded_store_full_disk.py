@@ -95,7 +95,7 @@ async def test_a_full_disk_refuses_events_and_loses_none_that_was_acknowledged(d
     await assert_read_only(store)
     for start in range(3):  # the second and third start on the full disk
         for number in range(7):
-            assert await store.history(f"user-{number}") == history_of(f"user-{number}", recorded), start
+            assert (await store.history(f"user-{number}")).item_ids == history_of(f"user-{number}", recorded), start
         with pytest.raises(StoreReadOnly):
             await store.record([event(10_000)])
         with pytest.raises(StoreReadOnly):
@@ -131,12 +131,12 @@ async def test_items_are_hidden_and_users_forgotten_on_a_full_disk(disk: SmallDi
     assert (held.count(b"user-3"), held.count(b"user-4")) == (1, 1)  # the lines that say so
     store = open_store(disk)
     assert store.corrupt_values == 0
-    assert await store.history("user-3") == await store.history("user-4") == []
-    assert len(await store.history("user-5")) == 200
+    assert (await store.history("user-3")).item_ids == (await store.history("user-4")).item_ids == []
+    assert len((await store.history("user-5")).item_ids) == 200
     latest = {each.item_id: each.kind for each in (await store.catalogue.read_latest()).changes}
     assert latest == {"a": "delete", "b": "put"}
     await store.forget("user-5")  # a start on a full disk forgets as well
-    assert await store.history("user-5") == []
+    assert (await store.history("user-5")).item_ids == []
     await store.close()
 
 
@@ -168,7 +168,7 @@ async def test_deletions_are_stored_when_they_share_a_write_with_events_that_are
     await store.close()
     store = open_store(disk)
     assert [each.kind for each in (await store.catalogue.read_latest()).changes] == ["delete"]
-    assert await store.history("user-1") == []
+    assert (await store.history("user-1")).item_ids == []
     await store.close()
 
 
@@ -186,8 +186,8 @@ async def test_events_go_on_where_there_is_space_for_them_but_not_for_a_new_stat
     assert len(event_log.segment_numbers(disk.path / "events")) >= 2
     await store.close()
     store = open_store(disk, segment_bytes=50_000)
-    assert len(await store.history("late")) == 200
-    assert await store.history("user-17") == ["i17"]
+    assert len((await store.history("late")).item_ids) == 200
+    assert (await store.history("user-17")).item_ids == ["i17"]
     assert not list((disk.path / "events").glob(".*.tmp"))
     await store.close()
 
@@ -222,13 +222,13 @@ async def test_a_disk_that_is_read_only_is_read_until_it_is_written_again(own_di
     with pytest.raises(StoreReadOnly) as refusal:
         await store.check()
     assert refusal.value.reason == "its disk refuses writes"
-    assert await store.history("user-1") == ["i1"]
+    assert (await store.history("user-1")).item_ids == ["i1"]
     with pytest.raises(StoreReadOnly):
         await store.forget("user-1")
     own_disk.remount("rw")
     await store.check()
     assert (await store.record([event(8)])).accepted == 1
-    assert await store.history("user-1") == ["i1", "i8"]
+    assert (await store.history("user-1")).item_ids == ["i1", "i8"]
     await store.close()
 
 
@@ -252,7 +252,7 @@ async def test_a_store_that_started_without_its_lock_stays_read_only_if_another_
         await late.forget("user-1")
     await late.close()
     again = open_store(own_disk)
-    assert await again.history("user-1") == ["i1", "i8"]
+    assert (await again.history("user-1")).item_ids == ["i1", "i8"]
     await again.close()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from model_store.errors import StoreCorrupt, StoreUnavailable
 from model_store.events.event import Event
+from service.store.base import History
 from service.store.embedded_store import EmbeddedStore
 from service.store.history_batching import READ_AT_ONCE, HistoryBatcher
 from service.store.redis_store import RedisStore
@@ -28,17 +29,17 @@ class CountingLive(EmbeddedStore):
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
-    async def histories(self, user_ids: Sequence[str]) -> list[list[str] | StoreCorrupt]:
+    async def histories(self, user_ids: Sequence[str]) -> list[History | StoreCorrupt]:
         self.reads.append(len(user_ids))
         await self.may_answer.wait()
         if "away" in user_ids:
             raise StoreUnavailable("away")
         return await super().histories(user_ids)
 
-    async def history(self, user_id: str) -> list[str]:
+    async def history(self, user_id: str) -> History:
         if user_id == "corrupt":
             raise StoreCorrupt("damaged")
-        return [f"{user_id}-item"]
+        return History.untyped([f"{user_id}-item"])
 
 
 async def test_what_comes_together_is_one_read_and_what_comes_meanwhile_the_next(tmp_path: Path) -> None:
@@ -50,10 +51,10 @@ async def test_what_comes_together_is_one_read_and_what_comes_meanwhile_the_next
     later = [asyncio.create_task(reads.history(f"v{n}")) for n in range(READ_AT_ONCE + 10)]
     await asyncio.sleep(0)  # all of them have asked
     store.may_answer.set()
-    assert await asyncio.gather(*first) == [[f"u{n % 50}-item"] for n in range(100)]
-    assert await asyncio.gather(*later) == [[f"v{n}-item"] for n in range(READ_AT_ONCE + 10)]
+    assert await asyncio.gather(*first) == [History.untyped([f"u{n % 50}-item"]) for n in range(100)]
+    assert await asyncio.gather(*later) == [History.untyped([f"v{n}-item"]) for n in range(READ_AT_ONCE + 10)]
     assert store.reads == [50, READ_AT_ONCE, 10]
-    assert await reads.history("again") == ["again-item"]
+    assert await reads.history("again") == History.untyped(["again-item"])
     await store.close()
 
 
@@ -61,7 +62,7 @@ async def test_failures_reach_those_they_concern(tmp_path: Path) -> None:
     store = CountingLive(tmp_path)
     reads = HistoryBatcher(store)
     well, corrupt = await asyncio.gather(reads.history("u"), reads.history("corrupt"), return_exceptions=True)
-    assert well == ["u-item"]
+    assert well == History.untyped(["u-item"])
     assert isinstance(corrupt, StoreCorrupt)
     outcomes = await asyncio.gather(reads.history("away"), reads.history("u"), return_exceptions=True)
     assert [type(each) for each in outcomes] == [StoreUnavailable] * 2
@@ -71,7 +72,7 @@ async def test_failures_reach_those_they_concern(tmp_path: Path) -> None:
     leaving.cancel()
     with pytest.raises(StoreUnavailable):
         await staying
-    assert await reads.history("u") == ["u-item"]
+    assert await reads.history("u") == History.untyped(["u-item"])
     await store.close()
 
 
@@ -81,9 +82,9 @@ async def test_a_key_of_another_type_spoils_one_history_only(redis_server: Redis
     await store.record([Event(event_id="e", user_id="u", item_id="i", timestamp=1)])
     await store._connection.fast.set(store._keys.history("v"), "text")
     found = await store.histories(["u", "v", "w"])
-    assert found[0] == ["i"]
+    assert found[0] == History(["i"], b"c")
     assert isinstance(found[1], StoreCorrupt)
-    assert found[2] == []
+    assert found[2] == History([], b"")
     with pytest.raises(StoreCorrupt):
         await store.history("v")
     await store.close()

@@ -19,6 +19,7 @@ from service.store.base import Recorded
 from service.store.change_stream import RawChange
 from service.store.redis_store import RedisStore
 from tests.support.redis_server import RedisServer
+from tests.support.store_reading import newest_event
 from tests.support.tcp_proxy import TcpProxy
 from training.retraining.drain_events import drain, read_drained
 
@@ -90,7 +91,7 @@ async def test_items_are_hidden_and_users_forgotten_while_memory_is_full(open_st
     several = [RawChange("i1", "delete", b""), RawChange("i2", "delete", b"")]
     assert (await store.catalogue.append(several)).revision == 7
     assert await store.forget("u") == (2, 2)
-    assert await store.history("v") == ["i3"]
+    assert (await store.history("v")).item_ids == ["i3"]
     with pytest.raises(StoreReadOnly):
         await store.record([event(4)])
     raw.config_set("maxmemory", "0")
@@ -158,7 +159,7 @@ async def test_the_oldest_waiting_events_are_dropped_and_histories_stay(
     waiting = (await store.backlog()).events
     assert 1000 <= waiting <= 1200
     assert store.dropped_events == 5000 - waiting
-    assert await store.history("user-0") == ["i0"]
+    assert (await store.history("user-0")).item_ids == ["i0"]
     assert (await store.record([event(0)])).duplicates == 1
 
     smaller = open_store(max_undrained_events=500)
@@ -180,7 +181,7 @@ async def test_idle_users_expire_and_each_event_begins_the_time_anew(open_store:
     assert raw.ttl(KEYS.events) == raw.ttl(KEYS.seen) == -1
     raw.pexpire(KEYS.history("u"), 1)
     await asyncio.sleep(0.05)
-    assert (await store.history("u"), await store.newest_event("u")) == ([], None)
+    assert ((await store.history("u")).item_ids, await newest_event(store, "u")) == ([], None)
 
 
 async def test_a_changed_setting_applies_to_histories_that_are_stored(open_store: Open, raw: Redis) -> None:
@@ -235,7 +236,7 @@ async def test_idle_users_make_room_before_trends_and_waiting_events(open_store:
     assert len(await store.counts(DAY)) == len(await store.counts(HOUR)) == 50
     assert (await store.backlog()).events >= 2000
     assert raw.hlen(KEYS.items) == 1
-    assert await store.history("user-21999") == ["i49"]
+    assert (await store.history("user-21999")).item_ids == ["i49"]
     held = sum(1 for _ in raw.scan_iter(KEYS.history("*"), 1000))
     assert held < 20_000
 

@@ -14,7 +14,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from model_store.new_items.features import extract_features
 from training.content import content_model
-from training.content.content_model import ContentModel, fit_content, has_content, pad_features
+from training.content.content_model import ContentModel, fit_content, pad_features
 from training.content.ridge import Entries, Ridge
 from training.data.dataset import Dataset, ItemInfo
 from training.export.bundle import check_content
@@ -128,9 +128,9 @@ def test_items_that_have_nothing_in_common_are_all_average() -> None:
 
 
 def test_bare_ids_are_no_content() -> None:
-    assert not has_content(dataset_of({"a": ItemInfo(), "b": ItemInfo()}))
+    assert not dataset_of({"a": ItemInfo(), "b": ItemInfo()}).has_content
     for known in (ItemInfo("Title"), ItemInfo("", ("c",)), ItemInfo("", (), {"year": 1})):
-        assert has_content(dataset_of({"a": ItemInfo(), "b": known}))
+        assert dataset_of({"a": ItemInfo(), "b": known}).has_content
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Sequences, split, popularity, merging and storage of a data set with known answers."""
+"""Sequences, split, popularity and storage of a data set with known answers."""
 
 import json
 from dataclasses import replace
@@ -79,27 +79,6 @@ def test_items_carry_their_information_and_unknown_ones_are_empty() -> None:
     assert dataset.attributes[1] == {"grams": 340}
 
 
-def test_added_interactions_are_sorted_in_after_ties_and_unknown_items_rejected() -> None:
-    dataset = made()
-    merged = dataset.with_interactions(
-        ["bob", "dan", "ann", "dan", "bob"], ["jam", "rye", "rye", "cod", "egg"], [5, 9, 15, 9, 6]
-    )
-    assert (merged.accepted, merged.rejected) == (4, 1)
-    grown = merged.dataset
-    assert grown.user_ids.to_list() == ["ann", "bob", "cat", "dan"]
-    assert names(grown, grown.sequence(0)) == ["jam", "rye", "egg", "jam", "tea"]
-    assert names(grown, grown.sequence(1)) == ["egg", "tea", "jam", "egg"]
-    assert names(grown, grown.sequence(3)) == ["rye"]
-    assert dataset.interactions == 9
-    assert grown.fingerprint != dataset.fingerprint
-
-
-def test_adding_nothing_known_changes_nothing() -> None:
-    dataset = made()
-    merged = dataset.with_interactions(["new"], ["cod"], [1])
-    assert (merged.dataset, merged.accepted, merged.rejected) == (dataset, 0, 1)
-
-
 def test_round_trip_through_a_folder(tmp_path: Path) -> None:
     dataset = made(info={"jam": ItemInfo("Jäm", ("food", "red"), {"grams": 340})})
     dataset = replace(dataset, notes=("from a test",))
@@ -114,7 +93,10 @@ def test_round_trip_through_a_folder(tmp_path: Path) -> None:
         assert getattr(loaded, column).dtype == getattr(dataset, column).dtype
 
 
-@pytest.mark.parametrize("name", ["interactions.parquet", "users.parquet", "items.parquet", "dataset.json"])
+TABLES = ["interactions", "users", "items", "untrained_items", "set_aside"]
+
+
+@pytest.mark.parametrize("name", [*(f"{table}.parquet" for table in TABLES), "dataset.json"])
 def test_a_damaged_folder_is_refused(tmp_path: Path, name: str) -> None:
     save_dataset(made(), tmp_path)
     content = (tmp_path / name).read_bytes()

@@ -16,6 +16,7 @@ from training.data.dataset import Dataset
 from training.data.prepare import PrepareOptions, open_or_prepare, prepare
 from training.data.split import Cuts, Division, SplitOptions, utc
 from training.data.storage import load_dataset, save_dataset
+from training.retraining.merged_data import merge_data
 
 AT_20_AND_40 = SplitOptions(split="time", valid_from=20, test_from=40)
 
@@ -112,10 +113,10 @@ def test_shares_divide_interactions_and_never_a_second() -> None:
 
 def test_later_interactions_move_the_cuts_of_shares_but_not_those_that_are_set() -> None:
     rows = [("u", f"i{time}", time) for time in range(100)]
-    later = (["u"] * 100, ["i0"] * 100, list(range(100, 200)))
-    by_share = made(rows, SplitOptions(split="time")).with_interactions(*later).dataset
+    later = pl.DataFrame({"user_id": "u", "item_id": "i0", "timestamp": range(100, 200)})
+    by_share = merge_data(made(rows, SplitOptions(split="time")), later, {}).dataset
     assert by_share.cuts == (160, 180)
-    fixed = made(rows, AT_20_AND_40).with_interactions(*later).dataset
+    fixed = merge_data(made(rows, AT_20_AND_40), later, {}).dataset
     assert fixed.cuts == (20, 40)
 
 
@@ -223,7 +224,7 @@ def test_a_split_that_leaves_nobody_to_test_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_of_the_older_layout_is_refused_and_prepared_anew(tmp_path: Path) -> None:
     save_dataset(made(ROWS, SplitOptions()), tmp_path)
-    seal = (tmp_path / "dataset.json").read_text().replace('"format": 2', '"format": 1')
+    seal = (tmp_path / "dataset.json").read_text().replace('"format": 3', '"format": 1')
     (tmp_path / "dataset.json").write_text(seal)
-    with pytest.raises(DataError, match="layout 1, this version reads layout 2"):
+    with pytest.raises(DataError, match="layout 1, this version reads layout 3"):
         load_dataset(tmp_path)

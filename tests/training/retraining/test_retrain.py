@@ -104,17 +104,18 @@ def test_events_then_a_candidate_then_rest(after_first: Path) -> None:
     first = store.live()
     record(None, log, [*events(3, 60), *events(0, 3, users="new")])
     second = retrainer(after_first, log).run_once()
-    assert second.events == 63
+    assert (second.events, second.rejected) == (60, {"below the filters": 3})
     assert second.incumbent["ndcg@10"] > 0
     assert second.promoted == (second.candidate["ndcg@10"] >= second.incumbent["ndcg@10"])
     assert store.live() == second.version
     if second.promoted:
         manifest = store.bundle().manifest
         assert manifest.parent == first
-        assert manifest.data.counts["users"] == 83
+        assert manifest.data.counts["users"] == 80
+        assert manifest.data.counts["interactions_set_aside"] == 3
 
     third = retrainer(after_first, log).run_once()
-    assert third.events == 63  # drained once, kept for good
+    assert third.events == 60  # drained once, kept for good
     assert third.version == second.version
     reports = [json.loads(path.read_text()) for path in sorted((after_first / "work" / "reports").glob("*.json"))]
     assert reports[-1] == third.as_dict()
@@ -173,7 +174,7 @@ def test_items_that_came_live_are_trained_with_what_was_said_of_them(tmp_path: P
     record(None, log, [*seen, *unseen, *events(3, 60)])
     report = retrainer(tmp_path, log).run_once()
     assert (report.promoted, report.new_items, report.changed_items) == (True, 1, 1)
-    assert (report.events, report.rejected) == (80, 2)
+    assert (report.events, report.rejected) == (80, {"below the filters": 2})
 
     bundle = ModelStore(tmp_path / "models").bundle()
     catalogue = bundle.catalogue()
@@ -214,7 +215,7 @@ def test_without_new_interactions_nothing_is_trained(after_first: Path) -> None:
     log = after_first / "models" / "events"
     record(None, log, [Event(event_id="x", user_id="u1", item_id="never-seen", timestamp=5)])
     report = retrainer(after_first, log).run_once()
-    assert (report.events, report.rejected, report.promoted) == (0, 1, False)
+    assert (report.events, report.rejected, report.promoted) == (0, {"unknown item": 1}, False)
     assert report.reason.startswith("no new interactions, items or settings")
     assert report.candidate == {}
 
@@ -222,7 +223,7 @@ def test_without_new_interactions_nothing_is_trained(after_first: Path) -> None:
 def test_events_come_from_redis_too(
     tmp_path: Path, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record(redis_server.url, tmp_path, events(3, 40, users="r"))
+    record(redis_server.url, tmp_path, events(3, 40))
     data = write_cycle(tmp_path / "cycle.txt")
     arguments = ["retrain", "--once", "--data", str(data), "--store", str(tmp_path / "models"), "--preset", "demo"]
     arguments += ["--work", str(tmp_path / "work"), "--redis-url", redis_server.url, "--json", *set_options()]

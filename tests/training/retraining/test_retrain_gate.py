@@ -92,11 +92,14 @@ def test_the_incumbent_ranks_the_newest_interactions_as_it_is_served(tmp_path: P
     }
     judged = {**known, "some of a history": ["item-4", "item-5", "item-6"]}
     catalogue = bundle.catalogue()
-    rows = [[catalogue.row_of[item] for item in items] for items in judged.values()]
+    ranked = sorted({catalogue.row_of[item] for items in judged.values() for item in items})
+    assert len(ranked) < len(catalogue), "an item that the candidate cannot rank must not stand in the incumbent's way"
+    rows = [[ranked.index(catalogue.row_of[item]) for item in items] for items in judged.values()]
     targets = np.array([items[-1] for items in rows], dtype=np.int32)
     part = Split([np.array(items[:-1], dtype=np.int32) for items in rows], targets, np.arange(len(rows)))
     net = load_recommender(bundle)
-    found = search_split(net, catalogue.codes, part, CONFIG.beam_width, catalogue.vectors, fusion.candidates)
+    codes, vectors = catalogue.codes[ranked], None if catalogue.vectors is None else catalogue.vectors[ranked]
+    found = search_split(net, codes, part, CONFIG.beam_width, vectors, fusion.candidates)
     missed = np.array([-1, -1])
     expected = Ranks(*(np.concatenate([ranks, missed]) for ranks in found.ranks(fusion))).summary()
     metrics = incumbent_metrics(bundle, dataset(sequences))

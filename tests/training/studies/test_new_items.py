@@ -15,7 +15,6 @@ from model_store.errors import DataError
 from tests.support.tiny import ITEMS, OVERRIDES, set_options, write_cycle
 from training.cli import app
 from training.config import load_config
-from training.content.content_model import has_content
 from training.data.dataset import Dataset, ItemInfo
 from training.loop.progress import SilentProgress
 from training.studies.held_out_items import held_out_targets, hold_out
@@ -122,7 +121,7 @@ def test_new_items_come_live_by_their_content_alone(measured: tuple[Path, NewIte
     new = [measurement.whole_data.item_ids[row] for row in measurement.held_out.items]
     assert list(live.item_ids)[live.trained :] == new
     assert not set(new) & set(published.item_ids)
-    assert has_content(measurement.pipeline.dataset)
+    assert measurement.pipeline.dataset.has_content
     assert set(measurement.bundle.manifest.tokenizer["content"]) >= {"cosine", "penalty"}  # type: ignore[arg-type]
 
 

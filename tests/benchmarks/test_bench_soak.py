@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.bench_soak import Soak, report
+from benchmarks.bench_soak import Soak, publish_again, report
 from benchmarks.load import Reply
 from benchmarks.service_process import ServiceProcess
 from model_store.bundle.registry import ModelStore
 from tests.support.redis_server import RedisServer
+from tests.support.service_harness import live_store
 
 FIGURES = ("memory_mb", "open_files", "redis_keys", "redis_mb", "event_ids_mb")
 
@@ -35,7 +36,18 @@ def test_the_report_counts_failures_and_passes_of_retraining(tmp_path: Path) -> 
     run.exit_codes = [0, 0, 3]
     run.unfinished = 1
     found = report(run, minutes=1.0, exit_code=0)
-    assert (found["requests"], found["failed"]) == (100, 1)
+    assert (found["requests"], found["failed"]) == (100, {"503": 1})
     assert found["p99_ms"] < 1000, "latency is that of answered requests"
     assert (found["retrained"], found["retraining_failed"], found["retraining_unfinished"]) == (2, 1, 1)
     assert [found[name] for name in FIGURES] == [[7.0, 7.0]] * len(FIGURES)
+
+
+def test_there_are_two_versions_to_swap(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    models = ModelStore(str(tmp_path))
+    before = models.live()
+    publish_again(models)
+    assert models.live() == before
+    assert len(models.versions()) == 2
+    for version in models.versions():
+        models.bundle(version).verify()

@@ -84,7 +84,16 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "get_user": Example(
         path={"user_id": "u1"},
-        answer={"user_id": "u1", "count": 2, "history": ["1", "50"], "newest_event_at": 1767607210},
+        answer={
+            "user_id": "u1",
+            "count": 2,
+            "history": ["1", "50"],
+            "interactions": [
+                {"item_id": "1", "type": "purchase", "timestamp": 1767607200},
+                {"item_id": "50", "type": "view", "timestamp": 1767607210},
+            ],
+            "newest_event_at": 1767607210,
+        },
     ),
     "delete_user": Example(path={"user_id": "u1"}, answer={"history": 2, "events": 2}),
     "upload_items": Example(

@@ -25,8 +25,7 @@ from etegrec_client import (
 )
 
 from service.app import create_app
-from tests.support.encodable_bundles import encodable_bundle
-from tests.support.service_harness import fast_settings
+from tests.support.service_harness import fast_settings, live_store
 from tests.support.service_process import free_port, process, wait_for
 
 Json = dict[str, Any]
@@ -77,8 +76,10 @@ def test_the_types_have_the_fields_of_the_description(document: Json) -> None:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("store")
-    encodable_bundle(folder)
-    with process(folder, "-m", "service", ADMIN_KEYS="admin-key", READ_KEYS="reader-key", TRENDS_S="0.1") as (_, url):
+    live_store(folder)
+    with process(
+        folder, "-m", "tests.support.placing_service", ADMIN_KEYS="admin-key", READ_KEYS="reader-key", TRENDS_S="0.1"
+    ) as (_, url):
         wait_for(f"{url}/health/ready", 200)
         yield url
 
@@ -102,7 +103,9 @@ def test_a_day_of_a_shop(url: str) -> None:
         assert (one["accepted"], one["duplicates"]) == (1, 0)
         events: list[types.Event] = [{"user_id": 7, "item_id": "item-3", "timestamp": "2026-01-05T10:00:00Z"}]
         assert shop.record_events(events)["accepted"] == 1
-        assert sorted(shop.get_user(7)["history"]) == ["1000", "item-3"]
+        user = shop.get_user(7)
+        assert user["history"] == ["item-3", "1000"]
+        assert [each["type"] for each in user["interactions"]] == ["click", "purchase"]
 
         answer = shop.recommend(user_id=7, k=3, filter={"attributes": [{"field": "year", "gte": 1990}]})
         assert (answer["served_by"], len(answer["items"])) == ("model", 3)
@@ -144,8 +147,8 @@ def test_problems_are_exceptions_with_their_fields(url: str) -> None:
         assert wrong.value.request_id
         good: types.BulkItem = {"item_id": "ok", "categories": ["category-1"]}
         with pytest.raises(InvalidRequest) as lines:
-            shop.upload_items([good, good, {"item_id": "no"}], part_items=2)
-        assert (lines.value.slug, lines.value.fields[0]["field"]) == ("invalid-lines", "3")
+            shop.upload_items([good, good, {"item_id": "no", "title": "refused"}], part_items=2)
+        assert (lines.value.slug, lines.value.fields[0]["field"]) == ("invalid-lines", "3.title")
         with pytest.raises(NotFound):
             shop.delete_item("nobody")
 

@@ -40,7 +40,7 @@ class RecommendRequest(TypedDict, total=False):
     user_id: Id | None
     history: list[Id] | None
     k: int
-    exclude_seen: bool
+    exclude_seen: bool | list[EventType]
     filter: Filter | None
     max_per_prefix: int | None
     budget_ms: float | None
@@ -200,12 +200,21 @@ class BulkResponse(TypedDict):
     recommendable_after_ms: float
 
 
+class StoredInteraction(TypedDict):
+    """One interaction of a user's stored history."""
+
+    item_id: str
+    type: EventType | None
+    timestamp: int | None
+
+
 class UserResponse(TypedDict):
     """Stored history of a user."""
 
     user_id: str
     count: int
     history: list[str]
+    interactions: list[StoredInteraction]
     newest_event_at: int | None
 
 

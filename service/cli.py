@@ -17,7 +17,7 @@ import typer
 import uvicorn
 
 from model_store.bundle.registry import ModelStore
-from model_store.bundle.signature import Trust
+from model_store.bundle.signature import EVERYONE, Trust
 from model_store.console import EXIT_CODES, new_app, print_json, run, say
 from model_store.errors import ConfigError, LockHeld
 from service.app import create_app, open_store_of
@@ -70,15 +70,10 @@ def serve(
     """Listen until SIGTERM or Ctrl-C. Without a promoted model, wait for one."""
     # options are named as settings
     context.obj = {name: value for name, value in locals().items() if value is not None and name != "context"}
+    if store is not None:
+        ModelStore(store, trust=EVERYONE).require()  # a mistyped path would be waited for in vain
     if context.invoked_subcommand is None:
-        run_service(_existing_store(Settings.load(**context.obj)))
-
-
-def _existing_store(settings: Settings) -> Settings:
-    """Return settings whose model store exists, or is the default one: a mistyped path would be waited for in vain."""
-    if settings.store != Settings.model_fields["store"].default:
-        ModelStore(settings.store, trust=Trust.at(settings.trusted_keys_file)).require()
-    return settings
+        run_service(Settings.load(**context.obj))
 
 
 @app.command("import-history", epilog=EXIT_CODES)

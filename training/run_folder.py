@@ -54,13 +54,15 @@ class RunFolder:
         source = _absolute(source)
         config = config.with_items_file(_absolute(config.data.items_file))
         run = cls(path, config, source)
-        is_begun = run.has(CONFIG) and run.has_trained
+        found = run.read_json(CONFIG) if run.has(CONFIG) else None
+        is_foreign = found is not None and not (isinstance(found, dict) and {"source", "config"} <= found.keys())
+        is_begun = found is not None and (run.has_trained or is_foreign)
         if resume is not None and (run.has(CONFIG) if resume else is_begun) != resume:
             problem = "there is no run to resume in" if resume else "there is a run already in"
             fix = "leave --resume out to start one" if resume else "choose another --out, or remove that folder"
             raise CheckpointError(f"{problem} {path}", fix)
 
-        changed = _difference(run.read_json(CONFIG), config, source) if run.has(CONFIG) else "configuration"
+        changed = "configuration" if found is None else _difference(found, config, source)
         if changed and is_begun:
             raise CheckpointError(
                 f"{path} holds a run with another {changed}", "choose another --out, or remove that folder"

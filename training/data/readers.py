@@ -67,6 +67,8 @@ def read_source(path: Path, options: ReadOptions, folder: Path | None = None) ->
     Raises:
         DataError: It does not exist, its format is unknown, or its content is wrong.
     """
+    if not path.exists():
+        raise DataError(f"{path} does not exist", "check the path, or use the name ml-100k to download MovieLens-100K")
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="etegrec-", dir=folder) as converted:
@@ -83,9 +85,6 @@ def read_source(path: Path, options: ReadOptions, folder: Path | None = None) ->
 
 
 def _read(path: Path, options: ReadOptions, intake: Intake) -> RawData:
-    if not path.exists():
-        raise DataError(f"{path} does not exist", "check the path, or use the name ml-100k to download MovieLens-100K")
-
     kind = detect_format(path) if options.format == "auto" else options.format
     item_column = ""
     if kind in _OPENERS:

@@ -127,6 +127,9 @@ def test_a_run_is_resumed_or_started_as_it_was_asked_for(tmp_path: Path) -> None
     assert not folder.exists()
     for resume in (False, True, None):
         RunFolder.create_or_resume(folder, config, "data", resume)
+    RunFolder.create_or_resume(folder, config, "other", resume=False)  # nothing was trained yet
+    run = RunFolder.create_or_resume(folder, config, "data")
+    run.write_bytes("sasrec.checkpoint.safetensors", b"")
     with pytest.raises(CheckpointError, match=r"there is a run already in .*run"):
         RunFolder.create_or_resume(folder, config, "data", resume=False)
     with pytest.raises(CheckpointError, match="another data source"):
@@ -139,6 +142,7 @@ def test_a_run_older_than_a_setting_goes_on_with_its_default(tmp_path: Path) -> 
     stored = run.read_json("config.json")
     del stored["config"]["joint"]["alternating"]
     run.write_json("config.json", stored)
+    run.write_bytes("sasrec.safetensors", b"")
     RunFolder.create_or_resume(tmp_path, config, "data")
     with pytest.raises(CheckpointError, match="another configuration"):
         RunFolder.create_or_resume(tmp_path, load_config("demo", ["joint.alternating=false"]), "data")

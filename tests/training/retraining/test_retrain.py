@@ -227,7 +227,15 @@ def test_events_come_from_redis_too(
     record(redis_server.url, tmp_path, events(3, 40))
     data = write_cycle(tmp_path / "cycle.txt")
     arguments = ["retrain", "--once", "--data", str(data), "--store", str(tmp_path / "models"), "--preset", "demo"]
-    arguments += ["--work", str(tmp_path / "work"), "--redis-url", redis_server.url, "--json", *set_options()]
+    arguments += [
+        "--create-store",
+        "--work",
+        str(tmp_path / "work"),
+        "--redis-url",
+        redis_server.url,
+        "--json",
+        *set_options(),
+    ]
     assert run(app, "etegrec-train", arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["promoted"]

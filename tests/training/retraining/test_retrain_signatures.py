@@ -38,5 +38,6 @@ def test_the_commands_take_the_key_from_the_environment(
 ) -> None:
     monkeypatch.setenv("ETEGREC_SIGNING_KEY_FILE", str(tmp_path / "absent.pem"))
     arguments = [str(tmp_path)] if command == "publish" else ["--data", "ml-100k", "--work", str(tmp_path / "work")]
-    assert run(app, "etegrec-train", [command, *arguments, "--store", str(tmp_path / "models")]) == 3
+    store = ["--store", str(tmp_path / "models"), "--create-store"]
+    assert run(app, "etegrec-train", [command, *arguments, *store]) == 3
     assert "absent.pem cannot be read" in capsys.readouterr().err

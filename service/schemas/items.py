@@ -94,6 +94,9 @@ class StoredItem(Body):
         return RawChange(item_id, "put", self.payload())
 
 
+_CONTENT = frozenset(StoredItem.model_fields)
+
+
 def _check_attributes(attributes: dict[str, JsonValue] | str) -> dict[str, JsonValue] | str:
     """Refuse what could be stored but not be read again everywhere: other programs' integers have 64 bits."""
     if not isinstance(attributes, str):
@@ -112,7 +115,7 @@ class ItemBody(StoredItem):
     @model_validator(mode="after")
     def _check_that_something_is_given(self) -> Self:
         """Refuse a body without content: it would empty the item, which nobody means to."""
-        if not self.model_fields_set & StoredItem.model_fields.keys():
+        if _CONTENT.isdisjoint(self.model_fields_set):
             raise ValueError(f"needs at least one of {', '.join(StoredItem.model_fields)}")
         return self
 

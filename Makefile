@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test check format coverage mutants docs lock licences sbom bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults attack soak clean
+.PHONY: help demo test check format coverage mutants docs first-day lock licences sbom bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults attack soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ docs: $(VENV)/installed  ## rewrite what is generated in docs/: the map of files
 	$(BIN)/python docs/make_map.py
 	$(BIN)/python docs/make_settings.py
 	$(BIN)/python docs/make_pictures.py
+
+first-day: $(VENV)/installed  ## live a shop's first day, from a messy export to a rollback; writes docs/FIRST_DAY.md
+	$(BIN)/python -m docs.make_first_day
 
 lock: $(VENV)/installed  ## after a change of dependencies: the images' lock files, from pyproject.toml and constraints.txt
 	$(BIN)/python -m supply_chain.lock

@@ -153,8 +153,6 @@ class Retrainer:
 
         report = _report(data, outcome, self.store.live())
         self._write(report)
-        for line in (report.reason, *report.warnings):
-            self.progress.say(line)
         return report
 
     def _reason_to_rest(self, origin: Origin, incumbent: Bundle | None, force: bool) -> str:

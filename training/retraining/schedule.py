@@ -69,13 +69,16 @@ def parse_cron(cron: str) -> CronTrigger:
 
 
 def attempt(retrainer: Retrainer) -> bool:
-    """Run one pass and return whether it succeeded; report an expected failure (Redis away, disk full …)."""
+    """Run one pass, say what came of it and return whether it succeeded; say so if not (Redis away, disk full …)."""
     try:
-        retrainer.run_once()
+        report = retrainer.run_once()
     except (EtegrecError, OSError) as error:
         hint = error.hint if isinstance(error, EtegrecError) else ""
         retrainer.progress.say(f"this pass failed: {error}" + (f" (fix: {hint})" if hint else ""))
         return False
+
+    for line in (report.reason, *report.warnings):
+        retrainer.progress.say(line)
     return True
 
 

@@ -116,7 +116,7 @@ def test_a_state_that_is_replaced_while_it_is_read_is_read_again(
 
 def test_a_payload_means_what_the_service_means_by_it() -> None:
     bodies = [
-        ItemBody(),
+        ItemBody(title=""),
         ItemBody(title="t", categories=["b", "a", "b"], attributes="some text"),
         ItemBody(attributes={"a": [1, None, {"b": True}], "": 0.5}, embedding=[1.0, 2.0]),
         ItemBody(attributes=""),

@@ -323,7 +323,7 @@ def _retrain_and_roll_back(day: Day) -> None:
     retrain = f"etegrec-train retrain --data orders.csv {OWN_COLUMNS} --skip-bad --store models --work runs/retrain"
     day.tell("## Retrain\n\nThe same data and options as before, and the events of the week:")
     day.run(f"{retrain} --preset demo")
-    before, after = _live_and_previous(day)
+    before, after = _previous_and_live(day)
     day.check(before is not None, "a model that knows the week must be better")
 
     day.tell("## Roll back, and have it hold\n\nSomebody does not like it. The next pass leaves it at that:")
@@ -331,11 +331,11 @@ def _retrain_and_roll_back(day: Day) -> None:
     report = day.run(f"{retrain} --preset demo")
     day.check("was rolled back" in report, "a rolled back model must not come back")
     day.run("etegrec-models list --store models")
-    _, live = _live_and_previous(day)
+    _, live = _previous_and_live(day)
     day.check(live == before and live != after, "the rollback must hold")
 
 
-def _live_and_previous(day: Day) -> tuple[str | None, str | None]:
+def _previous_and_live(day: Day) -> tuple[str | None, str | None]:
     """Return the previous and the live version."""
     listed = subprocess.run(
         [Path(sys.executable).parent / "etegrec-models", "list", "--store", "models", "--json"],

@@ -127,7 +127,7 @@ class RedisHistories:
             try:
                 item_ids = [entry[ENTRY_HEAD:].decode() for entry in newest]
             except UnicodeDecodeError:
-                pass
+                pass  # the long way skips the entry and counts it
             else:
                 return History(item_ids, bytes([entry[1] for entry in newest]))
 

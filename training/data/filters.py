@@ -90,12 +90,18 @@ def first_of_repeats(user: Int32Array, item: Int32Array, timestamps: Int64Array)
         user: [n], rows.
         item: [n], rows.
         timestamps: [n], ascending.
+
+    Raises:
+        ValueError: The timestamps do not ascend.
     """
     is_first = np.ones(len(timestamps), dtype=np.bool_)
     start = int(np.searchsorted(timestamps, 0, side="right"))
     while start < len(timestamps):
         last = min(start + _CHUNK, len(timestamps)) - 1
         end = int(np.searchsorted(timestamps, timestamps[last], side="right"))
+        if end <= last:
+            raise ValueError("timestamps must ascend")
+
         part = slice(start, end)
         rows = pl.DataFrame({"user": user[part], "item": item[part], "timestamp": timestamps[part]})
         is_first[part] = rows.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()

@@ -28,6 +28,11 @@ def test_the_first_of_equal_interactions_stays(rows: list[tuple[int, int, int]],
         assert first_of_repeats(*columns(rows)).tolist() == expected
 
 
+def test_times_that_do_not_ascend_do_not_keep_the_search_going_for_ever() -> None:
+    with pytest.raises(ValueError, match="must ascend"):
+        first_of_repeats(*columns([(0, 0, 9), (0, 1, 9), (0, 0, 5)]))
+
+
 @settings(deadline=None)
 @given(LOGS, LOGS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
 def test_what_passed_passes_still_when_more_comes(

@@ -78,7 +78,8 @@ class CodeNames:
     @property
     def depths(self) -> npt.NDArray[np.int64]:
         """Number of codes of each named prefix, ``[n]``."""
-        return (self.prefixes >= 0).sum(axis=1)
+        depths: npt.NDArray[np.int64] = (self.prefixes >= 0).sum(axis=1)
+        return depths
 
     def name(self, prefix: Sequence[int]) -> str | None:
         """Return the name of a prefix of the catalogue; ``None`` if it has none."""

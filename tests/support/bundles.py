@@ -79,9 +79,9 @@ def bundle_files(seed: int = 0, catalogue: Catalogue | None = None) -> dict[str,
 
 
 def small_names(catalogue: Catalogue) -> CodeNames:
-    """Return a name for every first code but the lowest, ``Group 3`` and so on."""
-    first = np.unique(catalogue.codes[:, :1])[1:]
-    return CodeNames.of(first[:, None], [f"Group {code}" for code in first.tolist()])
+    """Return a name for every first code but the lowest: that of an item below it, ``Like Title 7`` and so on."""
+    codes, rows = np.unique(catalogue.codes[:, 0], return_index=True)
+    return CodeNames.of(codes[1:, None], [f"Like {catalogue.titles[row]}" for row in rows[1:]])
 
 
 def empty_graph(comment: str) -> bytes:

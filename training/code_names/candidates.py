@@ -43,11 +43,11 @@ of the number of prefixes that could have so many by chance."""
 COMMON_SHARE = 0.01
 """Share of the items that say a common word, at least."""
 
-EVEN_ITEMS = 50
-"""Items that say a word that is spread evenly, at least: fewer cannot show it."""
+COMMON_CODES = 8
+"""First codes with items that say a common word, at least."""
 
-EVEN_CODES = 8
-"""First codes with items that say such a word, at least."""
+EVEN_ITEMS = 50
+"""Items that say a word which is spread evenly, at least: fewer cannot show it."""
 
 EVEN_LIFT = 1.25
 """Lift of having the same first code for two items that say such a word, at most; 1 is perfectly even."""
@@ -66,12 +66,14 @@ class Candidates(NamedTuple):
     group: Int64Array  # [C], number of the prefix among those of its depth
     phrase: Int64Array  # [C]
     start: Int64Array  # [C], where its items begin in ``Phrases.said``
-    count: Int64Array  # [C], items below the prefix that say it
+    items: Int64Array  # [C], items below the prefix that say it
     score: Float64Array  # [C]
 
     def where(self, is_kept: BoolArray) -> Candidates:
         """Return some of them, ``is_kept [C]``."""
-        return Candidates(*(column[is_kept] for column in self))
+        return Candidates(
+            self.group[is_kept], self.phrase[is_kept], self.start[is_kept], self.items[is_kept], self.score[is_kept]
+        )
 
 
 def find_candidates(phrases: Phrases, groups: Sequence[Int64Array]) -> list[Candidates]:
@@ -94,8 +96,8 @@ def find_candidates(phrases: Phrases, groups: Sequence[Int64Array]) -> list[Cand
 
 def items_of(phrases: Phrases, found: Candidates) -> tuple[Int64Array, Int64Array]:
     """Return all pairs of a candidate and an item below its prefix that says it: candidates and items, ``[pairs]``."""
-    candidate = np.repeat(np.arange(len(found.count)), found.count)
-    first_pair = np.cumsum(found.count) - found.count
+    candidate = np.repeat(np.arange(len(found.items)), found.items)
+    first_pair = np.cumsum(found.items) - found.items
     pairs = np.arange(len(candidate)) + (found.start - first_pair)[candidate]
     return candidate, phrases.said[pairs, 1]
 
@@ -157,8 +159,9 @@ def _find_common(phrases: Phrases, first_code: Int64Array) -> BoolArray:
     by_chance = (size * (size - 1)).sum() / max(1, items * (items - 1))
 
     is_even = pairs <= EVEN_LIFT * by_chance * phrases.count * (phrases.count - 1)
-    is_even &= (phrases.count >= EVEN_ITEMS) & (codes >= EVEN_CODES)
-    is_common = (is_even | phrases.words.is_small[phrases.first]) & (phrases.count >= COMMON_SHARE * items)
+    is_even &= phrases.count >= EVEN_ITEMS
+    is_common = (phrases.count >= COMMON_SHARE * items) & (codes >= COMMON_CODES)
+    is_common &= is_even | phrases.words.is_small[phrases.first]
     return is_common & (phrases.size == 1) & ~phrases.is_value
 
 
@@ -208,6 +211,6 @@ def _is_part(found: Candidates, phrases: Phrases) -> BoolArray:
     for shorter in (phrases.head, phrases.tail):
         wanted = (keys + shorter[found.phrase])[is_longer]
         place = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(order) - 1)]
-        belongs = (known[place] == wanted) & (found.count[is_longer] >= TOGETHER * found.count[place])
+        belongs = (known[place] == wanted) & (found.items[is_longer] >= TOGETHER * found.items[place])
         is_part[place[belongs]] = True
     return is_part & ~phrases.is_value[found.phrase]

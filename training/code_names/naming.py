@@ -64,7 +64,7 @@ def name_prefixes(
 
     spelled = _Spelled.of(phrases, np.unique(np.concatenate([found.phrase for found in by_depth])))
     prefixes = []
-    names = []
+    names: list[str] = []
     for depth, found in enumerate(by_depth, start=1):
         named = _join(_choose(found, phrases, spelled, groups[depth]), spelled)
         first_items = np.searchsorted(groups[depth], list(named))

@@ -91,7 +91,7 @@ class _Found(NamedTuple):
 
     at: Int64Array  # [P], numbered through all phrases, -1 where none
     place: Int64Array  # [t]
-    count: Int64Array  # [t]
+    items: Int64Array  # [t], items that say each
     said: Int64Array  # [pairs, 2]
 
 
@@ -129,7 +129,7 @@ def find_phrases(texts: pl.DataFrame, items: int) -> Phrases:
         head=np.concatenate([none, *(shorter[each.place] for each, shorter in shorter_than)]),
         tail=np.concatenate([none, *(shorter[each.place + 1] for each, shorter in shorter_than)]),
         is_value=_find_values(words, at, texts["is_value"].to_numpy(), len(place)),
-        count=np.concatenate([each.count for each in found]),
+        count=np.concatenate([each.items for each in found]),
         said=np.concatenate([each.said for each in found]),
     )
 

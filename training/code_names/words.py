@@ -72,7 +72,7 @@ def item_texts(
         ``item``, ``text``, ``is_value`` (the whole text is a value) and ``is_word`` (it counts as one word).
     """
     by_item = pl.Series(range(len(titles)), dtype=pl.Int64)
-    schema = {"item": pl.Int64, "text": pl.String}
+    schema = pl.Schema({"item": pl.Int64, "text": pl.String})
     of_titles = pl.DataFrame({"item": by_item, "text": _series(PackedStrings.of(titles).to_arrow())})
     names = pl.DataFrame({"item": by_item, "text": _series(PackedCategories.of(categories).to_arrow())}).explode("text")
     of_attributes = pl.DataFrame(list(_attribute_texts(attributes)), schema=schema, orient="row")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from model_store.bundle.bundle import CODE_NAMES
 from model_store.catalogue.code_names import CodeNames
 from training.code_names.naming import name_prefixes
+from training.code_names.words import item_texts
 from training.pipeline import BUNDLE, Evaluation, Pipeline
 from training.report.examples import Example, find_examples
 from training.user_ranks import UserRanks
@@ -59,6 +60,7 @@ class Contents:
     levels: int  # levels of the tokenizer: L, or L - 1 if the last code only distinguishes collided items
     codebook_size: int
     names: CodeNames  # of prefixes
+    has_texts: bool  # whether any item has a title, a category or a text attribute
     labels: Sequence[str]  # [N], titles, or ids of items without title
     item_popularity: Int64Array  # [N], training interactions
     data_notes: Sequence[str]  # where the data came from and what was left out
@@ -91,6 +93,7 @@ def gather(pipeline: Pipeline, ranks: UserRanks, names: CodeNames | None = None)
         levels=pipeline.config.model.tokenizer.levels,
         codebook_size=pipeline.config.model.tokenizer.codebook_size,
         names=_names(pipeline) if names is None else names,
+        has_texts=len(item_texts(data.titles, data.categories, data.attributes)) > 0,
         labels=[title or item_id for title, item_id in zip(data.titles, data.item_ids, strict=True)],
         item_popularity=popularity,
         data_notes=data.notes,

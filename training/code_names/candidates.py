@@ -83,7 +83,10 @@ def find_candidates(phrases: Phrases, groups: Sequence[Int64Array]) -> list[Cand
         phrases: All phrases; their items are numbered in the order of semantic IDs.
         groups: For depths 0 to L - 1 the prefix of each item, numbered from 0, ascending, ``[N]``.
     """
-    is_common = _find_common(phrases, groups[1]) if len(groups) > 1 else np.empty(0, dtype=np.bool_)
+    if len(groups) == 1:
+        return []
+
+    is_common = _find_common(phrases, groups[1])
     found = []
     true_of_parent = np.empty(0, dtype=np.int64)
     for parent_of, group_of in pairwise(groups):
@@ -112,33 +115,38 @@ def _find_true(phrases: Phrases, group_of: Int64Array, parent_of: Int64Array, tr
         true_of_parent: The phrases that were found there, as ``prefix * T + phrase``.
     """
     phrase, item = phrases.said.T
-    start, count = _find_runs(phrase, group_of[item])
+    start, items = _find_runs(phrase, group_of[item])
     size = np.bincount(group_of)
-    is_true = (count > 1) & (count >= LEAST_SHARE * size[group_of[item[start]]])
+    is_true = (items > 1) & (items >= LEAST_SHARE * size[group_of[item[start]]])
     start = start[is_true]
-    count = count[is_true]
-    phrase_of = phrase[start]
+    items = items[is_true]
+
+    said = phrase[start]
     group = group_of[item[start]]
     parent = parent_of[item[start]]
-
-    share = count / size[group]
-    in_catalogue = phrases.count[phrase_of] / len(group_of)
+    share = items / size[group]
+    in_catalogue = phrases.count[said] / len(group_of)
     lift = share / in_catalogue
 
-    parent_start, parent_counts = _find_runs(phrase, parent_of[item])
-    parent_count = parent_counts[np.searchsorted(parent_start, start, "right") - 1]
     siblings = np.bincount(parent_of)[parent] - size[group]
+    say_it = _items_of_parent(phrases, start, parent_of) - items
     # Half an item more says it: that no sibling does is no proof that none would.
-    of_siblings = (parent_count - count + 0.5) / (siblings + 1)
-    sibling_lift = np.where(siblings > 0, share / of_siblings, 1.0)
+    sibling_lift = np.where(siblings > 0, share * (siblings + 1) / (say_it + 0.5), 1.0)
     score = share * (np.log(lift) + np.log(np.maximum(sibling_lift, 1.0)))
-    score *= np.where(phrases.is_value[phrase_of], VALUE_BONUS, 1.0)
+    score *= np.where(phrases.is_value[said], VALUE_BONUS, 1.0)
 
-    chances = np.minimum(len(size), phrases.count[phrase_of] / 2)
+    chances = np.minimum(len(size), phrases.count[said] / 2)
     is_proven = _evidence(share, in_catalogue, size[group]) - np.log(chances) >= LEAST_EVIDENCE
-    is_inherited = np.isin(parent * len(phrases.size) + phrase_of, true_of_parent)
-    found = Candidates(group, phrase_of, start, count, score)
+    is_inherited = np.isin(parent * len(phrases.size) + said, true_of_parent)
+    found = Candidates(group, said, start, items, score)
     return found.where((lift >= LEAST_LIFT) & (is_proven | is_inherited))
+
+
+def _items_of_parent(phrases: Phrases, start: Int64Array, parent_of: Int64Array) -> Int64Array:
+    """Return the number of items below the parent prefix that say a phrase, for the runs that begin at ``start``."""
+    phrase, item = phrases.said.T
+    parent_start, items = _find_runs(phrase, parent_of[item])
+    return items[np.searchsorted(parent_start, start, "right") - 1]
 
 
 def _find_common(phrases: Phrases, first_code: Int64Array) -> BoolArray:

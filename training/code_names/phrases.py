@@ -8,6 +8,7 @@ of its parts of n - 1 words were kept (the Apriori property), which keeps counti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -46,12 +47,12 @@ class Phrases:
     count: Int64Array
     said: Int64Array
 
-    @property
+    @cached_property
     def first(self) -> Int64Array:
         """First word of each phrase, as number of a word, ``[T]``."""
         return self.words.word[self.place]
 
-    @property
+    @cached_property
     def last(self) -> Int64Array:
         """Last word of each phrase, as number of a word, ``[T]``."""
         return self.words.word[self.place + self.size - 1]

@@ -33,9 +33,10 @@ from training.data.remote import redacted
 from training.evaluation.metrics import SEEN_EXCLUDED
 from training.export.bundle import export_bundle, publish_run
 from training.loop.progress import Progress, progress_for
-from training.pipeline import Evaluation, Pipeline
+from training.pipeline import Pipeline
 from training.report.notes import warnings
 from training.report.style import model_name
+from training.run_evaluation import Evaluation
 from training.run_folder import RunFolder
 
 HOST = "127.0.0.1"

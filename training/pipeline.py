@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,29 +15,25 @@ from torch import Tensor
 from model_store.config import ModelConfig
 from model_store.errors import CheckpointError, ConfigError
 from model_store.network.tokenizer import Tokenizer
-from model_store.search.fusion import GENERATIVE_ALONE, dense_candidates
-from model_store.search.transitions import Transitions
+from model_store.search.neighbours import Neighbours
 from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
-from training.diagnostics.beam_survival import sampled_codes_kept
-from training.diagnostics.tokenizer_health import tokenizer_health
-from training.embedding.sasrec import Sasrec, evaluate_sasrec, train_sasrec
-from training.embedding.transition_counts import count_transitions
-from training.evaluation.coverage import K, measure_coverage, sample_users
-from training.evaluation.full_ranking import generative_ranks, search_split
-from training.evaluation.metrics import ndcg_difference, popularity_ranks
+from training.embedding.sasrec import Sasrec, train_sasrec
 from training.joint.learner import Learner, can_start_from, new_learner
 from training.joint.phase_losses import JointConfig
 from training.joint.training import finetune, train_joint
 from training.loop import distributed
 from training.loop.checkpoint import State, checkpoint_name, seconds_spent
 from training.loop.progress import Progress
+from training.neighbours.fit import fit_neighbours
+from training.run_evaluation import Evaluation, RunEvaluator, TrainedModels
 from training.run_folder import RunFolder
 from training.tokenizer.codebooks import pretrain_tokenizer
 from training.tokenizer.collisions import Codes
-from training.user_ranks import RANKS, UserRanks
+from training.user_ranks import RANKS
 
+NEIGHBOURS = "neighbours.safetensors"
 EVALUATION = "evaluation.json"
 UNSEEN = "unseen.json"
 """File of the metrics for users left out of training, in a run that is a row of an ablation."""
@@ -54,6 +49,7 @@ ARTEFACTS = (
     "finetune.safetensors",
     "tiger_joint.safetensors",
     "tiger_finetune.safetensors",
+    NEIGHBOURS,
     RANKS,
     EVALUATION,
     UNSEEN,
@@ -71,28 +67,6 @@ class TrainedSasrec(NamedTuple):
 
     embeddings: Tensor  # [items, d_s], the input of the tokenizer
     model: Sasrec  # also the dense baseline
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Metrics by model under both protocols, as ``etegrec-train run --json`` prints them."""
-
-    test: dict[str, dict[str, float]]
-    valid: dict[str, dict[str, float]]
-    tokenizer: dict[str, Any]
-    fusion: dict[str, Any]  # fields of model_store.search.fusion.Fusion, fitted on validation users
-
-    # Empty in the evaluations of older releases.
-    above_popularity: dict[str, float | None] = field(default_factory=dict)
-    """NDCG@10 of the fused answers of test users minus that of popularity, ``mean`` and standard ``error``."""
-    coverage: dict[str, float] = field(default_factory=dict)
-    """Fields of :class:`training.evaluation.coverage.Coverage`, of the fused answers without items of the history."""
-
-    seconds: dict[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 def usable_device(name: torch.device | str) -> torch.device:
@@ -198,9 +172,19 @@ class Pipeline:
         return self._train("tiger_", model, self.config.joint.model_copy(update=only_rec))
 
     @cached_property
-    def transitions(self) -> Transitions:
-        """Counts of items that follow each other in training sequences; not stored, as counting takes seconds."""
-        return count_transitions(self.dataset.training_sequences(), self.dataset.n_items)
+    def neighbours(self) -> Neighbours:
+        """The neighbours of all items in training sequences, fitted on validation users."""
+        data = self.dataset
+        if not self.run.has(NEIGHBOURS):
+            history = self.config.model.recommender.max_history
+            with self.run.timed("neighbours"):
+                found = fit_neighbours(
+                    data.training_csr(), data.n_items, data.validation(), history, self.config.seed
+                )
+            arrays = {name: torch.from_numpy(array) for name, array in found.arrays().items()}
+            self.run.write_tensors(NEIGHBOURS, arrays)
+        stored = self.run.read_tensors(NEIGHBOURS)
+        return Neighbours.from_arrays({name: tensor.numpy() for name, tensor in stored.items()})
 
     @property
     def served_items(self) -> int:
@@ -219,11 +203,12 @@ class Pipeline:
         tiger = tiger or self.run.has("tiger_finetune.safetensors")  # once trained, it stays in the evaluation
         is_current = all(self.run.has(name) for name in (EVALUATION, RANKS, "finetune.safetensors"))
         stored = self.run.read_json(EVALUATION) if is_current else None
-        if stored is None or "fusion" not in stored or (tiger and "tiger" not in stored["test"]):
-            learner = self.learner
-            baseline = self.tiger if tiger else None
+        if stored is None or "search_adds" not in stored or (tiger and "tiger" not in stored["test"]):
+            models = TrainedModels(self.sasrec.model, self.tiger if tiger else None, self.neighbours, self.learner)
             with self.run.timed("evaluate"):
-                stored = self._evaluate(learner, baseline)
+                evaluator = RunEvaluator(self.config, self.dataset, models, self.served_items, self.progress)
+                stored, ranks = evaluator.evaluate()
+            ranks.write(self.run)
             self.run.write_json(EVALUATION, stored)
         return Evaluation(**stored, seconds=self.run.seconds)
 
@@ -273,56 +258,6 @@ class Pipeline:
         checkpoint = self.run.path / checkpoint_name(artefact)
         with self.run.timed(stage, seconds_spent(checkpoint)):
             yield checkpoint
-
-    def _evaluate(self, learner: Learner, tiger: Learner | None) -> dict[str, Any]:
-        splits = {"valid": self.dataset.validation(), "test": self.dataset.test()}  # the fusion is fitted on the first
-        popularity = self.dataset.popularity()
-        sasrec = self.sasrec.model
-        width = self.config.model.beam_width
-        candidates = dense_candidates(width, self.served_items)
-        codes = learner.assignment.codes
-        vectors = learner.vectors
-        fusion = GENERATIVE_ALONE
-        metrics: dict[str, Any] = {}
-        figures: dict[str, Any] = {}
-
-        with self.progress.track("Evaluating", len(splits) * (3 + (tiger is not None))) as bar:
-            for name, split in splits.items():
-                rows = {"popularity": popularity_ranks(popularity, split)}
-                bar.advance(1)
-
-                rows["sasrec"] = evaluate_sasrec(sasrec, split)
-                bar.advance(1)
-
-                if tiger is not None:
-                    rows["tiger"] = generative_ranks(tiger.recommender, tiger.assignment.codes, split, width)
-                    bar.advance(1)
-
-                listed = sample_users(len(split.targets), self.config.seed) if name == "test" else None
-                found = search_split(
-                    learner.recommender,
-                    codes,
-                    split,
-                    width,
-                    vectors,
-                    candidates,
-                    transitions=self.transitions,
-                    listed=listed,
-                )
-                fusion = found.fit() if name == "valid" else fusion
-                rows |= {"generative": found.ranks(), "fused": found.ranks(fusion)}
-                bar.advance(1)
-
-                metrics[name] = {row: ranks.summary() for row, ranks in rows.items()}
-                if name == "test":
-                    UserRanks(rows, *sampled_codes_kept(learner, split, self.config.seed)).write(self.run)
-                    lead = ndcg_difference(rows["fused"].all_items, rows["popularity"].all_items, K)
-                    answered = measure_coverage(found.top_items(fusion, K), self.dataset.n_items)
-                    figures = {"above_popularity": lead._asdict(), "coverage": answered.as_dict()}
-
-        health = tokenizer_health(self.learner, self.dataset)
-        by_split = {name: metrics[name] for name in ("test", "valid")}
-        return by_split | {"tokenizer": health.as_dict(), "fusion": fusion.model_dump(mode="json"), **figures}
 
     def _train(self, prefix: str, model: ModelConfig, config: JointConfig) -> Learner:
         """Run the stages ``joint`` and ``finetune``, or load them; ``prefix`` is part of the artefacts' names."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from training.evaluation.bootstrap import CONFIDENCE
 from training.evaluation.coverage import K
 from training.evaluation.metrics import ndcg_difference
+from training.report.accuracy import WITHOUT_SEARCH
 from training.report.contents import Contents
 from training.report.notes import CLEAR_ERRORS, METRIC
 from training.report.style import model_name
@@ -17,7 +19,8 @@ thumb: healthy ones here use nearly all codes and let less than a tenth of the i
 def best_model(contents: Contents) -> str:
     """Say which model recommends best to test users, and by how much, with the standard error per user."""
     test = contents.evaluation.test
-    best, *others = sorted(test, key=lambda row: -test[row][METRIC])
+    rivals = test.keys() - {WITHOUT_SEARCH}  # it is the dense row once more
+    best, *others = sorted(rivals, key=lambda row: (-test[row][METRIC], row))
     if not others:
         return f"{model_name(best)} is the only model: test {METRIC} {test[best][METRIC]:.4f}."
 
@@ -32,6 +35,24 @@ def best_model(contents: Contents) -> str:
     if lead.mean > CLEAR_ERRORS * lead.error:
         return f"{model_name(best)}: {figures}, {spread}."
     return f"{model_name(best)}, but {model_name(second)} is as good within chance: {figures}, {spread}."
+
+
+def search_gain(contents: Contents) -> str:
+    """Say by how much the search raises the accuracy of the answers, and whether that may be chance."""
+    evaluation = contents.evaluation
+    mean = evaluation.search_adds["mean"]
+    low, high = evaluation.search_adds["interval"]
+    without = evaluation.test["fused_without_search"][METRIC]
+    share = f", {mean / without:+.1%}" if without else ""
+    if low > 0:
+        verdict = "More than chance"
+    else:
+        verdict = "Less than nothing" if high < 0 else "Nothing beyond chance"
+    return (
+        f"{verdict}: test {METRIC} {evaluation.test['fused'][METRIC]:.4f} with the search's scores and {without:.4f} "
+        f"by dense scores alone{share}. The difference of the same users is {mean:.4f}, and in {CONFIDENCE:.0%} of "
+        f"samples it is {low:.4f} to {high:.4f}."
+    )
 
 
 def tokenizer_state(contents: Contents) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.pipeline import Evaluation, Pipeline
+from training.pipeline import Pipeline
 from training.report.examples import Example, find_examples
+from training.run_evaluation import Evaluation
 from training.user_ranks import UserRanks
 
 Int64Array = npt.NDArray[np.int64]

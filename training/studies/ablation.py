@@ -243,7 +243,8 @@ def _evaluate_unseen(pipeline: Pipeline, unseen: Split) -> Metrics:
             pipeline.config.model.beam_width,
             learner.vectors,
             fusion.candidates,
-            transitions=pipeline.transitions,
+            neighbours=pipeline.neighbours,
+            neighbours_weight=fusion.neighbours,
         )
         bar.advance(1)
 

@@ -38,7 +38,7 @@ from training.data.storage import load_dataset
 from training.evaluation.full_ranking import search_split
 from training.evaluation.metrics import Ranks
 from training.loop.progress import PlainProgress, SilentProgress
-from training.pipeline import Evaluation
+from training.run_evaluation import Evaluation
 from training.retraining import retrain
 from training.retraining.drain_events import SCHEMA
 from training.retraining.gate import GATE_METRIC, Gate

@@ -178,9 +178,7 @@ class Pipeline:
         if not self.run.has(NEIGHBOURS):
             history = self.config.model.recommender.max_history
             with self.run.timed("neighbours"):
-                found = fit_neighbours(
-                    data.training_csr(), data.n_items, data.validation(), history, self.config.seed
-                )
+                found = fit_neighbours(data.training_csr(), data.n_items, data.validation(), history, self.config.seed)
             arrays = {name: torch.from_numpy(array) for name, array in found.arrays().items()}
             self.run.write_tensors(NEIGHBOURS, arrays)
         stored = self.run.read_tensors(NEIGHBOURS)

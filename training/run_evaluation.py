@@ -140,9 +140,7 @@ class RunEvaluator:
             listed=listed,
         )
 
-    def _rows(
-        self, split: Split, weight: float, fusion: Fusion, searched: SearchResults, bar: Bar
-    ) -> dict[str, Ranks]:
+    def _rows(self, split: Split, weight: float, fusion: Fusion, searched: SearchResults, bar: Bar) -> dict[str, Ranks]:
         """Return the ranks of a split's targets by row of the evaluation."""
         rows: dict[str, Ranks] = {}
         for name, ranks in self._ranked(split, weight):

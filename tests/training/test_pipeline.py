@@ -64,7 +64,16 @@ def test_the_report_has_every_row_under_both_protocols(finished: Path, capsys: p
             for suffix in ("", "_seen_excluded"):
                 low, high = row[f"interval{suffix}"]
                 assert low <= row[f"ndcg@10{suffix}"] <= high
-    assert set(report["seconds"]) >= {"prepare", "embed", "tokenizer", "joint", "finetune", "neighbours", "evaluate", "export"}
+    assert set(report["seconds"]) >= {
+        "prepare",
+        "embed",
+        "tokenizer",
+        "joint",
+        "finetune",
+        "neighbours",
+        "evaluate",
+        "export",
+    }
     assert report["tokenizer"]["collision_rate"] <= 1
 
 
@@ -111,9 +120,7 @@ def test_an_evaluation_of_an_older_release_is_read_and_popularity_is_said(
         (finished / "evaluation.json").write_bytes(whole)
 
 
-def test_what_the_search_adds_is_the_difference_of_two_rows(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_search_adds_is_the_difference_of_two_rows(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     etegrec_train("evaluate", finished, "--json")
     report = printed(capsys)
     test, added = report["test"], report["search_adds"]

@@ -131,9 +131,7 @@ def search_split(
     log_prob, dense = np.zeros((2, *shape), dtype=np.float32)
     listed = np.empty(0, np.int64) if listed is None else listed
     items = np.full((len(listed), shape[2]), -1, np.int32)
-    found = SearchResults(
-        np.empty(shape, np.bool_), log_prob, dense, beam_width, neighbours_weight, listed, items
-    )
+    found = SearchResults(np.empty(shape, np.bool_), log_prob, dense, beam_width, neighbours_weight, listed, items)
 
     for rows in users_by_length(split):
         histories = [split.histories[row] for row in rows]

@@ -44,10 +44,7 @@ def search_gain(contents: Contents) -> str:
     low, high = evaluation.search_adds["interval"]
     without = evaluation.test["fused_without_search"][METRIC]
     share = f", {mean / without:+.1%}" if without else ""
-    if low > 0:
-        verdict = "More than chance"
-    else:
-        verdict = "Less than nothing" if high < 0 else "Nothing beyond chance"
+    verdict = "More than chance" if low > 0 else "Less than nothing" if high < 0 else "Nothing beyond chance"
     return (
         f"{verdict}: test {METRIC} {evaluation.test['fused'][METRIC]:.4f} with the search's scores and {without:.4f} "
         f"by dense scores alone{share}. The difference of the same users is {mean:.4f}, and in {CONFIDENCE:.0%} of "

@@ -115,9 +115,7 @@ def examples_table(contents: Contents) -> str:
     return _table("Test users, drawn at random", heads, lines, "words")
 
 
-def metrics_table(
-    rows: dict[str, dict[str, float]], intervals: dict[str, Intervals], caption: str, suffix: str
-) -> str:
+def metrics_table(rows: dict[str, dict[str, float]], intervals: dict[str, Intervals], caption: str, suffix: str) -> str:
     """Render the metrics of one protocol, one line per model, with the best of each column in bold.
 
     The last column has the intervals of NDCG@10.

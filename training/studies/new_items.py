@@ -207,9 +207,7 @@ class NewItems:
             seen = [np.unique(history[history != target]) for history, target in zip(histories, targets, strict=True)]
 
             added = fusion.additions(neighbours, encoded, trie)
-            inputs = search_inputs(
-                encoded, trie, width, rules, (), seen, candidates=fusion.candidates, additions=added
-            )
+            inputs = search_inputs(encoded, trie, width, rules, (), seen, candidates=fusion.candidates, additions=added)
             outputs = search(inputs)
             found.rows[users] = trie.leaf_item[outputs.leaves]
             found.log_prob[users] = outputs.log_prob

@@ -302,9 +302,7 @@ def test_a_memory_of_neighbours_is_read_and_checked() -> None:
     with pytest.raises(BundleRefused, match=problem):
         check_contents(wrong.__getitem__, wrong, small_config(), fusion)
     without = with_vectors(unit_vectors())()
-    with pytest.raises(
-        BundleRefused, match=r"neighbours\.safetensors: missing, which fusion\.neighbours 0\.02 needs"
-    ):
+    with pytest.raises(BundleRefused, match=r"neighbours\.safetensors: missing, which fusion\.neighbours 0\.02 needs"):
         check_contents(without.__getitem__, without, small_config(), fusion)
 
 

@@ -132,7 +132,9 @@ def test_histories_without_neighbours_need_no_room() -> None:
 
 def test_the_largest_history_fits() -> None:
     items = AGES * (MOST_NEIGHBOURS + 1)
-    pairs = {(item, AGES + item * MOST_NEIGHBOURS + at): 1.0 + at for item in range(AGES) for at in range(MOST_NEIGHBOURS)}
+    pairs = {
+        (item, AGES + item * MOST_NEIGHBOURS + at): 1.0 + at for item in range(AGES) for at in range(MOST_NEIGHBOURS)
+    }
     trie = Trie.build(np.stack(np.unravel_index(np.arange(items), (30, 30)), axis=1).astype(np.int16), 30)
     encoded = encode_histories([np.arange(AGES), np.array([0])], trie.item_leaf, 9)
     added = memory(pairs, items).additions(encoded, trie, 1.0)

@@ -183,7 +183,10 @@ def test_odd_batches_are_searched_call_by_call(
 def test_a_narrow_beam_gets_the_captured_width(config: ModelConfig, rng: np.random.Generator) -> None:
     items, engine = catalogue(), engine_of(config)
     narrow = requests(rng, items, 5, width=10, candidates=6)
-    usual = [replace(each, beam_width=WIDTH, fusion=narrow[0].fusion.model_copy(update={"candidates": CANDIDATES})) for each in narrow]
+    usual = [
+        replace(each, beam_width=WIDTH, fusion=narrow[0].fusion.model_copy(update={"candidates": CANDIDATES}))
+        for each in narrow
+    ]
     expected = plain(config, items)(engine.prepare(usual, items))
     found = engine.compute(engine.prepare(narrow, items), items)
     same(found, expected)

@@ -1,4 +1,4 @@
-"""Stages of a run in order: prepare, content, embed, vectors, tokenizer, joint, fine-tune, evaluate; each runs once."""
+"""Stages of a run in order: prepare, content, embed, vectors, tokenizer, joint, fine-tune, evaluate; each once."""
 
 from __future__ import annotations
 

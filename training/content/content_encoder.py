@@ -1,4 +1,4 @@
-"""The content encoder: it turns what an item says into a vector; items that say similar things have near vectors.
+"""The content encoder: what an item says, as a vector; items that say similar things have near vectors.
 
 The features of :mod:`model_store.new_items.features` are weighted by their rarity (IDF), and their matrix is reduced by
 a truncated singular value decomposition, which is latent semantic analysis (Deerwester et al. 1990). It is fitted on

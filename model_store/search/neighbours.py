@@ -161,7 +161,7 @@ class Neighbours:
         """
         owner, row, total = self._totals(history, lengths)
         if self.skips_history:
-            is_other = ~_is_in_history(owner, row, history, lengths)
+            is_other = ~self._is_in_history(owner, row, history, lengths)
             owner = owner[is_other]
             row = row[is_other]
             total = total[is_other]
@@ -205,22 +205,34 @@ class Neighbours:
         pair = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
         strength = self.strength[pair] * np.repeat(self.decay**age, count)
 
-        # Neighbours of several items add up.
-        keys, index = np.unique(np.repeat(owner, count) * self.items + self.neighbour[pair], return_inverse=True)
-        total = np.bincount(index, strength, len(keys))
-        return *np.divmod(keys, max(self.items, 1)), total
+        # Neighbours of several items add up. Those of one item ascend already, which a stable sort makes use of.
+        key = np.repeat(owner, count) * self.items + self.neighbour[pair]
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        is_first = np.ones(len(key), dtype=np.bool_)
+        is_first[1:] = key[1:] != key[:-1]
+        total = np.bincount(np.cumsum(is_first) - 1, strength[order]).astype(np.float64)
+        return *np.divmod(key[is_first], max(self.items, 1)), total
+
+    def _is_in_history(
+        self,
+        owner: Int64Array,
+        row: Int64Array,
+        history: npt.NDArray[np.integer],
+        lengths: npt.NDArray[np.integer],
+    ) -> npt.NDArray[np.bool_]:
+        """Return for sorted pairs of history and row ``[S]`` whether the row is an item of that history."""
+        is_item = (np.arange(history.shape[1]) < lengths[:, None]) & (history < self.items)
+        key = owner * self.items + row
+        seen = (np.arange(len(lengths))[:, None] * self.items + history)[is_item]
+        place = np.searchsorted(key, seen)
+        is_scored = np.append(key, -1)[place] == seen
+
+        found = np.zeros(len(key), dtype=np.bool_)
+        found[place[is_scored]] = True
+        return found
 
 
 def no_additions(requests: int, size: int = 0) -> Additions:
     """Return additions of a batch that add nothing: padding alone, M of them."""
     return Additions(np.full((requests, size), -1, dtype=np.int64), np.zeros((requests, size), dtype=np.float32))
-
-
-def _is_in_history(
-    owner: Int64Array, row: Int64Array, history: npt.NDArray[np.integer], lengths: npt.NDArray[np.integer]
-) -> npt.NDArray[np.bool_]:
-    """Return for pairs of history and row ``[S]`` whether the row is an item of that history."""
-    users, places = np.nonzero(np.arange(history.shape[1]) < lengths[:, None])
-    rows = history[users, places].astype(np.int64)
-    size = max(int(rows.max(initial=0)), int(row.max(initial=0))) + 1
-    return np.isin(owner * size + row, users * size + rows)

@@ -168,11 +168,11 @@ def random_requests(
     vectors = random_vectors(rng, config, items)
     added = random_additions(rng, trie, batch)
     inputs = search_inputs(history, trie, width, masks, rule_of, excluded, most.tolist(), count, added)
-    rows = [
+    by_row = [
         {int(trie.leaf_item[leaf]): float(value) for leaf, value in zip(*one, strict=True) if leaf >= 0}
         for one in zip(*added, strict=True)
     ]
-    return Requests(codes, vectors, trie, histories, open_items, most, width, rows, inputs)
+    return Requests(codes, vectors, trie, histories, open_items, most, width, by_row, inputs)
 
 
 def random_additions(rng: np.random.Generator, trie: Trie, batch: int) -> Additions:

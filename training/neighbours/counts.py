@@ -144,13 +144,13 @@ def _count_block(
         for step, room, factor in ((distance, places.after, 1.0), (-distance, places.before, BACKWARD)):
             has_neighbour = room >= distance
             item = places.item[has_neighbour].astype(np.int64) - first
-            neighbour = sequences.items[places.place[has_neighbour] + step]
-            key = (item * items + neighbour)[item + first != neighbour]
+            other = sequences.items[places.place[has_neighbour] + step]
+            key = (item * items + other)[item + first != other]
             keys.append(key)
             weights.append(np.full(len(key), factor * weight))
 
     found, index = np.unique(np.concatenate(keys), return_inverse=True)
-    count = np.bincount(index, np.concatenate(weights), len(found))
+    count = np.bincount(index, np.concatenate(weights), len(found)).astype(np.float64)
     item, neighbour = np.divmod(found, items)
     return item, neighbour, count
 

@@ -65,8 +65,7 @@ class RecommenderConfig(Section):
     content_dim: int = Field(
         0,
         ge=0,
-        description="c, width of the content vectors at the end of item vectors; training sets it to content.dim, or "
-        "to 0 if no item has content",
+        description="c, width of the content vectors at the end of item vectors; set by training, see content.dim",
     )
     repeat_bias: bool = Field(
         True,

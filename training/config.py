@@ -91,6 +91,12 @@ class TrainingConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _content_has_one_width(self) -> Self:
+        if self.model.recommender.content_dim:
+            raise ValueError("model.recommender.content_dim is set by training: set content.dim instead")
+        return self
+
+    @model_validator(mode="after")
     def _user_encoder_is_sasrecs(self) -> Self:
         if self.model.recommender.user_encoder != "own":
             return self

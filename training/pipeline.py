@@ -120,7 +120,7 @@ class Pipeline:
 
     @cached_property
     def content_encoder(self) -> ContentEncoder | None:
-        """Stage ``content``: the encoder of what items say; ``None`` if they say nothing, or nobody should listen."""
+        """Stage ``content``: the encoder of what items say; ``None`` if they say nothing, or ``content.dim`` is 0."""
         artefact = "content.safetensors"
         if not self._is_done(artefact):
             width = self.config.content.dim
@@ -137,6 +137,7 @@ class Pipeline:
     @cached_property
     def sasrec(self) -> Sasrec:
         """Stage ``embed``: SASRec, whose item embeddings the tokenizer reads; also the dense baseline."""
+        _ = self.content_encoder  # stages are stored in order: each one removes what was stored of those after it
         artefact = "sasrec.safetensors"
         if not self._is_done(artefact):
             data = self.dataset

@@ -25,7 +25,7 @@ from training.loop import distributed
 from training.loop.progress import progress_for
 from training.pipeline import Pipeline
 from training.report.build import write_report
-from training.report.notes import INTERVAL, coverage_note, show_interval, warnings
+from training.report.notes import INTERVAL, coverage_note, search_note, show_interval, warnings
 from training.report.style import model_name, sort_rows
 from training.retraining.gate import Gate
 from training.retraining.retrain import Retrainer
@@ -354,6 +354,7 @@ def _report(evaluation: Evaluation, json: bool) -> None:
     console = table_console()
     for suffix, title in (("", "history items may be answers"), (SEEN_EXCLUDED, "history items excluded")):
         console.print(evaluation_table(evaluation, suffix, title))
+    console.print(search_note(evaluation))
     console.print("seconds: " + ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items()))
     for line in known:
         console.print(f"\n{line}", markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from training.evaluation.bootstrap import CONFIDENCE
 from training.evaluation.coverage import K
 from training.evaluation.metrics import ndcg_difference
 from training.report.accuracy import WITHOUT_SEARCH
@@ -35,21 +34,6 @@ def best_model(contents: Contents) -> str:
     if lead.mean > CLEAR_ERRORS * lead.error:
         return f"{model_name(best)}: {figures}, {spread}."
     return f"{model_name(best)}, but {model_name(second)} is as good within chance: {figures}, {spread}."
-
-
-def search_gain(contents: Contents) -> str:
-    """Say by how much the search raises the accuracy of the answers, and whether that may be chance."""
-    evaluation = contents.evaluation
-    mean = evaluation.search_adds["mean"]
-    low, high = evaluation.search_adds["interval"]
-    without = evaluation.test["fused_without_search"][METRIC]
-    share = f", {mean / without:+.1%}" if without else ""
-    verdict = "More than chance" if low > 0 else "Less than nothing" if high < 0 else "Nothing beyond chance"
-    return (
-        f"{verdict}: test {METRIC} {evaluation.test['fused'][METRIC]:.4f} with the search's scores and {without:.4f} "
-        f"by dense scores alone{share}. The difference of the same users is {mean:.4f}, and in {CONFIDENCE:.0%} of "
-        f"samples it is {low:.4f} to {high:.4f}."
-    )
 
 
 def tokenizer_state(contents: Contents) -> str:

@@ -8,9 +8,9 @@ from html import escape
 from typing import Any
 
 from training.evaluation.metrics import SEEN_EXCLUDED
-from training.report.answers import best_model, search_gain, tokenizer_state
+from training.report.answers import best_model, tokenizer_state
 from training.report.contents import Contents
-from training.report.notes import INTERVAL, coverage_note, show_interval, warnings
+from training.report.notes import INTERVAL, coverage_note, search_note, show_interval, warnings
 from training.report.style import Chart, model_name, sort_rows
 from training.report.tree import Branch, top_branches
 from training.run_evaluation import Intervals
@@ -50,7 +50,7 @@ def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> by
             for suffix, protocol in PROTOCOLS.items()
         ),
         "<h2>What does the search add?</h2>",
-        f"<p>{escape(search_gain(contents))}</p>",
+        f"<p>{escape(search_note(evaluation) or 'It was not measured.')}</p>",
         "<h2>How much of the catalogue is recommended?</h2>",
         f"<p>{escape(coverage_note(evaluation) or 'It was not measured.')}</p>",
         "<h2>What do five users get?</h2>",

@@ -1,7 +1,7 @@
 """Drain of item changes: the item content in the store, copied to a Parquet file for training.
 
 Unlike events, changes stay in the store: the next version applies them again. The file only grows: an item's content
-is kept after the item is deleted, because the deletion may be temporary.
+is kept after the item is deleted, because the deletion may be temporary; a deletion in the store has the content, too.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def _read_redis(url: str, keys: redis_schema.Keys) -> Iterator[_Put]:
                     item_id = redis_schema.decode_item_id(field)
                 except StoreCorrupt:
                     continue  # replicas count and report it
-                if entry.kind == b"put":
+                if entry.payload:
                     yield item_id, entry.payload
     except RAISED_BY_CLIENT as cause:
         raise translate_redis_error(cause, redis_place(url)) from cause
 
 
 def _read_log(folder: Path) -> Iterator[_Put]:
-    """Yield the puts of the newest state and the segments after it; read again if the service replaces the state."""
+    """Yield what was put by the newest state and the segments after it; read again if the state is replaced."""
     lines = []
     base = -1
     while event_log.newest_state(folder) != base:
@@ -92,7 +92,7 @@ def _read_log(folder: Path) -> Iterator[_Put]:
             lines += event_log.read_lines(event_log.segment_path(folder, number)).lines
 
     for line in lines:
-        if isinstance(line, ChangeLine | ItemLine) and line.change == "put":
+        if isinstance(line, ChangeLine | ItemLine) and line.payload:
             yield line.item_id, line.payload.encode()
 
 

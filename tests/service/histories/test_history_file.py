@@ -49,8 +49,9 @@ def test_ids_lose_what_an_export_added_to_them_and_it_is_said(tmp_path: Path) ->
 
 
 def _as_json(path: Path) -> None:
-    lines = [{"user": 1, "item": 20.0, "time": "2026-01-05T10:00:00Z", "event": "view"}, {"user": 1, "item": 3}]
-    path.write_text("".join(json.dumps(line) + "\n" for line in [lines[0], lines[1] | {"time": lines[0]["time"]}]))
+    time = "2026-01-05T10:00:00Z"
+    lines = [{"user": 1, "item": 20.0, "time": time, "event": "view"}, {"user": 1, "item": 3, "time": time}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _as_parquet(path: Path) -> None:

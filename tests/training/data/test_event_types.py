@@ -107,8 +107,9 @@ def log_of(*kinds: str) -> st.SearchStrategy[list[tuple[str, str, int, str]]]:
 def typed(dataset: Dataset) -> dict[tuple[str, str, int], int]:
     """Return the type of every interaction; all of them are kept, each once."""
     owners = np.repeat(np.arange(dataset.users), np.diff(dataset.offsets))
-    columns = zip(owners, dataset.items, dataset.timestamps, dataset.event_types, strict=True)
-    found = {(dataset.user_ids[user], dataset.item_ids[item], int(at)): int(kind) for user, item, at, kind in columns}
+    arrays = (owners, dataset.items, dataset.timestamps, dataset.event_types)
+    columns = zip(*(array.tolist() for array in arrays), strict=True)
+    found = {(dataset.user_ids[user], dataset.item_ids[item], at): kind for user, item, at, kind in columns}
     assert len(found) == dataset.interactions
     return found
 

@@ -1,4 +1,4 @@
-"""Stages of a run in order: prepare, embed, tokenizer, joint, fine-tune, evaluate; each runs once."""
+"""Stages of a run in order: prepare, content, embed, vectors, tokenizer, joint, fine-tune, evaluate; each once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from torch import Tensor
 
 from model_store.config import ModelConfig
 from model_store.errors import CheckpointError, ConfigError
+from model_store.network.content_profile import join_content
 from model_store.network.tokenizer import Tokenizer
 from model_store.search.fusion import GENERATIVE_ALONE, dense_candidates
 from model_store.search.transitions import Transitions
 from training.config import TrainingConfig
+from training.content.content_encoder import ContentEncoder, fit_content_encoder
+from training.content.shared_features import item_features
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
 from training.diagnostics.beam_survival import sampled_codes_kept
 from training.diagnostics.tokenizer_health import tokenizer_health
+from training.embedding.content_share import NO_CONTENT, ContentShare, fit_content_share
 from training.embedding.sasrec import Sasrec, evaluate_sasrec, train_sasrec
 from training.embedding.transition_counts import count_transitions
 from training.evaluation.coverage import K, measure_coverage, sample_users
@@ -48,7 +52,9 @@ BUNDLE = "bundle"
 """Folder of the run with the files of its bundle."""
 
 ARTEFACTS = (
+    "content.safetensors",
     "sasrec.safetensors",
+    "content_share.json",
     "tokenizer.safetensors",
     "joint.safetensors",
     "finetune.safetensors",
@@ -66,11 +72,11 @@ CODES = "codes"
 """Name of a tensor that an adopted tokenizer may have: semantic IDs of all items, int16."""
 
 
-class TrainedSasrec(NamedTuple):
-    """Result of the stage ``embed``."""
+class ItemVectors(NamedTuple):
+    """Result of the stage ``vectors``."""
 
     embeddings: Tensor  # [items, d_s], the input of the tokenizer
-    model: Sasrec  # also the dense baseline
+    content: ContentShare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +145,25 @@ class Pipeline:
         return data
 
     @cached_property
-    def sasrec(self) -> TrainedSasrec:
-        """Stage ``embed``: SASRec and its item embeddings."""
+    def content_encoder(self) -> ContentEncoder | None:
+        """Stage ``content``: the encoder of what items say; ``None`` if they say nothing, or ``content.dim`` is 0."""
+        artefact = "content.safetensors"
+        if not self._is_done(artefact):
+            width = self.config.content.dim
+            with self.run.timed("content"):
+                features = item_features(self.dataset) if width and self.dataset.has_content else []
+                fitted = fit_content_encoder(features, width, self.config.seed) if features else None
+            fitted = fitted or ContentEncoder.nothing()
+            self._store(artefact, {"known": torch.from_numpy(fitted.known), "effects": fitted.effects})
+
+        tensors = self.run.read_tensors(artefact)
+        encoder = ContentEncoder(tensors["known"].numpy(), tensors["effects"])
+        return encoder if encoder.width else None
+
+    @cached_property
+    def sasrec(self) -> Sasrec:
+        """Stage ``embed``: SASRec, whose item embeddings the tokenizer reads; also the dense baseline."""
+        _ = self.content_encoder  # stages are stored in order: each one removes what was stored of those after it
         artefact = "sasrec.safetensors"
         if not self._is_done(artefact):
             data = self.dataset
@@ -159,16 +182,38 @@ class Pipeline:
 
         model = Sasrec(self.config.sasrec, self.dataset.n_items)
         model.load_state_dict(self.run.read_tensors(artefact))
-        model.to(self.device).eval()
-        return TrainedSasrec(model.vectors.detach(), model)
+        return model.to(self.device).eval()
+
+    @cached_property
+    def items(self) -> ItemVectors:
+        """Stage ``vectors``: embeddings of all items, with what they say in the share that validation users want."""
+        learned = self.sasrec.vectors.detach()
+        if self.content_encoder is None:
+            return ItemVectors(learned, NO_CONTENT)
+
+        content = self.content_encoder.vectors(item_features(self.dataset)).to(self.device)
+        artefact = "content_share.json"
+        if not self._is_done(artefact):
+            with self.run.timed("vectors"):
+                fitted = fit_content_share(self.sasrec, content, self.dataset.validation(), self.config.seed)
+            self.run.write_json(artefact, fitted._asdict())
+            distributed.barrier()
+        share = ContentShare(**self.run.read_json(artefact))
+        return ItemVectors(join_content(learned, content, share.share), share)
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model with the width of item vectors that this data set gives."""
+        encoder = self.content_encoder
+        return self.config.model if encoder is None else self.config.model.with_content(encoder.width)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Stage ``tokenizer``: the RQ-VAE, trained alone."""
         artefact = "tokenizer.safetensors"
-        shape = self.config.model.tokenizer
+        shape = self.model.tokenizer
         if not self._is_done(artefact):
-            embeddings = self.sasrec.embeddings
+            embeddings = self.items.embeddings
             with self._stage("tokenizer", artefact) as checkpoint:
                 progress = self._stage_progress("tokenizer")
                 trained = pretrain_tokenizer(
@@ -185,12 +230,12 @@ class Pipeline:
     @cached_property
     def learner(self) -> Learner:
         """Stages ``joint`` and ``finetune``: ETEGRec."""
-        return self._train("", self.config.model, self.config.joint)
+        return self._train("", self.model, self.config.joint)
 
     @cached_property
     def tiger(self) -> Learner:
         """The TIGER baseline: the same number of epochs, frozen pretrained codes, histories as codes, L_REC only."""
-        model = self.config.model
+        model = self.model
         plain = {"history_tokens": "code", "newest_start": False, "repeat_bias": False, "user_encoder": "shared"}
         model = model.model_copy(update={"recommender": model.recommender.model_copy(update=plain)})
 
@@ -277,7 +322,7 @@ class Pipeline:
     def _evaluate(self, learner: Learner, tiger: Learner | None) -> dict[str, Any]:
         splits = {"valid": self.dataset.validation(), "test": self.dataset.test()}  # the fusion is fitted on the first
         popularity = self.dataset.popularity()
-        sasrec = self.sasrec.model
+        sasrec = self.sasrec
         width = self.config.model.beam_width
         candidates = dense_candidates(width, self.served_items)
         codes = learner.assignment.codes
@@ -330,9 +375,16 @@ class Pipeline:
         valid = self.dataset.validation()
         seed = self.config.seed
         tokenizer = copy.deepcopy(self.tokenizer)
-        sasrec = self.sasrec
+        items = self.items
         learner = new_learner(
-            model, tokenizer, sasrec.embeddings, seed, sasrec.model, self._adopted_codes(), self.config.compute
+            model,
+            tokenizer,
+            items.embeddings,
+            seed,
+            self.sasrec,
+            self._adopted_codes(),
+            self.config.compute,
+            items.content,
         )
 
         joint = f"{prefix}joint"

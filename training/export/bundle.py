@@ -106,7 +106,7 @@ def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None
     data = pipeline.dataset
 
     about = Description(
-        config=pipeline.config.model,
+        config=pipeline.model,
         data=DataSummary(
             name=data.name,
             fingerprint=data.fingerprint,
@@ -257,7 +257,9 @@ def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes
     if not pipeline.dataset.has_content:
         return {}
 
-    model, fit = fit_content(pipeline.dataset, pipeline.learner.embeddings, pipeline.config.seed)
+    model, fit = fit_content(
+        pipeline.dataset, pipeline.learner.embeddings, pipeline.config.seed, pipeline.content_encoder
+    )
     pipeline.run.write_json(CONTENT_FIT, fit.as_dict())
     graph = export_content(model)
     check_content(graph, model, catalogue)

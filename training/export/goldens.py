@@ -34,7 +34,7 @@ class GoldenHistories:
 
     def __init__(self, pipeline: Pipeline, catalogue: Catalogue) -> None:
         split = pipeline.dataset.test()
-        model = pipeline.config.model
+        model = pipeline.model
         self._pipeline = pipeline
         self._catalogue = catalogue
         self.fusion = Fusion.model_validate(pipeline.evaluate().fusion)
@@ -76,7 +76,7 @@ class GoldenHistories:
 
     def _ask(self, session: onnxruntime.InferenceSession, chosen: slice) -> Sequence[Answer]:
         catalogue = self._catalogue
-        width = self._pipeline.config.model.tokenizer.embedding_dim
+        width = self._pipeline.model.tokenizer.embedding_dim
         known = catalogue_inputs(catalogue.trie, catalogue.vectors, width)
         pool = pool_vectors(catalogue.trie, catalogue.vectors, width, len(self._inputs.candidates))
 

@@ -26,7 +26,7 @@ from model_store.console import new_app, run
 from model_store.errors import ConfigError
 from model_store.network.bound_search import BoundSearch
 from model_store.network.search import BeamSearch
-from model_store.search.interface import SearchInputs, SearchOutputs
+from model_store.search.interface import BY_REQUEST, SearchInputs, SearchOutputs
 from service.engines.buckets import CapturePlan, history_lengths
 from service.engines.onnx_engine import OnnxEngine
 from service.engines.torch_engine import PREFIX, Precision, TorchEngine
@@ -216,9 +216,8 @@ def _search(engine: TorchEngine, inputs: SearchInputs, model: ServedModel) -> Ca
 
 def _compute_in_parts(engine: TorchEngine, asked: SearchInputs, model: ServedModel, size: int) -> SearchOutputs:
     """Compute a batch in parts of a captured size."""
-    by_request = ("history", "lengths", "rule_of", "excluded", "max_per_prefix")
     parts = [
-        asked._replace(**{name: getattr(asked, name)[first : first + size] for name in by_request})
+        asked._replace(**{name: getattr(asked, name)[first : first + size] for name in BY_REQUEST})
         for first in range(0, len(asked.lengths), size)
     ]
     found = [engine.compute(part, model.catalogue) for part in parts]

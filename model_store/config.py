@@ -62,6 +62,11 @@ class RecommenderConfig(Section):
         description="encoder whose state becomes the user's vector: the decoder's encoder, or a separate one that "
         "stays as SASRec trained it",
     )
+    content_dim: int = Field(
+        0,
+        ge=0,
+        description="c, width of the content vectors at the end of item vectors; set by training, see content.dim",
+    )
     repeat_bias: bool = Field(
         True,
         description="learn what an item's occurrences in the history add to its scores, beyond plain T5",
@@ -83,6 +88,19 @@ class ModelConfig(Section):
     def code_length(self) -> int:
         """Number of codes of one semantic ID, L, the collision code included."""
         return self.tokenizer.levels + (self.collisions == "token")
+
+    def with_content(self, width: int) -> Self:
+        """Return the configuration of a model whose item vectors end with content vectors of this width."""
+        tokenizer = self.tokenizer.model_copy(update={"embedding_dim": self.tokenizer.embedding_dim + width})
+        recommender = self.recommender.model_copy(update={"content_dim": width})
+        return self.model_copy(update={"tokenizer": tokenizer, "recommender": recommender})
+
+    @model_validator(mode="after")
+    def _vectors_hold_more_than_content(self) -> Self:
+        width = self.tokenizer.embedding_dim
+        if self.recommender.content_dim >= width:
+            raise ValueError(f"recommender.content_dim must be below tokenizer.embedding_dim ({width})")
+        return self
 
     @model_validator(mode="after")
     def _distances_fit(self) -> Self:

@@ -75,7 +75,7 @@ class _Query(NamedTuple):
             catalogue=self.model.catalogue,
             max_per_prefix=self.request.max_per_prefix,
             fusion=self.model.fusion(beam_width),
-            transitions=self.model.transitions,
+            neighbours=self.model.neighbours,
             fresh_boost=self.fresh_boost,
         )
 

@@ -23,13 +23,14 @@ from training.evaluation.metrics import SEEN_EXCLUDED
 from training.export.bundle import export_bundle, publish_run
 from training.loop import distributed
 from training.loop.progress import progress_for
-from training.pipeline import Evaluation, Pipeline
+from training.pipeline import Pipeline
 from training.report.build import write_report
-from training.report.notes import coverage_note, warnings
+from training.report.notes import INTERVAL, coverage_note, search_note, show_interval, warnings
 from training.report.style import model_name, sort_rows
 from training.retraining.gate import Gate
 from training.retraining.retrain import Retrainer
 from training.retraining.schedule import run_schedule
+from training.run_evaluation import Evaluation
 from training.run_folder import RunFolder
 from training.studies.ablation import Ablation
 from training.studies.ablation_rows import ROWS, chosen_rows
@@ -353,21 +354,27 @@ def _report(evaluation: Evaluation, json: bool) -> None:
     console = table_console()
     for suffix, title in (("", "history items may be answers"), (SEEN_EXCLUDED, "history items excluded")):
         console.print(evaluation_table(evaluation, suffix, title))
+    console.print(search_note(evaluation))
     console.print("seconds: " + ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items()))
     for line in known:
         console.print(f"\n{line}", markup=False)
 
 
 def evaluation_table(evaluation: Evaluation, suffix: str, title: str) -> Table:
-    """Return a table of the test metrics of every model under one protocol; coverage stands below the second."""
+    """Return a table of the test metrics of every model under one protocol; coverage stands below the second.
+
+    The last column has the bootstrap intervals of NDCG@10.
+    """
     names = [name for name in evaluation.test["popularity"] if name.endswith(SEEN_EXCLUDED) == bool(suffix)]
     caption = coverage_note(evaluation) if suffix else ""
     table = Table(title=f"Test users, full ranking; {title}", caption=caption or None, caption_justify="left")
     table.add_column("model")
     for name in names:
         table.add_column(name.removesuffix(suffix), justify="right")
+    table.add_column(INTERVAL, justify="right")
     for row in sort_rows(evaluation.test):
-        table.add_row(model_name(row), *(f"{evaluation.test[row][name]:.4f}" for name in names))
+        metrics = (f"{evaluation.test[row][name]:.4f}" for name in names)
+        table.add_row(model_name(row), *metrics, show_interval(evaluation.intervals["test"][row], suffix))
     return table
 
 

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from model_store.config import ModelConfig, Section
 from model_store.errors import ConfigError
 from model_store.network.recommender import encoder_shape
+from training.content.content_encoder import ContentConfig
 from training.data.prepare import PrepareOptions
 from training.data.remote import redacted
 from training.embedding.sasrec import SasrecConfig
@@ -48,6 +49,7 @@ class TrainingConfig(Section):
     threads: int = Field(0, ge=0, le=1024, description="compute threads on a CPU; 0: one per core that torch finds")
     compute: ComputeConfig = ComputeConfig()
     data: PrepareOptions = PrepareOptions()
+    content: ContentConfig = ContentConfig()
     sasrec: SasrecConfig = SasrecConfig()
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerTrainingConfig = TokenizerTrainingConfig()
@@ -86,6 +88,12 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"sasrec.embedding_dim ({embedding}) must equal model.tokenizer.embedding_dim ({expected})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _content_has_one_width(self) -> Self:
+        if self.model.recommender.content_dim:
+            raise ValueError("model.recommender.content_dim is set by training: set content.dim instead")
         return self
 
     @model_validator(mode="after")

@@ -1,44 +1,43 @@
-"""Stages of a run in order: prepare, embed, tokenizer, joint, fine-tune, evaluate; each runs once."""
+"""Stages of a run in order: prepare, content, embed, vectors, tokenizer, joint, fine-tune, evaluate; each once."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model_store.config import ModelConfig
 from model_store.errors import CheckpointError, ConfigError
+from model_store.network.content_profile import join_content
 from model_store.network.tokenizer import Tokenizer
-from model_store.search.fusion import GENERATIVE_ALONE, dense_candidates
-from model_store.search.transitions import Transitions
+from model_store.search.neighbours import Neighbours
 from training.config import TrainingConfig
+from training.content.content_encoder import ContentEncoder, fit_content_encoder
+from training.content.shared_features import item_features
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
-from training.diagnostics.beam_survival import sampled_codes_kept
-from training.diagnostics.tokenizer_health import tokenizer_health
-from training.embedding.sasrec import Sasrec, evaluate_sasrec, train_sasrec
-from training.embedding.transition_counts import count_transitions
-from training.evaluation.coverage import K, measure_coverage, sample_users
-from training.evaluation.full_ranking import generative_ranks, search_split
-from training.evaluation.metrics import ndcg_difference, popularity_ranks
+from training.embedding.content_share import NO_CONTENT, ContentShare, fit_content_share
+from training.embedding.sasrec import Sasrec, train_sasrec
 from training.joint.learner import Learner, can_start_from, new_learner
 from training.joint.phase_losses import JointConfig
 from training.joint.training import finetune, train_joint
 from training.loop import distributed
 from training.loop.checkpoint import State, checkpoint_name, seconds_spent
 from training.loop.progress import Progress
+from training.neighbours.fit import fit_neighbours
+from training.run_evaluation import Evaluation, RunEvaluator, TrainedModels
 from training.run_folder import RunFolder
 from training.tokenizer.codebooks import pretrain_tokenizer
 from training.tokenizer.collisions import Codes
-from training.user_ranks import RANKS, UserRanks
+from training.user_ranks import RANKS
 
+NEIGHBOURS = "neighbours.safetensors"
 EVALUATION = "evaluation.json"
 UNSEEN = "unseen.json"
 """File of the metrics for users left out of training, in a run that is a row of an ablation."""
@@ -48,12 +47,15 @@ BUNDLE = "bundle"
 """Folder of the run with the files of its bundle."""
 
 ARTEFACTS = (
+    "content.safetensors",
     "sasrec.safetensors",
+    "content_share.json",
     "tokenizer.safetensors",
     "joint.safetensors",
     "finetune.safetensors",
     "tiger_joint.safetensors",
     "tiger_finetune.safetensors",
+    NEIGHBOURS,
     RANKS,
     EVALUATION,
     UNSEEN,
@@ -66,33 +68,11 @@ CODES = "codes"
 """Name of a tensor that an adopted tokenizer may have: semantic IDs of all items, int16."""
 
 
-class TrainedSasrec(NamedTuple):
-    """Result of the stage ``embed``."""
+class ItemVectors(NamedTuple):
+    """Result of the stage ``vectors``."""
 
     embeddings: Tensor  # [items, d_s], the input of the tokenizer
-    model: Sasrec  # also the dense baseline
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Metrics by model under both protocols, as ``etegrec-train run --json`` prints them."""
-
-    test: dict[str, dict[str, float]]
-    valid: dict[str, dict[str, float]]
-    tokenizer: dict[str, Any]
-    fusion: dict[str, Any]  # fields of model_store.search.fusion.Fusion, fitted on validation users
-
-    # Empty in the evaluations of older releases.
-    above_popularity: dict[str, float | None] = field(default_factory=dict)
-    """NDCG@10 of the fused answers of test users minus that of popularity, ``mean`` and standard ``error``."""
-    coverage: dict[str, float] = field(default_factory=dict)
-    """Fields of :class:`training.evaluation.coverage.Coverage`, of the fused answers without items of the history."""
-
-    seconds: dict[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+    content: ContentShare
 
 
 def usable_device(name: torch.device | str) -> torch.device:
@@ -139,8 +119,25 @@ class Pipeline:
         return data
 
     @cached_property
-    def sasrec(self) -> TrainedSasrec:
-        """Stage ``embed``: SASRec and its item embeddings."""
+    def content_encoder(self) -> ContentEncoder | None:
+        """Stage ``content``: the encoder of what items say; ``None`` if they say nothing, or ``content.dim`` is 0."""
+        artefact = "content.safetensors"
+        if not self._is_done(artefact):
+            width = self.config.content.dim
+            with self.run.timed("content"):
+                features = item_features(self.dataset) if width and self.dataset.has_content else []
+                fitted = fit_content_encoder(features, width, self.config.seed) if features else None
+            fitted = fitted or ContentEncoder.nothing()
+            self._store(artefact, {"known": torch.from_numpy(fitted.known), "effects": fitted.effects})
+
+        tensors = self.run.read_tensors(artefact)
+        encoder = ContentEncoder(tensors["known"].numpy(), tensors["effects"])
+        return encoder if encoder.width else None
+
+    @cached_property
+    def sasrec(self) -> Sasrec:
+        """Stage ``embed``: SASRec, whose item embeddings the tokenizer reads; also the dense baseline."""
+        _ = self.content_encoder  # stages are stored in order: each one removes what was stored of those after it
         artefact = "sasrec.safetensors"
         if not self._is_done(artefact):
             data = self.dataset
@@ -159,16 +156,38 @@ class Pipeline:
 
         model = Sasrec(self.config.sasrec, self.dataset.n_items)
         model.load_state_dict(self.run.read_tensors(artefact))
-        model.to(self.device).eval()
-        return TrainedSasrec(model.vectors.detach(), model)
+        return model.to(self.device).eval()
+
+    @cached_property
+    def items(self) -> ItemVectors:
+        """Stage ``vectors``: embeddings of all items, with what they say in the share that validation users want."""
+        learned = self.sasrec.vectors.detach()
+        if self.content_encoder is None:
+            return ItemVectors(learned, NO_CONTENT)
+
+        content = self.content_encoder.vectors(item_features(self.dataset)).to(self.device)
+        artefact = "content_share.json"
+        if not self._is_done(artefact):
+            with self.run.timed("vectors"):
+                fitted = fit_content_share(self.sasrec, content, self.dataset.validation(), self.config.seed)
+            self.run.write_json(artefact, fitted._asdict())
+            distributed.barrier()
+        share = ContentShare(**self.run.read_json(artefact))
+        return ItemVectors(join_content(learned, content, share.share), share)
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model with the width of item vectors that this data set gives."""
+        encoder = self.content_encoder
+        return self.config.model if encoder is None else self.config.model.with_content(encoder.width)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Stage ``tokenizer``: the RQ-VAE, trained alone."""
         artefact = "tokenizer.safetensors"
-        shape = self.config.model.tokenizer
+        shape = self.model.tokenizer
         if not self._is_done(artefact):
-            embeddings = self.sasrec.embeddings
+            embeddings = self.items.embeddings
             with self._stage("tokenizer", artefact) as checkpoint:
                 progress = self._stage_progress("tokenizer")
                 trained = pretrain_tokenizer(
@@ -185,12 +204,12 @@ class Pipeline:
     @cached_property
     def learner(self) -> Learner:
         """Stages ``joint`` and ``finetune``: ETEGRec."""
-        return self._train("", self.config.model, self.config.joint)
+        return self._train("", self.model, self.config.joint)
 
     @cached_property
     def tiger(self) -> Learner:
         """The TIGER baseline: the same number of epochs, frozen pretrained codes, histories as codes, L_REC only."""
-        model = self.config.model
+        model = self.model
         plain = {"history_tokens": "code", "newest_start": False, "repeat_bias": False, "user_encoder": "shared"}
         model = model.model_copy(update={"recommender": model.recommender.model_copy(update=plain)})
 
@@ -198,9 +217,17 @@ class Pipeline:
         return self._train("tiger_", model, self.config.joint.model_copy(update=only_rec))
 
     @cached_property
-    def transitions(self) -> Transitions:
-        """Counts of items that follow each other in training sequences; not stored, as counting takes seconds."""
-        return count_transitions(self.dataset.training_sequences(), self.dataset.n_items)
+    def neighbours(self) -> Neighbours:
+        """The neighbours of all items in training sequences, fitted on validation users."""
+        data = self.dataset
+        if not self.run.has(NEIGHBOURS):
+            history = self.config.model.recommender.max_history
+            with self.run.timed("neighbours"):
+                found = fit_neighbours(data.training_csr(), data.n_items, data.validation(), history, self.config.seed)
+            arrays = {name: torch.from_numpy(array) for name, array in found.arrays().items()}
+            self.run.write_tensors(NEIGHBOURS, arrays)
+        stored = self.run.read_tensors(NEIGHBOURS)
+        return Neighbours.from_arrays({name: tensor.numpy() for name, tensor in stored.items()})
 
     @property
     def served_items(self) -> int:
@@ -219,11 +246,12 @@ class Pipeline:
         tiger = tiger or self.run.has("tiger_finetune.safetensors")  # once trained, it stays in the evaluation
         is_current = all(self.run.has(name) for name in (EVALUATION, RANKS, "finetune.safetensors"))
         stored = self.run.read_json(EVALUATION) if is_current else None
-        if stored is None or "fusion" not in stored or (tiger and "tiger" not in stored["test"]):
-            learner = self.learner
-            baseline = self.tiger if tiger else None
+        if stored is None or "search_adds" not in stored or (tiger and "tiger" not in stored["test"]):
+            models = TrainedModels(self.sasrec, self.tiger if tiger else None, self.neighbours, self.learner)
             with self.run.timed("evaluate"):
-                stored = self._evaluate(learner, baseline)
+                evaluator = RunEvaluator(self.config, self.dataset, models, self.served_items, self.progress)
+                stored, ranks = evaluator.evaluate()
+            ranks.write(self.run)
             self.run.write_json(EVALUATION, stored)
         return Evaluation(**stored, seconds=self.run.seconds)
 
@@ -274,65 +302,22 @@ class Pipeline:
         with self.run.timed(stage, seconds_spent(checkpoint)):
             yield checkpoint
 
-    def _evaluate(self, learner: Learner, tiger: Learner | None) -> dict[str, Any]:
-        splits = {"valid": self.dataset.validation(), "test": self.dataset.test()}  # the fusion is fitted on the first
-        popularity = self.dataset.popularity()
-        sasrec = self.sasrec.model
-        width = self.config.model.beam_width
-        candidates = dense_candidates(width, self.served_items)
-        codes = learner.assignment.codes
-        vectors = learner.vectors
-        fusion = GENERATIVE_ALONE
-        metrics: dict[str, Any] = {}
-        figures: dict[str, Any] = {}
-
-        with self.progress.track("Evaluating", len(splits) * (3 + (tiger is not None))) as bar:
-            for name, split in splits.items():
-                rows = {"popularity": popularity_ranks(popularity, split)}
-                bar.advance(1)
-
-                rows["sasrec"] = evaluate_sasrec(sasrec, split)
-                bar.advance(1)
-
-                if tiger is not None:
-                    rows["tiger"] = generative_ranks(tiger.recommender, tiger.assignment.codes, split, width)
-                    bar.advance(1)
-
-                listed = sample_users(len(split.targets), self.config.seed) if name == "test" else None
-                found = search_split(
-                    learner.recommender,
-                    codes,
-                    split,
-                    width,
-                    vectors,
-                    candidates,
-                    transitions=self.transitions,
-                    listed=listed,
-                )
-                fusion = found.fit() if name == "valid" else fusion
-                rows |= {"generative": found.ranks(), "fused": found.ranks(fusion)}
-                bar.advance(1)
-
-                metrics[name] = {row: ranks.summary() for row, ranks in rows.items()}
-                if name == "test":
-                    UserRanks(rows, *sampled_codes_kept(learner, split, self.config.seed)).write(self.run)
-                    lead = ndcg_difference(rows["fused"].all_items, rows["popularity"].all_items, K)
-                    answered = measure_coverage(found.top_items(fusion, K), self.dataset.n_items)
-                    figures = {"above_popularity": lead._asdict(), "coverage": answered.as_dict()}
-
-        health = tokenizer_health(self.learner, self.dataset)
-        by_split = {name: metrics[name] for name in ("test", "valid")}
-        return by_split | {"tokenizer": health.as_dict(), "fusion": fusion.model_dump(mode="json"), **figures}
-
     def _train(self, prefix: str, model: ModelConfig, config: JointConfig) -> Learner:
         """Run the stages ``joint`` and ``finetune``, or load them; ``prefix`` is part of the artefacts' names."""
         sequences = self.dataset.training_sequences()
         valid = self.dataset.validation()
         seed = self.config.seed
         tokenizer = copy.deepcopy(self.tokenizer)
-        sasrec = self.sasrec
+        items = self.items
         learner = new_learner(
-            model, tokenizer, sasrec.embeddings, seed, sasrec.model, self._adopted_codes(), self.config.compute
+            model,
+            tokenizer,
+            items.embeddings,
+            seed,
+            self.sasrec,
+            self._adopted_codes(),
+            self.config.compute,
+            items.content,
         )
 
         joint = f"{prefix}joint"

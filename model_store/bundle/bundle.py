@@ -26,11 +26,11 @@ from model_store.catalogue.code_names import CodeNames
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused, CatalogueError, VersionNotFound
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
-from model_store.search.transitions import Transitions
+from model_store.search.neighbours import Neighbours
 
 CODE_NAMES = "code_names.parquet"
 EMBEDDINGS = "embeddings.safetensors"
-TRANSITIONS = "transitions.safetensors"
+NEIGHBOURS = "neighbours.safetensors"
 VECTORS = "vectors"
 """Tensor of :data:`EMBEDDINGS` with the unit-length item vectors of dense scores."""
 
@@ -103,9 +103,9 @@ class Bundle:
         """Read the tensors of tokenizer, recommender and heads by parameter name."""
         return read_tensors(self.read, "weights.safetensors")
 
-    def transitions(self) -> Transitions | None:
-        """Read the transition memory; ``None`` in a bundle whose answers do not use it."""
-        return read_transitions(self.read, self.manifest.files, self.manifest.fusion)
+    def neighbours(self) -> Neighbours | None:
+        """Read the neighbours of all items; ``None`` in a bundle whose answers do not use them."""
+        return read_neighbours(self.read, self.manifest.files, self.manifest.fusion)
 
     def code_names(self) -> CodeNames:
         """Read the names of code prefixes."""
@@ -198,9 +198,9 @@ def check_contents(
     catalogue = read_catalogue(read, config, fusion)
     known = catalogue.row_of
 
-    memory = read_transitions(read, names, fusion)
-    if memory is not None and memory.items != len(known):
-        raise BundleRefused(f"{TRANSITIONS}: knows {memory.items} items, the catalogue has {len(known)}", REFUSED_HINT)
+    memory = read_neighbours(read, names, fusion)
+    if memory is not None and memory.items > len(known):
+        raise BundleRefused(f"{NEIGHBOURS}: knows {memory.items} items, the catalogue has {len(known)}", REFUSED_HINT)
 
     try:
         read_code_names(read).check_fit(catalogue.codes)
@@ -293,18 +293,16 @@ def _check_vectors_unused(config: ModelConfig, fusion: Fusion) -> None:
         raise BundleRefused(f"{EMBEDDINGS}: lacks {VECTORS}, which history_tokens 'vector' needs", REFUSED_HINT)
 
 
-def read_transitions(read: Read, names: Iterable[str], fusion: Fusion) -> Transitions | None:
-    """Read the transition memory; ``None`` if there is no such file.
+def read_neighbours(read: Read, names: Iterable[str], fusion: Fusion) -> Neighbours | None:
+    """Read the neighbours of all items; ``None`` if there is no such file.
 
     Raises:
         BundleRefused: The file is damaged, or missing though the answers use it.
     """
-    if TRANSITIONS in names:
-        return Transitions.from_arrays(read_tensors(read, TRANSITIONS))
-    if fusion.transitions:
-        raise BundleRefused(
-            f"{TRANSITIONS}: missing, which fusion.transitions {fusion.transitions} needs", REFUSED_HINT
-        )
+    if NEIGHBOURS in names:
+        return Neighbours.from_arrays(read_tensors(read, NEIGHBOURS))
+    if fusion.neighbours:
+        raise BundleRefused(f"{NEIGHBOURS}: missing, which fusion.neighbours {fusion.neighbours} needs", REFUSED_HINT)
     return None
 
 

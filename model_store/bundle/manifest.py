@@ -23,6 +23,9 @@ MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 4 << 20
 """Size of the largest manifest that is read, in bytes."""
 
+FORMAT_VERSION: Literal[2] = 2
+"""Format that this release writes and reads. Since 2, neighbours take part in the search."""
+
 VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Pattern of a version name, which is a folder name and part of Redis keys."""
 
@@ -42,7 +45,7 @@ OPTIONAL_FILES = frozenset(
         "content.onnx",  # title, categories and attributes -> item embedding
         "histories.parquet",  # newest interactions of the users of the training data
         "search.int8.onnx",  # search.onnx with weights of 8 bits
-        "transitions.safetensors",  # which items follow which
+        "neighbours.safetensors",  # which items stand close to each other
     }
 )
 REPORT_FILE = re.compile(r"report(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,4}")
@@ -124,7 +127,7 @@ class Description(_Part):
 class Manifest(Description):
     """The sealed description of one version."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = FORMAT_VERSION
     version: str = Field(pattern=f"^{VERSION.pattern}$", description="name of the version and of its folder")
     created_at: AwareDatetime = Field(description="time of publication, UTC")
     files: dict[str, FileSeal] = Field(description="seal of every file but the manifest, by path inside the bundle")
@@ -160,9 +163,9 @@ class Manifest(Description):
             raise BundleRefused(f"{MANIFEST}: larger than {MANIFEST_LIMIT} bytes", REFUSED_HINT)
 
         content = _open_seal(data)
-        if content.get("format_version") != 1:
+        if content.get("format_version") != FORMAT_VERSION:
             raise BundleRefused(
-                f"{MANIFEST}: format_version is {content.get('format_version')!r}, this release reads 1",
+                f"{MANIFEST}: format_version is {content.get('format_version')!r}, this release reads {FORMAT_VERSION}",
                 "install the release that wrote it, or publish the model again with this one",
             )
 

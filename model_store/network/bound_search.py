@@ -47,6 +47,12 @@ class BoundSearch:
         with torch.inference_mode():
             return [nodes.cpu().numpy() for nodes in self._search.trace(*self._arguments(inputs))]
 
+    def dense_users(self, inputs: SearchInputs) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return users' vectors and repeats, see :meth:`~model_store.network.search.BeamSearch.dense_users`."""
+        with torch.inference_mode():
+            users, repeats = self._search.dense_users(*self._arguments(inputs))
+            return users.float().cpu().numpy(), repeats.float().cpu().numpy()
+
     def _arguments(self, inputs: SearchInputs) -> list[Tensor]:
         return [*(self._to_device(array) for array in inputs), *self._catalogue, self._pool(len(inputs.candidates))]
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.config import ModelConfig, RecommenderConfig
+from model_store.network.content_profile import ContentProfile, join_content
 from model_store.network.encoder import EncoderShape, HistoryEncoder, VectorMap
 from model_store.network.layers import NEGATIVE, DecoderLayer, Dropout, RelativeBias, RmsNorm
 from model_store.network.repeat_bias import RepeatBias
@@ -40,6 +41,7 @@ class Memory(NamedTuple):
     states: Tensor  # [B, S, d], encoder output
     cross: list[tuple[Tensor, Tensor]]  # per decoder layer: keys and values [B, S, H·D]
     user_states: Tensor  # [B, S or T, d], states that users' vectors come from
+    content: Tensor  # [B, T, c], content vectors of the items
 
 
 class TargetStates(NamedTuple):
@@ -78,7 +80,12 @@ class Recommender(nn.Module):
     """Encoder-decoder with one embedding table per code level, shared with that level's output head, and both adapters.
 
     The adapters project states for the alignment losses: SIA and PSA (section 3.4).
+
+    Attributes:
+        content_share: Share of content in dense scores, 0 … 1, a scalar; the rest is learned.
     """
+
+    content_share: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -101,19 +108,21 @@ class Recommender(nn.Module):
         self.sequence_adapter = _adapter(shape.d_model, config.tokenizer.codebook_dim)
         self.preference_adapter = _adapter(shape.d_model, embedding_dim)
         self.vector_in = VectorMap.into_model(embedding_dim, shape.d_model) if self.reads_vectors else None
-        self.vector_out = VectorMap(shape.d_model, embedding_dim)
+        self.vector_out = VectorMap(shape.d_model, embedding_dim - shape.content_dim)
         self.repeat_bias = RepeatBias() if shape.repeat_bias else None
 
         # An encoder of its own for the user's vector keeps SASRec's weights: it is never trained here.
         self.user_in: VectorMap | None = None
         self.user_encoder: HistoryEncoder | None = None
         if shape.user_encoder == "own":
-            self.user_in = VectorMap.into_model(embedding_dim, shape.d_model)
+            self.user_in = VectorMap.into_model(embedding_dim - shape.content_dim, shape.d_model)
             self.user_encoder = HistoryEncoder(encoder_shape(shape)._replace(is_causal=True), dropout=0.0)
             for part in self.user_parts.values():
                 part.requires_grad_(False)
 
         self.code_repeat_bias = RepeatBias(self.levels, REPEAT_SCALE) if shape.repeat_bias else None
+        self.content_profile = ContentProfile() if shape.content_dim else None
+        self.register_buffer("content_share", torch.zeros(()))
         self.dropout = Dropout(shape.dropout)
         self._scale_decoder_outputs()
 
@@ -141,7 +150,7 @@ class Recommender(nn.Module):
     @property
     def embedding_dim(self) -> int:
         """Width d_s of users' and items' vectors."""
-        return self.vector_out.out_features
+        return self.vector_out.out_features + self.shape.content_dim
 
     @property
     def _decoder_layers(self) -> list[DecoderLayer]:
@@ -164,22 +173,29 @@ class Recommender(nn.Module):
 
         states = self.dropout(self.encoder(self.dropout(x), lengths, self.tokens_per_item))
         cross = [layer.cross_attention.keys_values(states) for layer in self._decoder_layers]
+        learned, content = self._split_vectors(vectors)
         if self.user_encoder is None or self.user_in is None:
-            return Memory(states, cross, states)
-        return Memory(states, cross, self.user_encoder(self.user_in(vectors), lengths))
+            return Memory(states, cross, states, content)
+        return Memory(states, cross, self.user_encoder(self.user_in(learned), lengths), content)
 
     def newest(self, memory: Memory, lengths: Tensor) -> Tensor:
         """Return the state of the newest item of histories that are ``[B, P]`` items long: ``[B, P, d]``."""
         return _gather_states(memory.states, lengths * self.tokens_per_item - 1)
 
     def user_vectors(self, memory: Memory, lengths: Tensor) -> Tensor:
-        """Return the users' vectors for dense scores, ``[B, P, d_s]``, not normalised."""
+        """Return the users' vectors for dense scores, ``[B, P, d_s]``, not normalised.
+
+        With content, the squared length of the last part is :attr:`content_share` of the whole, as in item vectors.
+        """
         if self.user_encoder is None:
             newest = self.newest(memory, lengths)
         else:
             newest = _gather_states(memory.user_states, lengths - 1)
-        vectors: Tensor = self.vector_out(newest)
-        return vectors
+        learned: Tensor = self.vector_out(newest)
+        if self.content_profile is None:
+            return learned
+        profile = self.content_profile(memory.content, lengths)
+        return join_content(functional.normalize(learned, dim=-1), profile, self.content_share)
 
     def start(self, memory: Memory, lengths: Tensor) -> Tensor:
         """Return the decoder's first input ``[B, P, d]``: [BOS], with ``newest_start`` plus the newest item's state."""
@@ -310,6 +326,12 @@ class Recommender(nn.Module):
             return self.bos.new_zeros(*prefix.shape, items)
         added: Tensor = self.repeat_bias(0, items, prefix)
         return added
+
+    def _split_vectors(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Split item vectors ``[B, T, d_s]`` into their learned part, at unit length, and their content vectors."""
+        width = self.vector_out.out_features
+        learned = vectors[..., :width]
+        return functional.normalize(learned, dim=-1) if self.shape.content_dim else learned, vectors[..., width:]
 
     def _scale_decoder_outputs(self) -> None:
         """Multiply the output matrices of decoder layers by :data:`DECODER_START`."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.network.beams import AllPlaces, Beams, BestOfGroups, Children, Span
-from model_store.network.dense_candidates import DEAD, DenseCandidates, HistoryItems, dense_scores, nearest_leaves
+from model_store.network.dense_candidates import DEAD, AddedScores, DenseCandidates, dense_scores, nearest_leaves
 from model_store.network.recommender import Cache, Memory, Recommender
 
 
@@ -33,6 +33,8 @@ class RequestTensors(NamedTuple):
     rule_of: Tensor  # [B], rule of each request
     excluded: Tensor  # [B, E], node ids
     max_per_prefix: Tensor  # [B], beams that may share a first code
+    neighbours: Tensor  # [B, M], leaves with an addition to their dense score, -1 for padding
+    neighbour_scores: Tensor  # [B, M], the additions
     beam: Tensor  # [W]; only its size matters
     candidates: Tensor  # [n]; only its size matters
 
@@ -110,6 +112,8 @@ class BeamSearch(nn.Module):
         rule_of: Tensor,
         excluded: Tensor,
         max_per_prefix: Tensor,
+        neighbours: Tensor,
+        neighbour_scores: Tensor,
         beam: Tensor,
         candidates: Tensor,
         *catalogue: Tensor,
@@ -119,7 +123,18 @@ class BeamSearch(nn.Module):
         Returns:
             The fields of :class:`~model_store.search.interface.SearchOutputs`.
         """
-        requests = RequestTensors(history, lengths, rule_bits, rule_of, excluded, max_per_prefix, beam, candidates)
+        requests = RequestTensors(
+            history,
+            lengths,
+            rule_bits,
+            rule_of,
+            excluded,
+            max_per_prefix,
+            neighbours,
+            neighbour_scores,
+            beam,
+            candidates,
+        )
         return self._search(requests, CatalogueTensors.from_inputs(catalogue))[0]
 
     def trace(self, *inputs: Tensor) -> list[Tensor]:
@@ -127,9 +142,16 @@ class BeamSearch(nn.Module):
 
         Inputs are those of :meth:`forward`. Nodes are numbered within their depth, -1 where a beam found nothing.
         """
-        fields = len(RequestTensors._fields)
-        requests = RequestTensors(*inputs[:fields])
-        return self._search(requests, CatalogueTensors.from_inputs(inputs[fields:]))[1]
+        return self._search(*_sort_inputs(inputs))[1]
+
+    def dense_users(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what dense scores are made of: users' vectors ``[B, d_s]``, unit length, and repeats ``[B, T]``.
+
+        Inputs are those of :meth:`forward`. Nothing is decoded.
+        """
+        requests, catalogue = _sort_inputs(inputs)
+        memory, _ = self._encode(requests, catalogue)
+        return self._dense_users(requests, memory)
 
     def _search(self, requests: RequestTensors, catalogue: CatalogueTensors) -> tuple[tuple[Tensor, ...], list[Tensor]]:
         """Return what :meth:`forward` and :meth:`trace` return."""
@@ -189,16 +211,24 @@ class BeamSearch(nn.Module):
     def _start_dense_walk(self, requests: RequestTensors, catalogue: CatalogueTensors, memory: Memory) -> _DenseWalk:
         """Choose the dense candidates of each request, and look up the paths that they walk."""
         net = self.recommender
-        items = requests.lengths[:, None]
-        repeat_bias = net.dense_repeats(requests.history.shape[1], items)[:, 0]
-        history = HistoryItems(requests.history, repeat_bias)
-        user = functional.normalize(net.user_vectors(memory, items)[:, 0], dim=-1)
+        user, repeats = self._dense_users(requests, memory)
+        added = AddedScores(
+            torch.cat([requests.history, requests.neighbours], dim=1),
+            torch.cat([repeats, requests.neighbour_scores], dim=1),
+        )
 
         first_leaf = catalogue.first_node(net.levels - 1, net.code_embedding.shape[1])
         rule_mask = self._rule_mask(catalogue.pool.shape[0], first_leaf, requests.rule_bits)[requests.rule_of]
         excluded = requests.excluded - first_leaf
-        nearest = nearest_leaves(user, catalogue.pool, rule_mask, excluded, history, requests.candidates.shape[0])
-        return _DenseWalk(user, history, nearest, catalogue.path(nearest.leaf.clamp(min=0)))
+        nearest = nearest_leaves(user, catalogue.pool, rule_mask, excluded, added, requests.candidates.shape[0])
+        return _DenseWalk(user, added, nearest, catalogue.path(nearest.leaf.clamp(min=0)))
+
+    def _dense_users(self, requests: RequestTensors, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`dense_users` returns."""
+        net = self.recommender
+        items = requests.lengths[:, None]
+        repeats = net.dense_repeats(requests.history.shape[1], items)[:, 0]
+        return functional.normalize(net.user_vectors(memory, items)[:, 0], dim=-1), repeats
 
     def _rule_mask(self, leaves: int, first_leaf: int, rule_bits: Tensor) -> Tensor:
         """Return ``[R, leaves]``: 0 where a rule leaves a leaf open, -inf elsewhere."""
@@ -219,6 +249,12 @@ class BeamSearch(nn.Module):
         """Return the bits of bytes ``[…, n]``, the lowest first: ``[…, 8 * n]``."""
         table: Tensor = self.bit_table  # type: ignore[assignment]
         return functional.embedding(byte.long(), table).flatten(-2)
+
+
+def _sort_inputs(inputs: tuple[Tensor, ...]) -> tuple[RequestTensors, CatalogueTensors]:
+    """Sort the search's inputs into the requests and the catalogue."""
+    fields = len(RequestTensors._fields)
+    return RequestTensors(*inputs[:fields]), CatalogueTensors.from_inputs(inputs[fields:])
 
 
 def _bytes_around(bits: int) -> int:
@@ -303,7 +339,7 @@ class _DenseWalk(NamedTuple):
     """Dense candidates on their way down the trie, beside the beams."""
 
     user: Tensor  # [B, d_s], unit length
-    history: HistoryItems
+    added: AddedScores
     nearest: DenseCandidates
     path: list[Tensor]  # nodes that they stand on after each code, L of [B, n]
 
@@ -340,7 +376,7 @@ class _DenseWalk(NamedTuple):
             candidate_steps: Log-probability of each code of the candidates, ``[B, n, L]``.
         """
         leaf, log_prob, _, steps = beams.outputs()
-        beam_dense = dense_scores(self.user, vectors, beams.node, self.history)
+        beam_dense = dense_scores(self.user, vectors, beams.node, self.added)
         is_new = self.nearest.not_among(leaf)
         return (
             torch.cat([leaf, torch.where(is_new, self.nearest.leaf, -1)], dim=1),

@@ -1,22 +1,24 @@
 """The fusion of log-probabilities and dense scores of the same items into one ranking.
 
-    score(item) = log_prob(item) + weight * (dense(item) + transitions * transition(item))
+    score(item) = log_prob(item) + weight * dense(item)
+    dense(item) = cosine(user, item) + repeats(item) + neighbours * neighbour_score(item)
 
-``dense`` is the cosine between the user's vector and the item's; ``transition`` is the item's transition score
-(:mod:`model_store.search.transitions`). New items may get a ``fresh_boost`` on top (:func:`boost_new_items`), which
-ranks candidates but adds none. The candidates are the beams and, in a catalogue of up to :data:`DENSE_ITEMS` items,
-the items with the highest cosines. Evaluation and service rank through here.
+``cosine`` is that of the user's vector and the item's; ``repeats`` is what occurrences in the history add
+(:mod:`model_store.network.repeat_bias`); the neighbour score tells how close the item stood to the newest items of the
+history in others' (:mod:`model_store.search.neighbours`). New items may get a ``fresh_boost`` on top
+(:func:`boost_new_items`), which ranks candidates but adds none. The candidates are the beams and, in a catalogue of up
+to :data:`DENSE_ITEMS` items, the items with the highest dense scores. Evaluation and service rank through here.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_store.search.transitions import Transitions, newest_items
+from model_store.search.history_encoding import HistoryBatch
+from model_store.search.neighbours import Additions, Neighbours, no_additions
+from model_store.semantic_ids.trie import Trie
 
 DENSE_ITEMS = 200_000
 """Largest catalogue whose items all get a dense score; above it only beams are re-ranked."""
@@ -35,28 +37,19 @@ class Fusion(BaseModel):
     candidates: int = Field(
         0, ge=0, le=1000, description="n, number of items that join the beams because of their dense score"
     )
-    transitions: float = Field(
-        0.0, ge=0, description="weight of the transition score, which is added to the dense score; 0: not used"
-    )
+    neighbours: float = Field(0.0, ge=0, description="weight of neighbour scores in the dense score; 0: not used")
 
-    def dense(
-        self,
-        cosine: npt.NDArray[np.float32],
-        memory: Transitions | None,
-        histories: Sequence[npt.NDArray[np.integer]],
-        rows: npt.NDArray[np.integer],
-    ) -> npt.NDArray[np.float32]:
-        """Return the dense scores of candidates, ``[B, C]``: cosines, plus transition scores if the model uses them.
+    def additions(self, memory: Neighbours | None, history: HistoryBatch, trie: Trie) -> Additions:
+        """Return what neighbours add to the dense scores of a batch, for the search; nothing if they are not used.
 
         Args:
-            cosine: Dense scores of the search, ``[B, C]``.
-            memory: Needed unless :attr:`transitions` is 0.
-            histories: Catalogue rows of B users, oldest first.
-            rows: Catalogue rows of the candidates, ``[B, C]``.
+            memory: The neighbours of all items; needed unless a weight is 0.
+            history: Encoded histories.
+            trie: The trie of the catalogue that the search runs on.
         """
-        if not self.transitions or memory is None:
-            return cosine
-        return cosine + np.float32(self.transitions) * memory.scores(newest_items(histories), rows)
+        if memory is None or not self.weight or not self.neighbours:
+            return no_additions(len(history.lengths))
+        return memory.additions(history, trie, self.neighbours)
 
 
 GENERATIVE_ALONE = Fusion()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from model_store.search.exclusions import closed_nodes, no_nodes
 from model_store.search.history_encoding import HistoryBatch
+from model_store.search.neighbours import Additions, no_additions
 from model_store.semantic_ids.trie import RuleMask, Trie
 
 
@@ -25,11 +26,13 @@ class SearchInputs(NamedTuple):
     rule_of: npt.NDArray[np.int64]  # [B], row of rule_bits
     excluded: npt.NDArray[np.int64]  # [B, E], closed node ids, padded with -1
     max_per_prefix: npt.NDArray[np.int64]  # [B], beams that may share a first code, at least 1
+    neighbours: npt.NDArray[np.int64]  # [B, M], leaves with an addition to their dense score, padded with -1
+    neighbour_scores: npt.NDArray[np.float32]  # [B, M], the additions, 0 for padding
     beam: npt.NDArray[np.int64]  # [W], only its size matters: the beam width
     candidates: npt.NDArray[np.int64]  # [n], only its size matters: how many dense candidates join the beams
 
 
-BY_REQUEST = ("history", "lengths", "rule_of", "excluded", "max_per_prefix")
+BY_REQUEST = ("history", "lengths", "rule_of", "excluded", "max_per_prefix", "neighbours", "neighbour_scores")
 """Fields of :class:`SearchInputs` with one row per request."""
 
 
@@ -42,7 +45,7 @@ class SearchOutputs(NamedTuple):
 
     leaves: npt.NDArray[np.int64]  # [B, W + n]
     log_prob: npt.NDArray[np.float32]  # [B, W + n], natural logarithm
-    dense: npt.NDArray[np.float32]  # [B, W + n], cosine of the user's vector and the item's, and what repeats add
+    dense: npt.NDArray[np.float32]  # [B, W + n], cosine of the user's vector and the item's, repeats, additions
     code_log_prob: npt.NDArray[np.float32]  # [B, W + n, L], what each code contributes to log_prob
 
 
@@ -96,6 +99,7 @@ def search_inputs(
     excluded_items: Sequence[npt.NDArray[np.integer]] = (),
     max_per_prefix: Sequence[int] = (),
     candidates: int = 0,
+    additions: Additions | None = None,
 ) -> SearchInputs:
     """Assemble a batch; arguments that are left out restrict nothing.
 
@@ -108,6 +112,7 @@ def search_inputs(
         excluded_items: Catalogue rows that each request must not receive; default: none.
         max_per_prefix: Beams that may share a first code, by request; default: W, which restricts nothing.
         candidates: n, dense candidates that join the beams.
+        additions: Numbers that are added to dense scores (:mod:`model_store.search.neighbours`); default: none.
 
     Raises:
         ValueError: A request excludes more nodes than the largest of the padded sizes.
@@ -116,6 +121,7 @@ def search_inputs(
     masks = list(rules) or [trie.everything]
     mask_of = list(rule_of) or [0] * requests
     limits = list(max_per_prefix) or [beam_width] * requests
+    added = no_additions(requests) if additions is None else additions
     excluded = closed_nodes(trie, masks, mask_of, excluded_items) if excluded_items else no_nodes(requests)
 
     return SearchInputs(
@@ -125,6 +131,8 @@ def search_inputs(
         rule_of=np.asarray(mask_of, dtype=np.int64),
         excluded=excluded,
         max_per_prefix=np.asarray(limits, dtype=np.int64),
+        neighbours=added.leaves,
+        neighbour_scores=added.values,
         beam=np.arange(beam_width, dtype=np.int64),
         candidates=np.arange(candidates, dtype=np.int64),
     )

@@ -20,7 +20,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion, best, boost_new_items, scores
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
-from model_store.search.transitions import Transitions
+from model_store.search.neighbours import Neighbours
 from model_store.semantic_ids.trie import RuleMask
 
 HISTORY_BUCKETS = (8, 16, 24, 32, 50)
@@ -56,7 +56,7 @@ class SearchRequest:
         catalogue: Catalogue that the rows and the rule belong to. A batch never mixes catalogues.
         max_per_prefix: Answers that may share a first code; ``None``: any number.
         fusion: Weights of the dense scores in the answer.
-        transitions: Counts of which items follow which, if the fusion uses them.
+        neighbours: The neighbours of all items, if the fusion uses them.
         fresh_boost: Bonus of new items, see :func:`model_store.search.fusion.boost_new_items`.
     """
 
@@ -68,7 +68,7 @@ class SearchRequest:
     catalogue: Catalogue
     max_per_prefix: int | None = None
     fusion: Fusion = GENERATIVE_ALONE
-    transitions: Transitions | None = None
+    neighbours: Neighbours | None = None
     fresh_boost: float = 0.0
 
 
@@ -160,6 +160,8 @@ class Engine(ABC):
             self.max_history,
             pad_to=_pad_length(longest, self.max_history),
         )
+        # All requests of a batch are of one model, so the first one's fusion and neighbours are everyone's.
+        fusion = requests[0].fusion
         return search_inputs(
             history,
             catalogue.trie,
@@ -168,7 +170,8 @@ class Engine(ABC):
             rule_of,
             excluded_items=[request.excluded for request in requests],
             max_per_prefix=[request.max_per_prefix or width for request in requests],
-            candidates=requests[0].fusion.candidates,
+            candidates=fusion.candidates,
+            additions=fusion.additions(requests[0].neighbours, history, catalogue.trie),
         )
 
     @abstractmethod
@@ -194,16 +197,12 @@ class Engine(ABC):
         self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue
     ) -> list[SearchResult]:
         """Rank the candidates of each request and map them back to catalogue rows."""
-        histories = [request.history for request in requests]
         found = catalogue.trie.leaf_item[outputs.leaves[: len(requests)]].astype(np.int64)  # [B, C]
-
-        # All requests of a batch are of one model, so the first one's fusion and transitions are everyone's.
-        scored = requests[0].fusion.dense(outputs.dense[: len(requests)], requests[0].transitions, histories, found)
 
         answers = []
         for at, request in enumerate(requests):
             log_prob = outputs.log_prob[at]
-            dense = scored[at]
+            dense = outputs.dense[at]
             rows = found[at]
             weight = request.fusion.weight
             first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]

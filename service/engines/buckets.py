@@ -2,8 +2,8 @@
 
 A captured search runs only at the shape it was captured with. Requests differ in few dimensions: how many there are and
 how long their histories are. The rest is the same for nearly all: one beam width with its dense candidates, at most
-:data:`MAX_EXCLUDED` closed nodes, fewer than :data:`MAX_RULES` rules. A batch that fits no bucket is searched eagerly,
-at its own shape.
+:data:`MAX_EXCLUDED` closed nodes, as many additions to dense scores as neighbours can make, fewer than
+:data:`MAX_RULES` rules. A batch that fits no bucket is searched eagerly, at its own shape.
 """
 
 from __future__ import annotations
@@ -36,21 +36,39 @@ class Bucket(NamedTuple):
 
     batch: int  # B
     length: int  # T
+    additions: int  # M
 
     @property
     def numbers(self) -> int:
         """Integers that its requests take, see :meth:`view`."""
-        return self.batch * (self.length + MAX_EXCLUDED + 3)
+        return self.batch * (self.length + MAX_EXCLUDED + self.additions + 3)
 
-    def view(self, flat: Any) -> RequestFields:
-        """View a flat int64 array or tensor ``[numbers or more]`` as the fields of such a batch, without a copy."""
-        widths = (self.length, 1, 1, MAX_EXCLUDED, 1)
+    @property
+    def scores(self) -> int:
+        """Floats that its requests take, see :meth:`view`."""
+        return self.batch * self.additions
+
+    def view(self, flat: Any, scores: Any) -> RequestFields:
+        """View flat arrays or tensors as the fields of such a batch, without a copy.
+
+        Args:
+            flat: int64, ``[numbers or more]``.
+            scores: float32, ``[scores or more]``.
+        """
+        widths = (self.length, 1, 1, MAX_EXCLUDED, 1, self.additions)
         ends = np.cumsum([self.batch * width for width in widths]).tolist()
-        history, lengths, rule_of, excluded, limit = (
+        history, lengths, rule_of, excluded, limit, neighbours = (
             flat[end - self.batch * width : end] for end, width in zip(ends, widths, strict=True)
         )
-        shape = self.batch, -1
-        return RequestFields(history.reshape(shape), lengths, rule_of, excluded.reshape(shape), limit)
+        return RequestFields(
+            history=history.reshape(self.batch, self.length),
+            lengths=lengths,
+            rule_of=rule_of,
+            excluded=excluded.reshape(self.batch, MAX_EXCLUDED),
+            max_per_prefix=limit,
+            neighbours=neighbours.reshape(self.batch, self.additions),
+            neighbour_scores=scores[: self.scores].reshape(self.batch, self.additions),
+        )
 
 
 class RequestFields(NamedTuple):
@@ -61,6 +79,8 @@ class RequestFields(NamedTuple):
     rule_of: Any  # [B]
     excluded: Any  # [B, E]
     max_per_prefix: Any  # [B]
+    neighbours: Any  # [B, M]
+    neighbour_scores: Any  # [B, M]
 
     def fill(self, asked: SearchInputs) -> None:
         """Write a batch of at most this shape. The padding is valid input too, but nobody reads its answers."""
@@ -70,6 +90,12 @@ class RequestFields(NamedTuple):
         self.excluded[...] = -1
         self.excluded[:size, : asked.excluded.shape[1]] = asked.excluded
 
+        added = asked.neighbours.shape[1]
+        self.neighbours[...] = -1
+        self.neighbours[:size, :added] = asked.neighbours
+        self.neighbour_scores[...] = 0
+        self.neighbour_scores[:size, :added] = asked.neighbour_scores
+
         for name, padding in (("lengths", 1), ("rule_of", 0), ("max_per_prefix", 1)):
             field: Int64Array = getattr(self, name)
             field[:size] = getattr(asked, name)
@@ -78,29 +104,35 @@ class RequestFields(NamedTuple):
 
 @dataclass(frozen=True)
 class CapturePlan:
-    """All buckets of an engine; they share beam width and candidates.
+    """All buckets of an engine; they share beam width, candidates and additions.
 
     Attributes:
         batches: Batch sizes, ascending. If there are none, nothing is captured.
         lengths: History lengths, ascending.
         width: W.
         candidates: n.
+        additions: M, 0 for a model without neighbours.
     """
 
     batches: Sequence[int]
     lengths: Sequence[int]
     width: int
     candidates: int
+    additions: int = 0
 
     @property
     def buckets(self) -> list[Bucket]:
         """All buckets, the largest first: the others can share the memory that it needs."""
-        return [Bucket(batch, length) for batch in reversed(self.batches) for length in reversed(self.lengths)]
+        return [
+            Bucket(batch, length, self.additions)
+            for batch in reversed(self.batches)
+            for length in reversed(self.lengths)
+        ]
 
     @property
     def largest(self) -> Bucket:
         """The bucket that can hold every other one; of no requests if nothing is captured."""
-        return self.buckets[0] if self.batches else Bucket(0, 0)
+        return self.buckets[0] if self.batches else Bucket(0, 0, 0)
 
     def find(self, asked: SearchInputs) -> Bucket | None:
         """Return the smallest bucket that holds a batch; ``None`` if none does.
@@ -111,8 +143,9 @@ class CapturePlan:
         batch = next((size for size in self.batches if size >= len(asked.lengths)), None)
         length = next((size for size in self.lengths if size >= asked.history.shape[1]), None)
         is_usual = (len(asked.beam), len(asked.candidates)) == (self.width, self.candidates)
-        fits = asked.excluded.shape[1] <= MAX_EXCLUDED and len(asked.rule_bits) < MAX_RULES
-        return Bucket(batch, length) if batch and length and is_usual and fits else None
+        has_room = asked.excluded.shape[1] <= MAX_EXCLUDED and asked.neighbours.shape[1] <= self.additions
+        fits = has_room and len(asked.rule_bits) < MAX_RULES
+        return Bucket(batch, length, self.additions) if batch and length and is_usual and fits else None
 
     def widen(self, asked: SearchInputs) -> SearchInputs:
         """Give a batch the captured beam width if its own is narrower; return it unchanged otherwise.

@@ -38,6 +38,7 @@ class _StagingBuffer:
     """Host memory of one batch, large enough for the largest bucket."""
 
     requests: Tensor  # [numbers] int64, see Bucket.view
+    scores: Tensor  # [scores] float32, see Bucket.view
     rules: Tensor  # [MAX_RULES - 1, mask_bytes] uint8
     outputs: tuple[Tensor, ...]  # as SearchOutputs
 
@@ -70,6 +71,7 @@ class StaticSearch:
         self._catalogue: tuple[Tensor, ...] = ()
         self._rules = self._create_static(MAX_RULES, layout.mask_bytes, dtype=torch.uint8)
         self._requests = self._create_static(plan.largest.numbers, dtype=torch.int64)
+        self._scores = self._create_static(plan.largest.scores, dtype=torch.float32)
 
         self._staging: SimpleQueue[_StagingBuffer] = SimpleQueue()
         for _ in range(BATCHES_IN_FLIGHT if plan.batches else 0):
@@ -98,7 +100,7 @@ class StaticSearch:
             self._activate(catalogue)
             for bucket in self.plan.buckets:
                 self._requests.zero_()
-                bucket.view(self._requests).lengths.fill_(1)
+                bucket.view(self._requests, self._scores).lengths.fill_(1)
                 self._captured[bucket] = self._runner.capture(self._search_bucket(bucket))
 
     @torch.inference_mode()
@@ -121,7 +123,7 @@ class StaticSearch:
         # 1. Write the requests to host memory.
         size = len(asked.lengths)
         rules = staging.rules[: len(asked.rule_bits)]
-        bucket.view(staging.requests.numpy()).fill(asked)
+        bucket.view(staging.requests.numpy(), staging.scores.numpy()).fill(asked)
         rules.numpy()[...] = asked.rule_bits
         answers = [staged[:size] for staged in staging.outputs]
 
@@ -129,6 +131,7 @@ class StaticSearch:
         with self._lock, self._runner.in_order():
             self._activate(catalogue)
             self._requests[: bucket.numbers].copy_(staging.requests[: bucket.numbers], non_blocking=True)
+            self._scores[: bucket.scores].copy_(staging.scores[: bucket.scores], non_blocking=True)
             self._rules[1 : 1 + len(rules)].copy_(rules, non_blocking=True)
             for answer, output in zip(answers, self._captured[bucket](), strict=True):
                 answer.copy_(output[:size], non_blocking=True)
@@ -149,7 +152,7 @@ class StaticSearch:
 
     def _search_bucket(self, bucket: Bucket) -> StaticFunction:
         """Return a function that searches the static tensors at the shape of a bucket."""
-        fields = bucket.view(self._requests)
+        fields = bucket.view(self._requests, self._scores)
         beam = torch.arange(self.plan.width, device=self._device)
         candidates = torch.arange(self.plan.candidates, device=self._device)
         pool = _pool(self._catalogue, self.plan.candidates)
@@ -162,6 +165,8 @@ class StaticSearch:
                 fields.rule_of,
                 fields.excluded,
                 fields.max_per_prefix,
+                fields.neighbours,
+                fields.neighbour_scores,
                 beam,
                 candidates,
                 *self._catalogue[:-1],
@@ -201,6 +206,7 @@ class StaticSearch:
         outputs = [create_staging(*places, dtype=kind) for kind in (torch.int64, torch.float32, torch.float32)]
         return _StagingBuffer(
             create_staging(self.plan.largest.numbers, dtype=torch.int64),
+            create_staging(self.plan.largest.scores, dtype=torch.float32),
             create_staging(MAX_RULES - 1, self.layout.mask_bytes, dtype=torch.uint8),
             (*outputs, create_staging(*places, levels, dtype=torch.float32)),
         )

@@ -44,7 +44,7 @@ def _to_request(model: LoadedModel, golden: Golden) -> SearchRequest:
         excluded=np.empty(0, dtype=np.int64),
         catalogue=catalogue,
         fusion=model.fusion(beam_width),
-        transitions=model.transitions,
+        neighbours=model.neighbours,
     )
 
 

@@ -10,7 +10,7 @@ from model_store.bundle.manifest import Manifest
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
 from model_store.search.fusion import DENSE_ITEMS, Fusion
-from model_store.search.transitions import Transitions
+from model_store.search.neighbours import Neighbours
 from service.engines.base import BEAM_WIDTHS, Engine
 from service.filters import RuleCompiler
 from service.replication.replicated_catalogue import ReplicatedCatalogue
@@ -31,8 +31,8 @@ class LoadedModel:
     rules: RuleCompiler
     names: CodeNames
     """Names of code prefixes, as they were when the version was made."""
-    transitions: Transitions | None = None
-    """Counts of which items follow which, if this version's answers use them."""
+    neighbours: Neighbours | None = None
+    """The neighbours of all items, if this version's answers use them."""
     replica: ReplicatedCatalogue | None = None
     """The catalogue with its place in the change stream; ``None`` for a catalogue as it was trained."""
     refused_parts: frozenset[Part] = frozenset()

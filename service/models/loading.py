@@ -18,6 +18,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.packed import PackedStrings
 from model_store.errors import CatalogueFull, ConfigError, GraphRefused, ItemRefused
 from model_store.replication.item_payload import NewItem
+from model_store.search.neighbours import ADDITION_SIZES
 from service.engines.base import LARGEST_BATCH, Engine
 from service.engines.buckets import CapturePlan, batch_sizes, history_lengths
 from service.filters import RuleCompiler
@@ -55,7 +56,7 @@ def _load_and_prove(bundle: Bundle, catalogue: Catalogue, settings: Settings, op
     try:
         engine.bind(catalogue)
         rules = RuleCompiler(catalogue, settings.rule_cache_entries)
-        model = LoadedModel(bundle.manifest, catalogue, engine, rules, bundle.code_names(), bundle.transitions())
+        model = LoadedModel(bundle.manifest, catalogue, engine, rules, bundle.code_names(), bundle.neighbours())
         replay_goldens(model, bundle.goldens())
     except BaseException:
         engine.close()
@@ -132,7 +133,9 @@ def usual_plan(manifest: Manifest, max_batch: int) -> CapturePlan:
     """Return the shapes that nearly all batches have, for an engine that is made ready for a few shapes only."""
     beam_width = beam_width_of(manifest, k=1)
     lengths = history_lengths(manifest.config.recommender.max_history)
-    return CapturePlan(batch_sizes(max_batch), lengths, beam_width, fusion_of(manifest, beam_width).candidates)
+    fusion = fusion_of(manifest, beam_width)
+    additions = ADDITION_SIZES[-1] if fusion.neighbours else 0
+    return CapturePlan(batch_sizes(max_batch), lengths, beam_width, fusion.candidates, additions)
 
 
 def open_coder(bundle: Bundle, settings: Settings) -> ItemCoder:

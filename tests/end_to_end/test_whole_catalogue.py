@@ -103,9 +103,9 @@ def test_the_bundle_has_every_item_that_it_can_place(bundle: Bundle) -> None:
     assert len(arrays["embeddings"]) == len(arrays[VECTORS]) == len(catalogue)
     lengths = np.linalg.norm(arrays["embeddings"], axis=1, keepdims=True)
     np.testing.assert_allclose(arrays["embeddings"] / lengths, arrays[VECTORS], atol=1e-5)
-    transitions = bundle.transitions()
-    assert transitions is not None
-    assert transitions.items == len(catalogue)
+    neighbours = bundle.neighbours()
+    assert neighbours is not None
+    assert neighbours.items == neighbours.trained == ITEMS
 
 
 def test_what_is_not_served_is_said_and_listed(shop: Path, bundle: Bundle) -> None:

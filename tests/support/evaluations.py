@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.pipeline import Evaluation
+from training.run_evaluation import Evaluation
 
 BROAD = {"users": 500, "recommended_items": 900, "catalogue_items": 1000, "catalogue_share": 0.9, "top_share": 0.05}
 
@@ -18,6 +18,7 @@ def evaluation(
     return Evaluation(
         test={"generative": worthless, "popularity": {"ndcg@10": popularity}, "fused": {"ndcg@10": fused}},
         valid={"popularity": worthless, "fused": worthless},
+        intervals={},
         tokenizer={},
         fusion={},
         above_popularity={"mean": fused - popularity, "error": error},

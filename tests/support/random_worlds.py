@@ -12,6 +12,7 @@ from model_store.config import ModelConfig, RecommenderConfig, TokenizerConfig
 from model_store.network.recommender import Recommender
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, catalogue_inputs, pool_vectors, search_inputs
+from model_store.search.neighbours import Additions, Neighbours, no_additions
 from model_store.semantic_ids.trie import Trie
 from tests.support.search_reference import Candidate, ReferenceSearch
 
@@ -90,6 +91,7 @@ class Requests:
     open_items: list[npt.NDArray[np.bool_]]  # by request, rule and exclusions applied
     max_per_prefix: Rows
     width: int
+    added: list[dict[int, float]]  # by request, what is added to the dense scores of some rows
     inputs: SearchInputs
 
     def arrays(self) -> list[npt.NDArray[np.generic]]:
@@ -132,6 +134,14 @@ def random_vectors(rng: np.random.Generator, config: ModelConfig, items: int) ->
     return vectors.astype(np.float32)
 
 
+def random_neighbours(rng: np.random.Generator, items: int, pairs: int = 300) -> Neighbours:
+    """Draw a memory of neighbours."""
+    item, neighbour = np.divmod(np.unique(rng.integers(0, items * items, pairs)), items)
+    start = np.searchsorted(item, np.arange(items + 1)).astype(np.int64)
+    strength = rng.uniform(0.1, 1, len(neighbour)).astype(np.float32)
+    return Neighbours(start, neighbour.astype(np.int32), strength, 0.7, items, skips_history=False)
+
+
 def random_requests(
     rng: np.random.Generator, config: ModelConfig, batch: int = 4, candidates: int | None = None
 ) -> Requests:
@@ -155,5 +165,22 @@ def random_requests(
     history = encode_histories(histories, trie.item_leaf, config.recommender.max_history)
     count = int(rng.choice((0, 1, 5, 12, items + 3))) if candidates is None else candidates
     masks = [trie.mask(rule) for rule in rules]
-    inputs = search_inputs(history, trie, width, masks, rule_of, excluded, most.tolist(), count)
-    return Requests(codes, random_vectors(rng, config, items), trie, histories, open_items, most, width, inputs)
+    vectors = random_vectors(rng, config, items)
+    added = random_additions(rng, trie, batch)
+    inputs = search_inputs(history, trie, width, masks, rule_of, excluded, most.tolist(), count, added)
+    by_row = [
+        {int(trie.leaf_item[leaf]): float(value) for leaf, value in zip(*one, strict=True) if leaf >= 0}
+        for one in zip(*added, strict=True)
+    ]
+    return Requests(codes, vectors, trie, histories, open_items, most, width, by_row, inputs)
+
+
+def random_additions(rng: np.random.Generator, trie: Trie, batch: int) -> Additions:
+    """Draw additions to the dense scores of some leaves, of a size such as cosines have; sometimes none at all."""
+    size = int(rng.choice((0, 9)))
+    added = no_additions(batch, size)
+    for leaves, values in zip(*added, strict=True):
+        count = int(rng.integers(0, min(size, trie.items) + 1))
+        leaves[:count] = rng.choice(trie.items, count, replace=False)
+        values[:count] = rng.uniform(0, 2, count)
+    return added

@@ -123,14 +123,16 @@ class ReferenceSearch:
         count: int,
         is_open: npt.NDArray[np.bool_] | None = None,
         max_per_prefix: int | None = None,
+        added: Mapping[int, float] | None = None,
     ) -> tuple[list[Candidate], list[Candidate]]:
         """Return the beams, and the dense candidates that are no beams.
 
         Args:
             history, beam_width, is_open, max_per_prefix: As in :meth:`search`.
             count: n, number of open items with the highest dense scores; beams among them are not returned again.
+            added: As in :meth:`dense_scores`.
         """
-        dense = self.dense_scores(history).tolist()
+        dense = self.dense_scores(history, added).tolist()
         found = self.search(history, beam_width, is_open, max_per_prefix)
         beams = [Candidate(row, log_prob, dense[row]) for row, log_prob in found]
         beam_rows = {beam.row for beam in beams}
@@ -140,15 +142,18 @@ class ReferenceSearch:
         others = [row for row in nearest if row not in beam_rows]
         return beams, [Candidate(row, self.score(history, row), dense[row]) for row in others]
 
-    def dense_scores(self, history: npt.NDArray[np.integer]) -> Array:
+    def dense_scores(self, history: npt.NDArray[np.integer], added: Mapping[int, float] | None = None) -> Array:
         """Return the cosine of the user's vector with every item's vector, ``[items]``, plus the repeat bias.
 
-        The user's vector is made of the newest item's state. Only items of the history have a repeat bias.
+        The user's vector is made of the newest item's state. Only items of the history have a repeat bias. ``added``,
+        what neighbours add to the scores of some rows, comes on top.
         """
         user = self.weights["vector_out.weight"] @ self._user_states(history)[-1]
         scores: Array = self.vectors @ user / (np.linalg.norm(self.vectors, axis=1) * np.linalg.norm(user))
-        for row, added in self._repeats(history, "repeat_bias", 0):
-            scores[row] += added
+        for row, bias in self._repeats(history, "repeat_bias", 0):
+            scores[row] += bias
+        for row, value in (added or {}).items():
+            scores[row] += value
         return scores
 
     def _code_log_probs(

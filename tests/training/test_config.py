@@ -34,7 +34,7 @@ def test_an_unknown_key_is_answered_with_the_one_that_was_meant(key: str, meant:
 def test_the_keys_of_a_section_are_listed() -> None:
     with pytest.raises(ConfigError, match=r"data.columns has user, item, timestamp, event, value, title"):
         load_config("demo", ["data.columns.zzz=3"])
-    with pytest.raises(ConfigError, match=r"the configuration has seed, threads, compute, data, sasrec"):
+    with pytest.raises(ConfigError, match=r"the configuration has seed, threads, compute, data, content, sasrec"):
         load_config("demo", ["zzz=3"])
 
 
@@ -64,3 +64,11 @@ def test_a_setting_that_a_newer_release_adds_changes_no_fingerprint() -> None:
     newer = NewerConfig.model_validate(load_config("cpu").model_dump())
     assert newer.fingerprint == load_config("cpu").fingerprint
     assert newer.model_copy(update={"later": 4}).fingerprint != newer.fingerprint
+
+
+def test_content_has_room_for_its_flag_and_one_width() -> None:
+    assert load_config("demo", ["content.dim=0"]).content.dim == 0
+    with pytest.raises(ConfigError, match=r"content\.dim: .*must be 0, or at least 2"):
+        load_config("demo", ["content.dim=1"])
+    with pytest.raises(ConfigError, match=r"content_dim is set by training: set content\.dim instead"):
+        load_config("demo", ["model.recommender.content_dim=8"])

@@ -52,12 +52,28 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_the_report_has_every_row_under_both_protocols(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert etegrec_train("evaluate", finished, "--json") == 0
     report = printed(capsys)
-    names = ["test", "valid", "tokenizer", "fusion", "above_popularity", "coverage", "seconds", "warnings"]
-    assert list(report) == names
+    assert list(report) == [
+        *("test", "valid", "tokenizer", "fusion", "above_popularity", "search_adds", "coverage"),
+        *("seconds", "warnings"),
+    ]
+    rows = ["popularity", "neighbours", "sasrec", "tiger", "dense", "generative", "fused_without_search", "fused"]
     for split in ("test", "valid"):
-        assert set(report[split]) == {"popularity", "sasrec", "generative", "fused", "tiger"}
-        assert all(set(row) == METRICS for row in report[split].values())
-    assert set(report["seconds"]) >= {"prepare", "embed", "tokenizer", "joint", "finetune", "evaluate", "export"}
+        assert list(report[split]) == rows
+        for row in report[split].values():
+            assert set(row) == METRICS | {"interval", "interval_seen_excluded"}
+            for suffix in ("", "_seen_excluded"):
+                low, high = row[f"interval{suffix}"]
+                assert low <= row[f"ndcg@10{suffix}"] <= high
+    assert set(report["seconds"]) >= {
+        "prepare",
+        "embed",
+        "tokenizer",
+        "joint",
+        "finetune",
+        "neighbours",
+        "evaluate",
+        "export",
+    }
     assert report["tokenizer"]["collision_rate"] <= 1
 
 
@@ -102,6 +118,30 @@ def test_an_evaluation_of_an_older_release_is_read_and_popularity_is_said(
         assert ModelStore(tmp_path).bundle(ModelStore(tmp_path).versions()[0]).manifest.coverage == {}
     finally:
         (finished / "evaluation.json").write_bytes(whole)
+
+
+def test_what_the_search_adds_is_the_difference_of_two_rows(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    etegrec_train("evaluate", finished, "--json")
+    report = printed(capsys)
+    test, added = report["test"], report["search_adds"]
+    assert added["mean"] == pytest.approx(test["fused"]["ndcg@10"] - test["fused_without_search"]["ndcg@10"])
+    low, high = added["interval"]
+    assert low <= added["mean"] <= high
+    for name in METRICS:
+        assert test["fused_without_search"][name] == pytest.approx(test["dense"][name], abs=0.02)
+
+
+def test_neighbours_are_fitted_once_and_kept(finished: Path) -> None:
+    pipeline = Pipeline(RunFolder.open(finished), SilentProgress())
+    kept = finished / "neighbours.safetensors"
+    whole, known = kept.read_bytes(), pipeline.neighbours
+    assert known.items == known.trained == pipeline.dataset.n_items
+    kept.unlink()
+    try:
+        again = Pipeline(RunFolder.open(finished), SilentProgress()).neighbours
+        np.testing.assert_equal(again.arrays(), known.arrays())
+    finally:
+        kept.write_bytes(whole)
 
 
 def test_a_predictable_user_is_predicted(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

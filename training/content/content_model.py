@@ -4,7 +4,10 @@ It is a linear model over hashed features (:mod:`model_store.new_items.features`
 embeddings of trained items. On held-out items of MovieLens-100K nothing beat it, neither an MLP nor products of
 features (docs/LOG.md). Items with more interactions weigh more, because their embeddings are better.
 
-Shapes: N items, F features of an item, d_s embedding width, M features that the model knows.
+The part of an embedding that is the item's content vector is not predicted: the model carries the encoder that made it.
+
+Shapes: N items, F features of an item, d_s embedding width, of which c hold the content vector, M features that the
+model knows.
 """
 
 from __future__ import annotations
@@ -19,15 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.new_items.features import HASH_BUCKETS, Features, extract_features
-from training.content.ridge import Entries, Ridge
+from model_store.network.content_profile import content_vectors
+from model_store.new_items.features import HASH_BUCKETS, Features
+from training.content.content_encoder import ContentEncoder
+from training.content.ridge import Ridge
+from training.content.shared_features import entries_of, item_features, shared_features
 from training.data.dataset import Dataset
-
-KNOWN_FEATURES = 1 << 15
-"""Limit on M; the most frequent features are kept. It costs 32 MiB at a width of 256."""
-
-MIN_ITEMS = 2
-"""Items that must have a feature before it is learned. A feature of a single item says nothing about others."""
 
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Ridge penalties that are tried on held-out items."""
@@ -79,6 +79,8 @@ class ContentModel(nn.Module):
         effects: Embedding that a feature of weight 1 adds, ``[M, d_s]``.
         mean: Embedding of an item without features, ``[d_s]``, before it is scaled to its length.
         length: Length of all predicted embeddings.
+        content_dim: c, width of the last part of an embedding, which is a content vector.
+        content_length: Length of that part, before the embedding is scaled to its length.
     """
 
     slots: Tensor
@@ -86,8 +88,18 @@ class ContentModel(nn.Module):
     mean: Tensor
     length: Tensor
 
-    def __init__(self, known: npt.NDArray[np.int64], effects: Tensor, mean: Tensor, length: Tensor) -> None:
+    def __init__(
+        self,
+        known: npt.NDArray[np.int64],
+        effects: Tensor,
+        mean: Tensor,
+        length: Tensor,
+        content_dim: int = 0,
+        content_length: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.content_dim = content_dim
+        self.content_length = content_length
         slots = torch.zeros(HASH_BUCKETS, dtype=torch.int32)
         slots[torch.from_numpy(known)] = torch.arange(1, len(known) + 1, dtype=torch.int32)
         self.register_buffer("slots", slots)
@@ -106,7 +118,11 @@ class ContentModel(nn.Module):
             ``[N, d_s]``, in the scale that the tokenizer reads.
         """
         added = (self.effects[self.slots[features].long()] * weights[:, :, None]).sum(dim=1)
-        return functional.normalize(self.mean + added, dim=1) * self.length
+        embedding = self.mean + added
+        if self.content_dim:
+            learned, content = embedding.tensor_split([embedding.shape[1] - self.content_dim], dim=1)
+            embedding = torch.cat([learned, content_vectors(content) * self.content_length], dim=1)
+        return functional.normalize(embedding, dim=1) * self.length
 
 
 class _Items(NamedTuple):
@@ -121,29 +137,30 @@ class _Items(NamedTuple):
         return _Items([self.features[row] for row in rows.tolist()], self.target[rows], self.weights[rows])
 
 
-def fit_content(data: Dataset, embeddings: Tensor, seed: int) -> tuple[ContentModel, ContentFit]:
+def fit_content(
+    data: Dataset, embeddings: Tensor, seed: int, encoder: ContentEncoder | None = None
+) -> tuple[ContentModel, ContentFit]:
     """Fit a content model to trained items.
 
     Args:
         data: Items, and the number of training interactions of each.
         embeddings: Raw embeddings, ``[items, d_s]``, on any device.
         seed: Seed of the draw of items to fit to and to hold out.
+        encoder: The one that made the last part of the embeddings; ``None`` if they hold no content vectors.
     """
     chosen = np.random.default_rng(seed).permutation(data.n_items)[:FIT_ITEMS]
     popularity = torch.from_numpy(data.popularity()[chosen]).float()
-    features = [
-        extract_features(data.titles[row], data.categories[row], data.attributes[row]) for row in chosen.tolist()
-    ]
+    features = item_features(data, chosen)
     weights = popularity / (popularity + HALF_WEIGHT_INTERACTIONS)
     items = _Items(features, embeddings.detach().cpu().float()[chosen], weights)
 
     # The penalty is chosen on held-out items, among a part of all items to save time.
     few = items.take(np.arange(min(len(chosen), SELECTION_ITEMS)))
-    predicted, average = _predict_held_out(few)
+    predicted, average = _predict_held_out(few, encoder)
     cosine = {penalty: _cosine(each, few.target) for penalty, each in predicted.items()}
     penalty = max(PENALTIES, key=lambda each: cosine[each])
 
-    model = _Regression(items).solve(penalty)
+    model = _Regression(items, encoder).solve(penalty)
     near = _share_near(predicted[penalty], few.target)
     return model, ContentFit(penalty, len(model.effects) - 1, cosine[penalty], _cosine(average, few.target), near)
 
@@ -162,35 +179,36 @@ def pad_features(features: Sequence[Features]) -> tuple[Tensor, Tensor]:
 class _Regression:
     """Ridge regression of some items, which can be solved with several penalties."""
 
-    def __init__(self, items: _Items) -> None:
-        row = np.repeat(np.arange(len(items.features)), [len(each.ids) for each in items.features])
-        ids = np.concatenate([each.ids for each in items.features])
-        value = np.concatenate([each.weights for each in items.features])
+    def __init__(self, items: _Items, encoder: ContentEncoder | None) -> None:
+        width = items.target.shape[1]
+        self._encoder = ContentEncoder.nothing() if encoder is None else encoder
+        learned, content = items.target.tensor_split([width - self._encoder.width], dim=1)
 
-        self.known = _shared_features(ids)
-        column = np.searchsorted(self.known, ids).clip(max=max(len(self.known) - 1, 0))
-        is_known = self.known[column] == ids if len(self.known) else np.zeros(len(ids), dtype=np.bool_)
-        parts = (torch.from_numpy(part[is_known]) for part in (row, column, value))
-        self._ridge = Ridge(Entries(*parts), (len(items.features), len(self.known)), items.weights)
+        ids = np.concatenate([each.ids for each in items.features])
+        self.known = shared_features(ids)
+        entries = entries_of(items.features, self.known)
+        self._ridge = Ridge(entries, (len(items.features), len(self.known)), items.weights)
 
         total = items.weights.sum().clamp(min=1e-6)
-        self._mean = (items.weights[:, None] * items.target).sum(0) / total
-        self._length = (items.weights * items.target.norm(dim=1)).sum() / total
-        self._centred = items.target - self._mean
+        self._mean = (items.weights[:, None] * learned).sum(0) / total
+        self._length = float((items.weights * items.target.norm(dim=1)).sum() / total)
+        self._content_length = float((items.weights * content.norm(dim=1)).sum() / total)
+        self._centred = learned - self._mean
 
     def solve(self, penalty: float) -> ContentModel:
         """Return the model for one penalty."""
-        return ContentModel(self.known, self._ridge.solve(self._centred, penalty), self._mean, self._length)
+        learned = self._ridge.solve(self._centred, penalty)
+        known = np.union1d(self.known, self._encoder.known)
+        effects = torch.zeros(len(known), learned.shape[1] + self._encoder.width)
+        effects[np.searchsorted(known, self.known), : learned.shape[1]] = learned
+        effects[np.searchsorted(known, self._encoder.known), learned.shape[1] :] = self._encoder.effects
+
+        mean = functional.pad(self._mean, (0, self._encoder.width))
+        length = torch.tensor(self._length)
+        return ContentModel(known, effects, mean, length, self._encoder.width, self._content_length)
 
 
-def _shared_features(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the features that several items have, ascending; only the most frequent ones if there are too many."""
-    known, count = np.unique(ids, return_counts=True)
-    order = np.argsort(-count, kind="stable")[:KNOWN_FEATURES]
-    return np.asarray(np.sort(known[order[count[order] >= MIN_ITEMS]]))
-
-
-def _predict_held_out(items: _Items) -> tuple[dict[float, Tensor], Tensor]:
+def _predict_held_out(items: _Items, encoder: ContentEncoder | None) -> tuple[dict[float, Tensor], Tensor]:
     """Predict every item with models that were not fitted to it.
 
     Returns:
@@ -206,7 +224,7 @@ def _predict_held_out(items: _Items) -> tuple[dict[float, Tensor], Tensor]:
         if not len(fitted):
             break  # there is a single item, and nothing to fit to
 
-        regression = _Regression(items.take(fitted))
+        regression = _Regression(items.take(fitted), encoder)
         features = pad_features(items.take(held_out).features)
         for penalty in PENALTIES:
             model = regression.solve(penalty)

@@ -178,7 +178,6 @@ def sasrec_loss(
 def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
     """Rank the targets of a split among all items, under both protocols; leaves the model in evaluation mode."""
     model.eval()
-    device = model.item_embedding.weight.device
 
     # Users with histories of similar length are scored together, which saves padding.
     order = np.argsort([len(history) for history in split.histories], kind="stable")
@@ -186,7 +185,7 @@ def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
     for start in range(0, len(order), EVALUATION_USERS):
         rows = order[start : start + EVALUATION_USERS]
         part = Split([split.histories[row] for row in rows], split.targets[rows], split.users[rows])
-        ranks = both_protocols(_score(model, part.histories, device), part)
+        ranks = both_protocols(score_histories(model, part.histories), part)
         all_items[rows], seen_excluded[rows] = ranks
     return Ranks(all_items, seen_excluded)
 
@@ -302,8 +301,9 @@ def sasrec_candidates(proposal: Proposal | None, batch: Batch, position: tuple[i
 
 
 @torch.no_grad()
-def _score(model: Sasrec, histories: Sequence[Int32Array], device: torch.device) -> npt.NDArray[np.float32]:
-    """Return the scores of all items after each history, ``[B, N]``."""
+def score_histories(model: Sasrec, histories: Sequence[Int32Array]) -> npt.NDArray[np.float32]:
+    """Return the scores of all items after each history, ``[B, N]``: cosine and repeat bias over the temperature."""
+    device = model.item_embedding.weight.device
     kept = [history[-model.config.max_history :] for history in histories]
     lengths = torch.tensor([len(history) for history in kept], device=device)
     items = _pad(kept).to(device)

@@ -1,12 +1,12 @@
 """Full ranking with the search that serves: the rank of each held-out item, under both protocols.
 
-A single search gives all results: the beams alone (generative), and the beams fused with dense candidates for every
-fusion weight.
+A single search gives all results: the beams alone (generative), the beams fused with dense candidates for every fusion
+weight, and the same candidates ranked by their dense scores alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from model_store.network.search import BeamSearch
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion, ranking
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import search_inputs
-from model_store.search.transitions import Transitions, newest_items
+from model_store.search.neighbours import Neighbours
 from model_store.semantic_ids.trie import Trie
 from training.data.dataset import Split
 from training.evaluation.metrics import Ranks, ndcg
@@ -33,10 +33,6 @@ WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 
 """Fusion weights that are tried besides 0. Cosines lie in -1 … 1 and were trained with a temperature of about 0.07, so
 at a weight of 1 / 0.07 a nat of the search and a nat of the dense head count the same."""
 
-TRANSITIONS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2)
-"""Weights of the transition score that are tried with each fusion weight. The score is in nats; a nat corresponds to
-about 0.07 of a cosine."""
-
 FIT_CUTOFF = 10
 """Cut-off of the NDCG that chooses the fusion."""
 
@@ -47,9 +43,10 @@ class SearchResults:
 
     is_target: npt.NDArray[np.bool_]  # [2, n, C]
     log_prob: npt.NDArray[np.float32]  # [2, n, C]
-    dense: npt.NDArray[np.float32]  # [2, n, C], cosines
-    transition: npt.NDArray[np.float32]  # [2, n, C], see model_store.search.transitions
+    dense: npt.NDArray[np.float32]  # [2, n, C]
     beam_width: int
+    neighbours_weight: float = 0.0
+    """Weight of neighbour scores in ``dense``."""
     listed: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     """Positions of the m users whose answers are known by item, [m]."""
     items: Int32Array = field(default_factory=lambda: np.empty((0, 0), np.int32))
@@ -64,17 +61,20 @@ class SearchResults:
         """Return the rank of every target among the fused answers; with weight 0 the beams alone are the answers."""
         return Ranks(self._ranks(0, fusion), self._ranks(1, fusion))
 
+    def ranks_without_search(self) -> Ranks:
+        """Return the rank of every target among the same candidates by their dense scores alone."""
+        ranked = [np.where(np.isfinite(self.log_prob[at]), self.dense[at], -np.inf) for at in range(2)]
+        orders = [np.argsort(-scores, axis=1, kind="stable") for scores in ranked]
+        first, second = (_rank_of(self.is_target[at], order) for at, order in enumerate(orders))
+        return Ranks(first, second)
+
     def fit(self) -> Fusion:
         """Return the fusion with the best NDCG@10 (first protocol); ties go to smaller weights, beams alone first."""
-        transitions = TRANSITIONS if self.transition.any() else (0.0,)
-        fusions = [
-            GENERATIVE_ALONE,
-            *(
-                Fusion(weight=weight, candidates=self.dense_candidates, transitions=share)
-                for weight in WEIGHTS
-                for share in transitions
-            ),
-        ]
+        fused = (
+            Fusion(weight=weight, candidates=self.dense_candidates, neighbours=self.neighbours_weight)
+            for weight in WEIGHTS
+        )
+        fusions = [GENERATIVE_ALONE, *fused]
         values = [ndcg(self._ranks(0, fusion), FIT_CUTOFF) for fusion in fusions]
         return fusions[int(np.argmax(values))]  # argmax returns the first of equal values
 
@@ -85,16 +85,12 @@ class SearchResults:
 
     def _ranks(self, protocol: int, fusion: Fusion) -> Int64Array:
         order = self._order(protocol, fusion, slice(None))
-        hit = np.take_along_axis(self.is_target[protocol, :, self._places(fusion)], order, axis=1)
-        return np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int64)
+        return _rank_of(self.is_target[protocol, :, self._places(fusion)], order)
 
     def _order(self, protocol: int, fusion: Fusion, users: Int64Array | slice) -> Int64Array:
         """Return the positions of the answers of some users, best first."""
         places = self._places(fusion)
-        dense = self.dense[protocol, users, places]
-        if fusion.transitions:
-            dense = dense + np.float32(fusion.transitions) * self.transition[protocol, users, places]
-        return ranking(self.log_prob[protocol, users, places], dense, fusion.weight)
+        return ranking(self.log_prob[protocol, users, places], self.dense[protocol, users, places], fusion.weight)
 
     def _places(self, fusion: Fusion) -> slice:
         return slice(None) if fusion.weight else slice(self.beam_width)
@@ -108,7 +104,8 @@ def search_split(
     vectors: npt.NDArray[np.float32] | None = None,
     candidates: int = 0,
     seen_excluded: bool = True,
-    transitions: Transitions | None = None,
+    neighbours: Neighbours | None = None,
+    neighbours_weight: float = 0.0,
     listed: Int64Array | None = None,
 ) -> SearchResults:
     """Search for every user of a split.
@@ -123,40 +120,53 @@ def search_split(
         vectors: Item vectors of unit length, ``[items, d_s]``, for dense scores and recommenders that read vectors.
         candidates: Number of dense candidates beside the beams.
         seen_excluded: Whether to search under the second protocol too; if not, it repeats the first.
-        transitions: Counts of items that follow each other; without it, all transition scores are 0.
+        neighbours: The neighbours of all items, if they are part of dense scores.
+        neighbours_weight: Their weight.
         listed: Ascending positions of the users whose answers are kept by item; none if not given.
     """
     trie = Trie.build(codes, recommender.code_embedding.shape[1])
     search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors)
 
     shape = (2, len(split.targets), beam_width + candidates)
-    log_prob, dense, transition = np.zeros((3, *shape), dtype=np.float32)
+    log_prob, dense = np.zeros((2, *shape), dtype=np.float32)
     listed = np.empty(0, np.int64) if listed is None else listed
     items = np.full((len(listed), shape[2]), -1, np.int32)
-    found = SearchResults(np.empty(shape, np.bool_), log_prob, dense, transition, beam_width, listed, items)
+    found = SearchResults(np.empty(shape, np.bool_), log_prob, dense, beam_width, neighbours_weight, listed, items)
 
-    order = np.argsort([len(history) for history in split.histories], kind="stable")
-    for start in range(0, len(order), USERS_AT_ONCE):
-        rows = order[start : start + USERS_AT_ONCE]
+    for rows in users_by_length(split):
         histories = [split.histories[row] for row in rows]
         targets = split.targets[rows]
         encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
-        newest = newest_items(histories)
+        added = neighbours.additions(encoded, trie, neighbours_weight) if neighbours and neighbours_weight else None
         others = [np.unique(seen[seen != target]) for seen, target in zip(histories, targets, strict=True)]
         for protocol, excluded in enumerate(((), others) if seen_excluded else ((),)):
-            outputs = search(search_inputs(encoded, trie, beam_width, excluded_items=excluded, candidates=candidates))
+            inputs = search_inputs(
+                encoded, trie, beam_width, excluded_items=excluded, candidates=candidates, additions=added
+            )
+            outputs = search(inputs)
             places = slice(protocol, protocol + 1 if seen_excluded else 2), rows
             found.is_target[places] = outputs.leaves == trie.item_leaf[targets][:, None]
             found.log_prob[places] = outputs.log_prob
             found.dense[places] = outputs.dense
-            if transitions is not None:
-                found.transition[places] = transitions.scores(newest, trie.leaf_item[outputs.leaves])
 
         # The last outputs are those of the second protocol, or of the first if there is no other.
         is_listed = np.isin(rows, listed)
         leaves = outputs.leaves[is_listed]
         items[np.searchsorted(listed, rows[is_listed])] = np.where(leaves >= 0, trie.leaf_item[leaves], -1)
     return found
+
+
+def users_by_length(split: Split) -> Iterator[Int64Array]:
+    """Return the positions of a split's users in parts of :data:`USERS_AT_ONCE`, sorted by length of the history."""
+    order = np.argsort([len(history) for history in split.histories], kind="stable")
+    for start in range(0, len(order), USERS_AT_ONCE):
+        yield order[start : start + USERS_AT_ONCE]
+
+
+def _rank_of(is_target: npt.NDArray[np.bool_], order: Int64Array) -> Int64Array:
+    """Return the rank of the target ``[n]`` among candidates ``[n, C]`` in this order; -1 where it is none of them."""
+    hit = np.take_along_axis(is_target, order, axis=1)
+    return np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int64)
 
 
 def generative_ranks(

@@ -61,7 +61,13 @@ def ndcg(ranks: npt.NDArray[np.integer], k: int) -> float:
     With one relevant item the ideal gain is 1, so this is normalised (Järvelin and Kekäläinen, 2002). Arguments and
     errors are those of :func:`recall`.
     """
-    return float(_gains(ranks, k).mean())
+    return float(gains(ranks, k).mean())
+
+
+def gains(ranks: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.float64]:
+    """Return the gain of each target [n], whose mean is NDCG@k: 0 if it is not among the first k answers."""
+    hits = _hits(ranks, k)
+    return np.asarray(hits / np.log2(np.where(hits, ranks, 0) + 2.0))
 
 
 class Difference(NamedTuple):
@@ -76,7 +82,7 @@ def ndcg_difference(ranks: npt.NDArray[np.integer], others: npt.NDArray[np.integ
 
     The standard error is that of paired differences, which is smaller than that of two independent means.
     """
-    differences = _gains(ranks, k) - _gains(others, k)
+    differences = gains(ranks, k) - gains(others, k)
     n = len(differences)
     error = float(differences.std(ddof=1) / np.sqrt(n)) if n > 1 else None
     return Difference(float(differences.mean()), error)
@@ -161,9 +167,3 @@ def _hits(ranks: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.bool_]:
     if not len(ranks) or k < 1:
         raise ValueError(f"metrics need at least one rank and k of at least 1, got {len(ranks)} ranks and k = {k}")
     return np.asarray((ranks >= 0) & (ranks < k))
-
-
-def _gains(ranks: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.float64]:
-    """Return the gain of each target, 0 if it is not among the first k answers."""
-    hits = _hits(ranks, k)
-    return np.asarray(hits / np.log2(np.where(hits, ranks, 0) + 2.0))

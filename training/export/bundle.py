@@ -11,7 +11,7 @@ tokenizer.onnx             item embedding to ranked codes                       
 content.onnx               title, categories and attributes to item embedding; left  :func:`_export_content`
                            out if no trained item has any
 embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_embeddings`
-transitions.safetensors    counts of items that follow each other                    :meth:`Transitions.arrays`
+neighbours.safetensors     which items stand close to each other                     :meth:`Neighbours.arrays`
 catalogue.parquet          ids, codes, titles, categories, attributes, popularity    :meth:`Catalogue.to_parquet`
 code_names.parquet         what the items below each prefix of codes have in common  :func:`name_prefixes`
 histories.parquet          newest interactions of the users; left out on request      :func:`build_histories`
@@ -39,7 +39,7 @@ from pydantic import JsonValue
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS, TRANSITIONS, VECTORS
+from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS, NEIGHBOURS, VECTORS
 from model_store.bundle.golden import Golden, compare, goldens_to_json
 from model_store.bundle.histories import HISTORIES
 from model_store.bundle.manifest import REQUIRED_FILES, DataSummary, Description
@@ -108,7 +108,7 @@ def publish_run(pipeline: Pipeline, store: ModelStore, parent: str | None = None
     data = pipeline.dataset
 
     about = Description(
-        config=pipeline.config.model,
+        config=pipeline.model,
         data=DataSummary(
             name=data.name,
             fingerprint=data.fingerprint,
@@ -171,7 +171,7 @@ def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     files |= {
         **_export_int8(pipeline, search, histories, goldens),
         EMBEDDINGS: _create_embeddings(learner, catalogue),
-        TRANSITIONS: save_arrays(pipeline.transitions.for_rows(np.arange(len(catalogue))).arrays()),
+        NEIGHBOURS: save_arrays(pipeline.neighbours.arrays()),
         "catalogue.parquet": catalogue.to_parquet(),
         CODE_NAMES: names.to_parquet(),
         "golden.json": goldens_to_json(goldens),
@@ -261,7 +261,9 @@ def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes
     if not pipeline.dataset.has_content:
         return {}
 
-    model, fit = fit_content(pipeline.dataset, pipeline.learner.embeddings, pipeline.config.seed)
+    model, fit = fit_content(
+        pipeline.dataset, pipeline.learner.embeddings, pipeline.config.seed, pipeline.content_encoder
+    )
     pipeline.run.write_json(CONTENT_FIT, fit.as_dict())
     graph = export_content(model)
     check_content(graph, model, catalogue)

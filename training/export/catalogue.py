@@ -58,7 +58,7 @@ def trained_catalogue(pipeline: Pipeline) -> Catalogue:
     data = pipeline.dataset
     ids = pl.Series(data.item_ids, dtype=pl.String)
     return Catalogue(
-        codebook_size=pipeline.config.model.tokenizer.codebook_size,
+        codebook_size=pipeline.model.tokenizer.codebook_size,
         item_ids=data.item_ids,
         codes=pipeline.learner.assignment.codes,
         titles=data.titles,
@@ -82,7 +82,7 @@ def add_placed_items(pipeline: Pipeline, trained: Catalogue, files: Mapping[str,
     if not (len(items) and pipeline.config.data.serve_untrained and CONTENT_GRAPH in files):
         return ServedItems(trained, [])
 
-    encoder = ItemEncoder.of_files(files.__getitem__, files, pipeline.config.model, takes_embeddings=False)
+    encoder = ItemEncoder.of_files(files.__getitem__, files, pipeline.model, takes_embeddings=False)
     placed = place_items(trained, encoder, contents(items))
 
     new_ids = placed.catalogue.item_ids[len(trained) :]

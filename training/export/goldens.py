@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
 from model_store.bundle.golden import Answer, Golden
@@ -34,7 +33,7 @@ class GoldenHistories:
 
     def __init__(self, pipeline: Pipeline, catalogue: Catalogue) -> None:
         split = pipeline.dataset.test()
-        model = pipeline.config.model
+        model = pipeline.model
         self._pipeline = pipeline
         self._catalogue = catalogue
         self.fusion = Fusion.model_validate(pipeline.evaluate().fusion)
@@ -42,13 +41,19 @@ class GoldenHistories:
         chosen = np.random.default_rng(pipeline.config.seed).permutation(len(split.histories))[:GOLDENS]
         self._histories = [split.histories[row][-model.recommender.max_history :] for row in chosen]
         encoded = encode_histories(self._histories, catalogue.trie.item_leaf, model.recommender.max_history)
-        self._inputs = search_inputs(encoded, catalogue.trie, model.beam_width, candidates=self.fusion.candidates)
+        self._inputs = search_inputs(
+            encoded,
+            catalogue.trie,
+            model.beam_width,
+            candidates=self.fusion.candidates,
+            additions=self.fusion.additions(pipeline.neighbours, encoded, catalogue.trie),
+        )
 
     def goldens(self) -> list[Golden]:
         """Return the histories with torch's fused answers."""
         catalogue = self._catalogue
         search = BoundSearch(BeamSearch(self._pipeline.learner.recommender.eval()), catalogue.trie, catalogue.vectors)
-        answers = self._rank(search(self._inputs), self._histories)
+        answers = self._rank(search(self._inputs))
 
         return [
             Golden(
@@ -76,21 +81,19 @@ class GoldenHistories:
 
     def _ask(self, session: onnxruntime.InferenceSession, chosen: slice) -> Sequence[Answer]:
         catalogue = self._catalogue
-        width = self._pipeline.config.model.tokenizer.embedding_dim
+        width = self._pipeline.model.tokenizer.embedding_dim
         known = catalogue_inputs(catalogue.trie, catalogue.vectors, width)
         pool = pool_vectors(catalogue.trie, catalogue.vectors, width, len(self._inputs.candidates))
 
         inputs = self._inputs._replace(**{name: getattr(self._inputs, name)[chosen] for name in BY_REQUEST})
 
         feed = dict(zip(graph_input_names(catalogue.trie.levels), [*inputs, *known, pool], strict=True))
-        return self._rank(SearchOutputs(*session.run(None, feed)), self._histories[chosen])
+        return self._rank(SearchOutputs(*session.run(None, feed)))
 
-    def _rank(self, outputs: SearchOutputs, histories: Sequence[npt.NDArray[np.integer]]) -> Sequence[Answer]:
+    def _rank(self, outputs: SearchOutputs) -> Sequence[Answer]:
         rows = self._catalogue.trie.leaf_item[outputs.leaves]
-        scored = self.fusion.dense(outputs.dense, self._pipeline.transitions, histories, rows)
-
         answers = []
-        for found, log_prob, dense in zip(rows, outputs.log_prob, scored, strict=True):
+        for found, log_prob, dense in zip(rows, outputs.log_prob, outputs.dense, strict=True):
             kept = best(log_prob, dense, self.fusion.weight, GOLDEN_ITEMS)
             item_ids = tuple(self._catalogue.item_ids[row] for row in found[kept].tolist())
             score = scores(log_prob[kept], dense[kept], self.fusion.weight)

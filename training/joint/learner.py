@@ -15,6 +15,7 @@ from torch.nn import functional
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender, encoder_shape
 from model_store.network.tokenizer import Tokenizer
+from training.embedding.content_share import NO_CONTENT, ContentShare
 from training.embedding.sasrec import Sasrec, SasrecConfig
 from training.joint.code_tree import CodeTree
 from training.loop.checkpoint import State
@@ -129,6 +130,7 @@ def new_learner(
     sasrec: Sasrec | None = None,
     codes: Codes | None = None,
     compute: ComputeConfig = FP32,
+    content: ContentShare = NO_CONTENT,
 ) -> Learner:
     """Create a learner of a trained tokenizer and a fresh recommender, which starts from SASRec where shapes allow it.
 
@@ -140,19 +142,35 @@ def new_learner(
         sasrec: Model whose encoder and dense parts to start from.
         codes: Codes ``[items, L]`` from an earlier run of this tokenizer; default: its nearest ones.
         compute: Precision and compilation of the recommender in training.
+        content: Share of content in the embeddings and in dense scores.
     """
     torch.manual_seed(seed)
     recommender = compute.prepare(Recommender(model).to(embeddings.device))
 
     if sasrec is not None:
-        if recommender.vector_in is not None and can_start_from(model, sasrec.config):
-            recommender.vector_in.load_state_dict(sasrec.vector_in.state_dict())
-            recommender.encoder.load_state_dict(sasrec.encoder.state_dict())
-        if can_start_from(model, sasrec.config) or model.recommender.user_encoder == "own":
-            for name, part in recommender.user_parts.items():
-                part.load_state_dict(sasrec.get_submodule(name).state_dict())
+        _start_from(recommender, model, sasrec, content)
 
+    recommender.content_share.fill_(content.share)
     assignment = current_assignment(model, tokenizer, embeddings)
     if codes is not None:
         assignment = replace(assignment, codes=codes)
     return Learner(model, tokenizer, recommender, embeddings, assignment, compute)
+
+
+@torch.no_grad()
+def _start_from(recommender: Recommender, model: ModelConfig, sasrec: Sasrec, content: ContentShare) -> None:
+    """Load SASRec's weights into the parts of the recommender whose shapes allow it."""
+    is_alike = can_start_from(model, sasrec.config)
+    parts = recommender.user_parts if is_alike or model.recommender.user_encoder == "own" else {}
+    for name, part in parts.items():
+        if part is not recommender.vector_in:
+            part.load_state_dict(sasrec.get_submodule(name).state_dict())
+    if recommender.repeat_bias is not None and parts:
+        recommender.repeat_bias.weight.mul_(1 - content.share).sub_(content.repeat_penalty)
+
+    if recommender.vector_in is not None and is_alike:
+        recommender.encoder.load_state_dict(sasrec.encoder.state_dict())
+        # Item vectors end with content, which SASRec has not read; what it has read is shorter in them.
+        width = sasrec.config.embedding_dim
+        recommender.vector_in.weight.zero_()
+        recommender.vector_in.weight[:, :width] = sasrec.vector_in.weight / (1 - content.share) ** 0.5

@@ -199,8 +199,10 @@ def _dense_loss(
         return {}
 
     items = batch.items
-    scaled = functional.normalize(users, dim=-1) / config.temperature
-    value = learner.recommender.dense_repeats(batch.history.shape[1], batch.prefix) / config.temperature
+    # The share of content makes room for itself: cosines of learned vectors stay as sharp as they are without it.
+    temperature = config.temperature * (1 - learner.recommender.content_share)
+    scaled = functional.normalize(users, dim=-1) / temperature
+    value = learner.recommender.dense_repeats(batch.history.shape[1], batch.prefix) / temperature
     if tree.proposal is not None:
         additions = Additions.of_histories(batch.history, batch.prefix, value, batch.real, batch.host.prefix)
         candidates = tree.proposal.candidates(batch.host.items).to(items.device)

@@ -21,6 +21,9 @@ from training.report.style import (
 K = 10
 """Cut-off of the charts."""
 
+WITHOUT_SEARCH = "fused_without_search"
+"""Row that the charts leave out: its first answers are those of ``dense``."""
+
 
 def accuracy_charts(contents: Contents) -> list[Chart]:
     """Return the charts of recall@10 of test users; items of the history may be answers."""
@@ -52,7 +55,7 @@ def hits(contents: Contents, row: str) -> npt.NDArray[np.bool_]:
 def _recall_by(contents: Contents, name: str, values: npt.NDArray[np.int64], x: str, question: str) -> Chart:
     edges = bin_edges(values)
     names = bin_names(edges, int(values.max()))
-    rows = sort_rows(contents.ranks.rows)
+    rows = sort_rows(contents.ranks.rows.keys() - {WITHOUT_SEARCH})
     found = {row: shares_by_bin(values, hits(contents, row), edges) for row in rows}
 
     figure = new_figure(question, 4.0)

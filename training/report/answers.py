@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from training.evaluation.coverage import K
 from training.evaluation.metrics import ndcg_difference
+from training.report.accuracy import WITHOUT_SEARCH
 from training.report.contents import Contents
 from training.report.notes import CLEAR_ERRORS, METRIC
 from training.report.style import model_name
@@ -17,7 +18,8 @@ thumb: healthy ones here use nearly all codes and let less than a tenth of the i
 def best_model(contents: Contents) -> str:
     """Say which model recommends best to test users, and by how much, with the standard error per user."""
     test = contents.evaluation.test
-    best, *others = sorted(test, key=lambda row: -test[row][METRIC])
+    rivals = test.keys() - {WITHOUT_SEARCH}  # it is the dense row once more
+    best, *others = sorted(rivals, key=lambda row: (-test[row][METRIC], row))
     if not others:
         return f"{model_name(best)} is the only model: test {METRIC} {test[best][METRIC]:.4f}."
 

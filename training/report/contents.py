@@ -12,8 +12,9 @@ from model_store.bundle.bundle import CODE_NAMES
 from model_store.catalogue.code_names import CodeNames
 from training.code_names.naming import name_prefixes
 from training.code_names.words import item_texts
-from training.pipeline import BUNDLE, Evaluation, Pipeline
+from training.pipeline import BUNDLE, Pipeline
 from training.report.examples import Example, find_examples
+from training.run_evaluation import Evaluation
 from training.user_ranks import UserRanks
 
 Int64Array = npt.NDArray[np.int64]
@@ -90,8 +91,8 @@ def gather(pipeline: Pipeline, ranks: UserRanks, names: CodeNames | None = None)
         target_popularity=popularity[test.targets],
         history_length=np.array([len(history) for history in test.histories], dtype=np.int64),
         codes=learner.assignment.codes,
-        levels=pipeline.config.model.tokenizer.levels,
-        codebook_size=pipeline.config.model.tokenizer.codebook_size,
+        levels=pipeline.model.tokenizer.levels,
+        codebook_size=pipeline.model.tokenizer.codebook_size,
         names=_names(pipeline) if names is None else names,
         has_texts=len(item_texts(data.titles, data.categories, data.attributes)) > 0,
         labels=[title or item_id for title, item_id in zip(data.titles, data.item_ids, strict=True)],

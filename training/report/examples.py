@@ -31,6 +31,7 @@ def find_examples(pipeline: Pipeline) -> list[Example]:
     learner = pipeline.learner
     config = pipeline.config
     split = sample_split(pipeline.dataset.test(), USERS, config.seed)
+    fusion = Fusion.model_validate(pipeline.evaluate().fusion)
     found = search_split(
         learner.recommender,
         learner.assignment.codes,
@@ -38,10 +39,11 @@ def find_examples(pipeline: Pipeline) -> list[Example]:
         config.model.beam_width,
         learner.vectors,
         dense_candidates(config.model.beam_width, pipeline.dataset.n_items),
-        transitions=pipeline.transitions,
+        neighbours=pipeline.neighbours,
+        neighbours_weight=fusion.neighbours,
         listed=np.arange(len(split.targets)),
     )
-    answers = found.top_items(Fusion.model_validate(pipeline.evaluate().fusion), SHOWN_ANSWERS)
+    answers = found.top_items(fusion, SHOWN_ANSWERS)
     return [
         Example(
             history=history[-SHOWN_HISTORY:].tolist(),

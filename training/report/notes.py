@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from training.evaluation.bootstrap import CONFIDENCE
 from training.evaluation.coverage import K
-from training.pipeline import Evaluation
+from training.run_evaluation import Evaluation, Intervals
 
 METRIC = f"ndcg@{K}"
+INTERVAL = f"{METRIC}, {CONFIDENCE:.0%} of samples"
+"""Head of a column of :func:`show_interval`."""
 
 CLEAR_ERRORS = 2.0
 """Standard errors by which a difference must exceed 0 to be more than chance."""
@@ -26,6 +29,31 @@ def warnings(evaluation: Evaluation) -> list[str]:
     found = [_popularity_warning(evaluation), _concentration_warning(evaluation)]
     found = [warning for warning in found if warning]
     return [*found, _HELP] if found else []
+
+
+def search_note(evaluation: Evaluation) -> str:
+    """Say by how much the search raises the accuracy of the answers, and whether that may be chance.
+
+    Empty for an evaluation that did not measure it.
+    """
+    if not evaluation.search_adds:
+        return ""
+    mean = evaluation.search_adds["mean"]
+    low, high = evaluation.search_adds["interval"]
+    fused = evaluation.test["fused"][METRIC]
+    without = evaluation.test["fused_without_search"][METRIC]
+    share = f", {mean / without:+.1%}" if without else ""
+    verdict = "more than chance" if low > 0 else "less than nothing" if high < 0 else "nothing beyond chance"
+    return (
+        f"The search adds {verdict}: test {METRIC} {fused:.4f} with its scores, {without:.4f} by dense scores alone"
+        f"{share}; the difference is {mean:.4f}, in {CONFIDENCE:.0%} of samples {low:.4f} to {high:.4f}."
+    )
+
+
+def show_interval(intervals: Intervals, suffix: str = "") -> str:
+    """Return a row's interval of NDCG@10 under one protocol as text, ``low to high``."""
+    low, high = intervals[f"interval{suffix}"]
+    return f"{low:.4f} to {high:.4f}"
 
 
 def coverage_note(evaluation: Evaluation) -> str:

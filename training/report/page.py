@@ -11,9 +11,10 @@ from training.evaluation.metrics import SEEN_EXCLUDED
 from training.report.answers import best_model, tokenizer_state
 from training.report.contents import Contents
 from training.report.names import name_counts, names_note
-from training.report.notes import coverage_note, warnings
+from training.report.notes import INTERVAL, coverage_note, search_note, show_interval, warnings
 from training.report.style import Chart, model_name, sort_rows
 from training.report.tree import Branch, top_branches
+from training.run_evaluation import Intervals
 
 STYLE = """
 :root { color-scheme: light; }
@@ -34,7 +35,8 @@ def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> by
     """Render the whole page, with each chart's PNG inside."""
     title = f"ETEGRec on {contents.data}"
     evaluation = contents.evaluation
-    splits = {"Test users (last interaction)": evaluation.test, "Validation users (last but one)": evaluation.valid}
+    splits = {"test": "Test users (last interaction)", "valid": "Validation users (last but one)"}
+    metrics = {"test": evaluation.test, "valid": evaluation.valid}
     counts = ", ".join(f"{count:,} {kind}" for kind, count in contents.counts.items())
 
     body = [
@@ -44,10 +46,12 @@ def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> by
         "<h2>Which model recommends best?</h2>",
         f"<p>{escape(best_model(contents))}</p>",
         *(
-            metrics_table(rows, f"{split}; {protocol}", suffix)
-            for split, rows in splits.items()
+            metrics_table(metrics[split], evaluation.intervals[split], f"{users}; {protocol}", suffix)
+            for split, users in splits.items()
             for suffix, protocol in PROTOCOLS.items()
         ),
+        "<h2>What does the search add?</h2>",
+        f"<p>{escape(search_note(evaluation) or 'It was not measured.')}</p>",
         "<h2>How much of the catalogue is recommended?</h2>",
         f"<p>{escape(coverage_note(evaluation) or 'It was not measured.')}</p>",
         "<h2>What do five users get?</h2>",
@@ -117,15 +121,22 @@ def examples_table(contents: Contents) -> str:
     return _table("Test users, drawn at random", heads, lines, "words")
 
 
-def metrics_table(rows: dict[str, dict[str, float]], caption: str, suffix: str) -> str:
-    """Render the metrics of one protocol, one line per model, with the best of each column in bold."""
+def metrics_table(rows: dict[str, dict[str, float]], intervals: dict[str, Intervals], caption: str, suffix: str) -> str:
+    """Render the metrics of one protocol, one line per model, with the best of each column in bold.
+
+    The last column has the intervals of NDCG@10.
+    """
     names = [name for name in next(iter(rows.values())) if name.endswith(SEEN_EXCLUDED) == bool(suffix)]
     best = {name: max(row[name] for row in rows.values()) for name in names}
     lines = [
-        [escape(model_name(row)), *(_figure(rows[row][name], rows[row][name] == best[name]) for name in names)]
+        [
+            escape(model_name(row)),
+            *(_figure(rows[row][name], rows[row][name] == best[name]) for name in names),
+            show_interval(intervals[row], suffix),
+        ]
         for row in sort_rows(rows)
     ]
-    return _table(caption, ["model", *(name.removesuffix(suffix) for name in names)], lines)
+    return _table(caption, ["model", *(name.removesuffix(suffix) for name in names), INTERVAL], lines)
 
 
 def health_table(contents: Contents) -> str:

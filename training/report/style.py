@@ -26,14 +26,18 @@ WIDTH = 8.0
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours of lines and bars: Okabe and Ito, Color Universal Design, 2008."""
 
-MARKERS = "osD^vPX"
+MODEL_COLOURS = (*PALETTE, "#999999")
+MARKERS = "osD^vPX*"
 FAINT = "#d9d9d9"
 
 MODELS = {
     "popularity": "Popularity",
+    "neighbours": "Neighbours",
     "sasrec": "SASRec",
     "tiger": "TIGER",
+    "dense": "ETEGRec dense",
     "generative": "ETEGRec",
+    "fused_without_search": "ETEGRec without search",
     "fused": "ETEGRec fused",
 }
 """Names of the rows of an evaluation, in the order of tables."""
@@ -73,7 +77,7 @@ def colour_and_marker(row: str) -> tuple[str, str]:
     """Return the colour and marker of a model, which are the same in every chart."""
     best_last = list(MODELS)
     index = len(MODELS) - 1 - best_last.index(row) if row in MODELS else len(MODELS)
-    return PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+    return MODEL_COLOURS[index % len(MODEL_COLOURS)], MARKERS[index % len(MARKERS)]
 
 
 def sort_rows(rows: Iterable[str]) -> list[str]:

@@ -280,7 +280,7 @@ def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
     part = Split([histories[user].astype(np.int32) for user in judged], targets[judged].astype(np.int32), judged)
 
     fusion = bundle.manifest.fusion
-    transitions = bundle.transitions()
+    neighbours = bundle.neighbours()
     found = search_split(
         recommender,
         catalogue.codes[ranked],
@@ -288,7 +288,8 @@ def incumbent_metrics(bundle: Bundle, data: Dataset) -> dict[str, float]:
         bundle.config.beam_width,
         None if catalogue.vectors is None else catalogue.vectors[ranked],
         fusion.candidates,
-        transitions=None if transitions is None else transitions.for_rows(ranked),
+        neighbours=None if neighbours is None else neighbours.for_rows(ranked),
+        neighbours_weight=fusion.neighbours,
     )
     return found.ranks(fusion).spread_over(len(targets), judged).summary()
 

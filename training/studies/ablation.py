@@ -190,7 +190,7 @@ class Ablation:
             run.write_json(UNSEEN, _evaluate_unseen(pipeline, data.unseen))
 
     def _adopt_stages(self, seed: int, row: Row, pipeline: Pipeline) -> None:
-        """Take SASRec and the tokenizer, pretrained or final, from the full row."""
+        """Take item vectors and the tokenizer, pretrained or final, from the full row."""
         full = RunFolder.open(self.folder(seed, FULL))
         tokenizer = full.read_tensors("tokenizer.safetensors")
 
@@ -200,6 +200,7 @@ class Ablation:
             tokenizer = {key.removeprefix(prefix): trained[key] for key in trained if key.startswith(prefix)}
             tokenizer[CODES] = trained[CODES]
 
+        pipeline.adopt("content.safetensors", full.read_tensors("content.safetensors"))
         pipeline.adopt("sasrec.safetensors", full.read_tensors("sasrec.safetensors"))
         pipeline.adopt("tokenizer.safetensors", tokenizer)
 
@@ -243,7 +244,8 @@ def _evaluate_unseen(pipeline: Pipeline, unseen: Split) -> Metrics:
             pipeline.config.model.beam_width,
             learner.vectors,
             fusion.candidates,
-            transitions=pipeline.transitions,
+            neighbours=pipeline.neighbours,
+            neighbours_weight=fusion.neighbours,
         )
         bar.advance(1)
 

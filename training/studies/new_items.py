@@ -190,7 +190,7 @@ class NewItems:
         """Return candidates for every user. Items of the history are excluded, but never the target."""
         fusion = self.bundle.manifest.fusion
         width = self.config.model.beam_width
-        transitions = self.bundle.transitions()
+        neighbours = self.bundle.neighbours()
         trie = catalogue.trie
         recommender = self.pipeline.learner.recommender.eval()
         search = BoundSearch(BeamSearch(recommender), trie, catalogue.vectors)
@@ -206,11 +206,12 @@ class NewItems:
             encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
             seen = [np.unique(history[history != target]) for history, target in zip(histories, targets, strict=True)]
 
-            inputs = search_inputs(encoded, trie, width, rules, (), seen, candidates=fusion.candidates)
+            added = fusion.additions(neighbours, encoded, trie)
+            inputs = search_inputs(encoded, trie, width, rules, (), seen, candidates=fusion.candidates, additions=added)
             outputs = search(inputs)
             found.rows[users] = trie.leaf_item[outputs.leaves]
             found.log_prob[users] = outputs.log_prob
-            found.dense[users] = fusion.dense(outputs.dense, transitions, histories, found.rows[users])
+            found.dense[users] = outputs.dense
 
         return found
 

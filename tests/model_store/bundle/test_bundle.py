@@ -14,13 +14,13 @@ import safetensors.numpy
 from model_store.bundle.bundle import (
     CODE_NAMES,
     EMBEDDINGS,
-    TRANSITIONS,
+    NEIGHBOURS,
     VECTORS,
     Bundle,
     check_contents,
     load_bundle,
     read_catalogue,
-    read_transitions,
+    read_neighbours,
 )
 from model_store.bundle.golden import goldens_to_json
 from model_store.bundle.registry import ModelStore
@@ -28,7 +28,7 @@ from model_store.bundle.signature import EVERYONE
 from model_store.catalogue.code_names import CodeNames
 from model_store.errors import BundleRefused, VersionNotFound
 from model_store.search.fusion import Fusion
-from model_store.search.transitions import Transitions
+from model_store.search.neighbours import Neighbours
 from tests.support.bundles import (
     bundle_files,
     publish_small,
@@ -290,27 +290,26 @@ def test_vectors_come_with_the_catalogue_and_fused_answers_need_them() -> None:
         check_contents(without.__getitem__, without, reader)
 
 
-def with_transitions(items: int) -> Files:
-    """A memory in which item 1 follows item 0."""
+def with_neighbours(items: int) -> Files:
+    """A memory in which item 1 is the neighbour of item 0."""
     start = np.repeat([0, 1], [1, items]).astype(np.int64)
-    known = Transitions(start, np.array([1], dtype=np.int32), np.array([0.5], dtype=np.float32))
-    return with_vectors(unit_vectors())() | {TRANSITIONS: safetensors.numpy.save(known.arrays())}
+    known = Neighbours(start, np.array([1], dtype=np.int32), np.array([0.5], dtype=np.float32), 0.6, items, False)
+    return with_vectors(unit_vectors())() | {NEIGHBOURS: safetensors.numpy.save(known.arrays())}
 
 
-def test_a_memory_of_what_follows_what_is_read_and_checked() -> None:
-    fusion, items = Fusion(weight=2.0, candidates=20, transitions=0.02), len(unit_vectors())
-    files = with_transitions(items)
-    check_contents(files.__getitem__, files, small_config(), fusion)
-    memory = read_transitions(files.__getitem__, files, fusion)
-    assert memory is not None
-    assert memory.successor.tolist() == [1]
-    wrong, problem = with_transitions(items + 1), f"knows {items + 1} items, the catalogue has {items}"
+def test_a_memory_of_neighbours_is_read_and_checked() -> None:
+    fusion, items = Fusion(weight=2.0, candidates=20, neighbours=0.02), len(unit_vectors())
+    for known in (items, items - 2):  # items that the filters left out of training are in the catalogue, too
+        files = with_neighbours(known)
+        check_contents(files.__getitem__, files, small_config(), fusion)
+        memory = read_neighbours(files.__getitem__, files, fusion)
+        assert memory is not None
+        assert memory.neighbour.tolist() == [1]
+    wrong, problem = with_neighbours(items + 1), f"knows {items + 1} items, the catalogue has {items}"
     with pytest.raises(BundleRefused, match=problem):
         check_contents(wrong.__getitem__, wrong, small_config(), fusion)
     without = with_vectors(unit_vectors())()
-    with pytest.raises(
-        BundleRefused, match=r"transitions\.safetensors: missing, which fusion\.transitions 0\.02 needs"
-    ):
+    with pytest.raises(BundleRefused, match=r"neighbours\.safetensors: missing, which fusion\.neighbours 0\.02 needs"):
         check_contents(without.__getitem__, without, small_config(), fusion)
 
 

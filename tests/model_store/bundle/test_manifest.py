@@ -102,7 +102,7 @@ def test_hostile_manifests_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"format_version": 2}, "format_version is 2, this release reads 1"),
+        ({"format_version": 1}, "format_version is 1, this release reads 2"),
         ({"surprise": 1}, "surprise"),
         ({"version": "../up"}, "version"),
         ({"version": "v1\n"}, "version"),

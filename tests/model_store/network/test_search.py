@@ -10,7 +10,8 @@ import torch
 from model_store.config import ModelConfig
 from model_store.network.search import BeamSearch
 from model_store.search.history_encoding import encode_histories
-from model_store.search.interface import search_inputs
+from model_store.search.interface import BY_REQUEST, search_inputs
+from model_store.search.neighbours import Additions
 from model_store.semantic_ids.trie import Trie
 from tests.support.random_worlds import (
     graph_arrays,
@@ -87,6 +88,7 @@ def test_same_items_and_scores_as_the_reference(config: ModelConfig, seed: int) 
             len(requests.inputs.candidates),
             requests.open_items[index],
             int(requests.max_per_prefix[index]),
+            requests.added[index],
         )
         close(beams, expected[0])
         close(candidates, expected[1])
@@ -100,10 +102,7 @@ def test_a_batch_answers_like_single_requests(config: ModelConfig, candidates: i
     together = requests.answers(*run(config, 1, requests.tensors()))
     for index in range(6):
         alone = requests.inputs._replace(
-            **{
-                name: getattr(requests.inputs, name)[index : index + 1]
-                for name in ("history", "lengths", "rule_of", "excluded", "max_per_prefix")
-            }
+            **{name: getattr(requests.inputs, name)[index : index + 1] for name in BY_REQUEST}
         )
         tensors = [torch.from_numpy(a) for a in graph_arrays(alone, requests.trie, requests.vectors)]
         (answer,) = requests.answers(*run(config, 1, tensors))
@@ -133,6 +132,28 @@ def test_all_items_as_dense_candidates_make_the_answer_exhaustive() -> None:
     ):
         assert sorted(one.row for one in (*beams, *candidates)) == np.flatnonzero(is_open).tolist()
         assert len(beams) < is_open.sum()  # else there was nothing to show
+
+
+def test_a_neighbour_that_no_beam_and_no_cosine_finds_is_answered() -> None:
+    config = small_config(levels=3, codebook_size=4)
+    rng = np.random.default_rng(6)
+    codes = random_codes(rng, config, 50)
+    vectors = random_vectors(rng, config, 50)
+    trie = Trie.build(codes, 4)
+    encoded = encode_histories([rng.integers(0, 50, 5)], trie.item_leaf, 7)
+
+    def answered(additions: Additions | None) -> dict[int, float]:
+        inputs = search_inputs(encoded, trie, 3, candidates=3, additions=additions)
+        tensors = [torch.from_numpy(array) for array in graph_arrays(inputs, trie, vectors)]
+        leaves, _, dense = run(config, 2, tensors)
+        return dict(zip(leaves[0].tolist(), dense[0].tolist(), strict=True))
+
+    plain = answered(None)
+    missed = next(leaf for leaf in range(50) if leaf not in plain)
+    found = answered(Additions(np.array([[missed, -1]]), np.array([[3.0, 0.0]], dtype=np.float32)))
+    assert missed in found
+    assert found[missed] > 2  # a cosine of at least -1, and 3
+    assert len(found.keys() & plain.keys()) >= 5
 
 
 def test_a_wide_beam_equals_scoring_every_item() -> None:
@@ -232,6 +253,18 @@ def test_with_causal_attention_one_pass_serves_every_prefix() -> None:
                 alone = net(*read, length, targets[:, prefix - 1 : prefix], length[:, None])
                 for mine, single in zip(packed, alone, strict=True):
                     torch.testing.assert_close(mine[:, prefix - 1], single[:, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_users_vectors_and_repeats_make_the_dense_scores(config: ModelConfig) -> None:
+    requests, net = random_requests(np.random.default_rng(4), config), random_recommender(config, 4)
+    judge = reference(config, net, requests.codes, requests.vectors)
+    with torch.inference_mode():
+        users, repeats = (found.numpy() for found in BeamSearch(net).dense_users(*requests.tensors()))
+    for row, history in enumerate(requests.histories):
+        scores = requests.vectors @ users[row]
+        np.add.at(scores, requests.trie.leaf_item[requests.inputs.history[row]], repeats[row])
+        np.testing.assert_allclose(scores, judge.dense_scores(history), atol=1e-5)
 
 
 @pytest.mark.parametrize("config", SHAPES[:2])

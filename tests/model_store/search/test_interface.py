@@ -29,6 +29,7 @@ def test_what_is_left_out_restricts_nothing() -> None:
     assert inputs.max_per_prefix.tolist() == [4, 4]
     assert inputs.beam.shape == (4,)
     assert inputs.candidates.shape == (0,)
+    assert inputs.neighbours.shape == inputs.neighbour_scores.shape == (2, 0)
 
 
 def test_rules_and_limits_reach_their_requests() -> None:
@@ -60,10 +61,11 @@ def test_names_of_the_graphs_inputs_follow_the_order_of_the_arrays() -> None:
     inputs = search_inputs(HISTORY, TRIE, 4, candidates=3)
     arrays = [*inputs, *catalogue_inputs(TRIE, VECTORS, 2)]
     assert len(names) == len(arrays) + 1 == len(set(names))
-    assert names[:8] == [
-        *("history", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix", "beam", "candidates"),
+    assert names[:10] == [
+        *("history", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix"),
+        *("neighbours", "neighbour_scores", "beam", "candidates"),
     ]
-    assert names[8:] == [
+    assert names[10:] == [
         *("child_start_0", "child_start_1", "child_code_0", "child_code_1"),
         *("window_0", "window_1", "parent_2", "leaf_row", "vectors", "pool"),
     ]

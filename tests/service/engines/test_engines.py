@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 from structlog.testing import capture_logs
 
-from model_store.bundle.bundle import TRANSITIONS, Bundle
+from model_store.bundle.bundle import NEIGHBOURS, Bundle
 from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
@@ -31,10 +31,9 @@ from service.models.loading import load_model, open_engine, usual_plan
 from service.models.trial import ProcessTrial
 from service.settings import Settings
 from tests.support.bundles import bundle_files, small_catalogue
-from tests.support.random_worlds import random_recommender, random_vectors, reference, small_config
+from tests.support.random_worlds import random_neighbours, random_recommender, random_vectors, reference, small_config
 from tests.support.search_reference import fuse
 from tests.support.service_harness import fast_settings, loaded_model, serving
-from training.embedding.transition_counts import count_transitions
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_search
 
@@ -42,20 +41,20 @@ CONFIG = small_config(layers=1)
 CODED = small_catalogue(items=60, codebook_size=CONFIG.tokenizer.codebook_size)
 CATALOGUE = replace(CODED, vectors=random_vectors(np.random.default_rng(7), CONFIG, 60))
 FUSION = Fusion(weight=3.0, candidates=CONFIG.beam_width)
-REMEMBERING = Fusion(weight=3.0, candidates=CONFIG.beam_width, transitions=0.5)
-MEMORY = count_transitions([np.random.default_rng(8).integers(0, 60, 2_000)], 60)
+NEIGHBOURLY = Fusion(weight=3.0, candidates=CONFIG.beam_width, neighbours=0.5)
+MEMORY = random_neighbours(np.random.default_rng(8), 60)
 NOTHING = np.empty(0, dtype=np.int64)
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[Fusion, Path]:
-    """One network with generative answers, with fused ones, and with fused ones that remember what follows what."""
+    """One network with generative answers, with fused ones, and with fused ones that know neighbours."""
     folder = tmp_path_factory.mktemp("real")
     network = random_recommender(CONFIG, seed=3)
     graph = export_search(network)
     graphs = {"search.onnx": graph, EIGHT_BIT_GRAPH: eight_bit_search(graph, network)}
     engine = TorchEngine(weights_of(network), CONFIG, "cpu")
-    fusions = GENERATIVE_ALONE, FUSION, REMEMBERING
+    fusions = GENERATIVE_ALONE, FUSION, NEIGHBOURLY
     return {fusion: publish_real(folder / str(place), graphs, engine, fusion) for place, fusion in enumerate(fusions)}
 
 
@@ -73,7 +72,7 @@ def publish_real(folder: Path, graphs: dict[str, bytes], engine: TorchEngine, fu
     content = graphs | {
         "weights.safetensors": safetensors.numpy.save(weights_of(random_recommender(CONFIG, seed=3))),
         "golden.json": goldens_to_json(goldens),
-        TRANSITIONS: safetensors.numpy.save(MEMORY.arrays()),
+        NEIGHBOURS: safetensors.numpy.save(MEMORY.arrays()),
     }
     described = Description(config=CONFIG, data=DataSummary(name="random", fingerprint="0" * 64), fusion=fusion)
     opened = ModelStore(folder)
@@ -84,7 +83,7 @@ def publish_real(folder: Path, graphs: dict[str, bytes], engine: TorchEngine, fu
 def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
     everything = CATALOGUE.trie.everything
     request = SearchRequest(
-        np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, CATALOGUE, fusion=fusion, transitions=MEMORY
+        np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, CATALOGUE, fusion=fusion, neighbours=MEMORY
     )
     inputs = engine.prepare([request], CATALOGUE)
     [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
@@ -97,7 +96,7 @@ def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION, REMEMBERING], ids=["generative", "fused", "remembering"])
+@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION, NEIGHBOURLY], ids=["generative", "fused", "neighbourly"])
 async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusion, Path], fusion: Fusion) -> None:
     store = stores[fusion]
     asked = [
@@ -125,27 +124,28 @@ async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusio
 @pytest.mark.anyio
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 async def test_a_real_version_passes_its_trial(stores: dict[Fusion, Path], precision: str) -> None:
-    opened = ModelStore(stores[REMEMBERING])
+    opened = ModelStore(stores[NEIGHBOURLY])
     version = opened.bundle().version
-    trial = ProcessTrial(fast_settings(stores[REMEMBERING], engine="onnx", threads=1, onnx_precision=precision))
+    trial = ProcessTrial(fast_settings(stores[NEIGHBOURLY], engine="onnx", threads=1, onnx_precision=precision))
     assert await trial(version) == opened.bundle().manifest.digest
 
 
 @pytest.mark.anyio
-async def test_what_followed_the_history_adds_to_the_score(stores: dict[Fusion, Path]) -> None:
+async def test_neighbours_of_the_history_add_to_the_score(stores: dict[Fusion, Path]) -> None:
     asked = {"history": ["item-4", "item-8"], "k": 20}
     scores = {}
-    for fusion in (FUSION, REMEMBERING):
+    for fusion in (FUSION, NEIGHBOURLY):
         async with serving(stores[fusion], engine="onnx", threads=1) as (client, _):
             answer = (await client.post("/recommend", json=asked)).json()["items"]
             scores[fusion] = {each["item_id"]: each["score"] for each in answer}
-    both = sorted(scores[FUSION].keys() & scores[REMEMBERING].keys())
-    rows = np.array([[CATALOGUE.row_of[item_id] for item_id in both]])
-    added = REMEMBERING.weight * REMEMBERING.transitions * MEMORY.scores(np.array([[4, 8]]), rows)[0]
-    assert added.any()
-    found = [scores[REMEMBERING][item_id] - scores[FUSION][item_id] for item_id in both]
-    assert found == pytest.approx(added.tolist(), abs=1e-4)
-    assert list(scores[FUSION]) != list(scores[REMEMBERING])
+    both = sorted(scores[FUSION].keys() & scores[NEIGHBOURLY].keys())
+    neighbours = MEMORY.scores(np.array([[4, 8]]), np.array([2]))
+    known = dict(zip(neighbours.row.tolist(), neighbours.value.tolist(), strict=True))
+    added = [1.5 * known.get(CATALOGUE.row_of[item_id], 0.0) for item_id in both]  # weights 3 and .5
+    assert any(added)
+    found = [scores[NEIGHBOURLY][item_id] - scores[FUSION][item_id] for item_id in both]
+    assert found == pytest.approx(added, abs=1e-4)
+    assert list(scores[FUSION]) != list(scores[NEIGHBOURLY])
 
 
 @pytest.mark.anyio
@@ -275,7 +275,7 @@ def test_usual_requests_find_a_captured_shape(stores: dict[Fusion, Path], fusion
         np.arange(3), 10, width, CATALOGUE.trie.everything, NOTHING, CATALOGUE, fusion=model.fusion(width)
     )
     inputs = model.engine.prepare([request] * 33, CATALOGUE)
-    assert plan.find(inputs._replace(rule_bits=inputs.rule_bits[:0])) == (64, CONFIG.recommender.max_history)
+    assert plan.find(inputs._replace(rule_bits=inputs.rule_bits[:0])) == (64, CONFIG.recommender.max_history, 0)
 
 
 @pytest.mark.parametrize(("cores", "size"), [(3, 7), (4, 2), (2, 1), (2, 21)])

@@ -24,7 +24,13 @@ from service.engines.device_catalogue import PaddedLayout
 from service.engines.static_search import StaticSearch
 from service.engines.torch_engine import PREFIX, TorchEngine
 from tests.support.bundles import small_catalogue
-from tests.support.random_worlds import random_recommender, random_requests, random_vectors, small_config
+from tests.support.random_worlds import (
+    random_neighbours,
+    random_recommender,
+    random_requests,
+    random_vectors,
+    small_config,
+)
 from tests.support.replay_runner import FROM_THE_HOST, Noted, TapeRunner
 
 WIDTH, CANDIDATES = 20, 12
@@ -32,8 +38,10 @@ MODELS = {
     "codes": small_config(codebook_size=8, layers=1),
     "vectors": small_config(codebook_size=8, layers=1, history_tokens="vector", user_encoder="own", newest_start=True),
 }
-PLAN = CapturePlan(batches=(1, 3, 8), lengths=(4, 7), width=WIDTH, candidates=CANDIDATES)
+PLAN = CapturePlan(batches=(1, 3, 8), lengths=(4, 7), width=WIDTH, candidates=CANDIDATES, additions=128)
 ITEMS = 300
+NEIGHBOURS = random_neighbours(np.random.default_rng(6), ITEMS, pairs=3_000)
+MANY_NEIGHBOURS = random_neighbours(np.random.default_rng(6), ITEMS, pairs=30_000)
 
 
 def catalogue(items: int = ITEMS, seed: int = 0) -> Catalogue:
@@ -77,7 +85,8 @@ def requests(
             excluded=rng.choice(size, rng.integers(0, excluded + 1), replace=False),
             catalogue=items,
             max_per_prefix=int(rng.integers(1, 6)) if at % 2 else None,
-            fusion=Fusion(weight=1.0, candidates=candidates),
+            fusion=Fusion(weight=1.0, candidates=candidates, neighbours=0.1),
+            neighbours=NEIGHBOURS,
         )
         for at in range(count)
     ]
@@ -150,6 +159,7 @@ def test_a_catalogue_that_grows_into_its_headroom_needs_no_capture(
         {"count": 2, "excluded": 290},
         {"count": 2, "width": 50, "candidates": 30},
         {"count": 2, "candidates": 0},
+        {"count": 2, "neighbours": 128},
     ],
     ids=lambda kinds: "-".join(f"{name}{value}" for name, value in kinds.items()),
 )
@@ -160,6 +170,10 @@ def test_odd_batches_are_searched_call_by_call(
     if "excluded" in kinds:
         questions = [replace(each, excluded=np.arange(200)) for each in requests(rng, items, kinds["count"])]
         inputs = engine.prepare(questions, items)
+    elif "neighbours" in kinds:
+        questions = [replace(each, neighbours=MANY_NEIGHBOURS) for each in requests(rng, items, kinds["count"])]
+        inputs = engine.prepare(questions, items)
+        assert inputs.neighbours.shape[1] > PLAN.additions
     else:
         inputs = asked(engine, items, rng, **kinds)
     assert PLAN.find(inputs) is None
@@ -169,7 +183,10 @@ def test_odd_batches_are_searched_call_by_call(
 def test_a_narrow_beam_gets_the_captured_width(config: ModelConfig, rng: np.random.Generator) -> None:
     items, engine = catalogue(), engine_of(config)
     narrow = requests(rng, items, 5, width=10, candidates=6)
-    usual = [replace(each, beam_width=WIDTH, fusion=Fusion(weight=1.0, candidates=CANDIDATES)) for each in narrow]
+    usual = [
+        replace(each, beam_width=WIDTH, fusion=narrow[0].fusion.model_copy(update={"candidates": CANDIDATES}))
+        for each in narrow
+    ]
     expected = plain(config, items)(engine.prepare(usual, items))
     found = engine.compute(engine.prepare(narrow, items), items)
     same(found, expected)
@@ -300,7 +317,8 @@ def test_a_plan_covers_every_usual_batch_and_counts_its_captures() -> None:
     assert history_lengths(20) == (8, 16, 20)
     plan = CapturePlan(batch_sizes(256), history_lengths(50), 20, 20)
     assert len(plan.buckets) == 30
-    assert plan.largest == (256, 50)
+    assert plan.largest == (256, 50, 0)
+    assert replace(plan, additions=640).largest.scores == 256 * 640
 
 
 def test_a_processor_calls_the_search_as_it_is() -> None:

@@ -9,13 +9,16 @@ import polars as pl
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from model_store.new_items.features import extract_features
-from training.content import content_model
-from training.content.content_model import ContentModel, fit_content, pad_features
+from training.content import shared_features
+from training.content.content_encoder import fit_content_encoder
+from training.content.content_model import PENALTIES, ContentModel, fit_content, pad_features
 from training.content.ridge import Entries, Ridge
+from training.content.shared_features import item_features
 from training.data.dataset import Dataset, ItemInfo
 from training.export.bundle import check_content
 from training.export.onnx_export import export_content
@@ -81,7 +84,7 @@ def test_content_that_tells_nothing_is_not_learned_by_heart(items: int) -> None:
     data, _ = world(0, items, noise=0.0)
     embeddings = torch.randn(items, WIDTH, generator=torch.Generator().manual_seed(2)) + 1.0
     _, fit = fit_content(data, embeddings, seed=1)
-    assert fit.penalty >= content_model.PENALTIES[-2]
+    assert fit.penalty >= PENALTIES[-2]
     assert fit.cosine > fit.mean_cosine - 0.02
 
 
@@ -102,13 +105,36 @@ def test_two_fits_are_equal_to_the_bit() -> None:
 
 
 def test_only_the_most_frequent_features_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(content_model, "KNOWN_FEATURES", 3)
+    monkeypatch.setattr(shared_features, "KNOWN_FEATURES", 3)
     data, embeddings = world(0, items=80, noise=0.5)
     model, fit = fit_content(data, embeddings, seed=1)
     assert fit.features == 3
     assert len(model.effects) == 4
     ids, _ = extract_features("Title", (), {})
     assert model.slots[ids[0]] > 0  # all items have this word
+
+
+def test_the_content_part_of_an_embedding_is_encoded_not_predicted() -> None:
+    data, learned = world(0, items=60, noise=0.5, length=1.0)
+    encoder = fit_content_encoder(item_features(data), 5, seed=1)
+    assert encoder is not None
+    embeddings = functional.normalize(torch.cat([learned, 0.7 * encoder.vectors(item_features(data))], dim=1), dim=1)
+
+    model, _ = fit_content(data, embeddings, seed=1, encoder=encoder)
+    new = [extract_features("Title of something", ("g1", "g2"), {"shelf": 3}), extract_features("", ("g0",), {})]
+    predicted = model(*pad_features(new))
+
+    assert predicted.shape == (2, WIDTH + 5)
+    torch.testing.assert_close(predicted.norm(dim=1), torch.ones(2))
+    content = predicted[:, WIDTH:]
+    torch.testing.assert_close(functional.normalize(content, dim=1), encoder.vectors(new))
+    share = 0.7 / (1 + 0.7**2) ** 0.5  # of the length of all embeddings here; the learned part is predicted shorter
+    assert (content.norm(dim=1) > share - 0.01).all()
+
+    session = onnxruntime.InferenceSession(export_content(model))
+    features, weights = pad_features(new)
+    [found] = session.run(["embeddings"], {"features": features.numpy(), "weights": weights.numpy()})
+    np.testing.assert_allclose(found, predicted.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("items", [1, 2, 7])

@@ -6,11 +6,16 @@ import pytest
 
 from model_store.config import ModelConfig
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
-from model_store.search.transitions import newest_items
-from tests.support.random_worlds import random_codes, random_recommender, random_vectors, reference, small_config
+from tests.support.random_worlds import (
+    random_codes,
+    random_neighbours,
+    random_recommender,
+    random_vectors,
+    reference,
+    small_config,
+)
 from tests.support.search_reference import fuse
 from training.data.dataset import Split
-from training.embedding.transition_counts import count_transitions
 from training.evaluation.full_ranking import USERS_AT_ONCE, SearchResults, generative_ranks, sample_split, search_split
 from training.evaluation.metrics import Ranks
 
@@ -112,17 +117,16 @@ def test_answers_that_do_not_exist_are_no_items_and_nobody_is_listed_unasked() -
 
 
 def scored_targets(
-    log_prob: list[list[float]], dense: list[list[float]], beam_width: int, transition: list[list[float]] | None = None
+    log_prob: list[list[float]], dense: list[list[float]], beam_width: int, neighbours_weight: float = 0.0
 ) -> SearchResults:
     """Users whose target is the second of their candidates."""
-    zeros = np.zeros_like(dense).tolist()
     is_target = np.zeros((2, len(log_prob), len(log_prob[0])), dtype=np.bool_)
     is_target[:, :, 1] = True
 
     def twice(values: list[list[float]]) -> npt.NDArray[np.float32]:
         return np.array([values, values], dtype=np.float32)
 
-    return SearchResults(is_target, twice(log_prob), twice(dense), twice(transition or zeros), beam_width)
+    return SearchResults(is_target, twice(log_prob), twice(dense), beam_width, neighbours_weight)
 
 
 def test_the_fitted_weight_is_the_one_that_ranks_validation_targets_best() -> None:
@@ -144,7 +148,6 @@ def test_the_fusion_is_fitted_on_the_first_protocol_alone() -> None:
             is_target=first.is_target,
             log_prob=np.stack([first.log_prob[0], second.log_prob[1]]),
             dense=np.stack([first.dense[0], second.dense[1]]),
-            transition=first.transition,
             beam_width=2,
         )
         assert both.fit() == fitted
@@ -161,32 +164,40 @@ def test_generative_alone_is_fitted_where_dense_scores_mislead_or_change_nothing
     assert indifferent.fit() == GENERATIVE_ALONE
 
 
-def test_what_follows_what_is_weighed_on_validation_too() -> None:
-    # Cosines alone never lift the target; 30 nats of memory do, once they weigh more than 0.3 / 30 of a cosine.
-    results = scored_targets([[-1.0, -1.0]], [[0.8, 0.5]], beam_width=2, transition=[[0.0, 30.0]])
-    fitted = results.fit()
-    assert fitted == Fusion(weight=0.5, candidates=0, transitions=0.02)
-    assert results.ranks(fitted).all_items.tolist() == [0]
-    assert results.ranks(Fusion(weight=0.5)).all_items.tolist() == [1]
+def test_the_weight_of_neighbours_in_the_dense_scores_is_part_of_the_fusion() -> None:
+    results = scored_targets([[-1.0, -2.0, -7.0]], [[0.1, 0.5, 1.5]], beam_width=2, neighbours_weight=0.02)
+    assert results.fit() == Fusion(weight=3.0, candidates=1, neighbours=0.02)
+    misleading = scored_targets([[-3.0, -2.0]], [[1.0, -1.0]], beam_width=2, neighbours_weight=0.02)
+    assert misleading.fit() == GENERATIVE_ALONE
 
 
-def test_transition_scores_are_those_of_the_memory() -> None:
+def test_without_the_search_the_candidates_are_ranked_by_dense_scores() -> None:
+    results = scored_targets([[-9.0, -2.0, -7.0, -np.inf]], [[0.1, 0.5, 1.5, 2.0]], beam_width=2)
+    assert results.ranks_without_search().all_items.tolist() == [1]  # a place without an item is no rank
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2])
+def test_dense_scores_and_candidates_count_neighbours(weight: float) -> None:
     config = small_config(2, 9)
     rng = np.random.default_rng(6)
     codes, split = random_codes(rng, config, ITEMS), make_split(rng, 20)
     vectors = random_vectors(rng, config, ITEMS)
-    memory = count_transitions(split.histories, ITEMS)
+    memory = random_neighbours(rng, ITEMS)
+    judge = reference(config, random_recommender(config, 3), codes, vectors)
     net = random_recommender(config, 3)
-    found = search_split(net, codes, split, WIDTH, vectors, 6, transitions=memory)
+    found = search_split(net, codes, split, WIDTH, vectors, 6, neighbours=memory, neighbours_weight=weight)
     assert found.log_prob.shape == found.dense.shape == found.is_target.shape == (2, 20, WIDTH + 6)
     assert found.dense_candidates == 6
-    assert not search_split(net, codes, split, WIDTH, vectors, 6).transition.any()
-    of_targets = memory.scores(newest_items(split.histories), split.targets[:, None])[:, 0]
-    for row in range(20):
-        for protocol in range(2):
-            hit = found.transition[protocol, row][found.is_target[protocol, row]]
-            np.testing.assert_array_equal(hit, of_targets[[row] * len(hit)])
-    assert found.transition[found.is_target].any()
+    assert found.neighbours_weight == weight
+    fusion = Fusion(weight=5.0, candidates=6, neighbours=weight)
+    ranks = found.ranks(fusion)
+    for row, (history, target) in enumerate(zip(split.histories, split.targets.tolist(), strict=True)):
+        newest = history[-config.recommender.max_history :]
+        scores = memory.scores(newest[None], np.array([len(newest)]))
+        added = dict(zip(scores.row.tolist(), (weight * scores.value).tolist(), strict=True))
+        beams, joined = judge.candidates(history, WIDTH, 6, added=added)
+        answers = fuse([*beams, *joined], fusion.weight, ITEMS, ITEMS, [0] * ITEMS)
+        assert ranks.all_items[row] == (answers.index(target) if target in answers else -1)
 
 
 def test_users_beyond_one_batch_keep_their_order() -> None:

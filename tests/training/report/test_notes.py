@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.evaluations import BROAD, evaluation
-from training.report.notes import coverage_note, warnings
+from training.report.notes import coverage_note, search_note, warnings
 
 NARROW = {
     "users": 200,
@@ -90,3 +90,22 @@ def test_the_advice_is_given_once() -> None:
     found = warnings(evaluation(0.01, popularity=0.03, coverage=NARROW))
     assert len(found) == 3
     assert [line.startswith(HELP) for line in found] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ([0.001, 0.003], "more than chance"),
+        ([-0.001, 0.005], "nothing beyond"),
+        ([-0.003, -0.001], "less than nothing"),
+    ],
+)
+def test_what_the_search_adds_is_said_with_its_interval(interval: list[float], verdict: str) -> None:
+    plain = evaluation(0.052)
+    test = plain.test | {"fused_without_search": {"ndcg@10": 0.05}}
+    measured = replace(plain, test=test, search_adds={"mean": 0.002, "interval": interval})
+    said = search_note(measured)
+    assert said.startswith(f"The search adds {verdict}")
+    assert "test ndcg@10 0.0520 with its scores, 0.0500 by dense scores alone, +4.0%" in said
+    assert f"in 95% of samples {interval[0]:.4f} to {interval[1]:.4f}" in said
+    assert search_note(plain) == ""

@@ -1,0 +1,96 @@
+"""A run whose items have titles: they reach the item vectors and the bundle, and no stage is done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store.bundle.bundle import Bundle
+from model_store.bundle.registry import ModelStore
+from model_store.console import run
+from service.engines.base import SearchRequest
+from service.engines.onnx_engine import OnnxEngine
+from service.engines.torch_engine import TorchEngine
+from tests.support.tiny import ITEMS, set_options, write_cycle
+from training.cli import app
+
+LEARNED, CONTENT = 16, 12
+OPTIONS = set_options([f"content.dim={CONTENT}", "joint.epochs=4", "joint.alignment_from=2", "finetune.epochs=1"])
+KINDS = ("red soap", "blue soap", "green tea", "black tea", "wool", "silk")
+
+
+def title(item: int) -> str:
+    return f"{KINDS[item // 5]} {item % 5}"
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("content")
+    data = write_cycle(folder / "cycle.txt")
+    items = folder / "items.csv"
+    rows = [f"i{item},{title(item)}" for item in range(ITEMS - 1)]  # the last item is in no row
+    items.write_text("\n".join(["item_id,title", *rows]) + "\n", encoding="utf-8")
+    options = ["--data", data, "--items", items, "--preset", "demo", "--out", folder / "run", *OPTIONS]
+    return [str(each) for each in options]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments: list[str]) -> Path:
+    assert run(app, "etegrec-train", ["run", *arguments]) == 0
+    return Path(arguments[arguments.index("--out") + 1])
+
+
+@pytest.fixture(scope="module")
+def bundle(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    store = tmp_path_factory.mktemp("store")
+    assert run(app, "etegrec-train", ["publish", str(finished), "--store", str(store), "--promote"]) == 0
+    return ModelStore(store).bundle()
+
+
+def test_a_finished_run_repeats_no_stage(finished: Path, arguments: list[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.suffix in (".safetensors", ".onnx")}
+    assert {path.name for path in before} >= {"content.safetensors", "sasrec.safetensors", "finetune.safetensors"}
+
+    assert run(app, "etegrec-train", ["run", *arguments]) == 0
+
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {"content", "embed", "vectors"} <= json.loads((finished / "seconds.json").read_text()).keys()
+
+
+def test_vectors_end_with_what_items_say(finished: Path, bundle: Bundle) -> None:
+    share = json.loads((finished / "content_share.json").read_text())["share"]
+    vectors = bundle.catalogue().vectors
+    assert vectors is not None
+    assert vectors.shape == (ITEMS, LEARNED + CONTENT)
+    assert bundle.config.recommender.content_dim == CONTENT
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(np.square(vectors[:, LEARNED:]).sum(axis=1), share, atol=1e-5)
+
+
+def test_both_engines_answer_alike_with_content(bundle: Bundle) -> None:
+    catalogue = bundle.catalogue()
+    fusion = bundle.manifest.fusion.model_copy(update={"weight": 4.0, "candidates": 10})
+    engines = (
+        OnnxEngine(bundle.read("search.onnx"), bundle.config),
+        TorchEngine(bundle.weights(), bundle.config, "cpu"),
+    )
+    requests = [
+        SearchRequest(
+            np.arange(start, start + 1 + start), 5, 10, catalogue.trie.everything, np.empty(0, np.int64), catalogue
+        )
+        for start in range(8)
+    ]
+    if bundle.manifest.fusion.weight:  # else the graph has no dense part
+        requests = [
+            SearchRequest(each.history, 5, 10, each.rule, each.excluded, catalogue, fusion=fusion) for each in requests
+        ]
+    onnx, torch = (
+        engine.finish(engine.compute(engine.prepare(requests, catalogue), catalogue), requests, catalogue)
+        for engine in engines
+    )
+    for one, other in zip(onnx, torch, strict=True):
+        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_allclose(one.score, other.score, atol=1e-4)

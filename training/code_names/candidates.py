@@ -38,7 +38,7 @@ LEAST_LIFT = 2.0
 
 LEAST_EVIDENCE = 1.5
 """Nats against chance: items below the prefix times the Kullback-Leibler divergence of both shares, less the logarithm
-of the number of prefixes that could have so many by chance."""
+of the number of prefixes that could have so many by chance (1 for categories and attribute values)."""
 
 COMMON_SHARE = 0.01
 """Share of the items that say a common word, at least."""
@@ -135,7 +135,8 @@ def _find_true(phrases: Phrases, group_of: Int64Array, parent_of: Int64Array, tr
     score = share * (np.log(lift) + np.log(np.maximum(sibling_lift, 1.0)))
     score *= np.where(phrases.is_value[said], VALUE_BONUS, 1.0)
 
-    chances = np.minimum(len(size), phrases.count[said] / 2)
+    # A category needs no proof that it is more than a word of the language.
+    chances = np.where(phrases.is_value[said], 1.0, np.minimum(len(size), phrases.count[said] / 2))
     is_proven = _evidence(share, in_catalogue, size[group]) - np.log(chances) >= LEAST_EVIDENCE
     is_inherited = np.isin(parent * len(phrases.size) + said, true_of_parent)
     found = Candidates(group, said, start, items, score)

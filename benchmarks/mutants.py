@@ -49,9 +49,11 @@ GROUPS = {
 }
 """Modules by group; a folder stands for all modules that lie in it."""
 
+_REGISTRY = tuple(f"tests/model_store/bundle/test_registry{aspect}.py" for aspect in ("", "_collection", "_writers"))
+
 ALSO = {
-    "model_store/bundle/storage.py": ("tests/model_store/bundle/test_registry.py",),
-    "model_store/bundle/publish.py": ("tests/model_store/bundle/test_registry.py",),
+    "model_store/bundle/storage.py": _REGISTRY,
+    "model_store/bundle/publish.py": _REGISTRY,
 }
 """Tests of other names that a module is proved by."""
 

@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import save
 
 from benchmarks.paper_model import ServedModel, served_model
-from model_store.bundle.bundle import EMBEDDINGS
+from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS
 from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.code_names import CodeNames
 from model_store.network.tokenizer import Tokenizer
 from service.engines.base import Engine, SearchRequest, SearchResult
 from service.engines.onnx_engine import EIGHT_BIT_GRAPH, GRAPH, OnnxEngine
@@ -62,6 +63,7 @@ def _publish(store: ModelStore, served: ServedModel) -> str:
         "tokenizer.onnx": export_tokenizer(Tokenizer(config.tokenizer).eval()),
         EMBEDDINGS: save({"embeddings": torch.from_numpy(rng.normal(size=(len(catalogue), 8))).float()}),
         "catalogue.parquet": catalogue.to_parquet(),
+        CODE_NAMES: CodeNames.none().to_parquet(),
         "golden.json": goldens_to_json(
             [golden_of(engine, catalogue, each, 20) for each in histories(catalogue, 4, seed=1)]
         ),

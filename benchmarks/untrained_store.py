@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import save
 
 from benchmarks.large_catalogue import large_catalogue
-from model_store.bundle.bundle import EMBEDDINGS, VECTORS
+from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS, VECTORS
 from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
+from model_store.catalogue.code_names import CodeNames
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
 from model_store.new_items.features import extract_features
@@ -61,6 +62,7 @@ def publish_large(folder: Path, items: int, overrides: list[str]) -> ModelStore:
         "content.onnx": export_content(_content(width)),
         EMBEDDINGS: save({"embeddings": vectors[:1].clone(), VECTORS: vectors}),
         "catalogue.parquet": catalogue.to_parquet(),
+        CODE_NAMES: CodeNames.none().to_parquet(),
         "golden.json": goldens_to_json([golden]),
         "report/index.md": b"# Made for a benchmark\n",
     }

@@ -20,6 +20,7 @@ from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import EVERYONE, Trust
 from model_store.console import EXIT_CODES, new_app, print_json, run, say
 from model_store.errors import ConfigError, LockHeld
+from model_store.source_files.column_names import Columns
 from service.app import create_app, open_store_of
 from service.histories.by_hand import ImportResult, import_all, import_version
 from service.histories.history_file import read_history_file
@@ -81,16 +82,20 @@ def import_history(
     context: typer.Context,
     file: Annotated[
         Path | None,
-        typer.Argument(help="CSV or Parquet file of interactions.", show_default="the histories of a version"),
+        typer.Argument(
+            help="Interactions: separated text with a header, Parquet or JSON lines, as for etegrec-train.",
+            show_default="the histories of a version",
+        ),
     ] = None,
     version: Annotated[
         str | None, typer.Option(help="Version whose histories to import.", show_default="the live version")
     ] = None,
     store: Annotated[str | None, _option("store")] = None,
-    user: Annotated[str, typer.Option(help="Column of the users.", show_default="user, user_id …")] = "",
-    item: Annotated[str, typer.Option(help="Column of the items.", show_default="item, item_id …")] = "",
-    timestamp: Annotated[str, typer.Option(help="Column of the times.", show_default="timestamp, time …")] = "",
-    event: Annotated[str, typer.Option(help="Column of the types.", show_default="event, type …")] = "",
+    user: Annotated[str, typer.Option(help="Column of the user id.", show_default="the usual names")] = "",
+    item: Annotated[str, typer.Option(help="Column of the item id.", show_default="the usual names")] = "",
+    timestamp: Annotated[str, typer.Option(help="Column of the time.", show_default="the usual names")] = "",
+    event: Annotated[str, typer.Option(help="Column of the type.", show_default="the usual names")] = "",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip lines that cannot be used.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")] = False,
 ) -> None:
     """Import past interactions into the histories of users, from a file or from a version's training data.
@@ -106,8 +111,10 @@ def import_history(
         bundle = ModelStore(settings.store, trust=Trust.at(settings.trusted_keys_file)).bundle(version)
         result = _import(settings, lambda opened: import_version(opened, bundle, say))
     else:
-        given = {"user": user, "item": item, "timestamp": timestamp, "event": event}
-        read = read_history_file(file, {role: column for role, column in given.items() if column})
+        columns = Columns(user=user, item=item, timestamp=timestamp, event=event)
+        read = read_history_file(file, columns, skip_bad)
+        for note in read.notes:
+            say(note)
         histories = read.histories(settings.history_cap)
         result = _import(settings, lambda opened: import_all(opened, histories, len(read.user_ids), say))
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 DOCKER = ROOT / "docker"
 
-LOCKS: dict[str, tuple[str, ...]] = {"service": (), "service-gpu": ("gpu",), "trainer": ("train",)}
+LOCKS: dict[str, tuple[str, ...]] = {"service": (), "service-gpu": ("gpu",), "trainer": ("train", "sql")}
 """Extras of pyproject.toml that each image installs, by the name of its lock file."""
 
 CUDA_PREFIXES = ("cuda-", "nvidia-", "triton")

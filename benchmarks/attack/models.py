@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from benchmarks.served_store import answer_alone, golden_of
-from model_store.bundle.bundle import EMBEDDINGS, VECTORS
+from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS, VECTORS
 from model_store.bundle.golden import goldens_to_json
 from model_store.bundle.key_files import create_keys
 from model_store.bundle.manifest import DataSummary, Description
@@ -21,6 +21,7 @@ from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey, Trust
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.code_names import CodeNames
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender
 from model_store.network.tokenizer import Tokenizer
@@ -114,6 +115,7 @@ def _build(store: ModelStore, key: SigningKey) -> None:
         files = shared | {
             EMBEDDINGS: save({VECTORS: torch.from_numpy(catalogue.vectors)}),
             "catalogue.parquet": catalogue.to_parquet(),
+            CODE_NAMES: CodeNames.none().to_parquet(),
             "golden.json": goldens_to_json(
                 [golden_of(engine, catalogue, each, config.beam_width) for each in _histories(catalogue, 4, seed=1)]
             ),

@@ -22,11 +22,13 @@ from model_store.bundle.manifest import LIST_HINT, MANIFEST, MANIFEST_LIMIT, REF
 from model_store.bundle.signature import SIGNATURE, SIGNATURE_LIMIT, Trust, signers
 from model_store.bundle.storage import Entry, Folder
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.code_names import CodeNames
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused, CatalogueError, VersionNotFound
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from model_store.search.neighbours import Neighbours
 
+CODE_NAMES = "code_names.parquet"
 EMBEDDINGS = "embeddings.safetensors"
 NEIGHBOURS = "neighbours.safetensors"
 VECTORS = "vectors"
@@ -104,6 +106,10 @@ class Bundle:
     def neighbours(self) -> Neighbours | None:
         """Read the neighbours of all items; ``None`` in a bundle whose answers do not use them."""
         return read_neighbours(self.read, self.manifest.files, self.manifest.fusion)
+
+    def code_names(self) -> CodeNames:
+        """Read the names of code prefixes."""
+        return read_code_names(self.read)
 
     def embeddings(self) -> Tensors:
         """Read the tensors of ``embeddings.safetensors`` by name."""
@@ -196,6 +202,11 @@ def check_contents(
     if memory is not None and memory.items > len(known):
         raise BundleRefused(f"{NEIGHBOURS}: knows {memory.items} items, the catalogue has {len(known)}", REFUSED_HINT)
 
+    try:
+        read_code_names(read).check_fit(catalogue.codes)
+    except CatalogueError as cause:
+        raise BundleRefused(f"{CODE_NAMES}: {cause}", REFUSED_HINT) from cause
+
     goldens = goldens_from_json(read(GOLDEN))
     for number, golden in enumerate(goldens):
         unknown = (set(golden.history) | set(golden.items)) - known.keys()
@@ -204,7 +215,7 @@ def check_contents(
                 f"{GOLDEN}: golden {number} names {min(unknown)!r}, which the catalogue lacks", REFUSED_HINT
             )
 
-    for name in sorted(set(names) - {"catalogue.parquet", GOLDEN}):
+    for name in sorted(set(names) - {"catalogue.parquet", CODE_NAMES, GOLDEN}):
         if name.endswith(".safetensors"):
             read_tensors(read, name)
         elif name.endswith(".onnx"):
@@ -293,6 +304,18 @@ def read_neighbours(read: Read, names: Iterable[str], fusion: Fusion) -> Neighbo
     if fusion.neighbours:
         raise BundleRefused(f"{NEIGHBOURS}: missing, which fusion.neighbours {fusion.neighbours} needs", REFUSED_HINT)
     return None
+
+
+def read_code_names(read: Read) -> CodeNames:
+    """Read the names of code prefixes.
+
+    Raises:
+        BundleRefused: The file is damaged.
+    """
+    try:
+        return CodeNames.from_parquet(read(CODE_NAMES))
+    except CatalogueError as cause:
+        raise BundleRefused(f"{CODE_NAMES}: {cause}", REFUSED_HINT) from cause
 
 
 def read_tensors(read: Read, name: str) -> Tensors:

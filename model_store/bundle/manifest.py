@@ -36,6 +36,7 @@ REQUIRED_FILES = frozenset(
         "tokenizer.onnx",  # item embedding -> ranked codes
         "embeddings.safetensors",
         "catalogue.parquet",
+        "code_names.parquet",  # what the items below a prefix of codes have in common
         "golden.json",  # histories with expected answers
     }
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -47,6 +48,16 @@ MAX_TIMESTAMP = 253_402_300_799
 def event_type_of(name: str) -> EventType | None:
     """Return the type that a shop's own name means, such as ``Add to cart``; ``None`` if it is none of those known."""
     return _NAMES.get(name.lower().replace(" ", "").replace("_", "").replace("-", ""))
+
+
+def parse_moment(text: str) -> datetime:
+    """Return the moment that a date or a time in ISO 8601 means; it is UTC unless it has an offset.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _check_seconds(value: int) -> int:

@@ -11,7 +11,8 @@
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
     events:counts:<seconds>                  zset    no, trimmed         decayed counts of events, by item and half-life
     changes                                  stream  no, trimmed         raw catalogue changes, id <revision>-<nonce>
-    items                                    hash    no                  latest raw change by item id
+    items                                    hash    no                  latest raw change by item id; a deletion has
+                                                                         the payload of the put before it
     <snapshots>:<version>:head               string  no                  a ``snapshots.SnapshotHead``
     <snapshots>:<version>:chunk:<id>:<n>     string  until published     at most 8 MiB of a packed snapshot
     <snapshots>:<version>:lock               string  yes, renewed        token of the replica that writes a snapshot

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.code_names import CodeNames
 from model_store.semantic_ids.trie import RuleMask
 from service.async_tasks import gather_or_cancel
 from service.engines.base import SearchRequest, SearchResult
@@ -156,36 +157,43 @@ class PrefixExamples:
 
 
 def explanation_documents(
-    catalogue: Catalogue, rows: npt.NDArray[np.int64], explanations: Explanations
+    catalogue: Catalogue, names: CodeNames, rows: npt.NDArray[np.int64], explanations: Explanations
 ) -> list[Explanation]:
     """Return explanations in their documented JSON form, one for each of ``rows``.
 
     Takes milliseconds on large catalogues: not for the event loop.
     """
     examples = PrefixExamples(catalogue)
-    return [_build_explanation(catalogue, row, explanations, examples) for row in rows.tolist()]
+    return [_build_explanation(catalogue, names, row, explanations, examples) for row in rows.tolist()]
 
 
 def _build_explanation(
-    catalogue: Catalogue, row: int, explanations: Explanations, examples: PrefixExamples
+    catalogue: Catalogue, names: CodeNames, row: int, explanations: Explanations, examples: PrefixExamples
 ) -> Explanation:
     codes = catalogue.codes[row].tolist()
     measured = explanations.of(row)
     return {
-        "codes": _build_code_reasons(catalogue, codes, measured.code_log_probs, examples),
+        "codes": _build_code_reasons(catalogue, names, codes, measured.code_log_probs, examples),
         "history": _build_history_reasons(catalogue, explanations.history.tolist(), measured.contributions),
     }
 
 
 def _build_code_reasons(
-    catalogue: Catalogue, codes: list[int], measured: npt.NDArray[np.float32] | None, examples: PrefixExamples
+    catalogue: Catalogue,
+    names: CodeNames,
+    codes: list[int],
+    measured: npt.NDArray[np.float32] | None,
+    examples: PrefixExamples,
 ) -> list[CodeReason]:
     log_probs = [None] * len(codes) if measured is None else measured.tolist()
     reasons: list[CodeReason] = []
     for depth, (code, log_prob) in enumerate(zip(codes, log_probs, strict=True)):
-        count, below = examples.below(tuple(codes[: depth + 1]))
+        prefix = tuple(codes[: depth + 1])
+        count, below = examples.below(prefix)
         shown = [_build_shown_item(catalogue, each) for each in below]
-        reasons.append({"code": code, "log_prob": log_prob, "items": count, "examples": shown})
+        reasons.append(
+            {"code": code, "name": names.name(prefix), "log_prob": log_prob, "items": count, "examples": shown}
+        )
     return reasons
 
 

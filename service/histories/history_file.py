@@ -1,32 +1,30 @@
-"""Reader of a file of interactions, CSV or Parquet, for importing them by hand."""
+"""Reader of a file of interactions, as ``etegrec-train`` reads it, for importing them by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pcsv
+import pyarrow.json as pjson
 import pyarrow.parquet as pq
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
-from model_store.events.event import MAX_TIMESTAMP, event_type_of
+from model_store.events.event import event_type_of
 from model_store.events.history_entry import UserInteractions, letter_of
-
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "user": ("user", "user_id", "userid", "visitorid", "customer_id"),
-    "item": ("item", "item_id", "itemid", "product_id", "sku"),
-    "timestamp": ("timestamp", "time", "event_time", "date"),
-    "event": ("event", "event_type", "type"),
-}
-"""Names by which a column is found in any case, if it is not named."""
-
-_SEPARATORS = ",;\t|"
+from model_store.source_files.column_names import Columns, find_column
+from model_store.source_files.csv_lines import read_dialect, snippet
+from model_store.source_files.csv_repair import convert
+from model_store.source_files.formats import JSON_SUFFIXES, check_file, format_suffix, units_per_second
+from model_store.source_files.id_spelling import FLOAT_ID, SAMPLE, judge_ids
+from model_store.source_files.intake import LINE, BadLine, Intake, refusal
+from service.histories.file_times import NO_TIME, IntArray, parse_times
 
 
 class HistoryFile(NamedTuple):
@@ -35,8 +33,9 @@ class HistoryFile(NamedTuple):
     user_ids: list[str]
     offsets: list[int]  # [users + 1], user u owns the rows offsets[u]:offsets[u + 1]
     item_ids: Any  # Arrow array, [rows]
-    timestamps: npt.NDArray[np.int64]  # [rows]
+    timestamps: IntArray  # [rows], Unix seconds
     letters: str  # [rows]
+    notes: tuple[str, ...]  # on what is unusual about the file, for people
 
     def histories(self, cap: int) -> Iterator[UserInteractions]:
         """Yield the newest ``cap`` interactions of every user."""
@@ -50,124 +49,163 @@ class HistoryFile(NamedTuple):
             )
 
 
-def read_history_file(path: Path, named: Mapping[str, str]) -> HistoryFile:
-    """Read a CSV (with a header) or Parquet file.
+class _Rows(NamedTuple):
+    """Rows of a file in columns; some cannot be used."""
+
+    lines: IntArray  # [rows], number of the line or row
+    users: Any  # Arrow array of text, [rows]
+    items: Any  # Arrow array of text, [rows]
+    times: IntArray  # [rows], in the unit of the file
+    letters: npt.NDArray[np.uint8]  # [rows]
+
+
+def read_history_file(path: Path, columns: Columns, skip_bad: bool = False) -> HistoryFile:
+    """Read separated text with a header, Parquet or JSON lines; text may be compressed (``.gz``).
 
     Args:
-        path: The file; one that ends in ``.parquet`` is read as Parquet.
-        named: Column by ``user``, ``item``, ``timestamp`` and ``event``; others are found by :data:`NAMES`. Users and
-            items are needed. Without timestamps the file's order counts; without events their types are unknown.
+        path: The file; its suffix tells the format.
+        columns: Names of the columns; those with usual names are found without. Users and items are needed. Without
+            timestamps the file's order counts; without events their types are unknown.
+        skip_bad: Leave out lines that cannot be used instead of refusing the file.
 
     Raises:
-        DataError: A column is missing or holds what it cannot hold; the message names it.
+        DataError: The file cannot be read, a column is missing, or a line cannot be used; the message names it.
     """
-    try:
-        table = pq.read_table(path) if path.suffix.lower() == ".parquet" else _read_csv(path, named)
-    except pa.ArrowException as cause:
-        raise DataError(f"{path.name} cannot be read: {cause}", "give a CSV file with a header, or Parquet") from cause
-    if not table.num_rows:
+    check_file(path)
+    with TemporaryDirectory(prefix="etegrec-") as folder:
+        intake = Intake(Path(folder), skip_bad)
+        rows = _without_bad_rows(path, _read_rows(path, columns, intake), intake)
+    if not len(rows.lines):
         raise DataError(f"{path.name} holds no interactions", "check the file")
+    if intake.skipped:
+        intake.note(f"{intake.skipped:,} lines cannot be used: skipped, such as {'; '.join(intake.skipped_first)}")
 
-    columns = {role: _find(role, table.column_names, named) for role in NAMES}
-    users = _ids(table, path, "user", columns["user"])
-    items = _ids(table, path, "item", columns["item"])
-    times = _seconds(table, path, columns["timestamp"])
-    letters = _letters(table, columns["event"])
-
-    encoded = users.dictionary_encode()
+    encoded = rows.users.dictionary_encode()
     owner = encoded.indices.to_numpy()
-    order = np.lexsort((times, owner))
+    order = np.lexsort((rows.times, owner))
     bounds = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(encoded.dictionary)))])
     return HistoryFile(
         encoded.dictionary.to_pylist(),
         bounds.tolist(),
-        items.take(pa.array(order)),
-        times[order],
-        letters[order].tobytes().decode("ascii"),
+        rows.items.take(pa.array(order)),
+        rows.times[order] // units_per_second(int(rows.times.max())),
+        rows.letters[order].tobytes().decode("ascii"),
+        tuple(intake.notes),
     )
 
 
-def _read_csv(path: Path, named: Mapping[str, str]) -> Any:
-    with path.open("rb") as file:
-        header = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    separator = max(_SEPARATORS, key=header.count)
-    names = [name.strip('"') for name in header.split(separator)]
-    text = {_find(role, names, named): pa.string() for role in ("user", "item", "event")}
-    return pcsv.read_csv(
-        path,
-        parse_options=pcsv.ParseOptions(delimiter=separator),
-        convert_options=pcsv.ConvertOptions(column_types={name: kind for name, kind in text.items() if name}),
+def _read_rows(path: Path, columns: Columns, intake: Intake) -> _Rows:
+    table = _read_table(path, intake)
+    found = [name for name in table.column_names if name != LINE]
+    names = {
+        kind: find_column(path.name, found, kind, getattr(columns, kind), required=kind in ("user", "item"))
+        for kind in ("user", "item", "timestamp", "event")
+    }
+    times = _column(table, names["timestamp"])
+    events = _column(table, names["event"])
+    return _Rows(
+        table[LINE].to_numpy(),
+        _ids(path, "user", _column(table, names["user"]), intake),
+        _ids(path, "item", _column(table, names["item"]), intake),
+        np.zeros(table.num_rows, dtype=np.int64) if times is None else parse_times(times),
+        np.full(table.num_rows, ord(letter_of(None)), dtype=np.uint8) if events is None else _letters(events),
     )
 
 
-def _find(role: str, columns: list[str], named: Mapping[str, str]) -> str | None:
-    """Return the column of a role.
+def _read_table(path: Path, intake: Intake) -> Any:
+    """Read a file into an Arrow table, with the number of the line or row in the column ``LINE``.
 
     Raises:
-        DataError: The named column is missing; or none is found, and it is needed.
+        DataError: It cannot be read.
     """
-    wanted = (named[role],) if role in named else NAMES[role]
-    found = next((name for name in columns if (name if role in named else name.strip().lower()) in wanted), None)
-    if found is None and (role in named or role in ("user", "item")):
-        raise DataError(
-            f"there is no column {named.get(role, role)!r}; the columns are {', '.join(columns)[:300]}",
-            f"name it: --{role} COLUMN",
-        )
-    return found
+    suffix = format_suffix(path)
+    try:
+        if suffix == ".parquet":
+            return _numbered(pq.read_table(path))
+        if suffix in JSON_SUFFIXES:
+            return _numbered(pjson.read_json(path))
+
+        converted = intake.new_file()
+        convert(path, read_dialect(path, suffix), converted, intake)
+        return pq.read_table(converted)
+    except (pa.ArrowException, OSError, EOFError) as cause:
+        reason = snippet(str(cause).partition("\n")[0])
+        raise DataError(f"{path.name} cannot be read: {reason}", "check that its content matches its suffix") from cause
 
 
-def _ids(table: Any, path: Path, role: str, column: str | None) -> Any:
-    """Return ids as text.
+def _numbered(table: Any) -> Any:
+    return table.append_column(LINE, pa.array(np.arange(1, table.num_rows + 1)))
 
-    Raises:
-        DataError: One is missing, empty or too long.
-    """
-    ids = pc.cast(table[column], pa.large_string()).combine_chunks()
-    size = pc.fill_null(pc.binary_length(ids), 0).to_numpy(zero_copy_only=False)
-    wrong = np.flatnonzero((size < 1) | (size > ID_BYTES))
-    if len(wrong):
-        raise DataError(
-            f"{path.name} row {wrong[0] + 1}: the {role} in column {column!r} must be 1 to {ID_BYTES} bytes long"
-            f" ({len(wrong)} rows)",
-            "correct or remove these rows, or name the right column: --" + role,
-        )
+
+def _column(table: Any, name: str) -> Any:
+    """Return a column as one Arrow array of plain values; ``None`` if it has no name."""
+    if not name:
+        return None
+    column = table[name]
+    is_encoded = pa.types.is_dictionary(column.type)
+    return pc.cast(column, column.type.value_type if is_encoded else column.type).combine_chunks()
+
+
+def _ids(path: Path, kind: str, column: Any, intake: Intake) -> Any:
+    """Return ids as people mean them, an Arrow array of text; null and empty ones are still in it."""
+    ids = pc.cast(column, pa.large_string())
+    spelling = judge_ids(ids[:SAMPLE].to_pylist())
+    if spelling.is_padded:
+        ids = pc.utf8_trim_whitespace(ids)
+    if spelling.float_example:
+        ids = pc.replace_substring_regex(ids, FLOAT_ID, r"\1")
+
+    if done := spelling.describe():
+        intake.note(f"{path.name}: {kind} ids {done}")
     return ids
 
 
-def _seconds(table: Any, path: Path, column: str | None) -> npt.NDArray[np.int64]:
-    """Return times in Unix seconds, 0 for all if there is no column.
-
-    Raises:
-        DataError: One is missing or out of range, or the column holds no times.
-    """
-    if column is None:
-        return np.zeros(table.num_rows, dtype=np.int64)
-
-    values = table[column]
-    hint = "give Unix time in seconds or ISO times, or name the right column: --timestamp"
-    try:
-        if pa.types.is_temporal(values.type):
-            values = pc.cast(values, pa.timestamp("s"), safe=False)
-        seconds = pc.cast(values, pa.int64()).combine_chunks()
-    except pa.ArrowException as cause:
-        raise DataError(f"{path.name}: column {column!r} holds no times: {str(cause)[:200]}", hint) from cause
-
-    known = pc.fill_null(seconds, -1).to_numpy(zero_copy_only=False)
-    wrong = np.flatnonzero((known < 0) | (known > MAX_TIMESTAMP))
-    if len(wrong):
-        raise DataError(
-            f"{path.name} row {wrong[0] + 1}: column {column!r} must hold Unix time in seconds, not milliseconds"
-            f" ({len(wrong)} rows)",
-            hint,
-        )
-    return np.asarray(known, dtype=np.int64)
-
-
-def _letters(table: Any, column: str | None) -> npt.NDArray[np.uint8]:
-    """Return the letter of each row's type, unknown for names that stand for none."""
-    if column is None:
-        return np.full(table.num_rows, ord(letter_of(None)), dtype=np.uint8)
-
-    encoded = pc.fill_null(pc.cast(table[column], pa.string()), "").combine_chunks().dictionary_encode()
+def _letters(events: Any) -> npt.NDArray[np.uint8]:
+    """Return the letter of each row's type, [rows], unknown for names that stand for none."""
+    encoded = pc.fill_null(pc.cast(events, pa.string()), "").dictionary_encode()
     letters = [ord(letter_of(event_type_of(name))) for name in encoded.dictionary.to_pylist()]
     return np.asarray(np.array(letters, dtype=np.uint8)[encoded.indices.to_numpy()])
+
+
+def _without_bad_rows(path: Path, rows: _Rows, intake: Intake) -> _Rows:
+    """Return the rows that can be used.
+
+    Raises:
+        DataError: Some cannot, and ``intake`` does not skip bad lines.
+    """
+    user_sizes = _sizes(rows.users)
+    item_sizes = _sizes(rows.items)
+    good = (user_sizes > 0) & (user_sizes <= ID_BYTES) & (item_sizes > 0) & (item_sizes <= ID_BYTES)
+    good &= rows.times != NO_TIME
+    if good.all():
+        return rows
+
+    bad = np.flatnonzero(~good)
+    found = [
+        BadLine(
+            int(rows.lines[row]),
+            _reason(int(user_sizes[row]), int(item_sizes[row])),
+            f"{rows.users[row].as_py() or ''},{rows.items[row].as_py() or ''}",
+        )
+        for row in (bad if intake.skip_bad else bad[:1])
+    ]
+    if not intake.skip_bad:
+        raise refusal(path.name, found[0], len(bad), len(good))
+    intake.skip(path.name, found)
+    kept = pa.array(np.flatnonzero(good))
+    return _Rows(rows.lines[good], rows.users.take(kept), rows.items.take(kept), rows.times[good], rows.letters[good])
+
+
+def _sizes(ids: Any) -> IntArray:
+    """Return the bytes of each id, 0 for those that are missing."""
+    return np.asarray(pc.fill_null(pc.binary_length(ids), 0).to_numpy())
+
+
+def _reason(user_size: int, item_size: int) -> str:
+    for kind, size in (("user", user_size), ("item", item_size)):
+        if not size:
+            return f"{kind} id is empty"
+    for kind, size in (("user", user_size), ("item", item_size)):
+        if size > ID_BYTES:
+            return f"{kind} id is longer than {ID_BYTES} bytes"
+    return "timestamp is neither Unix time nor ISO 8601"

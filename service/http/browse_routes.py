@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
+import numpy as np
 from starlette.requests import Request
 
 from service.answers.popular import find_popular
@@ -66,13 +67,19 @@ async def items_by_codes(service: Service, request: Request) -> CodesResponse:
             f"no semantic ID of the catalogue begins with these codes; they have {levels} codes, each 0 to {size - 1}"
         )
 
+    longer = np.array([[*prefix, code] for code, _ in group.next_codes], dtype=np.int64).reshape(-1, len(prefix) + 1)
+    next_names = model.names.find(longer)
     page = group.rows[query.offset : query.offset + query.limit].tolist()
     return {
         "model_version": model.version,
         "prefix": prefix,
+        "name": model.names.name(prefix),
         "total": len(group.rows),
         "items": [build_coded_item(catalogue, row) for row in page],
-        "next_codes": [{"code": code, "items": items} for code, items in group.next_codes],
+        "next_codes": [
+            {"code": code, "name": name, "items": items}
+            for (code, items), name in zip(group.next_codes, next_names, strict=True)
+        ],
         "common": [
             {
                 "field": trait.field,

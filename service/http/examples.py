@@ -137,9 +137,10 @@ EXAMPLES: Mapping[str, Example] = {
         answer={
             "model_version": _VERSION,
             "prefix": [3],
+            "name": "Children's · Comedy",
             "total": 1,
             "items": [_TOY_STORY],
-            "next_codes": [{"code": 22, "items": 1}],
+            "next_codes": [{"code": 22, "name": "Animation", "items": 1}],
             "common": [
                 {"field": "category", "value": "Comedy", "share": 1.0, "catalogue_share": 0.31, "lift": 3.2},
             ],

@@ -34,7 +34,8 @@ async def recommend(service: Service, request: Request) -> RecommendResponse:
 
     document = _build_document(answer, request)
     if answer.explanations is not None:
-        explain = partial(explanation_documents, answer.model.catalogue, answer.found.rows, answer.explanations)
+        model = answer.model
+        explain = partial(explanation_documents, model.catalogue, model.names, answer.found.rows, answer.explanations)
         explanations = await service.lookups.run(explain)
 
         for item, explanation in zip(document["items"], explanations, strict=True):

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from model_store.bundle.manifest import Manifest
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.code_names import CodeNames
 from model_store.search.fusion import DENSE_ITEMS, Fusion
 from model_store.search.neighbours import Neighbours
 from service.engines.base import BEAM_WIDTHS, Engine
@@ -28,6 +29,8 @@ class LoadedModel:
     catalogue: Catalogue
     engine: Engine
     rules: RuleCompiler
+    names: CodeNames
+    """Names of code prefixes, as they were when the version was made."""
     neighbours: Neighbours | None = None
     """The neighbours of all items, if this version's answers use them."""
     replica: ReplicatedCatalogue | None = None

@@ -56,7 +56,7 @@ def _load_and_prove(bundle: Bundle, catalogue: Catalogue, settings: Settings, op
     try:
         engine.bind(catalogue)
         rules = RuleCompiler(catalogue, settings.rule_cache_entries)
-        model = LoadedModel(bundle.manifest, catalogue, engine, rules, bundle.neighbours())
+        model = LoadedModel(bundle.manifest, catalogue, engine, rules, bundle.code_names(), bundle.neighbours())
         replay_goldens(model, bundle.goldens())
     except BaseException:
         engine.close()

@@ -118,22 +118,26 @@ def _join_vectors(trained: npt.NDArray[np.float32] | None, new: npt.NDArray[np.g
 def recover_changes(replica: ReplicatedCatalogue, trained: Catalogue) -> Iterator[RawChange]:
     """Yield the changes that lead from the catalogue as trained to this one, in the order of its rows.
 
-    With them a replica refills a store that lost its changes. Of a new item that is hidden, the content is lost.
+    With them a replica refills a store that lost its changes.
     """
     catalogue = replica.catalogue
     for row in range(len(catalogue)):
         item_id = catalogue.item_ids[row]
+        is_changed = row >= catalogue.trained or _content(catalogue, row) != _content(trained, row)
         if catalogue.is_hidden[row]:
-            yield delete_change(item_id)
-        elif row >= catalogue.trained or _content(catalogue, row) != _content(trained, row):
+            yield delete_change(item_id, replica.stored_item(row).payload() if is_changed else b"")
+        elif is_changed:
             yield replica.stored_item(row).change(item_id)
 
 
 def _prepare(replica: ReplicatedCatalogue, changes: Sequence[ItemChange]) -> tuple[list[Change], int]:
-    """Decode changes, and encode and place new items; return the entries, and how many changes were refused."""
+    """Decode changes, and encode and place new items; return the entries, and how many changes were refused.
+
+    A deletion that has a payload puts the content first: the item can come back with it.
+    """
     is_known = (replica.catalogue.row_of.find([change.item_id for change in changes]) >= 0).tolist()
     new_payloads = [
-        change.payload for change, known in zip(changes, is_known, strict=True) if change.kind == "put" and not known
+        change.payload for change, known in zip(changes, is_known, strict=True) if change.payload and not known
     ]
     encoded = replica.source.encode_payloads(new_payloads)
     placer = replica.source.coder.placement(replica.catalogue)
@@ -142,20 +146,17 @@ def _prepare(replica: ReplicatedCatalogue, changes: Sequence[ItemChange]) -> tup
     placed: set[str] = set()  # new items that got their codes from an earlier change
     refused = 0
     for change, known in zip(changes, is_known, strict=True):
+        if change.kind == "put" or change.payload:
+            put = _decode_put(change)
+            if put is not None and not known and change.item_id not in placed:
+                put = _place(replica, put, encoded[change.payload], placer)
+            if put is None:
+                refused += 1
+            else:
+                entries.append(put)
+                placed.add(change.item_id)
         if change.kind == "delete":
             entries.append(ItemDelete(change.item_id))
-            continue
-        if change.kind != "put":
-            continue
-
-        put = _decode_put(change)
-        if put is not None and not known and change.item_id not in placed:
-            put = _place(replica, put, encoded[change.payload], placer)
-        if put is None:
-            refused += 1
-        else:
-            entries.append(put)
-            placed.add(change.item_id)
 
     return entries, refused
 

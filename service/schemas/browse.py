@@ -54,6 +54,7 @@ class NextCode(TypedDict):
     """A code that may follow a prefix."""
 
     code: int
+    name: NotRequired[Annotated[Nullable[str], Field(description="of the prefix with this code; null if it has none")]]
     items: Annotated[int, Field(description="items below it")]
 
 
@@ -72,6 +73,11 @@ class CodesResponse(TypedDict):
 
     model_version: str
     prefix: list[int]
+    name: NotRequired[
+        Annotated[
+            Nullable[str], Field(description="what at least half of the items said in training; null if it has none")
+        ]
+    ]
     total: Annotated[int, Field(description="items below the prefix, hidden ones left out")]
     items: Annotated[list[CodedItem], Field(description="one page of them, most popular first")]
     next_codes: Annotated[list[NextCode], Field(description="ascending; empty below a whole semantic ID")]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
 from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from typing_extensions import TypedDict
 
-from model_store.events.event import MAX_TIMESTAMP, Event
+from model_store.events.event import MAX_TIMESTAMP, Event, parse_moment
 from service.schemas.ids import ShortId
 from service.schemas.types import Listed
 
@@ -38,12 +37,9 @@ def _check_seconds(value: int) -> int:
 def _parse_iso(text: str) -> int:
     """Return the Unix time, in whole seconds, of a date or a time in ISO 8601."""
     try:
-        moment = datetime.fromisoformat(text)
+        return int(parse_moment(text).timestamp() // 1)
     except ValueError:
         raise PydanticCustomError(TIME_ERROR, TIME_RULE) from None
-
-    has_offset = moment.tzinfo is not None
-    return int((moment if has_offset else moment.replace(tzinfo=UTC)).timestamp() // 1)
 
 
 class _Time:

@@ -15,6 +15,7 @@ class CodeReason(TypedDict):
     """One code of a recommended item."""
 
     code: int
+    name: NotRequired[Annotated[Nullable[str], Field(description="of the prefix that ends here; null if it has none")]]
     log_prob: NotRequired[
         Annotated[Nullable[float], Field(description="of this code after those before it; null for popular items")]
     ]

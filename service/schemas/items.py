@@ -200,9 +200,9 @@ def read_payload(payload: bytes) -> StoredItem | None:
         return None
 
 
-def delete_change(item_id: str) -> RawChange:
-    """Return the entry to append to the change stream to hide an item."""
-    return RawChange(item_id, "delete", b"")
+def delete_change(item_id: str, content: bytes = b"") -> RawChange:
+    """Return the entry to append to the change stream to hide an item; ``content`` is its payload, if it is known."""
+    return RawChange(item_id, "delete", content)
 
 
 class ShownItem(TypedDict):

@@ -2,7 +2,8 @@
 
 There is one stream for all model versions. Changes are numbered 1, 2, 3 … without gaps and kept as raw input: every
 version computes its own codes from them. Beside the stream, the store keeps the latest change of every item, so that
-the stream can be trimmed and the next version can still apply everything that ever happened.
+the stream can be trimmed and the next version can still apply everything that ever happened. There, a deletion keeps
+the content that the item had.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class RawChange(NamedTuple):
 
     item_id: str
     kind: ChangeKind
-    payload: bytes  # canonical JSON of what the client sent; empty but for "put"
+    payload: bytes  # canonical JSON of what the client sent; of a "delete", empty or what the item held before
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class LatestChanges:
-    """Latest change of every item that ever changed.
+    """Latest change of every item that ever changed. A deletion has the payload of the put before it, if there was one.
 
     Attributes:
         at: Place of the newest change when reading began. Some of the changes may be newer: after them, apply the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from model_store.events.event_log import (
     ChangeLine,
@@ -55,7 +56,8 @@ class ChangeState:
         if line.change != "restart":
             first, latest = self.latest.get(line.item_id, (line.revision, change))
             if latest.at.revision <= line.revision:
-                self.latest[line.item_id] = (first, change)
+                # a deletion keeps the payload of the put before it
+                self.latest[line.item_id] = (first, replace(change, payload=change.payload or latest.payload))
 
     def trim(self, before: int) -> None:
         """Drop changes below a revision; the newest change stays."""

@@ -281,6 +281,7 @@ APPEND_CHANGES = (
     + """
 -- KEYS: change stream, latest changes.  ARGV: nonce, least revision, then per change: item id, kind, payload
 -- The hash is read before the first write: if a key holds another type, nothing is written.
+-- There, a deletion keeps the payload of the put before it, so that the item can come back with its content.
 local revision = tonumber(string.match(last_id(KEYS[1]), '^%d+'))
 local id = ''
 if revision < tonumber(ARGV[2]) then return id end
@@ -290,8 +291,10 @@ for i = 3, #ARGV, 3 do
   local text = string.format('%.0f', revision)
   local first = old and string.match(old, '^%d+') or text
   id = text .. '-' .. ARGV[1]
+  local kept = ARGV[i + 2]
+  if old and kept == '' then kept = string.match(old, '^%d+ [%d-]+ %a+ (.*)$') or '' end
   redis.call('XADD', KEYS[1], id, 'item', ARGV[i], 'kind', ARGV[i + 1], 'payload', ARGV[i + 2])
-  redis.call('HSET', KEYS[2], ARGV[i], first .. ' ' .. id .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 2])
+  redis.call('HSET', KEYS[2], ARGV[i], first .. ' ' .. id .. ' ' .. ARGV[i + 1] .. ' ' .. kept)
 end
 return id
 """

@@ -22,6 +22,7 @@ from service.settings import ENV_PREFIX, Settings
 from supply_chain.lock_file import lock_path, read_lock
 from training.cli import app as train_app
 from training.config import load_config
+from training.retraining.gate import Gate
 from training.retraining.schedule import parse_cron
 
 ROOT = Path(__file__).parents[2]
@@ -289,6 +290,7 @@ def test_the_trainer_command_is_one_that_etegrec_train_takes() -> None:
     given = command.make_context(subcommand, arguments).params
     load_config(given["preset"])
     parse_cron(given["cron"])
+    assert (given["max_gain"], given["plausible_gain"]) == (Gate.max_gain, Gate.plausible_gain)
     assert given["store"] == "/models"
     assert f"runs:{given['work']}" in SERVICES["trainer"]["volumes"]
     prepared = next(each.rest for each in final_stage("trainer") if "etegrec-train prepare" in each.rest)

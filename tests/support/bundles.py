@@ -16,6 +16,7 @@ from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.code_names import CodeNames
 from model_store.config import ModelConfig, TokenizerConfig
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -71,9 +72,16 @@ def bundle_files(seed: int = 0, catalogue: Catalogue | None = None) -> dict[str,
         "tokenizer.onnx": empty_graph(random.bytes(48).hex()),
         "embeddings.safetensors": safetensors.numpy.save(embeddings),
         "catalogue.parquet": catalogue.to_parquet(),
+        "code_names.parquet": small_names(catalogue).to_parquet(),
         "golden.json": goldens_to_json(small_goldens(catalogue, seed)),
         "report/index.md": f"# Model {seed}\n".encode(),
     }
+
+
+def small_names(catalogue: Catalogue) -> CodeNames:
+    """Return a name for every first code but the lowest: that of an item below it, ``Like Title 7`` and so on."""
+    codes, rows = np.unique(catalogue.codes[:, 0], return_index=True)
+    return CodeNames.of(codes[1:, None], [f"Like {catalogue.titles[row]}" for row in rows[1:]])
 
 
 def empty_graph(comment: str) -> bytes:

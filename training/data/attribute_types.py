@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from training.data.csv_lines import snippet
+from model_store.source_files.csv_lines import snippet
 from training.data.timestamps import DATE_UNIT, parse_iso
 
 _MISSING = ("", "null", "none", "nan", "n/a", "na", "\\n")

@@ -28,7 +28,8 @@ class FilterOptions(Section):
     min_length: int = Field(1, ge=1, description="users with fewer interactions after these filters are not trained on")
     keep_repeats: bool = Field(
         False,
-        description="keep interactions of the same user and item in the same second; by default they count once",
+        description="keep interactions of the same user and item in the same second; by default they count once, by "
+        "the strongest type",
     )
 
     @property

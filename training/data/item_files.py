@@ -11,11 +11,12 @@ from typing import IO, Any, NamedTuple
 import polars as pl
 
 from model_store.errors import DataError
+from model_store.source_files.column_names import Columns, find_column, find_items_key
+from model_store.source_files.formats import format_suffix
+from model_store.source_files.intake import LINE, Intake
 from training.data.attribute_types import typed
-from training.data.column_names import Columns, find_column, find_items_key
 from training.data.dataset import ItemInfo
-from training.data.intake import LINE, Intake
-from training.data.tables import TableFile, collect, format_suffix, open_table, plain_ids, unreadable
+from training.data.tables import TableFile, collect, open_table, plain_ids, unreadable
 
 _CHUNK = 50_000  # items that are held as Python objects at a time
 _SEPARATORS = ("|", ";", ",")

@@ -14,6 +14,7 @@ from pydantic import Field
 from model_store.durable_files import write_durably
 from model_store.errors import DataError
 from training.data.dataset import Dataset
+from training.data.event_types import event_numbers, strongest_types
 from training.data.filters import FilterOptions, first_of_repeats, shuffle_ties
 from training.data.movielens import OFFICIAL, fetch_movielens_100k
 from training.data.numbering import NumberedIds, number_ids
@@ -37,7 +38,7 @@ UNPLACEABLE = "fewer interactions than data.min_item, and no content to be place
 SHOWN_ITEMS = 5
 """Most items that a note names."""
 
-_RECIPE = 4  # raise it whenever the same input and options give a different data set than before
+_RECIPE = 5  # raise it whenever the same input and options give a different data set than before
 _KEY_FILE = "prepared_from.txt"
 
 
@@ -136,6 +137,8 @@ def open_or_prepare(
 def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
     """Drop repeats, set aside what does not pass the filters, and number the ids of the rest.
 
+    Of repeats the first stays, with the strongest of their types.
+
     Raises:
         DataError: The filters leave nothing.
     """
@@ -146,6 +149,10 @@ def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
     if not options.keep_repeats:
         is_first = first_of_repeats(user.rows, item.rows, frame["timestamp"].to_numpy())
         if not is_first.all():
+            if "event" in frame.columns:
+                types = event_numbers(frame)
+                strongest = strongest_types(user.rows, item.rows, frame["timestamp"].to_numpy(), types, ~is_first)
+                frame = frame.with_columns(event=strongest)
             frame = frame.filter(is_first)
             user = NumberedIds(user.rows[is_first], user.ids)
             item = NumberedIds(item.rows[is_first], item.ids)

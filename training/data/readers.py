@@ -16,14 +16,15 @@ from pydantic import Field
 
 from model_store.config import Section
 from model_store.errors import DataError
-from training.data.column_names import Columns
-from training.data.csv_lines import first_line, snippet
+from model_store.source_files.column_names import Columns
+from model_store.source_files.csv_lines import first_line, snippet
+from model_store.source_files.formats import TABLE_SUFFIXES, format_suffix
+from model_store.source_files.intake import SKIPPED, Intake
 from training.data.dataset import ItemInfo
-from training.data.intake import SKIPPED, Intake
 from training.data.item_files import read_items
 from training.data.movielens import parse_official_items
 from training.data.raw import RawData, interaction_frame, split_movie_title
-from training.data.tables import TABLE_SUFFIXES, Log, format_suffix, open_log, open_text, read_logs
+from training.data.tables import Log, open_log, open_text, read_logs
 
 Format = Literal["auto", "ml-100k", "ml-1m", "recbole", "table", "amazon-ratings", "text"]
 

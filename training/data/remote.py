@@ -22,7 +22,7 @@ import fsspec
 import polars as pl
 
 from model_store.errors import ConfigError, DataError, DownloadError
-from training.data.csv_lines import snippet
+from model_store.source_files.csv_lines import snippet
 from training.data.readers import ReadOptions
 
 Options = TypeVar("Options", bound=ReadOptions)

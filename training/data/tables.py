@@ -17,21 +17,16 @@ import polars as pl
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
-from training.data.column_names import Columns, describe, find_column
-from training.data.csv_lines import SEPARATORS, Dialect, is_regular, read_dialect, snippet
-from training.data.csv_repair import convert
-from training.data.intake import LINE, SKIP_HINT, Intake
+from model_store.source_files.column_names import Columns, describe, find_column
+from model_store.source_files.csv_lines import SEPARATORS, Dialect, is_regular, read_dialect, snippet
+from model_store.source_files.csv_repair import convert
+from model_store.source_files.formats import JSON_SUFFIXES, check_file, format_suffix, units_per_second
+from model_store.source_files.id_spelling import FLOAT_ID, SAMPLE, judge_ids
+from model_store.source_files.intake import LINE, BadLine, Intake, refusal
 from training.data.numbering import categorical, stable_order
-from training.data.timestamps import has_dates, parse_time, units_per_second
+from training.data.timestamps import has_dates, parse_time
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
-"""Suffixes of tables that are recognised; text files may also end with ``.gz``."""
-
-_JSON = (".jsonl", ".ndjson", ".json")
-_SAMPLE = 1000  # rows that are read to tell dates from numbers, and how ids are written
-_FLOAT_ID = r"^(\d+)\.0+$"
 _JSON_HINT = "each line must hold one JSON object: correct or remove that line"
-_NUMBER_ID = r"^\d+(\.0+)?$"
 
 
 class TableFile(NamedTuple):
@@ -42,12 +37,6 @@ class TableFile(NamedTuple):
     is_text: bool  # separated text: all columns are text
 
 
-def format_suffix(path: Path) -> str:
-    """Return the suffix that tells the format, in lower case and without a final ``.gz``."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
-
-
 def open_table(path: Path, intake: Intake, headerless: Sequence[str] = ()) -> TableFile:
     """Open a table without holding it. Columns of separated text stay text, so that ids keep leading zeros.
 
@@ -55,21 +44,17 @@ def open_table(path: Path, intake: Intake, headerless: Sequence[str] = ()) -> Ta
 
     Args:
         path: Parquet or JSON lines by its suffix, else separated text.
-        intake: See :class:`training.data.intake.Intake`.
+        intake: See :class:`model_store.source_files.intake.Intake`.
         headerless: Names of the columns of separated text without a header.
 
     Raises:
         DataError: The file is missing, empty or cannot be read.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist", "check the path")
-    if not path.stat().st_size:
-        raise DataError(f"{path.name} is empty", "check the export")
-
+    check_file(path)
     suffix = format_suffix(path)
     if suffix == ".parquet":
         return _numbered(path, pl.scan_parquet(path))
-    if suffix in _JSON:
+    if suffix in JSON_SUFFIXES:
         return _numbered(path, pl.scan_ndjson(path, infer_schema_length=1000))
     try:
         return _open_text_table(path, suffix, intake, headerless)
@@ -87,7 +72,7 @@ def _open_text_table(path: Path, suffix: str, intake: Intake, headerless: Sequen
 
     converted = intake.new_file()
     convert(path, dialect, converted, intake)
-    return TableFile(pl.scan_parquet(converted / "*.parquet"), dialect.columns, is_text=True)
+    return TableFile(pl.scan_parquet(converted), dialect.columns, is_text=True)
 
 
 def _scan(path: Path, dialect: Dialect) -> pl.LazyFrame:
@@ -170,7 +155,7 @@ def open_log(
     found = {"time" if kind == "timestamp" else kind: name for kind, name in names.items() if name}
 
     rows = table.rows.select(pl.col(LINE).alias("line"), *(_as_read(kind, name) for kind, name in found.items()))
-    sample = collect(path, rows.select(found.keys()).head(_SAMPLE))
+    sample = collect(path, rows.select(found.keys()).head(SAMPLE))
     for kind in ("user", "item"):
         rows = _with_plain_ids(path, rows, sample[kind], intake)
     dates = "time" in found and has_dates(sample["time"].drop_nulls())
@@ -188,23 +173,13 @@ def _as_read(kind: str, name: str) -> pl.Expr:
 
 
 def plain_ids(column: pl.Expr, sample: pl.Series) -> tuple[pl.Expr, str]:
-    """Return a column of ids as people mean them, judged by a sample, and what was done; "" if nothing was.
-
-    Spaces around ids are left out. Where all ids are whole numbers and some are written with a point (``106.0``, as
-    tables with missing values write them), they are read without it.
-    """
-    filled = sample.drop_nulls()
-    done = []
-    if filled.str.contains(r"^\s|\s$").any():
+    """Return a column of ids as people mean them, judged by a sample, and what was done; "" if nothing was."""
+    spelling = judge_ids(sample)
+    if spelling.is_padded:
         column = column.str.strip_chars()
-        filled = filled.str.strip_chars()
-        done.append("have spaces around them, which are left out")
-    filled = filled.filter(filled != "")
-    if len(filled) and filled.str.contains(_NUMBER_ID).all() and filled.str.contains(_FLOAT_ID).any():
-        example = filled.filter(filled.str.contains(_FLOAT_ID))[0]
-        column = column.str.replace(_FLOAT_ID, "$1")
-        done.append(f"are written like {example}: read as {example.partition('.')[0]}")
-    return column, " and ".join(done)
+    if spelling.float_example:
+        column = column.str.replace(FLOAT_ID, "$1")
+    return column, spelling.describe()
 
 
 def _with_plain_ids(path: Path, rows: pl.LazyFrame, sample: pl.Series, intake: Intake) -> pl.LazyFrame:
@@ -293,11 +268,9 @@ def _without_bad_rows(log: Log, part: pl.DataFrame, intake: Intake) -> pl.DataFr
     found = rows.filter(pl.col("reason").is_not_null())
     if not intake.skip_bad:
         line, reason, row, time = collect(log.path, found.head(1)).row(0)
-        raise DataError(
-            f"{log.path.name} line {line}: {reason}: {snippet(time if reason.startswith('timestamp') else row)}",
-            f"{bad:,} of {len(part):,} lines have such a problem: {SKIP_HINT}",
-        )
-    intake.skip(log.path.name, collect(log.path, found))
+        first = BadLine(line, reason, time if reason.startswith("timestamp") else row)
+        raise refusal(log.path.name, first, bad, len(part))
+    intake.skip(log.path.name, [BadLine(*row) for row in collect(log.path, found).select(BadLine._fields).iter_rows()])
     return part.filter(good)
 
 
@@ -320,7 +293,7 @@ def collect(path: Path, query: pl.LazyFrame) -> pl.DataFrame:
 
 def unreadable(path: Path, cause: Exception) -> DataError:
     """Return the error for a file whose content does not match its suffix, with the line where JSON breaks off."""
-    if format_suffix(path) in _JSON and (line := _first_bad_json(path)):
+    if format_suffix(path) in JSON_SUFFIXES and (line := _first_bad_json(path)):
         return DataError(f"{path.name} cannot be read: line {line[0]} is not JSON: {snippet(line[1])}", _JSON_HINT)
     reason = snippet(str(cause).partition("\n")[0])
     return DataError(f"{path.name} cannot be read: {reason}", "check that its content matches its suffix")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import polars as pl
 
-UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
-"""Pairs of a least number and the units per second that such a number has (10**11 s would be the year 5138)."""
-
 DATE_UNIT = 10**6
 """Units per second of dates: they become microseconds, which keeps their order."""
 
@@ -36,11 +33,6 @@ def parse_time(column: pl.Expr, dtype: pl.DataType, dates: bool) -> pl.Expr:
         decimal = text.cast(pl.Float64, strict=False).fill_nan(None).cast(pl.Int64, strict=False)
         number = pl.coalesce(text.cast(pl.Int64, strict=False), decimal)  # a float cannot hold nanoseconds
     return pl.when(number >= 0).then(number)
-
-
-def units_per_second(newest: int) -> int:
-    """Return the units per second, judged by the largest number."""
-    return next((unit for least, unit in UNITS if newest >= least), 1)
 
 
 def parse_iso(column: pl.Expr) -> pl.Expr:

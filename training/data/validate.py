@@ -16,9 +16,10 @@ import polars as pl
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
+from model_store.source_files.formats import UNITS
+from model_store.source_files.intake import EXAMPLES, LINE, Intake
 from training.data.dataset import ItemInfo
 from training.data.filters import first_of_repeats
-from training.data.intake import EXAMPLES, LINE, Intake
 from training.data.item_files import ID, ItemTable, read_item_table, read_items
 from training.data.numbering import number_ids
 from training.data.prepare import PrepareOptions, build_dataset
@@ -27,7 +28,7 @@ from training.data.readers import compare_items, open_logs
 from training.data.remote import local_copies
 from training.data.split import utc
 from training.data.tables import Log, collect, is_empty, is_long, read_logs
-from training.data.timestamps import DATE_UNIT, UNITS
+from training.data.timestamps import DATE_UNIT
 
 OLDEST = 631_152_000
 """Oldest credible time, 1990-01-01: an earlier one comes from a broken clock or is not a Unix time."""

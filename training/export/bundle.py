@@ -13,6 +13,7 @@ content.onnx               title, categories and attributes to item embedding; l
 embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_embeddings`
 neighbours.safetensors     which items stand close to each other                     :meth:`Neighbours.arrays`
 catalogue.parquet          ids, codes, titles, categories, attributes, popularity    :meth:`Catalogue.to_parquet`
+code_names.parquet         what the items below each prefix of codes have in common  :func:`name_prefixes`
 histories.parquet          newest interactions of the users; left out on request      :func:`build_histories`
 golden.json                histories with torch's answers                            :meth:`GoldenHistories.goldens`
 report/                    the report page and its charts, ``evaluation.json``,      :func:`write_report`
@@ -38,7 +39,7 @@ from pydantic import JsonValue
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from model_store.bundle.bundle import EMBEDDINGS, NEIGHBOURS, VECTORS
+from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS, NEIGHBOURS, VECTORS
 from model_store.bundle.golden import Golden, compare, goldens_to_json
 from model_store.bundle.histories import HISTORIES
 from model_store.bundle.manifest import REQUIRED_FILES, DataSummary, Description
@@ -50,6 +51,7 @@ from model_store.errors import BundleRefused
 from model_store.new_items.features import extract_features
 from model_store.new_items.item_encoder import CONTENT_GRAPH
 from model_store.search.fusion import Fusion
+from training.code_names.naming import name_prefixes
 from training.content.content_model import ContentModel, fit_content, pad_features
 from training.data.prepare import NOT_SERVED
 from training.export.catalogue import add_placed_items, trained_catalogue
@@ -165,13 +167,15 @@ def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
     compare(goldens, histories.answers(search))
     bar.advance(1)
 
+    names = name_prefixes(catalogue.codes, catalogue.titles, catalogue.categories, catalogue.attributes)
     files |= {
         **_export_int8(pipeline, search, histories, goldens),
         EMBEDDINGS: _create_embeddings(learner, catalogue),
         NEIGHBOURS: save_arrays(pipeline.neighbours.arrays()),
         "catalogue.parquet": catalogue.to_parquet(),
+        CODE_NAMES: names.to_parquet(),
         "golden.json": goldens_to_json(goldens),
-        **write_report(pipeline),
+        **write_report(pipeline, names),
         f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
     }
     if pipeline.config.export.histories:

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.pipeline import Pipeline
+from model_store.bundle.bundle import CODE_NAMES
+from model_store.catalogue.code_names import CodeNames
+from training.code_names.naming import name_prefixes
+from training.code_names.words import item_texts
+from training.pipeline import BUNDLE, Pipeline
 from training.report.examples import Example, find_examples
 from training.run_evaluation import Evaluation
 from training.user_ranks import UserRanks
@@ -56,14 +60,22 @@ class Contents:
     codes: npt.NDArray[np.int16]  # [N, L]
     levels: int  # levels of the tokenizer: L, or L - 1 if the last code only distinguishes collided items
     codebook_size: int
+    names: CodeNames  # of prefixes
+    has_texts: bool  # whether any item has a title, a category or a text attribute
     labels: Sequence[str]  # [N], titles, or ids of items without title
     item_popularity: Int64Array  # [N], training interactions
     data_notes: Sequence[str]  # where the data came from and what was left out
     examples: Sequence[Example]
 
 
-def gather(pipeline: Pipeline, ranks: UserRanks) -> Contents:
-    """Read a finished run; missing stages are run first."""
+def gather(pipeline: Pipeline, ranks: UserRanks, names: CodeNames | None = None) -> Contents:
+    """Read a finished run; missing stages are run first.
+
+    Args:
+        pipeline: The run.
+        ranks: Its ranks of test users' targets.
+        names: Names of code prefixes, if they are known already.
+    """
     evaluation = pipeline.evaluate()
     data = pipeline.dataset
     learner = pipeline.learner
@@ -81,11 +93,23 @@ def gather(pipeline: Pipeline, ranks: UserRanks) -> Contents:
         codes=learner.assignment.codes,
         levels=pipeline.model.tokenizer.levels,
         codebook_size=pipeline.model.tokenizer.codebook_size,
+        names=_names(pipeline) if names is None else names,
+        has_texts=len(item_texts(data.titles, data.categories, data.attributes)) > 0,
         labels=[title or item_id for title, item_id in zip(data.titles, data.item_ids, strict=True)],
         item_popularity=popularity,
         data_notes=data.notes,
         examples=find_examples(pipeline),
     )
+
+
+def _names(pipeline: Pipeline) -> CodeNames:
+    """Return the names in the run's bundle, or those of the trained items before there is one."""
+    run = pipeline.run
+    if all(run.has(f"{BUNDLE}/{name}") for name in (CODE_NAMES, "golden.json")):
+        return CodeNames.from_parquet((run.path / BUNDLE / CODE_NAMES).read_bytes())
+
+    data = pipeline.dataset
+    return name_prefixes(pipeline.learner.assignment.codes, data.titles, data.categories, data.attributes)
 
 
 def _curves(pipeline: Pipeline) -> dict[str, Curve]:

@@ -10,6 +10,7 @@ from typing import Any
 from training.evaluation.metrics import SEEN_EXCLUDED
 from training.report.answers import best_model, tokenizer_state
 from training.report.contents import Contents
+from training.report.names import name_counts, names_note
 from training.report.notes import INTERVAL, coverage_note, search_note, show_interval, warnings
 from training.report.style import Chart, model_name, sort_rows
 from training.report.tree import Branch, top_branches
@@ -62,6 +63,9 @@ def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> by
         health_table(contents),
         policies_table(contents),
         *(section(chart, image) for chart, image in charts),
+        "<h2>What do the prefixes stand for?</h2>",
+        f"<p>{escape(names_note(contents))}</p>",
+        names_table(contents),
         "<h2>The code tree as text</h2>",
         tree_list(contents, top_branches(contents.codes, contents.item_popularity)),
     ]
@@ -95,7 +99,9 @@ def tree_list(contents: Contents, branches: Sequence[Branch]) -> str:
     for branch in branches:
         examples = "".join(f"<li>{escape(contents.labels[row])}</li>" for row in branch.examples)
         below = f"<ul>{examples}</ul>" if examples else tree_list(contents, branch.below)
-        lines.append(f"<li>{branch.name}\n{below}</li>")
+        name = contents.names.name(branch.prefix)
+        label = branch.label if name is None else f"{branch.label}: {name}"
+        lines.append(f"<li>{escape(label)}\n{below}</li>")
     return "<ul>\n" + "\n".join(lines) + "\n</ul>"
 
 
@@ -165,6 +171,36 @@ def policies_table(contents: Contents) -> str:
     ]
     heads = ["policy", "codes per item", "items moved", "mean extra squared distance of moved items"]
     return _table("Result of each collision policy", heads, lines)
+
+
+def names_table(contents: Contents) -> str:
+    """Render the named prefixes of each depth beside their purity; empty if items say nothing."""
+    if not contents.has_texts:
+        return ""
+    lines = [
+        [
+            str(one.depth),
+            f"{one.prefixes:,}",
+            f"{one.shared:,}",
+            f"{one.named:,} ({one.share:.0%})",
+            _lift(one.category_lift),
+            _lift(one.together_lift),
+        ]
+        for one in name_counts(contents)
+    ]
+    heads = [
+        "codes",
+        "prefixes",
+        "with two items",
+        "named",
+        "lift of a common category",
+        "lift of following each other",
+    ]
+    return _table("Named prefixes, and their purity", heads, lines)
+
+
+def _lift(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _figure(value: float, is_best: bool) -> str:

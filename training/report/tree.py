@@ -1,4 +1,4 @@
-"""Chart of the code tree: the first codes with most interactions, and the items below them."""
+"""Chart of the code tree: the first codes with most interactions, their names, and the items below them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from model_store.catalogue.code_names import CodeNames
 from training.report.contents import Contents
 from training.report.style import PALETTE, Chart, drawable, new_figure
 
@@ -21,7 +22,8 @@ TWIGS = 3
 TITLES = 2
 """Items below each second code."""
 
-TITLE_LENGTH = 58  # characters
+TITLE_LENGTH = 40  # characters
+NAME_LENGTH = 27
 
 
 class Branch(NamedTuple):
@@ -34,7 +36,7 @@ class Branch(NamedTuple):
     examples: list[int]  # rows of the most popular items; only the deepest prefixes that are shown have some
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
         """Codes and number of items, ``12-200 (3 items)``."""
         return f"{'-'.join(map(str, self.prefix))} ({self.items} {'item' if self.items == 1 else 'items'})"
 
@@ -80,7 +82,7 @@ def _branches(
 def code_tree(contents: Contents) -> Chart:
     """Return the chart of the branches with most interactions and the titles, or ids, of their most popular items."""
     branches = top_branches(contents.codes, contents.item_popularity)
-    lines = sum(max(1, len(leaf.examples)) for branch in branches for leaf in (branch.below or [branch]))
+    lines = sum(max(TITLES, len(leaf.examples)) for branch in branches for leaf in (branch.below or [branch]))
     question = "What do the codes mean?"
     figure = new_figure(question, 0.8 + 0.21 * lines)
     axes = figure.subplots()
@@ -90,7 +92,7 @@ def code_tree(contents: Contents) -> Chart:
     middles = []
     for index, branch in enumerate(branches):
         colour = PALETTE[index % (len(PALETTE) - 1)]
-        middle, line = _draw_branch(axes, branch, contents.labels, line, colour)
+        middle, line = _draw_branch(axes, branch, contents, line, colour)
         middles.append(middle)
         axes.plot([0.03, 0.03, 0.06], [np.nan, middle, middle], color=colour, linewidth=1.5)
     axes.plot([0.03, 0.03], [min(middles), max(middles)], color="black", linewidth=1.5)
@@ -100,12 +102,13 @@ def code_tree(contents: Contents) -> Chart:
     share = sum(branch.interactions for branch in branches) / max(1, int(contents.item_popularity.sum()))
     answer = (
         f"The chart shows the {len(branches)} of {len(np.unique(contents.codes[:, 0]))} first codes with most training "
-        f"interactions, {share:.0%} of all, and their most popular items. Items of one branch should belong together."
+        f"interactions, {share:.0%} of all, the names of those that have one, and their most popular items. "
+        "Items of one branch should belong together."
     )
     return Chart("code_tree", question, answer, figure)
 
 
-def _draw_branch(axes: Axes, branch: Branch, labels: Sequence[str], line: int, colour: str) -> tuple[float, int]:
+def _draw_branch(axes: Axes, branch: Branch, contents: Contents, line: int, colour: str) -> tuple[float, int]:
     """Draw a first code and its items from a line on. Return the height of the code and the next free line."""
     twigs = branch.below or [branch]
     heights = []
@@ -113,15 +116,24 @@ def _draw_branch(axes: Axes, branch: Branch, labels: Sequence[str], line: int, c
     for twig in twigs:
         first = line
         for row in twig.examples:
-            axes.text(0.36, line, drawable(labels[row], TITLE_LENGTH), fontsize=8, va="center", parse_math=False)
+            title = drawable(contents.labels[row], TITLE_LENGTH)
+            axes.text(0.56, line, title, fontsize=8, va="center", parse_math=False)
             line += 1
+        line = max(line, first + TITLES)  # a label has two lines
         heights.append((first + line - 1) / 2)
-        axes.plot([0.335, 0.345], [heights[-1]] * 2, color=colour, linewidth=0.8)
-        axes.plot([0.345] * 2, [first - 0.25, line - 0.75], color=colour, linewidth=0.8)
+        axes.plot([0.535, 0.545], [heights[-1]] * 2, color=colour, linewidth=0.8)
+        axes.plot([0.545] * 2, [first - 0.25, line - 0.75], color=colour, linewidth=0.8)
 
     middle = (heights[0] + heights[-1]) / 2
-    axes.text(0.065, middle, branch.name, fontsize=8, va="center", fontweight="bold")
+    _write_label(axes, 0.065, middle, branch, contents.names, "bold")
     for twig, height in zip(branch.below, heights, strict=False):
-        axes.plot([0.185, 0.2, 0.215], [middle, height, height], color=colour, linewidth=1)
-        axes.text(0.22, height, twig.name, fontsize=8, va="center")
+        axes.plot([0.285, 0.3, 0.315], [middle, height, height], color=colour, linewidth=1)
+        _write_label(axes, 0.32, height, twig, contents.names, "normal")
     return middle, line
+
+
+def _write_label(axes: Axes, x: float, height: float, branch: Branch, names: CodeNames, weight: str) -> None:
+    """Write the codes of a branch, and its name below them if it has one."""
+    name = names.name(branch.prefix)
+    lines = branch.label if name is None else f"{branch.label}\n{drawable(name, NAME_LENGTH)}"
+    axes.text(x, height, lines, fontsize=8, va="center", fontweight=weight, parse_math=False)

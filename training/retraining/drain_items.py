@@ -1,7 +1,7 @@
 """Drain of item changes: the item content in the store, copied to a Parquet file for training.
 
 Unlike events, changes stay in the store: the next version applies them again. The file only grows: an item's content
-is kept after the item is deleted, because the deletion may be temporary.
+is kept after the item is deleted, because the deletion may be temporary; a deletion in the store has the content, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SCHEMA = pl.Schema(
     [("item_id", pl.String), ("title", pl.String), ("categories", pl.List(pl.String)), ("attributes", pl.String)]
 )
 
-_Put = tuple[str, bytes]  # item id, payload
+_Put = tuple[str, bytes]  # item id, payload; that of a deletion is empty unless something was put before
 
 
 def drain_items(
@@ -37,7 +37,7 @@ def drain_items(
 ) -> dict[str, ItemContent]:
     """Add the content that was put since the last drain to the file, and return all of it, ordered by item id.
 
-    Items whose latest change does not decode keep the content of the file.
+    Items whose latest change has no content, or does not decode, keep the content of the file.
 
     Args:
         source: URL of a Redis, or the folder of an embedded event log, which a service may be writing.
@@ -74,14 +74,13 @@ def _read_redis(url: str, keys: redis_schema.Keys) -> Iterator[_Put]:
                     item_id = redis_schema.decode_item_id(field)
                 except StoreCorrupt:
                     continue  # replicas count and report it
-                if entry.kind == b"put":
-                    yield item_id, entry.payload
+                yield item_id, entry.payload
     except RAISED_BY_CLIENT as cause:
         raise translate_redis_error(cause, redis_place(url)) from cause
 
 
 def _read_log(folder: Path) -> Iterator[_Put]:
-    """Yield the puts of the newest state and the segments after it; read again if the service replaces the state."""
+    """Yield what was put by the newest state and the segments after it; read again if the state is replaced."""
     lines = []
     base = -1
     while event_log.newest_state(folder) != base:
@@ -92,7 +91,7 @@ def _read_log(folder: Path) -> Iterator[_Put]:
             lines += event_log.read_lines(event_log.segment_path(folder, number)).lines
 
     for line in lines:
-        if isinstance(line, ChangeLine | ItemLine) and line.change == "put":
+        if isinstance(line, ChangeLine | ItemLine):
             yield line.item_id, line.payload.encode()
 
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from model_store.replication.item_payload import ItemContent
 from training.data.dataset import Dataset, row_offsets
-from training.data.event_types import event_numbers
+from training.data.event_types import event_numbers, strongest_types
 from training.data.filters import BoolArray
 from training.data.numbering import Int32Array, number_together
 from training.data.set_aside import Interactions, rejoin, set_aside
@@ -102,6 +102,8 @@ class _MergedLog:
         whole = rejoin(base.offsets, base.flat(), aside, base.set_aside["place"].to_numpy())
         new = Interactions(users[1], rows[1], found["timestamp"].to_numpy(), event_numbers(found, "type"))
         is_repeat = find_repeats(whole, new, base.filters.keep_repeats)
+        if not base.filters.keep_repeats:
+            whole, new = _with_strongest_types(whole, new, is_repeat)
         self.log, self.is_event = _merge(whole, new.take(~is_repeat))
 
         self.unknown = len(events) - len(found)
@@ -185,6 +187,16 @@ class _MergedLog:
         below = int((self.is_event & ~kept).sum())
         counts = {UNKNOWN_ITEM: self.unknown, DUPLICATE: self.repeated, BELOW_FILTERS: below}
         return {reason: count for reason, count in counts.items() if count}
+
+
+def _with_strongest_types(
+    base: Interactions, events: Interactions, is_repeat: BoolArray
+) -> tuple[Interactions, Interactions]:
+    """Return base data and events with the types that preparing them together gives; ``is_repeat`` marks events."""
+    both = base.followed_by(events)
+    repeats = np.concatenate([np.zeros(len(base.user), dtype=np.bool_), is_repeat & (events.timestamp > 0)])
+    types = strongest_types(both.user, both.item, both.timestamp, both.event, repeats)
+    return base._replace(event=types[: len(base.user)]), events._replace(event=types[len(base.user) :])
 
 
 def _merge(base: Interactions, events: Interactions) -> tuple[Interactions, BoolArray]:

@@ -107,6 +107,7 @@ class CodeReason(TypedDict):
     """Contribution of one code of a recommended item."""
 
     code: int
+    name: NotRequired[str | None]
     log_prob: NotRequired[float | None]
     items: int
     examples: list[ShownItem]
@@ -243,6 +244,7 @@ class NextCode(TypedDict):
     """A code that may follow a prefix."""
 
     code: int
+    name: NotRequired[str | None]
     items: int
 
 
@@ -261,6 +263,7 @@ class CodesResponse(TypedDict):
 
     model_version: str
     prefix: list[int]
+    name: NotRequired[str | None]
     total: int
     items: list[CodedItem]
     next_codes: list[NextCode]

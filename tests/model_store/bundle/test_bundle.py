@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from model_store.bundle.bundle import (
+    CODE_NAMES,
     EMBEDDINGS,
     NEIGHBOURS,
     VECTORS,
@@ -24,6 +25,7 @@ from model_store.bundle.bundle import (
 from model_store.bundle.golden import goldens_to_json
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import EVERYONE
+from model_store.catalogue.code_names import CodeNames
 from model_store.errors import BundleRefused, VersionNotFound
 from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
@@ -256,6 +258,11 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Files], str]] = {
         "embeddings.safetensors: a row of vectors does not",
     ),
     "vectors that are NaN": (with_vectors(unit_vectors() * np.float32("nan")), "embeddings.safetensors: a row of vect"),
+    "names of other prefixes": (
+        lambda: bundle_files() | {CODE_NAMES: CodeNames.of(np.array([[7, 7]]), ["Drama"]).to_parquet()},
+        "code_names.parquet: the prefix 7-7 has a name, but no items below it",
+    ),
+    "no names": (lambda: bundle_files() | {CODE_NAMES: b"PAR1"}, "code_names.parquet: does not decode"),
     "no graph": (lambda: bundle_files() | {"search.onnx": b""}, "search.onnx: holds no graph"),
 }
 

@@ -23,7 +23,7 @@ from service.answers.explanations import (
 from service.engines.base import SearchRequest
 from service.engines.fake_engine import STEP
 from service.engines.torch_engine import TorchEngine
-from tests.support.bundles import small_catalogue
+from tests.support.bundles import small_catalogue, small_names
 from tests.support.random_worlds import random_recommender, random_vectors, reference, small_config
 from tests.support.service_harness import live_store, serving
 
@@ -131,7 +131,8 @@ def test_log_probabilities_of_codes_are_told_where_the_engine_gives_them() -> No
     catalogue: Catalogue = small_catalogue()
     rows, by_code = np.array([5, 3]), np.array([[-1, -2, -3], [-4, -5, -6]], dtype=np.float32)
     why = Explanations(rows, np.array([7]), None, by_code)
-    [three, none] = explanation_documents(catalogue, np.array([3, 9]), why)
+    names = small_names(catalogue)
+    [three, none] = explanation_documents(catalogue, names, np.array([3, 9]), why)
     assert [code["log_prob"] for code in three["codes"]] == [-4, -5, -6]
     assert [code["log_prob"] for code in none["codes"]] == [None] * 3
-    assert explanation_documents(catalogue, NOTHING, NO_EXPLANATIONS) == []
+    assert explanation_documents(catalogue, names, NOTHING, NO_EXPLANATIONS) == []

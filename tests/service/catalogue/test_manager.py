@@ -19,7 +19,7 @@ from service.app import create_app
 from service.catalogue import manager
 from service.catalogue.manager import Line
 from service.errors import CatalogueIsFull, InvalidFields, NotFound
-from service.schemas.items import ItemBody, delete_change
+from service.schemas.items import ItemBody, ItemPatch, delete_change
 from service.schemas.recommend import RecommendRequest
 from service.service import Service
 from service.store.change_stream import RawChange
@@ -239,6 +239,8 @@ async def test_a_new_version_applies_all_changes_anew(replicas: Replicas) -> Non
         assert old is not None
         await some_changes(first, 3, 200)
         await first.catalogue.delete("item-3")
+        await first.catalogue.put("late", ItemBody(title="hidden, not lost"))
+        await first.catalogue.delete("late")
         codes = {each: (await first.catalogue.find(each))[1] for each in ("item-3",)}
         version = live_store(replicas.folder, seed=1)
         await until(lambda: all(loaded_model(each).version == version for each in (first, second)))
@@ -249,6 +251,8 @@ async def test_a_new_version_applies_all_changes_anew(replicas: Replicas) -> Non
         before = {old.catalogue.item_ids[row] for row in range(len(old.catalogue))}
         assert before <= {new.catalogue.item_ids[row] for row in range(len(new.catalogue))}
         assert len(new.catalogue) > 60
+        back = await second.catalogue.patch("late", ItemPatch(hidden=False))
+        assert back.model.catalogue.titles[back.row] == "hidden, not lost"
         await some_changes(second, 4, 50)
         await same_place(first, second)
         ModelStore(replicas.folder).rollback()

@@ -72,16 +72,22 @@ def test_a_file_without_times_counts_in_its_order(tmp_path: Path) -> None:
     assert asyncio.run(stored(tmp_path, "u")) == [History(["b", "a"], b"--")]
 
 
+def test_lines_that_cannot_be_used_are_skipped_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("user,item\nu,b\n,a\n")
+    assert command("import-history", str(file), "--store", str(tmp_path), "--skip-bad") == 0
+    assert "1 lines cannot be used: skipped, such as log.csv line 3: user id is empty" in capsys.readouterr().err
+    assert asyncio.run(stored(tmp_path, "u")) == [History(["b"], b"-")]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("visitor,item\nu,a\n", [], "there is no column 'user'; the columns are visitor, item"),
-        ("user,item\nu,a\n", ["--event", "kind"], "there is no column 'kind'"),
-        ("user,item\nu,a\n,b\n", [], "log.csv row 2: the user in column 'user' must be 1 to 128 bytes long (1 rows)"),
-        ("user,item,time\nu,a,1700000000000\n", [], "row 1: column 'time' must hold Unix time in seconds"),
-        ("user,item,time\nu,a,noon\n", [], "column 'time' holds no times"),
+        ("who,item\nu,a\n", [], "log.csv has no user column with a usual name; its columns are who, item"),
+        ("user,item\nu,a\n", ["--event", "kind"], "log.csv has no column 'kind'"),
+        ("user,item\nu,a\n,b\n", [], "log.csv line 3: user id is empty"),
+        ("user,item,time\nu,a,noon\n", [], "log.csv line 2: timestamp is neither Unix time nor ISO 8601"),
         ("user,item\n", [], "holds no interactions"),
-        ("user,item\nu,a,b,c\n", [], "log.csv cannot be read"),
         ("user,item\nu,a\n", ["--version", "v"], "a file and --version exclude each other"),
     ],
 )

@@ -8,12 +8,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
+from model_store.bundle.bundle import CODE_NAMES
+from model_store.bundle.publish import publish
+from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.code_names import CodeNames
 from service.app import create_app
 from service.service import Service
-from tests.support.service_harness import fast_settings, live_store, running, serving
+from tests.support.bundles import NOON, bundle_files, description, small_catalogue, small_names
+from tests.support.service_harness import fast_settings, live_store, loaded_model, running, serving, until
 
 pytestmark = pytest.mark.anyio
 
@@ -60,6 +66,51 @@ async def test_a_prefix_shows_its_items_page_by_page(served: Served) -> None:
     only = (await client.get(f"/codes/{whole}")).json()
     assert [item["item_id"] for item in only["items"]] == ["item-7"]
     assert (only["next_codes"], only["common"], only["measured_items"]) == ([], [], 1)
+
+
+async def test_prefixes_have_the_names_of_the_version_whatever_is_hidden_or_put(served: Served) -> None:
+    client, service, catalogue = served
+    names = small_names(catalogue)
+    first_codes = np.unique(catalogue.codes[:, 0]).tolist()
+
+    async def shown() -> list[str | None]:
+        answers = [(await client.get(f"/codes/{code}")).json() for code in first_codes]
+        assert all(each["name"] is None for answer in answers for each in answer["next_codes"])
+        return [answer["name"] for answer in answers]
+
+    before = await shown()
+    assert before == [names.name([code]) for code in first_codes]
+    assert before[0] is None
+    assert None not in before[1:]
+    for row in range(0, 40, 2):
+        await client.delete(f"/items/item-{row}")
+    await client.put("/items/item-1", json={"title": "Something else"})
+    assert await shown() == before
+
+    second = live_store(Path(service.settings.store), 1)
+    await until(lambda: loaded_model(service).version == second)
+    newer = small_catalogue(1)
+    first_codes = np.unique(newer.codes[:, 0]).tolist()
+    assert await shown() == [small_names(newer).name([code]) for code in first_codes]
+    assert await shown() != before
+
+
+async def test_the_next_codes_have_their_names(tmp_path: Path) -> None:
+    catalogue = small_catalogue()
+    named = catalogue.codes[4, :2].tolist()
+    files = bundle_files() | {CODE_NAMES: CodeNames.of(np.array([named]), ["Drama · 1990s"]).to_parquet()}
+    store = ModelStore(tmp_path)
+    store.promote(publish(store, files, description(), NOON))
+    async with serving(tmp_path) as (client, _):
+        page = (await client.get(f"/codes/{named[0]}")).json()
+        assert page["name"] is None
+        assert {each["code"]: each["name"] for each in page["next_codes"] if each["name"]} == {
+            named[1]: "Drama · 1990s"
+        }
+        assert (await client.get(f"/codes/{named[0]}-{named[1]}")).json()["name"] == "Drama · 1990s"
+        body = {"history": ["item-0"], "filter": {"allow": ["item-4"]}, "explain": True}
+        [item] = (await client.post("/recommend", json=body)).json()["items"]
+        assert [code["name"] for code in item["explanation"]["codes"]] == [None, "Drama · 1990s", None]
 
 
 async def test_popular_follows_training_until_events_say_otherwise(served: Served) -> None:

@@ -188,7 +188,7 @@ def test_raw_changes_lead_back_to_the_same_items(items: CatalogueSource) -> None
     raw = list(recover_changes(replica, small_catalogue()))
     assert [change.item_id for change in raw] == ["item-5", "item-7", "new-1", "gone", "new-2"]
     again = after(begun(items), raw).catalogue
-    for item_id in ("item-5", "item-7", "new-1", "new-2"):
+    for item_id in ("item-5", "item-7", "new-1", "gone", "new-2"):
         row, other = replica.catalogue.row(item_id), again.row(item_id)
         assert row is not None
         assert other is not None
@@ -196,8 +196,27 @@ def test_raw_changes_lead_back_to_the_same_items(items: CatalogueSource) -> None
         assert replica.catalogue.categories[row] == again.categories[other]
         assert replica.catalogue.attributes[row] == again.attributes[other]
         assert replica.catalogue.is_hidden[row] == again.is_hidden[other]
-    assert again.row("gone") is None
+    assert again.titles[len(again) - 2] == "A title"
     assert list(recover_changes(begun(items), small_catalogue())) == []
+
+
+def test_a_deleted_item_comes_with_its_content_and_can_come_back(items: CatalogueSource) -> None:
+    content = put("new", "kept", categories=["x"]).payload
+    changes = [delete_change("new", content), delete_change("item-5", content), delete_change("item-6")]
+    changes += [delete_change("lost"), delete_change("refused", put("refused", "refused").payload)]
+    replica, refused = begun(items).apply(numbered(changes), Position(len(changes)))
+    catalogue = replica.catalogue
+    assert refused == 1
+    assert [catalogue.row(item_id) for item_id in ("new", "lost", "refused")] == [40, None, None]
+    for row in (40, 5):
+        assert catalogue.is_hidden[row]
+        assert (catalogue.titles[row], catalogue.categories[row]) == ("kept", ("x",))
+    assert catalogue.is_hidden[6]
+    assert catalogue.titles[6] == small_catalogue().titles[6]
+
+    back = after(replica, [replica.stored_item(40).change("new")]).catalogue
+    assert not back.is_hidden[40]
+    assert back.codes[40].tolist() == catalogue.codes[40].tolist()
 
 
 def test_payloads_are_canonical_and_bounded() -> None:

@@ -106,6 +106,20 @@ async def test_the_latest_change_of_each_item_is_kept_in_order_of_first_changes(
     assert latest.at.revision == 5
 
 
+async def test_the_latest_change_of_a_deleted_item_has_the_content_that_it_had(store: ChangeStore) -> None:
+    gone = RawChange("a", "delete", b"")
+    await store.append([put("a", b'{"title":"1-2 put\n"}'), gone, gone, RawChange("never put", "delete", b"")])
+    deleted, other = (await store.read_latest()).changes
+    assert (deleted.kind, deleted.at.revision, deleted.payload) == ("delete", 3, b'{"title":"1-2 put\n"}')
+    assert (other.kind, other.payload) == ("delete", b"")
+    tail = await store.read_tail("v", Position())
+    assert [change.payload for change in tail.changes[1:]] == [b"", b"", b""]
+
+    await store.append([put("a", b"{}"), gone, put("never put", b'{"title":"new"}')])
+    latest = (await store.read_latest()).changes
+    assert [(change.kind, change.payload) for change in latest] == [("delete", b"{}"), ("put", b'{"title":"new"}')]
+
+
 async def test_a_trimmed_stream_says_so_and_keeps_counting(store: ChangeStore) -> None:
     for n in range(10):
         await store.append([put(f"i{n}")])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +27,14 @@ from training.retraining.drain_events import drain, read_drained
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 KEYS = redis_schema.Keys()
-PATIENT_MS = 10_000
 HOUR, DAY = 3600, 86_400
 Open = Callable[..., RedisStore]
 
 
 @pytest.fixture
-async def open_store(own_redis: RedisServer) -> AsyncIterator[Open]:
-    opened: list[RedisStore] = []
-
-    def build(url: str = own_redis.url, **given: object) -> RedisStore:
-        options = {"timeout_ms": PATIENT_MS, "write_timeout_s": 10.0, "half_lives_s": (DAY, HOUR), **given}
-        opened.append(RedisStore(url, **options))  # type: ignore[arg-type]
-        return opened[-1]
-
-    async with asyncio.timeout(120):
-        yield build
-    for store in opened:
-        await store.close()
-
-
-@pytest.fixture
-def raw(own_redis: RedisServer) -> Iterator[Redis]:
-    with own_redis.client() as client:
-        client.config_set("appendfsync", "no")
-        yield client
+def open_store(open_store: Open) -> Open:
+    """Stores that count by two half-lives: counts take room as well."""
+    return partial(open_store, half_lives_s=(DAY, HOUR))
 
 
 def event(number: int, user: str | None = None) -> Event:

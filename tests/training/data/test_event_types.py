@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from model_store.events.event import EVENT_TYPES
 from training.data.dataset import Dataset
-from training.data.event_types import event_numbers
+from training.data.event_types import event_numbers, strongest_types
 from training.data.prepare import PrepareOptions, build_dataset
 from training.data.raw import RawData
 from training.data.storage import load_dataset, save_dataset
@@ -64,3 +69,59 @@ def test_events_bring_their_types_into_the_next_training() -> None:
     )
     merged = merge_data(prepared(), events, {}).dataset
     assert merged.event_types.tolist() == [0, 3, 2, 2, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "strongest"),
+    [
+        (["view", "purchase"], "purchase"),
+        (["purchase", "view"], "purchase"),
+        (["cart", "click", "view"], "cart"),
+        (["rating", "purchase"], "purchase"),
+        (["cart", "rating"], "rating"),
+        (["swipe", "cart"], "swipe"),  # an unknown type counts as bought, and goes on doing so
+        (["swipe", "rating"], "rating"),
+    ],
+)
+def test_of_repeats_the_strongest_type_counts_in_the_place_of_the_first(kinds: list[str], strongest: str) -> None:
+    rows = [("u", "a", 7, kinds[0]), ("u", "b", 7, "view"), *(("u", "a", 7, kind) for kind in kinds[1:])]
+    dataset = prepared([*rows, ("u", "a", 8, "view"), ("v", "a", 7, "view")])
+    assert [dataset.item_ids[item] for item in dataset.items] == ["a", "b", "a", "a"]
+    expected = event_numbers(pl.DataFrame({"event": [strongest, "view", "view", "view"]}))
+    assert dataset.event_types.tolist() == expected.tolist()
+
+
+def test_without_repeats_types_stay() -> None:
+    rows = np.array([0, 0, 1], dtype=np.int32)
+    times = np.array([1, 2, 3])
+    types = np.array([-1, 3, 0], dtype=np.int8)
+    found = strongest_types(rows, rows, times, types, np.zeros(3, dtype=np.bool_))
+    assert found.tolist() == types.tolist()
+
+
+def log_of(*kinds: str) -> st.SearchStrategy[list[tuple[str, str, int, str]]]:
+    row = st.tuples(st.sampled_from("uv"), st.sampled_from("ab"), st.integers(1, 3), st.sampled_from(kinds))
+    return st.lists(row, min_size=1, max_size=20).map(lambda rows: sorted(rows, key=lambda row: row[2]))
+
+
+def typed(dataset: Dataset) -> dict[tuple[str, str, int], int]:
+    """Return the type of every interaction; all of them are kept, each once."""
+    owners = np.repeat(np.arange(dataset.users), np.diff(dataset.offsets))
+    arrays = (owners, dataset.items, dataset.timestamps, dataset.event_types)
+    columns = zip(*(array.tolist() for array in arrays), strict=True)
+    found = {(dataset.user_ids[user], dataset.item_ids[item], at): kind for user, item, at, kind in columns}
+    assert len(found) == dataset.interactions
+    return found
+
+
+@settings(deadline=None)
+@given(log_of(*EVENT_TYPES, "swipe"), log_of(*EVENT_TYPES))
+def test_events_that_repeat_base_data_tell_the_same_types_as_if_prepared_with_them(
+    rows: list[tuple[str, str, int, str]], later: list[tuple[str, str, int, str]]
+) -> None:
+    items = {row[1] for row in rows}
+    later = [row for row in later if row[1] in items]
+    columns = {"user": "user_id", "item": "item_id", "event": "type"}
+    merged = merge_data(prepared(rows), frame_of(later).rename(columns), {}).dataset
+    together = prepared(sorted([*rows, *later], key=lambda row: row[2]))
+    assert typed(merged) == typed(together)

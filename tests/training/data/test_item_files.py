@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from training.data.column_names import Columns
+from model_store.source_files.column_names import Columns
+from model_store.source_files.intake import Intake
 from training.data.dataset import ItemInfo
-from training.data.intake import Intake
 from training.data.item_files import read_items
 
 

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from model_store.errors import DataError
-from training.data.column_names import Columns
+from model_store.source_files.column_names import Columns
+from model_store.source_files.intake import Intake
 from training.data.dataset import ItemInfo
 from training.data.filters import k_core
-from training.data.intake import Intake
 from training.data.item_files import read_items
 from training.data.prepare import PrepareOptions, prepare
 from training.data.raw import display_title, split_movie_title

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from model_store.errors import DataError
+from model_store.source_files.column_names import Columns
 from tests.support.messy_tables import write_messy_shop
-from training.data.column_names import Columns
 from training.data.readers import ReadOptions, read_source
 
 

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from model_store.source_files.column_names import Columns
 from training.cli import app
-from training.data.column_names import Columns
 from training.data.prepare import PrepareOptions, prepare
 from training.data.validate import Check, validate
 

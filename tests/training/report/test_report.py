@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model_store.bundle.registry import ModelStore
+from model_store.catalogue.code_names import CodeNames
 from model_store.console import run
 from tests.support.tiny import ITEMS, set_options, write_cycle
 from training.cli import app
@@ -31,10 +33,11 @@ from training.report.accuracy import fate_shares, hits
 from training.report.answers import best_model, tokenizer_state
 from training.report.build import all_charts
 from training.report.contents import Contents, Curve, gather
+from training.report.names import name_counts, names_note
 from training.report.notes import coverage_note, show_interval
 from training.report.page import render_page
 from training.report.style import Chart, draw_png, drawable, model_name
-from training.report.tree import top_branches
+from training.report.tree import NAME_LENGTH, top_branches
 from training.run_folder import RunFolder
 from training.user_ranks import RANKS, UserRanks
 
@@ -132,6 +135,7 @@ def test_the_bundle_of_a_run_has_the_report(finished: Path, tmp_path: Path) -> N
     assert etegrec_train("publish", finished, "--store", tmp_path, "--promote") == 0
     bundle = ModelStore(tmp_path).bundle()
     bundle.verify()
+    assert len(bundle.code_names()) > 0
     assert bundle.read("report/index.html") == (finished / "report" / "index.html").read_bytes()
 
 
@@ -422,6 +426,44 @@ def test_the_busiest_branches_come_first_with_their_most_popular_items() -> None
     assert second.prefix == (2,)
     (only,) = top_branches(codes[:, :1][:2], popularity[:2])
     assert (only.examples, only.below) == ([1, 0], [])  # one code an item is no tree to descend
+
+
+def test_prefixes_are_shown_with_their_names_and_purity(finished: Path, contents: Contents) -> None:
+    reader = Reader((finished / "report" / "index.html").read_text(encoding="utf-8"))
+    counts = name_counts(contents)
+    assert names_note(contents) in reader.texts
+    assert sum(one.named for one in counts) == len(contents.names) > 0
+    assert [one.shared for one in counts] == [
+        sum(items > 1 for items in Counter(map(tuple, contents.codes[:, : one.depth].tolist())).values())
+        for one in counts
+    ]
+    purity = contents.evaluation.tokenizer["purity"]
+    assert [one.category_lift for one in counts] == [row["category_lift"] for row in purity]
+    for one in counts:
+        cells = [str(one.depth), str(one.prefixes), str(one.shared), f"{one.named} ({one.share:.0%})"]
+        assert [*cells, f"{one.category_lift:.1f}", f"{one.together_lift:.1f}"] in reader.rows
+
+    shown = {
+        branch.prefix
+        for first in top_branches(contents.codes, contents.item_popularity)
+        for branch in (first, *first.below)
+    }
+    named = {prefix: name for prefix in shown if (name := contents.names.name(prefix))}
+    assert named
+    page = "".join(reader.texts)
+    (tree,) = (chart for chart in all_charts(contents) if chart.name == "code_tree")
+    drawn = {text.get_text() for text in tree.figure.axes[0].texts}
+    for prefix, name in named.items():
+        label = next(text.splitlines() for text in drawn if text.startswith(f"{'-'.join(map(str, prefix))} ("))
+        assert label[1] == drawable(name, NAME_LENGTH)
+        assert f"{label[0]}: {name}" in page
+
+
+def test_a_shop_without_titles_is_told_once_that_there_are_no_names(contents: Contents) -> None:
+    silent = replace(contents, names=CodeNames.none(), has_texts=False)
+    page = render_page(silent, [(chart, b"") for chart in all_charts(silent)]).decode()
+    assert page.count("no prefix has a name") == 1
+    assert "Named prefixes" not in page
 
 
 def test_text_is_drawn_in_one_line_with_letters_that_the_font_has() -> None:

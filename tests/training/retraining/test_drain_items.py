@@ -79,6 +79,14 @@ def test_the_latest_content_arrives_and_outlives_the_item(
     assert drain_items(source, out, prefix=prefix) == again
 
 
+@pytest.mark.parametrize("restarts", [0, 2])
+def test_an_item_that_is_hidden_before_the_first_drain_is_known(
+    source: str | Path, prefix: str, tmp_path: Path, restarts: int
+) -> None:
+    change(source, prefix, [put("a", "known"), delete_change("a"), delete_change("b")], restarts)
+    assert titles(drain_items(source, tmp_path, prefix=prefix)) == {"a": "known"}
+
+
 def test_what_does_not_decode_leaves_the_rest(source: str | Path, prefix: str, tmp_path: Path) -> None:
     change(source, prefix, [put("a", "known"), put("b", "fine")])
     drain_items(source, tmp_path, prefix=prefix)

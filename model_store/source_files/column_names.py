@@ -18,7 +18,7 @@ _USUAL = {
     "track_id content_id listing_id offer_id",
     "timestamp": "timestamp unix_review_time unix_time time ts event_time event_timestamp event_date datetime "
     "date_time date created_at created occurred_at purchased_at purchase_date ordered_at order_date",
-    "event": "event event_type event_name action action_type behavior behaviour interaction_type",
+    "event": "event event_type event_name action action_type behavior behaviour interaction_type type",
     "value": "value rating score overall stars",
     "title": "title movie_title name product_name product_title item_name item_title",
     "categories": "categories category genres genre class category_name product_category product_type",
@@ -115,11 +115,9 @@ def _no_column(file: str, found: Sequence[str], kind: str, named: str) -> DataEr
     shown = ", ".join(name[:40] for name in found[:_SHOWN]) + (" …" if len(found) > _SHOWN else "")
     what = "column of item ids" if kind == "items_key" else f"{kind} column"
     wanted = f"no column {named!r}{did_you_mean(named, found)}" if named else f"no {what} with a usual name"
-    key = f"data.columns.{kind}"
     return DataError(
         f"{file} has {wanted}; its columns are {shown}",
-        f"name the column with {_OPTIONS[kind]} NAME (or --set {key}=NAME); the first line of a file must name its "
-        "columns",
+        f"name the column with {_OPTIONS[kind]} NAME; the first line of a file must name its columns",
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import polars as pl
+from typing import NamedTuple
 
 from model_store.errors import DataError
-from training.data.csv_lines import snippet
+from model_store.source_files.csv_lines import snippet
 
 SKIPPED = "skipped.csv"
 """File of the lines that were skipped, in the folder of the prepared data: file, line, reason and a snippet."""
@@ -20,9 +20,24 @@ LINE = "line number of the file"
 EXAMPLES = 5
 """Lines of a kind that are kept as examples."""
 
-_FIELDS = ("line", "reason", "text")
+SKIP_HINT = "correct it, or leave such lines out with --skip-bad"
 
-SKIP_HINT = "correct it, or leave such lines out with --skip-bad (data.skip_bad)"
+
+class BadLine(NamedTuple):
+    """A line that cannot be used."""
+
+    line: int
+    reason: str
+    text: str
+
+    def describe(self, file: str) -> str:
+        """Return place, reason and a snippet, such as ``clicks.csv line 7: item id is empty: 'u1,,3'``."""
+        return f"{file} line {self.line}: {self.reason}: {snippet(self.text)}"
+
+
+def refusal(file: str, first: BadLine, bad: int, lines: int) -> DataError:
+    """Return the error for a file of ``lines`` lines, of which ``bad`` cannot be used, and ``first`` is the first."""
+    return DataError(first.describe(file), f"{bad:,} of {lines:,} lines have such a problem: {SKIP_HINT}")
 
 
 @dataclass
@@ -59,21 +74,20 @@ class Intake:
         Raises:
             DataError: Lines are not skipped.
         """
+        bad = BadLine(line, reason, text)
         if not self.skip_bad:
-            raise DataError(f"{file} line {line}: {reason}: {snippet(text)}", SKIP_HINT)
-        self.skip(file, pl.DataFrame({"line": [line], "reason": [reason], "text": [text]}))
+            raise DataError(bad.describe(file), SKIP_HINT)
+        self.skip(file, [bad])
 
-    def skip(self, file: str, lines: pl.DataFrame) -> None:
-        """Count lines (columns ``line``, ``reason``, ``text``) as skipped and append them to the report."""
+    def skip(self, file: str, lines: Sequence[BadLine]) -> None:
+        """Count lines as skipped and append them to the report."""
         self.skipped += len(lines)
-        for line, reason, text in lines.head(EXAMPLES - len(self.skipped_first)).select(*_FIELDS).iter_rows():
-            self.skipped_first.append(f"{file} line {line}: {reason}: {snippet(text or '')}")
+        self.skipped_first += [bad.describe(file) for bad in lines[: EXAMPLES - len(self.skipped_first)]]
         if self.report is None:
             return
         is_new = not self.report.exists()
         with self.report.open("a", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream)
             if is_new:
-                writer.writerow(("file", "line", "reason", "text"))
-            rows = lines.select(*_FIELDS).iter_rows()
-            writer.writerows((file, line, reason, snippet(text or "")) for line, reason, text in rows)
+                writer.writerow(("file", *BadLine._fields))
+            writer.writerows((file, bad.line, bad.reason, snippet(bad.text)) for bad in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model_store.errors import DataError
-from training.data.column_names import Columns, find_column, find_items_key
+from model_store.source_files.column_names import Columns, find_column, find_items_key
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_wrong_name_gets_a_question_the_list_and_the_option() -> None:
     assert str(refused.value) == (
         "x.csv has no column 'artcle' (did you mean 'article'?); its columns are customer, article, ts"
     )
-    assert "--item NAME (or --set data.columns.item=NAME)" in refused.value.hint
+    assert "--item NAME;" in refused.value.hint
 
 
 def test_a_file_of_a_thousand_columns_gives_a_short_message() -> None:

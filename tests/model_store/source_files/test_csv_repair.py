@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from model_store.errors import DataError
-from training.data import csv_lines
-from training.data.csv_lines import read_dialect
-from training.data.csv_repair import convert
-from training.data.intake import LINE, Intake
+from model_store.source_files import csv_lines
+from model_store.source_files.csv_lines import read_dialect
+from model_store.source_files.csv_repair import convert
+from model_store.source_files.intake import LINE, Intake
 
 Rows = list[tuple[int, str | None, str | None]]
 
@@ -22,7 +22,7 @@ def converted(folder: Path, content: bytes, skip_bad: bool = True) -> tuple[Rows
     intake = Intake(folder, skip_bad, folder / "skipped.csv")
     target = intake.new_file()
     convert(path, read_dialect(path, ".csv"), target, intake)
-    return pl.read_parquet(target / "*.parquet").select(LINE, "a", "b").rows(), intake
+    return pl.read_parquet(target).select(LINE, "a", "b").rows(), intake
 
 
 @pytest.fixture(params=[12, 1 << 20])
@@ -99,3 +99,8 @@ def test_a_line_without_end_is_bad(tmp_path: Path) -> None:
     rows, intake = converted(tmp_path, b"a,b\n1,x\n2," + b"y" * (csv_lines.LONGEST_LINE + 9) + b",\n3,z\n")
     assert rows == [(2, "1", "x"), (4, "3", "z")]
     assert intake.skipped_first[0].startswith("x.csv line 3: longer than 1,048,576 characters")
+
+
+def test_a_carriage_return_inside_a_line_is_a_space(tmp_path: Path) -> None:
+    rows, _ = converted(tmp_path, b'a,b\r\n1,x\ry\r\n2\r,"z\r"\r\n')
+    assert rows == [(2, "1", "x y"), (3, "2 ", "z ")]

@@ -1,37 +1,44 @@
 """Conversion of irregular separated text to a Parquet file: what can be read is kept, with its line number.
 
 Regular lines pass in bulk; only the others are looked at one by one. Text that is not UTF-8 is taken for Windows-1252,
-fields beyond those of the header are cut, missing ones are empty, quotes inside a field are text. A line whose quote is
-never closed cannot be read: nobody knows where its fields end.
+fields beyond those of the header are cut, missing ones are empty, quotes inside a field are text, and a carriage return
+inside a line is a space. A line whose quote is never closed cannot be read: nobody knows where its fields end.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
 
-from training.data.csv_lines import (
+from model_store.source_files.csv_lines import (
     LONGEST_LINE,
     Dialect,
     Lines,
     decode_line,
     find_irregular,
+    has_lone_returns,
     open_bytes,
     read_fields,
     split_lines,
     whole_lines,
 )
-from training.data.intake import LINE, Intake
+from model_store.source_files.intake import LINE, Intake
 
 _JOINED_LINES = 200
 """Most lines that one quoted field may span."""
+
+_LONE_RETURN = re.compile(rb"\r(?!\n)")
 
 Row = list[str | None]
 
@@ -79,16 +86,9 @@ def convert(path: Path, dialect: Dialect, target: Path, intake: Intake) -> None:
     """
     counts = _Counts()
     converter = _Converter(path, dialect, intake, counts)
-    schema = pl.Schema({LINE: pl.Int64, **dict.fromkeys(dialect.columns, pl.String)})
-
-    parts = target.with_suffix(".parts")
-    parts.mkdir()
-    number = 0
-    for number, frame in enumerate(converter.frames()):
-        frame.cast(schema).write_parquet(parts / f"{number:06}.parquet", compression="lz4")
-    if not number and not any(parts.iterdir()):
-        pl.DataFrame(schema=schema).write_parquet(parts / "000000.parquet")
-    parts.rename(target)
+    with pq.ParquetWriter(target, converter.schema, compression="lz4") as writer:
+        for table in converter.tables():
+            writer.write_table(table)
     for note in counts.notes(path.name, dialect):
         intake.note(note)
 
@@ -101,10 +101,12 @@ class _Converter:
         self.dialect = dialect
         self.intake = intake
         self.counts = counts
+        self.text_schema = pa.schema([(name, pa.string()) for name in dialect.columns])
+        self.schema = self.text_schema.insert(0, pa.field(LINE, pa.int64()))
         self.line = 1  # number of the first line of the next part
 
-    def frames(self) -> Iterator[pl.DataFrame]:
-        """Yield rows in the order of the file."""
+    def tables(self) -> Iterator[Any]:
+        """Yield rows in the order of the file, as Arrow tables."""
         rest = b""
         with open_bytes(self.path) as stream:
             for text in whole_lines(stream, self.dialect.encoding):
@@ -112,8 +114,10 @@ class _Converter:
                 is_first = self.line == 1
                 if is_first:
                     text = text.removeprefix(b"\xef\xbb\xbf")
-                frame, rest = self._read(text, is_first and self.dialect.has_header, is_last=False)
-                yield frame
+                if has_lone_returns(text):
+                    text = _LONE_RETURN.sub(b" ", text)
+                table, rest = self._read(text, is_first and self.dialect.has_header, is_last=False)
+                yield table
         if rest:
             yield self._read(rest, False, is_last=True)[0]
 
@@ -134,7 +138,7 @@ class _Converter:
             self.counts.foreign.add(number)
         return decoded
 
-    def _read(self, text: bytes, has_header: bool, is_last: bool) -> tuple[pl.DataFrame, bytes]:
+    def _read(self, text: bytes, has_header: bool, is_last: bool) -> tuple[Any, bytes]:
         """Return the rows of whole lines, and the lines that must be read together with the next ones."""
         lines = split_lines(text)
         irregular = find_irregular(lines, self.dialect)
@@ -144,20 +148,22 @@ class _Converter:
         rows, stop = self._read_irregular(lines, irregular, is_data, is_last)
 
         is_data[stop:] = False
-        frame = self._read_regular(lines, is_data & ~irregular)
+        table = self._read_regular(lines, is_data & ~irregular)
         if rows:
-            mended = pl.DataFrame(rows, schema=frame.schema, orient="row")
-            frame = pl.concat([frame, mended]).sort(LINE)
+            columns = [
+                pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), self.schema.types, strict=True)
+            ]
+            mended = pa.Table.from_arrays(columns, schema=self.schema)
+            table = pa.concat_tables([table, mended]).sort_by(LINE)
         rest = text[lines.starts[stop] :] if stop < len(lines.ends) else b""
         self.line += stop
-        return frame, rest
+        return table, rest
 
-    def _read_regular(self, lines: Lines, wanted: npt.NDArray[np.bool_]) -> pl.DataFrame:
-        """Read lines [lines] that are all regular."""
+    def _read_regular(self, lines: Lines, wanted: npt.NDArray[np.bool_]) -> Any:
+        """Read lines [lines] that are all regular, into an Arrow table."""
         numbers = np.flatnonzero(wanted)
-        schema = dict.fromkeys(self.dialect.columns, pl.String)
         if not len(numbers):
-            return pl.DataFrame(schema={LINE: pl.Int64, **schema})
+            return self.schema.empty_table()
 
         # Neighbours are cut out together.
         breaks = np.flatnonzero(np.diff(numbers) > 1)
@@ -166,15 +172,18 @@ class _Converter:
         text = b"".join(
             lines.text[lines.starts[begin] : lines.ends[end] + 1] for begin, end in zip(first, last, strict=True)
         )
-        frame = pl.read_csv(
-            text,
-            has_header=False,
-            new_columns=list(schema),
-            schema=schema,
-            separator=self.dialect.separator,
-            quote_char=self.dialect.quote,
+        table = pcsv.read_csv(
+            pa.BufferReader(text),
+            pcsv.ReadOptions(column_names=self.text_schema.names, block_size=len(text)),
+            pcsv.ParseOptions(delimiter=self.dialect.separator, quote_char=self.dialect.quote or False),
+            pcsv.ConvertOptions(
+                column_types=self.text_schema,
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
         )
-        return frame.insert_column(0, pl.Series(LINE, numbers + self.line, dtype=pl.Int64))
+        return table.add_column(0, self.schema.field(LINE), pa.array(numbers + self.line))
 
     def _read_irregular(
         self, lines: Lines, irregular: npt.NDArray[np.bool_], is_data: npt.NDArray[np.bool_], is_last: bool

@@ -10,8 +10,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from training.data import csv_lines
-from training.data.csv_lines import Dialect, find_irregular, is_regular, read_dialect, split_lines, whole_lines
+from model_store.source_files import csv_lines
+from model_store.source_files.csv_lines import (
+    Dialect,
+    find_irregular,
+    is_regular,
+    read_dialect,
+    split_lines,
+    whole_lines,
+)
 
 THREE = Dialect(",", '"', ("a", "b", "c"), has_header=True)
 
@@ -105,9 +112,10 @@ def test_parts_hold_whole_lines_and_all_of_them(monkeypatch: pytest.MonkeyPatch,
         b"a,b\n1\n",
         b"a,b\n1,\xe9\n",
         b"a,b\n1,2\0\n",
+        b"a,b\r\n1,2\r3\r\n",
         "a,b\n1,2\n".encode("utf-16"),
     ],
-    ids=["blank line", "blank end", "short", "Latin-1", "NUL", "UTF-16"],
+    ids=["blank line", "blank end", "short", "Latin-1", "NUL", "lone return", "UTF-16"],
 )
 def test_other_files_are_not_regular(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.csv"

@@ -1,8 +1,9 @@
 """Separated text as it comes: separator, quoting and header of a file, and which of its lines are regular.
 
 A line is regular if it is UTF-8, has as many fields as the header, and if quotes, where they are used, enclose whole
-fields (RFC 4180). A file of regular lines is read by Polars as it is; :mod:`training.data.csv_repair` converts others.
-Polars alone would not do: after a stray quote it takes thousands of lines for one field, without an error.
+fields (RFC 4180). Readers of tables can read a file of regular lines as it is;
+:mod:`model_store.source_files.csv_repair` converts others. Such a reader alone would not do: after a stray quote it
+takes thousands of lines for one field, without an error.
 """
 
 from __future__ import annotations
@@ -98,12 +99,12 @@ def read_dialect(path: Path, suffix: str, headerless: Sequence[str] = ()) -> Dia
 
 
 def is_regular(path: Path, dialect: Dialect) -> bool:
-    """Return whether Polars can read a file as it is: all of its lines are regular. It is read once, as a stream."""
+    """Return whether all lines of a file are regular, so that it can be read as it is. It is read once, as a stream."""
     if dialect.encoding != "utf-8":
         return False
     with open_bytes(path) as stream:
         for text in whole_lines(stream):
-            if not _is_utf8(text) or 0 in text:
+            if not _is_utf8(text) or 0 in text or has_lone_returns(text):
                 return False
             if find_irregular(split_lines(text), dialect).any():
                 return False
@@ -135,6 +136,11 @@ def whole_lines(stream: IO[bytes], encoding: str = "utf-8") -> Iterator[bytes]:
         yield rest + b"\n"
 
 
+def has_lone_returns(text: bytes) -> bool:
+    """Return whether a text has carriage returns that belong to no newline; for some readers they end a line."""
+    return b"\r" in text and text.count(b"\r") != text.count(b"\r\n")
+
+
 def split_lines(text: bytes) -> Lines:
     """Find the lines of a text that ends with a newline."""
     ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == _NEWLINE)
@@ -155,7 +161,7 @@ def find_irregular(lines: Lines, dialect: Dialect) -> BoolArray:
         return np.zeros(len(lines.ends), dtype=np.bool_)
     line_ends = np.flatnonzero(kind == _NEWLINE)
     separates = kind == separator
-    irregular = lines.starts == lines.ends
+    irregular: BoolArray = lines.starts == lines.ends
     if has_quotes:
         is_quote = kind == _QUOTE
         quotes = np.cumsum(is_quote, dtype=np.int32)
@@ -170,7 +176,8 @@ def find_irregular(lines: Lines, dialect: Dialect) -> BoolArray:
         irregular[np.searchsorted(lines.ends, misplaced)] = True
 
     fields = np.diff(np.cumsum(separates, dtype=np.int32)[line_ends], prepend=0) + 1
-    return irregular | (fields != len(dialect.columns))
+    irregular |= fields != len(dialect.columns)
+    return irregular
 
 
 def split_line(line: str, separator: str, quote: str | None) -> list[str]:

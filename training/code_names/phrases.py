@@ -159,7 +159,7 @@ def _keep_shared(keys: Int64Array, places: Int64Array, item: Int64Array, items: 
         known: Number of phrases before these.
     """
     _, first, number = np.unique(keys, return_index=True, return_inverse=True)
-    said = np.unique(number * items + item[places])
+    said = _sort_distinct(number * items + item[places])
     count = np.bincount(said // items, minlength=len(first))
     is_kept = count > 1
     numbered = np.where(is_kept, known + np.cumsum(is_kept) - 1, -1)
@@ -168,6 +168,14 @@ def _keep_shared(keys: Int64Array, places: Int64Array, item: Int64Array, items: 
     at[places] = numbered[number]
     said = np.stack([numbered[said // items], said % items], axis=1)
     return _Found(at, places[first[is_kept]], count[is_kept], said[said[:, 0] >= 0])
+
+
+def _sort_distinct(keys: Int64Array) -> Int64Array:
+    """Return the distinct keys in order; for millions of them several times as fast as ``np.unique``, which hashes."""
+    keys = np.sort(keys)
+    is_first = np.ones(len(keys), dtype=np.bool_)
+    is_first[1:] = keys[1:] != keys[:-1]
+    return keys[is_first]
 
 
 def _find_values(words: Words, at: list[Int64Array], text_is_value: BoolArray, phrases: int) -> BoolArray:

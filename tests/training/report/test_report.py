@@ -23,6 +23,7 @@ from model_store.catalogue.code_names import CodeNames
 from model_store.console import run
 from tests.support.tiny import ITEMS, set_options, write_cycle
 from training.cli import app
+from training.code_names.naming import name_prefixes
 from training.diagnostics.beam_survival import codes_kept, sampled_codes_kept
 from training.evaluation.full_ranking import generative_ranks
 from training.evaluation.metrics import Ranks, recall
@@ -135,7 +136,9 @@ def test_the_bundle_of_a_run_has_the_report(finished: Path, tmp_path: Path) -> N
     assert etegrec_train("publish", finished, "--store", tmp_path, "--promote") == 0
     bundle = ModelStore(tmp_path).bundle()
     bundle.verify()
-    assert len(bundle.code_names()) > 0
+    served = bundle.catalogue()
+    names = name_prefixes(served.codes, served.titles, served.categories, served.attributes)
+    assert bundle.code_names().to_parquet() == names.to_parquet()
     assert bundle.read("report/index.html") == (finished / "report" / "index.html").read_bytes()
 
 
@@ -428,35 +431,39 @@ def test_the_busiest_branches_come_first_with_their_most_popular_items() -> None
     assert (only.examples, only.below) == ([1, 0], [])  # one code an item is no tree to descend
 
 
-def test_prefixes_are_shown_with_their_names_and_purity(finished: Path, contents: Contents) -> None:
-    reader = Reader((finished / "report" / "index.html").read_text(encoding="utf-8"))
-    counts = name_counts(contents)
-    assert names_note(contents) in reader.texts
-    assert sum(one.named for one in counts) == len(contents.names) > 0
-    assert [one.shared for one in counts] == [
-        sum(items > 1 for items in Counter(map(tuple, contents.codes[:, : one.depth].tolist())).values())
-        for one in counts
-    ]
-    purity = contents.evaluation.tokenizer["purity"]
-    assert [one.category_lift for one in counts] == [row["category_lift"] for row in purity]
-    for one in counts:
-        cells = [str(one.depth), str(one.prefixes), str(one.shared), f"{one.named} ({one.share:.0%})"]
-        assert [*cells, f"{one.category_lift:.1f}", f"{one.together_lift:.1f}"] in reader.rows
+def test_prefixes_are_shown_with_their_names_and_purity(contents: Contents) -> None:
+    shared = [prefix for one in name_counts(contents) for prefix in shared_prefixes(contents, one.depth)]
+    padded = [[*prefix, *[-1] * (contents.codes.shape[1] - 1 - len(prefix))] for prefix in shared]
+    texts = {prefix: f"<Name> of {prefix} · γάλα" for prefix in shared[::2]}
+    named = replace(contents, names=CodeNames.of(np.array(padded[::2]), list(texts.values())))
+    charts = all_charts(named)
+    reader = Reader(render_page(named, [(chart, b"") for chart in charts]).decode())
+    assert names_note(named) in reader.texts
 
-    shown = {
-        branch.prefix
-        for first in top_branches(contents.codes, contents.item_popularity)
-        for branch in (first, *first.below)
-    }
-    named = {prefix: name for prefix in shown if (name := contents.names.name(prefix))}
-    assert named
-    page = "".join(reader.texts)
-    (tree,) = (chart for chart in all_charts(contents) if chart.name == "code_tree")
+    counts = name_counts(named)
+    assert sum(one.named for one in counts) == len(texts)
+    purity = contents.evaluation.tokenizer["purity"]
+    for one, row in zip(counts, purity, strict=True):
+        assert one.shared == len(shared_prefixes(contents, one.depth))
+        cells = [str(one.depth), str(row["prefixes"]), str(one.shared), f"{one.named} ({one.named / one.shared:.0%})"]
+        assert [*cells, f"{row['category_lift']:.1f}", f"{row['together_lift']:.1f}"] in reader.rows
+
+    first_branches = top_branches(named.codes, named.item_popularity)
+    branches = [branch for first in first_branches for branch in (first, *first.below)]
+    assert {branch.prefix in texts for branch in branches} == {True, False}
+    listed = [text.strip() for text in reader.texts]
+    (tree,) = (chart for chart in charts if chart.name == "code_tree")
     drawn = {text.get_text() for text in tree.figure.axes[0].texts}
-    for prefix, name in named.items():
-        label = next(text.splitlines() for text in drawn if text.startswith(f"{'-'.join(map(str, prefix))} ("))
-        assert label[1] == drawable(name, NAME_LENGTH)
-        assert f"{label[0]}: {name}" in page
+    for branch in branches:
+        name = texts.get(branch.prefix)
+        assert (branch.label if name is None else f"{branch.label}: {name}") in listed
+        assert (branch.label if name is None else f"{branch.label}\n{drawable(name, NAME_LENGTH)}") in drawn
+
+
+def shared_prefixes(contents: Contents, depth: int) -> list[tuple[int, ...]]:
+    """Prefixes of so many codes with at least two items."""
+    counts = Counter(tuple(each) for each in contents.codes[:, :depth].tolist())
+    return [prefix for prefix, items in counts.items() if items > 1]
 
 
 def test_a_shop_without_titles_is_told_once_that_there_are_no_names(contents: Contents) -> None:

@@ -137,8 +137,8 @@ def test_the_bundle_of_a_run_has_the_report(finished: Path, tmp_path: Path) -> N
     bundle = ModelStore(tmp_path).bundle()
     bundle.verify()
     served = bundle.catalogue()
-    names = name_prefixes(served.codes, served.titles, served.categories, served.attributes)
-    assert bundle.code_names().to_parquet() == names.to_parquet()
+    code_names = name_prefixes(served.codes, served.titles, served.categories, served.attributes)
+    assert bundle.code_names().to_parquet() == code_names.to_parquet()
     assert bundle.read("report/index.html") == (finished / "report" / "index.html").read_bytes()
 
 

@@ -191,7 +191,13 @@ class Pipeline:
             with self._stage("tokenizer", artefact) as checkpoint:
                 progress = self._stage_progress("tokenizer")
                 trained = pretrain_tokenizer(
-                    embeddings, shape, self.config.tokenizer, self.config.seed, progress, checkpoint
+                    embeddings,
+                    shape,
+                    self.config.tokenizer,
+                    self.config.seed,
+                    progress,
+                    checkpoint,
+                    self.model.recommender.content_dim,
                 )
             self._store(artefact, trained.state_dict())
 

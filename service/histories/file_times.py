@@ -33,7 +33,7 @@ def parse_times(column: Any) -> IntArray:
     elif pa.types.is_date(kind):
         numbers = pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64())
     elif pa.types.is_integer(kind):
-        numbers = pc.cast(column, pa.int64())
+        numbers = pc.cast(column, pa.int64(), safe=False)  # what is too large becomes negative
     elif pa.types.is_floating(kind):
         numbers = pa.array([_whole(value) for value in column.to_pylist()])
     else:

@@ -74,7 +74,13 @@ def read_history_file(path: Path, columns: Columns, skip_bad: bool = False) -> H
     check_file(path)
     with TemporaryDirectory(prefix="etegrec-") as folder:
         intake = Intake(Path(folder), skip_bad)
-        rows = _without_bad_rows(path, _read_rows(path, columns, intake), intake)
+        try:
+            rows = _read_rows(path, columns, intake)
+        except (pa.ArrowException, OSError, EOFError) as cause:
+            reason = snippet(str(cause).partition("\n")[0])
+            hint = "check that its content matches its suffix"
+            raise DataError(f"{path.name} cannot be read: {reason}", hint) from cause
+        rows = _without_bad_rows(path, rows, intake)
     if not len(rows.lines):
         raise DataError(f"{path.name} holds no interactions", "check the file")
     if intake.skipped:
@@ -113,24 +119,16 @@ def _read_rows(path: Path, columns: Columns, intake: Intake) -> _Rows:
 
 
 def _read_table(path: Path, intake: Intake) -> Any:
-    """Read a file into an Arrow table, with the number of the line or row in the column ``LINE``.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """Read a file into an Arrow table, with the number of the line or row in the column ``LINE``."""
     suffix = format_suffix(path)
-    try:
-        if suffix == ".parquet":
-            return _numbered(pq.read_table(path))
-        if suffix in JSON_SUFFIXES:
-            return _numbered(pjson.read_json(path))
+    if suffix == ".parquet":
+        return _numbered(pq.read_table(path))
+    if suffix in JSON_SUFFIXES:
+        return _numbered(pjson.read_json(path))
 
-        converted = intake.new_file()
-        convert(path, read_dialect(path, suffix), converted, intake)
-        return pq.read_table(converted)
-    except (pa.ArrowException, OSError, EOFError) as cause:
-        reason = snippet(str(cause).partition("\n")[0])
-        raise DataError(f"{path.name} cannot be read: {reason}", "check that its content matches its suffix") from cause
+    converted = intake.new_file()
+    convert(path, read_dialect(path, suffix), converted, intake)
+    return pq.read_table(converted)
 
 
 def _numbered(table: Any) -> Any:

@@ -36,10 +36,12 @@ def pretrain_tokenizer(
     seed: int,
     progress: Progress,
     checkpoint: Path | None = None,
+    content_dim: int = 0,
 ) -> Tokenizer:
     """Train an RQ-VAE on raw item embeddings ``[items, d_s]``, from a k-means start.
 
-    The stage is saved in the file ``checkpoint`` as it runs, and resumed from it.
+    The stage is saved in the file ``checkpoint`` as it runs, and resumed from it. ``content_dim`` is the width of the
+    content vectors at the end of the embeddings.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -51,7 +53,7 @@ def pretrain_tokenizer(
     parts: dict[str, Resumable] = {"tokenizer": Weights(tokenizer), "optimiser": optimiser}
     loop = ResumableLoop(checkpoint, generator, parts, embeddings.device)
     if not loop.resumed:
-        fit_standardisation(tokenizer, embeddings)
+        fit_standardisation(tokenizer, embeddings, content_dim)
         initialise_codebooks(tokenizer, embeddings, config.kmeans_iterations, generator)
 
     with progress.track("Tokenizer", config.epochs, loop.epoch) as bar:
@@ -104,9 +106,15 @@ def tokenizer_optimizer(tokenizer: Tokenizer, learning_rate: float, weight_decay
 
 
 @torch.no_grad()
-def fit_standardisation(tokenizer: Tokenizer, embeddings: Tensor) -> None:
-    """Store mean and standard deviation of each dimension; dimensions that never vary keep scale 1."""
+def fit_standardisation(tokenizer: Tokenizer, embeddings: Tensor, content_dim: int = 0) -> None:
+    """Store mean and standard deviation of each dimension; dimensions that never vary keep scale 1.
+
+    Content vectors at the end share the scale of the others, so that codes heed content as much as dense scores do, and
+    its strong directions more than its weak ones. Each scaled to unit variance, they would be most of what codes tell.
+    """
     spread = embeddings.std(dim=0, correction=0)
+    if content_dim:
+        spread[-content_dim:] = spread[:-content_dim].square().mean().sqrt()
     tokenizer.mean.copy_(embeddings.mean(dim=0))
     tokenizer.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
 

@@ -20,6 +20,7 @@ MICROSECONDS = 1_000_000
     ("values", "kind", "expected"),
     [
         ([NOON, None, -1], pa.int64(), [NOON, NO_TIME, NO_TIME]),
+        ([2**63], pa.uint64(), [NO_TIME]),
         ([float(NOON), float("nan"), float("inf"), -1.5, None], pa.float64(), [NOON] + [NO_TIME] * 4),
         ([datetime(2026, 1, 5, 12), None], pa.timestamp("ns"), [NOON * MICROSECONDS, NO_TIME]),
         ([NOON], pa.timestamp("s", "Europe/Berlin"), [NOON * MICROSECONDS]),

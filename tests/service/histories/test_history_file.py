@@ -103,6 +103,7 @@ def test_lines_that_cannot_be_used_are_skipped_on_request(tmp_path: Path) -> Non
         ("log.csv.gz", "user,item\nu,a\n", "log.csv.gz cannot be read"),
         ("log.parquet", "user,item\nu,a\n", "log.parquet cannot be read"),
         ("log.jsonl", '{"user": "u", "item": \n', "log.jsonl cannot be read"),
+        ("log.jsonl", '{"user": "u", "item": ["a", "b"]}\n', "log.jsonl cannot be read"),
     ],
 )
 def test_a_file_that_gives_nothing_is_refused(name: str, text: str, message: str, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from training.report.answers import best_model, tokenizer_state
 from training.report.build import all_charts
 from training.report.contents import Contents, Curve, gather
 from training.report.names import name_counts, names_note
-from training.report.notes import coverage_note
+from training.report.notes import coverage_note, show_interval
 from training.report.page import render_page
 from training.report.style import Chart, draw_png, drawable, model_name
 from training.report.tree import NAME_LENGTH, top_branches
@@ -137,8 +137,8 @@ def test_the_bundle_of_a_run_has_the_report(finished: Path, tmp_path: Path) -> N
     bundle = ModelStore(tmp_path).bundle()
     bundle.verify()
     served = bundle.catalogue()
-    expected = name_prefixes(served.codes, served.titles, served.categories, served.attributes)
-    assert bundle.code_names().to_parquet() == expected.to_parquet()
+    code_names = name_prefixes(served.codes, served.titles, served.categories, served.attributes)
+    assert bundle.code_names().to_parquet() == code_names.to_parquet()
     assert bundle.read("report/index.html") == (finished / "report" / "index.html").read_bytes()
 
 
@@ -170,7 +170,8 @@ def test_the_tables_hold_the_numbers_of_the_evaluation(finished: Path) -> None:
         for row, metrics in evaluation[split].items():
             for suffix in ("", "_seen_excluded"):
                 figures = [f"{metrics[f'{kind}@{k}{suffix}']:.4f}" for kind in ("recall", "ndcg") for k in (5, 10)]
-                assert [model_name(row), *figures] in rows
+                interval = show_interval(evaluation["intervals"][split][row], suffix)
+                assert [model_name(row), *figures, interval] in rows
     health = evaluation["tokenizer"]
     assert ["codes used", *map(str, health["codes_used"])] in rows
     assert ["items moved to another tuple", str(health["moved"])] in rows

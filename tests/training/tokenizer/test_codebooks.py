@@ -140,6 +140,17 @@ def test_pretraining_depends_on_the_seed_alone() -> None:
     assert not torch.equal(first["codebooks"], other["codebooks"])
 
 
+def test_content_is_standardised_with_the_scale_of_the_learned_part() -> None:
+    points = torch.randn(200, SHAPE.embedding_dim, generator=torch.Generator().manual_seed(0)) * 3.0
+    points[:, -2:] *= torch.tensor([0.5, 0.01])
+    tokenizer = Tokenizer(SHAPE)
+    fit_standardisation(tokenizer, points, content_dim=2)
+
+    spread = tokenizer.standardise(points).std(dim=0, correction=0)
+    torch.testing.assert_close(spread[:-2], torch.ones(SHAPE.embedding_dim - 2))
+    torch.testing.assert_close(spread[-2:], torch.tensor([0.5, 0.01]), rtol=0.2, atol=0)
+
+
 def test_standardisation_uses_the_statistics_of_all_items() -> None:
     points = 3 + 5 * torch.randn(200, 10, generator=generator(0))
     tokenizer = Tokenizer(SHAPE)

@@ -22,7 +22,7 @@ from training.content.content_encoder import ContentEncoder, fit_content_encoder
 from training.content.shared_features import item_features
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
-from training.embedding.content_share import NO_CONTENT, ContentShare, fit_content_share
+from training.embedding.content_share import ContentShare, fit_content_share
 from training.embedding.sasrec import Sasrec, train_sasrec
 from training.joint.learner import Learner, can_start_from, new_learner
 from training.joint.phase_losses import JointConfig
@@ -162,10 +162,9 @@ class Pipeline:
     def items(self) -> ItemVectors:
         """Stage ``vectors``: embeddings of all items, with what they say in the share that validation users want."""
         learned = self.sasrec.vectors.detach()
-        if self.content_encoder is None:
-            return ItemVectors(learned, NO_CONTENT)
-
-        content = self.content_encoder.vectors(item_features(self.dataset)).to(self.device)
+        content = None
+        if self.content_encoder is not None:
+            content = self.content_encoder.vectors(item_features(self.dataset)).to(self.device)
         artefact = "content_share.json"
         if not self._is_done(artefact):
             with self.run.timed("vectors"):
@@ -173,7 +172,7 @@ class Pipeline:
             self.run.write_json(artefact, fitted._asdict())
             distributed.barrier()
         share = ContentShare(**self.run.read_json(artefact))
-        return ItemVectors(join_content(learned, content, share.share), share)
+        return ItemVectors(learned if content is None else join_content(learned, content, share.share), share)
 
     @property
     def model(self) -> ModelConfig:

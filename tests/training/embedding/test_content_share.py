@@ -63,6 +63,16 @@ def test_a_title_that_tells_gets_a_share_and_one_that_does_not_gets_none() -> No
     assert shares[1] < shares[0]
 
 
+def test_nobody_comes_back_so_repeats_are_penalised_with_content_and_without() -> None:
+    data = themed(titles=True)
+    model, encoder = untrained(data)
+
+    for content in (None, encoder.vectors(item_features(data))):
+        fitted = fit_content_share(model, content, data.validation(), seed=1)
+        assert fitted.repeat_penalty > 0
+    assert list(fit_content_share(model, None, data.validation(), seed=1).ndcg) == ["0.0"]
+
+
 @pytest.mark.parametrize("user_encoder", ["own", "shared"])
 def test_the_recommender_starts_with_the_dense_scores_that_were_fitted(user_encoder: str) -> None:
     data = themed(titles=True)

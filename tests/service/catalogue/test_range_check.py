@@ -66,10 +66,12 @@ async def test_a_field_that_another_replica_acknowledged_is_known(
         )
         for poll_s in (0.01, 60)
     ]
-    async with running(apps[0]) as first, running(apps[1]) as second:
-        for app in apps:
-            await until(lambda app=app: app.state.service.models.current is not None)  # type: ignore[misc]
-        await errors_of(second, "/recommend", asked("weight"))
-        await first.put("/items/item-2", json={"attributes": {"weight": 3}})
-        found = await second.post("/recommend", json=asked("weight"))
-        assert [item["item_id"] for item in found.json()["items"]] == ["item-2"]
+    async with running(apps[0]) as first:
+        await until(lambda: apps[0].state.service.models.current is not None)
+        # Started together, the second one could find the first at its snapshot, and look again after a whole poll.
+        async with running(apps[1]) as second:
+            await until(lambda: apps[1].state.service.models.current is not None)
+            await errors_of(second, "/recommend", asked("weight"))
+            await first.put("/items/item-2", json={"attributes": {"weight": 3}})
+            found = await second.post("/recommend", json=asked("weight"))
+            assert [item["item_id"] for item in found.json()["items"]] == ["item-2"]

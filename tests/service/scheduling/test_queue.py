@@ -27,12 +27,31 @@ def job(length: int = 3, beam_width: int = 20, catalogue: Catalogue = CATALOGUE,
     return Job(asked, ENGINE.shape(asked), now + 60, asyncio.get_running_loop().create_future(), now - age_s)
 
 
+def expired() -> Job:
+    """A job whose time ran out; the event loop was too busy to say so."""
+    late = job()
+    late.deadline = time.monotonic()
+    return late
+
+
 def taken(waiting: RequestQueue) -> list[list[Job]]:
     batches = []
     while batch := waiting.take():
         batches.append(batch)
     assert waiting.count == 0
     return batches
+
+
+async def test_a_job_is_gone_when_it_is_answered_or_its_time_is_up() -> None:
+    waiting = job()
+    assert not waiting.is_gone
+    assert expired().is_gone
+    left = job()
+    left.answer.cancel()
+    assert left.is_gone
+    answered = job()
+    answered.answer.set_result(None)  # type: ignore[arg-type]
+    assert answered.is_gone
 
 
 async def test_batches_share_catalogue_and_width_and_waste_little() -> None:

@@ -43,7 +43,7 @@ ITERATIONS = 4
 
 
 class ContentConfig(Section):
-    """What the model reads of titles, categories and attributes."""
+    """Settings of what the model reads of titles, categories and attributes."""
 
     dim: int = Field(
         128,

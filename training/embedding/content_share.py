@@ -3,7 +3,8 @@
     dense(item) = (1 - share) * (cosine + repeat bias) + share * content cosine - penalty * occurrences in the history
 
 What a user had resembles itself most, also in content, so a penalty per occurrence is fitted with the share, and where
-items say nothing it is fitted alone. It is added to the repeat bias.
+items say nothing it is fitted alone. It is added to the repeat bias. As in the search, only the newest
+``sasrec.max_history`` items of a history count.
 
 Shapes: n users, N items, c width of content vectors.
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from model_store.network.content_profile import ContentProfile
 from training.data.dataset import Split
-from training.embedding.sasrec import EVALUATION_USERS, Sasrec, score_histories
+from training.embedding.sasrec import EVALUATION_USERS, Sasrec, pad_rows, score_histories
 from training.evaluation.full_ranking import sample_split
 from training.evaluation.metrics import ndcg, rank_of_target
 
@@ -28,12 +29,18 @@ SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7)
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.4)
 """Penalties that are tried with each share. A cosine lies in -1 … 1."""
 
-USERS = 4_000
-"""Validation users, drawn by seed, that choose both."""
+MOST_USERS = 4_000
+"""Validation users, drawn by seed, that choose both, at most."""
+
+MOST_SCORES = 200_000_000
+"""Scores of one choice, at most: with many items fewer users choose, but never fewer than are scored at once."""
+
+Float32Array = npt.NDArray[np.float32]
+Histories = list[npt.NDArray[np.int32]]
 
 
 class ContentShare(NamedTuple):
-    """How much content counts in dense scores."""
+    """Share of content in dense scores, and the penalty of repeats that comes with it."""
 
     share: float  # 0 … 1
     repeat_penalty: float  # subtracted from the score of an item for each occurrence in the history
@@ -51,19 +58,20 @@ def fit_content_share(model: Sasrec, content: Tensor | None, valid: Split, seed:
         model: Trained SASRec, in evaluation mode.
         content: Content vectors of all items, ``[N, c]``; ``None`` if they say nothing.
         valid: Validation users.
-        seed: Seed of the draw of :data:`USERS` of them.
+        seed: Seed of the draw of at most :data:`MOST_USERS` of them.
     """
-    split = sample_split(valid, USERS, seed)
+    most = max(EVALUATION_USERS, MOST_SCORES // model.item_embedding.num_embeddings)
+    split = sample_split(valid, min(MOST_USERS, most), seed)
     choices = list(product((0.0,) if content is None else SHARES, PENALTIES))
     ranks = np.empty((len(choices), len(split.targets)), dtype=np.int64)
 
     for start in range(0, len(split.targets), EVALUATION_USERS):
         users = slice(start, start + EVALUATION_USERS)
-        learned = score_histories(model, split.histories[users]) * np.float32(model.config.temperature)
-        said = np.float32(0) if content is None else _content_scores(content, split.histories[users])
-        occurrences = _occurrences(split.histories[users], learned.shape[1])
+        histories = [history[-model.config.max_history :] for history in split.histories[users]]
+        learned = score_histories(model, histories) * np.float32(model.config.temperature)
+        said = np.zeros_like(learned) if content is None else _content_scores(content, histories)
         for choice, (share, penalty) in enumerate(choices):
-            scores = np.float32(1 - share) * learned + np.float32(share) * said - np.float32(penalty) * occurrences
+            scores = mixed_scores(learned, said, histories, share, penalty)
             ranks[choice, users] = rank_of_target(scores, split.targets[users])
 
     values = [ndcg(each, 10) for each in ranks]
@@ -74,20 +82,21 @@ def fit_content_share(model: Sasrec, content: Tensor | None, valid: Split, seed:
     return ContentShare(*choices[best], by_share)
 
 
-@torch.no_grad()
-def _content_scores(content: Tensor, histories: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.float32]:
-    """Return the content cosines of all items, ``[B, N]``."""
-    profile = ContentProfile().to(content.device)
-    users = torch.cat([profile(content[torch.from_numpy(each).long()][None], _length(each))[0] for each in histories])
-    scores: npt.NDArray[np.float32] = (users @ content.T).cpu().numpy()
+def mixed_scores(
+    learned: Float32Array, said: Float32Array, histories: Histories, share: float, penalty: float
+) -> Float32Array:
+    """Return dense scores ``[B, N]`` of learned and content cosines ``[B, N]``, less a penalty for each occurrence."""
+    scores = np.float32(1 - share) * learned + np.float32(share) * said
+    owner = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    np.subtract.at(scores, (owner, np.concatenate(histories)), np.float32(penalty))
     return scores
 
 
-def _occurrences(histories: list[npt.NDArray[np.int32]], items: int) -> npt.NDArray[np.float32]:
-    """Return how often each item is in each history, ``[B, N]``."""
-    counts = [np.bincount(history, minlength=items) for history in histories]
-    return np.stack(counts).astype(np.float32)
-
-
-def _length(history: npt.NDArray[np.int32]) -> Tensor:
-    return torch.tensor([[len(history)]])
+@torch.no_grad()
+def _content_scores(content: Tensor, histories: Histories) -> Float32Array:
+    """Return the content cosines of all items, ``[B, N]``."""
+    lengths = torch.tensor([len(history) for history in histories], device=content.device)
+    rows = pad_rows(histories).to(content.device)
+    users = ContentProfile().to(content.device)(content[rows], lengths[:, None])[:, 0]
+    scores: Float32Array = (users @ content.T).cpu().numpy()
+    return scores

@@ -306,13 +306,13 @@ def score_histories(model: Sasrec, histories: Sequence[Int32Array]) -> npt.NDArr
     device = model.item_embedding.weight.device
     kept = [history[-model.config.max_history :] for history in histories]
     lengths = torch.tensor([len(history) for history in kept], device=device)
-    items = _pad(kept).to(device)
+    items = pad_rows(kept).to(device)
     users = model(items)[torch.arange(len(kept)), lengths - 1]
     scores: npt.NDArray[np.float32] = model.scores(users, items, lengths).float().cpu().numpy()
     return scores
 
 
-def _pad(rows: Sequence[Int32Array]) -> Tensor:
+def pad_rows(rows: Sequence[Int32Array]) -> Tensor:
     """Pad the item rows of several sequences on the right to one int64 tensor ``[B, T]``."""
     out = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
     for line, row in zip(out, rows, strict=True):

@@ -44,12 +44,9 @@ class Replicas:
     @asynccontextmanager
     async def one(self, **given: Any) -> AsyncIterator[Service]:
         timeout_ms = given.pop("timeout_ms", PATIENT_MS)
+        writing_s = max(1.0, timeout_ms / 1000)
         store = RedisStore(
-            self.url,
-            prefix=self.prefix,
-            timeout_ms=timeout_ms,
-            write_timeout_s=max(1.0, timeout_ms / 1000),
-            breaker_pause_s=0.05,
+            self.url, prefix=self.prefix, timeout_ms=timeout_ms, write_timeout_s=writing_s, breaker_pause_s=0.05
         )
         settings = fast_settings(self.folder, **{"catalogue_poll_s": 0.01, "compact_changes": 100, **given})
         app = create_app(settings, store=store, coders=hash_coder)

@@ -16,7 +16,8 @@ from model_store.network.tokenizer import Tokenizer
 from training.content.content_encoder import ContentEncoder, fit_content_encoder
 from training.content.shared_features import item_features
 from training.data.dataset import Dataset, ItemInfo
-from training.embedding.content_share import ContentShare, fit_content_share
+from training.embedding import content_share
+from training.embedding.content_share import ContentShare, fit_content_share, mixed_scores
 from training.embedding.sasrec import Sasrec, SasrecConfig, score_histories
 from training.joint.learner import new_learner
 
@@ -71,6 +72,35 @@ def test_nobody_comes_back_so_repeats_are_penalised_with_content_and_without() -
         fitted = fit_content_share(model, content, data.validation(), seed=1)
         assert fitted.repeat_penalty > 0
     assert list(fit_content_share(model, None, data.validation(), seed=1).ndcg) == ["0.0"]
+
+
+def test_each_occurrence_is_penalised_once() -> None:
+    learned = np.array([[0.5, 0.2, 0.1], [0.0, 0.4, 0.8]], dtype=np.float32)
+    said = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]], dtype=np.float32)
+    histories = [np.array([1, 0, 1], dtype=np.int32), np.array([2], dtype=np.int32)]
+
+    found = mixed_scores(learned, said, histories, share=0.25, penalty=0.1)
+
+    expected = 0.75 * learned + 0.25 * said - 0.1 * np.array([[1, 2, 0], [0, 0, 1]])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(learned[0, 0], 0.5)  # what came in is left alone
+
+
+def test_items_that_the_model_no_longer_reads_are_not_penalised(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = themed(titles=True)
+    model, encoder = untrained(data)
+    seen: list[int] = []
+
+    def watched(learned: Any, said: Any, histories: Any, share: float, penalty: float) -> Any:
+        seen.extend(len(history) for history in histories)
+        return mixed_scores(learned, said, histories, share, penalty)
+
+    monkeypatch.setattr(content_share, "mixed_scores", watched)
+    model.config = CONFIG.model_copy(update={"max_history": 3})
+    fit_content_share(model, encoder.vectors(item_features(data)), data.validation(), seed=1)
+
+    assert max(map(len, data.validation().histories)) > 3
+    assert max(seen) == 3
 
 
 @pytest.mark.parametrize("user_encoder", ["own", "shared"])

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test check format coverage mutants docs first-day lock licences sbom bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults attack soak clean
+.PHONY: help demo test test-browser check check-deploy format coverage mutants docs screenshots first-day lock licences sbom bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults bench-rolling bench-processes bench-batch bench-growth bench-warm bench-loop attack soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: $(VENV)/installed  ## train on MovieLens-100K, or on DATA and ITEMS, serve
 test: $(VENV)/installed  ## all tests, with a real Redis server
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-browser: $(VENV)/installed  ## the console's pages in Chromium, axe-core's checks included; the median page load
+	$(BIN)/python -m pytest tests/console/test_app.py tests/console/test_app_accessibility.py
+
 check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers, generated pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -30,6 +33,15 @@ check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers,
 	$(BIN)/lint-imports
 	$(BIN)/python docs/make_map.py --check
 	$(BIN)/python docs/make_settings.py --check
+	$(BIN)/python -m deploy.make_prometheus_rule --check
+	$(BIN)/python -m deploy.make_dashboard --check
+
+$(VENV)/deploy: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,deploy]'
+	touch $@
+
+check-deploy: $(VENV)/deploy  ## lint, render and validate the Helm chart; HELM: another helm than the one it downloads
+	@$(BIN)/python -m deploy.check_chart $(if $(HELM),--helm $(HELM))
 
 format: $(VENV)/installed  ## mend format and lint where a tool can
 	$(BIN)/ruff format .
@@ -45,10 +57,15 @@ coverage: $(VENV)/installed  ## all tests with coverage, replicas and commands t
 mutants: $(VENV)/installed  ## small bugs put where they cost most, one by one: which do the tests let through? MINUTES, MODULE
 	@$(BIN)/python -m benchmarks.mutants $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MODULE),--module $(MODULE))
 
-docs: $(VENV)/installed  ## rewrite what is generated in docs/: the map of files, the settings, the pictures
+docs: $(VENV)/installed  ## rewrite what is generated: the map of files, the settings, the pictures, chart rules, the dashboard
 	$(BIN)/python docs/make_map.py
 	$(BIN)/python docs/make_settings.py
+	$(BIN)/python -m deploy.make_prometheus_rule
+	$(BIN)/python -m deploy.make_dashboard
 	$(BIN)/python docs/make_pictures.py
+
+screenshots: $(VENV)/installed  ## pictures of the console for the README, by Chromium; STORE: a model store, else the demo's
+	$(BIN)/python docs/make_screenshots.py $(if $(STORE),--store $(STORE))
 
 first-day: $(VENV)/installed  ## live a shop's first day, from a messy export to a rollback; writes docs/FIRST_DAY.md
 	$(BIN)/python -m docs.make_first_day
@@ -75,6 +92,12 @@ bench-compute: $(VENV)/installed  ## what bf16 and compiled layers give in train
 bench-prepare: $(VENV)/installed  ## rows a second and peak memory of preparing 100 million interactions
 	@$(BIN)/python -m benchmarks.bench_prepare $(if $(ROWS),--rows $(ROWS))
 
+bench-warm: $(VENV)/installed  ## retraining that goes on from the live version beside training from scratch, over five days
+	@$(BIN)/python -m benchmarks.bench_warm $(if $(DATA),--data $(DATA))
+
+bench-loop: $(VENV)/installed  ## a simulated shop for DAYS (5): experiments, nights of retraining, estimates; MINUTES, FOLDER, BEFORE
+	@$(BIN)/python -m benchmarks.bench_loop $(if $(DAYS),--days $(DAYS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FOLDER),--folder $(FOLDER)) $(if $(BEFORE),--before $(BEFORE))
+
 bench-search: $(VENV)/benchmarks  ## the search beside Hugging Face generate, and beside its floor
 	@$(BIN)/python -m benchmarks.bench_search
 
@@ -96,8 +119,24 @@ bench-catalogue: $(VENV)/installed  ## what the size of a catalogue costs: searc
 bench-live: $(VENV)/installed  ## time until changes show on two replicas, bulk upload, boot, fill rate
 	@$(BIN)/python -m benchmarks.bench_live
 
-bench-faults: $(VENV)/installed  ## what clients notice while Redis is killed, frozen, slow, full, corrupt, empty or away
+bench-faults: $(VENV)/installed  ## what clients notice while Redis is killed, frozen, slow, full, corrupt, empty, away or failing over
 	@$(BIN)/python -m benchmarks.bench_faults
+
+bench-rolling: $(VENV)/installed  ## what clients notice while all replicas behind HAProxy are replaced one by one
+	@$(BIN)/python -m benchmarks.bench_rolling $(if $(STORE),--store $(STORE))
+
+bench-processes: $(VENV)/installed  ## several processes on one machine beside one with threads: rate, CPU, memory
+	@$(BIN)/python -m benchmarks.bench_processes $(if $(STORE),--store $(STORE))
+
+$(VENV)/scale: $(VENV)/benchmarks
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,bench,scale]'
+	touch $@
+
+bench-batch: $(VENV)/scale  ## users a second and core of a batch run, beside HTTP and generate; three nodes, one killed
+	@$(BIN)/python -m benchmarks.bench_batch $(if $(STORE),--store $(STORE))
+
+bench-growth: $(VENV)/installed  ## how time and memory of every stage grow with the items; SIZES, MINUTES of a stage that trains
+	@$(BIN)/python -m benchmarks.bench_growth $(foreach size,$(SIZES),--sizes $(size)) $(if $(MINUTES),--minutes $(MINUTES))
 
 attack: $(VENV)/installed  ## attack the real service for MINUTES (5): fuzz, floods, forged bundles, crashes; one line of JSON
 	@$(BIN)/python -m benchmarks.bench_attack $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

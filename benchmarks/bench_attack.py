@@ -49,7 +49,7 @@ from benchmarks.attack.neighbour import Neighbour
 from benchmarks.attack.sockets import drip, flood, try_oddities
 from benchmarks.attack.swaps import hot_swaps
 from benchmarks.attack.trouble import fill_disk, jump_clock, partition_replica
-from benchmarks.bench_faults import Network
+from benchmarks.redis_faults import Network
 from benchmarks.service_process import ServiceDied, ServiceProcess
 from tests.support.redis_server import running_redis
 

@@ -9,6 +9,9 @@ alone, computed in this process before; by user id, popular items are right too 
 A write is lost if it was acknowledged and is gone after the fault; what a server that restarts empty had held is not
 counted. p99_extra_ms is p99 during the worst fault minus p99 of all the load between faults. recover_s is the longest
 time from the end of a fault until answers are not degraded and a write is accepted. ``faults`` has each.
+
+``primary_killed`` has a service of its own, whose Redis is the primary that three sentinels name: it is killed, and the
+time to recover counts from then on.
 """
 
 from __future__ import annotations
@@ -16,132 +19,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from benchmarks.bench_overload import expectations, is_right
 from benchmarks.load import Load, Reply, encode_request, milliseconds
+from benchmarks.redis_faults import Fault, failover, faults, redis_and_network
 from benchmarks.served_store import K, open_store
 from benchmarks.service_process import serving
 from model_store.catalogue.catalogue import Catalogue
-from model_store.replication.redis_schema import Keys
 from service.engines.base import SearchResult
 from service.settings import Settings
-from tests.support.redis_server import RedisServer, running_redis
-from tests.support.tcp_proxy import TcpProxy
+from tests.support.sentinels import running_sentinels
 
-T = TypeVar("T")
-KEYS = Keys()
 CONNECTIONS = 256
 WRITES_A_SECOND = 4
 WRITER = "writer"
-SLOW_S = 0.5
 LONGEST_RECOVERY_S = 60.0
-
-
-class Network:
-    """The proxy in a thread of its own, so that it goes on while this process waits."""
-
-    def __init__(self, server_port: int) -> None:
-        self.proxy = TcpProxy(server_port)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._do(self.proxy.mend())
-
-    def cut(self) -> None:
-        """Cut the service off from the server."""
-        self._do(self.proxy.cut())
-
-    def mend(self) -> None:
-        """Let the service reach the server again."""
-        self._do(self.proxy.mend())
-
-    def close(self) -> None:
-        """End the thread."""
-        self.cut()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One kind of trouble: its begin and its end, neither of which runs on the event loop."""
-
-    begin: Callable[[], object]
-    end: Callable[[], object]
-    loses_data: bool = False
-
-
-def faults(server: RedisServer, network: Network, users: Sequence[str], seconds: float) -> dict[str, Fault]:
-    """Return all kinds of trouble with one server, by name."""
-
-    def run(*command: str | int) -> Callable[[], object]:
-        def send() -> None:
-            with server.client() as client:
-                client.execute_command(*command)
-
-        return send
-
-    def limit_memory() -> None:
-        run("CONFIG", "SET", "maxmemory-policy", "noeviction")()
-        run("CONFIG", "SET", "maxmemory", 1)()
-
-    def change_password() -> None:
-        with server.client() as client:
-            client.config_set("requirepass", "another")
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
-            client.close()
-
-    def restore_password() -> None:
-        right = server.password
-        server.password = "another"
-        try:
-            run("CONFIG", "SET", "requirepass", str(right))()
-        finally:
-            server.password = right
-
-    def corrupt() -> None:
-        with server.client() as client:
-            client.mset({KEYS.history(user): b"\xff" for user in users[::2]})
-            client.hset(KEYS.items, "noise", b"noise")
-            for chunk in client.keys(f"{KEYS.prefix}:catalogue:*:chunk:*"):
-                client.setrange(chunk, 100, b"\xff\xfe\xfd")
-
-    def slow_down(delay_s: float) -> Callable[[], None]:
-        return lambda: setattr(network.proxy, "delay_s", delay_s)
-
-    def empty() -> None:
-        server.kill()
-        shutil.rmtree(server.folder / "appendonlydir")
-
-    histories = [KEYS.history(user) for user in users]
-    stopped = server.frozen()
-    return {
-        "killed": Fault(server.kill, server.start),
-        "stopped": Fault(stopped.__enter__, lambda: stopped.__exit__(None, None, None)),
-        "paused": Fault(run("CLIENT", "PAUSE", round(seconds * 1000), "ALL"), lambda: None),  # ends by itself
-        "slow": Fault(slow_down(SLOW_S), slow_down(0)),
-        "out_of_memory": Fault(limit_memory, run("CONFIG", "SET", "maxmemory", 0)),
-        "wrong_password": Fault(change_password, restore_password),
-        "corrupt": Fault(corrupt, run("DEL", *histories), loses_data=True),
-        "unreachable": Fault(network.cut, network.mend),
-        "restarted_empty": Fault(empty, server.start, loses_data=True),
-    }
 
 
 @dataclass
@@ -237,14 +138,14 @@ async def measure_fault(clients: Clients, fault: Fault, before_s: float, seconds
     refused = clients.refused
     unexpected = clients.unexpected
 
-    begin: Awaitable[object] = asyncio.to_thread(fault.begin)
-    during, *_ = await asyncio.gather(clients.load(seconds), clients.write(seconds), begin)
+    healing = _until_healed(clients, fault)
+    during, _, healed_s = await asyncio.gather(clients.load(seconds), clients.write(seconds), healing)
 
     after = asyncio.create_task(clients.load(before_s))
     await asyncio.to_thread(fault.end)
     if fault.loses_data:
         clients.acknowledged.clear()
-    recover_s = await clients.recovery_s()
+    recover_s = await clients.recovery_s() if healed_s is None else healed_s
 
     replies = [*during, *await after]
     answered = sum(reply.status == 200 for reply in (*before, *replies))
@@ -267,6 +168,12 @@ async def measure_fault(clients: Clients, fault: Fault, before_s: float, seconds
     return found
 
 
+async def _until_healed(clients: Clients, fault: Fault) -> float | None:
+    """Begin a fault; return the seconds until service is back if it must come back by itself."""
+    await asyncio.to_thread(fault.begin)
+    return await clients.recovery_s() if fault.heals_itself else None
+
+
 async def measure_faults(
     clients: Clients, kinds: dict[str, Fault], before_s: float, seconds: float
 ) -> dict[str, dict[str, Any]]:
@@ -274,17 +181,6 @@ async def measure_faults(
     await clients.store_histories()
     await clients.load(before_s)  # warms up
     return {name: await measure_fault(clients, fault, before_s, seconds) for name, fault in kinds.items()}
-
-
-@contextmanager
-def redis_and_network(folder: Path) -> Iterator[tuple[RedisServer, Network]]:
-    """Run a server with a password, and the network in front of it."""
-    with running_redis(folder) as server:
-        network = Network(server.port)
-        try:
-            yield server, network
-        finally:
-            network.close()
 
 
 def main(
@@ -298,19 +194,25 @@ def main(
     seconds: Annotated[float, typer.Option(help="Seconds of each fault.")] = 5.0,
     users: Annotated[int, typer.Option(min=2, help="Different histories.")] = 100,
 ) -> None:
+    peace: list[Reply] = []
     with tempfile.TemporaryDirectory() as temporary:
-        bundle = open_store(store or Path(temporary) / "store").bundle()
+        folder = store or Path(temporary) / "store"
+        bundle = open_store(folder).bundle()
         histories, expected = expectations(bundle, Settings.load(engine=engine, threads=threads), users)
+
+        def measure(url: str, kinds_of: Callable[[Sequence[str]], dict[str, Fault]]) -> dict[str, dict[str, Any]]:
+            given = {"engine": engine, "threads": threads, "redis_url": url, "result_cache_entries": 0}
+            with serving(folder, **given) as service:
+                clients = Clients(service.port, bundle.catalogue(), histories, expected, rate, peace=peace)
+                return asyncio.run(measure_faults(clients, kinds_of(clients.users), before_s, seconds))
+
         with redis_and_network(Path(temporary) / "redis") as (server, network):
             url = f"redis://:{server.password}@127.0.0.1:{network.proxy.port}/0"
-            given = {"engine": engine, "threads": threads, "redis_url": url, "result_cache_entries": 0}
-            with serving(store or Path(temporary) / "store", **given) as service:
-                clients = Clients(service.port, bundle.catalogue(), histories, expected, rate)
-                kinds = faults(server, network, clients.users, seconds)
+            found = measure(url, lambda names: faults(server, network, names, seconds))
+        with running_sentinels(Path(temporary) / "sentinels") as group:
+            found |= measure(group.url, lambda _: failover(group))
 
-                found = asyncio.run(measure_faults(clients, kinds, before_s, seconds))
-
-    peace_ms = milliseconds(clients.peace, 99) or 0.0
+    peace_ms = milliseconds(peace, 99) or 0.0
     requests = sum(each["requests"] for each in found.values())
     unanswered = sum(each["unanswered"] for each in found.values())
 

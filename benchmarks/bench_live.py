@@ -34,7 +34,8 @@ from service.app import create_app
 from service.engines.onnx_engine import GRAPH
 from service.models.loading import open_coder
 from service.replication.catalogue_source import CatalogueSource
-from service.schemas.recommend import Filter, RecommendRequest
+from service.schemas.recommend import RecommendRequest
+from service.schemas.rules import Filter
 from service.service import Service
 from service.settings import Settings
 from service.store.redis_store import RedisStore

@@ -17,8 +17,8 @@ from model_store.config import ModelConfig
 from model_store.semantic_ids.trie import Trie
 from service.engines.base import SearchRequest, SearchResult
 from service.engines.onnx_engine import OnnxEngine
-from service.filters import RuleCompiler, RuleKey
-from service.schemas.recommend import Filter
+from service.filters import RuleCompiler, read_filter
+from service.schemas.rules import Filter
 
 BATCH = 32
 HISTORY = 20
@@ -89,7 +89,7 @@ class Batch:
         """Do what the service does between a parsed request and the rows of its answer."""
         requests = []
         for history, asked in zip(self._histories, filters, strict=True):
-            key = RuleKey.of(asked)
+            key = read_filter(asked).key
             rule = self.rules.find(key) or self.rules.compile(key)
             excluded = np.append(history, self.catalogue.rows((asked and asked.deny) or ()))
             requests.append(SearchRequest(history, K, BEAM_WIDTH, rule.mask, excluded, self.catalogue))

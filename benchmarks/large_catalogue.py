@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.columns import PackedAttributes, PackedCategories
-from model_store.catalogue.packed import PackedStrings, Ragged
+from model_store.catalogue.packed import PackedStrings
+from model_store.catalogue.ragged import Ragged
 
 CODEBOOK_SIZE = 256
 LEVELS = 3

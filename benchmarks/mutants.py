@@ -42,7 +42,7 @@ GROUPS = {
     ),
     "rules": ("service/filters.py",),
     "batcher": ("service/scheduling",),
-    "reload": ("service/models/manager.py",),
+    "reload": tuple(f"service/models/{name}.py" for name in ("manager", "slot", "loader")),
     "retrain": ("training/retraining",),
     "split": ("training/data/split.py",),
     "metrics": ("training/evaluation",),
@@ -51,9 +51,16 @@ GROUPS = {
 
 _REGISTRY = tuple(f"tests/model_store/bundle/test_registry{aspect}.py" for aspect in ("", "_collection", "_writers"))
 
+_SIGNATURE = ("tests/model_store/bundle/test_signature.py",)
+
+_MANAGER = ("tests/service/models/test_manager.py",)
+
 ALSO = {
+    "model_store/bundle/registry.py": _SIGNATURE,
+    "model_store/bundle/publish.py": (*_REGISTRY, *_SIGNATURE),
     "model_store/bundle/storage.py": _REGISTRY,
-    "model_store/bundle/publish.py": _REGISTRY,
+    "service/models/loader.py": _MANAGER,
+    "service/models/slot.py": _MANAGER,
 }
 """Tests of other names that a module is proved by."""
 

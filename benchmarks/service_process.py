@@ -48,7 +48,7 @@ class ServiceProcess:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.port = int(settings.pop("port", 0) or _free_port())
+        self.port = int(settings.pop("port", 0) or free_port())
         self._descriptors = descriptors
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -189,7 +189,8 @@ def serving(store: Path, **settings: Any) -> Iterator[ServiceProcess]:
             service.terminate()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -28,7 +28,7 @@ ARG EXTRAS=""
 COPY docker/requirements-service${EXTRAS:+-$EXTRAS}.txt /etc/etegrec/requirements.txt
 RUN pip install --no-cache-dir --only-binary=:all: --require-hashes --requirement /etc/etegrec/requirements.txt
 
-# The wheel names all three commands; the code of training is not in this image.
+# The wheel names all commands; the code of training is not in this image.
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-deps --no-index /wheels/*.whl && rm "$(command -v etegrec-train)"
 COPY docker/healthcheck.py docker/make_secrets.py /usr/local/lib/etegrec/

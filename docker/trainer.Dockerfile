@@ -37,9 +37,9 @@ RUN if [ -n "$TORCH_INDEX_URL" ]; then \
     && pip install --no-cache-dir --only-binary=:all: --require-hashes \
       --requirement "/etc/etegrec/requirements-trainer${TORCH_INDEX_URL:+-cpu}.txt"
 
-# The wheel names all three commands; the code of the service is not in this image.
+# The wheel names all commands; the code of the service is not in this image.
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-deps --no-index /wheels/*.whl && rm "$(command -v etegrec-serve)"
+    pip install --no-cache-dir --no-deps --no-index /wheels/*.whl && rm "$(command -v etegrec-serve)" "$(command -v etegrec-ingest)"
 
 # Empty: no data in the image (MovieLens may not be redistributed); mount prepared data instead.
 ARG DATASET=ml-100k

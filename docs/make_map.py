@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "ARCHITECTURE.md"
-ROOMS = ("model_store", "training", "service")
+ROOMS = ("model_store", "training", "service", "console")
 BEGIN = "<!-- map of files: begin (make docs) -->"
 END = "<!-- map of files: end -->"
 LONGEST_SENTENCE = 110

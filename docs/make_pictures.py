@@ -27,12 +27,13 @@ ONLINE = "#e2f2e6"
 OURS = "#0b6e4f"
 PEER = "#b8c1cc"
 
-BEAUTY_NDCG = {  # NDCG@10 of test users, Amazon-2014 Beauty, --preset cpu (benchmarks/RESULTS.md)
-    "popularity": 0.0051,
+BEAUTY_NDCG = {  # NDCG@10 of test users, Amazon-2014 Beauty, --preset cpu (docs/RESEARCH.md)
     "TIGER": 0.0285,
-    "search alone": 0.0451,
-    "SASRec": 0.0570,
-    "fused, as served": 0.0581,
+    "search alone": 0.0458,
+    "neighbours": 0.0544,
+    "SASRec": 0.0567,
+    "best published": 0.0614,
+    "fused, as served": 0.0657,
 }
 SEARCH_REQ_S = {  # requests a second, batches of 32, make bench-search (benchmarks/RESULTS.md)
     "Hugging Face generate": 30.1,

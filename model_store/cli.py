@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from model_store.bundle.aliases import DEFAULT_SHARE, Alias, AliasName, check_alias_name
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.key_files import create_keys
 from model_store.bundle.registry import DEFAULT_STORE, STORE_ENV, ModelStore
@@ -39,18 +40,20 @@ VersionArgument = Annotated[
 
 @app.command("list")
 def list_versions(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """List the versions, oldest first, and mark the live one, the one before, and those rolled back or held back."""
+    """List the versions, oldest first: live, before, with an alias, rolled back or held back."""
     opened = ModelStore(store)
     live = opened.live()
     previous = opened.previous()
     withheld = opened.withheld()
-    rows = [_describe(opened, version, live, previous, withheld) for version in opened.versions()]
+    aliases = opened.aliases()
+    rows = [_describe(opened, version, live, previous, withheld, aliases) for version in opened.versions()]
 
     if as_json:
-        print_json({"store": store, "live": live, "previous": previous, "versions": rows})
+        shown = {name: alias.model_dump(mode="json") for name, alias in aliases.items()}
+        print_json({"store": opened.url, "live": live, "previous": previous, "aliases": shown, "versions": rows})
         return
     if not rows:
-        table_console().print(f"The model store {store} holds no versions yet.", markup=False)
+        table_console().print(f"The model store {opened.url} holds no versions yet.", markup=False)
         return
 
     table = Table("version", "state", "created", "data", "size", "parent")
@@ -60,6 +63,8 @@ def list_versions(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = Fals
     for row in rows:
         if row["withheld"]:
             typer.echo(f"{row['version']} was {withheld[row['version']].words}")
+    for name, alias in aliases.items():
+        typer.echo(f"{alias.version} is the {name}, with {alias.words}")
 
 
 @app.command()
@@ -69,11 +74,16 @@ def show(store: StoreOption = DEFAULT_STORE, version: VersionArgument = None, as
     bundle = opened.bundle(version)
     is_live = bundle.version == opened.live()
     withheld = None if is_live else opened.withheld().get(bundle.version)
-    manifest = bundle.manifest.model_dump(mode="json") | {"live": is_live, "withheld": _withheld_facts(withheld)}
+    aliases = {name: alias for name, alias in opened.aliases().items() if alias.version == bundle.version}
+    manifest = bundle.manifest.model_dump(mode="json") | {
+        "live": is_live,
+        "aliases": {name: alias.model_dump(mode="json") for name, alias in aliases.items()},
+        "withheld": _withheld_facts(withheld),
+    }
     if as_json:
         print_json(manifest)
         return
-    _print_bundle(bundle, manifest, withheld)
+    _print_bundle(bundle, manifest, withheld, aliases)
 
 
 @app.command()
@@ -151,6 +161,43 @@ def rollback(
         typer.echo(f"retraining leaves {before} out from now on; `etegrec-models promote {before}` overrides that")
 
 
+@app.command("alias")
+def set_alias(
+    name: Annotated[str, typer.Argument(help="candidate or shadow.", show_default=False)],
+    version: Annotated[str | None, typer.Argument(help="Version name, see `list`.", show_default=False)] = None,
+    store: StoreOption = DEFAULT_STORE,
+    share: Annotated[
+        float, typer.Option(help="Share of users and sessions (candidate, at most 0.5), or of requests (shadow).")
+    ] = DEFAULT_SHARE,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let services load a version beside the live one, by themselves, after verifying it.
+
+    The candidate answers a share of the users and sessions, the same ones at every visit. If it does worse than the
+    live version, services stop using it by themselves, and it counts as rolled back. The shadow answers nobody: it
+    searches a share of the requests again, to be compared.
+    """
+    known = check_alias_name(name)
+    if remove == (version is not None):
+        raise ConfigError("name a version or use --remove, one of both", f"`etegrec-models alias {known} VERSION`")
+
+    opened = ModelStore(store)
+    if version is not None:
+        given = opened.set_alias(known, version, share)
+        if as_json:
+            print_json({"alias": known, **given.model_dump(mode="json")})
+        else:
+            typer.echo(f"{version} is the {known} now, with {given.words}")
+        return
+
+    removed = opened.remove_alias(known)
+    if as_json:
+        print_json({"alias": known, "removed": removed and removed.version})
+    else:
+        typer.echo(f"{removed.version} is no longer the {known}" if removed else f"no version is the {known}")
+
+
 @app.command()
 def sign(
     version: Annotated[str, typer.Argument(help="Version name, see `list`.", show_default=False)],
@@ -192,7 +239,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove old versions and leftovers of killed publishers, but never the live version or the one before it."""
+    """Remove old versions and leftovers of killed publishers; never the live one, the one before, or an alias's."""
     done = ModelStore(store).gc(keep, pin or (), leftover_hours * 3600.0, dry_run)
     if as_json:
         print_json(
@@ -214,12 +261,19 @@ def main() -> None:
 
 
 def _describe(
-    store: ModelStore, version: str, live: str | None, previous: str | None, withheld: dict[str, Withheld]
+    store: ModelStore,
+    version: str,
+    live: str | None,
+    previous: str | None,
+    withheld: dict[str, Withheld],
+    aliases: dict[AliasName, Alias],
 ) -> dict[str, Any]:
     """Return the facts that ``list`` shows of a version."""
     rejected = None if version == live else withheld.get(version)
-    state = "live" if version == live else "previous" if version == previous else rejected.state if rejected else ""
-    facts = {"version": version, "state": state, "withheld": _withheld_facts(rejected)}
+    main = "live" if version == live else "previous" if version == previous else rejected.state if rejected else ""
+    own_aliases = [name for name, alias in aliases.items() if alias.version == version]
+    state = ", ".join([*([main] if main else []), *own_aliases])
+    facts = {"version": version, "state": state, "aliases": own_aliases, "withheld": _withheld_facts(rejected)}
 
     try:
         manifest = store.bundle(version).manifest
@@ -229,7 +283,7 @@ def _describe(
     return facts | {
         "created_at": manifest.created_at.isoformat(),
         "data": manifest.data.name,
-        "bytes": sum(seal.size for seal in manifest.files.values()),
+        "bytes": manifest.size,
         "parent": manifest.parent,
         "metrics": manifest.metrics,
     }
@@ -265,10 +319,12 @@ def _detail_cells(row: dict[str, Any]) -> list[Text]:
     ]
 
 
-def _print_bundle(bundle: Bundle, manifest: dict[str, Any], withheld: Withheld | None) -> None:
+def _print_bundle(
+    bundle: Bundle, manifest: dict[str, Any], withheld: Withheld | None, aliases: dict[AliasName, Alias]
+) -> None:
     """Print the tables that ``show`` consists of."""
     console = table_console()
-    console.print(_fact_table(bundle, manifest, withheld))
+    console.print(_fact_table(bundle, manifest, withheld, aliases))
     console.print(_metric_table(bundle.manifest.metrics))
 
     files = Table("file", "size", "sha256")
@@ -277,9 +333,13 @@ def _print_bundle(bundle: Bundle, manifest: dict[str, Any], withheld: Withheld |
     console.print(files)
 
 
-def _fact_table(bundle: Bundle, manifest: dict[str, Any], withheld: Withheld | None) -> Table:
+def _fact_table(
+    bundle: Bundle, manifest: dict[str, Any], withheld: Withheld | None, aliases: dict[AliasName, Alias]
+) -> Table:
     table = Table("field", "value", title=bundle.version, title_justify="left")
     table.add_row("live", Text("yes" if manifest["live"] else f"no, {withheld.words}" if withheld else "no"))
+    for alias_name, alias in aliases.items():
+        table.add_row(alias_name, Text(f"yes, {alias.words}"))
     table.add_row("signature", Text(_origin(bundle).removeprefix(", ")))
     for name in ("created_at", "embedding_source", "parent"):
         table.add_row(name, Text(str(manifest[name] or "")))

@@ -1,4 +1,4 @@
-"""The conventions of the three commands: start-up, output, errors and exit codes.
+"""The conventions of the commands: start-up, output, errors and exit codes.
 
 A failure prints two lines on standard error, ``error: …`` (the cause) and ``fix: …`` (what to do), and returns an exit
 code that scripts can rely on. With ``--json`` the result is one line on standard output, and nothing else is printed
@@ -25,7 +25,7 @@ DEBUG_ENV = "ETEGREC_DEBUG"
 EXIT_CODES = (
     "Exit codes: 0 done · 1 unexpected error or unusable path · 2 wrong usage · 3 configuration · 4 input data"
     " · 5 model store or run folder · 6 no such version · 7 folder locked by another process"
-    " · 8 store (Redis or embedded) · 130 interrupted."
+    " · 8 store (Redis or embedded) · 9 parts of a batch run failed · 130 interrupted."
     f" {DEBUG_ENV}=1 shows the traceback of an error."
 )
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Create or replace a file. A crash leaves the old or the new content; after the return it is the new one.
+
+    ``mode`` says who may use the file, as far as the process's umask allows: 0o600 is for secrets.
 
     A writer that was killed may leave ``.<name>.tmp`` beside it. One that the disk refused leaves nothing: on a full
     disk half a file would take the space that others need.
@@ -17,7 +20,8 @@ def write_durably(path: Path, data: bytes) -> None:
     """
     staged = path.with_name(f".{path.name}.tmp")
     try:
-        with staged.open("wb") as file:
+        staged.unlink(missing_ok=True)  # a leftover keeps its own mode
+        with open(staged, "wb", opener=partial(os.open, mode=mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -19,10 +19,11 @@ changes, in Redis or in its embedded twin.
     │   └── VersionNotFound  no such version, or no version is live               exit 6
     ├── CheckpointError      a run folder cannot be resumed                       exit 5
     ├── LockHeld             another process works in the same folder             exit 7
-    └── StoreError           the store (Redis or embedded) failed                 exit 8
-        ├── StoreUnavailable it cannot be reached, or answers too late            exit 8
-        │   └── StoreReadOnly it answers, but is full or takes no writes          exit 8
-        └── StoreCorrupt     it holds a value that does not decode                exit 8
+    ├── StoreError           the store (Redis or embedded) failed                 exit 8
+    │   ├── StoreUnavailable it cannot be reached, or answers too late            exit 8
+    │   │   └── StoreReadOnly it answers, but is full or takes no writes          exit 8
+    │   └── StoreCorrupt     it holds a value that does not decode                exit 8
+    └── BatchIncomplete      parts of a batch run failed, the others are done     exit 9
 """
 
 from __future__ import annotations
@@ -142,3 +143,9 @@ class StoreReadOnly(StoreUnavailable):
 
 class StoreCorrupt(StoreError):
     """The store holds a value that does not decode."""
+
+
+class BatchIncomplete(EtegrecError):
+    """Parts of a batch run failed again and again; the others are done and stay."""
+
+    exit_code = 9

@@ -9,6 +9,9 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from model_store.errors import ConfigError
+from model_store.replication.redis_address import TlsFiles
+from model_store.replication.redis_schema import prefix_of
+from model_store.tracing.interface import Tracing
 from service.answers.trending import half_lives_s_of
 from service.http.docs_page import add_docs_page
 from service.http.middleware import RequestMiddleware
@@ -18,7 +21,7 @@ from service.models.loading import CoderOpener, EngineOpener, open_coder, open_e
 from service.models.trial import ProcessTrial
 from service.service import Service
 from service.settings import Settings
-from service.store import open_store
+from service.store import READ_TIMEOUT_MS, open_store
 from service.store.base import Store
 
 
@@ -28,6 +31,7 @@ def create_app(
     store: Store | None = None,
     opener: EngineOpener = open_engine,
     coders: CoderOpener = open_coder,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Build the app. Nothing is contacted before its lifespan starts.
 
@@ -36,6 +40,7 @@ def create_app(
         store: The store, which the app closes. Default: the one that the settings name.
         opener: Turns a bundle into an engine.
         coders: Turns a bundle into the coder that gives new items their codes.
+        tracing: Keeps spans; the app closes it. Default: as the settings say.
 
     Raises:
         ConfigError: Settings contradict each other.
@@ -43,7 +48,7 @@ def create_app(
     """
     is_usual = opener is open_engine and coders is open_coder  # the other process cannot be given any others
     trial = ProcessTrial(settings) if settings.load_trial and is_usual else None
-    service = Service(settings, store or open_store_of(settings), opener, coders, trial)
+    service = Service(settings, store or open_store_of(settings), opener, coders, trial, tracing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -65,8 +70,12 @@ def create_app(
     return app
 
 
-def open_store_of(settings: Settings) -> Store:
+def open_store_of(settings: Settings, timeout_ms: float = READ_TIMEOUT_MS) -> Store:
     """Open the store that the settings name.
+
+    Args:
+        settings: See :class:`Settings`.
+        timeout_ms: Longest wait for a Redis socket, for reads of histories.
 
     Raises:
         ConfigError: Settings contradict each other.
@@ -83,8 +92,11 @@ def open_store_of(settings: Settings) -> Store:
     return open_store(
         url,
         Path(settings.events_path),
+        prefix=prefix_of(settings.namespace),
+        tls=TlsFiles(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file),
         history_cap=settings.history_cap,
         half_lives_s=half_lives_s,
         user_ttl_s=settings.user_ttl_days * 86_400,
         max_undrained_events=settings.max_undrained_events,
+        timeout_ms=timeout_ms,
     )

@@ -108,7 +108,8 @@ def import_history(
         raise ConfigError("a file and --version exclude each other", "name a file or use --version")
 
     if file is None:
-        bundle = ModelStore(settings.store, trust=Trust.at(settings.trusted_keys_file)).bundle(version)
+        trust = Trust.at(settings.trusted_keys_file)
+        bundle = ModelStore(settings.store, trust=trust, namespace=settings.namespace).bundle(version)
         result = _import(settings, lambda opened: import_version(opened, bundle, say))
     else:
         columns = Columns(user=user, item=item, timestamp=timestamp, event=event)

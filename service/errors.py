@@ -7,8 +7,12 @@
         ├── KeyMissing               401  no API key, or an unknown one
         ├── KeyForbidden             403  the key may not do this
         ├── NotFound                 404  no such item or code prefix
+        ├── NoSuchPlacement          404  the request names a placement that does not exist
+        ├── NoSuchExperiment         404  the request names an experiment that does not exist
         ├── BodyTooSlow              408  the body did not arrive in time
         ├── CatalogueIsFull          409  no semantic ID is left for a new item
+        ├── PlacementConflict        409  another revision of the placement is stored, or there are too many
+        ├── ExperimentConflict       409  the experiment does not fit what is stored
         ├── BodyTooLarge             413  the body has too many bytes
         ├── WrongContentType         415  the body is not declared as JSON, or is compressed
         ├── InvalidFields            422  a field is missing, unknown or out of bounds
@@ -17,9 +21,12 @@
         │   └── QueueTooLong         429  the same, where the wait would exceed the time budget
         ├── RateLimited              429  the key is over its limits, or too many wrong keys came
         ├── TooManyUploads           429  as many bulk uploads are read as may
+        ├── TooManyPreviews          429  as many previews wait as may
         ├── HeadTooLarge             431  request line and headers have too many bytes
         ├── ClientGone               499  nobody reads the answer
         ├── NotReady                 503  no model is loaded, or the process is shutting down
+        ├── PlacementsNotRead        503  the store could not be asked for placements since the start
+        ├── ExperimentsNotRead       503  the store could not be asked for experiments since the start
         ├── TooManyConnections       503  no connection is left, but for probes
         └── DeadlineMissed           504  the time budget ran out
 
@@ -123,6 +130,66 @@ class NotFound(RequestError):
 
     status = 404
     slug = "not-found"
+
+
+class NoSuchPlacement(RequestError):
+    """No placement has this name, which fits the pattern of names."""
+
+    status = 404
+    slug = "no-such-placement"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no placement {name}; GET /placements lists all, PUT /placements/{name} adds it")
+
+
+class PlacementConflict(RequestError):
+    """Another revision of the placement is stored, or there are as many placements as may be."""
+
+    status = 409
+    slug = "placement-conflict"
+
+
+class PlacementsNotRead(RequestError):
+    """The store could not be asked for placements since this process started."""
+
+    status = 503
+    slug = "placements-not-read"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the store could not be asked for placements since the start; requests without a placement are answered",
+            headers={"Retry-After": "1"},
+        )
+
+
+class NoSuchExperiment(RequestError):
+    """No experiment has this name, which fits the pattern of names."""
+
+    status = 404
+    slug = "no-such-experiment"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no experiment {name}; GET /experiments lists all, PUT /experiments/{name} adds it")
+
+
+class ExperimentConflict(RequestError):
+    """The experiment has begun and would change, or runs, or shares traffic with another, or is another revision."""
+
+    status = 409
+    slug = "experiment-conflict"
+
+
+class ExperimentsNotRead(RequestError):
+    """The store could not be asked for experiments since this process started."""
+
+    status = 503
+    slug = "experiments-not-read"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the store could not be asked for experiments since the start; requests are answered without them",
+            headers={"Retry-After": "1"},
+        )
 
 
 class BodyTooSlow(RequestError):
@@ -246,6 +313,16 @@ class TooManyUploads(RequestError):
             f"{limit} bulk uploads are read already (max_bulk_uploads); try again later",
             headers={"Retry-After": "5", **_CLOSE},
         )
+
+
+class TooManyPreviews(RequestError):
+    """As many previews wait for their turn as may."""
+
+    status = 429
+    slug = "too-many-previews"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} previews wait for the one that runs; try again later", headers={"Retry-After": "5"})
 
 
 class HeadTooLarge(RequestError):

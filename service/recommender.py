@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from model_store.events.event import EventType
-from model_store.events.history_entry import LETTERS, UNKNOWN, UNTIMED
+from model_store.attribution.token import Chance, new_answer_id
+from model_store.experiments.assignment import Assignment
+from service.answers.arranged import POPULAR_CANDIDATES, find_popular_parts
 from service.answers.explanations import NO_EXPLANATIONS, Explanations, explain
+from service.answers.exploration import Drawn, draw
 from service.answers.popular import FallbackReason, PopularLog, find_popular
+from service.answers.recent_users import RecentUsers
 from service.answers.result_cache import AnswerKey, ResultCache
+from service.answers.shown import NOTHING_SHOWN, Shown, ShownTracker, subject_of
 from service.answers.trending import TrendTracker
+from service.attribution.signer import Signer
+from service.canaries.canary import Canary
 from service.catalogue.range_check import RangeCheck
 from service.engines.base import BEAM_WIDTHS, NARROW_WIDTHS, SearchRequest, SearchResult
-from service.errors import DeadlineMissed, QueueTooLong
-from service.filters import CompiledRule, RuleKey
+from service.errors import DeadlineMissed, InvalidFields, QueueTooLong
+from service.filters import Rule, ViewedItem, read_filter
 from service.models.loaded_model import LoadedModel
-from service.models.manager import ModelManager, Serving
+from service.models.manager import ModelManager
+from service.models.slot import ModelSlot, Serving
+from service.query import Query, QueryBuilder, read_history
+from service.rule_costs import measure_costs
+from service.schemas.ranking import RuleCost, SkippedPin
 from service.schemas.recommend import RecommendRequest
+from service.search import Found, arranged, search
 from service.settings import Settings
+from service.shadow import Sample, Shadow
 from service.store.base import History
 from service.store.client import StoreClient, StoredHistory
 from service.telemetry import Telemetry
@@ -45,39 +57,23 @@ class Recommendation:
 
     model: LoadedModel
     found: SearchResult
+    item_ids: Sequence[str]  # of what was found
     served_by: ServedBy
     is_degraded: bool
     unknown_items: Sequence[str]
+    ignored_rules: Sequence[str]
     took_ms: float
+    attribution: str | None  # token of the answer, if a key is known
     explanations: Explanations | None = None  # only if the request asked for them
     fallback_reason: FallbackReason | None = None  # only if popular items answered
+    rule_costs: Sequence[RuleCost] | None = None  # only if the request asked for explanations
+    skipped_pins: Sequence[SkippedPin] | None = None  # only if the request has pins
+    propensities: npt.NDArray[np.float64] | None = None  # of the first items; only if it explored, and is explained
 
-
-class _Query(NamedTuple):
-    """A request in terms of one model's catalogue."""
-
-    model: LoadedModel
-    request: RecommendRequest
-    known: npt.NDArray[np.int64]  # rows of the history's known items, oldest first
-    rule_key: RuleKey
-    rule: CompiledRule
-    excluded: npt.NDArray[np.int64]  # rows of denied items, and of seen ones that must not come again
-    fresh_boost: float
-
-    def search_request(self, beam_width: int) -> SearchRequest:
-        """Return the question to the engine."""
-        return SearchRequest(
-            history=self.known,
-            k=self.request.k,
-            beam_width=beam_width,
-            rule=self.rule.mask,
-            excluded=self.excluded,
-            catalogue=self.model.catalogue,
-            max_per_prefix=self.request.max_per_prefix,
-            fusion=self.model.fusion(beam_width),
-            neighbours=self.model.neighbours,
-            fresh_boost=self.fresh_boost,
-        )
+    @property
+    def item_count(self) -> int:
+        """Number of items."""
+        return len(self.item_ids)
 
 
 class _Answered(NamedTuple):
@@ -87,6 +83,8 @@ class _Answered(NamedTuple):
     served_by: ServedBy
     explanations: Explanations = NO_EXPLANATIONS
     fallback_reason: FallbackReason | None = None
+    rule_costs: Sequence[RuleCost] = ()
+    chance: Chance | None = None  # if the request explores
 
 
 class Recommender:
@@ -95,28 +93,66 @@ class Recommender:
     def __init__(
         self,
         models: ModelManager,
+        canary: Canary,
+        shadow: Shadow,
         store_client: StoreClient,
         trends: TrendTracker,
+        shown: ShownTracker,
         range_check: RangeCheck,
+        signer: Signer,
+        recent_users: RecentUsers,
         settings: Settings,
         telemetry: Telemetry,
     ) -> None:
         self._models = models
+        self._canary = canary
+        self._shadow = shadow
         self._store_client = store_client
         self._trends = trends
+        self._shown = shown
         self._range_check = range_check
+        self._signer = signer
+        self._recent_users = recent_users
         self._settings = settings
         self._telemetry = telemetry
 
-        self._default_letters = letters_to_leave_out(settings.exclude_seen_event_types)
+        self._queries = QueryBuilder(settings)
+        # One for each model: a cache is of one catalogue.
         self._cache = ResultCache(settings.result_cache_entries, settings.result_cache_s)
+        self._candidate_cache = ResultCache(settings.result_cache_entries, settings.result_cache_s)
 
         self._answers = {kind: telemetry.answers.labels(kind) for kind in ("model", "cache", "popular")}
         self._popular_answers = {reason: telemetry.popular_answers.labels(reason.value) for reason in FallbackReason}
         self._popular_log = PopularLog()
 
-    async def recommend(self, request: RecommendRequest) -> Recommendation:
-        """Answer one request.
+    async def recommend(self, request: RecommendRequest, assignment: Assignment | None = None) -> Recommendation:
+        """Answer one request; see :meth:`_recommend`, which this one traces.
+
+        Args:
+            request: The request.
+            assignment: Variant of an experiment whose rules it has.
+        """
+        with self._telemetry.tracing.span("recommend") as span:
+            try:
+                if self._canary.trial is None:
+                    answer = await self._recommend(request, self._models, assignment)
+                else:
+                    answer = await self._canary.answer(request, assignment, partial(self._recommend, request))
+            except InvalidFields:
+                raise
+            except Exception:
+                if assignment is not None:
+                    self._signer.note_error(assignment)
+                raise
+            span.set("etegrec.model_version", answer.model.version)
+            span.set("etegrec.served_by", answer.served_by)
+            span.set("etegrec.degraded", answer.is_degraded)
+            return answer
+
+    async def _recommend(
+        self, request: RecommendRequest, models: ModelSlot, assignment: Assignment | None
+    ) -> Recommendation:
+        """Answer one request by the model of a slot.
 
         Raises:
             NotReady: No model is loaded.
@@ -127,83 +163,105 @@ class Recommender:
         """
         started = time.monotonic()
         deadline = started + min(request.budget_ms or np.inf, self._settings.deadline_ms) / 1000
-        rule_key = RuleKey.of(request.filter)
-        await self._range_check.check(rule_key, (request.filter and request.filter.attributes) or ())
-        stored = await self._read_history(request)
+        rule = self._read_filter(request)
+        await self._range_check.check(request, rule.key)
+        stored, shown = await self._read_store(request)
 
         # A lease keeps the model, even if another version is swapped in before the answer is ready.
-        with self._models.lease() as serving:
-            known = serving.model.catalogue.rows(stored.history.item_ids)
-            rule = await self._find_rule(serving.model, rule_key)
-            excluded = self._excluded_rows(serving.model, request, stored.history, known)
-            query = _Query(serving.model, request, known, rule_key, rule, excluded, self._settings.fresh_boost)
+        with models.lease() as serving:
+            left_out = [*shown.item_ids, *([] if request.viewed_item is None else [request.viewed_item])]
+            query = await self._queries.build(serving.model, request, stored.history, rule.key, left_out)
 
-            if rule.is_empty:
+            if query.rule.is_empty:
                 answered = _answer_nothing(query)
-            elif len(known):
-                answered = await self._answer_by_model(serving, query, deadline)
+            elif len(query.known):
+                answered = await self._answer_by_model(serving, query, stored.history, deadline)
             else:
-                answered = await self._answer_by_popularity(query, _why_nothing_is_known(stored))
+                reason = _why_nothing_is_known(query, stored)
+                answered = await self._answer_by_popularity(query, stored.history, reason)
 
         self._count(query, answered)
-        return self._recommendation(query, answered, stored, started)
+        is_degraded = stored.is_missing or shown.is_missing or not self._store_client.is_up
+        answer = self._recommendation(query, answered, stored, rule, is_degraded, started, assignment)
+        if request.exclude_shown is not None:
+            self._shown.note(request, answer.item_ids)
+        if self._shadow.is_on and models is self._models and _is_comparable(request, answered):
+            found = answer.found
+            self._shadow.offer(
+                Sample(request, stored.history, rule.key, left_out, answer.item_ids, found.score, answer.took_ms)
+            )
+        if request.user_id is not None and answered.served_by != "popular":
+            self._recent_users.note(request.user_id)
+        return answer
 
-    async def _read_history(self, request: RecommendRequest) -> StoredHistory:
-        """Return the request's own history, even an empty one, else the stored one of its user."""
-        if request.history is not None or request.user_id is None:
-            return StoredHistory(History.untyped(request.history or []), is_missing=False)
-        return await self._store_client.history(request.user_id)
+    def _read_filter(self, request: RecommendRequest) -> Rule:
+        """Return the rule of a request's filter, with the values of the viewed item in their places."""
+        model = self._models.current
+        if model is None or request.viewed_item is None:
+            return read_filter(request.filter)
+        return read_filter(request.filter, ViewedItem.find(model.catalogue, request.viewed_item))
 
-    def _excluded_rows(
-        self, model: LoadedModel, request: RecommendRequest, history: History, known: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        """Return the rows of seen items that are not to come again, and of denied ones."""
-        asked = request.exclude_seen
-        letters = self._default_letters if asked is True else letters_to_leave_out(asked or ())
-        seen = _seen_rows(model, history, known, letters)
-        if request.filter is None or not request.filter.deny:
-            return seen
-        return np.concatenate([seen, model.catalogue.rows(request.filter.deny)])
+    async def _read_store(self, request: RecommendRequest) -> tuple[StoredHistory, Shown]:
+        """Return the history and what was shown, read from the store at the same time."""
+        if request.exclude_shown is None:
+            return await read_history(self._store_client, request), NOTHING_SHOWN
+        return await asyncio.gather(read_history(self._store_client, request), self._shown.read(request))
 
-    async def _find_rule(self, model: LoadedModel, key: RuleKey) -> CompiledRule:
-        rule = model.rules.find(key)
-        return rule if rule is not None else await asyncio.to_thread(model.rules.compile, key)
+    async def _build_again(self, query: Query, request: RecommendRequest, history: History) -> Query:
+        """Return the query of the same user for another request."""
+        return await self._queries.build(query.model, request, history, self._read_filter(request).key, query.left_out)
 
-    async def _answer_by_model(self, serving: Serving, query: _Query, deadline: float) -> _Answered:
+    async def _answer_by_model(self, serving: Serving, query: Query, history: History, deadline: float) -> _Answered:
         """Return a cached answer, else search; popular items answer where the request's own budget is too tight."""
-        full = query.search_request(query.model.beam_width(query.request.k))
-        key = AnswerKey.of(full, query.rule_key, query.model.engine.max_history)
-        cached = self._find_cached(query, key)
+        full = query.search_request(query.beam_width)
+        longest = query.model.engine.max_history
+        key = AnswerKey.of(full, query.rule_key, query.ranking.key, longest, query.request.k)
+        cache = self._cache_of(query.model)
+        cached = self._find_cached(query, cache, key)
         if cached is not None:
-            return _Answered(cached, "cache")
+            shown, chance = await _draw(query, cached)
+            return _Answered(shown, "cache", chance=chance)
 
         # A request with a budget of its own prefers a poorer answer to an error.
         has_budget = query.request.budget_ms is not None
         asked = self._fit_beam(serving, query, full, deadline - time.monotonic()) if has_budget else full
         try:
-            budget_s = deadline - time.monotonic() - (ANSWER_S if has_budget else 0)
-            found = await serving.batcher.submit(asked, budget_s)
+            found, ranking = await search(serving, query, asked, deadline - (ANSWER_S if has_budget else 0))
         except (QueueTooLong, DeadlineMissed):
             if not has_budget:
                 raise
-            return await self._answer_by_popularity(query, FallbackReason.BUDGET)
+            return await self._answer_by_popularity(query, history, FallbackReason.BUDGET)
 
         # The next request may have more time, so only answers of the full beam are cached.
         if asked is full:
-            self._cache.keep(query.model.catalogue, key, found)
+            cache.keep(query.model.catalogue, key, found)
+        shown, chance = await _draw(query, found)
         if not query.request.explain:
-            return _Answered(found, "model")
-        return _Answered(found, "model", await explain(serving, asked, found.rows, deadline - time.monotonic()))
+            return _Answered(shown, "model", chance=chance)
 
-    def _find_cached(self, query: _Query, key: AnswerKey) -> SearchResult | None:
-        if not self._cache.is_on or query.request.explain:
+        async def answer_again(request: RecommendRequest) -> tuple[Query, SearchResult]:
+            other = await self._build_again(query, request, history)
+            if other.rule.is_empty:
+                return other, _NOTHING
+            return other, (await search(serving, other, other.search_request(asked.beam_width), deadline)).found
+
+        explanations = await explain(serving, asked, shown.rows, deadline - time.monotonic())
+        costs = await measure_costs(query, found, shown, ranking, answer_again)
+        return _Answered(shown, "model", explanations, rule_costs=costs, chance=chance)
+
+    def _cache_of(self, model: LoadedModel) -> ResultCache:
+        current = self._models.current
+        return self._cache if current is None or current.version == model.version else self._candidate_cache
+
+    def _find_cached(self, query: Query, cache: ResultCache, key: AnswerKey) -> SearchResult | None:
+        if not cache.is_on or query.request.explain:
             return None
 
-        found = self._cache.find(query.model.catalogue, key)
+        found = cache.find(query.model.catalogue, key)
         self._telemetry.cache_lookups.labels("miss" if found is None else "hit").inc()
         return found
 
-    def _fit_beam(self, serving: Serving, query: _Query, full: SearchRequest, budget_s: float) -> SearchRequest:
+    def _fit_beam(self, serving: Serving, query: Query, full: SearchRequest, budget_s: float) -> SearchRequest:
         """Return the search with the widest beam that the budget allows.
 
         The beam stays at least k wide, since answers would be missing otherwise. If no width fits, the full search is
@@ -218,14 +276,33 @@ class Recommender:
                 return asked
         return full
 
-    async def _answer_by_popularity(self, query: _Query, reason: FallbackReason) -> _Answered:
-        request = query.request
+    async def _answer_by_popularity(self, query: Query, history: History, reason: FallbackReason) -> _Answered:
+        query = await self._queries.steer_by_boosts(query)
+        found, ranking = await self._find_popular(query)
+        shown, chance = await _draw(query, found)
+        if not query.request.explain:
+            return _Answered(shown, "popular", fallback_reason=reason, chance=chance)
+
+        async def answer_again(request: RecommendRequest) -> tuple[Query, SearchResult]:
+            other = await self._queries.steer_by_boosts(await self._build_again(query, request, history))
+            return other, (await self._find_popular(other)).found
+
+        costs = await measure_costs(query, found, shown, ranking, answer_again)
+        return _Answered(shown, "popular", fallback_reason=reason, rule_costs=costs, chance=chance)
+
+    async def _find_popular(self, query: Query) -> Found:
         catalogue = query.model.catalogue
         events = await self._trends.popular_counts(catalogue)
-        found = find_popular(catalogue, query.rule, query.excluded, request.k, request.max_per_prefix, events)
-        return _Answered(found, "popular", fallback_reason=reason)
+        if not query.ranking.key.is_arranged:
+            limit = query.ranking.key.first_code_limit
+            k = query.request.k if query.request.exploration is None else max(query.request.k, POPULAR_CANDIDATES)
+            return Found(find_popular(catalogue, query.rule, query.excluded, k, limit, events))
 
-    def _count(self, query: _Query, answered: _Answered) -> None:
+        ranking = query.start_ranking()
+        await asyncio.to_thread(find_popular_parts, catalogue, ranking, events)
+        return Found(arranged(query, ranking), ranking)
+
+    def _count(self, query: Query, answered: _Answered) -> None:
         """Count the answer; if popular items answered, say why in the metrics and in the log."""
         self._answers[answered.served_by].inc()
         reason = answered.fallback_reason
@@ -234,21 +311,49 @@ class Recommender:
             self._popular_log.record(reason, query.model.version)
 
     def _recommendation(
-        self, query: _Query, answered: _Answered, stored: StoredHistory, started: float
+        self,
+        query: Query,
+        answered: _Answered,
+        stored: StoredHistory,
+        rule: Rule,
+        is_degraded: bool,
+        started: float,
+        assignment: Assignment | None,
     ) -> Recommendation:
-        is_degraded = stored.is_missing or not self._store_client.is_up
         if is_degraded:
             self._telemetry.degraded.inc()
 
+        found = self._without_hidden(query.model, answered.found)
+        # Where an item was left out, others have moved up: how probable that was is not known.
+        chance = answered.chance if found is answered.found else None
+        item_ids = [query.model.catalogue.item_ids[row] for row in found.rows.tolist()]
+        took_ms = (time.monotonic() - started) * 1000
+        attribution = self._signer.sign(
+            query.model.version,
+            item_ids,
+            answered.served_by,
+            query.request.user_id,
+            query.request.session_id,
+            query.request.placement,
+            assignment,
+            took_ms,
+            chance,
+        )
         return Recommendation(
             model=query.model,
-            found=self._without_hidden(query.model, answered.found),
+            found=found,
+            item_ids=item_ids,
             served_by=answered.served_by,
             is_degraded=is_degraded,
-            unknown_items=_unknown_items(query, stored.history.item_ids),
-            took_ms=(time.monotonic() - started) * 1000,
+            unknown_items=_unknown_items(query),
+            ignored_rules=_ignored_rules(query.request, rule),
+            took_ms=took_ms,
+            attribution=attribution,
             explanations=answered.explanations if query.request.explain else None,
             fallback_reason=answered.fallback_reason,
+            rule_costs=answered.rule_costs if query.request.explain else None,
+            skipped_pins=query.start_ranking().skipped if query.request.pins is not None else None,
+            propensities=None if chance is None or not query.request.explain else chance.propensities,
         )
 
     def _without_hidden(self, model: LoadedModel, found: SearchResult) -> SearchResult:
@@ -265,50 +370,44 @@ class Recommender:
         return found.select(~is_hidden) if is_hidden.any() else found
 
 
-def letters_to_leave_out(types: Iterable[EventType]) -> frozenset[int]:
-    """Return the codes of the letters whose items are left out of answers: those of these types.
-
-    Interactions of unknown type are left out with any of them, for they may have been of that type.
-    """
-    letters = [LETTERS[kind] for kind in types]
-    return frozenset(map(ord, [*letters, UNKNOWN, UNTIMED])) if letters else frozenset()
-
-
-def _seen_rows(
-    model: LoadedModel, history: History, known: npt.NDArray[np.int64], letters: Set[int]
-) -> npt.NDArray[np.int64]:
-    """Return the rows of the history's items that were seen in one of these ways.
-
-    Args:
-        model: The model that answers.
-        history: The history, ``[n]``.
-        known: Rows of its known items, in order.
-        letters: Codes of letters.
-    """
-    is_seen = [letter in letters for letter in history.letters]
-    if all(is_seen):
-        return known  # as always with a history of the request's own; needs no second look-up
-    return model.catalogue.rows(list(compress(history.item_ids, is_seen)))
+async def _draw(query: Query, pool: SearchResult) -> Drawn:
+    """Leave places of an answer to chance if the request explores; else the pool is the answer."""
+    exploration = query.request.exploration
+    if exploration is None or not len(pool.rows):
+        return Drawn(pool, None)
+    return await asyncio.to_thread(draw, pool, query.pinned_rows, query.request.k, exploration, new_answer_id())
 
 
-def _answer_nothing(query: _Query) -> _Answered:
+def _is_comparable(request: RecommendRequest, answered: _Answered) -> bool:
+    """Tell whether another model's answer can be compared with this one: the model chose it, and not chance."""
+    return answered.served_by == "model" and request.exploration is None
+
+
+def _answer_nothing(query: Query) -> _Answered:
     """Return no items, labelled as the path that would have answered under a rule that allows some."""
     if len(query.known):
         return _Answered(_NOTHING, "model")
     return _Answered(_NOTHING, "popular", fallback_reason=FallbackReason.EMPTY_RULE)
 
 
-def _why_nothing_is_known(stored: StoredHistory) -> FallbackReason:
+def _why_nothing_is_known(query: Query, stored: StoredHistory) -> FallbackReason:
     """Return the reason why a history has no known items."""
     if stored.is_missing:
         return FallbackReason.STORE_AWAY
-    return FallbackReason.UNKNOWN_ITEMS if stored.history.item_ids else FallbackReason.NO_HISTORY
+    return FallbackReason.UNKNOWN_ITEMS if query.item_ids else FallbackReason.NO_HISTORY
 
 
-def _unknown_items(query: _Query, item_ids: Sequence[str]) -> list[str]:
+def _ignored_rules(request: RecommendRequest, rule: Rule) -> Sequence[str]:
+    """Return the paths of the rules that restricted nothing."""
+    if request.exclude_shown is None or subject_of(request) is not None:
+        return rule.ignored
+    return [*rule.ignored, "exclude_shown"]
+
+
+def _unknown_items(query: Query) -> list[str]:
     """Return the ids that the catalogue lacks, each once, in order."""
-    if len(query.known) == len(item_ids):
+    if len(query.known) == len(query.item_ids):
         return []
 
     row_of = query.model.catalogue.row_of
-    return list(dict.fromkeys(item_id for item_id in item_ids if item_id not in row_of))
+    return list(dict.fromkeys(item_id for item_id in query.item_ids if item_id not in row_of))

@@ -8,25 +8,47 @@ from contextlib import asynccontextmanager
 
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import Trust
+from model_store.tracing.interface import Tracing, open_tracing
 from service.access.gate import Gate
 from service.access.upload_slots import UploadSlots
 from service.answers.code_groups import CodeGroups
 from service.answers.lookup_pool import LookupPool
+from service.answers.recent_users import RecentUsers
+from service.answers.shown import ShownTracker
+from service.answers.title_search import TitleSearch
 from service.answers.trending import TrendTracker
 from service.async_tasks import cancel_and_wait
+from service.attribution.answer_counts import AnswerCounts
+from service.attribution.key_ring import KeyRing
+from service.attribution.recorder import EventRecorder
+from service.attribution.signer import Signer
+from service.attribution.upkeep import AttributionUpkeep
+from service.canaries.canary import Canary
+from service.canaries.ends import CanaryEnds
 from service.catalogue.manager import CatalogueManager
 from service.catalogue.range_check import RangeCheck
 from service.catalogue.updater import CatalogueUpdater
+from service.experiment_upkeep import ExperimentUpkeep
+from service.experiments import Experiments
 from service.histories.importer import HistoryImporter
+from service.models.loader import VersionLoader
 from service.models.loading import CoderOpener, EngineOpener, open_coder
 from service.models.manager import ModelManager
 from service.models.trial import Trial
+from service.placements import Placements
+from service.previews.audience import Audience
+from service.previews.items import ItemPreviewer
+from service.previews.placements import PlacementPreviewer
+from service.previews.turn import Turn
 from service.recommender import Recommender
 from service.replication.follower import CatalogueFollower
+from service.second_models import SecondModels
 from service.settings import Settings
+from service.shadow import Shadow
 from service.store.base import Store
 from service.store.client import StoreClient
 from service.telemetry import Telemetry
+from service.why_not import WhyNotFinder
 
 
 class Service:
@@ -39,28 +61,81 @@ class Service:
         opener: EngineOpener,
         coders: CoderOpener = open_coder,
         trial: Trial | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(tracing or open_tracing("etegrec-serve", is_on=settings.tracing))
         self.gate = Gate(settings, self.telemetry)
         self.upload_slots = UploadSlots(settings.max_bulk_uploads)
         self.is_draining = False
 
         self.store_client = StoreClient(store, self.telemetry, settings.live_check_s)
+        keys = KeyRing(settings, store.counters)
+        answer_counts = AnswerCounts(store.counters, store.subjects)
+        self.recorder = EventRecorder(self.store_client, keys, settings.attribution_ttl_s, self.telemetry)
+        self.attribution_upkeep = AttributionUpkeep(keys, answer_counts, store.counters, settings.counters_days)
         self.follower = CatalogueFollower(self.store_client, settings, self.telemetry)
-        model_store = ModelStore(settings.store, trust=Trust.at(settings.trusted_keys_file))
+        model_store = ModelStore(
+            settings.store, trust=Trust.at(settings.trusted_keys_file), namespace=settings.namespace
+        )
         model_store.trust.check()
-        self.models = ModelManager(model_store, self.follower, settings, self.telemetry, opener, coders, trial)
+        loader = VersionLoader(model_store, self.follower, settings, opener, coders, trial)
+        self.models = ModelManager(model_store, loader, settings, self.telemetry)
         self.updater = CatalogueUpdater(self.models, self.follower, self.store_client, settings, self.telemetry)
         self.catalogue = CatalogueManager(self.updater, self.store_client)
 
         self.importer = HistoryImporter(self.models, model_store, store, settings, self.telemetry)
         self.trends = TrendTracker(store, settings, self.telemetry)
-        range_check = RangeCheck(self.models, self.updater)
-        self.recommender = Recommender(
-            self.models, self.store_client, self.trends, range_check, settings, self.telemetry
+        self.shown = ShownTracker(self.store_client, self.telemetry)
+        self.recent_users = RecentUsers()
+        self.experiments = Experiments(self.store_client, settings.deadline_ms / 1000)
+        self.placements = Placements(self.store_client, settings.deadline_ms / 1000, self.experiments)
+        self.experiment_upkeep = ExperimentUpkeep(self.experiments, store.subjects, settings.attribution_ttl_s)
+        self.range_check = RangeCheck(self.models, self.updater)
+        self.canary_ends = CanaryEnds(self.store_client, settings.deadline_ms / 1000)
+        self.second_models = SecondModels(
+            self.models,
+            model_store,
+            store,
+            self.canary_ends.has_ended,
+            settings,
+            self.telemetry,
+            opener,
+            coders,
+            trial,
         )
+        signer = Signer(keys, answer_counts, is_implicit=settings.implicit_impressions)
+        self.canary = Canary(
+            self.models,
+            self.second_models.candidate,
+            self.canary_ends,
+            model_store,
+            self.store_client,
+            signer,
+            settings,
+            self.telemetry,
+        )
+        self.shadow = Shadow(self.second_models.shadow, self.models, settings, self.telemetry)
+        self.recommender = Recommender(
+            self.models,
+            self.canary,
+            self.shadow,
+            self.store_client,
+            self.trends,
+            self.shown,
+            self.range_check,
+            signer,
+            self.recent_users,
+            settings,
+            self.telemetry,
+        )
+        audience = Audience(self.store_client, self.recent_users, settings)
+        turn = Turn()
+        self.placement_previews = PlacementPreviewer(self.models, audience, self.placements, self.range_check, turn)
+        self.item_previews = ItemPreviewer(self.models, audience, turn, settings)
+        self.why_not = WhyNotFinder(self.models, self.store_client, self.range_check, settings)
         self.code_groups = CodeGroups()
+        self.titles = TitleSearch()
         self.lookups = LookupPool(2, settings.queue_size, settings.deadline_ms / 1000)
 
     @property
@@ -87,7 +162,16 @@ class Service:
             self.models.watch(),
             self.updater.watch(),
             self.trends.watch(),
+            self.shown.watch(),
+            self.placements.watch(),
+            self.experiments.watch(),
+            self.canary_ends.watch(),
+            self.canary.watch(),
+            self.shadow.watch(),
+            *self.second_models.watches(),
+            self.experiment_upkeep.watch(),
             self.importer.watch(),
+            self.attribution_upkeep.watch(),
             self.gate.watch(),
         )
         watchers = [asyncio.create_task(each) for each in watched]
@@ -99,7 +183,11 @@ class Service:
             for watcher in watchers:
                 await cancel_and_wait(watcher)
 
+            await self.second_models.close()
             await self.models.close()
+            await self.shown.close()
             await self.follower.close()
             await self.lookups.close()
+            await self.attribution_upkeep.close()
             await self.store_client.store.close()
+            await asyncio.to_thread(self.telemetry.tracing.close)

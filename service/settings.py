@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from model_store.errors import ConfigError
 from model_store.events.event import EVENT_TYPES, EventType
+from model_store.namespace import check_namespace, place_of
 from model_store.secret_files import read_secrets
 from service.engines.base import BEAM_WIDTHS
 
@@ -20,6 +21,9 @@ EngineName = Literal["onnx", "torch", "fake"]
 
 ENV_PREFIX = "ETEGREC_"
 """Beginning of the name of every variable."""
+
+MAX_COUNTERS_DAYS = 1000
+"""Largest number of days for which counters can be kept."""
 
 
 def _split(names: str) -> list[str]:
@@ -32,7 +36,19 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
     store: str = Field("./models", description="model store: a folder or an fsspec URL")
-    redis_url: SecretStr | None = Field(None, description="redis:// or rediss:// URL; unset: the embedded store")
+    namespace: str = Field(
+        "",
+        description="name of the shop, where several share one Redis and one model store; see *Several shops*",
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="address of Redis, by TLS, Sentinel or Cluster, too: see *Redis*; unset: the embedded store"
+    )
+    redis_ca_file: str = Field(
+        "",
+        description="PEM file of the authorities that Redis' TLS certificate may come from; empty: those of the system",
+    )
+    redis_cert_file: str = Field("", description="PEM file of this client's certificate, if Redis asks for one")
+    redis_key_file: str = Field("", description="PEM file of that certificate's private key, without a password")
     events_folder: str = Field(
         "", description="folder of the embedded store's event log; empty: `events` in the model store"
     )
@@ -91,6 +107,9 @@ class Settings(BaseSettings):
         description="folder with files of secret settings, named like the variables in small letters; variables win",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    tracing: bool = Field(
+        False, description="whether requests are traced by OpenTelemetry, see *Traces*; needs the extra `tracing`"
+    )
 
     engine: EngineName = Field("onnx", description="onnx (CPU), torch (GPU) or fake (no weights, for trying the API)")
     threads: int = Field(0, ge=0, le=256, description="cores that compute a batch; 0: all that the process may use")
@@ -136,7 +155,11 @@ class Settings(BaseSettings):
     )
     result_cache_s: float = Field(300, gt=0, le=86_400, description="how long a cached answer may be used, in seconds")
     rule_cache_entries: int = Field(
-        64, ge=1, le=100_000, description="compiled filters kept per model; each takes about 6 bytes per item"
+        64,
+        ge=1,
+        le=100_000,
+        description="compiled filters kept per model, each of about 6 bytes per item; a quarter as many sets of boosts,"
+        " each of up to four times that",
     )
     reload_s: float = Field(
         5.0, gt=0, le=3600, description="how often the model store is asked for a newly promoted model, in seconds"
@@ -155,6 +178,13 @@ class Settings(BaseSettings):
         ge=0,
         le=16_777_216,
         description="memory that trying a version may take, in MB; 0: 2048 and 8 times the version's files",
+    )
+    second_models_mb: int = Field(
+        1024,
+        ge=0,
+        le=16_777_216,
+        description="memory that the models of the aliases `candidate` and `shadow` may take together, in MB; 0: none"
+        " is loaded beside the live one",
     )
     live_check_s: float = Field(
         2.0, gt=0, le=3600, description="how often the store is asked whether it answers, in seconds"
@@ -213,6 +243,24 @@ class Settings(BaseSettings):
         description="events that may wait for training; above it the oldest are dropped; 0: any number",
     )
 
+    attribution_keys: SecretStr = Field(
+        SecretStr(""),
+        description="keys that sign the `attribution` of answers, comma-separated, at least 16 characters each; the"
+        " first signs, all verify; unset: the store keeps a random one",
+    )
+    attribution_ttl_s: int = Field(
+        604_800, ge=60, le=7_776_000, description="seconds after an answer for which events count as led to by it"
+    )
+    counters_days: int = Field(
+        400,
+        ge=1,
+        le=MAX_COUNTERS_DAYS,
+        description="days for which the counters of GET /attribution are kept",
+    )
+    implicit_impressions: bool = Field(
+        True, description="whether answered items count as shown; false: only those that an `impression` event names"
+    )
+
     popular_half_life_h: float = Field(
         720, ge=0.01, le=100_000, description="hours after which an event counts half for popular items"
     )
@@ -267,6 +315,11 @@ class Settings(BaseSettings):
             hint = f"correct {name} or the option of the same name; `etegrec-serve --help` lists them"
             raise ConfigError(f"{name}: {problem['msg']}", hint) from None
 
+    @field_validator("namespace")
+    @classmethod
+    def _check_namespace(cls, value: str) -> str:
+        return check_namespace(value)
+
     @field_validator("exclude_seen_types")
     @classmethod
     def _check_types(cls, value: str) -> str:
@@ -284,4 +337,4 @@ class Settings(BaseSettings):
     @property
     def events_path(self) -> str:
         """Folder of the embedded event log."""
-        return self.events_folder or f"{self.store.rstrip('/')}/events"
+        return self.events_folder or f"{place_of(self.namespace, self.store).rstrip('/')}/events"

@@ -1,4 +1,4 @@
-"""Metrics and logs for operators: Prometheus metrics (one registry per app) and JSON logs."""
+"""Metrics, traces and logs for operators: Prometheus metrics (one registry per app), spans, JSON logs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ import sys
 import time
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from model_store.bundle.aliases import ALIAS_NAMES
+from model_store.experiments.canary import CANARY_FIGURES
+from model_store.tracing.interface import NO_TRACING, Tracing
 
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 # Local variables hold histories and keys, which must not be logged.
@@ -19,17 +26,43 @@ _WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=Fals
 
 
 class Telemetry:
-    """All metrics of one app. docs/OPERATIONS.md lists every one (a test compares them)."""
+    """All metrics of one app, and its tracing. docs/OPERATIONS.md lists every metric (a test compares them).
 
-    def __init__(self) -> None:
+    Args:
+        tracing: Keeps the spans of requests.
+    """
+
+    def __init__(self, tracing: Tracing = NO_TRACING) -> None:
+        self.tracing = tracing
         self.registry = CollectorRegistry()
+        self._shown_aliases: dict[str, str] = {}
+        ProcessCollector(registry=self.registry)  # memory, CPU time, open files, start; nothing where there is no /proc
         self._add_request_metrics()
         self._add_batch_metrics()
         self._add_model_metrics()
+        self._add_alias_metrics()
         self._add_catalogue_metrics()
         self._add_event_metrics()
         self._add_import_metrics()
         self._add_key_metrics()
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Create the counters of trouble before there is any.
+
+        From no number to 1, Prometheus sees no increase, so an alert would miss the first time.
+        """
+        self.rejected.labels("internal")
+        for reason in ("above_limit", "above_address_limit"):
+            self.dropped_connections.labels(reason)
+        for result in ("refused", "timeout", "failed"):
+            self.model_loads.labels(result)
+        self.snapshots.labels("refused")
+        for alias in ALIAS_NAMES:
+            for result in ("refused", "timeout", "failed", "over_budget"):
+                self.alias_loads.labels(alias, result)
+        for figure in CANARY_FIGURES:
+            self.canary_rollbacks.labels(figure)
 
     def _add_request_metrics(self) -> None:
         registry = self.registry
@@ -55,6 +88,11 @@ class Telemetry:
         )
         self.degraded = Counter(
             "etegrec_degraded_answers_total", "Recommendations made while the store did not answer.", registry=registry
+        )
+        self.shown_dropped = Counter(
+            "etegrec_shown_dropped_total",
+            "Answers that exclude_shown will not remember, because too many waited while the store was away.",
+            registry=registry,
         )
         self.rejected = Counter(
             "etegrec_rejected_total",
@@ -152,6 +190,56 @@ class Telemetry:
             registry=registry,
         )
 
+    def _add_alias_metrics(self) -> None:
+        registry = self.registry
+        self.alias = Gauge(
+            "etegrec_alias_info",
+            "1 for the version that is loaded for an alias (candidate, shadow).",
+            ("alias", "version"),
+            registry=registry,
+        )
+        self.alias_memory = Gauge(
+            "etegrec_alias_memory_bytes",
+            "Memory that loading the model of an alias took at most, 0 while none is loaded.",
+            ("alias",),
+            registry=registry,
+        )
+        self.alias_loads = Counter(
+            "etegrec_alias_loads_total",
+            "Loads of models for an alias, by result (ok, refused, timeout, failed, over_budget).",
+            ("alias", "result"),
+            registry=registry,
+        )
+        self.canary_requests = Counter(
+            "etegrec_canary_requests_total",
+            "Requests of a canary's users, by model (live, candidate) and result (answered, empty, error).",
+            ("model", "result"),
+            registry=registry,
+        )
+        self.canary_rollbacks = Counter(
+            "etegrec_canary_rollbacks_total",
+            "Canaries that this replica rolled back, by what was worse"
+            " (latency_p99_ms, error_share, empty_share, clicked).",
+            ("figure",),
+            registry=registry,
+        )
+
+        self.shadow_requests = Counter(
+            "etegrec_shadow_requests_total",
+            "Requests sampled for the shadow, by result (compared, empty, failed, dropped).",
+            ("result",),
+            registry=registry,
+        )
+        self.shadow_overlap = Histogram(
+            "etegrec_shadow_overlap",
+            "Share of the items of an answer that the shadow finds as well.",
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self.shadow_seconds = Histogram(
+            "etegrec_shadow_seconds", "Time of a search by the shadow.", buckets=_LATENCY_S, registry=registry
+        )
+
     def _add_catalogue_metrics(self) -> None:
         registry = self.registry
         self.snapshots = Counter(
@@ -163,6 +251,12 @@ class Telemetry:
 
         self.catalogue_revision = Gauge(
             "etegrec_catalogue_revision", "Changes that this replica's catalogue contains.", registry=registry
+        )
+        self.catalogue_items = Gauge(
+            "etegrec_catalogue_items",
+            "Items of this replica's catalogue, by state (trained, new: not hidden; hidden).",
+            ("state",),
+            registry=registry,
         )
         self.catalogue_lag = Gauge(
             "etegrec_catalogue_lag",
@@ -197,6 +291,20 @@ class Telemetry:
             registry=registry,
         )
 
+        self.attributions = Counter(
+            "etegrec_attributions_total",
+            "Attributions of events, by result (valid, other_item, malformed, forged, expired).",
+            ("result",),
+            registry=registry,
+        )
+        self.attributed_events = Counter(
+            "etegrec_attributed_events_total",
+            "Events with an attribution that verifies, by type"
+            " (view, click, cart, purchase, rating, impression, dislike, hide, own).",
+            ("type",),
+            registry=registry,
+        )
+
         self.events_dropped = Counter(
             "etegrec_events_dropped_total",
             "Events dropped before training drained them, because too many waited.",
@@ -204,6 +312,11 @@ class Telemetry:
         )
         self.event_stream_length = Gauge(
             "etegrec_event_stream_length", "Recorded events that training has not drained.", registry=registry
+        )
+        self.event_stream_limit = Gauge(
+            "etegrec_event_stream_limit",
+            "Events that may wait for training before the oldest are dropped, 0 for any number.",
+            registry=registry,
         )
         self.event_stream_lag = Gauge(
             "etegrec_event_stream_lag_seconds",
@@ -269,6 +382,29 @@ class Telemetry:
         self.model.labels(version, engine).set(1)
         for part, is_refused in refused_parts.items():
             self.refused_parts.labels(part).set(is_refused)
+
+    def show_alias(self, alias: str, version: str | None, memory_bytes: int) -> None:
+        """Show the version that is loaded for an alias, if one is, and its memory."""
+        before = self._shown_aliases.pop(alias, None)
+        if before is not None:
+            self.alias.remove(alias, before)
+        if version is not None:
+            self._shown_aliases[alias] = version
+            self.alias.labels(alias, version).set(1)
+        self.alias_memory.labels(alias).set(memory_bytes)
+
+    def show_items(self, is_hidden: npt.NDArray[np.bool_], trained: int) -> None:
+        """Show how many items the catalogue has.
+
+        Args:
+            is_hidden: [items], whether each is hidden.
+            trained: Rows below it were trained, the others are new items.
+        """
+        hidden_trained = int(np.count_nonzero(is_hidden[:trained]))
+        hidden_new = int(np.count_nonzero(is_hidden[trained:]))
+        self.catalogue_items.labels("trained").set(trained - hidden_trained)
+        self.catalogue_items.labels("new").set(len(is_hidden) - trained - hidden_new)
+        self.catalogue_items.labels("hidden").set(hidden_trained + hidden_new)
 
     def forget_key(self, name: str) -> None:
         """Show an API key no more."""

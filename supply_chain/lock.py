@@ -7,11 +7,12 @@ keeps the hashes of those that the images can install; no addresses of a package
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,17 @@ from packaging.markers import Marker
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from supply_chain.lock_file import LOCKS, ROOT, Pin, add_constraints, lock_path, without_cuda, write_lock
+from supply_chain.lock_file import (
+    ALONE,
+    LOCKS,
+    PROJECT,
+    ROOT,
+    Pin,
+    add_constraints,
+    lock_path,
+    without_cuda,
+    write_lock,
+)
 
 PYTHON = (3, 11)
 """Python of the images."""
@@ -47,7 +58,7 @@ def main() -> int:
     """Write every lock file, and say which packages were pinned newly."""
     try:
         for name, extras in LOCKS.items():
-            pins = resolve(["pyproject.toml", *(f"--extra={extra}" for extra in extras)])
+            pins = resolve_extras(extras) if name in ALONE else resolve_project(extras)
             for line in add_constraints(pins):
                 sys.stdout.write(f"new in constraints.txt: {line}\n")
             write_lock(lock_path(name), f"Everything that the image `{name}` installs.", pins)
@@ -62,6 +73,22 @@ def main() -> int:
         sys.stderr.write(f"error: {broken}\n")
         return 1
     return 0
+
+
+def resolve_project(extras: Sequence[str]) -> list[Pin]:
+    """Return the pins of what the project depends on, and of extras."""
+    return resolve(["pyproject.toml", *(f"--extra={extra}" for extra in extras)])
+
+
+def resolve_extras(extras: Sequence[str]) -> list[Pin]:
+    """Return the pins of extras alone."""
+    optional = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    required = [requirement for extra in extras for requirement in optional[extra]]
+    project = f"[project]\nname = {json.dumps(PROJECT)}\nversion = '0'\ndependencies = {json.dumps(required)}\n"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "pyproject.toml")
+        path.write_text(project, encoding="utf-8")
+        return resolve([str(path)])
 
 
 def resolve_build_tools() -> list[Pin]:

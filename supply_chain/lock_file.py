@@ -16,8 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 DOCKER = ROOT / "docker"
 
-LOCKS: dict[str, tuple[str, ...]] = {"service": (), "service-gpu": ("gpu",), "trainer": ("train", "sql")}
+LOCKS: dict[str, tuple[str, ...]] = {
+    "service": ("tracing", "ingest"),
+    "console": ("console",),
+    "service-gpu": ("gpu", "tracing", "ingest"),
+    "trainer": ("train", "sql", "tracing"),
+}
 """Extras of pyproject.toml that each image installs, by the name of its lock file."""
+
+ALONE = frozenset({"console"})
+"""Images that install their extras alone, without what the rest of the project depends on."""
 
 CUDA_PREFIXES = ("cuda-", "nvidia-", "triton")
 """Beginnings of the names of packages that only torch's CUDA build needs."""

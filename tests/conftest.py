@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import structlog
 
+from tests.support.redis_cluster import RedisClusterGroup, running_cluster
 from tests.support.redis_server import RedisServer, running_redis
 
 # Two workers share two cores, and on networks this small threads would spend most of their time waiting for each other.
@@ -53,6 +54,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClusterGroup]:
+    """One healthy cluster of three for the whole session. Share it by distinct prefixes; never kill a node."""
+    with running_cluster(tmp_path_factory.mktemp("cluster") / "nodes") as cluster:
+        yield cluster
 
 
 @pytest.fixture

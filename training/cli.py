@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from model_store.attribution.keys import KEYS_VARIABLE, AttributionKeys
+from model_store.attribution.names import names_by_label
+from model_store.bundle.histories import HISTORIES, iterate_histories
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SIGNING_ENV, SigningKey
 from model_store.console import new_app, print_json, run, say, table_console
-from model_store.errors import ConfigError
+from model_store.errors import ConfigError, DataError
+from model_store.namespace import configured_namespace, place_of
+from model_store.replication.redis_address import TlsFiles
+from model_store.replication.redis_schema import prefix_of
 from model_store.secret_files import FOLDER_VARIABLE, read_secrets
+from model_store.tracing.interface import Tracing, opened_tracing
 from training.cli_options import DataOptions, with_data_options
+from training.config import TrainingConfig
+from training.data.prepare import Machines
 from training.data.prepare import prepare as prepare_data
 from training.data.validate import validate as validate_data
 from training.evaluation.metrics import SEEN_EXCLUDED
 from training.export.bundle import export_bundle, publish_run
 from training.loop import distributed
 from training.loop.progress import progress_for
+from training.off_policy.evaluation import evaluate as evaluate_policy
+from training.off_policy.logged_answers import LONGEST_HISTORY, histories_before, read_answers
+from training.off_policy.other_policy import compute_answers, read_answers_of, write_histories
 from training.pipeline import Pipeline
 from training.report.build import write_report
 from training.report.notes import INTERVAL, coverage_note, search_note, show_interval, warnings
 from training.report.style import model_name, sort_rows
-from training.retraining.gate import Gate
+from training.retraining.attribution_report import attribution_report, stored_keys
+from training.retraining.drain_events import read_drained
 from training.retraining.retrain import Retrainer
 from training.retraining.schedule import run_schedule
 from training.run_evaluation import Evaluation
@@ -35,6 +50,8 @@ from training.run_folder import RunFolder
 from training.studies.ablation import Ablation
 from training.studies.ablation_rows import ROWS, chosen_rows
 from training.studies.new_items import NewItems
+
+PROGRAM = "etegrec-train"
 
 app = new_app("Train ETEGRec on your own interactions and publish the result as a sealed model version.")
 
@@ -55,14 +72,36 @@ KeyOption = Annotated[
     Path | None,
     typer.Option("--signing-key", envvar=SIGNING_ENV, help="Private key that signs the version. Default: none."),
 ]
+TracingOption = Annotated[
+    bool, typer.Option("--tracing", envvar="ETEGREC_TRACING", help="Trace passes by OpenTelemetry; see OTEL_*.")
+]
 GainOption = Annotated[
-    float,
+    float | None,
     typer.Option(
-        help="Hold a candidate back for a person if its NDCG@10 is more than so many times the live one's; 0: never."
+        help="Hold a candidate back for a person if its NDCG@10 is more than so many times the live one's; 0: never. "
+        "Short for --set gate.max_gain=…",
     ),
 ]
-PlausibleOption = Annotated[float, typer.Option(help="Gain of NDCG@10 up to which no candidate is held back.")]
+PlausibleOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Gain of NDCG@10 up to which no candidate is held back. Short for --set gate.plausible_gain=…",
+    ),
+]
+WarmOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--warm/--full",
+        help="Go on from the live version where it fits, or train from scratch. Short for --set warm.start=…",
+    ),
+]
 EventsOption = Annotated[Path | None, typer.Option(help="Folder of the embedded event log. Default: STORE/events.")]
+DrainedOption = Annotated[
+    Path, typer.Option("--events", help="Folder of drained events: WORK/events of `etegrec-train retrain`.")
+]
+KeyFolderOption = Annotated[
+    Path | None, typer.Option(help="Folder of the embedded event log, for its key. Default: STORE/events.")
+]
 DeviceOption = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")]
 ResumeOption = Annotated[
     bool | None,
@@ -78,10 +117,24 @@ ResumeOption = Annotated[
 def prepare(
     source: DataOptions,
     out: Annotated[Path, typer.Option(help="Folder for the prepared data set.")],
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Read on a Ray cluster, whose machines see source and --out under the same paths; auto: on one of "
+            "its machines.",
+        ),
+    ] = "",
+    partitions: Annotated[int, typer.Option(min=1, help="With --ray: parts of the users.")] = 64,
     json: JsonOption = False,
 ) -> None:
     """Read, filter and number interactions; equal input is prepared only once."""
-    dataset = prepare_data(source.data, out, source.load_config().data, say, fetch_again=True)
+    machines = None
+    if ray:
+        from model_store.shards.ray_cluster import RayCluster  # importing Ray takes a second
+
+        machines = Machines(RayCluster(ray), partitions)
+    dataset = prepare_data(source.data, out, source.load_config().data, say, fetch_again=True, machines=machines)
     counts = {"users": dataset.users, "items": dataset.n_items, "interactions": dataset.interactions}
     if json:
         left_out = {"untrained_items": len(dataset.untrained_items), "set_aside": len(dataset.set_aside)}
@@ -133,7 +186,8 @@ def run_all(
 ) -> None:
     """Run all stages: prepare, embed, tokenizer, joint, fine-tune, evaluate, export.
 
-    A run that was killed resumes from its last checkpoint. Under torchrun, all processes train together.
+    A run that was killed resumes from its last checkpoint. Under torchrun, all processes train together, on one machine
+    or several that share the folder.
     """
     if unknown := set(baseline) - {"tiger"}:
         raise typer.BadParameter(f"there is no baseline {min(unknown)!r}, only tiger", param_hint="--baseline")
@@ -144,6 +198,7 @@ def run_all(
         is_first = distributed.is_first()
         with distributed.first_then_others():
             folder = RunFolder.create_or_resume(out, config, source.data, resume if is_first else None)
+        folder.require_shared()
         pipeline = Pipeline(folder, progress_for(quiet=not is_first), place, tensorboard)
         _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
         pipeline.train(tiger)
@@ -278,23 +333,28 @@ def retrain(
     events: EventsOption = None,
     once: Annotated[bool, typer.Option("--once", help="Run one pass, the default; `schedule` repeats passes.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Train even if there are no new interactions.")] = False,
-    max_gain: GainOption = Gate.max_gain,
-    plausible_gain: PlausibleOption = Gate.plausible_gain,
+    max_gain: GainOption = None,
+    plausible_gain: PlausibleOption = None,
+    warm: WarmOption = None,
     signing_key: KeyOption = None,
     create_store: CreateOption = False,
+    tracing: TracingOption = False,
     json: JsonOption = False,
 ) -> None:
     """Drain events, train a candidate, and promote it if it is not worse than the live version.
 
     What a person rolled back is neither promoted nor trained again from the same data and settings.
     """
-    gate = Gate(max_gain, plausible_gain)
-    retrainer = _retrainer(source, work, _open_store(store, create_store), redis_url, events, signing_key, gate)
-    report = retrainer.run_once(force=force)
+    config = _retraining_config(source, max_gain, plausible_gain, warm)
+    target = _open_store(store, create_store)
+    with opened_tracing(PROGRAM, is_on=tracing) as traces:
+        retrainer = _retrainer(source, config, work, target, redis_url, events, signing_key, traces)
+        report = retrainer.run_once(force=force)
     if json:
         print_json(report.as_dict())
     else:
-        for line in (report.reason, *report.warnings):
+        page = [f"the figures of the gate: {report.page}"] if report.page else []
+        for line in (report.reason, *report.warnings, *page):
             typer.echo(line)
 
 
@@ -307,15 +367,136 @@ def schedule(
     store: StoreOption = None,
     redis_url: RedisOption = None,
     events: EventsOption = None,
-    max_gain: GainOption = Gate.max_gain,
-    plausible_gain: PlausibleOption = Gate.plausible_gain,
+    max_gain: GainOption = None,
+    plausible_gain: PlausibleOption = None,
+    warm: WarmOption = None,
     signing_key: KeyOption = None,
     create_store: CreateOption = False,
+    tracing: TracingOption = False,
 ) -> None:
     """Train a first model if no version is live, then retrain on a schedule until SIGTERM."""
-    gate = Gate(max_gain, plausible_gain)
+    config = _retraining_config(source, max_gain, plausible_gain, warm)
     target = _open_store(store, create_store)
-    run_schedule(_retrainer(source, work, target, redis_url, events, signing_key, gate), cron)
+    with opened_tracing(PROGRAM, is_on=tracing) as traces:
+        run_schedule(_retrainer(source, config, work, target, redis_url, events, signing_key, traces), cron)
+
+
+def _retraining_config(
+    source: DataOptions, max_gain: float | None, plausible_gain: float | None, warm: bool | None
+) -> TrainingConfig:
+    """Return the configuration with the settings of retraining that have options of their own."""
+    given = {"gate.max_gain": max_gain, "gate.plausible_gain": plausible_gain, "warm.start": warm}
+    overrides = [f"{key}={str(value).lower()}" for key, value in given.items() if value is not None]
+    return replace(source, overrides=[*source.overrides, *overrides]).load_config()
+
+
+@app.command()
+def attribution(
+    drained: DrainedOption = Path("runs/retrain/events"),
+    store: StoreOption = None,
+    redis_url: RedisOption = None,
+    log: KeyFolderOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Count what answers led to from the drained events, as `GET /attribution` counts it live.
+
+    Answers are no events: how many there were, and so click-through, only the service knows. Experiments stand under
+    the hash that their report gives.
+    """
+    target = _open_store(store, create=False)
+    found = attribution_report(read_drained(drained), _attribution_keys(target, redis_url, log))
+    document = found.as_dict(names_by_label(target.versions()))
+    if json:
+        print_json(document)
+        return
+    for day in document["days"]:
+        for row in (*day["versions"], *day["placements"]):
+            typer.echo(f"{day['day']}  {row['name']}  {_shown_events(row)}")
+    for label, variants in document["experiments"].items():
+        for row in variants:
+            active = ", ".join(f"{count:,} with {kind}" for kind, count in row["active"].items())
+            typer.echo(f"experiment {label}, variant {row['variant']}: users and sessions: {active}")
+    typer.echo(f"{found.attributed:,} attributed events, {found.unverified:,} that none of the keys signed")
+
+
+@app.command("off-policy")
+def off_policy(
+    drained: DrainedOption = Path("runs/retrain/events"),
+    store: StoreOption = None,
+    redis_url: RedisOption = None,
+    log: KeyFolderOption = None,
+    logged: Annotated[str, typer.Option(help="Placement whose logged answers count. Default: all that explored.")] = "",
+    version: Annotated[str, typer.Option(help="Version to estimate. Default: the live one.")] = "",
+    placement: Annotated[str, typer.Option(help="Placement in the store to estimate.")] = "",
+    placement_file: Annotated[
+        Path | None, typer.Option(help="JSON file with the rules to estimate, as in PUT /placements/{name}.")
+    ] = None,
+    event: Annotated[str, typer.Option(help="Type of the events to count.")] = "click",
+    work: Annotated[
+        Path | None, typer.Option(help="New folder for histories and probabilities. Default: one that is removed.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Estimate the click-through of another version or placement from logged answers, before any experiment.
+
+    The answers must have explored, and events must say what was shown (ETEGREC_IMPLICIT_IMPRESSIONS=false). Exit code 1
+    with the reason if they say too little.
+    """
+    target = _open_store(store, create=False)
+    events = read_drained(drained)
+    answers, left_out = read_answers(events, _attribution_keys(target, redis_url, log), logged or None, event)
+    if not answers:
+        reasons = (
+            "; ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "no event has an attribution"
+        )
+        raise DataError(
+            f"the log holds no answer that explored and was shown: {reasons}",
+            "let placements explore (`exploration`), set ETEGREC_IMPLICIT_IMPRESSIONS=false and send impression events",
+        )
+
+    options = ["--store", target.url, *_given({"--version": version, "--placement": placement})]
+    options += ["--placement-file", str(placement_file)] if placement_file else []
+    bundle = target.bundle(version or None)
+    earlier = iterate_histories(bundle.read(HISTORIES)) if HISTORIES in bundle else iter(())
+    with nullcontext(work) if work else TemporaryDirectory() as folder:
+        users = Path(folder) / "histories.parquet"
+        users.parent.mkdir(parents=True, exist_ok=True)
+        write_histories(users, histories_before(answers, events, earlier, LONGEST_HISTORY))
+        compute_answers(users, Path(folder) / "answers", options, redis_url)
+        others = read_answers_of(Path(folder) / "answers", len(answers))
+
+    found = evaluate_policy(answers, others, event, left_out).as_dict()
+    if json:
+        print_json({"version": bundle.version, **found})
+        return
+    typer.echo(f"{event} for each item shown, {found['answers']:,} answers to {found['users']:,} users")
+    for name in ("logged", "snips", "doubly_robust"):
+        rate = found[name]
+        typer.echo(f"  {name:14} {rate['value']:.4%}  ({rate['low']:.4%} to {rate['high']:.4%})")
+    typer.echo(f"effective answers {found['effective_answers']:,}, support {found['support']:.1%}")
+    for reason, count in left_out.items():
+        typer.echo(f"left out: {count:,} {reason}")
+
+
+def _given(options: dict[str, str]) -> list[str]:
+    """Return command-line options that have a value."""
+    return [part for name, value in options.items() if value for part in (name, value)]
+
+
+def _attribution_keys(target: ModelStore, redis_url: str | None, log: Path | None) -> AttributionKeys:
+    """Return the keys of the service: those of the settings, or the one that its store keeps."""
+    namespace = configured_namespace()
+    keys = AttributionKeys.configured(os.environ.get(KEYS_VARIABLE) or _secret(KEYS_VARIABLE), namespace)
+    return keys or stored_keys(_event_log(target, redis_url, log), namespace, TlsFiles.configured())
+
+
+def _shown_events(row: dict[str, Any]) -> str:
+    """Return events by type in words, with the sums of their values."""
+    parts = []
+    for kind, count in row["events"].items():
+        sums = ", ".join(f"{value:g} {currency}" for currency, value in row["values"].get(kind, {}).items())
+        parts.append(f"{kind} {count:,}" + (f" ({sums})" if sums else ""))
+    return "  ".join(parts)
 
 
 def _open_store(store: str | None, create: bool) -> ModelStore:
@@ -328,22 +509,49 @@ def _open_store(store: str | None, create: bool) -> ModelStore:
 
 def _retrainer(
     source: DataOptions,
+    config: TrainingConfig,
     work: Path,
     target: ModelStore,
     redis_url: str | None,
     events: Path | None,
     signing_key: Path | None,
-    gate: Gate,
+    tracing: Tracing,
 ) -> Retrainer:
-    redis = redis_url or read_secrets(os.environ.get(FOLDER_VARIABLE, "")).get(REDIS_VARIABLE)
-    log: str | Path | None = redis or events or (target.root.local and target.root.local / "events")
+    namespace = configured_namespace()
+    log = _event_log(target, redis_url, events)
+    key = SigningKey.load(signing_key) if signing_key else None
+    return Retrainer(
+        source.data,
+        config,
+        target,
+        log,
+        Path(place_of(namespace, str(work))),
+        progress_for(),
+        key,
+        tracing,
+        prefix=prefix_of(namespace),
+        tls=TlsFiles.configured(),
+    )
+
+
+def _event_log(target: ModelStore, redis_url: str | None, folder: Path | None) -> str | Path:
+    """Return where events are recorded: the URL of a Redis, or the folder of the embedded event log.
+
+    Raises:
+        ConfigError: Nothing says it.
+    """
+    log = redis_url or _secret(REDIS_VARIABLE) or folder or (target.root.local and target.root.local / "events")
     if log is None:
         raise ConfigError(
             f"the event log is unknown: the model store {target.url} is not on a local disk",
-            "set ETEGREC_REDIS_URL, or give --events",
+            "set ETEGREC_REDIS_URL, or name the folder of the embedded event log",
         )
-    key = SigningKey.load(signing_key) if signing_key else None
-    return Retrainer(source.data, source.load_config(), target, log, work, progress_for(), key, gate)
+    return log
+
+
+def _secret(variable: str) -> str:
+    """Return a setting from the files of secrets; empty if they do not bring it."""
+    return read_secrets(os.environ.get(FOLDER_VARIABLE, "")).get(variable, "")
 
 
 def _report(evaluation: Evaluation, json: bool) -> None:
@@ -380,7 +588,7 @@ def evaluation_table(evaluation: Evaluation, suffix: str, title: str) -> Table:
 
 def main() -> None:
     """Run the command."""
-    sys.exit(run(app, "etegrec-train"))
+    sys.exit(run(app, PROGRAM))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,9 @@ class DataOptions:
     attributes: Annotated[
         str, _text("--attributes", "Items: further columns to keep, separated by commas: price,in_stock.")
     ] = ""
+    vector: Annotated[
+        str, _text("--vector", "Items: column with a vector of each item, from any encoder of text or images.")
+    ] = ""
     items_key: Annotated[
         str,
         _text("--items-key", "Items: column of the item id. Default: the name in the interactions, or a usual one."),
@@ -93,7 +96,7 @@ class DataOptions:
         """
         if not self.data:
             raise ConfigError("there are no data", "name a file or folder with --data")
-        columns = ("user", "item", "timestamp", "event", "value", "title", "categories", "items_key")
+        columns = ("user", "item", "timestamp", "event", "value", "title", "categories", "vector", "items_key")
         given: dict[str, Any] = {f"columns.{name}": getattr(self, name) for name in columns}
         given["columns.attributes"] = [name.strip() for name in self.attributes.split(",") if name.strip()]
         given |= {"items_file": self.items, "separator": self.separator, "skip_bad": self.skip_bad}

@@ -42,6 +42,74 @@ class ExportConfig(Section):
     history_length: int = Field(200, ge=1, le=5000, description="most interactions of a user, the newest ones")
 
 
+class GateConfig(Section):
+    """Limits of retraining's gate: a candidate that keeps all of them is promoted."""
+
+    margin: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of the live version's NDCG@10 by which a candidate may be worse, if 95 % of samples say "
+        "that it is not worse by more",
+    )
+    max_gain: float = Field(
+        3.0,
+        ge=0,
+        description="most times the live version's NDCG@10 that a candidate may reach; 0: any gain is plausible",
+    )
+    plausible_gain: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="gain of NDCG@10 up to which any factor is plausible: first small models do gain much",
+    )
+    max_coverage_loss: float = Field(
+        0.5, ge=0, le=1, description="share of the live version's coverage of the catalogue that may be lost"
+    )
+    max_head_rise: float = Field(
+        0.2, ge=0, le=1, description="rise of the share of answers that the most popular 1 % or 10 % of items take"
+    )
+    min_new_exposure: float = Field(
+        0.1,
+        ge=0,
+        description="share of answers that items new to the live version must get, relative to their share of what "
+        "users chose",
+    )
+    max_collision_rise: float = Field(0.1, ge=0, le=1, description="rise of the share of items whose codes collide")
+    max_codes_moved: float = Field(
+        1.0, ge=0, le=1, description="share of known items that may get another semantic ID; a full training moves most"
+    )
+    max_calibration_rise: float = Field(
+        0.05, ge=0, le=1, description="rise of the mean error of the probabilities that the search gives its answers"
+    )
+    max_size: float = Field(2.0, gt=0, description="most times the bytes of the live version's files")
+    max_search_time: float = Field(2.0, gt=0, description="most times the live version's time for one search")
+
+    @model_validator(mode="after")
+    def _largest_gain_is_a_gain(self) -> Self:
+        if 0 < self.max_gain < 1:
+            raise ValueError(f"the largest gain is {self.max_gain:g}, it must be 1 or more, or 0 for any gain")
+        return self
+
+
+class WarmConfig(Section):
+    """Retraining that begins from the live version instead of from scratch."""
+
+    start: bool = Field(False, description="begin from the live version, where it fits the data and settings")
+    epochs: float = Field(
+        0.2, gt=0, le=1, description="share of sasrec.epochs and finetune.epochs that such a training takes at most"
+    )
+    rate: float = Field(0.3, gt=0, le=1, description="share of the step sizes of both")
+    stickiness: float = Field(
+        0.3,
+        ge=0,
+        description="a known item keeps its codes while their squared distance is at most this share above the nearest",
+    )
+    known_items: float = Field(
+        0.5, ge=0, le=1, description="least share of the items that the live version must know; else training is full"
+    )
+
+
 class TrainingConfig(Section):
     """All settings of a training run. Equal configuration, data and machine give equal results."""
 
@@ -56,11 +124,17 @@ class TrainingConfig(Section):
     joint: JointConfig = JointConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     export: ExportConfig = ExportConfig()
+    gate: GateConfig = GateConfig()
+    warm: WarmConfig = WarmConfig()
 
     @property
     def key(self) -> str:
         """Short hash of all settings, for folder names: runs with another configuration get another folder."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+
+    def of_run(self) -> Self:
+        """Return the same configuration without the settings that only retraining reads."""
+        return self.model_copy(update={"gate": GateConfig(), "warm": WarmConfig()})
 
     def with_items_file(self, items_file: str) -> Self:
         """Return the same configuration with another items file."""
@@ -77,7 +151,7 @@ class TrainingConfig(Section):
         What the section ``data`` decides shows in the fingerprint of the data set. Defaults are left out, so that a
         release with a new setting does not turn yesterday's model into one of other settings.
         """
-        settings = self.model_dump(mode="json", exclude_defaults=True, exclude={"threads", "data"})
+        settings = self.model_dump(mode="json", exclude_defaults=True, exclude={"threads", "data", "gate", "warm"})
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @model_validator(mode="after")

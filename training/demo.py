@@ -1,4 +1,4 @@
-"""The demo (``make demo``): train on MovieLens-100K, publish, serve and ask for recommendations.
+"""The demo (``make demo``): train on MovieLens-100K, publish, serve, ask for an answer, and show the console.
 
 It takes minutes. Artefacts stay in the folder ``demo``; a second call reuses them.
 """
@@ -6,6 +6,7 @@ It takes minutes. Artefacts stay in the folder ``demo``; a second call reuses th
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -41,6 +42,7 @@ from training.run_folder import RunFolder
 
 HOST = "127.0.0.1"
 PORT = 8000
+CONSOLE_PORT = 8088
 READY_S = 60  # seconds that the service has to become ready
 SHOWN_HISTORY = 10  # items
 
@@ -62,12 +64,13 @@ def demo(
     progress = progress_for()
     pipeline = Pipeline(_run_folder(folder, source.load_config(), source.data), progress)
     export_bundle(pipeline)
-    version = _publish_and_promote(pipeline, ModelStore(folder / "models", trust=EVERYONE))
+    version = _publish_and_promote(pipeline, ModelStore(folder / "models", trust=EVERYONE, namespace=""))
 
     evaluation = pipeline.evaluate()
     (folder / "metrics.json").write_text(json.dumps(evaluation.as_dict()) + "\n", encoding="utf-8")
     _show_evaluation(evaluation)
 
+    pages = None
     service = _start_service(folder / "models", port)
     try:
         _wait_until_ready(service, port, progress)
@@ -75,12 +78,15 @@ def demo(
         (folder / "response.json").write_text(json.dumps(answer, ensure_ascii=False) + "\n", encoding="utf-8")
         console.print(f"\nanswered by version {version} in {answer['took_ms']:.1f} ms")
         if not oneshot:
+            pages = _start_console(port)
             console.print(f"serving on http://{HOST}:{port} (API: /docs) until Ctrl-C")
             service.wait()
     except KeyboardInterrupt:
         console.print("stopping")
     finally:
-        _stop(service)
+        if pages is not None:
+            _stop("console", pages)
+        _stop("service", service)
 
 
 def _run_folder(folder: Path, config: TrainingConfig, source: str) -> RunFolder:
@@ -118,10 +124,24 @@ def _show_evaluation(evaluation: Evaluation) -> None:
 
 def _start_service(store: Path, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "service", "--host", HOST, "--port", str(port)]
-    # Keys or a Redis in this shell's environment are for another service, not for the demo.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ETEGREC_")}
-    environment |= {"ETEGREC_STORE": str(store), "ETEGREC_LOG_LEVEL": "warning"}
-    return subprocess.Popen(command, env=environment)
+    own = {"ETEGREC_STORE": str(store), "ETEGREC_LOG_LEVEL": "warning"}
+    return subprocess.Popen(command, env=_environment() | own)
+
+
+def _start_console(service_port: int) -> subprocess.Popen[bytes] | None:
+    """Start the pages for people, which say where they are; without their library, say what is missing."""
+    if any(importlib.util.find_spec(package) is None for package in ("nicegui", "etegrec_client")):
+        console.print("for pages to look at it: pip install '.[console]' clients/python", markup=False)
+        return None
+
+    port = CONSOLE_PORT if _is_free(CONSOLE_PORT) else _find_port(0)
+    command = [sys.executable, "-m", "console", "--service", f"http://{HOST}:{service_port}", "--allow-changes"]
+    return subprocess.Popen([*command, "--port", str(port)], env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without this product's variables: another service's keys or Redis are not the demo's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ETEGREC_")}
 
 
 def _wait_until_ready(service: subprocess.Popen[bytes], port: int, progress: Progress) -> None:
@@ -175,14 +195,22 @@ def _recommend(pipeline: Pipeline, port: int) -> dict[str, Any]:
     return answer
 
 
-def _stop(service: subprocess.Popen[bytes]) -> None:
-    if service.poll() is None:
-        service.send_signal(signal.SIGTERM)
+def _stop(name: str, process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
         try:
-            service.wait(timeout=45)
+            process.wait(timeout=45)
         except subprocess.TimeoutExpired:
-            service.kill()
-            raise EtegrecError("the service did not stop within 45 s of SIGTERM and was killed") from None
+            process.kill()
+            raise EtegrecError(f"the {name} did not stop within 45 s of SIGTERM and was killed") from None
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.create_server((HOST, port)):
+            return True
+    except OSError:
+        return False
 
 
 def _find_port(port: int) -> int:

@@ -65,7 +65,11 @@ def preference_semantic_loss(preference: Tensor, reconstruction: Tensor, tempera
 
 
 def recommendation_loss(
-    logits: Sequence[Tensor], codes: Tensor, label_smoothing: float = 0.0, rows: int | None = None
+    logits: Sequence[Tensor],
+    codes: Tensor,
+    label_smoothing: float = 0.0,
+    rows: int | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return L_REC (Eq. 13): cross-entropy of the target's codes, averaged over rows and codes.
 
@@ -74,9 +78,13 @@ def recommendation_loss(
         codes: ``[N, L]``.
         label_smoothing: Probability mass spread evenly over all codes.
         rows: Divisor of the sum over rows, if not N: the rows of all processes together.
+        weights: ``[N]``, factor of each row in the sum; None: 1.
     """
     by_level = [
-        functional.cross_entropy(level_logits, codes[:, level], label_smoothing=label_smoothing, reduction="sum")
+        _weighted_sum(
+            functional.cross_entropy(level_logits, codes[:, level], label_smoothing=label_smoothing, reduction="none"),
+            weights,
+        )
         for level, level_logits in enumerate(logits)
     ]
     return torch.stack(by_level).mean() / (len(codes) if rows is None else rows)
@@ -88,6 +96,7 @@ def constrained_loss(
     shares: Sequence[Tensor] | None = None,
     distillation: float = 0.0,
     rows: int | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return L_REC over those codes only that the trie allows, as in the search; the mean over rows and codes.
 
@@ -100,13 +109,21 @@ def constrained_loss(
         shares: Per level ``[N, K]``, soft targets that sum to 1.
         distillation: Weight of the soft targets, 0 … 1.
         rows: Divisor of the sums, if not N: the rows of all processes together.
+        weights: ``[N]``, factor of each row in the sums; None: 1.
     """
     total = log_prob[0].new_zeros(())
     for level, found in enumerate(log_prob):
-        total = total - (1 - distillation) * found.gather(1, slot[level]).sum()
+        total = total - (1 - distillation) * _weighted_sum(found.gather(1, slot[level]), weights)
         if shares is not None:
-            total = total - distillation * (shares[level] * found).sum()
+            total = total - distillation * _weighted_sum(shares[level] * found, weights)
     return total / (len(log_prob) * (len(slot[0]) if rows is None else rows))
+
+
+def _weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the sum of values ``[N]`` or ``[N, …]``, each row times its weight."""
+    if weights is None:
+        return values.sum()
+    return (weights.reshape(-1, *[1] * (values.dim() - 1)) * values).sum()
 
 
 def first_occurrences(targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Stages of a run in order: prepare, content, embed, vectors, tokenizer, joint, fine-tune, evaluate; each once."""
+"""Stages of a run in order: prepare, content, embed, blend, tokenizer, joint, fine-tune, evaluate; each once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,20 +16,20 @@ from model_store.errors import CheckpointError, ConfigError
 from model_store.network.content_profile import join_content
 from model_store.network.tokenizer import Tokenizer
 from model_store.search.neighbours import Neighbours
+from training.blending.fit import Blend, fit_blend
 from training.config import TrainingConfig
 from training.content.content_encoder import ContentEncoder, fit_content_encoder
 from training.content.shared_features import item_features
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
-from training.embedding.content_share import ContentShare, fit_content_share
-from training.embedding.sasrec import Sasrec, train_sasrec
+from training.embedding.sasrec import Sasrec
+from training.embedding.training import SasrecResult, train_sasrec
 from training.joint.learner import Learner, can_start_from, new_learner
 from training.joint.phase_losses import JointConfig
-from training.joint.training import finetune, train_joint
+from training.joint.training import FinetuneConfig, finetune, train_joint
 from training.loop import distributed
 from training.loop.checkpoint import State, checkpoint_name, seconds_spent
 from training.loop.progress import Progress
-from training.neighbours.fit import fit_neighbours
 from training.run_evaluation import Evaluation, RunEvaluator, TrainedModels
 from training.run_folder import RunFolder
 from training.tokenizer.codebooks import pretrain_tokenizer
@@ -38,6 +37,7 @@ from training.tokenizer.collisions import Codes
 from training.user_ranks import RANKS
 
 NEIGHBOURS = "neighbours.safetensors"
+BLEND = "blend.json"
 EVALUATION = "evaluation.json"
 UNSEEN = "unseen.json"
 """File of the metrics for users left out of training, in a run that is a row of an ablation."""
@@ -49,13 +49,13 @@ BUNDLE = "bundle"
 ARTEFACTS = (
     "content.safetensors",
     "sasrec.safetensors",
-    "content_share.json",
+    NEIGHBOURS,
+    BLEND,
     "tokenizer.safetensors",
     "joint.safetensors",
     "finetune.safetensors",
     "tiger_joint.safetensors",
     "tiger_finetune.safetensors",
-    NEIGHBOURS,
     RANKS,
     EVALUATION,
     UNSEEN,
@@ -66,13 +66,6 @@ ARTEFACTS = (
 
 CODES = "codes"
 """Name of a tensor that an adopted tokenizer may have: semantic IDs of all items, int16."""
-
-
-class ItemVectors(NamedTuple):
-    """Result of the stage ``vectors``."""
-
-    embeddings: Tensor  # [items, d_s], the input of the tokenizer
-    content: ContentShare
 
 
 def usable_device(name: torch.device | str) -> torch.device:
@@ -123,15 +116,14 @@ class Pipeline:
         """Stage ``content``: the encoder of what items say; ``None`` if they say nothing, or ``content.dim`` is 0."""
         artefact = "content.safetensors"
         if not self._is_done(artefact):
-            width = self.config.content.dim
             with self.run.timed("content"):
-                features = item_features(self.dataset) if width and self.dataset.has_content else []
-                fitted = fit_content_encoder(features, width, self.config.seed) if features else None
-            fitted = fitted or ContentEncoder.nothing()
-            self._store(artefact, {"known": torch.from_numpy(fitted.known), "effects": fitted.effects})
+                fitted = self._fit_content() or ContentEncoder.nothing()
+            self._store(
+                artefact, {"known": torch.from_numpy(fitted.known), "effects": fitted.effects, "own": fitted.own}
+            )
 
         tensors = self.run.read_tensors(artefact)
-        encoder = ContentEncoder(tensors["known"].numpy(), tensors["effects"])
+        encoder = ContentEncoder(tensors["known"].numpy(), tensors["effects"], tensors["own"])
         return encoder if encoder.width else None
 
     @cached_property
@@ -140,17 +132,9 @@ class Pipeline:
         _ = self.content_encoder  # stages are stored in order: each one removes what was stored of those after it
         artefact = "sasrec.safetensors"
         if not self._is_done(artefact):
-            data = self.dataset
+            _ = self.dataset
             with self._stage("embed", artefact) as checkpoint:
-                result = train_sasrec(
-                    data,
-                    self.config.sasrec,
-                    self.config.seed,
-                    self._stage_progress("embed"),
-                    self.device,
-                    checkpoint,
-                    self.config.compute,
-                )
+                result = self._train_sasrec(checkpoint)
             self.run.write_json("sasrec.json", {"history": result.history})
             self._store(artefact, result.model.state_dict())
 
@@ -159,20 +143,38 @@ class Pipeline:
         return model.to(self.device).eval()
 
     @cached_property
-    def items(self) -> ItemVectors:
-        """Stage ``vectors``: embeddings of all items, with what they say in the share that validation users want."""
-        learned = self.sasrec.vectors.detach()
-        content = None
-        if self.content_encoder is not None:
-            content = self.content_encoder.vectors(item_features(self.dataset)).to(self.device)
-        artefact = "content_share.json"
-        if not self._is_done(artefact):
-            with self.run.timed("vectors"):
-                fitted = fit_content_share(self.sasrec, content, self.dataset.validation(), self.config.seed)
-            self.run.write_json(artefact, fitted._asdict())
+    def blend(self) -> Blend:
+        """Stage ``blend``: the share of content in dense scores, and the neighbours, that validation users want."""
+        sasrec = self.sasrec
+        if not (self._is_done(BLEND) and self._is_done(NEIGHBOURS)):
+            with self.run.timed("blend"):
+                blend, found = self._fit_blend(sasrec)
+            arrays = {name: torch.from_numpy(array) for name, array in found.arrays().items()}
+            self.run.write_tensors(NEIGHBOURS, arrays)
+            self.run.write_json(BLEND, blend.as_dict())
             distributed.barrier()
-        share = ContentShare(**self.run.read_json(artefact))
-        return ItemVectors(learned if content is None else join_content(learned, content, share.share), share)
+            self.progress.say(blend.summary())
+        return Blend.from_dict(self.run.read_json(BLEND))
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The neighbours of all items in training sequences, from the stage ``blend``."""
+        _ = self.blend
+        stored = self.run.read_tensors(NEIGHBOURS)
+        return Neighbours.from_arrays({name: tensor.numpy() for name, tensor in stored.items()})
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """Embeddings of all items, ``[items, d_s]``: learned ones, and what items say in the share that was fitted."""
+        share = self.blend.share
+        learned = self.sasrec.vectors.detach()
+        return learned if self._content is None else join_content(learned, self._content, share)
+
+    @cached_property
+    def _content(self) -> Tensor | None:
+        """Content vectors of all items, ``[items, c]``."""
+        encoder = self.content_encoder
+        return None if encoder is None else encoder.trained_vectors(item_features(self.dataset)).to(self.device)
 
     @property
     def model(self) -> ModelConfig:
@@ -186,18 +188,9 @@ class Pipeline:
         artefact = "tokenizer.safetensors"
         shape = self.model.tokenizer
         if not self._is_done(artefact):
-            embeddings = self.items.embeddings
+            embeddings = self.embeddings
             with self._stage("tokenizer", artefact) as checkpoint:
-                progress = self._stage_progress("tokenizer")
-                trained = pretrain_tokenizer(
-                    embeddings,
-                    shape,
-                    self.config.tokenizer,
-                    self.config.seed,
-                    progress,
-                    checkpoint,
-                    self.model.recommender.content_dim,
-                )
+                trained = self._train_tokenizer(embeddings, checkpoint)
             self._store(artefact, trained.state_dict())
 
         tokenizer = Tokenizer(shape)
@@ -220,19 +213,6 @@ class Pipeline:
 
         only_rec = {"tokenizer": "frozen", "dense_weight": 0.0, "constrained": False, "distillation": 0.0}
         return self._train("tiger_", model, self.config.joint.model_copy(update=only_rec))
-
-    @cached_property
-    def neighbours(self) -> Neighbours:
-        """The neighbours of all items in training sequences, fitted on validation users."""
-        data = self.dataset
-        if not self.run.has(NEIGHBOURS):
-            history = self.config.model.recommender.max_history
-            with self.run.timed("neighbours"):
-                found = fit_neighbours(data.training_csr(), data.n_items, data.validation(), history, self.config.seed)
-            arrays = {name: torch.from_numpy(array) for name, array in found.arrays().items()}
-            self.run.write_tensors(NEIGHBOURS, arrays)
-        stored = self.run.read_tensors(NEIGHBOURS)
-        return Neighbours.from_arrays({name: tensor.numpy() for name, tensor in stored.items()})
 
     @property
     def served_items(self) -> int:
@@ -267,6 +247,49 @@ class Pipeline:
             if own.keys() == tensors.keys() and all(torch.equal(own[key], tensors[key]) for key in own):
                 return
         self._store(artefact, tensors)
+
+    # What each stage computes. Retraining that begins from an earlier run replaces these.
+
+    def _fit_content(self) -> ContentEncoder | None:
+        width = self.config.content.dim
+        own = self.dataset.own_vectors
+        is_known = self.dataset.has_content or own is not None
+        features = item_features(self.dataset) if width and is_known else []
+        return fit_content_encoder(features, width, self.config.seed, own) if features else None
+
+    def _train_sasrec(self, checkpoint: Path) -> SasrecResult:
+        config = self.config
+        progress = self._stage_progress("embed")
+        return train_sasrec(self.dataset, config.sasrec, config.seed, progress, self.device, checkpoint, config.compute)
+
+    def _fit_blend(self, sasrec: Sasrec) -> tuple[Blend, Neighbours]:
+        data = self.dataset
+        return fit_blend(sasrec, self._content, data.training_csr(), data.validation(), self.config.seed)
+
+    def _train_tokenizer(self, embeddings: Tensor, checkpoint: Path) -> Tokenizer:
+        config = self.config
+        progress = self._stage_progress("tokenizer")
+        content_dim = self.model.recommender.content_dim
+        return pretrain_tokenizer(
+            embeddings, self.model.tokenizer, config.tokenizer, config.seed, progress, checkpoint, content_dim
+        )
+
+    def _train_joint(self, learner: Learner, config: JointConfig, progress: Progress, checkpoint: Path) -> None:
+        data = self.dataset
+        train_joint(
+            learner,
+            data.training_sequences(),
+            data.validation(),
+            config,
+            self.config.seed,
+            progress,
+            checkpoint,
+            data.training_weights(),
+        )
+
+    @property
+    def _finetuning(self) -> FinetuneConfig:
+        return self.config.finetune
 
     def _stage_progress(self, stage: str) -> Progress:
         """Return the progress display of a stage, which writes learning curves for TensorBoard if they are wanted."""
@@ -310,37 +333,38 @@ class Pipeline:
     def _train(self, prefix: str, model: ModelConfig, config: JointConfig) -> Learner:
         """Run the stages ``joint`` and ``finetune``, or load them; ``prefix`` is part of the artefacts' names."""
         sequences = self.dataset.training_sequences()
+        weights = self.dataset.training_weights()
         valid = self.dataset.validation()
         seed = self.config.seed
         tokenizer = copy.deepcopy(self.tokenizer)
-        items = self.items
+        joint = f"{prefix}joint"
+        final = f"{prefix}finetune"
+        stored = self._read_learner(final, joint)
         learner = new_learner(
             model,
             tokenizer,
-            items.embeddings,
+            self.embeddings,
             seed,
             self.sasrec,
             self._adopted_codes(),
             self.config.compute,
-            items.content,
+            self.blend,
+            stored,
         )
-
-        joint = f"{prefix}joint"
-        final = f"{prefix}finetune"
-        if self._load_learner(learner, final):
+        if self._is_done(f"{final}.safetensors"):
             return learner
 
-        if not self._load_learner(learner, joint):
+        if stored is None:
             if learner.recommender.reads_vectors and not can_start_from(model, self.config.sasrec):
                 self.progress.say("The encoder starts from scratch: its shape in model.recommender is not sasrec's.")
             with self._stage(joint, f"{joint}.safetensors") as checkpoint:
                 progress = self._stage_progress(joint)
-                train_joint(learner, sequences, valid, config, seed, progress, checkpoint)
+                self._train_joint(learner, config, progress, checkpoint)
             self._save_learner(learner, joint)
 
         with self._stage(final, f"{final}.safetensors") as checkpoint:
             progress = self._stage_progress(final)
-            finetune(learner, sequences, valid, config, self.config.finetune, seed, progress, checkpoint)
+            finetune(learner, sequences, valid, config, self._finetuning, seed, progress, checkpoint, weights)
         self._save_learner(learner, final)
         return learner
 
@@ -354,8 +378,9 @@ class Pipeline:
         self.run.write_json(f"{stage}.json", state.values)
         self._store(f"{stage}.safetensors", state.tensors)
 
-    def _load_learner(self, learner: Learner, stage: str) -> bool:
-        if not self._is_done(f"{stage}.safetensors"):
-            return False
-        learner.restore(State(self.run.read_tensors(f"{stage}.safetensors"), self.run.read_json(f"{stage}.json")))
-        return True
+    def _read_learner(self, *stages: str) -> State | None:
+        """Return the learner that the first of these stages that is done has left."""
+        for stage in stages:
+            if self._is_done(f"{stage}.safetensors"):
+                return State(self.run.read_tensors(f"{stage}.safetensors"), self.run.read_json(f"{stage}.json"))
+        return None

@@ -7,6 +7,7 @@ finished stage. All files are JSON or safetensors; nothing is pickled.
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from model_store.durable_files import write_durably
-from model_store.errors import CheckpointError
+from model_store.errors import CheckpointError, ConfigError
 from training.config import TrainingConfig
 from training.data.remote import is_remote, redacted
 from training.loop import distributed
@@ -89,6 +90,26 @@ class RunFolder:
         except (KeyError, TypeError, ValueError) as cause:
             raise CheckpointError(f"{path / CONFIG} does not fit this release: {cause}") from cause
         return run
+
+    def require_shared(self) -> None:
+        """Check that all processes that train together see this folder, on whatever machines they are.
+
+        Raises:
+            ConfigError: This process sees another folder than the first one.
+        """
+        name = ".shared"
+        token = distributed.compute_on_first(lambda: secrets.token_hex(16))
+        self.write_bytes(name, token.encode())
+        distributed.barrier()
+        is_shared = self.has(name) and (self.path / name).read_text(encoding="ascii") == token
+        distributed.barrier()
+        self.remove(name)
+        if not is_shared:
+            raise ConfigError(
+                f"{self.path} is not the same folder on all machines: process {distributed.rank()} does not see what "
+                "the first one wrote",
+                "give --out a folder of a file system that all of them have mounted",
+            )
 
     @property
     def source(self) -> str:

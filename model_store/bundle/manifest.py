@@ -152,6 +152,11 @@ class Manifest(Description):
         """SHA-256 of the whole content; two versions with the same one hold the same files, byte for byte."""
         return _seal(self.model_dump(mode="json"))
 
+    @property
+    def size(self) -> int:
+        """Size of all files together, in bytes."""
+        return sum(seal.size for seal in self.files.values())
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Read and verify the output of :meth:`to_bytes`.

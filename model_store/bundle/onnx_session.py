@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
@@ -24,7 +24,13 @@ _REFUSALS = (
 
 
 def open_session(
-    name: str, graph: bytes, inputs: Sequence[str], outputs: Sequence[str], threads: int, spins: bool = False
+    name: str,
+    graph: bytes,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    threads: int,
+    spins: bool = False,
+    optional: Collection[str] = (),
 ) -> ort.InferenceSession:
     """Open a graph on the CPU, after checking that nothing in it reaches outside of its bytes.
 
@@ -36,6 +42,7 @@ def open_session(
         threads: Threads of one run; 0 lets ONNX Runtime take the physical cores.
         spins: Whether threads spin instead of sleep while they wait for each other during a run. Sleeping threads wake
             up so late that a small graph gains nothing from a second thread; spinning ones take cores from others.
+        optional: Inputs that the graph may lack, all of them or none.
 
     Raises:
         BundleRefused: The graph has what no exporter writes, see :func:`~model_store.bundle.graph_check.check_graph`.
@@ -62,7 +69,8 @@ def open_session(
 
     found_inputs = [value.name for value in session.get_inputs()]
     found_outputs = [value.name for value in session.get_outputs()]
-    if found_inputs != list(inputs) or found_outputs != list(outputs):
+    without = [each for each in inputs if each not in optional]
+    if found_inputs not in (list(inputs), without) or found_outputs != list(outputs):
         expected = f"expected {list(inputs)} and {list(outputs)}"
         raise GraphRefused(f"{name}: takes {found_inputs} and returns {found_outputs}, {expected}", HINT)
     return session

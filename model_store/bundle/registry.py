@@ -2,9 +2,11 @@
 
 ``LIVE`` is a text file that is replaced atomically. Its first line is the live version, the lines below are the
 versions that were live before, newest first. ``withheld.json`` remembers versions that were rolled back or held back
-(:mod:`model_store.bundle.withheld`): retraining and a further rollback leave them out until a person promotes them. On
-a local disk one writer at a time holds a lock; readers need none. A bucket has no lock: let only one process publish
-and promote there. The folder may hold other things (``events/``); only versions are ever touched.
+(:mod:`model_store.bundle.withheld`): retraining and a further rollback leave them out until a person promotes them.
+``aliases.json`` names versions that are loaded beside the live one (:mod:`model_store.bundle.aliases`). On a local disk
+one writer at a time holds a lock; readers need none. A bucket has no lock: let only one process publish and promote
+there. The folder may hold other things (``events/``); only versions are ever touched. A namespace has a folder of its
+own inside, with its own versions, ``LIVE`` and lock (:mod:`model_store.namespace`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
+from model_store.bundle.aliases import CANDIDATE, DEFAULT_SHARE, Alias, AliasName, read_aliases, write_aliases
 from model_store.bundle.bundle import Bundle, load_bundle
 from model_store.bundle.manifest import LIST_HINT, MANIFEST, VERSION, Origin
 from model_store.bundle.signature import EVERYONE, SIGNATURE, SIGNATURE_LIMIT, SigningKey, Trust
@@ -26,6 +29,7 @@ from model_store.bundle.storage import Folder
 from model_store.bundle.withheld import ROLLED_BACK, State, Withheld, read_withheld, write_withheld
 from model_store.durable_files import sync_folder
 from model_store.errors import BundleRefused, ConfigError, LockHeld, ModelStoreError, VersionNotFound
+from model_store.namespace import check_namespace, configured_namespace, place_of
 
 STORE_ENV = "ETEGREC_STORE"
 DEFAULT_STORE = "./models"
@@ -63,6 +67,10 @@ class ModelStore:
         url: Its place; :func:`default_store` if not given. It need not exist until something is published.
         lock_timeout_s: Longest time that a writer waits for another one.
         trust: Whose versions may be opened; :meth:`Trust.configured` if not given, so no command can forget it.
+        namespace: Shop whose versions these are; :func:`configured_namespace` if not given. Empty: no namespace.
+
+    Raises:
+        ConfigError: The URL cannot be opened, or there can be no such namespace.
     """
 
     def __init__(
@@ -70,8 +78,10 @@ class ModelStore:
         url: str | os.PathLike[str] | None = None,
         lock_timeout_s: float = 10.0,
         trust: Trust | None = None,
+        namespace: str | None = None,
     ) -> None:
-        self.url = default_store() if url is None else os.fspath(url)
+        shop = configured_namespace() if namespace is None else check_namespace(namespace)
+        self.url = place_of(shop, default_store() if url is None else os.fspath(url))
         self.trust = Trust.configured() if trust is None else trust
         self.root = Folder.at(self.url)
         local = self.root.local
@@ -111,6 +121,74 @@ class ModelStore:
         """
         return {one.version: one for one in read_withheld(self.root)}
 
+    def aliases(self) -> dict[AliasName, Alias]:
+        """Return the versions that are loaded beside the live one, by alias.
+
+        Raises:
+            ModelStoreError: ``aliases.json`` is damaged.
+        """
+        return read_aliases(self.root)
+
+    def set_alias(self, name: AliasName, version: str, share: float = DEFAULT_SHARE) -> Alias:
+        """Give a version an alias after verifying all of it; another one loses it. Services load it by themselves.
+
+        Whether it was rolled back or held back stays as it is: only a promotion overrides that.
+
+        Args:
+            name: The alias.
+            version: The version.
+            share: Share of the traffic that it gets, 0 to 1.
+
+        Raises:
+            ConfigError: The share is wrong, or the version is live.
+            VersionNotFound: There is no such version.
+            BundleRefused: It is damaged, or not signed by a trusted key.
+            LockHeld: Another process holds the lock.
+        """
+        alias = Alias.now(name, version, share)
+        self.bundle(version)  # before the lock, so that a wrong name fails without waiting
+        with self.lock():
+            self.bundle(version).verify()
+            if version == self.live():
+                raise ConfigError(f"{version} is live, so it cannot be the {name} as well", "name another version")
+            write_aliases(self.root, {**read_aliases(self.root), name: alias})
+        return alias
+
+    def remove_alias(self, name: AliasName) -> Alias | None:
+        """Take an alias away, and return what it was; ``None`` if nothing had it.
+
+        Raises:
+            LockHeld: Another process holds the lock.
+        """
+        with self.lock():
+            aliases = read_aliases(self.root)
+            removed = aliases.pop(name, None)
+            if removed is not None:
+                write_aliases(self.root, aliases)
+            return removed
+
+    def end_canary(self, canary: Alias, reason: str) -> bool:
+        """Take the alias ``candidate`` from a version that failed, and remember it as rolled back.
+
+        Args:
+            canary: The trial that failed.
+            reason: Why, in a sentence for people.
+
+        Returns:
+            ``False`` if the alias names another trial by now; then nothing changes.
+
+        Raises:
+            ModelStoreError: The model store cannot be written.
+        """
+        with self.lock():
+            aliases = read_aliases(self.root)
+            if aliases.get(CANDIDATE) != canary:
+                return False
+            self.withhold(canary.version, ROLLED_BACK, reason)  # first: a kill in between must not forget it
+            del aliases[CANDIDATE]
+            write_aliases(self.root, aliases)
+            return True
+
     def bundle(self, version: str | None = None) -> Bundle:
         """Open a version, by default the live one.
 
@@ -140,6 +218,8 @@ class ModelStore:
     def promote(self, version: str) -> str | None:
         """Make a version live after verifying all of it; if it was rolled back or held back, that is forgotten.
 
+        It loses its aliases: their trial is over.
+
         Returns:
             The version that was live before.
 
@@ -152,6 +232,7 @@ class ModelStore:
         with self.lock():
             self.bundle(version).verify()
 
+            self._forget_aliases(version)
             history = self._history()
             live = next(iter(history), None)
             if version != live:
@@ -187,6 +268,7 @@ class ModelStore:
             self.bundle(target).verify()
 
             self.withhold(rejected, ROLLED_BACK, reason)  # first: a kill in between must not forget it
+            self._forget_aliases(target)
             history = self._history()
             self._write_history(history[history.index(target, 1) :])
             return target
@@ -212,11 +294,12 @@ class ModelStore:
     ) -> Collected:
         """Remove old versions, and the leftovers of killed publishers and killed collections.
 
-        The live version, the one to roll back to, pinned ones and the ``keep`` newest are never removed.
+        The live version, the one to roll back to, those with an alias, pinned ones and the ``keep`` newest are never
+        removed.
 
         Raises:
             VersionNotFound: A pinned version does not exist.
-            ModelStoreError: ``LIVE`` cannot be read, so it is unknown which versions must stay.
+            ModelStoreError: ``LIVE`` or ``aliases.json`` cannot be read, so it is unknown which versions must stay.
         """
         if keep < 0:
             raise ConfigError(f"keep is {keep}, it must be at least 0", "choose how many of the newest versions stay")
@@ -230,7 +313,8 @@ class ModelStore:
                 raise VersionNotFound(f"the pinned version {min(unknown)} is not in the model store", LIST_HINT)
 
             newest = versions[max(0, len(versions) - keep) :]
-            must_stay = {self.live(), self.previous(), *pinned, *newest}
+            aliased = {alias.version for alias in self.aliases().values()}
+            must_stay = {self.live(), self.previous(), *aliased, *pinned, *newest}
             removed = tuple(version for version in versions if version not in must_stay)
             kept = tuple(version for version in versions if version in must_stay)
             leftovers = tuple(self._leftovers(leftovers_older_than_s))
@@ -320,6 +404,12 @@ class ModelStore:
         after = tuple(one for one in before if one.version != version)
         if after != before:
             write_withheld(self.root, after)
+
+    def _forget_aliases(self, version: str) -> None:
+        before = read_aliases(self.root)
+        after = {name: alias for name, alias in before.items() if alias.version != version}
+        if after != before:
+            write_aliases(self.root, after)
 
     def _origin(self, version: str) -> Origin | None:
         """Return the data and settings of a version; ``None`` if it is gone, damaged or not trusted."""

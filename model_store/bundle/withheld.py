@@ -1,4 +1,4 @@
-"""Withheld versions: those that a person rolled back, and those that the gate of retraining held back.
+"""Withheld versions: rolled back by a person or a failed canary, or held back by the gate of retraining.
 
 ``withheld.json`` beside ``LIVE`` remembers them, newest first, with the data and settings that they were made from, so
 that retraining does not bring the same model back under another name. It outlives the versions themselves.
@@ -39,7 +39,9 @@ class Withheld(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     version: str = Field(pattern=f"^{VERSION.pattern}$", description="name of the version")
-    state: State = Field(description="rolled back by a person, or held back by the gate of retraining")
+    state: State = Field(
+        description="rolled back by a person or a failed canary, or held back by the gate of retraining"
+    )
     at: AwareDatetime = Field(description="when, UTC")
     reason: str = Field("", max_length=MAX_REASON, description="why; empty if nobody said it")
     data: str | None = Field(None, description="hash of its data; not known if the version could not be opened")

@@ -15,17 +15,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_store.catalogue.changes import Change, ItemDelete, ItemPut, merge_changes
+from model_store.catalogue.changes import Change, ItemDelete, ItemPut, merge_changes, rows_of_new_items
 from model_store.catalogue.columns import Attributes, PackedAttributes, PackedCategories
 from model_store.catalogue.growing_rows import GrowingRows
 from model_store.catalogue.id_index import IdIndex
-from model_store.catalogue.packed import Arrays, PackedStrings, Ragged, Rows, pack_strings
+from model_store.catalogue.packed import PackedStrings, pack_strings
+from model_store.catalogue.ragged import Arrays, Ragged, Rows
 from model_store.catalogue.table import CatalogueTable
 from model_store.errors import CatalogueError
-from model_store.semantic_ids.trie import Trie
-from model_store.semantic_ids.trie_growth import grow_trie
+from model_store.semantic_ids.mask_changes import flip_leaves, grow_mask
+from model_store.semantic_ids.trie import RuleMask, Trie
+from model_store.semantic_ids.trie_growth import GrownTrie, grow_trie
 
 __all__ = ["ID_BYTES", "MAX_CODEBOOK_SIZE", "Attributes", "Catalogue", "Change", "ItemDelete", "ItemPut"]
+
+_FEW = 64
+"""Most changed items for which the mask of visible items is changed, item by item, instead of being made anew."""
 
 ID_BYTES = 128
 """Size limit of an item or user id, in UTF-8 bytes."""
@@ -81,9 +86,18 @@ class Catalogue:
         return Trie.build(self.codes, self.codebook_size)
 
     @cached_property
+    def visible(self) -> RuleMask:
+        """The mask that leaves the items open that are not hidden."""
+        return self.trie.mask(~self.is_hidden) if self.is_hidden.any() else self.trie.everything
+
+    @property
     def by_popularity(self) -> npt.NDArray[np.int32]:
         """Rows from the most to the least popular item, ties by row; hidden items included."""
-        return np.argsort(-self.popularity, kind="stable").astype(np.int32)
+        return self._by_popularity.rows
+
+    @cached_property
+    def _by_popularity(self) -> GrowingRows:
+        return GrowingRows(np.argsort(-self.popularity, kind="stable").astype(np.int32))
 
     @cached_property
     def interactions(self) -> int:
@@ -91,9 +105,16 @@ class Catalogue:
         return int(self.popularity.sum())
 
     @cached_property
-    def _growing(self) -> GrowingRows | None:
-        """``vectors``, with spare rows after them for the vectors of new items."""
-        return None if self.vectors is None else GrowingRows(self.vectors)
+    def _growing(self) -> dict[str, GrowingRows]:
+        """The arrays with a row an item, by name, with spare rows after them for new items."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "codes": self.codes,
+            "popularity": self.popularity,
+            "is_hidden": self.is_hidden,
+        }
+        if self.vectors is not None:
+            arrays["vectors"] = self.vectors
+        return {name: GrowingRows(array) for name, array in arrays.items()}
 
     def row(self, item_id: str) -> int | None:
         """Return the row of an item, hidden or not; ``None`` if the catalogue lacks it."""
@@ -119,8 +140,9 @@ class Catalogue:
     def with_changes(self, changes: Sequence[Change]) -> Catalogue:
         """Return a catalogue with these changes applied in order; this catalogue stays as it is.
 
-        The time is proportional to the number of items, at the speed of copying memory. The vectors, which are most of
-        it, are seldom copied: those of new items are written after the old ones, which both catalogues share.
+        The two share what did not change: rows of new items are written after the old ones, and of the content only
+        the chunks are copied that have changed rows. What is copied is one byte an item, and what
+        :func:`~model_store.semantic_ids.trie_growth.grow_trie` copies for a new item.
 
         Raises:
             CatalogueError: A new item lacks its codes or its vector, or they do not fit; nothing is applied then.
@@ -129,81 +151,76 @@ class Catalogue:
         if not hidden:  # nothing but deletions of unknown items
             return self
 
-        columns = self._changed_columns(len(new), rows, content, hidden)
-        if not new:
-            return self._with_columns(columns, {"row_of": self.row_of, "trie": self.trie, "_growing": self._growing})
+        columns = self._changed_content(rows, content)
+        growing = self._growing
+        derived: dict[str, Any] = {"row_of": self.row_of, "trie": self.trie} | self._popularity_derived(len(new))
+        grown = None
+        if new:
+            added = rows_of_new_items(new, self.codes.shape[1], None if self.vectors is None else self.vectors.shape[1])
+            new_ids = [_check_id(put.item_id) for put in new]
+            ids = PackedStrings.of(self.item_ids).with_rows(np.arange(len(self), len(self) + len(new)), new_ids)
+            columns["item_ids"] = ids
 
-        codes, trie = self._append_codes(new)
-        new_ids = [_check_id(put.item_id) for put in new]
-        new_rows = np.arange(len(self), len(self) + len(new))
-        ids = PackedStrings.of(self.item_ids).with_rows(new_rows, new_ids)
-        growing = self._append_vectors(new)
-        columns |= {
-            "item_ids": ids,
-            "codes": codes,
-            "popularity": np.append(self.popularity, np.zeros(len(new), dtype=np.int64)),
-            "vectors": None if growing is None else growing.rows,
-        }
-        return self._with_columns(columns, {"row_of": self.row_of.with_ids(ids), "trie": trie, "_growing": growing})
+            grown = grow_trie(self.trie, added["codes"])
+            derived |= {"trie": grown.trie, "row_of": self.row_of.with_ids(ids)}
+            growing = {name: growing[name].with_rows(array) for name, array in added.items()}
+
+        flipped = [row for row, flag in hidden.items() if growing["is_hidden"].rows[row] != flag]
+        growing = growing | {"is_hidden": _flip(growing["is_hidden"], flipped)}
+        if "visible" in self.__dict__ and len(hidden) <= _FEW:
+            shown = range(len(self), len(self) + len(new))
+            derived["visible"] = self._changed_visible(grown, sorted({*shown} ^ {*flipped}))
+        return self._with_columns(columns, growing, derived)
 
     def with_room(self) -> Catalogue:
-        """Return the same catalogue with spare rows after its vectors: copies now what the first new item would."""
-        growing = None if self._growing is None else self._growing.with_room()
-        if growing is None or growing is self._growing:
+        """Return the same catalogue with spare rows after its arrays: copies now what the first new item would."""
+        growing = {name: array.with_room() for name, array in self._growing.items()}
+        if all(array is self._growing[name] for name, array in growing.items()):
             return self
+        derived = {"row_of": self.row_of, "trie": self.trie} | self._popularity_derived(new_items=0)
+        return self._with_columns({}, growing, derived)
 
-        derived = {"row_of": self.row_of, "trie": self.trie, "_growing": growing}
-        return self._with_columns({"vectors": growing.rows}, derived)
+    def _changed_visible(self, grown: GrownTrie | None, rows: Sequence[int]) -> RuleMask:
+        """Return the mask of visible items with those in these rows shown or hidden; new items count as hidden."""
+        mask = self.visible
+        trie = self.trie
+        if grown is not None:
+            mask = grow_mask(mask, trie, grown)
+            trie = grown.trie
+        return flip_leaves(mask, trie, trie.item_leaf[np.array(rows)].tolist()) if rows else mask
 
-    def _changed_columns(
-        self, new_items: int, rows: Rows, content: Sequence[ItemPut], hidden: dict[int, bool]
-    ) -> dict[str, Any]:
-        """Return the columns that any change replaces: visibility, and the content of these rows."""
-        is_hidden = np.append(self.is_hidden, np.zeros(new_items, dtype=np.bool_))
-        is_hidden[list(hidden)] = list(hidden.values())
+    def _changed_content(self, rows: Rows, content: Sequence[ItemPut]) -> dict[str, Any]:
+        """Return the columns that hold the content of items, with other content in these rows."""
         if not content:
-            return {"is_hidden": is_hidden}
+            return {}
 
         titles = PackedStrings.of(self.titles)
         categories = PackedCategories.of(self.categories)
         attributes = PackedAttributes.of(self.attributes)
         return {
-            "is_hidden": is_hidden,
             "titles": titles.with_rows(rows, [put.title for put in content]),
             "categories": categories.with_rows(rows, [put.categories for put in content]),
             "attributes": attributes.with_rows(rows, [put.attributes for put in content]),
         }
 
-    def _with_columns(self, columns: dict[str, Any], derived: dict[str, Any]) -> Catalogue:
+    def _with_columns(
+        self, columns: dict[str, Any], growing: dict[str, GrowingRows], derived: dict[str, Any]
+    ) -> Catalogue:
         """Return a copy with other columns and with the cached properties that were derived from them already."""
-        copy = replace(self, **columns)
-        if "by_popularity" in self.__dict__ and (self.popularity >= 0).all():
-            # New items have no training interactions, so they come last.
-            derived["by_popularity"] = np.append(self.by_popularity, np.arange(len(self), len(copy), dtype=np.int32))
-        copy.__dict__.update(derived)
+        copy = replace(self, **(columns | {name: array.rows for name, array in growing.items()}))
+        copy.__dict__.update(derived | {"_growing": growing})
         return copy
 
-    def _append_codes(self, new: Sequence[ItemPut]) -> tuple[npt.NDArray[np.int16], Trie]:
-        """Return the codes and the trie with new items after the others."""
-        levels = self.codes.shape[1]
-        for put in new:
-            if put.codes is None or np.shape(put.codes) != (levels,):
-                raise CatalogueError(f"the new item {put.item_id[:40]!r} needs {levels} codes, got {put.codes}")
-
-        codes = np.stack([np.asarray(put.codes) for put in new])
-        trie = grow_trie(self.trie, codes)
-        return np.concatenate([self.codes, codes.astype(np.int16)]), trie
-
-    def _append_vectors(self, new: Sequence[ItemPut]) -> GrowingRows | None:
-        """Return the vectors with those of new items after them; ``None`` if the catalogue has no vectors."""
-        if self._growing is None:
-            return None
-        width = self._growing.rows.shape[1]
-        for put in new:
-            if put.vector is None or np.shape(put.vector) != (width,):
-                raise CatalogueError(f"the new item {put.item_id[:40]!r} needs a vector of {width} numbers")
-
-        return self._growing.with_rows(np.stack([np.asarray(put.vector, dtype=np.float32) for put in new]))
+    def _popularity_derived(self, new_items: int) -> dict[str, Any]:
+        """Return what is known already of the popularity of all items, with new ones that have no interactions."""
+        known: dict[str, Any] = {}
+        if "interactions" in self.__dict__:
+            known["interactions"] = self.interactions
+        if "_by_popularity" in self.__dict__ and self.popularity[self.by_popularity[-1]] >= 0:
+            # Nobody is less popular than a new item, so new items come last.
+            new_rows = np.arange(len(self), len(self) + new_items, dtype=np.int32)
+            known["_by_popularity"] = self._by_popularity.with_rows(new_rows)
+        return known
 
     def check_integrity(self) -> None:
         """Raise :class:`CatalogueError` unless columns agree and ids and codes are unique."""
@@ -316,7 +333,9 @@ class Catalogue:
         )
 
         # Keep what is known already, so that the trie is not built again.
-        catalogue.__dict__.update({"trie": trie, "_growing": vectors})
+        catalogue.__dict__["trie"] = trie
+        if vectors is not None:
+            catalogue._growing["vectors"] = vectors
         catalogue._check_columns()
         return catalogue
 
@@ -332,6 +351,16 @@ class Catalogue:
             digest.update(f"{name} {plain.dtype.str} {array.shape}\n".encode())
             digest.update(plain.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
+
+
+def _flip(flags: GrowingRows, rows: Sequence[int]) -> GrowingRows:
+    """Return flags ``[items]`` that are the opposite in these rows."""
+    if not rows:
+        return flags
+
+    copy = flags.rows.copy()
+    copy[rows] = ~copy[rows]
+    return GrowingRows(copy)
 
 
 def _check_id(item_id: str) -> str:

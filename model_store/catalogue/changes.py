@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue.columns import Attributes
 from model_store.catalogue.id_index import IdIndex
-from model_store.catalogue.packed import Rows
+from model_store.catalogue.ragged import Rows
+from model_store.errors import CatalogueError
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +78,30 @@ def merge_changes(changes: Sequence[Change], index: IdIndex) -> MergedChanges:
 
     rows = sorted(latest)
     return MergedChanges(new, np.array(rows, dtype=np.int64), [latest[row] for row in rows], hidden)
+
+
+def rows_of_new_items(new: Sequence[ItemPut], levels: int, width: int | None) -> dict[str, npt.NDArray[Any]]:
+    """Return what new items append to a catalogue's arrays, by name; they are visible and have no interactions yet.
+
+    Args:
+        new: At least one.
+        levels: L.
+        width: d_s, ``None`` if the catalogue has no vectors.
+
+    Raises:
+        CatalogueError: An item lacks its codes or its vector, or they have another size.
+    """
+    for put in new:
+        if put.codes is None or np.shape(put.codes) != (levels,):
+            raise CatalogueError(f"the new item {put.item_id[:40]!r} needs {levels} codes, got {put.codes}")
+        if width is not None and (put.vector is None or np.shape(put.vector) != (width,)):
+            raise CatalogueError(f"the new item {put.item_id[:40]!r} needs a vector of {width} numbers")
+
+    rows: dict[str, npt.NDArray[Any]] = {
+        "codes": np.stack([np.asarray(put.codes) for put in new]),
+        "popularity": np.zeros(len(new), dtype=np.int64),
+        "is_hidden": np.zeros(len(new), dtype=np.bool_),
+    }
+    if width is not None:
+        rows["vectors"] = np.stack([np.asarray(put.vector, dtype=np.float32) for put in new])
+    return rows

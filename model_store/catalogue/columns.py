@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from model_store.catalogue.packed import Arrays, PackedStrings, Ragged, Rows
+from model_store.catalogue.chunked import ChunkedNumbers, ChunkedRagged
+from model_store.catalogue.packed import PackedStrings
+from model_store.catalogue.ragged import Arrays, Ragged, Rows
 from model_store.errors import CatalogueError
 
 Attributes = dict[str, Any]
@@ -27,14 +29,13 @@ class PackedCategories(Sequence[tuple[str, ...]]):
     """Category names of every item, stored as numbers into a table of names. Reads like a list of tuples.
 
     Args:
-        ragged: Numbers of names, in the smallest type that holds them (see :func:`_narrow`).
+        column: Numbers of names, in the smallest type that holds them (see :func:`_number_type`).
         names: Distinct names; some may no longer be used by any item.
     """
 
-    def __init__(self, ragged: Ragged, names: PackedStrings) -> None:
-        self.ragged = ragged
+    def __init__(self, column: Ragged | ChunkedRagged, names: PackedStrings) -> None:
+        self._column = ChunkedRagged.of(column) if isinstance(column, Ragged) else column
         self.names = names
-        self._names = list(names)
 
     @classmethod
     def of(cls, values: Sequence[Iterable[str]]) -> PackedCategories:
@@ -58,7 +59,7 @@ class PackedCategories(Sequence[tuple[str, ...]]):
             raise ValueError("a category is null")
 
         encoded = flat.dictionary_encode()
-        numbers = _narrow(encoded.indices.to_numpy(), len(encoded.dictionary))
+        numbers = encoded.indices.to_numpy().astype(_number_type(len(encoded.dictionary)), copy=False)
         return cls(Ragged.of_arrow(numbers, column), PackedStrings.from_arrow(encoded.dictionary))
 
     @classmethod
@@ -75,14 +76,20 @@ class PackedCategories(Sequence[tuple[str, ...]]):
             raise CatalogueError(f"a category has no name: its number is not below {len(names)}")
         return cls(ragged, names)
 
+    @property
+    def ragged(self) -> Ragged:
+        """The numbers of names as one piece; copied if they have changed since they were packed."""
+        return self._column.flat()
+
     def to_arrow(self) -> Any:
         """Return the categories as an Arrow array of lists of strings."""
-        offsets = pa.array(self.ragged.offsets.astype(np.int64))
-        names = self.names.to_arrow().take(pa.array(self.ragged.values))
+        ragged = self.ragged
+        offsets = pa.array(ragged.offsets.astype(np.int64))
+        names = self.names.to_arrow().take(pa.array(ragged.values))
         return pa.LargeListArray.from_arrays(offsets, names)
 
     def __len__(self) -> int:
-        return len(self.ragged)
+        return len(self._column)
 
     @overload
     def __getitem__(self, row: int) -> tuple[str, ...]: ...
@@ -91,50 +98,59 @@ class PackedCategories(Sequence[tuple[str, ...]]):
     def __getitem__(self, row: int | slice) -> tuple[str, ...] | list[tuple[str, ...]]:
         if isinstance(row, slice):
             return [self[each] for each in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
-        numbers = self.ragged.values[self.ragged.offsets[row] : self.ragged.offsets[row + 1]]
+        chunk, at = self._column.find(range(len(self))[row])
+        numbers = chunk.values[chunk.offsets[at] : chunk.offsets[at + 1]]
         return tuple(self._names[number] for number in numbers.tolist())
 
     def rows_of(self, names: Iterable[str]) -> Rows:
         """Return the rows that have any of these names, ascending; unknown names have no rows."""
         wanted = np.zeros(len(self._names), dtype=np.bool_)
         wanted[[self._number_of[name] for name in names if name in self._number_of]] = True
-        hits = np.flatnonzero(wanted[self.ragged.values])
-        if not len(hits):
-            return hits
 
-        rows: Rows = np.searchsorted(self.ragged.offsets, hits, side="right") - 1
-        is_first: npt.NDArray[np.bool_] = np.append(True, rows[1:] != rows[:-1])
-        return rows[is_first]
+        found = []
+        for number, chunk in enumerate(self._column.chunks):
+            hits = np.flatnonzero(wanted[chunk.own_values]) + int(chunk.offsets[0])
+            rows = np.searchsorted(chunk.offsets, hits.astype(chunk.offsets.dtype), side="right") - 1
+            found.append(np.unique(rows) + (number << self._column.bits))
+        return np.concatenate(found)
 
     def with_rows(self, rows: Rows, content: Sequence[Sequence[str]]) -> PackedCategories:
         """Return a copy with new content in these rows, see :meth:`~model_store.catalogue.packed.Ragged.with_rows`."""
-        numbers = dict(self._number_of)
-        flat = [numbers.setdefault(name, len(numbers)) for names in content for name in names]
+        flat = [name for names in content for name in names]
         lengths = np.array([len(names) for names in content], dtype=np.int64)
+        new = [name for name in dict.fromkeys(flat) if name not in self._number_of]
+        number_of = self._number_of | {name: len(self._names) + number for number, name in enumerate(new)}
 
         # New names may need a wider type for all numbers.
-        added = Ragged.of_lengths(_narrow(np.array(flat, dtype=np.int64), len(numbers)), lengths)
-        known = Ragged(_narrow(self.ragged.values, len(numbers)), self.ragged.offsets)
-        names = self.names if len(numbers) == len(self.names) else PackedStrings.of(list(numbers))
-        return PackedCategories(known.with_rows(rows, added), names)
+        dtype = _number_type(len(number_of))
+        added = Ragged.of_lengths(np.array([number_of[name] for name in flat], dtype=dtype), lengths)
+        names = PackedStrings.of([*self._names, *new]) if new else self.names
+        changed = PackedCategories(self._column.astype(dtype).with_rows(rows, added), names)
+        if not new:
+            changed.__dict__.update({"_names": self._names, "_number_of": self._number_of})  # cached properties
+        return changed
 
     def canonical(self) -> PackedCategories:
         """Return the same categories with names numbered in the order of their first mention, unused names dropped."""
-        used = self.ragged.values
+        ragged = self.ragged
+        used = ragged.values
         first_mention = np.full(len(self._names), len(used), dtype=np.int64)
         first_mention[used[::-1]] = np.arange(len(used) - 1, -1, -1)  # of several assignments the last one stays
         is_used = first_mention < len(used)
 
         order = np.argsort(first_mention, kind="stable")[: int(is_used.sum())]
-        new_number = _narrow(np.zeros(len(self._names), dtype=np.int64), len(order))
+        new_number = np.zeros(len(self._names), dtype=_number_type(len(order)))
         new_number[order] = np.arange(len(order))
-        return PackedCategories(Ragged(new_number[used], self.ragged.offsets), self.names.take(order))
+        return PackedCategories(Ragged(new_number[used], ragged.offsets), self.names.take(order))
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return flat named arrays, for a snapshot; equal categories give equal arrays."""
         canonical = self.canonical()
         return canonical.ragged.arrays("categories") | canonical.names.ragged.arrays("category_names")
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.names)
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
@@ -150,7 +166,7 @@ class PackedAttributes(Sequence[Attributes]):
     def __init__(self, texts: PackedStrings) -> None:
         self.texts = texts
         self._lock = threading.Lock()
-        self._numbers: dict[str, Numbers] = {}  # by field, the most recently used last
+        self._numbers: dict[str, ChunkedNumbers] = {}  # by field, the most recently used last
         self._number_fields: frozenset[str] | None = None  # fields that hold numbers somewhere; None: unknown yet
 
     @classmethod
@@ -200,11 +216,12 @@ class PackedAttributes(Sequence[Attributes]):
                 return np.broadcast_to(np.float64(np.nan), len(self))
 
             column = self._numbers.pop(field, None)
-            self._numbers[field] = self._extract_numbers(field) if column is None else column
+            self._numbers[field] = ChunkedNumbers.of(self._extract_numbers(field)) if column is None else column
             if len(self._numbers) > NUMBER_COLUMNS:
                 least_recent = next(iter(self._numbers))
                 del self._numbers[least_recent]
-            return self._numbers[field]
+            column = self._numbers[field]
+        return column.flat()
 
     def with_rows(self, rows: Rows, content: Sequence[Attributes]) -> PackedAttributes:
         """Return a copy with new content in these rows, see :meth:`~model_store.catalogue.packed.Ragged.with_rows`."""
@@ -216,9 +233,8 @@ class PackedAttributes(Sequence[Attributes]):
         if fields is not None:
             changed._number_fields = fields.union(*(_find_number_fields(value) for value in content))
         for field, column in known.items():
-            longer = np.append(column, np.full(len(changed) - len(self), np.nan))
-            longer[rows] = [_to_number(value.get(field)) for value in content]
-            changed._numbers[field] = longer
+            numbers = np.array([_to_number(value.get(field)) for value in content])
+            changed._numbers[field] = column.with_rows(rows, numbers)
         return changed
 
     def _extract_numbers(self, field: str) -> Numbers:
@@ -244,9 +260,9 @@ def _find_number_fields(value: Attributes) -> list[str]:
     return [field for field, content in value.items() if not math.isnan(_to_number(content))]
 
 
-def _narrow(numbers: npt.NDArray[np.integer[Any]], names: int) -> npt.NDArray[np.integer[Any]]:
-    """Return numbers below ``names`` as uint16 if they fit, else as uint32: two bytes a category in most shops."""
-    return numbers.astype(np.uint16 if names <= 2**16 else np.uint32, copy=False)
+def _number_type(names: int) -> type[np.uint16] | type[np.uint32]:
+    """Return the smaller type that can number so many names: two bytes a category in most shops."""
+    return np.uint16 if names <= 2**16 else np.uint32
 
 
 def _to_json(value: Attributes) -> str:

@@ -1,8 +1,9 @@
-"""An array of rows that grows without copying the rows it has; a catalogue's vectors are too large to copy."""
+"""An array of rows that grows without copying the rows it has; a catalogue's columns are too large to copy."""
 
 from __future__ import annotations
 
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,11 @@ ROWS_PER_SPARE_ROW = 8
 MIN_SPARE_ROWS = 512
 """Fewest rows that are reserved, for short arrays."""
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 class _Buffer:
-    """Memory ``[capacity, d]`` that is written once, from its beginning on; shared by all arrays that grew in it."""
+    """Memory ``[capacity, …]`` that is written once, from its beginning on; shared by all arrays that grew in it."""
 
     def __init__(self, memory: Array, taken: int) -> None:
         self.memory = memory
@@ -36,7 +37,7 @@ class _Buffer:
 
 
 class GrowingRows:
-    """An immutable array ``[n, d]`` that longer arrays are made of; they share its memory while it has spare rows.
+    """An immutable array ``[n, …]`` that longer arrays are made of; they share its memory while it has spare rows.
 
     If several arrays grow from the same one, the first gets its spare rows and the others copy. Thread-safe.
 
@@ -56,7 +57,9 @@ class GrowingRows:
         return self._view(_Buffer(self._copy_with_room(length), length), length)
 
     def with_rows(self, new: Array) -> GrowingRows:
-        """Return these rows followed by new ones ``[m, d]``, as a read-only view; this array stays as it is."""
+        """Return these rows followed by new ones ``[m, …]``, as a read-only view; this array stays as it is."""
+        if not len(new):
+            return self
         begin = len(self.rows)
         end = begin + len(new)
         buffer = self._buffer

@@ -2,17 +2,21 @@
 
 The buckets of the hash table are slices of one array of rows: bucket b holds ``rows[starts[b]:starts[b + 1]]``, one or
 two rows each. The ids themselves stay in the packed column and are compared there, so an item costs 4 bytes for its row
-and 2 to 8 for the buckets.
+and 2 to 8 for the buckets. Ids that join later stand in a dict beside the table, until there are so many that the table
+is built anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
-from model_store.catalogue.packed import PackedStrings, Rows, row_blocks
+from model_store.catalogue.packed import PackedStrings, row_blocks
+from model_store.catalogue.ragged import Ragged, Rows
 
 _FEW = 100
 """Most ids that are looked up one by one; for more, array operations are faster."""
@@ -20,6 +24,9 @@ _FEW = 100
 _CACHED = 50_000
 """Most ids that are cached in a dict with their rows: all ids of a small catalogue, else those looked up recently. A
 dict of strings is ten times as fast, but also ten times as large."""
+
+_ADDED_SHARE = 16
+"""The table is built anew when ids were added for a sixteenth of its rows, and more than :data:`_CACHED`."""
 
 _SEED = 0x9E3779B97F4A7C15
 _FACTOR = 0xD6E8FEB86659FD93
@@ -37,6 +44,7 @@ class IdIndex(Mapping[str, int]):
 
     def __init__(self, ids: PackedStrings) -> None:
         self.ids = ids
+        self._added = _AddedIds({}, len(ids))
         self._cache = {item_id: row for row, item_id in enumerate(ids)} if len(ids) <= _CACHED else {}
         self._bits = _bucket_bits(len(ids))
 
@@ -50,23 +58,15 @@ class IdIndex(Mapping[str, int]):
 
     def with_ids(self, ids: PackedStrings) -> IdIndex:
         """Return the index of a longer column: it begins with the ids of this index, and the others must be new."""
-        if _bucket_bits(len(ids)) != self._bits:
+        built = len(self._rows)
+        if len(ids) > built + max(_CACHED, built // _ADDED_SHARE):
             return IdIndex(ids)
 
-        new_rows = np.arange(len(self.ids), len(ids))
-        bucket = (hash_ids(ids.take(new_rows)) >> np.uint64(64 - self._bits)).astype(np.int64)
-        order = np.argsort(bucket, kind="stable")
-        bucket_end = self._starts[bucket[order] + 1].astype(np.int64)
-        added = np.bincount(bucket, minlength=len(self._starts) - 1)
-
-        longer = object.__new__(IdIndex)
+        longer = copy(self)  # shares the table, and the cache: rows never change
         longer.ids = ids
-        longer.repeated = 0
-        longer._cache = self._cache  # shared: rows never change
-        longer._bits = self._bits
-        longer._rows = np.insert(self._rows, bucket_end, new_rows[order])
-        longer._starts = self._starts.copy()
-        longer._starts[1:] += np.cumsum(added, dtype=np.uint32)
+        longer._added = self._added.extend(len(self.ids), [ids[row] for row in range(len(self.ids), len(ids))])
+        if longer._added is not self._added:
+            longer._cache = {}  # another index has grown from this one, and its new rows have other ids
         return longer
 
     @property
@@ -105,6 +105,7 @@ class IdIndex(Mapping[str, int]):
         """Return the row of each id, -1 where it is unknown."""
         if len(item_ids) <= _FEW:
             return self._find_few(item_ids)
+
         asked = PackedStrings.of(item_ids)
         bucket = (hash_ids(asked) >> np.uint64(64 - self._bits)).astype(np.int64)
         place = self._starts[bucket].astype(np.int64)
@@ -119,6 +120,10 @@ class IdIndex(Mapping[str, int]):
             rows[pending[is_same]] = candidates[is_same]
             place[pending] += 1
             pending = pending[~is_same & (place[pending] < end[pending])]
+
+        for at in np.flatnonzero(rows < 0).tolist():
+            row = self._find_added(item_ids[at])
+            rows[at] = -1 if row is None else row
         return rows
 
     def _find_few(self, item_ids: Sequence[str]) -> Rows:
@@ -139,7 +144,12 @@ class IdIndex(Mapping[str, int]):
         for at in range(starts[bucket], starts[bucket + 1]):
             if self.ids.raw(rows[at]) == raw:
                 return int(rows[at])
-        return None
+        return self._find_added(item_id)
+
+    def _find_added(self, item_id: str) -> int | None:
+        """Return the row of an id that joined after the table was built."""
+        row = self._added.rows.get(item_id)
+        return row if row is not None and row < len(self.ids) else None  # longer indices share the dict
 
     def _count_repeated(self, hashes: npt.NDArray[np.uint64]) -> int:
         """Count the ids that occur before, from ascending hashes; only neighbours with equal hashes are compared."""
@@ -149,23 +159,51 @@ class IdIndex(Mapping[str, int]):
         return len(suspects) - len(set(ids))
 
 
+class _AddedIds:
+    """Ids that joined after a table was built, with their rows; shared by all indices that grow one from another.
+
+    Args:
+        rows: By id.
+        end: Row that the next id gets.
+    """
+
+    def __init__(self, rows: dict[str, int], end: int) -> None:
+        self.rows = rows
+        self._end = end
+        self._lock = Lock()
+
+    def extend(self, begin: int, ids: Sequence[str]) -> _AddedIds:
+        """Return these ids with more of them, from row ``begin`` on.
+
+        The first index that grows from another one shares its dict, others get a copy.
+        """
+        with self._lock:
+            if begin == self._end:
+                self.rows.update(zip(ids, range(begin, begin + len(ids)), strict=True))
+                self._end += len(ids)
+                return self
+            known = {item_id: row for item_id, row in self.rows.items() if row < begin}
+        return _AddedIds(known, begin).extend(begin, ids)
+
+
 def hash_ids(ids: PackedStrings) -> npt.NDArray[np.uint64]:
     """Return a 64-bit hash of every id, computed by array operations; its highest bits are the best ones."""
     hashes = np.empty(len(ids), dtype=np.uint64)
+    ragged = ids.ragged
     for block in row_blocks(len(ids)):
-        hashes[block] = _hash_block(ids, block)
+        hashes[block] = _hash_block(ragged, block)
     return hashes
 
 
-def _hash_block(ids: PackedStrings, block: slice) -> npt.NDArray[np.uint64]:
+def _hash_block(ids: Ragged, block: slice) -> npt.NDArray[np.uint64]:
     """Hash a few thousand ids, eight bytes of all of them at a time."""
-    bounds = ids.ragged.offsets[block.start : block.stop + 1].astype(np.int64)
+    bounds = ids.offsets[block.start : block.stop + 1].astype(np.int64)
     start = bounds[:-1] - bounds[0]
     length = np.diff(bounds)
 
     size = int(bounds[-1] - bounds[0])
     padded = np.zeros(size // 8 * 8 + 24, dtype=np.uint8)  # two words may be read past the last byte
-    padded[:size] = ids.ragged.values[bounds[0] : bounds[-1]]
+    padded[:size] = ids.values[bounds[0] : bounds[-1]]
     words = padded.view("<u8")
 
     value = (length.astype(np.uint64) ^ np.uint64(_SEED)) * np.uint64(_FACTOR)
@@ -197,15 +235,14 @@ def _hash_one(raw: bytes) -> int:
 
 def _compare(left: PackedStrings, left_rows: Rows, right: PackedStrings, right_rows: Rows) -> npt.NDArray[np.bool_]:
     """Return whether strings are equal, pair by pair."""
-    ours = left.ragged
-    theirs = right.ragged
-    their_lengths = theirs.offsets[right_rows + 1] - theirs.offsets[right_rows]
-    is_same = np.equal(ours.lengths[left_rows], their_lengths)
+    ours = left.take(left_rows).ragged
+    theirs = right.take(right_rows).ragged
+    is_same = ours.lengths == theirs.lengths
 
     # The bytes of pairs of one length stand at the same places, so they are compared as two flat arrays.
     candidates = np.flatnonzero(is_same)
-    our_bytes = ours.take(left_rows[candidates])
-    their_bytes = theirs.take(right_rows[candidates])
+    our_bytes = ours.take(candidates)
+    their_bytes = theirs.take(candidates)
     differing = np.append(0, np.cumsum(our_bytes.values != their_bytes.values))
     is_same[candidates] = differing[our_bytes.offsets[1:]] == differing[our_bytes.offsets[:-1]]
     return np.asarray(is_same, dtype=np.bool_)

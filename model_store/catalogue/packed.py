@@ -1,124 +1,33 @@
-"""Packed columns: rows of different lengths in two flat arrays, without a Python object per row.
+"""Packed columns of strings, in flat arrays without a Python object per row.
 
 A column of n rows is n + 1 offsets and the values of all rows one after another, so a snapshot needs no parser. Columns
-are immutable: a change makes a new column, by copying whole slices of the old one.
+are immutable: a change makes a new column, which shares the chunks of rows that it leaves as they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from model_store.catalogue.chunked import ChunkedRagged
+from model_store.catalogue.ragged import Ragged, Rows, arrow_offsets
 from model_store.errors import CatalogueError
-
-Arrays = Mapping[str, npt.NDArray[np.generic]]
-Rows = npt.NDArray[np.int64]
 
 _BLOCK = 16_384
 """Rows that are handled together, few enough for their temporaries to stay in the processor's cache."""
 
 
-@dataclass(frozen=True, eq=False)
-class Ragged:
-    """Rows of different lengths: row i is ``values[offsets[i]:offsets[i + 1]]``."""
-
-    values: npt.NDArray[Any]  # [offsets[-1]]
-    offsets: npt.NDArray[Any]  # [rows + 1], uint32, or uint64 where the values need it
-
-    @classmethod
-    def of_lengths(cls, values: npt.NDArray[Any], lengths: npt.NDArray[np.integer[Any]]) -> Ragged:
-        """Create a column from values and the length of each row."""
-        return cls(values, _offsets_of_lengths(lengths))
-
-    @classmethod
-    def of_arrow(cls, values: npt.NDArray[Any], column: Any) -> Ragged:
-        """Create a column from values and the Arrow array of large strings or large lists that contains them."""
-        bounds = _arrow_offsets(column)
-        offsets = bounds - bounds[0]
-        return cls(values, offsets.astype(_offset_type(int(offsets[-1]))))
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays, name: str) -> Ragged:
-        """Rebuild and check a column from :meth:`arrays`.
-
-        Raises:
-            CatalogueError: An array is missing, or the offsets do not partition the values.
-        """
-        try:
-            values: npt.NDArray[Any] = arrays[f"{name}/values"]
-            offsets: npt.NDArray[Any] = arrays[f"{name}/offsets"]
-        except KeyError as missing:
-            raise CatalogueError(f"the snapshot lacks the array {missing}") from missing
-
-        is_flat = values.ndim == offsets.ndim == 1 and offsets.dtype in (np.uint32, np.uint64) and len(offsets) > 0
-        if not is_flat or offsets[0] != 0 or offsets[-1] != len(values) or (offsets[1:] < offsets[:-1]).any():
-            raise CatalogueError(f"the offsets of {name} do not partition its {values.size} values")
-        return cls(values, offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> Rows:
-        """Number of values of each row, ``[rows]``."""
-        return np.diff(self.offsets).astype(np.int64, copy=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of both arrays in bytes."""
-        return self.values.nbytes + self.offsets.nbytes
-
-    def take(self, rows: npt.NDArray[np.integer[Any]]) -> Ragged:
-        """Return these rows, in this order."""
-        starts = self.offsets[:-1][rows].astype(np.int64)
-        lengths = self.offsets[1:][rows].astype(np.int64) - starts
-        offsets = _offsets_of_lengths(lengths)
-        places = np.repeat(starts - offsets[:-1].astype(np.int64), lengths) + np.arange(lengths.sum())
-        return Ragged(self.values[places], offsets)
-
-    def with_rows(self, rows: Rows, content: Ragged) -> Ragged:
-        """Return a copy with ``content`` in these rows; rows from the end on are appended.
-
-        Args:
-            rows: Ascending; new rows follow the last row without a gap.
-            content: One row for each, values of the same type.
-        """
-        replaced = int(np.searchsorted(rows, len(self)))
-        appended = len(rows) - replaced
-        lengths = np.append(self.lengths, np.zeros(appended, dtype=np.int64))
-        lengths[rows] = content.lengths
-
-        # Copy slices: of the old values between two replaced rows, of the new values for each replaced row.
-        pieces = []
-        start = 0
-        bounds = content.offsets.tolist()
-        for number, row in enumerate(rows[:replaced].tolist()):
-            pieces.append(self.values[start : self.offsets[row]])
-            pieces.append(content.values[bounds[number] : bounds[number + 1]])
-            start = int(self.offsets[row + 1])
-        pieces.append(self.values[start:])
-        pieces.append(content.values[bounds[replaced] :])
-        return Ragged.of_lengths(np.concatenate(pieces), lengths)
-
-    def arrays(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
-        """Return flat named arrays, for a snapshot."""
-        return {f"{name}/values": self.values, f"{name}/offsets": self.offsets}
-
-
 class PackedStrings(Sequence[str]):
     """A column of strings in UTF-8. Reads like a list of ``str``."""
 
-    __slots__ = ("_bytes", "_ends", "ragged")
+    __slots__ = ("_column",)
 
-    def __init__(self, ragged: Ragged) -> None:
-        self.ragged = ragged
-        self._bytes = np.ascontiguousarray(ragged.values, dtype=np.uint8).data
-        self._ends = np.ascontiguousarray(ragged.offsets).data
+    def __init__(self, column: Ragged | ChunkedRagged) -> None:
+        self._column = ChunkedRagged.of(column) if isinstance(column, Ragged) else column
 
     @classmethod
     def of(cls, values: Sequence[str]) -> PackedStrings:
@@ -141,13 +50,19 @@ class PackedStrings(Sequence[str]):
             raise ValueError("a string is null")
         return cls(Ragged.of_arrow(_arrow_bytes(column), column))
 
+    @property
+    def ragged(self) -> Ragged:
+        """The column as one piece; copied if it has changed since it was packed."""
+        return self._column.flat()
+
     def to_arrow(self) -> Any:
-        """Return the strings as an Arrow array that shares the bytes."""
-        offsets = pa.py_buffer(self.ragged.offsets.astype(np.int64))
-        return pa.LargeStringArray.from_buffers(len(self), offsets, pa.py_buffer(self.ragged.values))
+        """Return the strings as an Arrow array that shares the bytes of :attr:`ragged`."""
+        ragged = self.ragged
+        offsets = pa.py_buffer(ragged.offsets.astype(np.int64))
+        return pa.LargeStringArray.from_buffers(len(self), offsets, pa.py_buffer(ragged.values))
 
     def __len__(self) -> int:
-        return len(self.ragged)
+        return len(self._column)
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -165,9 +80,9 @@ class PackedStrings(Sequence[str]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, PackedStrings):
-            return np.array_equal(self.ragged.offsets, other.ragged.offsets) and np.array_equal(
-                self.ragged.values, other.ragged.values
-            )
+            ours = self.ragged
+            theirs = other.ragged
+            return np.array_equal(ours.offsets, theirs.offsets) and np.array_equal(ours.values, theirs.values)
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
@@ -178,15 +93,17 @@ class PackedStrings(Sequence[str]):
         Raises:
             IndexError: There is no such row.
         """
-        return self._bytes[self._ends[row] : self._ends[row + 1]]
+        chunk, at = self._column.find(row)
+        data, ends = chunk.views
+        return data[ends[at] : ends[at + 1]]
 
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> PackedStrings:
         """Return the strings of these rows, in this order."""
-        return PackedStrings(self.ragged.take(rows))
+        return PackedStrings(self._column.take(rows))
 
     def with_rows(self, rows: Rows, texts: Sequence[str]) -> PackedStrings:
-        """Return a copy with other strings in these rows, see :meth:`Ragged.with_rows`."""
-        return PackedStrings(self.ragged.with_rows(rows, PackedStrings.of(texts).ragged))
+        """Return a copy with other strings in these rows, see :meth:`.ragged.Ragged.with_rows`."""
+        return PackedStrings(self._column.with_rows(rows, PackedStrings.of(texts).ragged))
 
     def check_integrity(self, name: str) -> None:
         """Raise :class:`CatalogueError` unless every row is UTF-8."""
@@ -210,7 +127,7 @@ def pack_strings(values: Sequence[str], name: str) -> PackedStrings:
 
 def arrow_lengths(column: Any) -> Rows:
     """Return the length of each row of an Arrow array of large strings or large lists."""
-    lengths: Rows = np.diff(_arrow_offsets(column))
+    lengths: Rows = np.diff(arrow_offsets(column))
     return lengths
 
 
@@ -224,25 +141,5 @@ def _arrow_bytes(column: Any) -> npt.NDArray[np.uint8]:
     values = column.buffers()[2]
     if values is None:
         return np.empty(0, dtype=np.uint8)
-    bounds = _arrow_offsets(column)
+    bounds = arrow_offsets(column)
     return np.frombuffer(values, dtype=np.uint8)[int(bounds[0]) : int(bounds[-1])].copy()
-
-
-def _arrow_offsets(column: Any) -> Rows:
-    """Return the offsets of an Arrow array of large strings or large lists, which may be a slice: ``[rows + 1]``."""
-    offsets = column.buffers()[1]
-    if offsets is None or not len(column):
-        return np.zeros(1, dtype=np.int64)
-    return np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
-
-
-def _offsets_of_lengths(lengths: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
-    """Return the offsets of rows of these lengths: ``[rows + 1]``."""
-    offsets = np.zeros(len(lengths) + 1, dtype=_offset_type(int(lengths.sum(dtype=np.int64))))
-    np.cumsum(lengths.astype(offsets.dtype), out=offsets[1:])  # one type throughout is ten times faster
-    return offsets
-
-
-def _offset_type(values: int) -> type[np.uint32] | type[np.uint64]:
-    """Return the smaller type that can count so many values."""
-    return np.uint32 if values < 2**32 else np.uint64

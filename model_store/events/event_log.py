@@ -5,6 +5,7 @@
         00000000000000000007.log     a segment; the highest number is the one being written
         00000000000000000006.state   the result of all segments up to 6: histories, event ids, changes, erased users
         drained.json                 the place up to which retraining has drained
+        attribution.key              key that signs attributions, where no setting brings one
         reserve                      disk space for deletions, see :mod:`model_store.events.disk_reserve`
         probe                        empty; written to see whether the disk takes writes
 
@@ -23,6 +24,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from model_store.durable_files import write_durably
+from model_store.events.counts import Counts
 from model_store.events.event import Event, Id
 
 CURSOR_NAME = "drained.json"
@@ -33,11 +35,16 @@ class _Line(BaseModel):
 
 
 class EventLine(_Line):
-    """An event, with the second at which it was recorded (clock of the service)."""
+    """An event, with the second at which it was recorded (clock of the service), and the span that it came with.
+
+    ``counts`` is what it adds to the counters of a day.
+    """
 
     kind: Literal["event"] = "event"
     recorded_at: int
     event: Event
+    traceparent: str | None = None
+    counts: Counts | None = None
 
 
 class ForgetLine(_Line):
@@ -75,6 +82,70 @@ class ItemLine(_Line):
     item_id: Id
     change: Literal["put", "delete", "restart"]
     payload: str
+
+
+class DocumentLine(_Line):
+    """A named document, or without a payload its deletion; ``payload`` is its JSON.
+
+    States begin with the deletion of the empty name, which no document has: it says how many writes there were.
+    """
+
+    revision: int = Field(ge=1)
+    name: str
+    payload: str | None = None
+
+
+class PlacementLine(DocumentLine):
+    """A placement."""
+
+    kind: Literal["placement"] = "placement"
+
+
+class ExperimentLine(DocumentLine):
+    """An experiment."""
+
+    kind: Literal["experiment"] = "experiment"
+
+
+class CanaryLine(DocumentLine):
+    """A canary that was rolled back."""
+
+    kind: Literal["canary"] = "canary"
+
+
+class ExposuresLine(_Line):
+    """Users and sessions who got answers of a variant of an experiment; see :mod:`model_store.events.marks`."""
+
+    kind: Literal["exposures"] = "exposures"
+    experiment: str
+    variant: int
+    subjects: tuple[str, ...]
+
+
+class SubjectLine(_Line):
+    """What one user or session did in an experiment; in states only."""
+
+    kind: Literal["subject"] = "subject"
+    experiment: str
+    subject: str
+    is_exposed: bool
+    marks: dict[str, float]
+
+
+class SubjectSumsLine(_Line):
+    """The sums over users and sessions of an experiment; in states only."""
+
+    kind: Literal["subject_sums"] = "subject_sums"
+    experiment: str
+    sums: dict[str, float]
+
+
+class DroppedSubjectsLine(_Line):
+    """The deletion of what is kept of the users and sessions of an experiment, and if so of the sums over them."""
+
+    kind: Literal["drop_subjects"] = "drop_subjects"
+    experiment: str
+    with_sums: bool
 
 
 class HistoryLine(_Line):
@@ -131,6 +202,27 @@ class CountLine(_Line):
     score: float = Field(allow_inf_nan=False)
 
 
+class CounterLine(_Line):
+    """Amounts that are added to the counters of a day, see :mod:`model_store.attribution.counters`."""
+
+    kind: Literal["counter"] = "counter"
+    counts: Counts
+
+
+class CounterNamesLine(_Line):
+    """Names by the hash that stands for them in counters."""
+
+    kind: Literal["names"] = "names"
+    names: dict[str, str]
+
+
+class DroppedCountersLine(_Line):
+    """The deletion of the counters of days."""
+
+    kind: Literal["drop_counters"] = "drop_counters"
+    days: tuple[str, ...]
+
+
 class SeenLine(_Line):
     """The id of a recorded event; in states, and in a segment where the event itself was erased."""
 
@@ -151,10 +243,20 @@ LogLine = (
     | TombstoneLine
     | ChangeLine
     | ItemLine
+    | PlacementLine
+    | ExperimentLine
+    | CanaryLine
+    | ExposuresLine
+    | SubjectLine
+    | SubjectSumsLine
+    | DroppedSubjectsLine
     | HistoryLine
     | ImportLine
     | ImportedLine
     | CountLine
+    | CounterLine
+    | CounterNamesLine
+    | DroppedCountersLine
     | SeenLine
     | ErasedLine
 )

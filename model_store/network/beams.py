@@ -1,7 +1,7 @@
 """Beams of the search: their possible continuations, and the choice of the best ones.
 
 Shapes: B requests, W beams, n dense candidates, P decoded places (beams, candidates or some of them), K codes a level,
-w slots of a level's window, E excluded nodes of a request, L levels.
+w slots of a level's window, E excluded and S steered nodes of a request, L levels.
 """
 
 from __future__ import annotations
@@ -27,6 +27,29 @@ class Span(NamedTuple):
         first = child_start.take(node).long()
         # A dead beam has no children, whatever node it stands on.
         return cls(first, torch.where(log_prob > DEAD, child_start.take(node + 1).long() - first, 0))
+
+
+class ChangedNodes(NamedTuple):
+    """Nodes that a request excludes, and those whose entering it steers."""
+
+    node: Tensor  # [B, E + S]
+    added: Tensor  # [B, E + S], what is added to the score of entering each: -inf, or nats
+
+    @classmethod
+    def of(cls, excluded: Tensor, steer_nodes: Tensor, steer_nats: Tensor) -> ChangedNodes:
+        """Return both kinds together, so that steering costs no look-up of its own.
+
+        Args:
+            excluded: ``[B, E]``.
+            steer_nodes: ``[B, S]``.
+            steer_nats: ``[B, S]``.
+        """
+        dead = torch.full_like(excluded, DEAD, dtype=steer_nats.dtype)
+        return cls(torch.cat([excluded, steer_nodes], dim=1), torch.cat([dead, steer_nats], dim=1))
+
+    def at(self, first_node: int) -> ChangedNodes:
+        """Return the same, numbered within the depth whose first node this is."""
+        return ChangedNodes(self.node - first_node, self.added)
 
 
 class Children(NamedTuple):
@@ -72,19 +95,19 @@ class Children(NamedTuple):
         slot = (child - self.first)[:, :, None]
         return self.log_prob.expand(-1, child.shape[1], -1).gather(2, slot).squeeze(2)
 
-    def mask_excluded(self, excluded: Tensor, scores: Tensor) -> Tensor:
-        """Return scores ``[B, W, w + spare]`` in which those of the excluded nodes ``[B, E]`` are -inf.
+    def change_scores(self, changes: ChangedNodes, scores: Tensor) -> Tensor:
+        """Return scores ``[B, W, w + spare]`` with what is added to those of changed nodes.
 
-        Nodes are numbered within this depth. Every excluded node is looked up in the W windows, which costs E·W, not
-        E·W·w, whatever the size of the catalogue.
+        Nodes are numbered within this depth. Every changed node is looked up in the W windows, which costs
+        (E + S)·W, not (E + S)·W·w, whatever the size of the catalogue.
         """
         columns = scores.shape[2]
-        inside = excluded[:, :, None] - self.first[:, None, :]  # [B, E, W]
+        inside = changes.node[:, :, None] - self.first[:, None, :]  # [B, E + S, W]
         is_hit = (inside >= 0) & (inside < self.size[:, None, :])
-        slot = inside + torch.arange(scores.shape[1], device=excluded.device) * columns
+        slot = inside + torch.arange(scores.shape[1], device=inside.device) * columns
         # Beams stand on different nodes, so at most one window holds a node; misses go to the last, a spare slot.
         at = torch.where(is_hit, slot, scores.shape[1] * columns - 1).amin(dim=2)
-        return scores.flatten(1).scatter(1, at, DEAD).view_as(scores)
+        return scores.flatten(1).scatter_add(1, at, changes.added).view_as(scores)
 
 
 def _log_prob(first: Tensor, exists: Tensor, child_code: Tensor, window: Tensor, logits: Tensor) -> Tensor:
@@ -97,9 +120,9 @@ class Beams(NamedTuple):
     """State of the beams after some codes; a beam that found nothing has log_prob -inf."""
 
     node: Tensor  # [B, W], numbered within its depth
-    log_prob: Tensor  # [B, W]
+    log_prob: Tensor  # [B, W], with steering
     group: Tensor | None = None  # [B, W], first code that each descends from; None: each from its own
-    steps: tuple[Tensor, ...] = ()  # per code decoded so far [B, W], its contribution to log_prob
+    steps: tuple[Tensor, ...] = ()  # per code decoded so far [B, W], its contribution, without steering
 
     @classmethod
     def at_root(cls, batch: int, device: torch.device) -> Beams:
@@ -108,18 +131,31 @@ class Beams(NamedTuple):
 
     def outputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the search's outputs without dense scores, once the last code is decoded."""
-        leaf = torch.where(self.log_prob > DEAD, self.node, -1)
-        return leaf, self.log_prob, torch.zeros_like(self.log_prob), torch.stack(self.steps, dim=2)
+        is_alive = self.log_prob > DEAD
+        leaf = torch.where(is_alive, self.node, -1)
+
+        # Added up code by code, as the search did: without steering the same bits.
+        own = torch.zeros_like(self.log_prob)
+        for step in self.steps:
+            own = own + step
+        log_prob = torch.where(is_alive, own, DEAD)
+        return leaf, log_prob, torch.zeros_like(log_prob), torch.stack(self.steps, dim=2)
 
     def grow(
-        self, children: Children, is_open: Tensor, excluded: Tensor, beam: Tensor, most: Tensor, select_best: nn.Module
+        self,
+        children: Children,
+        is_open: Tensor,
+        changes: ChangedNodes,
+        beam: Tensor,
+        most: Tensor,
+        select_best: nn.Module,
     ) -> tuple[Beams, Tensor]:
         """Return the best W open children as new beams, and the beam ``[B, W]`` that each of them continues.
 
         Args:
             children: Of these beams.
             is_open: ``[B, W, w]``, children that the rules allow.
-            excluded: ``[B, E]``, nodes of the children's depth that are closed as well.
+            changes: Nodes of the children's depth that are closed as well, or steered.
             beam: ``[W]``, beams afterwards; only its size matters.
             most: ``[B]``, beams that may share a first code.
             select_best: A :class:`BestOfGroups`, or its replacement.
@@ -128,8 +164,8 @@ class Beams(NamedTuple):
         width = beam.shape[0]
 
         gained = torch.where(is_open & children.exists, self.log_prob[:, :, None] + children.log_prob, DEAD)
-        # Spare slots: a beam may have fewer children than are wanted, and misses among the excluded go to the last.
-        gained = children.mask_excluded(excluded, functional.pad(gained, (0, width), value=DEAD))
+        # Spare slots: a beam may have fewer children than are wanted, and misses among the changed go to the last.
+        gained = children.change_scores(changes, functional.pad(gained, (0, width), value=DEAD))
         if self.steps:
             log_prob, pick = select_best(gained, self.group, beam, most)
         else:  # first codes, of the only beam

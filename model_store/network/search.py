@@ -4,11 +4,13 @@ Definition (docs/ARCHITECTURE.md, the search): the log-probability of an item is
 over the children that the trie holds at that node. Rules mask candidates and never renormalise. A node with one child
 adds 0. Dense candidates get the same log-probability by being walked down the trie beside the beams: at every level
 each stands on the node that its semantic ID prescribes, and takes one more place in the decoder's step. At the last
-code, places with one child need no decoding; the exported graph leaves them out.
+code, places with one child need no decoding; the exported graph leaves them out. Steering adds nats to entering some
+nodes: beams compete by the steered sum, and ``log_prob`` comes out without it.
 
 There is no Python between steps at run time: the loop over L levels unrolls, every choice is a tensor. Shapes: B
 requests, T history items, W beams, n dense candidates, P decoded places (beams, candidates or some of them), K codes a
-level, L levels, w slots of a level's window, R rules, E excluded nodes of a request, D leaves, d_s width of vectors.
+level, L levels, w slots of a level's window, R rules, E excluded and S steered nodes of a request, D leaves, d_s
+width of vectors.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.network.beams import AllPlaces, Beams, BestOfGroups, Children, Span
+from model_store.network.beams import AllPlaces, Beams, BestOfGroups, ChangedNodes, Children, Span
 from model_store.network.dense_candidates import DEAD, AddedScores, DenseCandidates, dense_scores, nearest_leaves
 from model_store.network.recommender import Cache, Memory, Recommender
 
@@ -35,6 +37,8 @@ class RequestTensors(NamedTuple):
     max_per_prefix: Tensor  # [B], beams that may share a first code
     neighbours: Tensor  # [B, M], leaves with an addition to their dense score, -1 for padding
     neighbour_scores: Tensor  # [B, M], the additions
+    steer_nodes: Tensor  # [B, S], node ids whose entering is steered, -1 for padding
+    steer_nats: Tensor  # [B, S], what is added to the log-probability of that
     beam: Tensor  # [W]; only its size matters
     candidates: Tensor  # [n]; only its size matters
 
@@ -114,6 +118,8 @@ class BeamSearch(nn.Module):
         max_per_prefix: Tensor,
         neighbours: Tensor,
         neighbour_scores: Tensor,
+        steer_nodes: Tensor,
+        steer_nats: Tensor,
         beam: Tensor,
         candidates: Tensor,
         *catalogue: Tensor,
@@ -132,6 +138,8 @@ class BeamSearch(nn.Module):
             max_per_prefix,
             neighbours,
             neighbour_scores,
+            steer_nodes,
+            steer_nats,
             beam,
             candidates,
         )
@@ -161,6 +169,7 @@ class BeamSearch(nn.Module):
         memory, decoder = self._encode(requests, catalogue)
         dense_walk = self._start_dense_walk(requests, catalogue, memory) if self.has_dense else None
 
+        changes = ChangedNodes.of(requests.excluded, requests.steer_nodes, requests.steer_nats)
         beams = Beams.at_root(requests.history.shape[0], requests.history.device)
         parent_place = torch.zeros_like(requests.lengths[:, None])
         candidate_steps: list[Tensor] = []
@@ -189,9 +198,8 @@ class BeamSearch(nn.Module):
 
             first_node = catalogue.first_node(level, codebook_size)
             is_open = self._open_nodes(children.first + first_node, children.window, requests)
-            excluded = requests.excluded - first_node
             beams, parent_place = beams.grow(
-                children, is_open, excluded, requests.beam, requests.max_per_prefix, self.select_best
+                children, is_open, changes.at(first_node), requests.beam, requests.max_per_prefix, self.select_best
             )
             trace.append(torch.where(beams.log_prob > DEAD, beams.node, -1))
 

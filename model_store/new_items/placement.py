@@ -285,7 +285,7 @@ def _count_by_node(
     items: list[npt.NDArray[np.integer]] = []
     is_full: list[BoolArray | None] = []
     if levels == trie.levels:  # a leaf is an item, and takes all the room of its tuple
-        is_full.append(np.ones(trie.items, dtype=np.bool_))
+        is_full.append(np.broadcast_to(np.True_, trie.items))
 
     for depth in range(trie.levels - 1, 0, -1):
         items.append(np.diff(first_leaf))

@@ -3,6 +3,8 @@
     key (below the prefix)                   type    expires             holds
     history:<user>                           list    by setting          newest interactions of a user, oldest first:
                                                                          see :func:`encode_entry`
+    shown:<kind>:<id>                        list    yes                 items that a user or a session was shown of
+                                                                         late: eight bytes of time, item id
     erased                                   hash    no                  time of erasure by the tombstone of a user
     imports                                  hash    no                  by version, how many users of its histories
                                                                          were imported, and whether all
@@ -10,9 +12,23 @@
     events                                   stream  no, trimmed         field ``event``: see :func:`encode_event`
     events:seen                              zset    no, trimmed         event ids by the second they were recorded
     events:counts:<seconds>                  zset    no, trimmed         decayed counts of events, by item and half-life
+    counters:<day>                           hash    no, deleted by age  what answers of that day led to, see
+                                                                         :mod:`model_store.attribution.counters`
+    counters:names                           hash    no                  names by their hash in those counters
+    counters:added:<replica>                 string  yes                 number of the last counts that a replica added
+    attribution:key                          string  no                  key that signs attributions, where no setting
+                                                                         brings one
     changes                                  stream  no, trimmed         raw catalogue changes, id <revision>-<nonce>
     items                                    hash    no                  latest raw change by item id; a deletion has
                                                                          the payload of the put before it
+    placements                               hash    no                  <revision> <JSON> by name, and the newest
+                                                                         revision in the field of the empty name
+    experiments                              hash    no                  the same of experiments
+    canaries                                 hash    no                  the same of canaries that were rolled back
+    experiments:<hash>:sums                  hash    no                  sums over the users and sessions of an
+                                                                         experiment
+    experiments:<hash>:subjects              hash    no, deleted by age  what each of them did, see
+                                                                         :mod:`model_store.events.marks`
     <snapshots>:<version>:head               string  no                  a ``snapshots.SnapshotHead``
     <snapshots>:<version>:chunk:<id>:<n>     string  until published     at most 8 MiB of a packed snapshot
     <snapshots>:<version>:lock               string  yes, renewed        token of the replica that writes a snapshot
@@ -25,6 +41,7 @@ Redis runs with ``maxmemory-policy volatile-lru``: when memory is short, it drop
 recently used first, and refuses writes once none is left. These keys can be dropped:
 
 - Histories, if ``ETEGREC_USER_TTL_DAYS`` gives them an expiry: those of users who have been away for longest go first.
+- Lists of what was shown. Items come again sooner than asked for then.
 - Chunks of a snapshot that is being written or was replaced. The writer notices it when it publishes, a reader when it
   reads, and both try again.
 - A lock. Its holder notices it when it publishes.
@@ -33,30 +50,44 @@ Ids of recorded events deliberately have no expiry. They are one sorted set, tri
 refuses a write (503, the client repeats it) instead of forgetting that an event was recorded. Decayed counts have none
 either: trends would be the first to go. They are at most 20,000 items each, and deleted if their half-life changes.
 
-Scripts touch several keys at once. For Redis Cluster, give a prefix with a hash tag, such as ``{etegrec}``.
+Scripts touch several keys at once, which a cluster allows within one slot only. There, what belongs to users is spread
+over partitions, each in one slot: ``{etegrec:<partition>}:history:<user>``, and likewise ``shown``, ``erased``,
+``events``, ``events:seen``, ``events:counts``, ``counters:<day>`` and ``experiments:<hash>``, which whoever reads them
+adds up. All else is in the slot of ``{etegrec}``, see :class:`ClusterKeys`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, TypeVar
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import StoreCorrupt
 from model_store.events.event import Event
-from model_store.events.history_entry import TYPES, UNKNOWN, UNTIMED
+from model_store.events.history_entry import KNOWN_LETTERS, UNTIMED
+from model_store.replication.redis_address import is_cluster
 from model_store.replication.snapshots import REPAIR_HINT, SNAPSHOT_FORMAT
 
+T = TypeVar("T")
+
 DEFAULT_PREFIX = "etegrec"
-"""Prefix of all keys unless configured otherwise."""
+"""Prefix of all keys without a namespace."""
+PARTITIONS = 32
+"""Partitions of the users in a cluster: several for each of a dozen primaries. To change it is to lose all users."""
 SEEN_WINDOW_S = 2 * 24 * 3600
 """Seconds for which a repeated event id is recognised. Clients may repeat an event for a day."""
 DRAIN_GROUP = "drain"
 """Consumer group through which retraining reads the event stream."""
 EVENT_FIELD = b"event"
+TRACEPARENT_FIELD = b"traceparent"  # of the span that an event came with; only where requests are traced
 """Field of a stream entry that holds the event."""
+EVENT_FIELDS = 5
+"""Fields that every event has; the others stand behind them."""
 ENTRY_MARK = 0xFE
 """First byte of an entry of a history. No UTF-8 has it, so no item id begins like this."""
 NEWEST_MARK = b"\xff"
@@ -65,11 +96,40 @@ ENTRY_HEAD = 7
 """Bytes of an entry before the item id: the mark, a letter for the type, the time in five bytes."""
 
 
+_GLOB = re.compile(r"[*?\[\]\\]")
+_ESCAPED = r"\\\g<0>"
+
+
+def prefix_of(namespace: str) -> str:
+    """Return the prefix of a shop's keys: no namespace's keys can begin like another's, or like those without one."""
+    return f"{DEFAULT_PREFIX}-{namespace}" if namespace else DEFAULT_PREFIX
+
+
 @dataclass(frozen=True)
 class Keys:
-    """Key names below one prefix; several installations can share a Redis by different prefixes."""
+    """Key names below one prefix; shops share a Redis by different prefixes, see :func:`prefix_of`."""
 
     prefix: str = DEFAULT_PREFIX
+
+    @property
+    def parts(self) -> Sequence[Keys]:
+        """Keys of each partition of the users; they are one and the same without a cluster."""
+        return (self,)
+
+    def of_user(self, user_id: str) -> Keys:
+        """Return the keys of the partition that a user belongs to."""
+        return self
+
+    def by_part(self, items: Iterable[T], user_of: Callable[[T], str]) -> dict[Keys, list[T]]:
+        """Return things of users by the keys of the user's partition, each partition's in the given order."""
+        found: dict[Keys, list[T]] = {}
+        for item in items:
+            found.setdefault(self.of_user(user_of(item)), []).append(item)
+        return found
+
+    def pattern(self, beginning: str) -> str:
+        """Return the pattern of ``SCAN`` for the keys of all partitions that begin like this behind the prefix."""
+        return f"{_GLOB.sub(_ESCAPED, f'{self.prefix}:{beginning}')}*"
 
     @property
     def events(self) -> str:
@@ -90,9 +150,54 @@ class Keys:
         """Return the sorted set of decayed counts; :mod:`service.store.decayed_counts` explains the scores."""
         return f"{self.counts_prefix}{half_life_s}"
 
+    def counters(self, day: str) -> str:
+        """Return the hash of the counters of a day, which is written like 2026-01-05."""
+        return f"{self.prefix}:counters:{day}"
+
+    @property
+    def counter_names(self) -> str:
+        """Hash of names by their hash in counters."""
+        return f"{self.prefix}:counters:names"
+
+    def counts_added(self, replica: str) -> str:
+        """Return the number of the last counts that a replica added."""
+        return f"{self.prefix}:counters:added:{replica}"
+
+    @property
+    def attribution_key(self) -> str:
+        """Key that signs attributions."""
+        return f"{self.prefix}:attribution:key"
+
     def history(self, user_id: str) -> str:
         """Return the list of a user's interactions."""
         return f"{self.prefix}:history:{user_id}"
+
+    def shown(self, kind: str, subject_id: str) -> str:
+        """Return the list of what a user or a session was shown; the kind says which of the two."""
+        return f"{self.prefix}:shown:{kind}:{subject_id}"
+
+    @property
+    def placements(self) -> str:
+        """Hash of all placements."""
+        return f"{self.prefix}:placements"
+
+    @property
+    def experiments(self) -> str:
+        """Hash of all experiments."""
+        return f"{self.prefix}:experiments"
+
+    @property
+    def canaries(self) -> str:
+        """Hash of the canaries that were rolled back."""
+        return f"{self.prefix}:canaries"
+
+    def subject_sums(self, experiment: str) -> str:
+        """Return the hash of the sums over users and sessions of an experiment, which its hash stands for."""
+        return f"{self.prefix}:experiments:{experiment}:sums"
+
+    def subjects(self, experiment: str) -> str:
+        """Return the hash of what each user and session of an experiment did."""
+        return f"{self.prefix}:experiments:{experiment}:subjects"
 
     @property
     def erased(self) -> str:
@@ -152,13 +257,50 @@ class Keys:
         return f"{self.prefix}:applied"
 
 
+@dataclass(frozen=True)
+class ClusterKeys(Keys):
+    """Key names in a cluster: the users' in :data:`PARTITIONS` slots, all others in the slot of the prefix.
+
+    A user's history, events, event ids, counts and tombstone change together, so they are in one partition.
+
+    Args:
+        prefix: Prefix of all keys, with a hash tag around it; see :func:`keys_at`.
+    """
+
+    @cached_property
+    def parts(self) -> Sequence[Keys]:
+        """Keys of each partition of the users."""
+        tag = self.prefix.strip("{}")
+        return tuple(Keys(f"{{{tag}:{number}}}") for number in range(PARTITIONS))
+
+    def of_user(self, user_id: str) -> Keys:
+        """Return the keys of the partition that a user belongs to: the same in every process and release."""
+        return self.parts[zlib.crc32(user_id.encode()) % PARTITIONS]
+
+    def pattern(self, beginning: str) -> str:
+        """Return the pattern of ``SCAN`` for the keys of all partitions that begin like this behind the prefix."""
+        tag = self.prefix.strip("{}")
+        return f"{{{_GLOB.sub(_ESCAPED, tag)}:*}}:{_GLOB.sub(_ESCAPED, beginning)}*"
+
+
+def keys_at(url: str, prefix: str) -> Keys:
+    """Return the names of the keys in the Redis at a URL."""
+    return ClusterKeys(f"{{{prefix}}}") if is_cluster(url) else Keys(prefix)
+
+
 _ENTRY_ID = re.compile(rb"([1-9][0-9]{0,15})-([0-9]{1,16})")
 _LATEST = re.compile(rb"([1-9][0-9]{0,15}) ([0-9]+-[0-9]+) ([a-z]+) ")
 
 
 def encode_event(event: Event) -> bytes:
-    """Return an event as the stream stores it: a JSON list of its fields in order, because names would double it."""
-    return json.dumps(list(event.model_dump().values()), ensure_ascii=False, separators=(",", ":")).encode()
+    """Return an event as the stream stores it: a JSON list of its fields in order, because names would double it.
+
+    Fields at the end that are absent are left out, so that an event without them reads as it always did.
+    """
+    fields = list(event.model_dump().values())
+    while fields[-1] is None:
+        fields.pop()
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def decode_event(raw: bytes | None) -> Event:
@@ -169,10 +311,18 @@ def decode_event(raw: bytes | None) -> Event:
     """
     try:
         fields = json.loads(raw or b"")
-        named = fields if isinstance(fields, dict) else dict(zip(Event.model_fields, fields, strict=True))
+        named = fields if isinstance(fields, dict) else _named(fields)
         return Event.model_validate(named)
     except (ValueError, TypeError) as cause:  # pydantic's error is a ValueError, too
         raise StoreCorrupt("an entry of the event stream is not an event") from cause
+
+
+def _named(values: list[object]) -> dict[str, object]:
+    """Return the fields of an event by name; those at the end may be absent."""
+    names = list(Event.model_fields)
+    if not EVENT_FIELDS <= len(values) <= len(names):
+        raise ValueError(f"an event has {EVENT_FIELDS} to {len(names)} fields")
+    return dict(zip(names, values, strict=False))
 
 
 def encode_entry(letter: str, timestamp: int, item_id: str) -> bytes:
@@ -202,7 +352,7 @@ def decode_entry(raw: bytes, newest: int = 0) -> HistoryEntry:
     """
     if raw[:1] != bytes([ENTRY_MARK]):
         return HistoryEntry(ord(UNTIMED), newest, decode_item_id(raw))
-    if len(raw) <= ENTRY_HEAD or (raw[1] not in TYPES and chr(raw[1]) not in (UNKNOWN, UNTIMED)):
+    if len(raw) <= ENTRY_HEAD or raw[1] not in KNOWN_LETTERS:
         raise StoreCorrupt("a history entry has no type or no item")
     return HistoryEntry(raw[1], int.from_bytes(raw[2:ENTRY_HEAD], "big"), decode_item_id(raw[ENTRY_HEAD:]))
 

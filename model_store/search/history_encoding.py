@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model_store.semantic_ids.item_leaves import ItemLeaves
+
 
 class HistoryBatch(NamedTuple):
     """Histories in the form that the search reads: oldest item first, padded with zeros on the right."""
@@ -17,7 +19,10 @@ class HistoryBatch(NamedTuple):
 
 
 def encode_histories(
-    histories: Sequence[npt.NDArray[np.integer]], item_leaf: npt.NDArray[np.integer], max_history: int, pad_to: int = 0
+    histories: Sequence[npt.NDArray[np.integer]],
+    item_leaf: npt.NDArray[np.integer] | ItemLeaves,
+    max_history: int,
+    pad_to: int = 0,
 ) -> HistoryBatch:
     """Look up the leaves of the newest ``max_history`` items of each history.
 

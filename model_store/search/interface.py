@@ -14,6 +14,7 @@ import numpy.typing as npt
 from model_store.search.exclusions import closed_nodes, no_nodes
 from model_store.search.history_encoding import HistoryBatch
 from model_store.search.neighbours import Additions, no_additions
+from model_store.search.steering import SteeringBatch, no_steering
 from model_store.semantic_ids.trie import RuleMask, Trie
 
 
@@ -28,16 +29,30 @@ class SearchInputs(NamedTuple):
     max_per_prefix: npt.NDArray[np.int64]  # [B], beams that may share a first code, at least 1
     neighbours: npt.NDArray[np.int64]  # [B, M], leaves with an addition to their dense score, padded with -1
     neighbour_scores: npt.NDArray[np.float32]  # [B, M], the additions, 0 for padding
+    steer_nodes: npt.NDArray[np.int64]  # [B, S], node ids whose entering is steered, padded with -1
+    steer_nats: npt.NDArray[np.float32]  # [B, S], what is added to the log-probability of that, 0 for padding
     beam: npt.NDArray[np.int64]  # [W], only its size matters: the beam width
     candidates: npt.NDArray[np.int64]  # [n], only its size matters: how many dense candidates join the beams
 
 
-BY_REQUEST = ("history", "lengths", "rule_of", "excluded", "max_per_prefix", "neighbours", "neighbour_scores")
+STEERING = ("steer_nodes", "steer_nats")
+"""Fields of :class:`SearchInputs` that graphs of earlier releases do not take."""
+
+BY_REQUEST = (
+    "history",
+    "lengths",
+    "rule_of",
+    "excluded",
+    "max_per_prefix",
+    "neighbours",
+    "neighbour_scores",
+    *STEERING,
+)
 """Fields of :class:`SearchInputs` with one row per request."""
 
 
 class SearchOutputs(NamedTuple):
-    """W beams by descending log_prob, then n dense candidates by descending dense score.
+    """W beams by descending steered log_prob, then n dense candidates by descending dense score.
 
     A place stays empty if a beam found no valid item, if a dense candidate is a beam already, or if fewer items than n
     are open. There leaf is -1, log_prob is -inf, dense is 0, and code_log_prob is undefined.
@@ -82,7 +97,11 @@ def pool_vectors(
     """Return the input :data:`POOL` for n candidates, in the order of leaves: a copy of all vectors, so keep it."""
     if not candidates:
         return np.empty((0, embedding_dim), dtype=np.float32)
-    return np.zeros((1, embedding_dim), dtype=np.float32) if vectors is None else vectors[trie.leaf_item]
+    if vectors is None:
+        return np.zeros((1, embedding_dim), dtype=np.float32)
+
+    pool: npt.NDArray[np.float32] = trie.memory.empty(trie.items * vectors.shape[1], np.float32).reshape(trie.items, -1)
+    return np.take(vectors, trie.leaf_item, axis=0, out=pool, mode="clip")  # rows are valid: "raise" would copy
 
 
 def graph_input_names(levels: int) -> list[str]:
@@ -100,6 +119,7 @@ def search_inputs(
     max_per_prefix: Sequence[int] = (),
     candidates: int = 0,
     additions: Additions | None = None,
+    steering: SteeringBatch | None = None,
 ) -> SearchInputs:
     """Assemble a batch; arguments that are left out restrict nothing.
 
@@ -113,6 +133,8 @@ def search_inputs(
         max_per_prefix: Beams that may share a first code, by request; default: W, which restricts nothing.
         candidates: n, dense candidates that join the beams.
         additions: Numbers that are added to dense scores (:mod:`model_store.search.neighbours`); default: none.
+        steering: What is added to the log-probability of entering nodes (:mod:`model_store.search.steering`); default:
+            nothing.
 
     Raises:
         ValueError: A request excludes more nodes than the largest of the padded sizes.
@@ -122,6 +144,7 @@ def search_inputs(
     mask_of = list(rule_of) or [0] * requests
     limits = list(max_per_prefix) or [beam_width] * requests
     added = no_additions(requests) if additions is None else additions
+    steered = no_steering(requests) if steering is None else steering
     excluded = closed_nodes(trie, masks, mask_of, excluded_items) if excluded_items else no_nodes(requests)
 
     return SearchInputs(
@@ -133,6 +156,8 @@ def search_inputs(
         max_per_prefix=np.asarray(limits, dtype=np.int64),
         neighbours=added.leaves,
         neighbour_scores=added.values,
+        steer_nodes=steered.nodes,
+        steer_nats=steered.nats,
         beam=np.arange(beam_width, dtype=np.int64),
         candidates=np.arange(candidates, dtype=np.int64),
     )

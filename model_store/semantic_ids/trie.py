@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from model_store.errors import CatalogueError
 from model_store.semantic_ids.arrays import check_codes, sort_by_semantic_id
+from model_store.semantic_ids.item_leaves import ItemLeaves
+from model_store.semantic_ids.recycled_memory import RecycledMemory
 
 Int32Array = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
@@ -95,11 +97,9 @@ class Trie:
         return self.node_offset[-1]
 
     @cached_property
-    def item_leaf(self) -> Int32Array:
+    def item_leaf(self) -> ItemLeaves:
         """Leaves by catalogue row, ``[items]``."""
-        leaf = np.empty(self.items, dtype=np.int32)
-        leaf[self.leaf_item] = np.arange(self.items, dtype=np.int32)
-        return leaf
+        return ItemLeaves.of(self.leaf_item)
 
     @cached_property
     def parents(self) -> tuple[Int32Array, ...]:
@@ -115,7 +115,16 @@ class Trie:
         Few nodes have K children, so a search that reads only these slots does a fraction of the work.
         """
         most_children = [int(np.diff(start).max()) for start in self.child_start]
-        return tuple(min(self.codebook_size, max(2, 1 << (count - 1).bit_length())) for count in most_children)
+        return tuple(self.window_of(count) for count in most_children)
+
+    def window_of(self, children: int) -> int:
+        """Return the slots that hold so many children, see :attr:`windows`."""
+        return min(self.codebook_size, max(2, 1 << (children - 1).bit_length()))
+
+    @cached_property
+    def memory(self) -> RecycledMemory:
+        """Memory for the arrays of the tries that grow from this one."""
+        return RecycledMemory()
 
     @property
     def leaf_nodes(self) -> Int32Array:
@@ -136,8 +145,8 @@ class Trie:
     def nbytes(self) -> int:
         """Memory of the trie during a search, in bytes; :attr:`leaf_nodes` is not part of it."""
         codes = sum(array.nbytes for array in self.child_code)
-        arrays = (*self.child_start, *self.parents, self.leaf_item, self.item_leaf)
-        return codes + sum(array.nbytes for array in arrays)
+        arrays = (*self.child_start, *self.parents, self.leaf_item)
+        return codes + sum(array.nbytes for array in arrays) + self.item_leaf.nbytes
 
     def mask(self, open_items: BoolArray) -> RuleMask:
         """Compile the catalogue rows that a rule allows, ``[items]``, into a mask over nodes."""
@@ -155,17 +164,9 @@ class Trie:
 
     def leaves_below(self, prefix: Sequence[int]) -> range:
         """Return the leaves under a code prefix; empty if the catalogue has none."""
-        if len(prefix) > self.levels:
+        node = self._find_node(prefix)
+        if node is None:
             return range(0)
-
-        node = 0
-        for depth, code in enumerate(prefix):
-            start = int(self.child_start[depth][node])
-            children = self.child_code[depth][start : int(self.child_start[depth][node + 1])]
-            place = int(np.searchsorted(children, code))
-            if place == len(children) or children[place] != code:
-                return range(0)
-            node = start + place
 
         # The range of nodes below the prefix, one depth further down each time.
         low = node
@@ -175,6 +176,26 @@ class Trie:
             high = int(child_start[high])
         return range(low, high)
 
+    def node_id(self, prefix: Sequence[int]) -> int | None:
+        """Return the node id of a prefix of at least one code; ``None`` if the catalogue has none."""
+        node = self._find_node(prefix)
+        return None if node is None else self.node_offset[len(prefix) - 1] + node
+
+    def _find_node(self, prefix: Sequence[int]) -> int | None:
+        """Return the node of a prefix, numbered within its depth."""
+        if len(prefix) > self.levels:
+            return None
+
+        node = 0
+        for depth, code in enumerate(prefix):
+            start = int(self.child_start[depth][node])
+            children = self.child_code[depth][start : int(self.child_start[depth][node + 1])]
+            place = int(np.searchsorted(children, code))
+            if place == len(children) or children[place] != code:
+                return None
+            node = start + place
+        return node
+
     def codes(self) -> npt.NDArray[np.int16]:
         """Return the semantic IDs by catalogue row, ``[items, L]``: the inverse of :meth:`build`."""
         by_leaf = np.empty((self.items, self.levels), dtype=np.int16)
@@ -182,7 +203,7 @@ class Trie:
         for depth in range(self.levels - 1, -1, -1):
             by_leaf[:, depth] = self.child_code[depth][node]
             node = self.parents[depth - 1][node] if depth else node
-        return by_leaf[self.item_leaf]
+        return by_leaf[self.item_leaf[:]]
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return flat named arrays, for a snapshot; :meth:`from_arrays` takes them back."""

@@ -28,7 +28,12 @@ _USUAL = {
 _ITEM_KEYS = "id key item_key product_key code"
 """Further names of the item id, in the items file only."""
 
-_OPTIONS = {"items_key": "--items-key", "attributes": "--attributes", **{kind: f"--{kind}" for kind in _USUAL}}
+_OPTIONS = {
+    "items_key": "--items-key",
+    "attributes": "--attributes",
+    "vector": "--vector",
+    **{kind: f"--{kind}" for kind in _USUAL},
+}
 
 _SHOWN = 30  # columns that a message lists
 
@@ -44,6 +49,11 @@ class Columns(Section):
     title: str = Field("", description="column of the title, in the items file")
     categories: str = Field("", description="column of the categories, in the items file: a list, or separated text")
     attributes: tuple[str, ...] = Field((), description="further columns of the items file to keep")
+    vector: str = Field(
+        "",
+        description="column of the items file with a vector of each item, from any encoder of text or images: lists of "
+        "numbers of one width",
+    )
     items_key: str = Field("", description="column of the item id in the items file, if it has another name there")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from model_store.errors import DataError
 
@@ -16,7 +16,7 @@ UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
 """Pairs of a least number and the units per second that such a number has (10**11 s would be the year 5138)."""
 
 
-def format_suffix(path: Path) -> str:
+def format_suffix(path: PurePath) -> str:
     """Return the suffix that tells the format, in lower case and without a final ``.gz``."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix

@@ -38,12 +38,21 @@ class Trait(NamedTuple):
         return self.share / self.catalogue_share
 
 
+class NextCode(NamedTuple):
+    """A code that follows a prefix, and the visible items below it."""
+
+    code: int
+    items: int
+    popularity: int  # training interactions of the items together
+    category: str | None  # the most frequent one among the items that were measured; None: they have none
+
+
 @dataclass(frozen=True)
 class CodeGroup:
     """Visible items below a prefix."""
 
     rows: npt.NDArray[np.int64]  # [n], most popular first
-    next_codes: Sequence[tuple[int, int]]  # code and count of visible items below it; ascending, none empty
+    next_codes: Sequence[NextCode]  # ascending; none is empty
     traits: Sequence[Trait]  # most characteristic first
     sample: int  # items that shares were measured on
 
@@ -58,7 +67,7 @@ class CodeGroups:
         self._cached: tuple[ref[Catalogue], _Profile] | None = None
 
     def below(self, catalogue: Catalogue, prefix: Sequence[int]) -> CodeGroup | None:
-        """Return the group of a prefix of 1 to L codes; ``None`` where the trie has no such node.
+        """Return the group of a prefix of 0 to L codes; ``None`` where the trie has no such node.
 
         Takes tens of milliseconds on large catalogues: not for the event loop.
         """
@@ -73,7 +82,7 @@ class CodeGroups:
 
         sample = _sample(rows)
         traits = _traits(_count_values(catalogue, sample), len(sample), self._profile(catalogue))
-        return CodeGroup(rows, _next_codes(catalogue, rows, len(prefix)), traits, len(sample))
+        return CodeGroup(rows, _next_codes(catalogue, rows, sample, len(prefix)), traits, len(sample))
 
     def _profile(self, catalogue: Catalogue) -> _Profile:
         cached = self._cached
@@ -99,11 +108,28 @@ def _sample(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return rows[np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64)]
 
 
-def _next_codes(catalogue: Catalogue, rows: npt.NDArray[np.int64], depth: int) -> list[tuple[int, int]]:
+def _next_codes(
+    catalogue: Catalogue, rows: npt.NDArray[np.int64], sample: npt.NDArray[np.int64], depth: int
+) -> list[NextCode]:
+    """Return the codes that follow a prefix of ``depth`` codes; their categories are counted in the sample."""
     if depth == catalogue.trie.levels:
         return []
-    codes, counts = np.unique(catalogue.codes[rows, depth], return_counts=True)
-    return list(zip(codes.tolist(), counts.tolist(), strict=True))
+
+    codes, place_of, counts = np.unique(catalogue.codes[rows, depth], return_inverse=True, return_counts=True)
+    popularity = np.bincount(place_of, weights=catalogue.popularity[rows], minlength=len(codes)).astype(np.int64)
+    category_of = _main_categories(catalogue, sample, depth)
+    return [
+        NextCode(code, items, popular, category_of.get(code))
+        for code, items, popular in zip(codes.tolist(), counts.tolist(), popularity.tolist(), strict=True)
+    ]
+
+
+def _main_categories(catalogue: Catalogue, rows: npt.NDArray[np.int64], depth: int) -> dict[int, str]:
+    """Return the most frequent category of the rows with each code at a depth, ties by name."""
+    counts: dict[int, Counter[str]] = {}
+    for row, code in zip(rows.tolist(), catalogue.codes[rows, depth].tolist(), strict=True):
+        counts.setdefault(code, Counter()).update(catalogue.categories[row])
+    return {code: min(found, key=lambda name: (-found[name], name)) for code, found in counts.items() if found}
 
 
 def _count_values(catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> Counter[tuple[str, str]]:

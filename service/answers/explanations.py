@@ -21,7 +21,7 @@ from model_store.catalogue.code_names import CodeNames
 from model_store.semantic_ids.trie import RuleMask
 from service.async_tasks import gather_or_cancel
 from service.engines.base import SearchRequest, SearchResult
-from service.models.manager import Serving
+from service.models.slot import Serving
 from service.schemas.explanations import CodeReason, Explanation, HistoryReason
 from service.schemas.items import ShownItem
 
@@ -111,6 +111,7 @@ def leave_one_out(asked: SearchRequest, mask: RuleMask, answers: int) -> list[Se
         rule=mask,
         excluded=asked.excluded[:0],
         max_per_prefix=None,
+        steer=(),  # the same for a score with and without an item of the history
         # Every answer is a beam: no need for dense candidates.
         fusion=asked.fusion.model_copy(update={"candidates": 0}),
     )

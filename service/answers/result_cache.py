@@ -14,6 +14,7 @@ from typing import NamedTuple
 from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import SearchRequest, SearchResult
 from service.filters import RuleKey
+from service.ranking.keys import RankingKey
 
 LARGEST_KEY = 8192
 """Size of a key in bytes, roughly, above which an answer is not cached: filters may name 10,000 items, and such
@@ -28,20 +29,22 @@ class AnswerKey(NamedTuple):
     history: bytes  # catalogue rows, oldest first, no more than the model reads
     excluded: bytes  # catalogue rows
     rule: RuleKey
+    ranking: RankingKey
+    searched: int  # answers of the search: more than k if chance chooses among them
     k: int
-    max_per_prefix: int | None
 
     @classmethod
-    def of(cls, request: SearchRequest, rule: RuleKey, max_history: int) -> AnswerKey:
-        """Return the key of a search at the model's full beam width."""
+    def of(cls, request: SearchRequest, rule: RuleKey, ranking: RankingKey, max_history: int, k: int) -> AnswerKey:
+        """Return the key of a search at the model's full beam width, for an answer of k items."""
         history = request.history[-max_history:].tobytes()
         excluded = request.excluded.tobytes()
-        return cls(history, excluded, rule, request.k, request.max_per_prefix)
+        return cls(history, excluded, rule, ranking, request.k, k)
 
     @property
     def size(self) -> int:
         """Size in bytes, roughly."""
-        return len(self.history) + len(self.excluded) + _NAME_BYTES * self.rule.name_count
+        names = self.rule.name_count + self.ranking.name_count
+        return len(self.history) + len(self.excluded) + _NAME_BYTES * names
 
 
 class ResultCache:

@@ -20,6 +20,7 @@ import structlog
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import StoreError
 from service.settings import Settings
+from service.store.backlog_watch import BacklogWatch
 from service.store.base import Store
 from service.telemetry import Telemetry
 
@@ -69,10 +70,11 @@ class TrendTracker:
     def __init__(self, store: Store, settings: Settings, telemetry: Telemetry) -> None:
         self._store = store
         self._settings = settings
-        self._telemetry = telemetry
+        self._backlog = BacklogWatch(settings.max_undrained_events, telemetry)
         self._long: Mapping[str, float] = {}
         self._short: Mapping[str, float] = {}
-        self._by_prior: dict[float, tuple[ref[Catalogue], Mapping[str, float], EventCounts]] = {}
+        # By catalogue and prior: two models may answer at the same time.
+        self._mapped: dict[tuple[int, float], tuple[ref[Catalogue], Mapping[str, float], EventCounts]] = {}
 
     async def watch(self) -> None:
         """Read the counts every ``trends_s`` seconds, until cancelled."""
@@ -91,8 +93,7 @@ class TrendTracker:
         Raises:
             StoreError: The store is away.
         """
-        waiting = await self._store.backlog()
-        self._telemetry.show_waiting(waiting.events, waiting.oldest)
+        self._backlog.note(await self._store.backlog())
 
         long_s, short_s = half_lives_s_of(self._settings)
         self._long = await self._store.counts(long_s)
@@ -108,12 +109,14 @@ class TrendTracker:
 
     async def _counts_of(self, catalogue: Catalogue, counts: Mapping[str, float], prior_events: float) -> EventCounts:
         """Map counts by item id to rows of the catalogue, once for each reading of the store."""
-        cached = self._by_prior.get(prior_events)
+        key = (id(catalogue), prior_events)
+        cached = self._mapped.get(key)
         if cached is not None and cached[0]() is catalogue and cached[1] is counts:
             return cached[2]
 
         found = await asyncio.to_thread(event_counts, catalogue, counts, prior_events)
-        self._by_prior[prior_events] = (ref(catalogue), counts, found)
+        self._mapped = {other: each for other, each in self._mapped.items() if each[0]() is not None}
+        self._mapped[key] = (ref(catalogue), counts, found)
         return found
 
 

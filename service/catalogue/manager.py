@@ -106,7 +106,7 @@ class CatalogueManager:
             NotReady: No model is loaded.
         """
         started = time.monotonic()
-        _check_size(body)
+        check_size(body)
         model, replica = self._updater.current()
         is_known = model.catalogue.row(item_id) is not None
         if not is_known and replica.room < 1:
@@ -147,7 +147,8 @@ class CatalogueManager:
                 _raise_refused(await asyncio.to_thread(_check_items, replica, {item_id: body}, set()))
 
             changes = [body.change(item_id), *([delete_change(item_id)] if is_hidden else [])]
-            at = await self._store_client.store.catalogue.append(changes, model.revision)
+            with self._store_client.traced("append"):
+                at = await self._store_client.store.catalogue.append(changes, model.revision)
         return await self._written(item_id, at, started)
 
     async def delete(self, item_id: str) -> Written:
@@ -207,7 +208,8 @@ class CatalogueManager:
         """Append changes, if the stream holds at least what this replica has read."""
         async with self._appending:
             model, _ = self._updater.current()
-            return await self._store_client.store.catalogue.append(changes, model.revision)
+            with self._store_client.traced("append"):
+                return await self._store_client.store.catalogue.append(changes, model.revision)
 
     async def _read_everything(self) -> tuple[LoadedModel, ReplicatedCatalogue]:
         """Return the answering model and its catalogue with every change that the store holds now."""
@@ -235,11 +237,12 @@ def _apply(patch: ItemPatch, item: StoredItem, *, is_hidden: bool) -> tuple[Stor
         raise InvalidFields([FieldError(str(wrong["loc"][0]), message)]) from None
 
     is_carried_over = patch.embedding is None  # then the embedding does not count
-    _check_size(body.model_copy(update={"embedding": None}) if is_carried_over else body)
+    check_size(body.model_copy(update={"embedding": None}) if is_carried_over else body)
     return body, is_hidden
 
 
-def _check_size(body: StoredItem) -> None:
+def check_size(body: StoredItem) -> None:
+    """Raise :class:`InvalidFields` if an item is larger than the change stream takes."""
     size = len(body.payload())
     if size > MAX_PAYLOAD_BYTES:
         message = f"must be at most {MAX_PAYLOAD_BYTES} bytes long, not {size}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator
 from heapq import nsmallest
 from itertools import islice
 
@@ -11,7 +11,7 @@ from service.catalogue.updater import CatalogueUpdater
 from service.errors import FieldError, InvalidFields, is_ordinary_name
 from service.filters import RuleKey
 from service.models.manager import ModelManager
-from service.schemas.recommend import AttributeRange
+from service.schemas.rules import Rules, ViewedNumber
 
 SHOWN_NUMBER_FIELDS = 20
 """Largest number of fields with numbers that a refusal lists."""
@@ -24,42 +24,65 @@ class RangeCheck:
         self._models = models
         self._updater = updater
 
-    async def check(self, key: RuleKey, ranges: Sequence[AttributeRange]) -> None:
-        """Refuse ranges over fields in which no item has, or had, a number.
+    async def check(self, rules: Rules, key: RuleKey | None = None) -> None:
+        """Refuse ranges, of the filter and of boosts, over fields in which no item has, or had, a number.
 
         Another replica may have acknowledged the first item with a number there a moment ago, so this replica reads
         the change stream once before it refuses. Where the rule is compiled already, nothing is looked up.
 
         Args:
-            key: Rule that the ranges are part of.
-            ranges: Ranges as the client listed them.
+            rules: Rules with the ranges.
+            key: Rule that the filter results in for a request.
 
         Raises:
             InvalidFields: Names each such field, and the fields in which there are numbers.
             NotReady: No model is loaded.
         """
-        if not ranges:
+        if not any(number_fields_of(rules)):
             return
 
-        fields = await self._find_number_fields(key)
-        if fields is None or all(each.field in fields for each in ranges):
+        filter_key = None if rules.boosts else key  # a compiled filter says nothing about boosts
+        fields = await self._find_number_fields(filter_key)
+        if fields is None or all(field in fields for _, field in number_fields_of(rules)):
             return
 
         await self._updater.try_step()
-        fields = await self._find_number_fields(key)
+        fields = await self._find_number_fields(filter_key)
         if fields is not None:
-            _refuse_others(ranges, fields)
+            refuse_unknown_fields(rules, fields)
 
-    async def _find_number_fields(self, key: RuleKey) -> frozenset[str] | None:
+    async def _find_number_fields(self, key: RuleKey | None) -> frozenset[str] | None:
         """Return the fields with numbers; ``None`` if the rule is compiled, since it was checked then."""
         with self._models.lease() as serving:
             model = serving.model
-            if model.rules.find(key) is not None:
+            if key is not None and model.rules.find(key) is not None:
                 return None
             return await asyncio.to_thread(model.catalogue.number_fields)
 
 
-def _refuse_others(ranges: Sequence[AttributeRange], fields: frozenset[str]) -> None:
+def number_fields_of(rules: Rules) -> Iterator[tuple[str, str]]:
+    """Yield the path and the value of each attribute that a filter or a boost compares as a number."""
+    filter_ = rules.filter
+    parts = {} if filter_ is None else {"filter": filter_, "filter.not": filter_.not_}
+    for path, conditions in parts.items():
+        for place, each in enumerate((conditions and conditions.attributes) or ()):
+            yield f"{path}.attributes.{place}.field", each.field
+            for name in ("gte", "gt", "lte", "lt"):
+                bound = getattr(each, name)
+                if isinstance(bound, ViewedNumber):
+                    yield f"{path}.attributes.{place}.{name}.viewed", bound.viewed
+
+    for place, boost in enumerate(rules.boosts or ()):
+        for number, bounds in enumerate(boost.attributes or ()):
+            yield f"boosts.{place}.attributes.{number}.field", bounds.field
+
+
+def refuse_unknown_fields(rules: Rules, fields: frozenset[str]) -> None:
+    """Refuse ranges over other fields than those in which the catalogue has numbers.
+
+    Raises:
+        InvalidFields: Names each such field, and the fields in which there are numbers.
+    """
     shown = nsmallest(SHOWN_NUMBER_FIELDS, islice(fields, 1000))  # a strange catalogue may have ever so many
     more = f" and {len(fields) - len(shown)} more" if len(fields) > len(shown) else ""
     known = ", ".join(shown) + more
@@ -67,12 +90,12 @@ def _refuse_others(ranges: Sequence[AttributeRange], fields: frozenset[str]) -> 
 
     wrong = [
         FieldError(
-            f"filter.attributes.{place}.field",
-            f"no item of the catalogue has a number {_named(each.field)}; {advice}",
+            path,
+            f"no item of the catalogue has a number {_named(field)}; {advice}",
             expected=f"one of {known}" if known else "",
         )
-        for place, each in enumerate(ranges)
-        if each.field not in fields
+        for path, field in number_fields_of(rules)
+        if field not in fields
     ]
     if wrong:
         raise InvalidFields(wrong)

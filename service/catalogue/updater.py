@@ -10,7 +10,7 @@ import structlog
 from model_store.errors import StoreError, StoreUnavailable
 from service.errors import NotReady
 from service.models.loaded_model import LoadedModel
-from service.models.manager import ModelManager
+from service.models.slot import ModelSlot
 from service.replication.follower import CatalogueFollower
 from service.replication.replicated_catalogue import ReplicatedCatalogue
 from service.settings import Settings
@@ -21,11 +21,11 @@ log = structlog.get_logger()
 
 
 class CatalogueUpdater:
-    """Updater of the catalogue of whichever model answers. Used from one event loop."""
+    """Updater of the catalogue of whichever model is in a slot. Used from one event loop."""
 
     def __init__(
         self,
-        models: ModelManager,
+        models: ModelSlot,
         follower: CatalogueFollower,
         store_client: StoreClient,
         settings: Settings,

@@ -21,7 +21,8 @@ from model_store.search.fusion import GENERATIVE_ALONE, Fusion, best, boost_new_
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
 from model_store.search.neighbours import Neighbours
-from model_store.semantic_ids.trie import RuleMask
+from model_store.search.steering import Steer, steering_batch, steering_of
+from model_store.semantic_ids.trie import RuleMask, Trie
 
 HISTORY_BUCKETS = (8, 16, 24, 32, 50)
 """History lengths that batches are padded to, up to the model's own ``max_history``."""
@@ -49,7 +50,7 @@ class SearchRequest:
 
     Attributes:
         history: Rows, oldest first, at least one.
-        k: Answers wanted, at most ``beam_width``.
+        k: Answers wanted, at most as many as there are beams and dense candidates.
         beam_width: One of :data:`BEAM_WIDTHS` or :data:`NARROW_WIDTHS`.
         rule: Open nodes. Requests with the same rule object share one mask in a batch.
         excluded: Rows that must not be answered (seen, denied).
@@ -58,6 +59,7 @@ class SearchRequest:
         fusion: Weights of the dense scores in the answer.
         neighbours: The neighbours of all items, if the fusion uses them.
         fresh_boost: Bonus of new items, see :func:`model_store.search.fusion.boost_new_items`.
+        steer: Prefixes with their nats, see :mod:`model_store.search.steering`. Only engines that can steer take any.
     """
 
     history: npt.NDArray[np.int64]
@@ -70,6 +72,7 @@ class SearchRequest:
     fusion: Fusion = GENERATIVE_ALONE
     neighbours: Neighbours | None = None
     fresh_boost: float = 0.0
+    steer: Steer = ()
 
 
 class Shape(NamedTuple):
@@ -104,10 +107,14 @@ class SearchResult(NamedTuple):
     log_prob: npt.NDArray[np.float32]  # [n], of the semantic ID, natural logarithm
     log_probs: npt.NDArray[np.float32] | None = None  # [n, L], of each code; they sum up to log_prob
 
-    def select(self, kept: npt.NDArray[np.bool_]) -> SearchResult:
-        """Return the answers where the mask ``[n]`` is true."""
+    def select(self, kept: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> SearchResult:
+        """Return the answers where a mask ``[n]`` is true, or those at some places, in their order."""
         by_code = None if self.log_probs is None else self.log_probs[kept]
         return SearchResult(self.rows[kept], self.score[kept], self.log_prob[kept], by_code)
+
+    def first(self, count: int) -> SearchResult:
+        """Return the best ``count`` answers."""
+        return self.select(np.arange(min(count, len(self.rows))))
 
 
 class Engine(ABC):
@@ -126,6 +133,8 @@ class Engine(ABC):
     """CPU seconds that the engine's own threads have spent so far, beside those of the threads that call it."""
     checks_goldens = True
     """True if its answers must equal the bundle's goldens; false only for an engine without the model."""
+    can_steer = True
+    """False if the search was published by a release that knew no steering."""
     reduced_precision = False
     """True if goldens are compared by overlap instead of by score."""
 
@@ -172,6 +181,7 @@ class Engine(ABC):
             max_per_prefix=[request.max_per_prefix or width for request in requests],
             candidates=fusion.candidates,
             additions=fusion.additions(requests[0].neighbours, history, catalogue.trie),
+            steering=steering_batch(catalogue.trie, [request.steer for request in requests]),
         )
 
     @abstractmethod
@@ -208,6 +218,8 @@ class Engine(ABC):
             first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]
 
             raised = boost_new_items(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
+            if request.steer:
+                raised += steering_of(catalogue.codes[rows], request.steer)
             kept = best(raised, dense, weight, request.k, first_code, request.max_per_prefix)
             score = scores(raised[kept], dense[kept], weight)
             answers.append(SearchResult(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))
@@ -224,18 +236,28 @@ def _batch_limit(shape: Shape, max_batch: int) -> int:
     return max(1, max_batch * usual.work // shape.work)
 
 
+class _Bound(NamedTuple, Generic[T]):
+    """Data and what it was derived from."""
+
+    trie: Trie
+    vectors: npt.NDArray[np.float32] | None
+    data: T
+
+
 class BoundCatalogues(Generic[T]):
     """Data that an engine derived from the catalogues it searched last. Thread-safe.
 
+    Catalogues that differ in content or visibility alone have the trie and the vectors in common, and share the data.
+
     Args:
-        make: Derives the data from a catalogue, once. A second caller waits for the first.
+        make: Derives the data from the trie and the vectors of a catalogue, once. A second caller waits for the first.
     """
 
     def __init__(self, make: Callable[[Catalogue], T]) -> None:
         self._make = make
         self._making = threading.Lock()
         self._listing = threading.Lock()
-        self._bound: list[tuple[Catalogue, T]] = []  # latest use last
+        self._bound: list[_Bound[T]] = []  # latest use last
 
     def __bool__(self) -> bool:
         """Return whether there is data of any catalogue."""
@@ -245,19 +267,24 @@ class BoundCatalogues(Generic[T]):
         """Return the data of a catalogue; derive it if necessary, while other catalogues stay available."""
         found = self._find(catalogue)
         if found is not None:
-            return found[1]
+            return found.data
         with self._making:
-            found = self._find(catalogue) or self._keep((catalogue, self._make(catalogue)))
-        return found[1]
+            found = self._find(catalogue) or self._keep(
+                _Bound(catalogue.trie, catalogue.vectors, self._make(catalogue))
+            )
+        return found.data
 
-    def _find(self, catalogue: Catalogue) -> tuple[Catalogue, T] | None:
+    def _find(self, catalogue: Catalogue) -> _Bound[T] | None:
         with self._listing:
-            found = next((entry for entry in self._bound if entry[0] is catalogue), None)
+            found = next(
+                (entry for entry in self._bound if entry.trie is catalogue.trie and entry.vectors is catalogue.vectors),
+                None,
+            )
             if found is not None:
                 self._bound = [*(entry for entry in self._bound if entry is not found), found]
             return found
 
-    def _keep(self, entry: tuple[Catalogue, T]) -> tuple[Catalogue, T]:
+    def _keep(self, entry: _Bound[T]) -> _Bound[T]:
         with self._listing:
             self._bound = [*self._bound, entry][-BOUND_CATALOGUES:]
         return entry

@@ -3,7 +3,7 @@
 A captured search runs only at the shape it was captured with. Requests differ in few dimensions: how many there are and
 how long their histories are. The rest is the same for nearly all: one beam width with its dense candidates, at most
 :data:`MAX_EXCLUDED` closed nodes, as many additions to dense scores as neighbours can make, fewer than
-:data:`MAX_RULES` rules. A batch that fits no bucket is searched eagerly, at its own shape.
+:data:`MAX_RULES` rules, and nothing steered. A batch that fits no bucket is searched eagerly, at its own shape.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class CapturePlan:
         length = next((size for size in self.lengths if size >= asked.history.shape[1]), None)
         is_usual = (len(asked.beam), len(asked.candidates)) == (self.width, self.candidates)
         has_room = asked.excluded.shape[1] <= MAX_EXCLUDED and asked.neighbours.shape[1] <= self.additions
-        fits = has_room and len(asked.rule_bits) < MAX_RULES
+        fits = has_room and len(asked.rule_bits) < MAX_RULES and not asked.steer_nodes.shape[1]
         return Bucket(batch, length, self.additions) if batch and length and is_usual and fits else None
 
     def widen(self, asked: SearchInputs) -> SearchInputs:

@@ -1,8 +1,8 @@
 """Fake engine without weights, for tests of the real app and for trying the API.
 
 Anyone can predict its answers. A history is answered with the items that follow the newest one in the order of their
-semantic IDs, round and round. It obeys rules, exclusions and ``max_per_prefix`` exactly. It has no dense part: dense
-scores are 0, and no dense candidate joins.
+semantic IDs, round and round. It obeys rules, exclusions, ``max_per_prefix`` and steering exactly. It has no dense
+part: dense scores are 0, and no dense candidate joins.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class FakeEngine(Engine):
         for row, length in enumerate(inputs.lengths):
             newest = int(inputs.history[row, length - 1])
             distance = (np.arange(trie.items) - newest - 1) % trie.items
-            ranked = np.argsort(distance)
+            log_probs = (-STEP * (1 + distance)).astype(np.float32)
+            steered = log_probs + _steering(inputs, row, trie) if inputs.steer_nodes.shape[1] else log_probs
+            ranked = np.argsort(-steered, kind="stable")
             ranked = ranked[_open_leaves(inputs, row, trie)[ranked]]
             ranked = _limit_per_prefix(ranked, trie, int(inputs.max_per_prefix[row]))[:width]
             leaves[row, : len(ranked)] = ranked
-            log_prob[row, : len(ranked)] = -STEP * (1 + distance[ranked])
+            log_prob[row, : len(ranked)] = log_probs[ranked]
 
         code_log_prob = np.repeat(log_prob[:, :, None] / np.float32(trie.levels), trie.levels, axis=2)
         return SearchOutputs(leaves, log_prob, np.zeros_like(log_prob), code_log_prob)
@@ -55,6 +57,15 @@ def _open_leaves(inputs: SearchInputs, row: int, trie: Trie) -> npt.NDArray[np.b
     excluded = inputs.excluded[row]
     bits[excluded[excluded >= 0]] = False
     return bits[trie.node_offset[-2] :]
+
+
+def _steering(inputs: SearchInputs, row: int, trie: Trie) -> npt.NDArray[np.float32]:
+    """Return the nats ``[leaves]`` that a request adds to the log-probability of each leaf."""
+    added = np.zeros(trie.nodes + 1, dtype=np.float32)  # padding, -1, has the last place
+    added[inputs.steer_nodes[row]] = inputs.steer_nats[row]
+    ids = trie.leaf_nodes + np.array(trie.node_offset[:-1])
+    total: npt.NDArray[np.float32] = added[ids].sum(axis=1)
+    return total
 
 
 def _limit_per_prefix(leaves: npt.NDArray[np.int64], trie: Trie, limit: int) -> npt.NDArray[np.int64]:

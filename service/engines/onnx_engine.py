@@ -27,6 +27,7 @@ from model_store.config import ModelConfig
 from model_store.search.interface import (
     BY_REQUEST,
     POOL,
+    STEERING,
     SearchInputs,
     SearchOutputs,
     catalogue_input_names,
@@ -97,11 +98,14 @@ class OnnxEngine(Engine):
 
         name = EIGHT_BIT_GRAPH if reduced_precision else GRAPH
         inputs = graph_input_names(config.code_length)
-        self._session = open_session(name, graph, inputs, OUTPUTS, threads=1)
+        self._session = open_session(name, graph, inputs, OUTPUTS, threads=1, optional=STEERING)
+        taken = {value.name for value in self._session.get_inputs()}
+        self.can_steer = taken.issuperset(STEERING)
+        self._request_inputs = [field for field in SearchInputs._fields if field in taken]
         self._alone_threads = ALONE_THREADS if self._cores >= ALONE_THREADS and searches == 1 else 1
         self._alone = self._session
         if self._alone_threads > 1:
-            self._alone = open_session(name, graph, inputs, OUTPUTS, self._alone_threads, spins=True)
+            self._alone = open_session(name, graph, inputs, OUTPUTS, self._alone_threads, spins=True, optional=STEERING)
 
         self._workers = ThreadPoolExecutor(self._cores, "onnx")
         self._counting = threading.Lock()
@@ -172,8 +176,8 @@ class OnnxEngine(Engine):
         binding = session.io_binding()
         for name, value in bound.items():
             binding.bind_ortvalue_input(name, value)
-        for name, array in inputs._asdict().items():
-            binding.bind_cpu_input(name, array)
+        for name in self._request_inputs:
+            binding.bind_cpu_input(name, getattr(inputs, name))
         for name in OUTPUTS:
             binding.bind_output(name)
         session.run_with_iobinding(binding)

@@ -156,6 +156,8 @@ class StaticSearch:
         beam = torch.arange(self.plan.width, device=self._device)
         candidates = torch.arange(self.plan.candidates, device=self._device)
         pool = _pool(self._catalogue, self.plan.candidates)
+        steer_nodes = torch.empty((bucket.batch, 0), dtype=torch.int64, device=self._device)
+        steer_nats = torch.empty((bucket.batch, 0), device=self._device)
 
         def search() -> tuple[Tensor, ...]:
             outputs: tuple[Tensor, ...] = self._search(
@@ -167,6 +169,8 @@ class StaticSearch:
                 fields.max_per_prefix,
                 fields.neighbours,
                 fields.neighbour_scores,
+                steer_nodes,
+                steer_nats,
                 beam,
                 candidates,
                 *self._catalogue[:-1],
@@ -197,6 +201,7 @@ class StaticSearch:
             rule_of=number[asked.rule_of],
             rule_bits=self.layout.renumber_masks(trie, asked.rule_bits[is_rule]),
             excluded=self.layout.renumber_nodes(trie, asked.excluded),
+            steer_nodes=self.layout.renumber_nodes(trie, asked.steer_nodes),
         )
 
     def _create_staging_buffer(self) -> _StagingBuffer:

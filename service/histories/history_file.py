@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
-from model_store.events.event import event_type_of
+from model_store.events.event import IMPRESSION, event_type_of
 from model_store.events.history_entry import UserInteractions, letter_of
 from model_store.source_files.column_names import Columns, find_column
 from model_store.source_files.csv_lines import read_dialect, snippet
@@ -57,6 +57,16 @@ class _Rows(NamedTuple):
     items: Any  # Arrow array of text, [rows]
     times: IntArray  # [rows], in the unit of the file
     letters: npt.NDArray[np.uint8]  # [rows]
+
+    def select(self, kept: npt.NDArray[np.bool_]) -> _Rows:
+        """Return the rows that a mask [rows] marks."""
+        places = pa.array(np.flatnonzero(kept))
+        users = self.users.take(places)
+        return _Rows(self.lines[kept], users, self.items.take(places), self.times[kept], self.letters[kept])
+
+
+_NO_LETTER = 0
+"""In place of the letter of an impression."""
 
 
 def read_history_file(path: Path, columns: Columns, skip_bad: bool = False) -> HistoryFile:
@@ -109,13 +119,23 @@ def _read_rows(path: Path, columns: Columns, intake: Intake) -> _Rows:
     }
     times = _column(table, names["timestamp"])
     events = _column(table, names["event"])
-    return _Rows(
+    rows = _Rows(
         table[LINE].to_numpy(),
         _ids(path, "user", _column(table, names["user"]), intake),
         _ids(path, "item", _column(table, names["item"]), intake),
         np.zeros(table.num_rows, dtype=np.int64) if times is None else parse_times(times),
         np.full(table.num_rows, ord(letter_of(None)), dtype=np.uint8) if events is None else _letters(events),
     )
+    return _without_impressions(path, rows, intake)
+
+
+def _without_impressions(path: Path, rows: _Rows, intake: Intake) -> _Rows:
+    """Return the rows but those that only say what was shown: no history has them."""
+    is_interaction = rows.letters != _NO_LETTER
+    if is_interaction.all():
+        return rows
+    intake.note(f"{path.name}: {int((~is_interaction).sum()):,} impressions left out, which are no interactions")
+    return rows.select(is_interaction)
 
 
 def _read_table(path: Path, intake: Intake) -> Any:
@@ -159,9 +179,10 @@ def _ids(path: Path, kind: str, column: Any, intake: Intake) -> Any:
 
 
 def _letters(events: Any) -> npt.NDArray[np.uint8]:
-    """Return the letter of each row's type, [rows], unknown for names that stand for none."""
+    """Return the letter of each row's type, [rows]: unknown for names that stand for none, 0 for impressions."""
     encoded = pc.fill_null(pc.cast(events, pa.string()), "").dictionary_encode()
-    letters = [ord(letter_of(event_type_of(name))) for name in encoded.dictionary.to_pylist()]
+    kinds = [event_type_of(name) for name in encoded.dictionary.to_pylist()]
+    letters = [_NO_LETTER if kind == IMPRESSION else ord(letter_of(kind)) for kind in kinds]
     return np.asarray(np.array(letters, dtype=np.uint8)[encoded.indices.to_numpy()])
 
 
@@ -190,8 +211,7 @@ def _without_bad_rows(path: Path, rows: _Rows, intake: Intake) -> _Rows:
     if not intake.skip_bad:
         raise refusal(path.name, found[0], len(bad), len(good))
     intake.skip(path.name, found)
-    kept = pa.array(np.flatnonzero(good))
-    return _Rows(rows.lines[good], rows.users.take(kept), rows.items.take(kept), rows.times[good], rows.letters[good])
+    return rows.select(good)
 
 
 def _sizes(ids: Any) -> IntArray:

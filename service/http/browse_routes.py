@@ -1,4 +1,4 @@
-"""Endpoints for browsing the catalogue: similar items, items below a code prefix, popular and trending items."""
+"""Endpoints for browsing the catalogue: search, similar items, code prefixes, popular and trending items."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from service.answers.popular import find_popular
 from service.answers.similar import find_similar
+from service.answers.title_search import MAX_WORDS
 from service.answers.trending import EventCounts
 from service.errors import FieldError, InvalidFields, NotFound, NotReady
 from service.filters import CompiledRule, RuleKey
@@ -21,6 +22,9 @@ from service.schemas.browse import (
     CodesQuery,
     CodesResponse,
     CountedItem,
+    FoundItem,
+    ItemsQuery,
+    ItemsResponse,
     PopularQuery,
     PopularResponse,
     SimilarItem,
@@ -31,6 +35,32 @@ from service.schemas.items import build_coded_item
 from service.service import Service
 
 _PREFIX = re.compile(CODE_PREFIX, re.ASCII)
+
+
+async def search_items(service: Service, request: Request) -> ItemsResponse:
+    """Search items by words of their titles, in any order, or by their id; hidden items are found as well.
+
+    Without a query, all items are listed, the most popular first.
+    """
+    query = read_query(request, ItemsQuery)
+    if len(query.query.split()) > MAX_WORDS:
+        raise InvalidFields([FieldError("query", f"must have at most {MAX_WORDS} words", limit=MAX_WORDS)])
+    model = _current_model(service)
+    catalogue = model.catalogue
+    search = partial(service.titles.find, catalogue, query.query, query.limit, query.offset)
+    found = await service.lookups.run(search)
+
+    items: list[FoundItem] = [
+        {
+            **build_coded_item(catalogue, row),
+            "categories": list(catalogue.categories[row]),
+            "popularity": int(catalogue.popularity[row]),
+            "hidden": bool(catalogue.is_hidden[row]),
+            "is_new": row >= catalogue.trained,
+        }
+        for row in found.rows.tolist()
+    ]
+    return {"model_version": model.version, "total": found.total, "items": items}
 
 
 async def similar_items(service: Service, request: Request) -> SimilarResponse:
@@ -53,10 +83,18 @@ async def similar_items(service: Service, request: Request) -> SimilarResponse:
     return {"model_version": model.version, "items": items}
 
 
+async def first_codes(service: Service, request: Request) -> CodesResponse:
+    """Show all items and the first codes that they have: the root of the tree of codes."""
+    return await _show_group(service, read_query(request, CodesQuery), [])
+
+
 async def items_by_codes(service: Service, request: Request) -> CodesResponse:
     """Show items whose semantic ID begins with these codes, such as `12-200`, and what they have in common."""
     query = read_query(request, CodesQuery)
-    prefix = _read_prefix(request)
+    return await _show_group(service, query, _read_prefix(request))
+
+
+async def _show_group(service: Service, query: CodesQuery, prefix: list[int]) -> CodesResponse:
     model = _current_model(service)
     catalogue = model.catalogue
     group = await service.lookups.run(partial(service.code_groups.below, catalogue, prefix))
@@ -67,18 +105,24 @@ async def items_by_codes(service: Service, request: Request) -> CodesResponse:
             f"no semantic ID of the catalogue begins with these codes; they have {levels} codes, each 0 to {size - 1}"
         )
 
-    longer = np.array([[*prefix, code] for code, _ in group.next_codes], dtype=np.int64).reshape(-1, len(prefix) + 1)
+    longer = np.array([[*prefix, each.code] for each in group.next_codes], dtype=np.int64).reshape(-1, len(prefix) + 1)
     next_names = model.names.find(longer)
     page = group.rows[query.offset : query.offset + query.limit].tolist()
     return {
         "model_version": model.version,
         "prefix": prefix,
-        "name": model.names.name(prefix),
+        "name": model.names.name(prefix) if prefix else None,
         "total": len(group.rows),
         "items": [build_coded_item(catalogue, row) for row in page],
         "next_codes": [
-            {"code": code, "name": name, "items": items}
-            for (code, items), name in zip(group.next_codes, next_names, strict=True)
+            {
+                "code": each.code,
+                "name": name,
+                "items": each.items,
+                "popularity": each.popularity,
+                "category": each.category,
+            }
+            for each, name in zip(group.next_codes, next_names, strict=True)
         ],
         "common": [
             {
@@ -150,6 +194,7 @@ def _read_prefix(request: Request) -> list[int]:
 _LOOKUP_PROBLEMS = (422, 429, 503, 504)
 
 ENDPOINTS = (
+    Endpoint("GET", "/items", search_items, "read", "browsing", problems=_LOOKUP_PROBLEMS, query=ItemsQuery),
     Endpoint(
         "GET",
         "/items/{item_id:id}/similar",
@@ -159,6 +204,7 @@ ENDPOINTS = (
         problems=(404, *_LOOKUP_PROBLEMS),
         query=SimilarQuery,
     ),
+    Endpoint("GET", "/codes", first_codes, "read", "browsing", problems=_LOOKUP_PROBLEMS, query=CodesQuery),
     Endpoint(
         "GET",
         "/codes/{prefix}",

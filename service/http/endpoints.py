@@ -31,11 +31,13 @@ BoundHandler = Callable[[Request], Awaitable[Response]]
 Access = Scope | Literal["open"]
 """Scope that the key of a request needs, or that it needs no key."""
 
-Tag = Literal["recommendations", "events", "items", "users", "browsing", "operation"]
+Tag = Literal["recommendations", "placements", "experiments", "events", "items", "users", "browsing", "operation"]
 """Group of operations, in ``GET /docs`` and in generated clients."""
 
 TAGS: dict[Tag, str] = {
     "recommendations": "Items for a user, by stored or given history, under the rules of the request.",
+    "placements": "Named sets of rules, which requests name instead of repeating them. Changes hold within a second.",
+    "experiments": "Variants of rules that users and sessions get by chance, and what they lead to.",
     "events": "What users did. A recorded event is in the user's history at once, and in the next training.",
     "items": "The catalogue: add, change, hide and show items. Changes are recommendable within milliseconds.",
     "users": "The stored data of a user: show it, erase it. It is personal data, so it needs the scope admin.",

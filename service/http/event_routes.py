@@ -24,7 +24,7 @@ async def record_events(service: Service, request: Request) -> EventsResponse:
     """
     with _count_refusals(service):
         events = await _read_events(service, request)
-        recorded = await service.store_client.store.record(events)
+        recorded = await service.recorder.record(events)
 
     service.telemetry.events.labels("accepted").inc(recorded.accepted)
     service.telemetry.events.labels("duplicate").inc(recorded.duplicates)

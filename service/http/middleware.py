@@ -1,4 +1,4 @@
-"""Middleware around every request: its id, its metrics, and the one place where errors become problem documents.
+"""Middleware around every request: its id, span, metrics, and the one place where errors become problems.
 
 It is plain ASGI, which costs microseconds and passes streams through untouched.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPMethod
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -15,6 +16,7 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model_store.tracing.interface import Span
 from service.http.endpoints import BoundHandler
 from service.http.problems import new_request_id, problem_of
 from service.telemetry import Telemetry
@@ -28,6 +30,9 @@ DirectHandlers = Mapping[tuple[str, str], BoundHandler]
 
 _RAW_HEADER = REQUEST_ID_HEADER.lower().encode()
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = frozenset(HTTPMethod)
+_NO_SPAN = Span()
+_UNTRACED = ("/health/", "/metrics")  # asked by probes and scrapers, many times a minute
 
 
 class RequestMiddleware:
@@ -55,6 +60,14 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
 
+        tracing = self._telemetry.tracing
+        if not tracing.is_on or scope["path"].startswith(_UNTRACED):
+            await self._serve(scope, receive, send, _NO_SPAN)
+            return
+        with tracing.span("request", "server", _header(scope, b"traceparent")) as span:
+            await self._serve(scope, receive, send, span)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
         started = time.monotonic()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
@@ -87,16 +100,36 @@ class RequestMiddleware:
             if problem.status == 500:
                 log.exception("request_failed", request_id=request_id)
             self._telemetry.rejected.labels(problem.slug).inc()
+            span.set("etegrec.problem", problem.slug)
             await problem.response(request_id)(scope, receive, send_on)
         finally:
             seconds = time.monotonic() - started
             endpoint = scope["path"] if direct is not None else _path_template(scope)
             self._telemetry.requests.labels(endpoint, str(status)).observe(seconds)
+            if self._telemetry.tracing.is_on:
+                _describe(span, "HEAD" if is_head else scope["method"], endpoint, status, request_id)
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")
 
 
 def _request_id(scope: Scope) -> str:
-    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == _RAW_HEADER), "")
+    given = _header(scope, _RAW_HEADER)
     return given if _WELL_FORMED.fullmatch(given) else new_request_id()
+
+
+def _describe(span: Span, method: str, endpoint: str, status: int, request_id: str) -> None:
+    """Say in a span what was asked and answered. The path itself stays out: it may hold the id of a user."""
+    method = method if method in _METHODS else "_OTHER"
+    span.rename(f"{method} {endpoint}")
+    span.set("http.request.method", method)
+    span.set("http.route", endpoint)
+    span.set("etegrec.request_id", request_id)
+    if status:  # else nothing was answered, and the failure is noted by the span itself
+        span.set("http.response.status_code", status)
+    if status >= 500:
+        span.fail(str(status))
 
 
 def _routed(scope: Scope) -> Scope:

@@ -22,6 +22,7 @@ from service.http.examples import EXAMPLES, Example
 from service.http.limits import describe_length, describe_limits
 from service.http.problems import PROBLEM_JSON, ProblemDocument
 from service.schemas.browse import CODE_PREFIX
+from service.schemas.placements import NAME_PATTERN
 from service.settings import Settings
 
 Json = dict[str, Any]
@@ -41,7 +42,10 @@ _PROBLEM = {
 _KEY_NEEDED = f"needed where keys are configured; each operation names the scope it needs: {', '.join(sorted(SCOPES))}"
 _PATH_PARAMETER = re.compile(r"{(\w+)(:id)?}")
 _ID_SCHEMA = {"type": "string", "minLength": 1, "maxLength": ID_BYTES}
-_PATH_SCHEMAS = {"prefix": {"type": "string", "pattern": CODE_PREFIX}}
+_PATH_SCHEMAS = {
+    "prefix": {"type": "string", "pattern": CODE_PREFIX},
+    "name": {"type": "string", "pattern": NAME_PATTERN},
+}
 
 
 def describe(app: FastAPI, endpoints: Sequence[Endpoint], settings: Settings) -> None:

@@ -10,7 +10,19 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.http import browse_routes, event_routes, item_routes, recommend_routes, status_routes, user_routes
+from service.http import (
+    attribution_routes,
+    browse_routes,
+    event_routes,
+    experiment_routes,
+    item_routes,
+    model_routes,
+    placement_routes,
+    preview_routes,
+    recommend_routes,
+    status_routes,
+    user_routes,
+)
 from service.http.middleware import DirectHandlers
 from service.http.problems import problem_of_status
 from service.service import Service
@@ -21,7 +33,12 @@ HOT_ENDPOINTS = (*recommend_routes.ENDPOINTS, *event_routes.ENDPOINTS)
 ENDPOINTS = (
     *HOT_ENDPOINTS,
     *status_routes.ENDPOINTS,
+    *model_routes.ENDPOINTS,
+    *attribution_routes.ENDPOINTS,
     *user_routes.ENDPOINTS,
+    *preview_routes.ENDPOINTS,
+    *placement_routes.ENDPOINTS,
+    *experiment_routes.ENDPOINTS,
     *browse_routes.ENDPOINTS,
     *item_routes.ENDPOINTS,
 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
 from model_store.errors import BundleRefused, EtegrecError, LoadTimeout
 from service.models.loaded_model import PARTS, LoadedModel, Part
+from service.models.memory_budget import OverBudget
 from service.settings import Settings
-from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
@@ -37,11 +38,16 @@ class _Failure:
 
 
 class LoadFailures:
-    """The last version that failed to load, if it has not been loaded since."""
+    """The last version that failed to load, if it has not been loaded since.
 
-    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
+    Args:
+        settings: See :class:`~service.settings.Settings`.
+        count: Counts a failure by its result.
+    """
+
+    def __init__(self, settings: Settings, count: Callable[[str], None]) -> None:
         self._settings = settings
-        self._telemetry = telemetry
+        self._count = count
         self._last: _Failure | None = None
 
     def must_wait(self, version: str) -> bool:
@@ -54,20 +60,23 @@ class LoadFailures:
         attempts_before = self._last.attempts if self._last and self._last.version == version else 0
         wait_s = min(self._settings.reload_s * 2**attempts_before, RETRY_AT_MOST_S)
         result = "failed"
-        problem = "could not be loaded"
+        problem = "could not be loaded; see the service's log"
 
         if isinstance(failure, LoadTimeout):
             wait_s = REST_AFTER_TIMEOUT * self._settings.load_timeout_s
             result = "timeout"
-            problem = f"was given up after {self._settings.load_timeout_s:g} s"
+            problem = f"was given up after {self._settings.load_timeout_s:g} s; see the service's log"
+        elif isinstance(failure, OverBudget):
+            result = "over_budget"
+            problem = f"{failure.need}; {failure.hint}"
         elif isinstance(failure, BundleRefused):
             result = "refused"
 
         self._last = _Failure(version, attempts_before + 1, time.monotonic() + wait_s)
-        self._telemetry.model_loads.labels(result).inc()
+        self._count(result)
         hint = failure.hint if isinstance(failure, EtegrecError) else ""
         log.error("model_load_failed", version=version, cause=str(failure), hint=hint, exc_info=failure)
-        return f"version {version} {problem}; see the service's log"
+        return f"version {version} {problem}"
 
     def clear(self) -> None:
         """Forget the last failure."""

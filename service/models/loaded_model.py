@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 from model_store.bundle.manifest import Manifest
@@ -13,6 +15,7 @@ from model_store.search.fusion import DENSE_ITEMS, Fusion
 from model_store.search.neighbours import Neighbours
 from service.engines.base import BEAM_WIDTHS, Engine
 from service.filters import RuleCompiler
+from service.ranking.compiler import MAX_PARTS, RankingCompiler
 from service.replication.replicated_catalogue import ReplicatedCatalogue
 
 Part = Literal["item_encoder", "reduced_precision"]
@@ -37,6 +40,13 @@ class LoadedModel:
     """The catalogue with its place in the change stream; ``None`` for a catalogue as it was trained."""
     refused_parts: frozenset[Part] = frozenset()
     """Parts that this machine refuses, and without which the version answers nevertheless."""
+    examples: Sequence[Sequence[str]] = ()
+    """Histories of test users that the version brought along, item ids, oldest first."""
+
+    @cached_property
+    def rankings(self) -> RankingCompiler:
+        """Compiler of boosts and pins for the catalogue; each takes as much memory as several filters."""
+        return RankingCompiler(self.catalogue, self.rules, max(1, self.rules.entries // MAX_PARTS))
 
     @property
     def version(self) -> str:

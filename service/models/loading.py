@@ -56,8 +56,17 @@ def _load_and_prove(bundle: Bundle, catalogue: Catalogue, settings: Settings, op
     try:
         engine.bind(catalogue)
         rules = RuleCompiler(catalogue, settings.rule_cache_entries)
-        model = LoadedModel(bundle.manifest, catalogue, engine, rules, bundle.code_names(), bundle.neighbours())
-        replay_goldens(model, bundle.goldens())
+        goldens = bundle.goldens()
+        model = LoadedModel(
+            bundle.manifest,
+            catalogue,
+            engine,
+            rules,
+            bundle.code_names(),
+            bundle.neighbours(),
+            examples=[golden.history for golden in goldens],
+        )
+        replay_goldens(model, goldens)
     except BaseException:
         engine.close()
         raise

@@ -14,14 +14,22 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from model_store.bundle.registry import ModelStore
 from model_store.errors import BundleRefused, ConfigError, EtegrecError, LoadTimeout, ModelStoreError
 from service.settings import ENV_PREFIX, Settings
 
-Trial = Callable[[str], Awaitable[str]]
-"""Tries a version, given by name, and returns the digest of the manifest that it tried.
+
+class Tried(NamedTuple):
+    """What a trial found."""
+
+    digest: str  # of the manifest that was tried
+    memory_bytes: int  # that loading the version took at most; the size of its files where it was not loaded
+
+
+Trial = Callable[[str], Awaitable[Tried]]
+"""Tries a version, given by name.
 
 Raises:
     BundleRefused: The version must not be loaded.
@@ -32,6 +40,7 @@ TRIAL_MODULE = "service.models.trial_process"
 
 NEEDED_SETTINGS = {
     "store",
+    "namespace",
     "trusted_keys_file",
     "engine",
     "threads",
@@ -57,14 +66,14 @@ class FileCheck:
     def __init__(self, store: ModelStore) -> None:
         self._store = store
 
-    async def __call__(self, version: str) -> str:
+    async def __call__(self, version: str) -> Tried:
         """See :data:`Trial`."""
         return await asyncio.to_thread(self._verify, version)
 
-    def _verify(self, version: str) -> str:
+    def _verify(self, version: str) -> Tried:
         bundle = self._store.bundle(version)
         bundle.verify_hashes()
-        return bundle.manifest.digest
+        return Tried(bundle.manifest.digest, bundle.manifest.size)
 
 
 class ProcessTrial:
@@ -73,7 +82,7 @@ class ProcessTrial:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    async def __call__(self, version: str) -> str:
+    async def __call__(self, version: str) -> Tried:
         """See :data:`Trial`.
 
         Raises:
@@ -105,7 +114,7 @@ class ProcessTrial:
 
         if not answer.endswith(b"\n"):
             raise _crash(version, code)
-        return _digest_of(answer)
+        return _read_answer(answer)
 
     async def _ask(self, process: asyncio.subprocess.Process, version: str) -> bytes:
         """Send the question and return the line that answers it, which lacks its end if the process ended before.
@@ -133,11 +142,11 @@ def _environment(settings: Settings) -> dict[str, str]:
     return kept
 
 
-def _digest_of(answer: bytes) -> str:
-    """Return the digest that the other process answered, or raise the error that it met."""
+def _read_answer(answer: bytes) -> Tried:
+    """Return what the other process answered, or raise the error that it met."""
     found: dict[str, Any] = json.loads(answer)
     if "digest" in found:
-        return str(found["digest"])
+        return Tried(str(found["digest"]), int(found["memory_bytes"]))
     kind = next(each for each in PASSED_ERRORS if each.__name__ == found["error"])
     raise kind(found["message"], found["hint"])
 

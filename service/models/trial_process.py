@@ -1,7 +1,8 @@
 """Process that tries to load a version: ``python -m service.models.trial_process``, started by the trial.
 
-It reads one line of JSON, the version and the settings, and answers with one line: the digest of the manifest, or the
-error. Whatever else is written to standard output by then is a message and goes to standard error.
+It reads one line of JSON, the version and the settings, and answers with one line: the digest of the manifest and the
+memory that loading took, or the error. Whatever else is written to standard output by then is a message and goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import Trust
 from model_store.errors import BundleRefused, EtegrecError
 from model_store.replication.item_payload import NewItem
 from service.models.loading import as_trained, load_model, open_coder, open_engine
-from service.models.trial import PASSED_ERRORS
+from service.models.trial import PASSED_ERRORS, Tried
 from service.settings import Settings
 from service.telemetry import set_up_logs
 
@@ -33,6 +33,7 @@ MEMORY_MB = 2048
 MEMORY_FACTOR = 8
 
 OOM_SCORE = Path("/proc/self/oom_score_adj")
+STATM = Path("/proc/self/statm")
 
 NICENESS = 10
 """How much the trial yields to the process that serves."""
@@ -59,7 +60,7 @@ def main() -> None:
 def answer(version: str, settings: Settings) -> dict[str, Any]:
     """Try a version and return the answer."""
     try:
-        return {"digest": try_version(version, settings)}
+        return try_version(version, settings)._asdict()
     except EtegrecError as error:
         kind = next(each for each in PASSED_ERRORS if isinstance(error, each))
         return {"error": kind.__name__, "message": str(error)[:LONGEST_MESSAGE], "hint": error.hint}
@@ -68,16 +69,18 @@ def answer(version: str, settings: Settings) -> dict[str, Any]:
         return {"error": BundleRefused.__name__, "message": message[:LONGEST_MESSAGE], "hint": ""}
 
 
-def try_version(version: str, settings: Settings) -> str:
-    """Do everything with a version that serving it will do, and return the digest of its manifest.
+def try_version(version: str, settings: Settings) -> Tried:
+    """Do everything with a version that serving it will do, and return what was found.
 
     Raises:
         BundleRefused: It must not be loaded.
         EtegrecError: It cannot be tried now.
         MemoryError: It takes more memory than it may.
     """
-    bundle = ModelStore(settings.store, trust=Trust.at(settings.trusted_keys_file)).bundle(version)
-    _limit_memory(settings.load_memory_mb or MEMORY_MB + MEMORY_FACTOR * _size_mb(bundle))
+    trust = Trust.at(settings.trusted_keys_file)
+    bundle = ModelStore(settings.store, trust=trust, namespace=settings.namespace).bundle(version)
+    _limit_memory(settings.load_memory_mb or MEMORY_MB + MEMORY_FACTOR * (bundle.manifest.size >> 20))
+    before = _resident_bytes()
 
     catalogue = bundle.verify()
     model = load_model(bundle, as_trained(catalogue.with_room()), settings, open_engine)
@@ -87,11 +90,24 @@ def try_version(version: str, settings: Settings) -> str:
     items = [NewItem("title", ("category",), {"year": 2000}), NewItem("", (), {}, [1.0] * width)]
     open_coder(bundle, settings).encode_all(items)
     model.engine.close()
-    return bundle.manifest.digest
+    return Tried(bundle.manifest.digest, max(bundle.manifest.size, _peak_bytes() - before))
 
 
-def _size_mb(bundle: Bundle) -> int:
-    return sum(seal.size for seal in bundle.manifest.files.values()) >> 20
+def _resident_bytes() -> int:
+    """Return the memory that this process has now; 0 where that is not known."""
+    if not STATM.exists():
+        return 0
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak_bytes() -> int:
+    """Return the most memory that this process ever had (Linux); 0 where that is not known."""
+    if not STATM.exists():
+        return 0
+
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def _take_standard_output() -> BinaryIO:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from model_store.search.interface import SearchInputs
+from model_store.tracing.interface import TimedStep
 from service.engines.base import Engine, SearchResult
 from service.scheduling.queue import Batch
 from service.telemetry import Telemetry
@@ -66,6 +67,7 @@ class BatchRunner:
 
         Drops jobs that are gone when the computation starts. Sets ``batch.started`` unless all are gone, and
         ``batch.took_s``, the engine time of this batch: from when it was ready and the engine free until its end.
+        Every stage that ends is added to ``batch.stages``.
         """
         inputs = self._prepare(batch)
         ready = time.monotonic()
@@ -80,7 +82,7 @@ class BatchRunner:
             begun = max(ready, min(self._last_ended, batch.started))
             before = self._last_begun
             this = self._last_begun = _Computation()
-            with self._timed("compute"):
+            with self._timed(batch, "compute"):
                 outputs = self._engine.compute_overlapped(inputs, batch.catalogue, on_free=turn.end)
             self._count_helpers()
             ended = this.ended = self._last_ended = time.monotonic()
@@ -90,11 +92,11 @@ class BatchRunner:
                 begun = max(begun, batch.started if before.ended is None else before.ended)
             batch.took_s = ended - begun
 
-        with self._timed("finish"):
+        with self._timed(batch, "finish"):
             return self._engine.finish(outputs, [job.request for job in batch.jobs], batch.catalogue)
 
     def _prepare(self, batch: Batch) -> SearchInputs:
-        with self._timed("prepare"):
+        with self._timed(batch, "prepare"):
             return self._engine.prepare([job.request for job in batch.jobs], batch.catalogue)
 
     def _drop_gone(self, batch: Batch) -> bool:
@@ -116,9 +118,11 @@ class BatchRunner:
         self._stage_cpu_s["compute"].inc(spent_s)
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def _timed(self, batch: Batch, stage: str) -> Iterator[None]:
         started = time.monotonic()
         cpu_started = time.thread_time()
         yield
-        self._stage_s[stage].observe(time.monotonic() - started)
+        ended = time.monotonic()
+        batch.stages.append(TimedStep(stage, started, ended))
+        self._stage_s[stage].observe(ended - started)
         self._stage_cpu_s[stage].inc(time.thread_time() - cpu_started)

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
+from model_store.tracing.interface import TimedStep
 from service.engines.base import Engine, SearchRequest, SearchResult
 from service.errors import DeadlineMissed, NotReady
 from service.scheduling.admission import Admission
@@ -86,14 +87,16 @@ class Batcher:
             DeadlineMissed: The budget ran out.
             NotReady: The batcher is closing.
         """
-        job = self._enqueue(request, budget_s)
-        expiry = asyncio.get_running_loop().call_later(budget_s, self._expire, job)
-        try:
-            return await job.answer
-        finally:
-            expiry.cancel()
-            if self._queue.remove(job):
-                self._telemetry.dropped.inc()
+        with self._telemetry.tracing.span("search") as span:
+            span.set("etegrec.beam_width", request.beam_width)
+            job = self._enqueue(request, budget_s)
+            expiry = asyncio.get_running_loop().call_later(budget_s, self._expire, job)
+            try:
+                return await job.answer
+            finally:
+                expiry.cancel()
+                if self._queue.remove(job):
+                    self._telemetry.dropped.inc()
 
     async def close(self) -> None:
         """Finish every accepted request, then stop the threads."""
@@ -111,6 +114,7 @@ class Batcher:
 
         answer = asyncio.get_running_loop().create_future()
         job = Job(request, shape, time.monotonic() + budget_s, answer, expected_s=expected_s)
+        job.span = self._telemetry.tracing.current()
         self._queue.add(job)
         if self.queued == 1 or self._queue.is_full:
             self._due_changed.set()
@@ -168,6 +172,8 @@ class Batcher:
             _fail(batch.jobs, failure)
             return
         finally:
+            if self._telemetry.tracing.is_on:
+                self._trace(batch)
             self._running.remove(batch)
             self._places.release()
             self._due_changed.set()
@@ -187,6 +193,14 @@ class Batcher:
         self._telemetry.batch_size.observe(len(batch.jobs))
         for job in batch.jobs:
             self._telemetry.queue_wait.observe(batch.started - job.arrived)
+
+    def _trace(self, batch: Batch) -> None:
+        """Add the wait and the stages of a batch to the trace of each of its requests, which shared them."""
+        for job in batch.jobs:
+            if job.span is not None and batch.stages:
+                waited = TimedStep("queue", job.arrived, max(job.arrived, batch.stages[0].started))
+                steps = [waited, *batch.stages]
+                self._telemetry.tracing.add_steps(job.span, steps, **{"etegrec.batch_size": len(batch.jobs)})
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         """Run a coroutine as a task that :meth:`close` waits for."""

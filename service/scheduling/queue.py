@@ -28,6 +28,7 @@ from math import ceil
 from typing import NamedTuple
 
 from model_store.catalogue.catalogue import Catalogue
+from model_store.tracing.interface import TimedStep
 from service.engines.base import SearchRequest, SearchResult, Shape
 
 
@@ -42,6 +43,7 @@ class Job:
     arrived: float = field(default_factory=time.monotonic)
     expected_s: float = 0.0  # from arrival to answer, as estimated at admission
     is_waiting: bool = True
+    span: object | None = None  # of the search, if it is traced: Tracing.current()
 
     @property
     def is_gone(self) -> bool:
@@ -58,6 +60,7 @@ class Batch:
     shape: Shape  # of the longest job; the others are padded to it
     started: float | None = None  # time.monotonic() when its computation began
     took_s: float = 0.0  # engine time that it cost, see BatchRunner.run
+    stages: list[TimedStep] = field(default_factory=list)  # those that are over
 
     @property
     def work(self) -> int:

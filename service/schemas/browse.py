@@ -21,8 +21,16 @@ class SimilarQuery(Query):
 
 
 class CodesQuery(Query):
-    """Query of `GET /codes/{prefix}`."""
+    """Query of `GET /codes` and `GET /codes/{prefix}`."""
 
+    limit: int = Field(20, ge=1, le=100, description="items on this page")
+    offset: int = Field(0, ge=0, le=2**31 - 1, description="items before this page")
+
+
+class ItemsQuery(Query):
+    """Query of `GET /items`."""
+
+    query: str = Field("", max_length=200, description="words of the title, at most 8, or an item id; empty: all items")
     limit: int = Field(20, ge=1, le=100, description="items on this page")
     offset: int = Field(0, ge=0, le=2**31 - 1, description="items before this page")
 
@@ -56,6 +64,8 @@ class NextCode(TypedDict):
     code: int
     name: NotRequired[Annotated[Nullable[str], Field(description="of the prefix with this code; null if it has none")]]
     items: Annotated[int, Field(description="items below it")]
+    popularity: Annotated[int, Field(description="interactions of these items in training")]
+    category: Annotated[str | None, Field(description="the most frequent one of these items; null if they have none")]
 
 
 class SharedTrait(TypedDict):
@@ -69,7 +79,7 @@ class SharedTrait(TypedDict):
 
 
 class CodesResponse(TypedDict):
-    """Answer of `GET /codes/{prefix}`."""
+    """Answer of `GET /codes` and `GET /codes/{prefix}`."""
 
     model_version: str
     prefix: list[int]
@@ -84,6 +94,26 @@ class CodesResponse(TypedDict):
     common: Annotated[list[SharedTrait], Field(description="most characteristic first")]
     measured_items: Annotated[
         int, Field(description="items that the shares below the prefix were measured on; a sample if there are many")
+    ]
+
+
+class FoundItem(CodedItem):
+    """An item that was found by its title."""
+
+    categories: list[str]
+    popularity: Annotated[int, Field(description="interactions in training")]
+    hidden: Annotated[bool, Field(description="deleted; a PATCH of `hidden` brings it back")]
+    is_new: Annotated[bool, Field(description="it came after the version was published")]
+
+
+class ItemsResponse(TypedDict):
+    """Answer of `GET /items`."""
+
+    model_version: str
+    total: Annotated[int, Field(description="items that match, hidden ones included")]
+    items: Annotated[
+        list[FoundItem],
+        Field(description="one page: the item of this id, then titles that begin with the query, then by popularity"),
     ]
 
 

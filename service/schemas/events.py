@@ -60,6 +60,10 @@ class _Time:
         return {"anyOf": [seconds, {"type": "string", "format": "date-time"}]}
 
 
+Moment = Annotated[int, _Time()]
+"""A time in a body, as Unix seconds."""
+
+
 def new_event_id() -> str:
     """Return a new, random event id."""
     return os.urandom(16).hex()
@@ -81,11 +85,12 @@ class EventBody(Event):
     )
     user_id: ShortId
     item_id: ShortId
-    timestamp: Annotated[int, _Time()] = Field(
+    timestamp: Moment = Field(
         default_factory=_now,
         description="Unix time in seconds, or text in ISO 8601, which is UTC unless it has an offset; "
         "the service's time if left out",
     )
+    session_id: ShortId | None = Field(None, description="session in which it happened")
 
 
 ONE_EVENT: TypeAdapter[EventBody] = TypeAdapter(EventBody)

@@ -6,85 +6,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NotRequired, Self
+from typing import Annotated, Literal, NotRequired
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from model_store.catalogue.catalogue import Catalogue
-from model_store.events.event import EVENT_TYPES, EventType
+from service.schemas.experiments import UsedExperiment
 from service.schemas.explanations import Explanation
 from service.schemas.ids import ShortId, ShortIds
-from service.schemas.types import Body, Listed, Nullable
+from service.schemas.placements import PlacementName, UsedPlacement
+from service.schemas.ranking import CONTAINERS as RANKING_CONTAINERS
+from service.schemas.ranking import RuleCost, SkippedPin
+from service.schemas.rules import MAX_RANGES, Rules
+from service.schemas.types import Listed, Nullable
 
-MAX_RANGES = 64
-"""Largest number of attribute ranges in one filter. Each is compared with all items."""
-
-CONTAINERS = 9 + MAX_RANGES
-"""Largest number of JSON objects and lists in one request: itself, history, types, filter with its five lists,
-ranges."""
-
-
-class AttributeRange(Body):
-    """Restricts a numeric attribute by at least one bound; items without a number in the field do not match."""
-
-    field: str = Field(min_length=1, max_length=256, description="name of the attribute, such as `year`")
-    gte: float | None = Field(None, allow_inf_nan=False, description="at least")
-    gt: float | None = Field(None, allow_inf_nan=False, description="more than")
-    lte: float | None = Field(None, allow_inf_nan=False, description="at most")
-    lt: float | None = Field(None, allow_inf_nan=False, description="less than")
-
-    @model_validator(mode="after")
-    def _check_bounds(self) -> Self:
-        """Refuse a range without bounds, or one that no number lies in: the client cannot have meant it."""
-        low = [bound for bound in (self.gte, self.gt) if bound is not None]
-        high = [bound for bound in (self.lte, self.lt) if bound is not None]
-        if not low and not high:
-            raise ValueError("must have a bound: gte, gt, lte or lt")
-
-        if low and high:
-            least = max(low)
-            most = min(high)
-            if least > most or (least == most and (self.gt == least or self.lt == most)):
-                raise ValueError("no number lies in this range: its lower bound is not below its upper one")
-        return self
+CONTAINERS = 15 + 2 * MAX_RANGES * 5 + RANKING_CONTAINERS
+"""Largest number of JSON objects and lists in one request: itself, history, types, what not to show again, filter with
+its five lists, the same without `deny` in `not`, and twice as many ranges as one list holds, each with four bounds of
+the viewed item; and the rules that change the order."""
 
 
-class Filter(Body):
-    """Restricts what may be answered; the parts apply together."""
-
-    categories: Listed[Annotated[str, Field(max_length=256)]] | None = Field(
-        None, description="only items of any of these categories"
-    )
-    categories_all: Listed[Annotated[str, Field(max_length=256)]] | None = Field(
-        None, description="only items of all of these categories"
-    )
-    attributes: Listed[AttributeRange] | None = Field(
-        None, max_length=MAX_RANGES, description="only items whose numeric attributes lie in all of these ranges"
-    )
-    allow: ShortIds | None = Field(None, description="only these items; ids that the catalogue lacks allow nothing")
-    deny: ShortIds | None = Field(None, description="none of these items")
-
-
-class RecommendRequest(Body):
+class RecommendRequest(Rules):
     """Body of `POST /recommend`."""
 
     user_id: ShortId | None = Field(None, description="whose stored history to use, if `history` is absent")
+    session_id: ShortId | None = Field(None, description="who asks if there is no `user_id`; it has no stored history")
     history: ShortIds | None = Field(
         None, description="item ids, oldest first; wins over the stored history of `user_id`"
     )
-    k: int = Field(10, ge=1, description="answers wanted")
-    exclude_seen: bool | Annotated[Listed[EventType], Field(max_length=len(EVENT_TYPES))] = Field(
-        True,
-        description="leave out items that the user had in events of these types; true: of those that the service is"
-        " set to, by default purchases and ratings; false: none. Where the type is not known, as in `history`, the item"
-        " is left out by true and by any list that is not empty",
+    viewed_item: ShortId | None = Field(
+        None, description="item that the user looks at: it is not answered, and filters may take values from it"
     )
-    filter: Filter | None = None
-    max_per_prefix: int | None = Field(
-        None, ge=1, le=1000, description="at most so many answers that share their first code"
+    placement: PlacementName | None = Field(
+        None, description="name of a placement, whose rules hold where this request gives none"
     )
     budget_ms: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="time budget in milliseconds, at most the service's own"
@@ -110,6 +67,15 @@ class RecommendedItem(TypedDict):
     codes: Annotated[list[int], Field(description="the item's semantic ID")]
     title: NotRequired[Nullable[str]]
     explanation: NotRequired[Annotated[Nullable[Explanation], Field(description="only if `explain` asked for it")]]
+    propensity: NotRequired[
+        Annotated[
+            Nullable[float],
+            Field(
+                description="only if `explain` asked for it and the answer explored: probability with which this item"
+                " came to this place; 1 where nothing is left to chance, null beyond place 25"
+            ),
+        ]
+    ]
 
 
 class RecommendResponse(TypedDict):
@@ -120,12 +86,37 @@ class RecommendResponse(TypedDict):
     served_by: Literal["model", "cache", "popular"]
     degraded: Annotated[bool, Field(description="true while the store cannot be reached: histories may be missing")]
     took_ms: float
+    attribution: Annotated[
+        str | None,
+        Field(
+            description="send it back with the events that this answer leads to; at most 160 characters; null until the"
+            " store has been reached once"
+        ),
+    ]
+    placement: Annotated[Nullable[UsedPlacement], Field(description="the placement whose rules held; null without")]
+    experiment: Annotated[
+        Nullable[UsedExperiment], Field(description="the placement's experiment, if the asker takes part; else null")
+    ]
+    ignored_rules: Annotated[
+        Sequence[str],
+        Field(
+            description="rules that restricted nothing: parts of the filter for which `viewed_item` has no value, and"
+            " `exclude_shown` if it is not known who asks"
+        ),
+    ]
     unknown_items: Annotated[Sequence[str], Field(description="ids of the history that the catalogue lacks")]
     items: Annotated[list[RecommendedItem], Field(description="best first; fewer than k only if fewer obey the rules")]
+    rules: NotRequired[
+        Annotated[Nullable[list[RuleCost]], Field(description="cost of each rule, only if `explain` asked for it")]
+    ]
+    skipped_pins: NotRequired[
+        Annotated[Nullable[list[SkippedPin]], Field(description="pins left out, only if the request has `pins`")]
+    ]
 
 
 def build_recommended_items(
     catalogue: Catalogue,
+    item_ids: Sequence[str],
     rows: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float32],
     log_probs: npt.NDArray[np.float32],
@@ -134,7 +125,8 @@ def build_recommended_items(
 
     Args:
         catalogue: The catalogue that ``rows`` belong to.
-        rows: Rows of the recommended items, ``[n]``.
+        item_ids: The recommended items, ``[n]``.
+        rows: Their rows, ``[n]``.
         scores: Their scores, ``[n]``.
         log_probs: Their log-probabilities, ``[n]``.
     """
@@ -143,11 +135,13 @@ def build_recommended_items(
 
     return [
         {
-            "item_id": catalogue.item_ids[row],
+            "item_id": item_id,
             "score": score,
             "log_prob": log_prob,
             "codes": code,
             "title": catalogue.titles[row] or None,
         }
-        for row, score, log_prob, code in zip(places, scores.tolist(), log_probs.tolist(), codes, strict=True)
+        for item_id, row, score, log_prob, code in zip(
+            item_ids, places, scores.tolist(), log_probs.tolist(), codes, strict=True
+        )
     ]

@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Body(BaseModel):
     """A request body: types are strict, unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, serialize_by_alias=True)
 
 
 class Query(BaseModel):

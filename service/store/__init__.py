@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
 from model_store.replication.redis_schema import DEFAULT_PREFIX
 from service.store.base import HISTORY_CAP, Store
+
+READ_TIMEOUT_MS = 50.0
+"""Longest wait for a Redis socket, for reads of the request path."""
 
 
 def open_store(
@@ -14,11 +18,12 @@ def open_store(
     events_folder: Path,
     *,
     prefix: str = DEFAULT_PREFIX,
+    tls: TlsFiles = NO_TLS_FILES,
     history_cap: int = HISTORY_CAP,
     half_lives_s: Sequence[int] = (),
     user_ttl_s: int = 0,
     max_undrained_events: int = 0,
-    timeout_ms: float = 50,
+    timeout_ms: float = READ_TIMEOUT_MS,
 ) -> Store:
     """Open the store of this process.
 
@@ -28,6 +33,7 @@ def open_store(
         redis_url: ``None`` for the embedded store.
         events_folder: Folder of the embedded store's log (``ETEGREC_STORE/events``).
         prefix: Prefix of every Redis key.
+        tls: Files of a TLS connection to Redis.
         history_cap: Interactions kept per user.
         half_lives_s: Half-lives of the decayed counts of events, in seconds, each once.
         user_ttl_s: Seconds without an event after which a user is forgotten, 0 for never.
@@ -35,7 +41,7 @@ def open_store(
         timeout_ms: Longest wait for a Redis socket, for reads of the request path.
 
     Raises:
-        ConfigError: The Redis client does not accept the URL.
+        ConfigError: The Redis client does not accept the URL or the files.
         LockHeld: Another process has the embedded store open.
         StoreReadOnly: The events folder cannot be used at all.
     """
@@ -55,6 +61,7 @@ def open_store(
     return RedisStore(
         redis_url,
         prefix=prefix,
+        tls=tls,
         history_cap=history_cap,
         half_lives_s=half_lives_s,
         user_ttl_s=user_ttl_s,

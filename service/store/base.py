@@ -1,4 +1,4 @@
-"""Interface of the store: histories, events and catalogue changes, which all replicas share.
+"""Interface of the store: histories, events, catalogue changes and placements, which all replicas share.
 
 There are two implementations of one contract (``tests/service/store/test_store.py`` runs on both): Redis, and an
 embedded store for a single process. All methods raise :class:`StoreUnavailable` when the store cannot be reached in
@@ -13,13 +13,18 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
-from model_store.errors import StoreCorrupt
+from model_store.errors import StoreCorrupt, StoreError
+from model_store.events.counts import Counts
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from model_store.events.history_entry import UNKNOWN, UserInteractions
 from model_store.replication.redis_schema import HistoryEntry
 from service.settings import Settings
 from service.store.change_stream import ChangeStore
+from service.store.counter_store import CounterStore
+from service.store.document_store import DocumentStore
+from service.store.shown_answers import ShownAnswer, Subject
+from service.store.subject_store import SubjectStore
 
 HISTORY_CAP: int = Settings.model_fields["history_cap"].default
 """Interactions kept per user unless configured otherwise: the default of ``ETEGREC_HISTORY_CAP``."""
@@ -70,7 +75,13 @@ NOT_IMPORTED = ImportProgress(0, is_complete=False)
 
 
 class Store(ABC):
-    """Histories and events; :attr:`catalogue` holds catalogue changes and snapshots."""
+    """Histories, events and what was shown; :attr:`catalogue` and :attr:`placements` hold the rest.
+
+    Attributes:
+        system: Name of the database system in traces.
+    """
+
+    system: str
 
     @property
     @abstractmethod
@@ -89,6 +100,31 @@ class Store(ABC):
     @abstractmethod
     def catalogue(self) -> ChangeStore:
         """Catalogue changes and snapshots. Closed together with this store."""
+
+    @property
+    @abstractmethod
+    def counters(self) -> CounterStore:
+        """Counters of what answers led to. Closed together with this store."""
+
+    @property
+    @abstractmethod
+    def placements(self) -> DocumentStore:
+        """Placements. Closed together with this store."""
+
+    @property
+    @abstractmethod
+    def experiments(self) -> DocumentStore:
+        """Experiments. Closed together with this store."""
+
+    @property
+    @abstractmethod
+    def canaries(self) -> DocumentStore:
+        """Canaries that were rolled back. Closed together with this store."""
+
+    @property
+    @abstractmethod
+    def subjects(self) -> SubjectStore:
+        """Users and sessions in experiments. Closed together with this store."""
 
     @abstractmethod
     async def ping(self) -> None:
@@ -110,12 +146,14 @@ class Store(ABC):
         that an earlier release stored have no times: they count as old as the user's newest event was then.
         """
 
-    async def histories(self, user_ids: Sequence[str]) -> list[History | StoreCorrupt]:
-        """Return the :meth:`history` of several users, in the given order, with errors in the place of corrupt ones.
+    async def histories(self, user_ids: Sequence[str]) -> list[History | StoreError]:
+        """Return the :meth:`history` of several users, in the given order, with errors in the place of some.
+
+        A corrupt history has one, and that of a user whose part of the store is away while others answer.
 
         An implementation for which each call is a round trip reads all of them in one.
         """
-        found: list[History | StoreCorrupt] = []
+        found: list[History | StoreError] = []
         for user_id in user_ids:
             try:
                 found.append(await self.history(user_id))
@@ -128,8 +166,10 @@ class Store(ABC):
         """Return the same as :meth:`history`, with all that is stored of each interaction."""
 
     @abstractmethod
-    async def record(self, events: Sequence[Event]) -> Recorded:
+    async def record(self, events: Sequence[Event], traceparent: str = "", counts: Sequence[Counts] = ()) -> Recorded:
         """Append events to the event log and to their users' histories, each in one atomic step.
+
+        An impression goes to the log only. What speaks against an item goes to the history, but counts for no trend.
 
         Idempotent by ``event_id`` for at least a day. After it returns, :meth:`history` shows the events, and a crash
         of the service loses none of them (a crash of Redis loses at most what its ``appendfsync`` allows, a second by
@@ -137,11 +177,17 @@ class Store(ABC):
 
         If more events wait for training than the store was opened for, the oldest of them are dropped: they stay in
         histories and counts, but training never sees them.
+
+        Args:
+            events: The events.
+            traceparent: Span that they came with, which is kept beside them until training drains them; empty for none.
+            counts: Amounts that each event adds to :attr:`counters` in the same step, if it is new, with what it says
+                about a user or session in an experiment (:attr:`subjects`); empty: none does.
         """
 
     @abstractmethod
     async def forget(self, user_id: str) -> Forgotten:
-        """Erase the history of a user and the user's events that training has not drained yet.
+        """Erase the history of a user, what the user was shown, and events that training has not drained yet.
 
         A tombstone stays, a hash of the user's id with the time: :meth:`import_histories` leaves out interactions up
         to it, for good. Later events count as usual.
@@ -149,6 +195,25 @@ class Store(ABC):
         Events recorded while this runs may stay. Ids of erased events stay known as long as others, so that a client
         that repeats them does not bring them back. Counts of items stay: they name nobody. After
         :class:`StoreUnavailable` some events may be left: call it again. Takes seconds where millions of events wait.
+        """
+
+    @abstractmethod
+    async def shown(self, subjects: Sequence[Subject]) -> list[list[ShownAnswer] | StoreError]:
+        """Return the newest answers to each of these users or sessions, oldest first; none for an unknown one.
+
+        They hold at most :data:`~service.store.shown_answers.SHOWN_ITEMS` items together. Errors stand in the place of
+        some, as in :meth:`histories`. An implementation for which each call is a round trip reads all of them in one.
+        """
+
+    @abstractmethod
+    async def note_shown(self, answers: Sequence[ShownAnswer]) -> None:
+        """Append answers to the lists of those who got them; each list expires after the newest one.
+
+        A store may lose them sooner: the embedded one keeps them in memory, a Redis that is short of memory drops them.
+        After :class:`StoreUnavailable` some may be stored: to repeat the call does no harm.
+
+        Raises:
+            StoreReadOnly: The store is full, or about to be: these lists leave room for events.
         """
 
     @abstractmethod

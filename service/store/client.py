@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import structlog
 
 from model_store.errors import StoreCorrupt, StoreError, StoreReadOnly
-from service.store.base import History, Store
-from service.store.history_batching import HistoryBatcher
+from model_store.events.counts import Counts
+from model_store.events.event import Event
+from model_store.tracing.interface import Span
+from service.store.base import History, Recorded, Store
+from service.store.read_batching import ReadBatcher
+from service.store.shown_answers import ShownAnswer, Subject
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -33,7 +39,8 @@ class StoreClient:
 
     def __init__(self, store: Store, telemetry: Telemetry, check_s: float) -> None:
         self.store = store
-        self._reads = HistoryBatcher(store)
+        self._histories: ReadBatcher[str, History] = ReadBatcher(store.histories)
+        self._shown: ReadBatcher[Subject, list[ShownAnswer]] = ReadBatcher(store.shown)
         self._telemetry = telemetry
         self._check_s = check_s
         self._status: StoreStatus = "up"
@@ -90,13 +97,35 @@ class StoreClient:
     async def history(self, user_id: str) -> StoredHistory:
         """Return the stored history, or an empty one marked missing. Never raises because the store is away."""
         try:
-            return StoredHistory(await self._reads.history(user_id), is_missing=False)
+            with self.traced("history"):
+                return StoredHistory(await self._histories.read(user_id), is_missing=False)
         except StoreCorrupt:
             log.warning("history_corrupt")
         except StoreError as failure:
             self._note("away", failure)
 
         return StoredHistory(History.untyped([]), is_missing=True)
+
+    async def shown(self, subject: Subject) -> list[ShownAnswer] | None:
+        """Return what a user or a session was shown, ``None`` if it cannot be read. Never raises for the store."""
+        try:
+            with self.traced("shown"):
+                return await self._shown.read(subject)
+        except StoreCorrupt:
+            log.warning("shown_corrupt")
+        except StoreError as failure:
+            self._note("away", failure)
+        return None
+
+    async def record(self, events: Sequence[Event], counts: Sequence[Counts] = ()) -> Recorded:
+        """Record events with the span that they come with; see :meth:`service.store.base.Store.record`."""
+        traceparent = self._telemetry.tracing.traceparent()
+        with self.traced("record"):
+            return await self.store.record(events, traceparent, counts)
+
+    def traced(self, operation: str) -> AbstractContextManager[Span]:
+        """Return a span for a call of the store that a request waits for."""
+        return self._telemetry.tracing.client_span(operation, self.store.system)
 
     def _note(self, status: StoreStatus, cause: StoreError | None = None) -> None:
         if status != self._status:

@@ -6,18 +6,32 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
+from model_store.events.counts import Counts, add_all
+from model_store.events.event import IMPRESSION, NEGATIVE_TYPES
 from model_store.events.event_log import (
+    CanaryLine,
     ChangeLine,
+    CounterLine,
+    CounterNamesLine,
     CountLine,
+    DocumentLine,
+    DroppedCountersLine,
+    DroppedSubjectsLine,
     EventLine,
+    ExperimentLine,
+    ExposuresLine,
     ForgetLine,
     HistoryLine,
     ImportedLine,
     ImportLine,
     ItemLine,
     LogLine,
+    PlacementLine,
     SeenLine,
+    SubjectLine,
+    SubjectSumsLine,
     TombstoneLine,
 )
 from model_store.events.history_entry import UNTIMED, letter_of
@@ -26,7 +40,11 @@ from model_store.replication import redis_schema
 from service.store.base import ImportProgress
 from service.store.change_stream import ItemChange, Position
 from service.store.decayed_counts import DecayedCounts
+from service.store.embedded_document_state import DocumentState
+from service.store.embedded_subject_state import SubjectState
 from service.store.user_history import Interaction, UserHistory
+
+_CounterLine = CounterLine | CounterNamesLine | DroppedCountersLine | ExposuresLine | DroppedSubjectsLine
 
 _NONCE = 0  # one process writes the log and never loses its fsynced end, so there are no two streams to tell apart
 
@@ -81,8 +99,40 @@ class ChangeState:
             yield change_line(change)
 
 
+class CounterState:
+    """Counters by day, and the names in them."""
+
+    def __init__(self) -> None:
+        self.days: dict[str, dict[str, float]] = {}
+        self.names: dict[str, str] = {}
+
+    def add(self, counts: Counts) -> None:
+        """Add amounts."""
+        add_all(self.days.setdefault(counts.day, {}), counts.amounts)
+
+    def apply(self, line: CounterLine | CounterNamesLine | DroppedCountersLine) -> None:
+        """Apply one line."""
+        match line:
+            case CounterLine():
+                self.add(line.counts)
+
+            case CounterNamesLine():
+                self.names |= line.names
+
+            case DroppedCountersLine():
+                for day in line.days:
+                    self.days.pop(day, None)
+
+    def lines(self) -> Iterator[LogLine]:
+        """Yield lines that rebuild this state."""
+        for day, amounts in self.days.items():
+            yield CounterLine(counts=Counts(day, amounts))
+        if self.names:
+            yield CounterNamesLine(names=self.names)
+
+
 class EmbeddedState:
-    """Histories, tombstones, counts, event ids and catalogue changes. Only applied lines change it."""
+    """Histories, counts, event ids, catalogue changes, documents. Only applied lines change it."""
 
     def __init__(self, history_cap: int, half_lives_s: Sequence[int] = (), user_ttl_s: int = 0) -> None:
         self._history_cap = history_cap
@@ -93,9 +143,14 @@ class EmbeddedState:
         self.imports: dict[str, ImportProgress] = {}  # by model version
         self.recorded_at: dict[str, int] = {}  # when the last event came, by user; empty if users never expire
         self.seen: dict[str, int] = {}  # Unix time of recording by event id, oldest first
+        self.counters = CounterState()
         self.changes = ChangeState()
+        self.placements = DocumentState(PlacementLine)
+        self.experiments = DocumentState(ExperimentLine)
+        self.canaries = DocumentState(CanaryLine)
+        self.subjects = SubjectState()
 
-    def apply(self, line: LogLine) -> None:
+    def apply(self, line: LogLine) -> None:  # noqa: C901 - one case for each kind of line
         """Apply one line; an event that was seen before has no effect, and an erased line says nothing."""
         match line:
             case EventLine():
@@ -108,12 +163,27 @@ class EmbeddedState:
             case ChangeLine() | ItemLine():
                 self.changes.apply(line)
 
+            case PlacementLine():
+                self.placements.apply(line)
+
+            case ExperimentLine():
+                self.experiments.apply(line)
+
+            case CanaryLine():
+                self.canaries.apply(line)
+
+            case ExposuresLine() | SubjectLine() | SubjectSumsLine() | DroppedSubjectsLine():
+                self.subjects.apply(line)
+
             case ImportedLine():
                 self.imports[line.version] = ImportProgress(line.users, line.is_complete)
 
             case CountLine():
                 if line.half_life_s in self.counts:
                     self.counts[line.half_life_s].restore(line.item_id, line.score)
+
+            case CounterLine() | CounterNamesLine() | DroppedCountersLine():
+                self.counters.apply(line)
 
             case SeenLine():
                 self.seen[line.event_id] = line.recorded_at
@@ -168,10 +238,15 @@ class EmbeddedState:
             for item_id, score in counts.scores.items():
                 yield CountLine(item_id=item_id, half_life_s=half_life, score=score)
 
+        yield from self.counters.lines()
+
         for event_id, recorded_at in self.seen.items():
             yield SeenLine(event_id=event_id, recorded_at=recorded_at)
 
         yield from self.changes.lines()
+        yield from self.subjects.lines()
+        for documents in (self.placements, self.experiments, self.canaries):
+            yield from cast(Iterator[LogLine], documents.lines())
 
     def imported(self, line: ImportLine) -> tuple[UserHistory, int]:
         """Return the history that an import makes, and how many of its interactions come."""
@@ -218,13 +293,20 @@ class EmbeddedState:
 
     def _apply_event(self, line: EventLine) -> None:
         event = line.event
+        self.seen[event.event_id] = line.recorded_at
+        if line.counts is not None:
+            self.counters.add(line.counts)
+            self.subjects.add(line.counts.mark)
+        if event.type == IMPRESSION:
+            return
+
         history = self.histories.setdefault(event.user_id, UserHistory())
         history.insert(Interaction(event.timestamp, letter_of(event.type), event.item_id), self._history_cap)
-        self.seen[event.event_id] = line.recorded_at
         if self._user_ttl_s:
             self.recorded_at[event.user_id] = line.recorded_at
-        for counts in self.counts.values():
-            counts.add(event.item_id, min(event.timestamp, line.recorded_at))
+        if event.type not in NEGATIVE_TYPES:
+            for counts in self.counts.values():
+                counts.add(event.item_id, min(event.timestamp, line.recorded_at))
 
     def _forget(self, user_id: str) -> None:
         self.histories.pop(user_id, None)
@@ -242,6 +324,7 @@ class Batch:
     def __init__(self, state: EmbeddedState) -> None:
         self.lines: list[LogLine] = []
         self.revision = state.changes.revision
+        self._document_revisions: dict[DocumentState, int] = {}
         self._state = state
         self._event_ids: set[str] = set()
 
@@ -267,6 +350,13 @@ class Batch:
         self.lines.append(line.model_copy(update={"revision": self.revision}))
         return self.revision
 
+    def add_document(self, line: DocumentLine, state: DocumentState) -> int:
+        """Add a write of a document of some kind and return the revision that it got."""
+        revision = self._document_revisions.get(state, state.revision) + 1
+        self._document_revisions[state] = revision
+        self.lines.append(cast(LogLine, line.model_copy(update={"revision": revision})))
+        return revision
+
     def add_import(self, line: ImportLine) -> int:
         """Add an import and return how many of its interactions come; one that changes nothing is not logged."""
         came = self._state.imported(line)[1]
@@ -276,6 +366,11 @@ class Batch:
 
     def add_progress(self, line: ImportedLine) -> int:
         """Add the progress of an import."""
+        self.lines.append(line)
+        return 0
+
+    def add_line(self, line: _CounterLine) -> int:
+        """Add what changes counters, or what is kept of users and sessions in experiments."""
         self.lines.append(line)
         return 0
 

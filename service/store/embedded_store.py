@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from model_store.errors import StoreUnavailable
+from model_store.errors import StoreError, StoreUnavailable
 from model_store.events import event_log
+from model_store.events.counts import NO_COUNTS, Counts
 from model_store.events.disk_reserve import disk_error
 from model_store.events.erasure import erase_from_state, erase_user
 from model_store.events.event import Event
@@ -31,9 +32,16 @@ from service.store.base import (
     Recorded,
     Store,
 )
+from service.store.counter_store import CounterStore
 from service.store.embedded_changes import EmbeddedChanges
+from service.store.embedded_counters import EmbeddedCounters
+from service.store.embedded_documents import EmbeddedDocuments
+from service.store.embedded_shown import ShownLists
 from service.store.embedded_state import Batch, EmbeddedState, Step
+from service.store.embedded_subjects import EmbeddedSubjects
 from service.store.embedded_writer import EmbeddedWriter
+from service.store.shown_answers import ShownAnswer, Subject
+from service.store.subject_store import SubjectStore
 from service.store.user_history import UserHistory
 
 
@@ -60,6 +68,8 @@ class EmbeddedStore(Store):
         StoreReadOnly: The folder cannot be used at all.
     """
 
+    system = "embedded"
+
     def __init__(
         self,
         events_folder: Path,
@@ -83,6 +93,12 @@ class EmbeddedStore(Store):
 
         self._replay(events_folder)
         self._changes = EmbeddedChanges(events_folder, self._state.changes, self._commit)
+        self._counters = EmbeddedCounters(events_folder, self._state.counters, self._commit)
+        self._placements = EmbeddedDocuments(self._state.placements, self._commit)
+        self._experiments = EmbeddedDocuments(self._state.experiments, self._commit)
+        self._canaries = EmbeddedDocuments(self._state.canaries, self._commit)
+        self._subjects = EmbeddedSubjects(self._state.subjects, self._commit)
+        self._shown = ShownLists(clock)
 
     @property
     def corrupt_values(self) -> int:
@@ -98,6 +114,31 @@ class EmbeddedStore(Store):
     def catalogue(self) -> EmbeddedChanges:
         """Catalogue changes and snapshots."""
         return self._changes
+
+    @property
+    def counters(self) -> CounterStore:
+        """Counters of what answers led to."""
+        return self._counters
+
+    @property
+    def placements(self) -> EmbeddedDocuments:
+        """Placements."""
+        return self._placements
+
+    @property
+    def experiments(self) -> EmbeddedDocuments:
+        """Experiments."""
+        return self._experiments
+
+    @property
+    def canaries(self) -> EmbeddedDocuments:
+        """Canaries that were rolled back."""
+        return self._canaries
+
+    @property
+    def subjects(self) -> SubjectStore:
+        """Users and sessions in experiments."""
+        return self._subjects
 
     async def ping(self) -> None:
         """Return unless closed."""
@@ -120,10 +161,14 @@ class EmbeddedStore(Store):
         stored = self._state.histories.get(user_id, UserHistory())
         return [HistoryEntry(ord(each.letter), each.timestamp, each.item_id) for each in stored.interactions()]
 
-    async def record(self, events: Sequence[Event]) -> Recorded:
+    async def record(self, events: Sequence[Event], traceparent: str = "", counts: Sequence[Counts] = ()) -> Recorded:
         """Record events and return after fsync."""
         now = int(self._clock())
-        lines = [EventLine(recorded_at=now, event=event) for event in events]
+        trace = traceparent or None
+        lines = [
+            EventLine(recorded_at=now, event=event, traceparent=trace, counts=added if added.amounts else None)
+            for event, added in zip(events, counts or [NO_COUNTS] * len(events), strict=True)
+        ]
         accepted = await self._commit(lambda batch: sum(map(batch.add_event, lines)), is_deletion=False)
         return Recorded(accepted, len(events) - accepted)
 
@@ -132,8 +177,20 @@ class EmbeddedStore(Store):
         line = ForgetLine(user_id=user_id, erased_at=int(self._clock()))
         async with self._erasing:
             history = await self._commit(lambda batch: batch.add_forget(line), is_deletion=True)
+            self._shown.forget(Subject("user", user_id))
             erased = await asyncio.to_thread(self._erase, user_id)
         return Forgotten(history, erased)
+
+    async def shown(self, subjects: Sequence[Subject]) -> list[list[ShownAnswer] | StoreError]:
+        """Read from memory."""
+        self._check_open()
+        return [self._shown.of(subject) for subject in subjects]
+
+    async def note_shown(self, answers: Sequence[ShownAnswer]) -> None:
+        """Keep them in memory: a restart forgets what was shown."""
+        self._check_open()
+        for answer in answers:
+            self._shown.add(answer)
 
     async def import_histories(self, histories: Sequence[UserInteractions]) -> Imported:
         """Log what changes a history, and return after fsync."""

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 
 from model_store.errors import StoreCorrupt, StoreReadOnly
 from model_store.replication import redis_schema
@@ -28,7 +27,8 @@ from service.store.change_stream import (
     lost_changes,
 )
 from service.store.packed_snapshots import summarise_head
-from service.store.redis_connection import Arg, Connection
+from service.store.redis_client import Arg, Script
+from service.store.redis_connection import Connection
 from service.store.redis_snapshots import RedisSnapshots
 
 _SCAN_COUNT = 1000
@@ -56,11 +56,11 @@ class RedisChanges(ChangeStore):
         self._snapshots = snapshots
 
         slow = connection.slow
-        self._append = slow.register_script(redis_scripts.APPEND_CHANGES)
-        self._append_deletions = slow.register_script(redis_scripts.APPEND_DELETIONS)
-        self._read = slow.register_script(redis_scripts.READ_CHANGES)
-        self._last_id = slow.register_script(redis_scripts.LAST_CHANGE)
-        self._restart = slow.register_script(redis_scripts.RESTART_CHANGES)
+        self._append = Script(slow, redis_scripts.APPEND_CHANGES)
+        self._append_deletions = Script(slow, redis_scripts.APPEND_DELETIONS)
+        self._read = Script(slow, redis_scripts.READ_CHANGES)
+        self._last_id = Script(slow, redis_scripts.LAST_CHANGE)
+        self._restart = Script(slow, redis_scripts.RESTART_CHANGES)
 
     async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
         """Run one script per 256 changes.
@@ -86,7 +86,7 @@ class RedisChanges(ChangeStore):
 
         return Position(*redis_schema.decode_entry_id(entry_id))
 
-    async def _run(self, script: AsyncScript, args: Sequence[Arg], *, is_awaited: bool) -> bytes:
+    async def _run(self, script: Script, args: Sequence[Arg], *, is_awaited: bool) -> bytes:
         """Run a script that appends; in the background unless a request waits for it."""
         keys = [self._keys.changes, self._keys.items]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from model_store.errors import StoreCorrupt
+from model_store.errors import StoreCorrupt, StoreError
 from model_store.events.history_entry import UserInteractions
 from model_store.events.tombstones import tombstone_of
 from model_store.replication import redis_schema
@@ -18,7 +17,8 @@ from model_store.replication.redis_errors import is_wrong_type
 from model_store.replication.redis_schema import ENTRY_HEAD, ENTRY_MARK, HistoryEntry
 from service.store import redis_scripts
 from service.store.base import NOT_IMPORTED, History, Imported, ImportProgress
-from service.store.redis_connection import Arg, Connection
+from service.store.redis_client import Arg, Script
+from service.store.redis_connection import Connection
 from service.store.redis_lock import RedisLocks
 
 _IMPORTED_PER_CALL = 1000  # interactions that one script run merges: one or two milliseconds
@@ -48,21 +48,21 @@ class RedisHistories:
         self._history_cap = history_cap
         self._user_ttl_s = user_ttl_s
         self._locks = RedisLocks(connection, lock_ttl_s)
-        self._import = connection.write.register_script(redis_scripts.IMPORT)
+        self._import = Script(connection.write, redis_scripts.IMPORT)
 
-    async def histories(self, user_ids: Sequence[str]) -> list[History | StoreCorrupt]:
-        """Read histories in one pipeline.
+    async def histories(self, user_ids: Sequence[str]) -> list[History | StoreError]:
+        """Read histories in one pipeline, or one for each partition of a cluster.
 
         This is never a probe: while Redis is down, a request gets an answer without a history instead of waiting.
         """
         return [
-            each if isinstance(each, StoreCorrupt) else self._decode(each) for each in await self._read_lists(user_ids)
+            each if isinstance(each, StoreError) else self._decode(each) for each in await self._read_lists(user_ids)
         ]
 
     async def entries(self, user_id: str) -> list[HistoryEntry]:
         """Read one history in full."""
         [found] = await self._read_lists([user_id])
-        if isinstance(found, StoreCorrupt):
+        if isinstance(found, StoreError):
             raise found
         return self._decode_entries(found)
 
@@ -70,12 +70,12 @@ class RedisHistories:
         """Run one script for about a thousand interactions: each is atomic, a batch across scripts is not."""
         users = 0
         interactions = 0
-        for keys, args in await asyncio.to_thread(self._import_calls, histories):
+        for part, keys, args in await asyncio.to_thread(self._import_calls, histories):
 
             async def call(client: Redis, keys: list[str] = keys, args: list[Arg] = args) -> Any:
                 return await self._import(keys, args, client)
 
-            changed, came = await self._connection.ask(call, writes=True)
+            changed, came = await self._connection.ask(call, writes=True, part=part)
             users += int(changed)
             interactions += int(came)
         return Imported(users, interactions)
@@ -101,23 +101,45 @@ class RedisHistories:
         async with self._locks.hold(self._keys.import_lock) as token:
             yield token is not None
 
-    async def _read_lists(self, user_ids: Sequence[str]) -> list[list[bytes] | StoreCorrupt]:
-        """Read the lists of these users, with an error in the place of a key of another type; raise other errors."""
+    async def _read_lists(self, user_ids: Sequence[str]) -> list[list[bytes] | StoreError]:
+        """Read the lists of these users, with an error in the place of a key of another type.
 
-        async def call(redis: Redis) -> list[list[bytes] | RedisError]:
+        A partition of a cluster that does not answer gives its error to its users, unless none answers.
+        """
+        by_part = self._keys.by_part(dict.fromkeys(user_ids), str)
+        reads = (self._read_part(names, users) for names, users in by_part.items())
+        parts = await asyncio.gather(*reads, return_exceptions=True)
+
+        failures = [part for part in parts if isinstance(part, BaseException)]
+        unexpected = [failure for failure in failures if not isinstance(failure, StoreError)]
+        if unexpected or (failures and len(failures) == len(parts)):
+            raise (unexpected or failures)[0]
+
+        found: dict[str, list[bytes] | StoreError] = {}
+        for users, part in zip(by_part.values(), parts, strict=True):
+            found |= dict.fromkeys(users, part) if isinstance(part, StoreError) else cast(dict[str, Any], part)
+        return [found[user_id] for user_id in user_ids]
+
+    async def _read_part(
+        self, names: redis_schema.Keys, user_ids: Sequence[str]
+    ) -> dict[str, list[bytes] | StoreError]:
+        """Read the lists of users of one partition in one pipeline."""
+
+        async def call(redis: Redis) -> list[list[bytes] | Exception]:
             async with redis.pipeline(transaction=False) as pipeline:
                 for user_id in user_ids:
-                    pipeline.lrange(self._keys.history(user_id), 0, -1)
-                answers: list[list[bytes] | RedisError] = await pipeline.execute(raise_on_error=False)
+                    pipeline.lrange(names.history(user_id), 0, -1)
+                answers: list[list[bytes] | Exception] = await pipeline.execute(raise_on_error=False)
             for answer in answers:
-                if isinstance(answer, RedisError) and not is_wrong_type(answer):
+                if isinstance(answer, Exception) and not is_wrong_type(answer):
                     raise answer
             return answers
 
-        answers = await self._connection.ask(call, probes=False)
-        return [self._corrupt(each) if isinstance(each, RedisError) else each for each in answers]
+        answers = await self._connection.ask(call, probes=False, part=names.prefix)
+        lists = [self._corrupt(each) if isinstance(each, Exception) else each for each in answers]
+        return dict(zip(user_ids, lists, strict=True))
 
-    def _corrupt(self, cause: RedisError) -> StoreCorrupt:
+    def _corrupt(self, cause: Exception) -> StoreCorrupt:
         return StoreCorrupt(str(self._connection.translate(cause)), "another program uses the same prefix")
 
     def _decode(self, raw: list[bytes]) -> History:
@@ -157,18 +179,19 @@ class RedisHistories:
             self.corrupt_values += 1
             return 0
 
-    def _import_calls(self, histories: Sequence[UserInteractions]) -> list[tuple[list[str], list[Arg]]]:
-        """Return keys and arguments of the scripts that import these histories."""
-        calls: list[tuple[list[str], list[Arg]]] = []
-        size = _IMPORTED_PER_CALL
-        for history in histories:
-            if size >= _IMPORTED_PER_CALL:
-                calls.append(([self._keys.erased], [self._history_cap, self._user_ttl_s]))
-                size = 0
-            keys, args = calls[-1]
-            keys.append(self._keys.history(history.user_id))
-            args += [tombstone_of(history.user_id), _pack(history)]
-            size += len(history.item_ids)
+    def _import_calls(self, histories: Sequence[UserInteractions]) -> list[tuple[str, list[str], list[Arg]]]:
+        """Return partition, keys and arguments of each script that imports some of these histories."""
+        calls: list[tuple[str, list[str], list[Arg]]] = []
+        for names, part in self._keys.by_part(histories, lambda history: history.user_id).items():
+            size = _IMPORTED_PER_CALL
+            for history in part:
+                if size >= _IMPORTED_PER_CALL:
+                    calls.append((names.prefix, [names.erased], [self._history_cap, self._user_ttl_s]))
+                    size = 0
+                _, keys, args = calls[-1]
+                keys.append(names.history(history.user_id))
+                args += [tombstone_of(history.user_id), _pack(history)]
+                size += len(history.item_ids)
         return calls
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from model_store.errors import StoreUnavailable
 from service.async_tasks import cancel_and_wait
 from service.store import redis_scripts
+from service.store.redis_client import Script
 from service.store.redis_connection import Connection
 
 
@@ -25,8 +26,8 @@ class RedisLocks:
         self.ttl_ms = round(ttl_s * 1000)
         self._connection = connection
         self._unneeded: dict[str, str] = {}  # keys of locks to release, by token
-        self._unlock = connection.slow.register_script(redis_scripts.UNLOCK)
-        self._renew = connection.slow.register_script(redis_scripts.RENEW)
+        self._unlock = Script(connection.slow, redis_scripts.UNLOCK)
+        self._renew = Script(connection.slow, redis_scripts.RENEW)
 
     @asynccontextmanager
     async def hold(self, key: str) -> AsyncIterator[str | None]:

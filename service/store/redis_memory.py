@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from model_store.errors import StoreReadOnly
+from service.store.redis_client import cluster_primaries
 from service.store.redis_connection import Connection
 
 log = structlog.get_logger()
@@ -80,33 +83,39 @@ class MemoryGuard:
             raise
 
     async def check(self) -> None:
-        """Ask Redis how much memory it uses. A probe has just been written.
+        """Ask Redis how much memory it uses: of a cluster, the fullest primary counts. A probe has just been written.
 
         Raises:
             StoreReadOnly: It is full.
             StoreUnavailable: It does not answer.
         """
-        memory = await self._connection.ask(lambda redis: redis.info("memory"))
-        self._read(memory)
+        memories = await self._connection.ask(_memory_of_primaries)
+        self._used_share = max(map(_used_share, memories))
+        self._is_full = any(self._is_full_at(memory) for memory in memories)
         self.ensure_room()
 
-    def _read(self, memory: dict[str, Any]) -> None:
-        limit = int(memory.get("maxmemory", 0))
+    def _is_full_at(self, memory: dict[str, Any]) -> bool:
         policy = str(memory.get("maxmemory_policy", ""))
         self._warn_of(policy)
 
-        used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
-        self._used_share = used / limit if limit else 0.0
-
         makes_room = policy.startswith("allkeys") or (policy.startswith("volatile") and self._users_expire)
-        if not limit or makes_room:
-            self._is_full = False
-            return
-
-        self._is_full = used >= limit * (HAS_ROOM if self._is_full else FULL)
+        return not makes_room and _used_share(memory) >= (HAS_ROOM if self._is_full else FULL)
 
     def _warn_of(self, policy: str) -> None:
         """Say once that Redis may evict anything, waiting events and the catalogue as well."""
         if policy.startswith("allkeys") and policy != self._warned_of:
             log.warning("redis_may_evict_everything", policy=policy, fix="set maxmemory-policy to volatile-lru")
             self._warned_of = policy
+
+
+async def _memory_of_primaries(redis: Redis) -> list[dict[str, Any]]:
+    """Return what each primary says of its memory."""
+    asked = (redis.info("memory", **node) for node in await cluster_primaries(redis))
+    return list(await asyncio.gather(*asked))
+
+
+def _used_share(memory: dict[str, Any]) -> float:
+    """Return the used share of ``maxmemory``, 0 without a limit."""
+    limit = int(memory.get("maxmemory", 0))
+    used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
+    return used / limit if limit else 0.0

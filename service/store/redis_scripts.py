@@ -1,5 +1,7 @@
 """Lua scripts, each of which Redis runs as one atomic step on the ``KEYS`` and ``ARGV`` given."""
 
+from service.store.redis_subject_scripts import MARK_SUBJECT
+
 _HISTORY = """
 -- Histories are lists whose entries ascend by time. An entry: byte 254, a letter for the type, the time in five bytes,
 -- the item id (model_store/replication/redis_schema.py).
@@ -61,25 +63,37 @@ end
 
 RECORD = (
     _HISTORY
+    + MARK_SUBJECT
     + """
--- KEYS: event stream, recorded ids, the decayed counts of each half-life, then the history of each event's user
+-- KEYS: event stream, recorded ids, the decayed counts of each half-life, the counters of each day, sums and subjects
+--       of each experiment, then the history of each event's user
 -- ARGV: history cap, seconds to remember ids, items counted, seconds after which idle users expire (0: never), events
---       that may wait for training (0: any number), number of half-lives, each half-life in seconds, then per event:
---       id, item id, Unix time, JSON, entry of the history
+--       that may wait for training (0: any number), number of days, number of experiments, seconds after which those
+--       that only events know expire, number of half-lives, each half-life in seconds,
+--       then per event: id, item id ('': it does not count for trends), Unix time, JSON, entry of the history ('': it
+--       is none), what it adds to counters, what it says about a subject: '' for nothing, else the place of its
+--       experiment and a blank before it; last the traceparent that all came with, or ''
+-- What an event adds: '' for nothing, else the place of its day, then names and amounts, all with blanks between.
 -- Returns how many events were new, and how many of the oldest were dropped from the stream.
 -- The history comes first: if its key holds another type, the event leaves no trace and can be repeated. And the first
 -- write must be one that needs memory: Redis lets a script that has written anything go on although memory is full.
--- Counts are less important: a key of another type is deleted and started anew.
+-- Counts and counters are less important: a key of another type is deleted and started anew.
 local cap, window, counted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local ttl, waiting, kinds = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local ttl, waiting, days, experiments = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local kinds = tonumber(ARGV[9])
+local trace = ARGV[#ARGV]
 local now = tonumber(redis.call('TIME')[1])
 local LN2 = math.log(2)
+local function delete_unless(key, wanted)
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= wanted and kind ~= 'none' then redis.call('DEL', key) end
+end
 local half_lives = {}
 for c = 1, kinds do
-  half_lives[c] = tonumber(ARGV[6 + c])
-  local kind = redis.call('TYPE', KEYS[2 + c]).ok
-  if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[2 + c]) end
+  half_lives[c] = tonumber(ARGV[9 + c])
+  delete_unless(KEYS[2 + c], 'zset')
 end
+for d = 1, days + 2 * experiments do delete_unless(KEYS[2 + kinds + d], 'hash') end
 
 -- Inserts behind all entries of the same time or an earlier one; beyond the cap the oldest entry goes.
 local function insert(key, entry)
@@ -107,15 +121,37 @@ local function insert(key, entry)
 end
 
 local accepted = 0
-for i = 3 + kinds, #KEYS do
-  local at = 7 + kinds + 5 * (i - 3 - kinds)
+local marked = 2 + kinds + days  -- keys before those of the first experiment
+local first = 1 + marked + 2 * experiments
+for i = first, #KEYS do
+  local at = 10 + kinds + 7 * (i - first)
   if not redis.call('ZSCORE', KEYS[2], ARGV[at]) then
-    insert(KEYS[i], ARGV[at + 4])
-    if ttl > 0 then redis.call('EXPIRE', KEYS[i], ttl) else redis.call('PERSIST', KEYS[i]) end
-    redis.call('XADD', KEYS[1], '*', 'event', ARGV[at + 3])
+    if ARGV[at + 4] ~= '' then
+      insert(KEYS[i], ARGV[at + 4])
+      if ttl > 0 then redis.call('EXPIRE', KEYS[i], ttl) else redis.call('PERSIST', KEYS[i]) end
+    end
+    if trace == '' then
+      redis.call('XADD', KEYS[1], '*', 'event', ARGV[at + 3])
+    else
+      redis.call('XADD', KEYS[1], '*', 'event', ARGV[at + 3], 'traceparent', trace)
+    end
     redis.call('ZADD', KEYS[2], now, ARGV[at])
     accepted = accepted + 1
-    for c = 1, kinds do  -- service/store/decayed_counts.py explains these scores
+    local day = string.match(ARGV[at + 5], '^%d+')
+    for name, amount in string.gmatch(ARGV[at + 5], ' (%S+) (%S+)') do
+      redis.call('HINCRBYFLOAT', KEYS[2 + kinds + day], name, amount)
+    end
+    local place, said = string.match(ARGV[at + 6], '^(%d+) (.*)$')
+    if place then
+      local sums, subjects = KEYS[marked + 2 * place - 1], KEYS[marked + 2 * place]
+      local is_known = redis.call('EXISTS', sums) == 1
+      mark(sums, subjects, said)
+      if not is_known then  -- answers make it last: a deleted experiment does not come back for good
+        redis.call('EXPIRE', sums, ARGV[8])
+        redis.call('EXPIRE', subjects, ARGV[8])
+      end
+    end
+    for c = 1, ARGV[at + 1] == '' and 0 or kinds do  -- service/store/decayed_counts.py explains these scores
       local score = math.min(tonumber(ARGV[at + 2]), now) / half_lives[c]
       local known = redis.call('ZSCORE', KEYS[2 + c], ARGV[at + 1])
       if known then
@@ -142,7 +178,22 @@ end
 return {accepted, dropped}
 """
 )
-"""Record events: history, stream, recorded ids and decayed counts."""
+"""Record events: history, stream, recorded ids, decayed counts, counters and subjects of experiments."""
+
+ADD_COUNTS = """
+-- KEYS: number of the last counts that this replica added, the counters of each day
+-- ARGV: number of these counts, seconds to remember it, then per amount: place of its day, name, amount
+-- Repeating the call with the same number changes nothing. A key of another type is deleted and started anew.
+if redis.call('GET', KEYS[1]) == ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+for d = 2, #KEYS do
+  local kind = redis.call('TYPE', KEYS[d]).ok
+  if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[d]) end
+end
+for i = 3, #ARGV, 3 do redis.call('HINCRBYFLOAT', KEYS[1 + ARGV[i]], ARGV[i + 1], ARGV[i + 2]) end
+return 1
+"""
+"""Add to counters what no event does, such as answers that were given."""
 
 IMPORT = (
     _HISTORY
@@ -221,15 +272,15 @@ return {users, interactions}
 """Import interactions into histories."""
 
 FORGET = """#!lua flags=allow-oom
--- KEYS: history, tombstones, event stream.  ARGV: tombstone
+-- KEYS: history, tombstones, event stream, list of what was shown.  ARGV: tombstone
 -- Returns the history as it was, and the id of the last event; empty if there is none.
 local entries = redis.call('TYPE', KEYS[1]).ok == 'list' and redis.call('LRANGE', KEYS[1], 0, -1) or {}
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[4])
 redis.call('HSET', KEYS[2], ARGV[1], redis.call('TIME')[1])
 local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
 return {entries, last[1] and last[1][1] or ''}
 """
-"""Erase a history and remember that the user was erased, although Redis is out of memory. Needs Redis 7."""
+"""Erase history and shown items, and remember that the user was erased, on a full Redis as well. Needs Redis 7."""
 
 TRIM = """
 -- KEYS: event stream, recorded ids.  ARGV: seconds to remember ids, events that may wait for training (0: any number)

@@ -12,7 +12,8 @@ from model_store.replication.snapshots import ChunkJoiner, SnapshotHead, split_c
 from service.store import redis_scripts
 from service.store.change_stream import Snapshot
 from service.store.packed_snapshots import pack_snapshot, unpack_snapshot
-from service.store.redis_connection import Arg, Connection
+from service.store.redis_client import Arg, Script
+from service.store.redis_connection import Connection
 from service.store.redis_lock import RedisLocks
 
 _LOAD_ATTEMPTS = 3
@@ -33,7 +34,7 @@ class RedisSnapshots:
         self._keys = keys
         self._locks = RedisLocks(connection, lock_ttl_s)
         self._grace_ms = round(grace_s * 1000)
-        self._publish = connection.slow.register_script(redis_scripts.PUBLISH_SNAPSHOT)
+        self._publish = Script(connection.slow, redis_scripts.PUBLISH_SNAPSHOT)
 
     async def exists(self, version: str) -> bool:
         """Look for the snapshot's head."""

@@ -6,21 +6,28 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
-from model_store.errors import StoreCorrupt
+from model_store.errors import StoreError
+from model_store.events.counts import Counts
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from model_store.events.history_entry import UserInteractions
 from model_store.replication import redis_schema
+from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
 from model_store.replication.redis_schema import HistoryEntry
-from service.async_tasks import cancel_and_wait
+from service.async_tasks import cancel_and_wait, gather_all
 from service.store.base import HISTORY_CAP, Forgotten, History, Imported, ImportProgress, Recorded, Store
 from service.store.redis_changes import RedisChanges
 from service.store.redis_connection import Connection
+from service.store.redis_counters import RedisCounters
+from service.store.redis_documents import RedisDocuments
 from service.store.redis_events import RedisEvents
 from service.store.redis_histories import RedisHistories
 from service.store.redis_memory import MemoryGuard
+from service.store.redis_shown import RedisShown
 from service.store.redis_snapshots import RedisSnapshots
+from service.store.redis_subjects import RedisSubjects
 from service.store.redis_upkeep import RedisUpkeep
+from service.store.shown_answers import ShownAnswer, Subject
 
 _PROBE_MS = 60_000
 
@@ -29,8 +36,9 @@ class RedisStore(Store):
     """Store in Redis; see :class:`Store`.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, with credentials if needed.
+        url: Where Redis is, see :mod:`model_store.replication.redis_address`.
         prefix: Prefix of every key.
+        tls: Files of a TLS connection.
         history_cap: Interactions kept per user.
         half_lives_s: Half-lives of the decayed counts of events, in seconds, each once.
         user_ttl_s: Seconds without an event after which a user expires, 0 for never.
@@ -47,14 +55,17 @@ class RedisStore(Store):
         grace_s: How long the chunks of a replaced snapshot stay for those who are reading them.
 
     Raises:
-        ConfigError: The client does not accept the URL.
+        ConfigError: The client does not accept the URL or the files.
     """
+
+    system = "redis"
 
     def __init__(
         self,
         url: str,
         *,
         prefix: str = redis_schema.DEFAULT_PREFIX,
+        tls: TlsFiles = NO_TLS_FILES,
         history_cap: int = HISTORY_CAP,
         half_lives_s: Sequence[int] = (),
         user_ttl_s: int = 0,
@@ -68,9 +79,10 @@ class RedisStore(Store):
         lock_ttl_s: float = 60,
         grace_s: float = 60,
     ) -> None:
-        self._keys = redis_schema.Keys(prefix)
+        self._keys = redis_schema.keys_at(url, prefix)
         self._connection = Connection(
             url,
+            tls=tls,
             timeout_ms=timeout_ms,
             write_timeout_s=write_timeout_s,
             background_timeout_s=background_timeout_s,
@@ -85,14 +97,20 @@ class RedisStore(Store):
             self._connection, self._keys, history_cap, half_lives_s, user_ttl_s, max_undrained_events
         )
         self._histories = RedisHistories(self._connection, self._keys, history_cap, user_ttl_s, lock_ttl_s)
+        self._counters = RedisCounters(self._connection, self._keys)
+        self._shown = RedisShown(self._connection, self._keys)
+        self._placements = RedisDocuments(self._connection, self._keys.placements)
+        self._experiments = RedisDocuments(self._connection, self._keys.experiments)
+        self._canaries = RedisDocuments(self._connection, self._keys.canaries)
+        self._subjects = RedisSubjects(self._connection, self._keys)
         self._upkeep = RedisUpkeep(self._connection, self._keys, half_lives_s, user_ttl_s, max_undrained_events)
         self._applying: asyncio.Task[bool] | None = None
         self._memory = MemoryGuard(self._connection, users_expire=user_ttl_s > 0)
 
     @property
     def corrupt_values(self) -> int:
-        """Entries of histories that were skipped."""
-        return self._histories.corrupt_values
+        """Entries of histories, and of lists of what was shown, that were skipped."""
+        return self._histories.corrupt_values + self._shown.corrupt_values
 
     @property
     def dropped_events(self) -> int:
@@ -103,6 +121,31 @@ class RedisStore(Store):
     def catalogue(self) -> RedisChanges:
         """Catalogue changes and snapshots."""
         return self._changes
+
+    @property
+    def counters(self) -> RedisCounters:
+        """Counters of what answers led to."""
+        return self._counters
+
+    @property
+    def placements(self) -> RedisDocuments:
+        """Placements."""
+        return self._placements
+
+    @property
+    def experiments(self) -> RedisDocuments:
+        """Experiments."""
+        return self._experiments
+
+    @property
+    def canaries(self) -> RedisDocuments:
+        """Canaries that were rolled back."""
+        return self._canaries
+
+    @property
+    def subjects(self) -> RedisSubjects:
+        """Users and sessions in experiments."""
+        return self._subjects
 
     @property
     def is_down(self) -> bool:
@@ -124,17 +167,21 @@ class RedisStore(Store):
             self._applying = asyncio.create_task(self._upkeep.try_apply_settings())
 
         with self._memory.watching():
-            await self._connection.ask(lambda redis: redis.set(self._keys.probe, b"1", px=_PROBE_MS))
+            await gather_all(self._write_probe(part) for part in self._keys.parts)
         await self._memory.check()
+
+    async def _write_probe(self, part: redis_schema.Keys) -> None:
+        """Write one byte in a partition: in each, so that no primary of a cluster is left out."""
+        await self._connection.ask(lambda redis: redis.set(part.probe, b"1", px=_PROBE_MS), part=part.prefix)
 
     async def history(self, user_id: str) -> History:
         """Read a history. Entries that do not decode are skipped and counted: the rest is still useful."""
         [found] = await self.histories([user_id])
-        if isinstance(found, StoreCorrupt):
+        if isinstance(found, StoreError):
             raise found
         return found
 
-    async def histories(self, user_ids: Sequence[str]) -> list[History | StoreCorrupt]:
+    async def histories(self, user_ids: Sequence[str]) -> list[History | StoreError]:
         """Read histories in one round trip."""
         return await self._histories.histories(user_ids)
 
@@ -160,19 +207,29 @@ class RedisStore(Store):
         """Hold the lock of the replica that imports."""
         return self._histories.importing()
 
-    async def record(self, events: Sequence[Event]) -> Recorded:
+    async def record(self, events: Sequence[Event], traceparent: str = "", counts: Sequence[Counts] = ()) -> Recorded:
         """Run one script per 256 events: each script is atomic, a batch across scripts is not.
 
         Events are refused at once while Redis is full, so that catalogue changes find the room that is left.
         """
         self._memory.ensure_room()
         with self._memory.watching():
-            accepted = await self._events.record(events)
+            accepted = await self._events.record(events, counts, traceparent)
         return Recorded(accepted, len(events) - accepted)
 
     async def forget(self, user_id: str) -> Forgotten:
         """Erase the history at once, and the event stream step by step."""
         return await self._events.forget(user_id)
+
+    async def shown(self, subjects: Sequence[Subject]) -> list[list[ShownAnswer] | StoreError]:
+        """Read lists in one round trip."""
+        return await self._shown.read(subjects)
+
+    async def note_shown(self, answers: Sequence[ShownAnswer]) -> None:
+        """Append to lists, unless memory is short: it belongs to events and the catalogue."""
+        self._memory.ensure_room_for_imports()
+        with self._memory.watching():
+            await self._shown.add(answers)
 
     async def backlog(self) -> EventBacklog:
         """Count the entries of the event stream: training deletes those it has drained."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import structlog
+from redis.asyncio import Redis
 
 from model_store.errors import StoreError, StoreReadOnly
 from model_store.replication import redis_schema
+from service.async_tasks import gather_all
 from service.store import redis_scripts
+from service.store.redis_client import Script
 from service.store.redis_connection import Connection
 
 log = structlog.get_logger()
 
 _SCANNED = 1000  # keys per call: a millisecond or two
-_GLOB = re.compile(r"([*?\[\]\\])")
 
 
 class RedisUpkeep:
@@ -44,16 +46,22 @@ class RedisUpkeep:
         self.dropped_events = 0
         self._connection = connection
         self._keys = keys
-        self._counts = [keys.counts(half_life).encode() for half_life in half_lives_s]
+        self._counts = [part.counts(half_life).encode() for part in keys.parts for half_life in half_lives_s]
         self._user_ttl_s = user_ttl_s
-        self._max_undrained_events = max_undrained_events
-        self._trim = connection.fast.register_script(redis_scripts.TRIM)
+        self._max_undrained_events = -(-max_undrained_events // len(keys.parts))
+        self._trim = Script(connection.fast, redis_scripts.TRIM)
 
     async def trim(self) -> None:
         """Trim recorded ids and waiting events, as recording does: a full Redis records nothing, but must shrink."""
-        keys = [self._keys.events, self._keys.seen]
+        await gather_all(self._trim_part(part) for part in self._keys.parts)
+
+    async def _trim_part(self, part: redis_schema.Keys) -> None:
         args = [redis_schema.SEEN_WINDOW_S, self._max_undrained_events]
-        self.dropped_events += int(await self._connection.ask(lambda redis: self._trim(keys, args, redis)))
+
+        async def call(redis: Redis) -> Any:
+            return await self._trim([part.events, part.seen], args, redis)
+
+        self.dropped_events += int(await self._connection.ask(call, part=part.prefix))
 
     async def apply_settings(self) -> None:
         """Give all histories the expiry that the settings want, and delete counts that nobody reads.
@@ -85,11 +93,8 @@ class RedisUpkeep:
 
     async def _expire_histories(self) -> int:
         users = 0
-        cursor = 0
-        while True:
+        async for names in self._connection.scan(self._keys.pattern("history:"), _SCANNED):
             async with self._connection.background() as redis:
-                pattern = _GLOB.sub(r"\\\1", self._keys.history("")) + "*"
-                cursor, names = await redis.scan(cursor, pattern, _SCANNED)
                 pipeline = redis.pipeline(transaction=False)
                 for name in names:
                     if self._user_ttl_s:
@@ -97,15 +102,14 @@ class RedisUpkeep:
                     else:
                         pipeline.persist(name)
                 await pipeline.execute()
-
             users += len(names)
-            if not cursor:
-                return users
+        return users
 
     async def _delete_counts(self) -> None:
         """Delete what is not read any more: counts have no expiry, so those of other half-lives would stay."""
-        pattern = _GLOB.sub(r"\\\1", self._keys.counts_prefix) + "*"
+        unused = {self._keys.newest.encode()}
+        async for names in self._connection.scan(self._keys.pattern("events:counts:"), _SCANNED):
+            unused |= set(names) - set(self._counts)
         async with self._connection.background() as redis:
-            found = [name async for name in redis.scan_iter(pattern, _SCANNED)]
-            unused = set(found) - set(self._counts)
-            await redis.unlink(self._keys.newest, *unused)
+            for name in unused:  # one by one, since they may be in several slots
+                await redis.unlink(name)

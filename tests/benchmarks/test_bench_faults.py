@@ -22,6 +22,7 @@ KINDS = {
     "corrupt",
     "unreachable",
     "restarted_empty",
+    "primary_killed",
 }
 
 

@@ -18,6 +18,7 @@ from etegrec_client import (
     InvalidRequest,
     NotFound,
     Overloaded,
+    PlacementConflict,
     Retries,
     ServiceFailure,
     ServiceUnreachable,
@@ -31,6 +32,23 @@ from tests.support.service_process import free_port, process, wait_for
 Json = dict[str, Any]
 RENAMED = {"Event": "EventBody", "Item": "ItemBody"}
 """Types of the client whose schemas have another name in the service."""
+IN_REQUESTS = {
+    *("RecommendRequest", "Placement", "Filter", "NotConditions", "AttributeRange", "ViewedNumber", "ViewedCategories"),
+    *(
+        "ExcludeShown",
+        "Boost",
+        "BoostRange",
+        "Exploration",
+        "Pin",
+        "ItemPatch",
+        "Item",
+        "BulkItem",
+        "Event",
+        "WhyNotRequest",
+    ),
+    *("Rules", "TrafficBody", "Variant", "Experiment"),
+}
+"""Types of the client that it sends."""
 OWN_METHODS = {"close", "record_event"}
 NOT_FOR_PROGRAMS = {"metrics"}
 
@@ -59,11 +77,11 @@ def test_both_clients_have_the_same_methods() -> None:
 
 def test_the_types_have_the_fields_of_the_description(document: Json) -> None:
     schemas = document["components"]["schemas"]
-    own = {name: each for name, each in vars(types).items() if is_typeddict(each)}
+    own = {name: each for name, each in vars(types).items() if is_typeddict(each) and not name.startswith("_")}
     for name, type_ in own.items():
         schema = schemas[RENAMED.get(name, name)]
         assert set(type_.__annotations__) == schema["properties"].keys(), name
-        if name in ("RecommendRequest", "Filter", "ItemPatch", "Item", "BulkItem", "Event", "AttributeRange"):
+        if name in IN_REQUESTS:
             assert set(type_.__required_keys__) == set(schema.get("required", ())), name
         else:
             optional = {each for each, about in schema["properties"].items() if "default" in about}
@@ -109,8 +127,25 @@ def test_a_day_of_a_shop(url: str) -> None:
 
         answer = shop.recommend(user_id=7, k=3, filter={"attributes": [{"field": "year", "gte": 1990}]})
         assert (answer["served_by"], len(answer["items"])) == ("model", 3)
+        absent = shop.why_not(user_id=7, item_id="1001", k=1, filter={"deny": [1001]})
+        assert (absent["verdict"], absent["closed_by"]) == ("denied", "filter.deny")
         batch = shop.recommend_batch([{"user_id": 7, "k": 3}, {"history": ["item-1"], "k": 2}])
         assert [len(each["items"]) for each in batch] == [3, 2]
+
+        assert [each["item_id"] for each in shop.search_items("slash with")["items"]] == ["a/b c"]
+        assert shop.first_codes(limit=1)["total"] >= 40
+        put_at = shop.put_placement("home", {"k": 2, "filter": {"not": {"categories": ["none"]}}}, revision=0)[
+            "revision"
+        ]
+        placed = shop.recommend(user_id=7, placement="home")
+        assert (len(placed["items"]), placed["placement"]) == (2, {"name": "home", "revision": put_at})
+        assert shop.get_placement("home")["rules"]["k"] == 2
+        assert [each["name"] for each in shop.list_placements()["placements"]] == ["home"]
+        with pytest.raises(PlacementConflict):
+            shop.put_placement("home", {"k": 3}, revision=0)
+        assert shop.delete_placement("home", revision=put_at)["revision"] > put_at
+        with pytest.raises(NotFound):
+            shop.recommend(user_id=7, placement="home")
 
         assert len(shop.similar_items("item-3", k=4)["items"]) == 4
         prefix = shop.get_item("item-3")["codes"][:1]
@@ -120,7 +155,12 @@ def test_a_day_of_a_shop(url: str) -> None:
         while not (trending := shop.trending_items(k=2)["items"]):  # counts are read every TRENDS_S
             time.sleep(0.05)
         assert {each["item_id"] for each in trending} <= {"1000", "item-3"}
+        bought = answer["items"][0]["item_id"]
+        shop.record_event(user_id=8, item_id=bought, type="purchase", value=9.5, attribution=answer["attribution"])
+        rows = [row for day in shop.get_attribution(days=2)["days"] for row in day["versions"]]
+        assert {"purchase": {"-": 9.5}} in [row["values"] for row in rows]
         assert shop.get_model()["engine"] == "fake"
+        assert shop.get_models()["live"]["version"] == answer["model_version"]
         assert shop.health_live() == {"status": "live"}
         assert shop.health_ready()["status"] == "ready"
         assert shop.delete_user(7) == {"history": 2, "events": 2}

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,21 +19,33 @@ import pytest
 import typer
 import yaml
 
+from console.errors import ConsoleError
+from console.guard import HEALTH
+from console.settings import SECRETS_DIR
+from console.settings import Settings as ConsoleSettings
 from service.settings import ENV_PREFIX, Settings
 from supply_chain.lock_file import lock_path, read_lock
 from training.cli import app as train_app
-from training.config import load_config
-from training.retraining.gate import Gate
+from training.config import GateConfig, load_config
 from training.retraining.schedule import parse_cron
 
 ROOT = Path(__file__).parents[2]
-BASES = {"python:3.11-slim-bookworm", "redis:7-bookworm", "prom/prometheus:v3.15.0"}
+BASES = {"python:3.11-slim-bookworm", "redis:7-bookworm", "prom/prometheus:v3.15.0", "grafana/grafana:13.2.3"}
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 OWN = ("service", "service-gpu", "trainer")
 ONCE = "secrets"
-DOCKERFILES = ("service", "trainer")
+DOCKERFILES = ("service", "trainer", "console")
+USERS = {"service": "10001", "trainer": "10001", "console": "10002"}
 VARIABLE = re.compile(r"\$\{(\w+):?-([^}]*)\}")
-SECRETS = {"REDIS_PASSWORD", "ETEGREC_READ_KEYS", "ETEGREC_WRITE_KEYS", "ETEGREC_ADMIN_KEYS"}
+SECRETS = {
+    "REDIS_PASSWORD",
+    "ETEGREC_READ_KEYS",
+    "ETEGREC_WRITE_KEYS",
+    "ETEGREC_ADMIN_KEYS",
+    "ETEGREC_ATTRIBUTION_KEYS",
+    "ETEGREC_CONSOLE_PASSWORD",
+    "GRAFANA_PASSWORD",
+}
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 
 
@@ -77,7 +90,7 @@ def base_image(name: str) -> str:
 # Images
 
 
-def test_every_image_is_one_of_three_bases_fixed_by_digest() -> None:
+def test_every_image_is_one_of_four_bases_fixed_by_digest() -> None:
     bases = {base_image(name) for name in DOCKERFILES}
     pulled = {service["image"] for service in SERVICES.values() if "image" in service}
     assert len(bases) == 1
@@ -92,8 +105,8 @@ def test_the_image_for_development_is_fixed_by_digest() -> None:
 
 def test_no_page_or_file_names_an_image_without_its_digest() -> None:
     pages = [COMPOSE_TEXT, *((ROOT / "docker" / f"{name}.Dockerfile").read_text() for name in DOCKERFILES)]
-    named = re.findall(r"(?:redis|python|prom/prometheus):v?\d[\w.-]*(\S*)", "\n".join(pages))
-    assert len(named) == 4
+    named = re.findall(r"(?:redis|python|prom/prometheus|grafana/grafana):v?\d[\w.-]*(\S*)", "\n".join(pages))
+    assert len(named) == 6
     assert all(rest.rstrip("}").startswith("@sha256:") for rest in named)
 
 
@@ -156,13 +169,15 @@ def test_images_run_in_an_empty_folder_that_they_may_not_write(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_images_run_as_one_user_who_owns_the_store(name: str) -> None:
+def test_images_run_as_one_user_and_the_store_belongs_to_that_of_service_and_trainer(name: str) -> None:
     runs = [each.rest for each in final_stage(name) if each.word == "RUN"]
     created = next(run for run in runs if "useradd" in run)
-    assert "--uid 10001" in created
-    assert re.search(r"install --directory --owner=10001 --group=10001 /models\b", created)
+    user = USERS[name]
+    assert f"--uid {user}" in created
+    owns = re.search(rf"install --directory --owner={user} --group={user} /models\b", created)
+    assert bool(owns) == (name != "console")
     last_user = [each.rest for each in final_stage(name) if each.word == "USER"][-1]
-    assert last_user == "10001:10001"
+    assert last_user == f"{user}:{user}"
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
@@ -184,12 +199,14 @@ def test_the_build_context_holds_what_is_copied_and_no_more(name: str) -> None:
 
 def test_only_this_machine_reaches_published_ports_and_nobody_redis() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert set(published) == {"service", "service-gpu", "prometheus"}
+    assert set(published) == {"service", "service-gpu", "console", "prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
     assert COMPOSE["networks"]["live"] == {"internal": True}
     assert SERVICES["redis"]["networks"] == ["live"]
     assert SERVICES["trainer"]["networks"] == ["live"]
     assert SERVICES["prometheus"]["networks"] == ["web"]
+    assert SERVICES["grafana"]["networks"] == ["web"]
+    assert SERVICES["console"]["networks"] == ["web"]
 
 
 @pytest.mark.parametrize("name", list(SERVICES))
@@ -230,7 +247,7 @@ def test_redis_keeps_what_matters_and_asks_for_a_password() -> None:
 
 def test_secrets_are_made_before_anything_that_reads_them() -> None:
     readers = {name for name, service in SERVICES.items() if "secrets:/secrets:ro" in service.get("volumes", [])}
-    assert readers == {"redis", *OWN}
+    assert readers == {"redis", "grafana", "console", *OWN}
     for name in readers:
         assert SERVICES[name]["depends_on"][ONCE] == {"condition": "service_completed_successfully"}
     assert all(SERVICES[name]["environment"]["ETEGREC_SECRETS_DIR"] == "/secrets" for name in OWN)
@@ -238,7 +255,7 @@ def test_secrets_are_made_before_anything_that_reads_them() -> None:
     maker = SERVICES[ONCE]
     assert maker["volumes"] == ["secrets:/secrets"]
     assert maker["network_mode"] == "none"
-    assert maker["cap_add"] == ["CHOWN"]
+    assert maker["cap_add"] == ["CHOWN", "DAC_OVERRIDE"]
     _, program, folder = maker["entrypoint"]
     assert folder == "/secrets"
     copied = [each.rest.split() for each in final_stage("service") if each.word == "COPY"]
@@ -275,8 +292,41 @@ def test_the_service_understands_its_environment(name: str, tmp_path: Path, monk
     assert SERVICES[name]["ports"][0].endswith(f":{settings.port}")
 
 
+def test_the_console_reaches_the_service_and_asks_for_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = SERVICES["console"]
+    image = " ".join(each.rest for each in final_stage("console") if each.word == "ENV")
+    environment = dict(re.findall(r"(ETEGREC_\w+)=(\S+)", image)) | console["environment"]
+    assert environment.pop(SECRETS_DIR) == "/secrets/console"
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConsoleError, match="there is no password"):
+        ConsoleSettings.load(str(tmp_path))
+
+    (tmp_path / "etegrec_console_password").write_text("what-the-volume-holds")
+    settings = ConsoleSettings.load(str(tmp_path))
+    assert settings.service == "http://service:8000"
+    assert console["ports"][0].endswith(f":{settings.port}")
+    assert console["user"] == "10002:10002"
+    assert "models:/models:ro" not in console["volumes"]
+    *_, port, path = console["healthcheck"]["test"]
+    assert (int(port), path) == (settings.port, HEALTH)
+
+
+def test_the_console_image_holds_no_other_room_and_none_of_their_packages() -> None:
+    copied = {each.rest.split()[0] for each in instructions("console") if each.word == "COPY"}
+    assert not copied & {"service", "training", "model_store"}
+    names = {pin.name for pin in read_lock(lock_path("console"))}
+    assert "nicegui" in names
+    assert not names & {"torch", "onnxruntime", "redis", "numpy", "pyarrow"}
+    installed = next(each.rest for each in final_stage("console") if "--no-index" in each.rest)
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert {name for name in scripts if f"command -v {name})" not in installed} == {"etegrec-console"}
+
+
 def test_the_gpu_service_is_asked_for_and_reserves_a_gpu() -> None:
-    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["service-gpu"]
+    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["service-gpu", "grafana"]
     assert SERVICES["service-gpu"]["profiles"] == ["gpu"]
     (device,) = SERVICES["service-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
@@ -290,7 +340,7 @@ def test_the_trainer_command_is_one_that_etegrec_train_takes() -> None:
     given = command.make_context(subcommand, arguments).params
     load_config(given["preset"])
     parse_cron(given["cron"])
-    assert (given["max_gain"], given["plausible_gain"]) == (Gate.max_gain, Gate.plausible_gain)
+    assert (given["max_gain"], given["plausible_gain"]) == (GateConfig().max_gain, GateConfig().plausible_gain)
     assert given["store"] == "/models"
     assert f"runs:{given['work']}" in SERVICES["trainer"]["volumes"]
     prepared = next(each.rest for each in final_stage("trainer") if "etegrec-train prepare" in each.rest)
@@ -311,8 +361,9 @@ def test_env_example_documents_every_variable_with_its_default() -> None:
 
 
 def test_prometheus_asks_services_that_exist_on_its_network() -> None:
-    assert "./docker/prometheus.yml:/etc/prometheus/prometheus.yml:ro" in SERVICES["prometheus"]["volumes"]
-    jobs = yaml.safe_load((ROOT / "docker" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    assert "./docker/prometheus:/etc/prometheus:ro" in SERVICES["prometheus"]["volumes"]
+    config = yaml.safe_load((ROOT / "docker" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    jobs = config["scrape_configs"]
     asked = {
         *(target for job in jobs for each in job.get("static_configs", []) for target in each["targets"]),
         *(f"{name}:{each['port']}" for job in jobs for each in job.get("dns_sd_configs", []) for name in each["names"]),
@@ -320,6 +371,11 @@ def test_prometheus_asks_services_that_exist_on_its_network() -> None:
     assert asked == {"service:8000", "service-gpu:8000", "localhost:9090"}
     assert "web" in SERVICES["service"]["networks"]
     assert "web" in SERVICES["service-gpu"]["networks"]
+
+    assert config["rule_files"] == ["alerts.yml"]
+    assert (ROOT / "docker" / "prometheus" / "alerts.yml").is_file()
+    (of_alerts,) = set(re.findall(r'\bjob=~"([^"]+)"', (ROOT / "docker/prometheus/alerts.yml").read_text()))
+    assert [job["job_name"] for job in jobs if re.fullmatch(of_alerts, job["job_name"])] == ["etegrec", "etegrec-gpu"]
 
 
 # The health check
@@ -352,10 +408,12 @@ def listening(status: int) -> Iterator[int]:
             thread.join()
 
 
-def check_health(port: int) -> subprocess.CompletedProcess[str]:
+def check_health(port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     proxies = {"http_proxy": "http://127.0.0.1:9", "ETEGREC_PORT": str(port)}
     program = ROOT / "docker" / "healthcheck.py"
-    return subprocess.run([sys.executable, program], env=proxies, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, program, *arguments], env=proxies, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_health_check_is_the_file_in_the_image() -> None:
@@ -367,7 +425,9 @@ def test_the_health_check_is_the_file_in_the_image() -> None:
 def test_the_health_check_passes_a_ready_service() -> None:
     with listening(200) as port:
         done = check_health(port)
+        other = check_health(9, str(port), "/health")
     assert (done.returncode, done.stderr) == (0, "")
+    assert (other.returncode, other.stderr.strip()) == (1, "404: wrong path")
 
 
 def test_the_health_check_says_why_a_service_is_not_ready() -> None:

@@ -17,14 +17,17 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
+from console.settings import Settings as ConsoleSettings
 from service.access.keys import keys_of_settings
 from service.access.limits import Limits
 from service.settings import Settings
 from tests.support.redis_server import find_server
 
 SCRIPT = Path(__file__).parents[2] / "docker" / "make_secrets.py"
-KEYS = ["etegrec_read_keys", "etegrec_write_keys", "etegrec_admin_keys"]
-FILES = {"redis_password", "redis.conf", "etegrec_redis_url", *KEYS}
+KEYS = ["etegrec_read_keys", "etegrec_write_keys", "etegrec_admin_keys", "etegrec_attribution_keys"]
+PASSWORDS = ["grafana_password", "console/etegrec_console_password", "redis_password"]
+CONSOLE_KEYS = {"console/etegrec_console_key", "console/etegrec_console_write_key"}
+FILES = {*PASSWORDS, "redis.conf", "etegrec_redis_url", *KEYS, *CONSOLE_KEYS}
 
 
 def load() -> ModuleType:
@@ -52,15 +55,15 @@ def make(folder: Path, renew: list[str] | None = None, **given: str) -> list[str
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text().strip() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_text().strip() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_first_start_makes_everything(tmp_path: Path) -> None:
-    assert make(tmp_path) == [*KEYS, "redis_password"]
+    assert make(tmp_path) == [*KEYS, *PASSWORDS]
     made = contents(tmp_path)
     assert set(made) == FILES
-    secrets = {made[name] for name in (*KEYS, "redis_password")}
-    assert len(secrets) == 4
+    secrets = {made[name] for name in (*KEYS, *PASSWORDS)}
+    assert len(secrets) == len(KEYS) + len(PASSWORDS)
     assert all(len(secret) == 43 for secret in secrets)  # 256 bits
     assert made["redis.conf"] == f'requirepass "{made["redis_password"]}"'
     assert made["etegrec_redis_url"] == f"redis://:{made['redis_password']}@redis:6379/0"
@@ -88,12 +91,17 @@ def test_each_file_is_for_the_one_user_that_reads_it(tmp_path: Path) -> None:
     assert owners == {
         "redis_password": 0,
         "redis.conf": 999,
+        "grafana_password": 472,
         "etegrec_redis_url": 10001,
         "etegrec_read_keys": 10001,
         "etegrec_write_keys": 10001,
         "etegrec_admin_keys": 10001,
+        "etegrec_attribution_keys": 10001,
+        "etegrec_console_password": 10002,
+        "etegrec_console_key": 10002,
+        "etegrec_console_write_key": 10002,
     }
-    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o400}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*_*")} == {0o400}
 
 
 def test_what_is_given_replaces_what_was_made_and_stays(tmp_path: Path) -> None:
@@ -116,6 +124,20 @@ def test_a_secret_is_renewed_on_request_only(tmp_path: Path) -> None:
     assert make(tmp_path, renew=["etegrec_write_keys"]) == ["etegrec_write_keys"]
     after = contents(tmp_path)
     assert {name for name in FILES if before[name] != after[name]} == {"etegrec_write_keys"}
+
+
+def test_the_console_gets_the_first_keys_and_its_own_password(tmp_path: Path) -> None:
+    make(tmp_path, ETEGREC_READ_KEYS="shop: read-secret , second:other", ETEGREC_ADMIN_KEYS=" plain-secret,third")
+    settings = ConsoleSettings.load(str(tmp_path / "console"), host="0.0.0.0")
+    secrets = (settings.key, settings.write_key, settings.password)
+    made = contents(tmp_path)
+    shown = [None if each is None else each.get_secret_value() for each in secrets]
+    assert shown == ["read-secret", "plain-secret", made["console/etegrec_console_password"]]
+
+    make(tmp_path, renew=["etegrec_admin_keys"])
+    assert contents(tmp_path)["console/etegrec_console_write_key"] == contents(tmp_path)["etegrec_admin_keys"]
+    with pytest.raises(maker.SecretError, match=r"^ETEGREC_READ_KEYS: it holds no key$"):
+        make(tmp_path, ETEGREC_READ_KEYS=" , ")
 
 
 @pytest.mark.parametrize("password", ["with blank", 'with"quote', "with'quote", "back\\slash", "line\nfeed", "umläut"])
@@ -147,7 +169,7 @@ def test_a_start_that_broke_off_is_completed(tmp_path: Path) -> None:
 
 def test_the_service_starts_with_these_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path)
-    for variable in ("ETEGREC_READ_KEYS", "ETEGREC_WRITE_KEYS", "ETEGREC_ADMIN_KEYS", "ETEGREC_REDIS_URL"):
+    for variable in (*map(str.upper, KEYS), "ETEGREC_REDIS_URL"):
         monkeypatch.delenv(variable, raising=False)
     keys = {key.name: key.scopes for key in keys_of_settings(Settings.load(secrets_dir=str(tmp_path)), Limits())}
     assert keys.keys() == {"read-1", "write-1", "admin-1"}
@@ -181,7 +203,7 @@ def test_the_command_says_what_it_made_and_never_a_secret(tmp_path: Path) -> Non
         pytest.skip("only root may give files away")
     command = [sys.executable, str(SCRIPT), str(tmp_path)]
     first = subprocess.run(command, env={}, capture_output=True, text=True, check=True)
-    assert first.stdout == f"secrets: new: {', '.join(KEYS)}, redis_password\n"
+    assert first.stdout == f"secrets: new: {', '.join([*KEYS, *PASSWORDS])}\n"
     again = subprocess.run(command, env={}, capture_output=True, text=True, check=True)
     assert again.stdout == "secrets: all there\n"
     assert (tmp_path / "etegrec_read_keys").stat().st_uid == 10001

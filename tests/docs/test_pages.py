@@ -5,17 +5,24 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+import yaml
+from typer.models import OptionInfo
 
 from model_store.errors import ConfigError
 from service import errors
 from service.cli import serve
 from service.errors import RequestError
+from service.ingest import cli as ingest
+from service.ingest.metrics import IngestMetrics
 from service.settings import ENV_PREFIX, Settings
 from service.telemetry import Telemetry
 from training.config import settings
+from training.retraining.metrics import RetrainMetrics
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
@@ -34,11 +41,40 @@ def test_every_setting_is_documented_with_its_default(name: str) -> None:
 
 
 def test_every_metric_is_documented() -> None:
-    families = list(Telemetry().registry.collect())
+    registries = [each.registry for each in (Telemetry(), IngestMetrics(), RetrainMetrics())]
+    families = [family for registry in registries for family in registry.collect()]
     assert len(families) > 10
-    rows = [line for line in OPERATIONS.splitlines() if line.startswith("| `etegrec_")]
+    rows = [line for line in OPERATIONS.splitlines() if line.startswith(("| `etegrec_", "| `process_"))]
     shown = {row.split("|")[1].strip().strip("`").removesuffix("_total"): row.split("|")[3].strip() for row in rows}
+    if sys.platform != "linux":  # only there a process can tell about itself
+        shown = {name: meaning for name, meaning in shown.items() if not name.startswith("process_")}
     assert shown == {family.name: family.documentation for family in families}
+
+
+def test_every_alert_is_documented_with_its_severity() -> None:
+    groups = yaml.safe_load((ROOT / "docker" / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    severities = {
+        rule["alert"]: rule["labels"]["severity"] for group in groups for rule in group["rules"] if "alert" in rule
+    }
+    rows = [line.split("|") for line in OPERATIONS.splitlines() if re.match(r"\| (critical|warning)\b", line)]
+    shown = {name: row[1].strip().split(",")[0] for row in rows for name in re.findall(r"`(Etegrec\w+)`", row[3])}
+    assert shown == severities
+
+
+def test_every_variable_of_the_feed_is_documented_with_its_default() -> None:
+    commands = (ingest.from_kafka, ingest.from_files, ingest.from_standard_input)
+    found = {}
+    for command in commands:
+        hints = get_type_hints(command, include_extras=True)
+        for name, parameter in signature(command).parameters.items():
+            option = get_args(hints[name])[1]
+            if isinstance(option, OptionInfo) and option.envvar:
+                default = "" if parameter.default is None else f"`{parameter.default}`"
+                flag = next(iter(option.param_decls or ()), f"--{name.replace('_', '-')}")
+                found[str(option.envvar)] = (f"`{flag}`", default)
+
+    rows = [line.split("|") for line in OPERATIONS.splitlines() if line.startswith("| `ETEGREC_INGEST_")]
+    assert {row[1].strip(" `"): (row[2].strip(), row[3].strip()) for row in rows} == found
 
 
 def test_every_problem_is_documented() -> None:

@@ -5,11 +5,13 @@ import sys
 
 CHECK = """
 import sys
-import service.app, service.cli, service.engines.fake_engine, service.engines.onnx_engine
+import service.app, service.cli, service.ingest.cli, service.engines.fake_engine, service.engines.onnx_engine
 import service.store.embedded_store, service.store.redis_store
-heavy = {name.partition('.')[0] for name in sys.modules} & {'torch', 'training', 'polars', 'onnx'}
+heavy = {name.partition('.')[0] for name in sys.modules} & {'torch', 'training', 'polars', 'onnx', 'confluent_kafka'}
 assert not heavy, heavy
 assert 'model_store.network' not in sys.modules
+assert 'model_store.tracing.open_telemetry' not in sys.modules
+assert 'opentelemetry.exporter' not in sys.modules
 assert 'model_store.bundle.publish' not in sys.modules
 """
 

@@ -6,95 +6,26 @@ cannot be stored is refused with 503, what was acknowledged stays, and full serv
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from model_store.bundle.registry import ModelStore
 from model_store.errors import StoreUnavailable
 from model_store.replication import redis_schema
-from service.app import create_app
 from service.schemas.items import ItemBody
-from service.service import Service
-from service.store.redis_store import RedisStore
-from tests.support.hash_coder import hash_coder
 from tests.support.redis_server import RedisServer
-from tests.support.service_harness import fast_settings, live_store, metric, running, until
+from tests.support.replica import INLINE, Replica, event, open_replica, same_place
+from tests.support.service_harness import live_store, metric, until
 from tests.support.tcp_proxy import TcpProxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-INLINE = {"history": ["item-1", "item-2"], "k": 10}
-TIMEOUT_MS = 250  # long enough for a healthy server beside a busy test machine
 SLOW_S = 1.5  # longer than a write may take
-Json = dict[str, Any]
-
-
-class Replica:
-    """One replica and a client of it."""
-
-    def __init__(self, service: Service, client: httpx.AsyncClient) -> None:
-        self.service, self.client = service, client
-
-    @property
-    def place(self) -> tuple[str, int, str]:
-        """Lineage, revision and digest of the catalogue that answers."""
-        model = self.service.models.current
-        assert model is not None
-        return model.lineage, model.revision, model.catalogue.digest()
-
-    async def recommended(self, **asked: Any) -> Json:
-        response = await self.client.post("/recommend", json=asked)
-        assert response.status_code == 200, response.text
-        return dict(response.json())
-
-    async def accepted(self, method: str, path: str, body: object = None) -> Json:
-        """Repeat a write, as the answer 503 asks for, until it is taken."""
-        async with asyncio.timeout(60):
-            while True:
-                response = await self.client.request(method, path, json=body)
-                if response.status_code == 200:
-                    return dict(response.json())
-                assert response.status_code == 503, response.text
-                await asyncio.sleep(0.02)
-
-    async def refused(self, method: str, path: str, body: object = None) -> None:
-        response = await self.client.request(method, path, json=body)
-        assert response.status_code == 503, response.text
-        assert response.headers["content-type"] == "application/problem+json"
-        is_read_only = self.service.store_client.status == "read-only"
-        slug = "live-store-read-only" if is_read_only else "live-store-unavailable"
-        assert response.json()["type"] == f"urn:etegrec:problem:{slug}"
-        assert "retry-after" in response.headers
-
-    async def until_degraded(self, is_degraded: bool) -> None:
-        async with asyncio.timeout(60):
-            while (await self.recommended(**INLINE))["degraded"] != is_degraded:
-                await asyncio.sleep(0.01)
-
-    @asynccontextmanager
-    async def asked_all_along(self) -> AsyncIterator[None]:
-        """Inline histories, one after another while the block runs: each is answered by the model."""
-
-        async def ask() -> None:
-            while True:
-                answer = await self.recommended(**INLINE)
-                assert (len(answer["items"]) >= 9, answer["served_by"]) == (True, "model")  # 9: one was just deleted
-                await asyncio.sleep(0.005)
-
-        asking = asyncio.create_task(ask())
-        try:
-            yield
-        finally:
-            asking.cancel()
-            [outcome] = await asyncio.gather(asking, return_exceptions=True)
-        assert isinstance(outcome, asyncio.CancelledError), outcome
 
 
 class Shop:
@@ -104,16 +35,9 @@ class Shop:
         self.folder, self.server, self.proxy = folder, server, proxy
         self.keys = redis_schema.Keys()
 
-    @asynccontextmanager
-    async def replica(self, *, by_proxy: bool = False, **given: Any) -> AsyncIterator[Replica]:
+    def replica(self, *, by_proxy: bool = False, **given: Any) -> AbstractAsyncContextManager[Replica]:
         url = self.server.url.replace(str(self.server.port), str(self.proxy.port)) if by_proxy else self.server.url
-        store = RedisStore(url, timeout_ms=TIMEOUT_MS, breaker_pause_s=0.05)
-        settings = fast_settings(self.folder, **{"catalogue_poll_s": 0.01, **given})
-        app = create_app(settings, store=store, coders=hash_coder)
-        service: Service = app.state.service
-        async with running(app) as client:
-            await until(lambda: service.models.current is not None)
-            yield Replica(service, client)
+        return open_replica(self.folder, url, **given)
 
 
 @pytest.fixture
@@ -177,14 +101,6 @@ async def key_of_another_type(shop: Shop) -> AsyncIterator[None]:
         raw.set(shop.keys.changes, "text")
         yield
         raw.delete(shop.keys.changes)
-
-
-def event(number: int) -> Json:
-    return {"event_id": f"e{number}", "user_id": "u", "item_id": f"item-{number}", "timestamp": number}
-
-
-async def same_place(*replicas: Replica) -> None:
-    await until(lambda: len({each.place for each in replicas}) == 1 and bool(replicas[0].place[0]))
 
 
 Trouble = Callable[[Shop], AbstractAsyncContextManager[None]]
@@ -297,8 +213,7 @@ async def test_corrupt_values_harm_only_what_they_hold(shop: Shop) -> None:
                     assert (await third.client.get(f"/items/{item_id}")).status_code == 200
             raw.delete(shop.keys.history("u"))
         await first.accepted("POST", "/events", event(3))
-        assert not (await first.recommended(user_id="u"))["degraded"]
-        await first.until_degraded(False)
+        await first.until_degraded(False, user_id="u")
         await second.until_degraded(False)
 
 

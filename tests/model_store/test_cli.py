@@ -230,3 +230,33 @@ def test_as_a_module_and_from_the_environment(tmp_path: Path) -> None:
         command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert [row["version"] for row in json.loads(done.stdout)["versions"]] == [version]
+
+
+def test_aliases_are_set_listed_shown_and_removed(terminal: Terminal, versions: list[str]) -> None:
+    live, first, second = versions
+    terminal("promote", live)
+    given = terminal.json("alias", "candidate", first, "--share", "0.25")
+    assert (given["alias"], given["version"], given["share"]) == ("candidate", first, 0.25)
+    assert f"{second} is the shadow now, with 0.05 of the traffic" in terminal("alias", "shadow", second)[0]
+
+    listed = terminal.json("list")
+    assert listed["aliases"]["candidate"]["version"] == first
+    assert [row["state"] for row in listed["versions"]] == ["live", "candidate", "shadow"]
+    assert f"{first} is the candidate, with 0.25 of the traffic since" in terminal("list")[0]
+    assert terminal.json("show", first)["aliases"]["candidate"]["share"] == 0.25
+    assert "0.05 of the traffic" in terminal("show", second)[0]
+    assert terminal.json("show", live)["aliases"] == {}
+
+    assert terminal.json("alias", "shadow", "--remove") == {"alias": "shadow", "removed": second}
+    assert "no version is the shadow" in terminal("alias", "shadow", "--remove")[0]
+    assert f"{first} is no longer the candidate" in terminal("alias", "candidate", "--remove")[0]
+    assert [row["state"] for row in terminal.json("list")["versions"]] == ["live", "", ""]
+
+
+def test_a_wrong_alias_is_told_what_to_do(terminal: Terminal, versions: list[str]) -> None:
+    terminal("promote", versions[0])
+    assert "choose from candidate, shadow" in terminal("alias", "canary", versions[1], code=3)[1]
+    assert "etegrec-models promote" in terminal("alias", "live", versions[1], code=3)[1]
+    assert "use --remove, one of both" in terminal("alias", "shadow", code=3)[1]
+    assert "use --remove, one of both" in terminal("alias", "shadow", versions[1], "--remove", code=3)[1]
+    assert "must be between 0 and 1" in terminal("alias", "shadow", versions[1], "--share", "2", code=3)[1]

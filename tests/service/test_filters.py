@@ -15,8 +15,8 @@ from model_store.search.exclusions import closed_nodes
 from service.answers.popular import find_popular
 from service.engines.base import SearchRequest, SearchResult
 from service.engines.fake_engine import FakeEngine
-from service.filters import RuleCompiler, RuleKey
-from service.schemas.recommend import AttributeRange, Filter
+from service.filters import NumberRange, Rule, RuleCompiler, RuleKey, ViewedItem, read_filter
+from service.schemas.rules import AttributeRange, Bound, Filter, ViewedNumber
 from tests.support.bundles import small_catalogue
 
 TRAINED = small_catalogue()
@@ -75,19 +75,25 @@ def allowed(rules: Filter, seen: set[str]) -> set[str]:
 
 def inside(value: object, bounds: AttributeRange) -> bool:
     """Tell whether one attribute is a number that keeps the bounds."""
+    gte, gt, lte, lt = map(number_of, (bounds.gte, bounds.gt, bounds.lte, bounds.lt))
     return (
         isinstance(value, int | float)
-        and (bounds.gte is None or value >= bounds.gte)
-        and (bounds.gt is None or value > bounds.gt)
-        and (bounds.lte is None or value <= bounds.lte)
-        and (bounds.lt is None or value < bounds.lt)
+        and (gte is None or value >= gte)
+        and (gt is None or value > gt)
+        and (lte is None or value <= lte)
+        and (lt is None or value < lt)
     )
+
+
+def number_of(bound: Bound) -> float | None:
+    assert not isinstance(bound, ViewedNumber)
+    return bound
 
 
 def ask(rules: Filter, seen: list[str], k: int, per_prefix: int | None) -> tuple[SearchResult, SearchResult]:
     """The answers of the search and of the fallback."""
     compiled = RuleCompiler(CATALOGUE, 8)
-    rule = compiled.compile(RuleKey.of(rules))
+    rule = compiled.compile(read_filter(rules).key)
     excluded = CATALOGUE.rows([*seen, *(rules.deny or ())])
     engine = FakeEngine()
     request = SearchRequest(np.array([0]), k, 50, rule.mask, excluded, CATALOGUE, per_prefix)
@@ -166,15 +172,15 @@ def test_compiled_rules_are_shared_and_the_oldest_forgotten() -> None:
     rules.compile(keys[2])
     assert rules.find(keys[1]) is None
     assert rules.find(keys[0]) is first
-    assert rules.find(RuleKey.of(Filter(deny=["item-1"]))) is rules.everything
+    assert rules.find(read_filter(Filter(deny=["item-1"])).key) is rules.everything
 
 
 def test_a_rule_counts_what_it_names() -> None:
     assert RuleKey().name_count == 0
     wide = {"categories": ["a", "b", "a"], "categories_all": ["c"], "allow": [], "deny": ["x"]}
-    assert RuleKey.of(Filter.model_validate(wide)).name_count == 3
+    assert read_filter(Filter.model_validate(wide)).key.name_count == 3
     bounds = [{"field": "year", "gte": 1}, {"field": "price", "lt": 2}]
-    assert RuleKey.of(Filter.model_validate({"attributes": bounds, "allow": ["i", "j"]})).name_count == 4
+    assert read_filter(Filter.model_validate({"attributes": bounds, "allow": ["i", "j"]})).key.name_count == 4
 
 
 def test_a_rule_that_allows_nothing_says_so() -> None:
@@ -223,3 +229,72 @@ def test_ranges_that_something_can_lie_in(bounds: dict[str, float]) -> None:
 def test_ranges_that_nothing_can_lie_in_are_refused(bounds: dict[str, float], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AttributeRange.model_validate({"field": "year", **bounds})
+
+
+VIEWED = ViewedItem(("category-1", "category-2"), {"year": 1996, "name": "text", "flag": True})
+
+
+def rule_of(viewed: ViewedItem | None, **parts: Any) -> Rule:
+    return read_filter(Filter.model_validate(parts), viewed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(FILTERS, FILTERS)
+def test_what_matches_all_parts_of_not_is_left_out(rules: Filter, inner: Filter) -> None:
+    parts = {name: value for name, value in inner.model_dump(exclude_none=True).items() if name != "deny"}
+    if not parts:
+        return
+    full = Filter.model_validate({**rules.model_dump(exclude_none=True), "not": parts})
+    excluded = allowed(Filter.model_validate(parts), set())
+    for found in ask(full, [], 40, None):
+        assert set(names(found)) == allowed(rules, set()) - excluded
+
+
+def test_values_of_the_viewed_item_stand_in_the_key() -> None:
+    asked: dict[str, Any] = {
+        "categories": {"viewed": True},
+        "attributes": [{"field": "price", "lte": {"viewed": "year", "times": 0.5}, "gt": 3}],
+    }
+    key = RuleKey(
+        categories=frozenset(VIEWED.categories),
+        attributes=frozenset({NumberRange("price", None, 3.0, 998.0, None)}),
+    )
+    assert rule_of(VIEWED, **asked) == Rule(key, [])
+    plain = {"categories": ["category-2", "category-1"], "attributes": [{"field": "price", "lte": 998, "gt": 3}]}
+    assert rule_of(None, **plain).key == key  # so both share one compiled rule
+
+
+@pytest.mark.parametrize("viewed", [None, ViewedItem((), {"year": "1996", "flag": True})])
+def test_parts_without_a_value_restrict_nothing_and_are_named(viewed: ViewedItem | None) -> None:
+    rule = rule_of(
+        viewed,
+        categories={"viewed": True},
+        categories_all={"viewed": True},
+        attributes=[
+            {"field": "price", "lte": {"viewed": "year"}},
+            {"field": "price", "gte": 2, "lt": {"viewed": "flag"}},
+        ],
+        allow=["item-1"],
+    )
+    assert rule.key == RuleKey(
+        allow=frozenset({"item-1"}), attributes=frozenset({NumberRange("price", 2.0, None, None, None)})
+    )
+    assert rule.ignored == [
+        *("filter.categories", "filter.categories_all"),
+        *("filter.attributes.0.lte", "filter.attributes.1.lt"),
+    ]
+
+
+def test_a_not_that_lacks_a_value_restricts_nothing_as_a_whole() -> None:
+    asked: dict[str, Any] = {"not": {"categories": {"viewed": True}, "allow": ["item-1"]}}
+    assert rule_of(None, **asked) == Rule(RuleKey(), ["filter.not"])
+    inner = RuleKey(categories=frozenset(VIEWED.categories), allow=frozenset({"item-1"}))
+    assert rule_of(VIEWED, **asked) == Rule(RuleKey(not_=inner), [])
+    assert rule_of(VIEWED, **asked).key.name_count == 3
+
+
+def test_the_viewed_item_is_found_in_the_catalogue() -> None:
+    assert ViewedItem.find(CATALOGUE, "item-4") == ViewedItem(("category-0", "category-1"), {"year": 1994.5})
+    assert ViewedItem.find(CATALOGUE, "nobody") is None
+    assert ViewedItem.find(CATALOGUE, None) is None
+    assert [VIEWED.number(name) for name in ("year", "name", "flag", "none")] == [1996.0, None, None, None]

@@ -115,3 +115,42 @@ async def test_what_is_neither_a_choice_nor_types_is_refused(wrong: object, tmp_
         refused = await client.post("/recommend", json={"history": ["item-1"], "exclude_seen": wrong})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["field"].startswith("exclude_seen")
+
+
+@pytest.mark.parametrize("kind", ["dislike", "hide"])
+async def test_what_a_user_speaks_against_leaves_the_answers_at_once(tmp_path: Path, kind: str) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path) as (client, _):
+        await client.post("/events", json=[event("item-1", "view", 1), event("item-2", "view", 2)])
+        asked = {"user_id": "u", "k": 40, "exclude_seen": False}
+        before = (await client.post("/recommend", json=asked)).json()
+        await client.post("/events", json=[event("item-7", kind, 3), event("unknown", kind, 4)])
+        after = (await client.post("/recommend", json=asked)).json()
+
+    assert "item-7" in {each["item_id"] for each in before["items"]}
+    # the model reads the same history as before: only the item is gone
+    assert after["items"] == [each for each in before["items"] if each["item_id"] != "item-7"]
+    assert after["unknown_items"] == []
+
+
+async def test_a_user_who_only_spoke_against_items_gets_the_popular_ones(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path) as (client, service):
+        await client.post("/events", json=event("item-1", "dislike", 1))
+        answer = (await client.post("/recommend", json={"user_id": "u", "k": 40})).json()
+        assert metric(service, "etegrec_popular_answers_total", reason="no_history") == 1
+    assert answer["served_by"] == "popular"
+    assert "item-1" not in {each["item_id"] for each in answer["items"]}
+    assert len(answer["items"]) == 39
+
+
+async def test_an_impression_changes_no_answer(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path) as (client, _):
+        await client.post("/events", json=event("item-1", "view", 1))
+        before = (await client.post("/recommend", json={"user_id": "u"})).json()
+        await client.post("/events", json=event("item-2", "impression", 2))
+        after = (await client.post("/recommend", json={"user_id": "u"})).json()
+        stored = (await client.get("/users/u")).json()
+    assert after["items"] == before["items"]
+    assert stored["history"] == ["item-1"]

@@ -14,7 +14,17 @@ from packaging.tags import Tag
 from packaging.utils import canonicalize_name
 
 from supply_chain import lock, lock_file
-from supply_chain.lock_file import LOCKS, PROJECT, ROOT, Pin, lock_path, read_constraints, read_lock, without_cuda
+from supply_chain.lock_file import (
+    ALONE,
+    LOCKS,
+    PROJECT,
+    ROOT,
+    Pin,
+    lock_path,
+    read_constraints,
+    read_lock,
+    without_cuda,
+)
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NAMES = (*LOCKS, "trainer-cpu", "build")
@@ -24,7 +34,10 @@ IMAGE = {"platform_machine": "x86_64", "sys_platform": "linux", "platform_system
 
 def direct_requirements(image: str) -> set[str]:
     project = PYPROJECT["project"]
-    groups = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in LOCKS[image])]
+    groups = [
+        [] if image in ALONE else project["dependencies"],
+        *(project["optional-dependencies"][extra] for extra in LOCKS[image]),
+    ]
     parsed = [Requirement(each) for group in groups for each in group]
     return {canonicalize_name(each.name) for each in parsed if each.marker is None or each.marker.evaluate(IMAGE)}
 

@@ -13,6 +13,7 @@ from model_store.network.recommender import Recommender
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, catalogue_inputs, pool_vectors, search_inputs
 from model_store.search.neighbours import Additions, Neighbours, no_additions
+from model_store.search.steering import steering_batch
 from model_store.semantic_ids.trie import Trie
 from tests.support.search_reference import Candidate, ReferenceSearch
 
@@ -92,6 +93,7 @@ class Requests:
     max_per_prefix: Rows
     width: int
     added: list[dict[int, float]]  # by request, what is added to the dense scores of some rows
+    steer: list[dict[tuple[int, ...], float]]  # by request, nats by prefix
     inputs: SearchInputs
 
     def arrays(self) -> list[npt.NDArray[np.generic]]:
@@ -167,12 +169,29 @@ def random_requests(
     masks = [trie.mask(rule) for rule in rules]
     vectors = random_vectors(rng, config, items)
     added = random_additions(rng, trie, batch)
-    inputs = search_inputs(history, trie, width, masks, rule_of, excluded, most.tolist(), count, added)
+    steer = random_steering(rng, codes, batch)
+    steering = steering_batch(trie, [tuple(each.items()) for each in steer])
+    inputs = search_inputs(history, trie, width, masks, rule_of, excluded, most.tolist(), count, added, steering)
     by_row = [
         {int(trie.leaf_item[leaf]): float(value) for leaf, value in zip(*one, strict=True) if leaf >= 0}
         for one in zip(*added, strict=True)
     ]
-    return Requests(codes, vectors, trie, histories, open_items, most, width, by_row, inputs)
+    return Requests(codes, vectors, trie, histories, open_items, most, width, by_row, steer, inputs)
+
+
+def random_steering(
+    rng: np.random.Generator, codes: npt.NDArray[np.int16], batch: int
+) -> list[dict[tuple[int, ...], float]]:
+    """Draw nats for some prefixes of known and unknown items, by request; for half of all batches none."""
+    if rng.random() < 0.5:
+        return [{} for _ in range(batch)]
+    found: list[dict[tuple[int, ...], float]] = []
+    for _ in range(batch):
+        rows = rng.integers(0, len(codes), rng.integers(0, 6))
+        depths = rng.integers(1, codes.shape[1] + 1, len(rows))
+        prefixes = [tuple(codes[row, :depth].tolist()) for row, depth in zip(rows, depths, strict=True)]
+        found.append({prefix: float(rng.uniform(-4, 4)) for prefix in [*prefixes, (99,)]})
+    return found
 
 
 def random_additions(rng: np.random.Generator, trie: Trie, batch: int) -> Additions:

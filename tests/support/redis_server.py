@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
+
+from tests.support.service_process import free_port
 
 START_S = 30  # generous: it only guards against waiting for ever
 
@@ -33,11 +34,18 @@ def find_server() -> Path:
 
 
 class RedisServer:
-    """Server process with its own folder, append-only file and port; it can be killed and started again."""
+    """Server process with its own folder, append-only file and port; it can be killed and started again.
 
-    def __init__(self, folder: Path, password: str | None = None) -> None:
+    Args:
+        folder: Folder of its own.
+        password: Password that it asks for.
+        options: Further options of its configuration, such as ``{"cluster-enabled": "yes"}``.
+    """
+
+    def __init__(self, folder: Path, password: str | None = None, options: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.password = password
+        self.options = dict(options or {})
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -53,7 +61,7 @@ class RedisServer:
     def start(self) -> None:
         """Start, on the port of the last start if there was one, and return once it answers."""
         for _ in range(5):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             if self._start_on(port):
                 self.port = port
                 return
@@ -85,6 +93,7 @@ class RedisServer:
             "appendfsync": "always",
             "save": "",
             "maxmemory-policy": "volatile-lru",
+            **self.options,
         }
 
         if self.password:
@@ -120,10 +129,12 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(folder: Path, password: str | None = "right") -> Iterator[RedisServer]:
+def running_redis(
+    folder: Path, password: str | None = "right", options: Mapping[str, str] | None = None
+) -> Iterator[RedisServer]:
     """Run a server in a new folder."""
     folder.mkdir()
-    server = RedisServer(folder, password)
+    server = RedisServer(folder, password, options)
     server.start()
     try:
         yield server
@@ -131,7 +142,15 @@ def running_redis(folder: Path, password: str | None = "right") -> Iterator[Redi
         server.kill()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def wait_for_servers(condition: Callable[[], bool]) -> None:
+    """Wait until several servers know each other; an error of Redis says that one is still starting."""
+    end = time.monotonic() + START_S
+    while True:
+        try:
+            if condition():
+                return
+        except RedisError:
+            pass  # it is still starting
+
+        assert time.monotonic() < end, "the servers do not find each other"
+        time.sleep(0.05)

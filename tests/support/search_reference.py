@@ -30,6 +30,7 @@ class Beam(NamedTuple):
 
     prefix: Prefix
     log_prob: float
+    steering: float = 0.0  # nats added on the way
 
 
 class Candidate(NamedTuple):
@@ -70,6 +71,7 @@ class ReferenceSearch:
         beam_width: int,
         is_open: npt.NDArray[np.bool_] | None = None,
         max_per_prefix: int | None = None,
+        steer: Mapping[Prefix, float] | None = None,
     ) -> list[tuple[int, float]]:
         """Decode one history.
 
@@ -78,9 +80,10 @@ class ReferenceSearch:
             beam_width: W.
             is_open: Items that the rules allow, ``[items]``; default: all.
             max_per_prefix: Beams that may share a first code.
+            steer: Nats added to the log-probability of entering a prefix; beams compete by the sums of both.
 
         Returns:
-            Catalogue rows and log-probabilities, best first; ties go to the smaller semantic ID.
+            Catalogue rows and log-probabilities without steering, best first; ties go to the smaller semantic ID.
         """
         children, row_of = _build_trie(self.codes)
         open_rows = np.ones(len(self.codes), dtype=bool) if is_open is None else is_open
@@ -92,12 +95,16 @@ class ReferenceSearch:
         beams = [Beam((), 0.0)]
         for _ in range(self.levels):
             longer = [
-                Beam((*beam.prefix, code), beam.log_prob + log_prob)
+                Beam(
+                    (*beam.prefix, code),
+                    beam.log_prob + log_prob,
+                    beam.steering + (steer or {}).get((*beam.prefix, code), 0.0),
+                )
                 for beam in beams
                 for code, log_prob in self._code_log_probs(encoded, history, beam.prefix, children[beam.prefix]).items()
                 if (*beam.prefix, code) in reachable
             ]
-            longer.sort(key=lambda beam: (-beam.log_prob, beam.prefix))
+            longer.sort(key=lambda beam: (-beam.log_prob - beam.steering, beam.prefix))
             beams = _limit_per_prefix(longer, max_per_prefix)[:beam_width]
         return [(row_of[beam.prefix], beam.log_prob) for beam in beams]
 
@@ -124,16 +131,17 @@ class ReferenceSearch:
         is_open: npt.NDArray[np.bool_] | None = None,
         max_per_prefix: int | None = None,
         added: Mapping[int, float] | None = None,
+        steer: Mapping[Prefix, float] | None = None,
     ) -> tuple[list[Candidate], list[Candidate]]:
         """Return the beams, and the dense candidates that are no beams.
 
         Args:
-            history, beam_width, is_open, max_per_prefix: As in :meth:`search`.
+            history, beam_width, is_open, max_per_prefix, steer: As in :meth:`search`.
             count: n, number of open items with the highest dense scores; beams among them are not returned again.
             added: As in :meth:`dense_scores`.
         """
         dense = self.dense_scores(history, added).tolist()
-        found = self.search(history, beam_width, is_open, max_per_prefix)
+        found = self.search(history, beam_width, is_open, max_per_prefix, steer)
         beams = [Candidate(row, log_prob, dense[row]) for row, log_prob in found]
         beam_rows = {beam.row for beam in beams}
 

@@ -44,9 +44,9 @@ def process(store: Path, *command: str, **given: str) -> Iterator[tuple[subproce
         started.communicate()
 
 
-def wait_for(url: str, status: int) -> httpx.Response:
-    """Ask again and again until the answer has this status; fail after half a minute."""
-    end = time.monotonic() + 30
+def wait_for(url: str, status: int, seconds: float = 30) -> httpx.Response:
+    """Ask again and again until the answer has this status; fail after half a minute, or so many seconds."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             response = httpx.get(url)

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import suppress
 
 
 class TcpProxy:
     """Proxy that forwards connections. Used from one event loop.
 
+    Args:
+        server_port: Port of the server.
+        tls: Certificates of the proxy's side towards clients, if it ends TLS in front of the server.
+
     Attributes:
         port: Port of the proxy, the same after every :meth:`mend`.
         delay_s: Seconds by which everything that the server sends is delayed.
     """
 
-    def __init__(self, server_port: int) -> None:
+    def __init__(self, server_port: int, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self.delay_s = 0.0
         self._server_port = server_port
+        self._tls = tls
         self._listening: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._forwarding: set[asyncio.Task[None]] = set()
 
     async def mend(self) -> None:
         """Listen, for the first time or again."""
-        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._listening.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:

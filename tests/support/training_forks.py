@@ -26,7 +26,8 @@ from model_store.config import ModelConfig
 from tests.support.tiny import OVERRIDES, write_cycle
 from training.config import load_config
 from training.data.dataset import Dataset
-from training.embedding.sasrec import SasrecConfig, train_sasrec
+from training.embedding.sasrec import SasrecConfig
+from training.embedding.training import train_sasrec
 from training.joint.learner import new_learner
 from training.joint.phase_losses import JointConfig
 from training.joint.training import FinetuneConfig, finetune, train_joint

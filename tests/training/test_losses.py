@@ -9,6 +9,7 @@ from torch import Tensor
 from model_store.config import TokenizerConfig
 from model_store.network.tokenizer import Tokenizer
 from training.losses import (
+    constrained_loss,
     first_occurrences,
     preference_semantic_loss,
     quantisation_loss,
@@ -175,6 +176,23 @@ def test_recommendation_loss_is_the_mean_over_rows_and_codes(smoothing: float) -
         by_level.append((1 - smoothing) * own.mean() + smoothing * log_probability.mean())
     got = recommendation_loss(logits, codes, smoothing)
     assert got.item() == pytest.approx(-np.mean(by_level), rel=1e-5)
+
+
+def test_a_row_of_weight_3_counts_like_three_rows() -> None:
+    torch.manual_seed(1)
+    times = torch.tensor([3, 0, 1, 2] + [1] * (ROWS - 4))
+    again = torch.arange(ROWS).repeat_interleave(times)
+    logits = [2 * torch.randn(ROWS, CODES) for _ in range(4)]
+    codes = torch.randint(CODES, (ROWS, 4))
+    weighted = recommendation_loss(logits, codes, 0.1, ROWS, times.float())
+    torch.testing.assert_close(weighted, recommendation_loss([each[again] for each in logits], codes[again], 0.1, ROWS))
+
+    log_prob = [torch.log_softmax(each, dim=1) for each in logits]
+    slot = list(codes.split(1, dim=1))
+    shares = [torch.softmax(torch.randn(ROWS, CODES), dim=1) for _ in range(4)]
+    weighted = constrained_loss(log_prob, slot, shares, 0.3, ROWS, times.float())
+    log_prob, slot, shares = ([each[again] for each in columns] for columns in (log_prob, slot, shares))
+    torch.testing.assert_close(weighted, constrained_loss(log_prob, slot, shares, 0.3, ROWS))
 
 
 def test_first_occurrences_drop_repetitions() -> None:

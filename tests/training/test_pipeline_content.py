@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from model_store.bundle.bundle import Bundle
@@ -16,6 +17,10 @@ from service.engines.onnx_engine import OnnxEngine
 from service.engines.torch_engine import TorchEngine
 from tests.support.tiny import ITEMS, set_options, write_cycle
 from training.cli import app
+from training.content.shared_features import item_features
+from training.loop.progress import SilentProgress
+from training.pipeline import Pipeline
+from training.run_folder import RunFolder
 
 LEARNED, CONTENT = 16, 12
 OPTIONS = set_options([f"content.dim={CONTENT}", "joint.epochs=4", "joint.alignment_from=2", "finetune.epochs=1"])
@@ -57,11 +62,11 @@ def test_a_finished_run_repeats_no_stage(finished: Path, arguments: list[str]) -
     assert run(app, "etegrec-train", ["run", *arguments]) == 0
 
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert {"content", "embed", "vectors"} <= json.loads((finished / "seconds.json").read_text()).keys()
+    assert {"content", "embed", "blend"} <= json.loads((finished / "seconds.json").read_text()).keys()
 
 
 def test_vectors_end_with_what_items_say(finished: Path, bundle: Bundle) -> None:
-    share = json.loads((finished / "content_share.json").read_text())["share"]
+    share = json.loads((finished / "blend.json").read_text())["share"]
     vectors = bundle.catalogue().vectors
     assert vectors is not None
     assert vectors.shape == (ITEMS, LEARNED + CONTENT)
@@ -94,3 +99,24 @@ def test_both_engines_answer_alike_with_content(bundle: Bundle) -> None:
     for one, other in zip(onnx, torch, strict=True):
         np.testing.assert_array_equal(one.rows, other.rows)
         np.testing.assert_allclose(one.score, other.score, atol=1e-4)
+
+
+def test_vectors_that_users_bring_reach_the_item_vectors(tmp_path: Path) -> None:
+    data = write_cycle(tmp_path / "cycle.txt")
+    random = np.random.default_rng(1)
+    kinds = random.normal(size=(len(KINDS), 20))
+    vectors = [(kinds[item // 5] + 0.1 * random.normal(size=20)).tolist() for item in range(ITEMS)]
+    table = pl.DataFrame({"item_id": [f"i{item}" for item in range(ITEMS)], "image": vectors})
+    table.write_parquet(tmp_path / "items.parquet")
+    given = ["--data", data, "--items", tmp_path / "items.parquet", "--vector", "image", "--preset", "demo"]
+    given += ["--out", tmp_path / "run", *OPTIONS]
+
+    assert run(app, "etegrec-train", ["run", *map(str, given)]) == 0
+
+    pipeline = Pipeline(RunFolder.open(tmp_path / "run"), SilentProgress())
+    assert pipeline.content_encoder is not None
+    content = pipeline.content_encoder.trained_vectors(item_features(pipeline.dataset)).numpy()
+    kind = np.array([int(item_id[1:]) // 5 for item_id in pipeline.dataset.item_ids])
+    nearest = (content @ content.T - 2 * np.eye(ITEMS)).argmax(axis=1)
+    assert pipeline.embeddings.shape == (ITEMS, LEARNED + CONTENT)
+    assert (kind[nearest] == kind).mean() > 0.9

@@ -28,6 +28,8 @@ from training.data.set_aside import Interactions, nothing
 from training.data.split import LEAVE_ONE_OUT, Cuts, Division, SplitOptions
 from training.data.untrained_items import NO_ITEMS, UntrainedItems
 
+Float32Array = npt.NDArray[np.float32]
+
 _HASHED_AT_ONCE = 1 << 20  # ids
 
 
@@ -38,6 +40,7 @@ class ItemInfo:
     title: str = ""
     categories: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    vector: Float32Array | None = field(default=None, compare=False)  # [w], brought by the user
 
 
 class Split(NamedTuple):
@@ -77,6 +80,7 @@ class Dataset:
     filters: FilterOptions = UNFILTERED
     untrained_items: UntrainedItems = NO_ITEMS  # further items of the items file, none of them in item_ids
     set_aside: pl.DataFrame = field(default_factory=nothing)  # see training.data.set_aside.SCHEMA
+    own_vectors: Float32Array | None = None  # [items, w], brought by the user; zeros where an item has none
 
     @classmethod
     def from_frame(
@@ -124,6 +128,7 @@ class Dataset:
             titles=[item.title for item in known],
             categories=[item.categories for item in known],
             attributes=[item.attributes for item in known],
+            own_vectors=_stack([item.vector for item in known]),
             notes=tuple(notes),
             split=split,
         )
@@ -174,8 +179,12 @@ class Dataset:
             digest.add(json.dumps(column, sort_keys=True).encode() + b"\n")
         for array in (self.offsets, self.items, self.timestamps):
             digest.add_array(array)
+        if self.own_vectors is not None:
+            digest.add_array(self.own_vectors)
         if (self.event_types != UNKNOWN).any():
             digest.add_array(self.event_types)
+        if self._has_weights:
+            digest.add_array(self.filters.weights_by_number)
 
         if len(self.untrained_items):
             for name, packed in sorted(self.untrained_items.arrays().items()):
@@ -199,6 +208,11 @@ class Dataset:
         """Return all items of a user row, oldest first."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
+    @property
+    def training_lengths(self) -> Int64Array:
+        """Length of each of :meth:`training_sequences`, [users]."""
+        return self._division.training_lengths
+
     def training_sequences(self) -> list[Int32Array]:
         """Return the part of each user's sequence that training may see, [users] times [length], oldest first.
 
@@ -212,8 +226,28 @@ class Dataset:
         offsets = np.concatenate([[0], np.cumsum(self._division.training_lengths)]).astype(np.int64)
         return Sequences(self.items[self._division.is_training], offsets)
 
+    def training_weights(self) -> list[Float32Array] | None:
+        """Return the weights of the interactions of :meth:`training_sequences` as targets; ``None`` if all weigh 1.
+
+        They are scaled so that targets, all interactions but the first of each sequence, weigh 1 on average: step sizes
+        that suit losses without weights suit these, too.
+        """
+        if not self._has_weights:
+            return None
+
+        weights = self.filters.weights_by_number[self.event_types]
+        sequences = [
+            weights[start : start + length]
+            for start, length in zip(self.offsets.tolist(), self._division.training_lengths.tolist(), strict=False)
+        ]
+        targets = np.concatenate([sequence[1:] for sequence in sequences])
+        mean = float(targets.mean()) if len(targets) else 1.0
+        return [sequence / np.float32(mean) for sequence in sequences]
+
     def validation(self) -> Split:
         """Return the validation targets, one per user; models are chosen by them.
+
+        Of very many users a sample is evaluated, see ``data.evaluated_users``, here and in :meth:`test`.
 
         Leave-one-out: the last but one interaction of each user with at least three; the history is the training
         sequence. Time split: the first interaction of each user between the two cuts; the history is all that the user
@@ -268,6 +302,8 @@ class Dataset:
         """Raise :class:`DataError` unless all columns agree, ids are unique and each user's times ascend."""
         if len({len(self.item_ids), len(self.titles), len(self.categories), len(self.attributes)}) != 1:
             raise DataError(f"{self.name}: item columns differ in length")
+        if self.own_vectors is not None and len(self.own_vectors) != len(self.item_ids):
+            raise DataError(f"{self.name}: {len(self.own_vectors)} vectors for {len(self.item_ids)} items")
         items = pl.concat([pl.Series("item", self.item_ids, dtype=pl.String), self.untrained_items.ids])
         for kind, ids in (("user", self.user_ids), ("item", items)):
             _check_ids(self.name, kind, ids)
@@ -286,13 +322,18 @@ class Dataset:
         if backwards.any():
             raise DataError(f"{self.name}: interactions of a user are not sorted by time")
 
+    @property
+    def _has_weights(self) -> bool:
+        """True if some interactions weigh more than others."""
+        return bool((self.filters.weights_by_number[np.unique(self.event_types)] != 1).any())
+
     @cached_property
     def _division(self) -> Division:
         return Division(self.offsets, self.timestamps, self.cuts)
 
     def _held_out(self, target_at: Int64Array) -> Split:
         """Return the interactions at the given positions [users], -1 where a user has no target."""
-        users = np.flatnonzero(target_at >= 0)
+        users = self.split.draw_users(np.flatnonzero(target_at >= 0))
         ends = target_at[users]
         bounds = zip(self.offsets[users].tolist(), ends.tolist(), strict=True)
         return Split([self.items[start:end] for start, end in bounds], self.items[ends], users)
@@ -325,6 +366,18 @@ class _Digest:
     def hexdigest(self) -> str:
         """Return the digest of everything that was added."""
         return self._digest.hexdigest()
+
+
+def _stack(vectors: Sequence[Float32Array | None]) -> Float32Array | None:
+    """Return vectors as rows, zeros for those that are missing; ``None`` if all are."""
+    width = next((len(vector) for vector in vectors if vector is not None), 0)
+    if not width:
+        return None
+    stacked = np.zeros((len(vectors), width), dtype=np.float32)
+    for row, vector in enumerate(vectors):
+        if vector is not None:
+            stacked[row] = vector
+    return stacked
 
 
 def row_offsets(user_row: Int32Array | Int64Array, users: int) -> Int64Array:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from model_store.config import Section
+from model_store.events.event import EVENT_TYPES, IMPRESSION, NEGATIVE_TYPES, event_type_of
 from training.data.numbering import Int32Array, Int64Array, NumberedIds
 
 BoolArray = npt.NDArray[np.bool_]
+
+NO_TARGETS = (IMPRESSION, *NEGATIVE_TYPES)
+"""Types that do not speak for an item: their weight is always 0."""
 
 _CHUNK = 500_000  # interactions that are compared with each other at a time, more only at one time
 
@@ -31,6 +35,40 @@ class FilterOptions(Section):
         description="keep interactions of the same user and item in the same second; by default they count once, by "
         "the strongest type",
     )
+
+    event_weights: dict[str, float] = Field(
+        {},
+        description="weight of interactions in the losses by type, such as `{view = 0.2}`; 0 leaves a type out; those "
+        "that are not named weigh 1, own types 1 or 0; impression, dislike and hide are always left out",
+    )
+
+    @field_validator("event_weights")
+    @classmethod
+    def _check_weights(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"the weight of {name} must be 0 or more")
+            if weight and name in NO_TARGETS:
+                raise ValueError(f"{name} cannot have a weight above 0: it does not speak for an item")
+            if weight not in (0, 1) and name not in EVENT_TYPES:
+                raise ValueError(f"{name} is an own type: its weight is 0 or 1, since training does not tell own types")
+        return weights
+
+    def weight_of(self, name: str) -> float:
+        """Return the weight of interactions whose type the input calls so."""
+        kind = event_type_of(name) or name
+        return self.event_weights.get(kind, 0.0 if kind in NO_TARGETS else 1.0)
+
+    @property
+    def weights_by_number(self) -> npt.NDArray[np.float32]:
+        """Weights by the number of the type, its place in ``EVENT_TYPES``; the last one, -1, is of all others."""
+        return np.array([*map(self.weight_of, EVENT_TYPES), 1.0], dtype=np.float32)
+
+    def is_left_out(self, types: pl.Series) -> BoolArray:
+        """Mark the interactions [n] whose type has weight 0, given what the input calls their types."""
+        names = types.cast(pl.String)
+        left_out = [name for name in names.unique().drop_nulls() if self.weight_of(name) == 0]
+        return names.is_in(left_out).fill_null(value=False).to_numpy()
 
     @property
     def filter_options(self) -> FilterOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gzip
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from model_store.source_files.formats import format_suffix
 from model_store.source_files.intake import LINE, Intake
 from training.data.attribute_types import typed
 from training.data.dataset import ItemInfo
+from training.data.own_vectors import read_vectors
 from training.data.tables import TableFile, collect, open_table, plain_ids, unreadable
 
 _CHUNK = 50_000  # items that are held as Python objects at a time
@@ -35,13 +37,14 @@ class ItemTable(NamedTuple):
     key: str
     title: str  # "" if there is no such column
     categories: str
+    vector: str
     unused: tuple[str, ...]  # columns of the file
 
 
 def read_items(
     path: Path, columns: Columns, intake: Intake, separator: str = "", item_column: str = ""
 ) -> dict[str, ItemInfo]:
-    """Read titles, categories and attributes by item id. If an item has several rows, the first one counts.
+    """Read titles, categories, attributes and vectors by item id. If an item has several rows, the first one counts.
 
     Attributes of text files get the types that their values have, see :mod:`training.data.attribute_types`.
 
@@ -53,7 +56,7 @@ def read_items(
         item_column: Name of the item id in the interactions, if it is known.
 
     Raises:
-        DataError: The item column, or a column that ``columns`` names, is missing.
+        DataError: The item column, or a column that ``columns`` names, is missing, or the vectors are no vectors.
     """
     table = read_item_table(path, columns, intake, item_column)
     rows = table.rows.filter(pl.col(ID).is_not_null()).unique(ID, keep="first", maintain_order=True)
@@ -72,7 +75,11 @@ def read_items(
         intake.note(f"{path.name}: columns that are not used: {shown} (keep them with --attributes {shown})")
 
     split = _separator_of(rows, table, separator, path.name, intake)
-    return _as_infos(rows, table, columns.attributes, split)
+    infos = _as_infos(rows, table, columns.attributes, split)
+    if not table.vector:
+        return infos
+    vectors = read_vectors(path.name, rows, table.vector, intake)
+    return {item: replace(info, vector=vector) for (item, info), vector in zip(infos.items(), vectors, strict=True)}
 
 
 def read_item_table(path: Path, columns: Columns, intake: Intake, item_column: str = "") -> ItemTable:
@@ -80,18 +87,24 @@ def read_item_table(path: Path, columns: Columns, intake: Intake, item_column: s
     source = open_items(path, intake)
     found = source.columns
     key = find_items_key(path.name, found, columns, item_column)
+    vector = find_column(path.name, found, "vector", columns.vector) if columns.vector else ""
     title = find_column(path.name, found, "title", columns.title, required=False)
     categories = find_column(path.name, found, "categories", columns.categories, required=False)
     attributes = [find_column(path.name, found, "attributes", name) for name in columns.attributes]
 
-    used = [name for name in dict.fromkeys((title, categories, *attributes)) if name]
+    if vector and vector in (title, categories, *attributes):
+        raise DataError(
+            f"{path.name}: column {vector!r} is asked for as the vector, and as title, categories or an attribute too",
+            "name it with --vector alone",
+        )
+    used = [name for name in dict.fromkeys((title, categories, *attributes, vector)) if name]
     rows = collect(path, source.rows.select(LINE, pl.col(key).cast(pl.String).alias(ID), *used))
     ids, done = plain_ids(pl.col(ID), rows[ID])
     if done:
         intake.note(f"{path.name}: item ids {done}")
     rows = rows.with_columns(ids).with_columns(pl.when(pl.col(ID) != "").then(pl.col(ID)))
     unused = tuple(name for name in found if name not in (key, *used))
-    return ItemTable(rows, key, title, categories, unused)
+    return ItemTable(rows, key, title, categories, vector, unused)
 
 
 def open_items(path: Path, intake: Intake) -> TableFile:
@@ -119,7 +132,7 @@ def split_categories(value: Any, separator: str = "|") -> tuple[str, ...]:
 def _as_infos(rows: pl.DataFrame, table: ItemTable, attributes: Sequence[str], separator: str) -> dict[str, ItemInfo]:
     kept = {name: _attribute(table, name) for name in attributes}
     info: dict[str, ItemInfo] = {}
-    for part in rows.iter_slices(_CHUNK):
+    for part in rows.drop(table.vector or []).iter_slices(_CHUNK):
         for row in part.to_dicts():
             values = {name: row[column] for name, column in kept.items() if row[column] is not None}
             title = str(row.get(table.title) or "").strip()

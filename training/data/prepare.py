@@ -6,21 +6,23 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field
 
 from model_store.durable_files import write_durably
 from model_store.errors import DataError
+from model_store.shards.runners import ShardRunner
 from training.data.dataset import Dataset
-from training.data.event_types import event_numbers, strongest_types
-from training.data.filters import FilterOptions, first_of_repeats, shuffle_ties
+from training.data.filters import FilterOptions, shuffle_ties
 from training.data.movielens import OFFICIAL, fetch_movielens_100k
 from training.data.numbering import NumberedIds, number_ids
+from training.data.partitions import read_on_machines
 from training.data.raw import RawData
 from training.data.readers import ReadOptions, read_source, source_files
 from training.data.remote import is_remote, local_copies, name_of, redacted
+from training.data.repeats import drop_repeats
 from training.data.set_aside import set_aside
 from training.data.split import SplitOptions, utc
 from training.data.storage import is_prepared, load_dataset, save_dataset
@@ -38,7 +40,7 @@ UNPLACEABLE = "fewer interactions than data.min_item, and no content to be place
 SHOWN_ITEMS = 5
 """Most items that a note names."""
 
-_RECIPE = 5  # raise it whenever the same input and options give a different data set than before
+_RECIPE = 6  # raise it whenever the same input and options give a different data set than before
 _KEY_FILE = "prepared_from.txt"
 
 
@@ -56,6 +58,13 @@ class PrepareOptions(ReadOptions, SplitOptions, FilterOptions):
     )
 
 
+class Machines(NamedTuple):
+    """Machines that read a source together; all see the source and the folder of the data under the same paths."""
+
+    runner: ShardRunner
+    partitions: int  # of the users
+
+
 def prepare(
     source: str,
     out: Path,
@@ -63,6 +72,7 @@ def prepare(
     say: Callable[[str], None],
     cache: Path | None = None,
     fetch_again: bool = False,
+    machines: Machines | None = None,
 ) -> Dataset:
     """Prepare a source, or reuse the data set in ``out`` if input and options are the same.
 
@@ -74,6 +84,7 @@ def prepare(
         say: Called with one line of text for each thing that was done.
         cache: Folder for downloaded files; default: ``downloads`` beside ``out``.
         fetch_again: Fetch what is remote again, as it may have changed; else it counts as the same.
+        machines: Who reads the source; default: this process. The data set is the same.
 
     Raises:
         DataError: The source cannot be used; DownloadError if it cannot be downloaded.
@@ -90,7 +101,7 @@ def prepare(
         raw = fetch_movielens_100k((cache or out.parent / "downloads") / MOVIELENS_100K, say)
     else:
         with local_copies(source, options, out, say) as (path, local_options):
-            raw = read_source(path, local_options, out)
+            raw = _read(path, local_options, out, machines)
         raw = replace(raw, name=name_of(source)) if is_remote(source) else raw
     dataset = build_dataset(raw, options)
 
@@ -103,6 +114,12 @@ def prepare(
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")
     return dataset
+
+
+def _read(path: Path, options: PrepareOptions, out: Path, machines: Machines | None) -> RawData:
+    if machines is None:
+        return read_source(path, options, out)
+    return read_on_machines(path, options, out, machines.runner, machines.partitions, options.filter_options)
 
 
 def _list_unplaceable(dataset: Dataset, path: Path) -> None:
@@ -135,7 +152,7 @@ def open_or_prepare(
 
 
 def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
-    """Drop repeats, set aside what does not pass the filters, and number the ids of the rest.
+    """Leave out types of weight 0, drop repeats, set aside what fails the filters, and number the ids of the rest.
 
     Of repeats the first stays, with the strongest of their types.
 
@@ -143,19 +160,12 @@ def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
         DataError: The filters leave nothing.
     """
     frame = raw.interactions
+    if "event" in frame.columns:
+        frame = frame.filter(~options.is_left_out(frame["event"]))
+    left_out = len(raw.interactions) - len(frame)
+    frame = frame if options.keep_repeats else drop_repeats(frame)
     user = number_ids(frame["user"])
     item = number_ids(frame["item"])
-
-    if not options.keep_repeats:
-        is_first = first_of_repeats(user.rows, item.rows, frame["timestamp"].to_numpy())
-        if not is_first.all():
-            if "event" in frame.columns:
-                types = event_numbers(frame)
-                strongest = strongest_types(user.rows, item.rows, frame["timestamp"].to_numpy(), types, ~is_first)
-                frame = frame.with_columns(event=strongest)
-            frame = frame.filter(is_first)
-            user = NumberedIds(user.rows[is_first], user.ids)
-            item = NumberedIds(item.rows[is_first], item.ids)
 
     if options.ties == "shuffled":
         order = shuffle_ties(user, item, frame["timestamp"].to_numpy())
@@ -172,8 +182,9 @@ def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
         set_aside=set_aside(frame.filter(~kept), user.rows, kept, dataset.user_ids),
     )
     dataset.check_integrity()
-    repeats = len(raw.interactions) - len(frame)
-    notes = (*raw.notes, *_filter_notes(dataset, options, repeats), *_split_notes(dataset))
+    repeats = raw.repeats + len(raw.interactions) - left_out - len(frame)
+    left_out += raw.left_out
+    notes = (*raw.notes, *_filter_notes(dataset, options, left_out, repeats), *_split_notes(dataset))
     return replace(dataset, notes=notes)
 
 
@@ -189,12 +200,14 @@ def _untrained_items(dataset: Dataset, raw: RawData) -> UntrainedItems:
     )
 
 
-def _filter_notes(dataset: Dataset, options: PrepareOptions, repeats: int) -> Iterator[str]:
+def _filter_notes(dataset: Dataset, options: PrepareOptions, left_out: int, repeats: int) -> Iterator[str]:
     """Describe what is trained, and what becomes of the rest."""
     yield (
         f"{dataset.users:,} users, {dataset.n_items:,} items, {dataset.interactions:,} interactions "
         f"(density {dataset.density:.2%}); filters set {len(dataset.set_aside):,} interactions aside"
     )
+    if left_out:
+        yield f"{left_out:,} interactions are of a type that is left out (data.event_weights)"
     if repeats:
         yield f"{repeats:,} interactions repeated user, item and second of another one: each counts once"
 
@@ -212,15 +225,18 @@ def _filter_notes(dataset: Dataset, options: PrepareOptions, repeats: int) -> It
 
 
 def _split_notes(dataset: Dataset) -> tuple[str, ...]:
-    """Describe a time split.
+    """Describe a time split, and whether some users alone are evaluated.
 
     Raises:
         DataError: It leaves no user to evaluate.
     """
-    if dataset.cuts is None:
-        return ()
-
     counts = {"validation": len(dataset.validation().users), "test": len(dataset.test().users)}
+    most = dataset.split.evaluated_users
+    sampled = (f"{most:,} users are evaluated, drawn from all (data.evaluated_users)",)
+    notes = sampled if max(counts.values()) == most else ()
+    if dataset.cuts is None:
+        return notes
+
     if not all(counts.values()):
         raise DataError(
             f"{dataset.name}: the time split leaves {counts['validation']} users for validation and {counts['test']} "
@@ -230,7 +246,7 @@ def _split_notes(dataset: Dataset) -> tuple[str, ...]:
 
     begin = {"validation": dataset.cuts.validation, "test": dataset.cuts.test}
     parts = (f"{part} from {utc(begin[part])} with {counts[part]:,} users" for part in counts)
-    return (f"split by time: {', '.join(parts)}",)
+    return (f"split by time: {', '.join(parts)}", *notes)
 
 
 def _input_key(source: str | None, options: PrepareOptions) -> str:

@@ -24,6 +24,8 @@ class RawData:
     # event: Categorical, type of the interaction, null where unknown, if the source has types
     items: dict[str, ItemInfo] = field(default_factory=dict)  # all items of the items file, sold or not
     notes: tuple[str, ...] = ()  # what was unusual about the source and what was dropped, for people
+    left_out: int = 0  # interactions that the reader dropped because their type is left out
+    repeats: int = 0  # interactions that the reader dropped because they repeated another one
 
 
 def display_title(title: str) -> str:

@@ -79,31 +79,59 @@ def read_source(path: Path, options: ReadOptions, folder: Path | None = None) ->
             report.unlink(missing_ok=True)
         raw = _read(path, options, intake)
 
-    if intake.skipped:
-        where = f" and listed in {SKIPPED} beside the prepared data" if report else ""
-        intake.note(f"{intake.skipped:,} lines cannot be used: skipped{where}")
+    summarise_skipped(intake)
     return replace(raw, notes=tuple(intake.notes))
+
+
+def summarise_skipped(intake: Intake) -> None:
+    """Note how many lines were skipped, if any."""
+    if intake.skipped:
+        where = f" and listed in {SKIPPED} beside the prepared data" if intake.report else ""
+        intake.note(f"{intake.skipped:,} lines cannot be used: skipped{where}")
+
+
+def stream_files(path: Path, options: ReadOptions) -> list[Path]:
+    """Return the files of a source that is read as a stream, in the order in which they are read.
+
+    Raises:
+        DataError: It does not exist, or its format is one that is read whole.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist", "check the path")
+    kind = detect_format(path) if options.format == "auto" else options.format
+    if kind not in _OPENERS:
+        raise DataError(f"{path.name} has the format {kind}, which several machines cannot read", "leave --ray out")
+    return _parts(path, kind)
 
 
 def _read(path: Path, options: ReadOptions, intake: Intake) -> RawData:
     kind = detect_format(path) if options.format == "auto" else options.format
     item_column = ""
     if kind in _OPENERS:
-        items = _read_recbole_items(path, intake) if kind == "recbole" else {}
         logs = open_logs(path, options, intake)
         item_column = logs[0].item_column
-        raw = RawData(_stem(path), read_logs(logs, intake, options.min_value), items)
+        raw = RawData(_stem(path), read_logs(logs, intake, options.min_value))
     else:
         raw = _READERS[kind](path)
+    return read_items_of(path, raw, options, intake, item_column)
+
+
+def read_items_of(path: Path, raw: RawData, options: ReadOptions, intake: Intake, item_column: str) -> RawData:
+    """Return the raw data of a source with its items, from beside it or from the items file.
+
+    Raises:
+        DataError: There are no interactions, or the items file cannot be used.
+    """
     if raw.interactions.is_empty():
         raise DataError(f"{path.name} holds no interactions", "check the file, data.min_value and skipped lines")
-
     if options.items_file:
         items_file = Path(options.items_file)
         items = read_items(items_file, options.columns, intake, options.separator, item_column)
         compare_items(raw.interactions["item"], items, items_file.name, intake)
         return replace(raw, items=items)
-    return raw
+
+    kind = detect_format(path) if options.format == "auto" else options.format
+    return replace(raw, items=_read_recbole_items(path, intake)) if kind == "recbole" else raw
 
 
 def compare_items(used: pl.Series, items: Mapping[str, ItemInfo], file: str, intake: Intake) -> None:

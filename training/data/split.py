@@ -56,6 +56,13 @@ class SplitOptions(Section):
     )
     test_from: Moment = Field(0, ge=0, description="time split: start of the test; set it together with valid_from")
 
+    evaluated_users: int = Field(
+        50_000,
+        ge=1,
+        description="most users of validation, and of the test, drawn the same way every time: each one's target is "
+        "ranked among all items",
+    )
+
     @model_validator(mode="after")
     def _periods_are_ordered(self) -> Self:
         if self.valid_share + self.test_share >= 1:
@@ -97,6 +104,12 @@ class SplitOptions(Section):
                 "set data.valid_from and data.test_from within the times of the data, or data.split=leave_one_out",
             )
         return cuts
+
+    def draw_users(self, users: Int64Array) -> Int64Array:
+        """Return the users that are evaluated, ascending, of all that have a target, [n]."""
+        if len(users) <= self.evaluated_users:
+            return users
+        return np.sort(np.random.default_rng(0).choice(users, self.evaluated_users, replace=False))
 
 
 LEAVE_ONE_OUT = SplitOptions()

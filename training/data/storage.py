@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -72,17 +73,23 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
 
 def _item_columns(dataset: Dataset) -> pa.Table:
     """Convert the item columns with Arrow, which reads lists of millions of objects several times as fast as Polars."""
-    return pa.table(
-        {
-            "item_id": pa.array(dataset.item_ids, pa.large_string()),
-            "title": pa.array(dataset.titles, pa.large_string()),
-            "categories": pa.array(dataset.categories, pa.large_list(pa.large_string())),
-            "attributes": pa.array(
-                [json.dumps(value, sort_keys=True) if value else "{}" for value in dataset.attributes],
-                pa.large_string(),
-            ),
-        }
-    )
+    columns = {
+        "item_id": pa.array(dataset.item_ids, pa.large_string()),
+        "title": pa.array(dataset.titles, pa.large_string()),
+        "categories": pa.array(dataset.categories, pa.large_list(pa.large_string())),
+        "attributes": pa.array(
+            [json.dumps(value, sort_keys=True) if value else "{}" for value in dataset.attributes],
+            pa.large_string(),
+        ),
+    }
+    if dataset.own_vectors is not None:
+        flat = pa.array(dataset.own_vectors.reshape(-1))
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, dataset.own_vectors.shape[1])
+    return pa.table(columns)
+
+
+def _own_vectors(items: pl.DataFrame) -> npt.NDArray[np.float32] | None:
+    return items["vector"].to_numpy().astype(np.float32) if "vector" in items.columns else None
 
 
 def load_dataset(folder: Path) -> Dataset:
@@ -132,6 +139,7 @@ def _decode(folder: Path, seal: dict[str, Any]) -> Dataset:
         filters=FilterOptions.model_validate(seal["filters"]),
         untrained_items=UntrainedItems.from_arrow(pl.read_parquet(folder / "untrained_items.parquet").to_arrow()),
         set_aside=_read_set_aside(folder / "set_aside.parquet"),
+        own_vectors=_own_vectors(table["items"]),
     )
 
 

@@ -207,6 +207,16 @@ def open_text(path: Path) -> Log:
 def read_logs(logs: Sequence[Log], intake: Intake, min_value: float | None = None) -> pl.DataFrame:
     """Read ``user``, ``item`` (Categorical) and ``timestamp`` (Int64, Unix seconds) of one or more files.
 
+    See :func:`read_rows` for the rest.
+    """
+    frame = read_rows(logs, intake, min_value)
+    unit = units_per_second(frame["timestamp"][-1]) if frame.height else 1
+    return frame.with_columns(pl.col("timestamp") // unit) if unit > 1 else frame
+
+
+def read_rows(logs: Sequence[Log], intake: Intake, min_value: float | None = None) -> pl.DataFrame:
+    """Read ``user``, ``item`` (Categorical) and ``timestamp`` (Int64, in the unit of the files) of one or more files.
+
     If all files have types of interactions, there is a column ``event`` (Categorical), too; no type is null. Rows are
     sorted by time, in the finest unit of the files; ties keep the order of the files. Without times, the order of the
     files counts and all timestamps are 0.
@@ -237,8 +247,7 @@ def read_logs(logs: Sequence[Log], intake: Intake, min_value: float | None = Non
 
     if not frame["timestamp"].is_sorted():
         frame = frame[stable_order(frame["timestamp"].to_numpy())]
-    unit = units_per_second(frame["timestamp"][-1]) if frame.height else 1
-    return frame.with_columns(pl.col("timestamp") // unit) if unit > 1 else frame
+    return frame
 
 
 def _usable_id(kind: str) -> pl.Expr:

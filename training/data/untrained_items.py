@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from model_store.catalogue.columns import PackedAttributes, PackedCategories
 from model_store.catalogue.id_index import IdIndex
-from model_store.catalogue.packed import Arrays, PackedStrings
+from model_store.catalogue.packed import PackedStrings
+from model_store.catalogue.ragged import Arrays
 
 _NO_ATTRIBUTES = len("{}")
 

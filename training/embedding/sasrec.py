@@ -8,10 +8,7 @@ encoder with relative positions, so that a recommender of the same shape starts 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,33 +19,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.config import Section
-from model_store.errors import DataError
 from model_store.network.encoder import EncoderShape, HistoryEncoder, VectorMap
 from model_store.network.layers import Dropout
 from model_store.network.repeat_bias import RepeatBias
-from training.data.dataset import Dataset, Split
-from training.embedding.windows import Windows
-from training.evaluation.metrics import Ranks, both_protocols, summary
-from training.loop import distributed
-from training.loop.batches import Batch, collate
-from training.loop.checkpoint import BestWeights, Resumable, ResumableLoop, Weights
-from training.loop.compute import FP32, ComputeConfig
+from training.data.dataset import Split
+from training.evaluation.metrics import Ranks, both_protocols
 from training.loop.item_softmax import (
     SAMPLED_ABOVE,
     Additions,
-    Candidates,
-    Proposal,
-    full_softmax_loss,
-    sampled_softmax_loss,
 )
-from training.loop.learning_curve import LearningCurve
-from training.loop.optimiser import Optimiser, cosine, descend
-from training.loop.progress import Progress
 
 Int32Array = npt.NDArray[np.int32]
 
 EVALUATION_USERS = 256
-"""Number of users scored at once; the scores take this times the number of items in memory."""
+"""Largest number of users scored at once."""
+
+SCORES_AT_ONCE = 1 << 26
+"""Largest number of scores in memory at a time, 256 MiB."""
 
 
 class SasrecConfig(Section):
@@ -108,9 +95,15 @@ class Sasrec(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.repeat_bias = RepeatBias()
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Map item rows ``[B, T]``, oldest first, padded on the right with any row, to user vectors ``[B, T, d_s]``."""
-        vectors = functional.normalize(self.item_embedding(items), dim=-1)
+    def forward(self, items: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """Map item rows ``[B, T]``, oldest first, padded on the right with any row, to user vectors ``[B, T, d_s]``.
+
+        Args:
+            items: Rows of ``embeddings``.
+            embeddings: Of some items, ``[C, d_s]``; default: those of all items.
+        """
+        table = self.item_embedding.weight if embeddings is None else embeddings
+        vectors = functional.normalize(functional.embedding(items, table), dim=-1)
         states = self.encoder(self.dropout(self.vector_in(vectors)), None)
         users: Tensor = self.vector_out(states)
         return users
@@ -120,9 +113,13 @@ class Sasrec(nn.Module):
         """Item vectors at unit length, ``[N, d_s]``. Scores are cosines, so an embedding's length means nothing."""
         return functional.normalize(self.item_embedding.weight, dim=-1)
 
-    def score_factors(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factors of the scores: users ``[..., d_s]``, over the temperature, and items ``[N, d_s]``."""
-        return functional.normalize(users, dim=-1) / self.config.temperature, self.vectors
+    def score_factors(self, users: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the factors of the scores: users ``[..., d_s]``, over the temperature, and items ``[C, d_s]``.
+
+        The items are those of some embeddings ``[C, d_s]``, or all of them.
+        """
+        items = self.vectors if embeddings is None else functional.normalize(embeddings, dim=-1)
+        return functional.normalize(users, dim=-1) / self.config.temperature, items
 
     def scores(self, users: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
         """Return the scores of all items ``[B, N]`` for users, the repeat bias of their histories included.
@@ -144,35 +141,9 @@ class Sasrec(nn.Module):
         return Additions.of_histories(items, prefix, value, real, host_prefix)
 
 
-@dataclass(frozen=True)
-class SasrecResult:
-    """Trained SASRec with the weights of its best epoch."""
-
-    embeddings: npt.NDArray[np.float32]  # [items, d_s]
-    model: Sasrec
-    valid: dict[str, float]  # metrics of the best epoch, history items allowed
-    epochs: int  # number of epochs run
-    best_epoch: int  # counted from 1
-    seconds: float
-    history: list[dict[str, float]]  # "loss" and "valid_ndcg@10" of every epoch
-
-
-def sasrec_loss(
-    model: Sasrec, batch: Batch, candidates: Candidates | None = None, compute: ComputeConfig = FP32
-) -> Tensor:
-    """Return the mean cross-entropy over items at all real positions of a batch; of several processes, each its share.
-
-    Args:
-        model: In training or evaluation mode.
-        batch: Windows; position t of a row reads t + 1 items, and its target is the next one.
-        candidates: Sampled items that the loss is estimated from; None: all items.
-        compute: Precision and compilation of the network.
-    """
-    users, items = model.score_factors(batch.select_targets(compute.run(model, batch.history)))
-    additions = model.additions(batch.history, batch.prefix, batch.real, batch.host.prefix)
-    if candidates is None:
-        return full_softmax_loss(users, items, batch.items, batch.all_targets, additions=additions)
-    return sampled_softmax_loss(users, items, batch.items, candidates, batch.all_targets, additions)
+def users_at_once(items: int) -> int:
+    """Return the number of users that are scored at once among so many items."""
+    return max(1, min(EVALUATION_USERS, SCORES_AT_ONCE // items))
 
 
 def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
@@ -182,122 +153,13 @@ def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
     # Users with histories of similar length are scored together, which saves padding.
     order = np.argsort([len(history) for history in split.histories], kind="stable")
     all_items, seen_excluded = np.empty((2, len(order)), dtype=np.int64)
-    for start in range(0, len(order), EVALUATION_USERS):
-        rows = order[start : start + EVALUATION_USERS]
+    size = users_at_once(model.item_embedding.num_embeddings)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
         part = Split([split.histories[row] for row in rows], split.targets[rows], split.users[rows])
         ranks = both_protocols(score_histories(model, part.histories), part)
         all_items[rows], seen_excluded[rows] = ranks
     return Ranks(all_items, seen_excluded)
-
-
-def train_sasrec(
-    dataset: Dataset,
-    config: SasrecConfig,
-    seed: int,
-    progress: Progress,
-    device: torch.device | str = "cpu",
-    checkpoint: Path | None = None,
-    compute: ComputeConfig = FP32,
-) -> SasrecResult:
-    """Train until validation NDCG@10 stops rising, and return the best epoch.
-
-    On the CPU the same seed gives the same result. The global random state is left as it was. The stage is saved in the
-    file ``checkpoint`` as it runs, and resumed from it. ``compute`` sets precision and compilation of the network.
-
-    Raises:
-        DataError: No sequence is long enough to train on, or there is no user to validate with.
-        CheckpointError: The checkpoint is damaged.
-    """
-    split = dataset.validation()
-    sequences = [sequence for sequence in dataset.training_sequences() if len(sequence) > 1]
-    if not sequences or not len(split.targets):
-        raise DataError(
-            "training needs at least one user with four interactions", "bring more data, or lower data.min_item"
-        )
-
-    target = torch.device(device)
-    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
-        torch.manual_seed(seed)
-        model = compute.prepare(Sasrec(config, dataset.n_items).to(target))
-        distributed.seed_dropout(seed)
-        return _fit(model, sequences, split, seed, progress, checkpoint, compute)
-
-
-def _fit(
-    model: Sasrec,
-    sequences: Sequence[Int32Array],
-    split: Split,
-    seed: int,
-    progress: Progress,
-    checkpoint: Path | None,
-    compute: ComputeConfig,
-) -> SasrecResult:
-    started = time.monotonic()
-    config = model.config
-    device = model.item_embedding.weight.device
-    rng = np.random.default_rng(seed)
-
-    # Cuts between windows are drawn anew each epoch, so their number differs a little from epoch to epoch.
-    windows = Windows(sequences, config.max_history, device)
-    steps = config.epochs * len(windows.draw_epoch(config.batch_tokens, np.random.default_rng(seed))[1])
-    optimiser = Optimiser(sasrec_optimizer(model), cosine(steps, config.warmup))
-    best = BestWeights(model)
-    proposal = _create_proposal(config, windows, model.item_embedding.num_embeddings)
-    curve = LearningCurve()
-
-    parts: dict[str, Resumable] = {"model": Weights(model), "optimiser": optimiser, "best": best, "curve": curve}
-    loop = ResumableLoop(checkpoint, rng, parts, device)
-    with progress.track("SASRec", config.epochs, loop.epoch) as bar:
-        for epoch in loop.epochs(config.epochs):
-            if best.misses >= config.patience:
-                break
-            model.train()
-            rows, groups = windows.draw_epoch(config.batch_tokens, rng)
-            for chosen in loop.batches(groups):
-                batch = collate(rows, chosen)
-                candidates = sasrec_candidates(proposal, batch, (seed, epoch, loop.step))
-                loss = sasrec_loss(model, batch, candidates, compute)
-                descend(loss, optimiser)
-                loop.add({"loss": loss})
-
-            metrics = distributed.compute_on_first(lambda: summary(evaluate_sasrec(model, split).all_items))
-            best.offer(metrics["ndcg@10"], metrics)
-            curve.add(loop.means() | {"valid_ndcg@10": metrics["ndcg@10"]}, bar)
-            bar.advance(1, note=f"NDCG@10 {best.score:.4f}")
-
-    best.load_best()
-    model.eval()
-    return SasrecResult(
-        embeddings=model.vectors.detach().cpu().numpy(),
-        model=model,
-        valid=best.metrics,
-        epochs=loop.epoch,
-        best_epoch=loop.epoch - best.misses,
-        seconds=time.monotonic() - started,
-        history=curve.epochs,
-    )
-
-
-def sasrec_optimizer(model: Sasrec) -> torch.optim.AdamW:
-    """Create an AdamW over all weights; on a GPU it steps in one kernel."""
-    config = model.config
-    fused = model.item_embedding.weight.is_cuda
-    return torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=fused)
-
-
-def _create_proposal(config: SasrecConfig, windows: Windows, n_items: int) -> Proposal | None:
-    return Proposal(windows.targets, n_items, config.negatives) if config.is_sampled(n_items) else None
-
-
-def sasrec_candidates(proposal: Proposal | None, batch: Batch, position: tuple[int, int, int]) -> Candidates | None:
-    """Draw the items that the loss of a batch is estimated from; None without a proposal.
-
-    The position in training (seed, epoch, step) seeds the draw, so that it is the same in all processes, and in a
-    resumed run.
-    """
-    if proposal is None:
-        return None
-    return proposal.candidates(batch.host.items, np.random.default_rng(position)).to(batch.real.device)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.loop.batches import Int64Array, TrainingRows
+from training.loop.batches import Float32Array, Int64Array, TrainingRows, flat_weights
 
 
 class Windows:
@@ -18,14 +18,20 @@ class Windows:
         sequences: Item rows, oldest first.
         max_history: Maximum items that a window reads.
         device: Device where batches are made.
+        weights: Weight of each item of the sequences as a target; None: all weigh 1.
     """
 
     def __init__(
-        self, sequences: Sequence[npt.NDArray[np.integer]], max_history: int, device: torch.device | str = "cpu"
+        self,
+        sequences: Sequence[npt.NDArray[np.integer]],
+        max_history: int,
+        device: torch.device | str = "cpu",
+        weights: Sequence[Float32Array] | None = None,
     ) -> None:
         self.items: Int64Array = np.concatenate(sequences).astype(np.int64)
         self._max_history = max_history
         self._device_items = torch.from_numpy(self.items).to(device)
+        self._device_weights = flat_weights(weights, device)
         self._sizes = [len(sequence) for sequence in sequences]
 
     @property
@@ -55,7 +61,7 @@ class Windows:
             offset += size
 
         start, length = np.array(windows, dtype=np.int64).reshape(-1, 2).T
-        return TrainingRows(self.items, start, length, length, self._device_items)
+        return TrainingRows(self.items, start, length, length, self._device_items, self._device_weights)
 
     def draw_epoch(self, batch_tokens: int, rng: np.random.Generator) -> tuple[TrainingRows, list[Int64Array]]:
         """Draw an epoch over all positions of all sequences: its windows, and the rows of each batch."""

@@ -52,6 +52,19 @@ def measure_coverage(answers: npt.NDArray[np.integer], items: int) -> Coverage:
     )
 
 
+def head_share(answers: npt.NDArray[np.integer], popularity: npt.NDArray[np.integer], share: float) -> float:
+    """Return the share of all answers that the most popular items take; 0 if there are no answers.
+
+    Args:
+        answers: Items of the first answers of m users, ``[m, K]``; -1 where there is none.
+        popularity: Interactions of each item, ``[N]``; ties go by row.
+        share: Share of all items that are the head; it holds at least one item.
+    """
+    head = np.argsort(-popularity, kind="stable")[: max(round(share * len(popularity)), 1)]
+    found = answers[answers >= 0]
+    return float(np.isin(found, head).mean()) if len(found) else 0.0
+
+
 def sample_users(users: int, seed: int) -> npt.NDArray[np.int64]:
     """Draw the positions of at most :data:`MAX_USERS` of so many users, ascending, the same ones for the same seed."""
     if users <= MAX_USERS:

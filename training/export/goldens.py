@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from model_store.bundle.golden import Answer, Golden
@@ -16,7 +17,9 @@ from model_store.search.fusion import Fusion, best, scores
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import (
     BY_REQUEST,
+    POOL,
     SearchOutputs,
+    catalogue_input_names,
     catalogue_inputs,
     graph_input_names,
     pool_vectors,
@@ -75,27 +78,43 @@ class GoldenHistories:
         return [each for at in range(len(self._histories)) for each in self._ask(session, slice(at, at + 1))]
 
     def _open(self, graph: bytes) -> onnxruntime.InferenceSession:
-        """Open the graph as the service does: the options decide how 8-bit products are computed."""
-        inputs = graph_input_names(self._catalogue.trie.levels)
-        return open_session("search", graph, inputs, SearchOutputs._fields, threads=0)
+        return open_search(graph, self._catalogue.trie.levels, threads=0)
 
     def _ask(self, session: onnxruntime.InferenceSession, chosen: slice) -> Sequence[Answer]:
-        catalogue = self._catalogue
-        width = self._pipeline.model.tokenizer.embedding_dim
-        known = catalogue_inputs(catalogue.trie, catalogue.vectors, width)
-        pool = pool_vectors(catalogue.trie, catalogue.vectors, width, len(self._inputs.candidates))
-
         inputs = self._inputs._replace(**{name: getattr(self._inputs, name)[chosen] for name in BY_REQUEST})
-
-        feed = dict(zip(graph_input_names(catalogue.trie.levels), [*inputs, *known, pool], strict=True))
+        width = self._pipeline.model.tokenizer.embedding_dim
+        feed = inputs._asdict() | catalogue_feed(self._catalogue, width, len(inputs.candidates))
         return self._rank(SearchOutputs(*session.run(None, feed)))
 
     def _rank(self, outputs: SearchOutputs) -> Sequence[Answer]:
-        rows = self._catalogue.trie.leaf_item[outputs.leaves]
-        answers = []
-        for found, log_prob, dense in zip(rows, outputs.log_prob, outputs.dense, strict=True):
-            kept = best(log_prob, dense, self.fusion.weight, GOLDEN_ITEMS)
-            item_ids = tuple(self._catalogue.item_ids[row] for row in found[kept].tolist())
-            score = scores(log_prob[kept], dense[kept], self.fusion.weight)
-            answers.append(Answer(item_ids, tuple(score.tolist()), tuple(log_prob[kept].tolist())))
-        return answers
+        return rank_answers(outputs, self._catalogue, self.fusion, GOLDEN_ITEMS)
+
+
+def open_search(graph: bytes, levels: int, threads: int) -> onnxruntime.InferenceSession:
+    """Open an exported search as the service does: the options decide how 8-bit products are computed."""
+    return open_session("search", graph, graph_input_names(levels), SearchOutputs._fields, threads=threads)
+
+
+def catalogue_feed(catalogue: Catalogue, width: int, candidates: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the inputs of an exported search that do not change with the request, by name.
+
+    Args:
+        catalogue: The catalogue to search.
+        width: d_s.
+        candidates: n, dense candidates that join the beams.
+    """
+    known = catalogue_inputs(catalogue.trie, catalogue.vectors, width)
+    pool = pool_vectors(catalogue.trie, catalogue.vectors, width, candidates)
+    return dict(zip([*catalogue_input_names(catalogue.trie.levels), POOL], [*known, pool], strict=True))
+
+
+def rank_answers(outputs: SearchOutputs, catalogue: Catalogue, fusion: Fusion, k: int) -> list[Answer]:
+    """Return the k best fused answers to each request."""
+    rows = catalogue.trie.leaf_item[outputs.leaves]
+    answers = []
+    for found, log_prob, dense in zip(rows, outputs.log_prob, outputs.dense, strict=True):
+        kept = best(log_prob, dense, fusion.weight, k)
+        item_ids = tuple(catalogue.item_ids[row] for row in found[kept].tolist())
+        score = scores(log_prob[kept], dense[kept], fusion.weight)
+        answers.append(Answer(item_ids, tuple(score.tolist()), tuple(log_prob[kept].tolist())))
+    return answers

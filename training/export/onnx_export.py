@@ -21,6 +21,7 @@ from model_store.new_items.item_encoder import CONTENT_INPUTS, CONTENT_OUTPUTS, 
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, catalogue_inputs, graph_input_names, search_inputs
 from model_store.search.neighbours import no_additions
+from model_store.search.steering import no_steering
 from model_store.semantic_ids.trie import Trie
 from training.content.content_model import ContentModel
 from training.export.onnx_network import TRANSLATIONS, rewrite_for_onnx
@@ -36,6 +37,8 @@ DYNAMIC_AXES: Mapping[str, tuple[int, ...]] = {
     "max_per_prefix": (0,),
     "neighbours": (0, 1),
     "neighbour_scores": (0, 1),
+    "steer_nodes": (0, 1),
+    "steer_nats": (0, 1),
     "beam": (0,),
     "candidates": (0,),
 }
@@ -94,7 +97,11 @@ def _create_example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie
     trie = Trie.build(codes, codebook_size)
     history = encode_histories([rows[:5], rows[:2], rows[:4]], trie.item_leaf, max_history=5)
     added = no_additions(requests=3, size=22)
-    return search_inputs(history, trie, 7, [trie.everything] * 2, [0, 1, 0], candidates=6, additions=added), trie
+    steered = no_steering(requests=3, size=9)
+    inputs = search_inputs(
+        history, trie, 7, [trie.everything] * 2, [0, 1, 0], candidates=6, additions=added, steering=steered
+    )
+    return inputs, trie
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class CodeTree:
         self.vectors = vectors
         """Unit length, ``[items, d_s]``."""
 
-        self._item_leaf = _to_device(trie.item_leaf, device)
+        self._item_leaf = _to_device(trie.item_leaf[:], device)
         self._leaf_nodes = _to_device(trie.leaf_nodes, device)  # [D, L]
         self._child_start = [_to_device(array, device) for array in trie.child_start]
         self._child_code = [_to_device(array, device) for array in trie.child_code]

@@ -15,12 +15,13 @@ from torch.nn import functional
 from model_store.config import ModelConfig
 from model_store.network.recommender import Recommender, encoder_shape
 from model_store.network.tokenizer import Tokenizer
-from training.embedding.content_share import NO_CONTENT, ContentShare
+from training.blending.fit import NO_BLEND, Blend
 from training.embedding.sasrec import Sasrec, SasrecConfig
 from training.joint.code_tree import CodeTree
 from training.loop.checkpoint import State
 from training.loop.compute import FP32, ComputeConfig
 from training.loop.item_softmax import SAMPLED_ABOVE, Proposal
+from training.tokenizer.codebooks import all_latents
 from training.tokenizer.collisions import Assignment, Codes, assign_codes
 
 
@@ -82,7 +83,7 @@ class Learner:
     def restore(self, state: State) -> None:
         """Set everything to what :meth:`state` returned; both networks are in evaluation mode afterwards."""
         self._load_networks(state.tensors)
-        self.assignment = Assignment(state.tensors["codes"].numpy(), *state.values["assignment"])
+        self.assignment = assignment_of(state)
         self.history = state.values["history"]
 
     def _load_networks(self, tensors: Mapping[str, Tensor]) -> None:
@@ -93,6 +94,11 @@ class Learner:
 
     def _parts(self) -> tuple[tuple[str, nn.Module], ...]:
         return ("tokenizer", self.tokenizer), ("recommender", self.recommender)
+
+
+def assignment_of(state: State) -> Assignment:
+    """Return the codes in the state of a learner, with their statistics."""
+    return Assignment(state.tensors["codes"].numpy(), *state.values["assignment"])
 
 
 def item_vectors(embeddings: Tensor) -> Tensor:
@@ -117,7 +123,7 @@ def current_assignment(
     # Always on the CPU: codes must not change when a run that was trained on a GPU is loaded without one.
     with torch.no_grad():
         on_cpu = copy.deepcopy(tokenizer).cpu().eval()
-        latents = on_cpu.latents(embeddings.cpu())
+        latents = all_latents(on_cpu, embeddings.cpu())
         codebooks = on_cpu.codebooks.detach()
         return assign_codes(latents, codebooks, model.collisions, incumbent, stickiness)
 
@@ -130,7 +136,8 @@ def new_learner(
     sasrec: Sasrec | None = None,
     codes: Codes | None = None,
     compute: ComputeConfig = FP32,
-    content: ContentShare = NO_CONTENT,
+    blend: Blend = NO_BLEND,
+    stored: State | None = None,
 ) -> Learner:
     """Create a learner of a trained tokenizer and a fresh recommender, which starts from SASRec where shapes allow it.
 
@@ -142,15 +149,21 @@ def new_learner(
         sasrec: Model whose encoder and dense parts to start from.
         codes: Codes ``[items, L]`` from an earlier run of this tokenizer; default: its nearest ones.
         compute: Precision and compilation of the recommender in training.
-        content: Share of content in the embeddings and in dense scores.
+        blend: Share of content in the embeddings and in dense scores, and the penalty of repeats.
+        stored: State to take over; then no codes are computed, which takes long for millions of items.
     """
     torch.manual_seed(seed)
     recommender = compute.prepare(Recommender(model).to(embeddings.device))
 
     if sasrec is not None:
-        _start_from(recommender, model, sasrec, content)
+        _start_from(recommender, model, sasrec, blend)
 
-    recommender.content_share.fill_(content.share)
+    recommender.content_share.fill_(blend.share)
+    if stored is not None:
+        learner = Learner(model, tokenizer, recommender, embeddings, assignment_of(stored), compute)
+        learner.restore(stored)
+        return learner
+
     assignment = current_assignment(model, tokenizer, embeddings)
     if codes is not None:
         assignment = replace(assignment, codes=codes)
@@ -158,7 +171,7 @@ def new_learner(
 
 
 @torch.no_grad()
-def _start_from(recommender: Recommender, model: ModelConfig, sasrec: Sasrec, content: ContentShare) -> None:
+def _start_from(recommender: Recommender, model: ModelConfig, sasrec: Sasrec, blend: Blend) -> None:
     """Load SASRec's weights into the parts of the recommender whose shapes allow it."""
     is_alike = can_start_from(model, sasrec.config)
     parts = recommender.user_parts if is_alike or model.recommender.user_encoder == "own" else {}
@@ -166,11 +179,11 @@ def _start_from(recommender: Recommender, model: ModelConfig, sasrec: Sasrec, co
         if part is not recommender.vector_in:
             part.load_state_dict(sasrec.get_submodule(name).state_dict())
     if recommender.repeat_bias is not None and parts:
-        recommender.repeat_bias.weight.mul_(1 - content.share).sub_(content.repeat_penalty)
+        recommender.repeat_bias.weight.mul_(1 - blend.share).sub_(blend.repeat_penalty)
 
     if recommender.vector_in is not None and is_alike:
         recommender.encoder.load_state_dict(sasrec.encoder.state_dict())
         # Item vectors end with content, which SASRec has not read; what it has read is shorter in them.
         width = sasrec.config.embedding_dim
         recommender.vector_in.weight.zero_()
-        recommender.vector_in.weight[:, :width] = sasrec.vector_in.weight / (1 - content.share) ** 0.5
+        recommender.vector_in.weight[:, :width] = sasrec.vector_in.weight / (1 - blend.share) ** 0.5

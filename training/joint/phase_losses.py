@@ -6,6 +6,9 @@
 L_SQ trains the tokenizer's reconstruction and codebooks, L_REC the recommender's next codes. L_SIA aligns the encoded
 history with the target's codes, L_PSA the decoder's preference with the target's reconstruction.
 
+Where `data.event_weights` gives types of interactions weights, each target's terms in L_REC and L_DENSE are multiplied
+by its weight. SIA, PSA and SQ know items, not interactions, and have none.
+
 Two things are ours. L_DENSE trains the user's vector for the dense scores of the search. And L_REC can have soft
 targets from these dense scores (distillation).
 """
@@ -158,7 +161,7 @@ def _rec_and_dense_losses(
     ]
 
     if not config.constrained:
-        rec = recommendation_loss(logits, tree.codes[items], config.label_smoothing, batch.all_targets)
+        rec = recommendation_loss(logits, tree.codes[items], config.label_smoothing, batch.all_targets, batch.weights)
         dense = _dense_loss(learner, batch.select_targets(states.user), batch, tree, config, None)
         return {"rec": rec} | dense
 
@@ -174,6 +177,7 @@ def _rec_and_dense_losses(
         teacher.shares if teacher else None,
         config.distillation if teacher else 0.0,
         batch.all_targets,
+        batch.weights,
     )
     return {"rec": rec} | dense
 
@@ -206,12 +210,16 @@ def _dense_loss(
     if tree.proposal is not None:
         additions = Additions.of_histories(batch.history, batch.prefix, value, batch.real, batch.host.prefix)
         candidates = tree.proposal.candidates(batch.host.items).to(items.device)
-        loss = sampled_softmax_loss(scaled, tree.vectors, items, candidates, batch.all_targets, additions)
+        loss = sampled_softmax_loss(
+            scaled, tree.vectors, items, candidates, batch.all_targets, additions, batch.weights
+        )
     else:
         leaves = tree.leaves(batch.history)
         additions = Additions.of_histories(leaves, batch.prefix, value, batch.real, batch.host.prefix)
         observe = teacher.observe if teacher else None
-        loss = full_softmax_loss(scaled, tree.leaf_vectors, tree.leaves(items), batch.all_targets, observe, additions)
+        loss = full_softmax_loss(
+            scaled, tree.leaf_vectors, tree.leaves(items), batch.all_targets, observe, additions, batch.weights
+        )
     return {"dense": loss}
 
 

@@ -36,7 +36,7 @@ from training.joint.phase_losses import (
     weighted_sum,
 )
 from training.loop import distributed
-from training.loop.batches import Batch, TrainingRows, batches, collate, training_rows
+from training.loop.batches import Batch, Float32Array, TrainingRows, batches, collate, training_rows
 from training.loop.checkpoint import BestWeights, Resumable, ResumableLoop
 from training.loop.optimiser import Optimiser, cosine, descend, recommender_optimizer
 from training.loop.progress import Bar, Progress
@@ -75,6 +75,7 @@ def train_joint(
     seed: int,
     progress: Progress,
     checkpoint: Path | None = None,
+    weights: Sequence[Float32Array] | None = None,
 ) -> None:
     """Alternate between the phases for ``config.epochs`` epochs, changing ``learner`` in place.
 
@@ -86,8 +87,9 @@ def train_joint(
         seed: Seed of batches and dropout.
         progress: Display of epochs and validation NDCG@10.
         checkpoint: File in which the stage is saved as it runs, and from which it is resumed; None: nowhere.
+        weights: Weight of each item of the sequences as a target; None: all weigh 1.
     """
-    rows = _cut_rows(learner, sequences)
+    rows = _cut_rows(learner, sequences, weights)
     rng = np.random.default_rng(seed)
     distributed.seed_dropout(seed)
     phases = [phase_of(epoch, config) for epoch in range(config.epochs)]
@@ -130,12 +132,13 @@ def finetune(
     seed: int,
     progress: Progress,
     checkpoint: Path | None = None,
+    weights: Sequence[Float32Array] | None = None,
 ) -> None:
     """Train the recommender alone on fixed codes until validation NDCG@10 stops rising; keep its best weights.
 
     ``finetuning`` holds the settings of this stage; the other arguments are those of :func:`train_joint`.
     """
-    rows = _cut_rows(learner, sequences)
+    rows = _cut_rows(learner, sequences, weights)
     rng = np.random.default_rng(seed)
     distributed.seed_dropout(seed)
     batches_per_epoch = len(batches(rows, config.targets_per_batch, np.random.default_rng(seed)))
@@ -187,10 +190,12 @@ def _create_optimisers(
     return recommender, tokenizer
 
 
-def _cut_rows(learner: Learner, sequences: list[npt.NDArray[np.int32]]) -> TrainingRows:
+def _cut_rows(
+    learner: Learner, sequences: list[npt.NDArray[np.int32]], weights: Sequence[Float32Array] | None
+) -> TrainingRows:
     shape = learner.model.recommender
     packed = shape.encoder_attention == "causal"
-    return training_rows(sequences, shape.max_history, packed, learner.embeddings.device)
+    return training_rows(sequences, shape.max_history, packed, learner.embeddings.device, weights)
 
 
 def _loss_function(

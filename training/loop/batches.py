@@ -18,6 +18,7 @@ from training.loop import distributed
 from training.loop.device import to_device
 
 Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
 
 PADDING = -1
 """Number in a target slot that holds no target."""
@@ -31,6 +32,7 @@ class TrainingRows(NamedTuple):
     length: Int64Array  # [rows], history items; the target of the longest prefix follows them
     predicted: Int64Array  # [rows], number of prefixes, and so of targets
     device_items: Tensor  # the same items on the device, where batches are made
+    device_weights: Tensor | None = None  # [interactions], weight of each item as a target; None: all weigh 1
 
 
 class HostPlan(NamedTuple):
@@ -50,6 +52,7 @@ class Batch(NamedTuple):
     prefix: Tensor  # [B, P] history items before each target, at least 1
     real: Tensor  # [N] indices into [B · P] of the targets that are not padding, ascending
     host: HostPlan
+    weights: Tensor | None = None  # [N] of the real targets, 1 on average over all rows; None: all weigh 1
 
     @property
     def all_targets(self) -> int:
@@ -74,6 +77,7 @@ def training_rows(
     max_history: int,
     packed: bool,
     device: torch.device | str = "cpu",
+    weights: Sequence[Float32Array] | None = None,
 ) -> TrainingRows:
     """Cut sequences into rows so that every item but the first of a sequence is a target exactly once.
 
@@ -83,6 +87,7 @@ def training_rows(
         packed: Give a row many targets. A long sequence is then cut into windows that overlap by half: a target away
             from the sequence's start sees at least ``max_history / 2`` items.
         device: Device where batches are made.
+        weights: Weight of each item of the sequences as a target; None: all weigh 1.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -101,7 +106,13 @@ def training_rows(
 
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
     flat = np.concatenate([np.empty(0, dtype=np.int64), *sequences]).astype(np.int64)
-    return TrainingRows(flat, table[:, 0], table[:, 1], table[:, 2], torch.from_numpy(flat).to(device))
+    device_weights = flat_weights(weights, device)
+    return TrainingRows(flat, table[:, 0], table[:, 1], table[:, 2], torch.from_numpy(flat).to(device), device_weights)
+
+
+def flat_weights(weights: Sequence[Float32Array] | None, device: torch.device | str) -> Tensor | None:
+    """Return the weights of all sequences one after the other on a device, ``[interactions]``."""
+    return None if weights is None else torch.from_numpy(np.concatenate(weights).astype(np.float32)).to(device)
 
 
 def batches(rows: TrainingRows, targets_per_batch: int, rng: np.random.Generator) -> list[Int64Array]:
@@ -132,10 +143,14 @@ def collate(rows: TrainingRows, chosen: Int64Array) -> Batch:
     last = lengths[:, None]
     history = flat[start[:, None] + torch.minimum(step, last - 1)].masked_fill(step >= last, 0)
     prefix = torch.minimum(last - count[:, None] + 1 + slot, last)
-    targets = flat[start[:, None] + prefix].masked_fill(slot >= count[:, None], PADDING)
+    place = start[:, None] + prefix
+    targets = flat[place].masked_fill(slot >= count[:, None], PADDING)
 
     row, column = ragged_indices(count, len(plan.prefix))
-    return Batch(history, lengths, targets, prefix, row * slots + column, plan)
+    batch = Batch(history, lengths, targets, prefix, row * slots + column, plan)
+    if rows.device_weights is None:
+        return batch
+    return batch._replace(weights=rows.device_weights[batch.select_targets(place)])
 
 
 def ragged_indices(count: Tensor, total: int) -> tuple[Tensor, Tensor]:
@@ -153,6 +168,13 @@ def _plan_on_host(rows: TrainingRows, chosen: Int64Array) -> HostPlan:
     shares = tuple(int(count[part].sum()) for part in distributed.shard_slices(len(chosen)))
     before = sum(shares[: distributed.rank()])
     return HostPlan(items, shares, prefix[before : before + shares[distributed.rank()]])
+
+
+def history_items(rows: TrainingRows, chosen: Int64Array) -> Int64Array:
+    """Return the distinct items in the histories of some rows, those of a joint batch, ascending."""
+    length = rows.length[chosen]
+    place = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    return np.unique(rows.items[np.repeat(rows.start[chosen], length) + place])
 
 
 def epoch(rows: TrainingRows, targets_per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:

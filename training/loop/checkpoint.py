@@ -154,11 +154,14 @@ class ResumableLoop:
         self._sums: dict[str, Tensor] = {}
         self._epoch_rng_state = _get_state(rng)
         self._started = time.monotonic()
+        self._spent = 0.0  # seconds of earlier attempts
         self._next_save = time.monotonic() + SAVE_EVERY_S
 
         self.resumed = path is not None and path.is_file()
         if path is not None and self.resumed:
             self._restore(path)
+        if path is not None:
+            self._refuse_another_point(path)
 
     def epochs(self, most: int) -> Iterator[int]:
         """Yield the numbers of the epochs that are left of ``most``."""
@@ -212,6 +215,15 @@ class ResumableLoop:
         took = time.monotonic() - started
         self._next_save = time.monotonic() + max(SAVE_EVERY_S, took / SAVING_SHARE)
 
+    def _refuse_another_point(self, path: Path) -> None:
+        """Refuse to go on from another point than the first process, which would train another model."""
+        point = [self.done, self._spent]
+        first = distributed.compute_on_first(lambda: point)
+        if point != first:
+            raise _unusable(
+                path, f"this machine has it after {point[0]} batches, and that of the first process after {first[0]}"
+            )
+
     def _restore(self, path: Path) -> None:
         tensors, values = read_state(path)
 
@@ -220,6 +232,7 @@ class ResumableLoop:
             self.step = values["step"]
             self.done = values["done"]
             self._started -= values["seconds"]
+            self._spent = values["seconds"]
             self._sums = {name: tensors[f"sums/{name}"].to(self._device) for name in values["losses"]}
             for name, part in self._parts.items():
                 part.restore(State(_under(name, tensors), values["parts"][name]))

@@ -78,6 +78,7 @@ class _FullSoftmax(torch.autograd.Function):
         targets: Tensor,
         rows: int,
         observe: Observer | None,
+        target_weights: Tensor | None,
     ) -> Tensor:
         size = CPU_SLICE if hidden.device.type == "cpu" else GPU_SLICE
         is_trained = ctx.needs_input_grad[1]
@@ -95,7 +96,9 @@ class _FullSoftmax(torch.autograd.Function):
             score = part @ weight.T
             score.view(-1).index_add_(0, flat_index, value[added])
             log_probability = functional.log_softmax(score, dim=-1)
-            total -= log_probability.gather(1, wanted).sum()
+            gained = log_probability.gather(1, wanted)
+            weights = None if target_weights is None else target_weights[start : start + size, None]
+            total -= gained.sum() if weights is None else (weights * gained).sum()
 
             # From here on one buffer holds the probabilities, then the gradient of the scores.
             gradient = log_probability.exp_()
@@ -103,6 +106,8 @@ class _FullSoftmax(torch.autograd.Function):
                 observe(start, gradient)
             # The gradient of the scores: probabilities, less 1 at the target.
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+            if weights is not None:
+                gradient *= weights
             if ctx.needs_input_grad[0]:
                 torch.mm(gradient, weight, out=hidden_gradient[start : start + size])
             value_gradient[added] = gradient.view(-1)[flat_index]
@@ -122,8 +127,9 @@ class _FullSoftmax(torch.autograd.Function):
         weight_gradient = weight_gradient * grad_outputs[0] if weight_gradient is not None else None
         value_gradient = value_gradient * grad_outputs[0]
 
-        # In the order of the arguments of forward: hidden, weight, row, item, value and four without gradients.
-        return hidden_gradient * grad_outputs[0], weight_gradient, None, None, value_gradient, None, None, None, None
+        # In the order of the arguments of forward: hidden, weight, row, item, value and five without gradients.
+        without = (None,) * 5
+        return hidden_gradient * grad_outputs[0], weight_gradient, None, None, value_gradient, *without
 
 
 def full_softmax_loss(
@@ -133,6 +139,7 @@ def full_softmax_loss(
     rows: int | None = None,
     observe: Observer | None = None,
     additions: Additions | None = None,
+    target_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean of -log softmax(hidden · weightᵀ + additions) at the targets.
 
@@ -145,6 +152,7 @@ def full_softmax_loss(
         rows: Divisor of the sum, if not n: the rows of all processes together.
         observe: Function that sees the probabilities on the way.
         additions: Numbers to add to the scores.
+        target_weights: ``[n]``, factor of each target's term in the sum; None: 1.
 
     Returns:
         Scalar.
@@ -153,7 +161,9 @@ def full_softmax_loss(
     added = additions or Additions(targets[:0], targets[:0], hidden.new_empty(0), no_entries)
     count = len(targets) if rows is None else rows
     with without_autocast(hidden.device):
-        loss: Tensor = _FullSoftmax.apply(hidden.float(), weight.float(), *added, targets, count, observe)
+        loss: Tensor = _FullSoftmax.apply(
+            hidden.float(), weight.float(), *added, targets, count, observe, target_weights
+        )
     return loss
 
 
@@ -161,7 +171,7 @@ class Candidates(NamedTuple):
     """Sampled items that stand for all others in the denominator of a sampled softmax."""
 
     items: Tensor  # [C] int64, item rows, each once
-    log_weight: Tensor  # [C], log of the number of items that each stands for: times drawn / (M q)
+    log_weight: Tensor  # [C], log of the number of items that each stands for: times drawn / (M q); -inf for none
 
     def to(self, device: torch.device) -> Candidates:
         """Return a copy on a device."""
@@ -183,13 +193,31 @@ class Proposal:
         self.negatives = negatives
         self._cumulative = np.cumsum(self.probability)
 
-    def candidates(self, targets: npt.NDArray[np.integer], rng: np.random.Generator | None = None) -> Candidates:
-        """Return the distinct items among a batch's targets and fresh draws; without ``rng`` nothing is drawn."""
+    def candidates(
+        self,
+        targets: npt.NDArray[np.integer],
+        rng: np.random.Generator | None = None,
+        others: npt.NDArray[np.integer] | None = None,
+    ) -> Candidates:
+        """Return the distinct items among a batch's targets and fresh draws, ascending.
+
+        Args:
+            targets: Targets of the batch, item rows.
+            rng: Source of the draws; without it nothing is drawn.
+            others: Items to put among the candidates that stand for no item, if they are none yet.
+        """
         draws = rng.random(self.negatives) if rng is not None else np.empty(0)
         drawn = np.searchsorted(self._cumulative, draws * self._cumulative[-1], side="right")
         items, times = np.unique(np.concatenate([targets, drawn]), return_counts=True)
-        weight = times / ((len(targets) + len(draws)) * self.probability[items])
-        return Candidates(torch.from_numpy(items.astype(np.int64)), torch.from_numpy(np.log(weight)).float())
+        log_weight = np.log(times / ((len(targets) + len(draws)) * self.probability[items]))
+
+        if others is not None:
+            unsampled = np.setdiff1d(others, items)
+            items = np.concatenate([items, unsampled])
+            log_weight = np.concatenate([log_weight, np.full(len(unsampled), -np.inf)])
+            order = np.argsort(items)
+            items, log_weight = items[order], log_weight[order]
+        return Candidates(torch.from_numpy(items.astype(np.int64)), torch.from_numpy(log_weight).float())
 
 
 def sampled_softmax_loss(
@@ -199,6 +227,7 @@ def sampled_softmax_loss(
     candidates: Candidates,
     rows: int | None = None,
     additions: Additions | None = None,
+    target_weights: Tensor | None = None,
 ) -> Tensor:
     """Estimate :func:`full_softmax_loss` from candidates; the other arguments are the same, and so is fp32."""
     exact = (hidden * weight[targets]).sum(dim=1)
@@ -216,5 +245,9 @@ def sampled_softmax_loss(
     # A candidate that is the target itself must not count twice.
     estimated = estimated.masked_fill(candidates.items == targets[:, None], -torch.inf)
     first = torch.zeros_like(targets)
-    loss = functional.cross_entropy(torch.cat([exact[:, None], estimated], dim=1), first, reduction="sum")
+    scores = torch.cat([exact[:, None], estimated], dim=1)
+    if target_weights is None:
+        loss = functional.cross_entropy(scores, first, reduction="sum")
+    else:
+        loss = (target_weights * functional.cross_entropy(scores, first, reduction="none")).sum()
     return loss / (len(targets) if rows is None else rows)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,17 @@ from training.loop.checkpoint import State
 
 Schedule = Callable[[int], float]
 """Factor of the step size at each step, counted from 0."""
+
+
+class Descent(Protocol):
+    """What takes steps down a gradient."""
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """Parameters whose gradients a step follows."""
+
+    def apply(self) -> None:
+        """Take one step with the gradients that the parameters hold."""
 
 
 class Optimiser:
@@ -58,7 +70,7 @@ class Optimiser:
         self.steps = state.values["steps"]
 
 
-def descend(loss: Tensor, *optimisers: Optimiser) -> None:
+def descend(loss: Tensor, *optimisers: Descent) -> None:
     """Update the parameters of these optimisers, and no others, down the gradient of ``loss``.
 
     With several processes ``loss`` is this one's share, and all take the same step down the sum of shares.

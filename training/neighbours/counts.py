@@ -5,8 +5,8 @@
     strength of j as neighbour of i = C(i, j) / ((out(i) + PSEUDO) ** a * (in(j) + PSEUDO) ** b)
 
 ``out(i)`` sums C over all j, ``in(j)`` over all i. An item is no neighbour of itself. The exponents a and b take off
-what an item owes to its popularity; they are fitted (:mod:`training.neighbours.fit`), the rest is fixed: on Beauty it
-is a plateau (docs/LOG.md). The result is a :class:`model_store.search.neighbours.Neighbours`.
+what an item owes to its popularity; they are fitted (:mod:`training.blending.fit`), the rest is fixed: on Beauty it is
+a plateau (docs/LOG.md). The result is a :class:`model_store.search.neighbours.Neighbours`.
 
 Shapes: N interactions, P pairs of items.
 """
@@ -20,8 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model_store.search.neighbours import MOST_NEIGHBOURS
+from model_store.search.neighbours import MOST_NEIGHBOURS, Neighbours
 from training.data.dataset import Sequences
+from training.data.numbering import stable_order
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
@@ -46,6 +47,15 @@ PAIRS_AT_ONCE = 1 << 24
 """Pairs of places that are counted together; they take about 50 bytes each."""
 
 
+class NeighbourSettings(NamedTuple):
+    """Values of the neighbours that are fitted; the fit begins at the defaults."""
+
+    out_exponent: float = 0.5  # a
+    in_exponent: float = 0.15  # b
+    decay: float = 0.7  # weight of an item of the history relative to the next newer one
+    skips_history: bool = False  # whether items of the history get no score
+
+
 @dataclass(frozen=True, eq=False)
 class NeighbourCounts:
     """Counts of each item's strongest neighbours, as compressed sparse rows, and the degrees of all items.
@@ -64,11 +74,13 @@ class NeighbourCounts:
     outgoing: Float64Array
     incoming: Float64Array
 
-    def strength(self, out_exponent: float, in_exponent: float) -> npt.NDArray[np.float32]:
-        """Return the strength of every neighbour, ``[P]``, by the exponents a and b."""
-        of_item = np.repeat((self.outgoing + PSEUDO) ** -out_exponent, np.diff(self.start))
-        of_neighbour = (self.incoming + PSEUDO) ** -in_exponent
-        return (self.count * of_item * of_neighbour[self.neighbour]).astype(np.float32)
+    def memory(self, settings: NeighbourSettings) -> Neighbours:
+        """Return the neighbours with the strengths that follow from the settings."""
+        of_item = np.repeat((self.outgoing + PSEUDO) ** -settings.out_exponent, np.diff(self.start))
+        of_neighbour = (self.incoming + PSEUDO) ** -settings.in_exponent
+        strength = (self.count * of_item * of_neighbour[self.neighbour]).astype(np.float32)
+        items = len(self.outgoing)
+        return Neighbours(self.start, self.neighbour, strength, settings.decay, items, settings.skips_history)
 
 
 class _Places(NamedTuple):
@@ -93,11 +105,14 @@ def count_neighbours(sequences: Sequences, items: int) -> NeighbourCounts:
     outgoing, incoming = _degrees(sequences, items)
     importance = (incoming + PSEUDO) ** -SELECTION_EXPONENT
 
+    by_item = stable_order(sequences.items)
+    begin = np.concatenate([[0], np.cumsum(np.bincount(sequences.items, minlength=items))])
+
     counts = [np.zeros(1, dtype=np.int64)]
     neighbours = [np.empty(0, dtype=np.int32)]
     values = [np.empty(0, dtype=np.float32)]
     for first, last in _blocks(sequences, items):
-        item, neighbour, count = _count_block(sequences, first, last, items)
+        item, neighbour, count = _count_block(sequences, np.sort(by_item[begin[first] : begin[last]]), first, items)
         kept = _strongest(item, count * importance[neighbour])
         counts.append(np.bincount(item[kept], minlength=last - first))
         neighbours.append(neighbour[kept].astype(np.int32))
@@ -133,10 +148,10 @@ def _blocks(sequences: Sequences, items: int) -> Iterator[tuple[int, int]]:
 
 
 def _count_block(
-    sequences: Sequences, first: int, last: int, items: int
+    sequences: Sequences, place: Int64Array, first: int, items: int
 ) -> tuple[Int64Array, Int64Array, Float64Array]:
-    """Return all pairs whose item is in a range: item less ``first``, neighbour, C; sorted."""
-    places = _places(sequences, first, last)
+    """Return all pairs whose item is at one of these places: item less ``first``, neighbour, C; sorted."""
+    places = _places(sequences, place)
     keys = [np.empty(0, dtype=np.int64)]
     weights = [np.empty(0)]
     for distance in range(1, WINDOW + 1):
@@ -155,9 +170,8 @@ def _count_block(
     return item, neighbour, count
 
 
-def _places(sequences: Sequences, first: int, last: int) -> _Places:
-    """Return the places of the items in a range."""
-    place = np.flatnonzero((sequences.items >= first) & (sequences.items < last))
+def _places(sequences: Sequences, place: Int64Array) -> _Places:
+    """Return some places, which ascend."""
     owner = np.searchsorted(sequences.offsets, place, side="right") - 1
     before = place - sequences.offsets[owner]
     after = sequences.offsets[owner + 1] - 1 - place

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from training.evaluation.metrics import SEEN_EXCLUDED
 from training.report.answers import best_model, tokenizer_state
 from training.report.contents import Contents
+from training.report.html_parts import bullets, html_page, table
 from training.report.names import name_counts, names_note
 from training.report.notes import INTERVAL, coverage_note, search_note, show_interval, warnings
 from training.report.style import Chart, model_name, sort_rows
 from training.report.tree import Branch, top_branches
 from training.run_evaluation import Intervals
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;
-       background: #fff; }
-h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; } figure { margin: 0; }
-img { max-width: 100%; height: auto; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; } caption { text-align: left; font-weight: 600; }
-th, td { padding: 0.2rem 0.8rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child, .words th, .words td { text-align: left; vertical-align: top; }
-.best { font-weight: 700; } .warning { border-left: 4px solid #D55E00; padding-left: 0.8rem; }
-"""
 
 PROTOCOLS = {"": "items of the history may be answers", SEEN_EXCLUDED: "items of the history are excluded"}
 
@@ -57,7 +46,7 @@ def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> by
         "<h2>What do five users get?</h2>",
         examples_table(contents),
         "<h2>What was left out of the data?</h2>",
-        _list(contents.data_notes or ["Nothing is recorded about it."]),
+        bullets(contents.data_notes or ["Nothing is recorded about it."]),
         "<h2>Is the tokenizer healthy?</h2>",
         f"<p>{escape(tokenizer_state(contents))}</p>",
         health_table(contents),
@@ -70,17 +59,7 @@ def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> by
         tree_list(contents, top_branches(contents.codes, contents.item_popularity)),
     ]
 
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
-            *body,
-            "</body>\n</html>\n",
-        ]
-    ).encode()
+    return html_page(title, body)
 
 
 def section(chart: Chart, image: bytes) -> str:
@@ -118,7 +97,7 @@ def examples_table(contents: Contents) -> str:
         columns = ([*earlier, *map(name, one.history)], [name(one.chosen)], answers)
         lines.append([str(number), *("".join(f"<div>{each}</div>" for each in column) for column in columns)])
     heads = ["user", "history, newest last", "chose next", "is recommended, best first"]
-    return _table("Test users, drawn at random", heads, lines, "words")
+    return table("Test users, drawn at random", heads, lines, "words")
 
 
 def metrics_table(rows: dict[str, dict[str, float]], intervals: dict[str, Intervals], caption: str, suffix: str) -> str:
@@ -136,7 +115,7 @@ def metrics_table(rows: dict[str, dict[str, float]], intervals: dict[str, Interv
         ]
         for row in sort_rows(rows)
     ]
-    return _table(caption, ["model", *(name.removesuffix(suffix) for name in names), INTERVAL], lines)
+    return table(caption, ["model", *(name.removesuffix(suffix) for name in names), INTERVAL], lines)
 
 
 def health_table(contents: Contents) -> str:
@@ -147,7 +126,7 @@ def health_table(contents: Contents) -> str:
         ["codes used", *map(str, health["codes_used"])],
         ["perplexity", *(f"{value:.1f}" for value in health["perplexity"])],
     ]
-    by_level = _table(f"Of {contents.codebook_size} codes per level", ["", *(f"level {n}" for n in levels)], lines)
+    by_level = table(f"Of {contents.codebook_size} codes per level", ["", *(f"level {n}" for n in levels)], lines)
 
     whole = [
         ["items whose nearest code tuple is shared", f"{health['collision_rate']:.2%}"],
@@ -155,7 +134,7 @@ def health_table(contents: Contents) -> str:
         ["items moved to another tuple", f"{health['moved']:,}"],
         ["reconstruction error (1: no better than the mean)", f"{health['reconstruction_error']:.4f}"],
     ]
-    return by_level + "\n" + _table("Of all items", ["", "value"], whole)
+    return by_level + "\n" + table("Of all items", ["", "value"], whole)
 
 
 def policies_table(contents: Contents) -> str:
@@ -170,7 +149,7 @@ def policies_table(contents: Contents) -> str:
         for name, one in policies.items()
     ]
     heads = ["policy", "codes per item", "items moved", "mean extra squared distance of moved items"]
-    return _table("Result of each collision policy", heads, lines)
+    return table("Result of each collision policy", heads, lines)
 
 
 def names_table(contents: Contents) -> str:
@@ -196,7 +175,7 @@ def names_table(contents: Contents) -> str:
         "lift of a common category",
         "lift of following each other",
     ]
-    return _table("Named prefixes, and their purity", heads, lines)
+    return table("Named prefixes, and their purity", heads, lines)
 
 
 def _lift(value: float | None) -> str:
@@ -205,19 +184,3 @@ def _lift(value: float | None) -> str:
 
 def _figure(value: float, is_best: bool) -> str:
     return f'<span class="best">{value:.4f}</span>' if is_best else f"{value:.4f}"
-
-
-def _list(lines: Iterable[str]) -> str:
-    """Render lines of text as a list."""
-    return "<ul>\n" + "\n".join(f"<li>{escape(line)}</li>" for line in lines) + "\n</ul>"
-
-
-def _table(caption: str, heads: Iterable[str], lines: Iterable[Sequence[str]], kind: str = "figures") -> str:
-    """Render a table of figures or of words. Cells are HTML; caption and heads are text."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    rows = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
-    return (
-        f'<div class="scroll"><table class="{kind}"><caption>{escape(caption)}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{rows}\n</tbody></table></div>"
-    )

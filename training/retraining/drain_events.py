@@ -17,24 +17,35 @@ from typing import Any, NamedTuple
 import polars as pl
 from filelock import FileLock, Timeout
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, ResponseError
-from redis.retry import Retry
 
 from model_store.durable_files import write_durably
-from model_store.errors import ConfigError, DataError, LockHeld, StoreCorrupt
+from model_store.errors import DataError, LockHeld, StoreCorrupt
 from model_store.events import event_log
 from model_store.events.event import Event
 from model_store.events.event_log import Cursor, EventLine
 from model_store.replication import redis_schema
-from model_store.replication.redis_errors import RAISED_BY_CLIENT, redis_place, translate_redis_error
+from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
+from model_store.tracing.interface import MAX_LINKS
+from training.retraining.redis_reader import reading_redis
 
 EVENTS_PER_FILE = 50_000
 SCHEMA = pl.Schema(
-    {"event_id": pl.String, "user_id": pl.String, "item_id": pl.String, "type": pl.String, "timestamp": pl.Int64}
+    {
+        "event_id": pl.String,
+        "user_id": pl.String,
+        "item_id": pl.String,
+        "type": pl.String,
+        "timestamp": pl.Int64,
+        "attribution": pl.String,
+        "value": pl.Float64,
+        "currency": pl.String,
+        "session_id": pl.String,
+    }
 )
+"""Columns of drained events. Files of earlier releases have the first five."""
+
 _CONSUMER = "retrain"  # the same for all runs, so that the next run gets the entries that a killed one had taken
-_TIMEOUT_S = 10
 
 _CREATE_GROUP_IN_FULL_REDIS = """#!lua flags=allow-oom
 return redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
@@ -48,11 +59,13 @@ class DrainResult(NamedTuple):
         events: Rows written, including repeats.
         files: Parquet files written.
         rejected: Entries that do not decode; they are kept in ``rejected-*.jsonl`` beside the Parquet files.
+        traceparents: Spans that the newest events came with, each once, as many as one span may link to.
     """
 
     events: int
     files: list[Path]
     rejected: int
+    traceparents: tuple[str, ...] = ()
 
 
 class _Batch(NamedTuple):
@@ -61,6 +74,7 @@ class _Batch(NamedTuple):
     first: str
     events: Sequence[Event]
     rejected: Sequence[bytes]
+    traceparents: Sequence[str] = ()  # of the events that came with one
 
 
 def drain(
@@ -68,6 +82,7 @@ def drain(
     out_folder: Path,
     *,
     prefix: str = redis_schema.DEFAULT_PREFIX,
+    tls: TlsFiles = NO_TLS_FILES,
     events_per_file: int = EVENTS_PER_FILE,
 ) -> DrainResult:
     """Write all events recorded so far to Parquet and acknowledge them.
@@ -76,6 +91,7 @@ def drain(
         source: URL of a Redis, or the folder of an embedded event log, which a service may be writing.
         out_folder: Folder for the files; created if missing.
         prefix: Prefix of the Redis keys.
+        tls: Files of a TLS connection to Redis.
         events_per_file: Limit on the rows of a file.
 
     Raises:
@@ -90,17 +106,19 @@ def drain(
         if isinstance(source, Path):
             batches = _drain_log(source, events_per_file)
         else:
-            batches = _drain_redis(source, redis_schema.Keys(prefix), events_per_file)
+            batches = _drain_redis(source, tls, redis_schema.keys_at(source, prefix), events_per_file)
 
         events = 0
         files = []
         rejected = 0
+        traceparents: list[str] = []
         for batch in batches:  # asking for the next batch acknowledges this one
             files += _write(batch, out_folder)
             events += len(batch.events)
             rejected += len(batch.rejected)
+            traceparents = list(dict.fromkeys([*traceparents, *batch.traceparents]))[-MAX_LINKS:]
 
-    return DrainResult(events, files, rejected)
+    return DrainResult(events, files, rejected, tuple(traceparents))
 
 
 def read_drained(folder: Path) -> pl.DataFrame:
@@ -111,7 +129,7 @@ def read_drained(folder: Path) -> pl.DataFrame:
     """
     files = sorted(folder.glob("events-*.parquet"))
     try:
-        tables = [pl.read_parquet(path).match_to_schema(SCHEMA) for path in files]
+        tables = [pl.read_parquet(path).match_to_schema(SCHEMA, missing_columns="insert") for path in files]
     except (pl.exceptions.PolarsError, OSError) as cause:
         raise DataError(
             f"drained events in {folder.name}/ cannot be read: {cause}", "restore the damaged file"
@@ -154,10 +172,13 @@ def _drain_log(folder: Path, limit: int) -> Iterator[_Batch]:
         offset = cursor.offset if number == cursor.segment else 0
         content = event_log.read_lines(event_log.segment_path(folder, number), offset)
         cursor = Cursor(segment=number, offset=content.end)
-        events = [line.event for line in content.lines if isinstance(line, EventLine)]
+        lines = [line for line in content.lines if isinstance(line, EventLine)]
         rejected = content.rejected
-        for part in range(0, max(len(events), 1), limit):
-            yield _Batch(f"log-{number:020d}-{offset:020d}-{part:08d}", events[part : part + limit], rejected)
+        for part in range(0, max(len(lines), 1), limit):
+            taken = lines[part : part + limit]
+            traceparents = [line.traceparent for line in taken if line.traceparent]
+            name = f"log-{number:020d}-{offset:020d}-{part:08d}"
+            yield _Batch(name, [line.event for line in taken], rejected, traceparents)
             rejected = []
         event_log.write_cursor(folder, cursor)
 
@@ -172,38 +193,14 @@ def _delete_drained(folder: Path, cursor: Cursor) -> None:
             event_log.segment_path(folder, number).unlink()
 
 
-def _drain_redis(url: str, keys: redis_schema.Keys, limit: int) -> Iterator[_Batch]:
+def _drain_redis(url: str, tls: TlsFiles, keys: redis_schema.Keys, limit: int) -> Iterator[_Batch]:
     """Yield the entries that a killed drain had taken, then new ones; acknowledge and delete each after writing."""
-    client = create_redis_client(url)
-    place = redis_place(url)
-    try:
-        with client:
-            _create_group(client, keys.events)
+    with reading_redis(url, tls) as client:
+        for number, part in enumerate(keys.parts):
+            name = "redis" if len(keys.parts) == 1 else f"redis-{number:03d}"
+            _create_group(client, part.events)
             for start in ("0", ">"):
-                yield from _read_group(client, keys.events, start, limit)
-    except RAISED_BY_CLIENT as cause:
-        raise translate_redis_error(cause, place) from cause
-
-
-def create_redis_client(url: str) -> Redis:
-    """Return a client of the store with a long timeout and without retries.
-
-    Raises:
-        ConfigError: The client does not accept the URL.
-    """
-    try:
-        client = Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
-
-        client.connection_pool.make_connection()  # connects to nothing, but raises for options that do not exist
-        return client
-    except (TypeError, ValueError) as cause:
-        raise ConfigError("ETEGREC_REDIS_URL is not a Redis URL", "write redis://[:password@]host:6379/0") from cause
+                yield from _read_group(client, part.events, name, start, limit)
 
 
 def _create_group(client: Redis, stream: str) -> None:
@@ -217,10 +214,10 @@ def _create_group(client: Redis, stream: str) -> None:
             raise
 
 
-def _read_group(client: Redis, stream: str, start: str, limit: int) -> Iterator[_Batch]:
+def _read_group(client: Redis, stream: str, name: str, start: str, limit: int) -> Iterator[_Batch]:
     """Yield batches from ``start`` until there are none; ``0``: taken but not acknowledged entries, ``>``: new ones."""
     while entries := _entries(client.xreadgroup(redis_schema.DRAIN_GROUP, _CONSUMER, {stream: start}, count=limit)):
-        yield _decode(entries)
+        yield _decode(entries, name)
 
         ids = [entry_id for entry_id, _ in entries]
         with client.pipeline(transaction=True) as pipeline:
@@ -236,9 +233,10 @@ def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes] | None]]:
     return list(answer[0][1]) if answer else []
 
 
-def _decode(entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> _Batch:
+def _decode(entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]], name: str) -> _Batch:
     events = []
     rejected = []
+    traceparents = []
     for _, fields in entries:
         if not fields:
             continue  # someone else deleted it from the stream after it was taken
@@ -246,6 +244,8 @@ def _decode(entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> _Batc
             events.append(redis_schema.decode_event(fields.get(redis_schema.EVENT_FIELD)))
         except StoreCorrupt:
             rejected.append(repr(fields).encode())
+        if traceparent := fields.get(redis_schema.TRACEPARENT_FIELD):
+            traceparents.append(traceparent.decode(errors="replace"))
 
     milliseconds, _, sequence = entries[0][0].decode().partition("-")
-    return _Batch(f"redis-{milliseconds:0>20}-{sequence:0>10}", events, rejected)
+    return _Batch(f"{name}-{milliseconds:0>20}-{sequence:0>10}", events, rejected, traceparents)

@@ -20,8 +20,8 @@ from model_store.events import event_log
 from model_store.events.event_log import ChangeLine, ItemLine
 from model_store.replication import redis_schema
 from model_store.replication.item_payload import ItemContent, read_content
-from model_store.replication.redis_errors import RAISED_BY_CLIENT, redis_place, translate_redis_error
-from training.retraining.drain_events import create_redis_client
+from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
+from training.retraining.redis_reader import reading_redis
 
 ITEMS = "items.parquet"
 _SCANNED = 500  # items per answer of Redis; each may have 64 KiB
@@ -33,7 +33,11 @@ _Put = tuple[str, bytes]  # item id, payload; that of a deletion is empty unless
 
 
 def drain_items(
-    source: str | Path, folder: Path, *, prefix: str = redis_schema.DEFAULT_PREFIX
+    source: str | Path,
+    folder: Path,
+    *,
+    prefix: str = redis_schema.DEFAULT_PREFIX,
+    tls: TlsFiles = NO_TLS_FILES,
 ) -> dict[str, ItemContent]:
     """Add the content that was put since the last drain to the file, and return all of it, ordered by item id.
 
@@ -43,6 +47,7 @@ def drain_items(
         source: URL of a Redis, or the folder of an embedded event log, which a service may be writing.
         folder: Folder of the file; created if missing.
         prefix: Prefix of the Redis keys.
+        tls: Files of a TLS connection to Redis.
 
     Raises:
         DataError: The file is damaged.
@@ -50,7 +55,11 @@ def drain_items(
     """
     path = folder / ITEMS
     before = _read(path) if path.exists() else {}
-    puts = _read_log(source) if isinstance(source, Path) else _read_redis(source, redis_schema.Keys(prefix))
+    puts = (
+        _read_log(source)
+        if isinstance(source, Path)
+        else _read_redis(source, tls, redis_schema.keys_at(source, prefix))
+    )
 
     known = dict(before)
     for item_id, payload in puts:
@@ -65,18 +74,15 @@ def drain_items(
     return known
 
 
-def _read_redis(url: str, keys: redis_schema.Keys) -> Iterator[_Put]:
-    try:
-        with create_redis_client(url) as client:
-            for field, raw in client.hscan_iter(keys.items, count=_SCANNED):
-                try:
-                    entry = redis_schema.decode_latest(raw)
-                    item_id = redis_schema.decode_item_id(field)
-                except StoreCorrupt:
-                    continue  # replicas count and report it
-                yield item_id, entry.payload
-    except RAISED_BY_CLIENT as cause:
-        raise translate_redis_error(cause, redis_place(url)) from cause
+def _read_redis(url: str, tls: TlsFiles, keys: redis_schema.Keys) -> Iterator[_Put]:
+    with reading_redis(url, tls) as client:
+        for field, raw in client.hscan_iter(keys.items, count=_SCANNED):
+            try:
+                entry = redis_schema.decode_latest(raw)
+                item_id = redis_schema.decode_item_id(field)
+            except StoreCorrupt:
+                continue  # replicas count and report it
+            yield item_id, entry.payload
 
 
 def _read_log(folder: Path) -> Iterator[_Put]:

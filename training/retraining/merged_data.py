@@ -25,6 +25,7 @@ from training.data.untrained_items import UntrainedItems
 from training.retraining.repeated_events import find_repeats
 
 UNKNOWN_ITEM = "unknown item"
+LEFT_OUT = "type left out"
 DUPLICATE = "duplicate"
 BELOW_FILTERS = "below the filters"
 """Reasons for which events are not trained on. Those below the filters are kept: they count again in every pass."""
@@ -91,7 +92,8 @@ class _MergedLog:
                 pl.Series("item", list(items), dtype=pl.String),
             ]
         )
-        found = events.filter(pl.col("item_id").is_in(known.implode()))
+        wanted = events.filter(~base.filters.is_left_out(events["type"])) if "type" in events.columns else events
+        found = wanted.filter(pl.col("item_id").is_in(known.implode()))
         users, self.user_ids = number_together(base.user_ids, base.set_aside["user"], found["user_id"])
         item_ids = pl.Series(base.item_ids, dtype=pl.String)
         rows, self.item_ids = number_together(item_ids, base.set_aside["item"], found["item_id"])
@@ -106,7 +108,8 @@ class _MergedLog:
             whole, new = _with_strongest_types(whole, new, is_repeat)
         self.log, self.is_event = _merge(whole, new.take(~is_repeat))
 
-        self.unknown = len(events) - len(found)
+        self.left_out = len(events) - len(wanted)
+        self.unknown = len(wanted) - len(found)
         self.repeated = int(is_repeat.sum())
 
     def content_of(self, item_id: str) -> ItemContent:
@@ -145,6 +148,7 @@ class _MergedLog:
         item_row[trained] = np.arange(len(trained), dtype=np.int32)
         new_ids = self.item_ids.gather(trained[base.n_items :]).to_list()
         content = [self.content_of(item_id) for item_id in new_ids]
+        vectors = base.own_vectors
 
         dataset = replace(
             base,
@@ -157,6 +161,7 @@ class _MergedLog:
             titles=[*base.titles, *(each.title for each in content)],
             categories=[*base.categories, *(each.categories for each in content)],
             attributes=[*base.attributes, *(each.attributes for each in content)],
+            own_vectors=None if vectors is None else np.pad(vectors, ((0, len(new_ids)), (0, 0))),
             untrained_items=_without(base.untrained_items, new_ids),
             set_aside=self._set_aside(kept, user_ids),
             notes=(*base.notes, *self._notes(kept)),
@@ -185,7 +190,12 @@ class _MergedLog:
     def rejected(self, kept: BoolArray) -> dict[str, int]:
         """Return the numbers of the other events by reason, without reasons that have none."""
         below = int((self.is_event & ~kept).sum())
-        counts = {UNKNOWN_ITEM: self.unknown, DUPLICATE: self.repeated, BELOW_FILTERS: below}
+        counts = {
+            LEFT_OUT: self.left_out,
+            UNKNOWN_ITEM: self.unknown,
+            DUPLICATE: self.repeated,
+            BELOW_FILTERS: below,
+        }
         return {reason: count for reason, count in counts.items() if count}
 
 

@@ -80,6 +80,7 @@ def _keep_items(dataset: Dataset, is_kept: np.ndarray[tuple[int], np.dtype[np.bo
         titles=[dataset.titles[each] for each in rows],
         categories=[dataset.categories[each] for each in rows],
         attributes=[dataset.attributes[each] for each in rows],
+        own_vectors=None if dataset.own_vectors is None else dataset.own_vectors[rows],
         untrained_items=NO_ITEMS,  # the rows of held-out items follow those of kept ones
         set_aside=nothing(),
         notes=(*dataset.notes, f"{len(is_kept) - len(rows)} items were left out"),

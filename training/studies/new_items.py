@@ -157,7 +157,7 @@ class NewItems:
     @cached_property
     def bundle(self) -> Bundle:
         """The published model, which was trained without the new items."""
-        store = ModelStore(self.out / "models", trust=EVERYONE)  # its own, for this study alone
+        store = ModelStore(self.out / "models", trust=EVERYONE, namespace="")  # its own, for this study alone
         record = "published.json"
         version = self.pipeline.run.read_json(record)["version"] if self.pipeline.run.has(record) else None
         if version is None or version not in store.versions():

@@ -16,6 +16,9 @@ from training.loop.optimiser import Optimiser, cosine, descend
 from training.loop.progress import Progress
 from training.losses import quantisation_loss
 
+ITEMS_AT_ONCE = 1 << 16
+"""Items whose hidden states or distances to codes are in memory at a time."""
+
 
 class TokenizerTrainingConfig(Section):
     """Pretraining of the RQ-VAE before the joint cycles."""
@@ -123,7 +126,7 @@ def fit_standardisation(tokenizer: Tokenizer, embeddings: Tensor, content_dim: i
 def initialise_codebooks(tokenizer: Tokenizer, embeddings: Tensor, iterations: int, generator: torch.Generator) -> None:
     """Set every codebook to the k-means centres of the residuals at its level."""
     # On the CPU, where the generator is, and sums have a fixed order.
-    residual = tokenizer.latents(embeddings).cpu()
+    residual = all_latents(tokenizer, embeddings).cpu()
     for level in range(len(tokenizer.codebooks)):
         centres = kmeans(residual, tokenizer.codebooks.shape[1], iterations, generator)
         tokenizer.codebooks[level].copy_(centres)
@@ -178,13 +181,34 @@ def _kmeans_plus_plus(points: Tensor, centres: int, generator: torch.Generator) 
 @torch.no_grad()
 def revive_dead_codes(tokenizer: Tokenizer, embeddings: Tensor, generator: torch.Generator) -> int:
     """Move every code that no item uses to a random item's residual at its level, and return the number of moves."""
-    quantised = tokenizer.quantise(tokenizer.latents(embeddings))
+    codebooks = tokenizer.codebooks
+    levels, size, _ = codebooks.shape
+    used = torch.zeros(levels, size, dtype=torch.int64, device=embeddings.device)
+    for part in embeddings.split(ITEMS_AT_ONCE):
+        codes = tokenizer.quantise(tokenizer.latents(part)).codes
+        used += torch.stack([torch.bincount(codes[:, level], minlength=size) for level in range(levels)])
 
-    revived = 0
-    for level, codebook in enumerate(tokenizer.codebooks):
-        used = torch.bincount(quantised.codes[:, level], minlength=len(codebook))
-        dead = torch.nonzero(used == 0).flatten()
-        rows = torch.randint(len(embeddings), (len(dead),), generator=generator)
-        codebook[dead] = quantised.residuals[rows, level]
-        revived += len(dead)
-    return revived
+    level, code = torch.nonzero(used == 0, as_tuple=True)
+    if not len(level):
+        return 0
+    counts = torch.bincount(level, minlength=levels).tolist()
+    rows = torch.cat([torch.randint(len(embeddings), (count,), generator=generator) for count in counts])
+    codebooks[level, code] = _residuals(tokenizer, embeddings, rows.to(embeddings.device), level)
+    return len(level)
+
+
+def _residuals(tokenizer: Tokenizer, embeddings: Tensor, rows: Tensor, level: Tensor) -> Tensor:
+    """Return the residuals of items at levels, ``[n, d_c]`` for rows and levels ``[n]``."""
+    found = torch.empty(len(rows), tokenizer.codebooks.shape[2], device=embeddings.device)
+    for number, part in enumerate(embeddings.split(ITEMS_AT_ONCE)):
+        place = torch.nonzero(rows // ITEMS_AT_ONCE == number).flatten()
+        if len(place):
+            residuals = tokenizer.quantise(tokenizer.latents(part)).residuals
+            found[place] = residuals[rows[place] - number * ITEMS_AT_ONCE, level[place]]
+    return found
+
+
+@torch.no_grad()
+def all_latents(tokenizer: Tokenizer, embeddings: Tensor) -> Tensor:
+    """Encode raw embeddings of all items ``[N, d_s]`` a part at a time, so that memory is bounded: ``[N, d_c]``."""
+    return torch.cat([tokenizer.latents(part) for part in embeddings.split(ITEMS_AT_ONCE)])

@@ -93,6 +93,56 @@ class Client:
         """Answer many requests at once, in the same order."""
         return self._send(calls.recommend_batch(requests))
 
+    def why_not(self, **request: Unpack[t.WhyNotRequest]) -> t.WhyNotResponse:
+        """Say why an item is not in the answer to a request."""
+        return self._send(calls.why_not(request))
+
+    def put_placement(self, name: str, placement: t.Placement, *, revision: int | None = None) -> t.PlacementResponse:
+        """Store a placement; with ``revision`` only in place of that one, 0 for none."""
+        return self._send(calls.put_placement(name, placement, revision))
+
+    def get_placement(self, name: str) -> t.PlacementResponse:
+        """Show a placement."""
+        return self._send(calls.get_placement(name))
+
+    def list_placements(self) -> t.PlacementsResponse:
+        """Show all placements."""
+        return self._send(calls.list_placements())
+
+    def delete_placement(self, name: str, *, revision: int | None = None) -> t.DeletedPlacementResponse:
+        """Delete a placement; with ``revision`` only if that one is stored."""
+        return self._send(calls.delete_placement(name, revision))
+
+    def preview_placement(
+        self, placement: t.Placement, *, replaces: str | None = None, histories: int = 50, at: int | None = None
+    ) -> t.PlacementPreviewResponse:
+        """Show what rules would change, compared with those of a placement; nothing is stored."""
+        return self._send(calls.preview_placement(placement, replaces, histories, at))
+
+    def put_experiment(
+        self, name: str, experiment: t.Experiment, *, revision: int | None = None
+    ) -> t.ExperimentResponse:
+        """Store an experiment; with ``revision`` only in place of that one, 0 for none."""
+        return self._send(calls.put_experiment(name, experiment, revision))
+
+    def get_experiment(self, name: str) -> t.ExperimentResponse:
+        """Show an experiment."""
+        return self._send(calls.get_experiment(name))
+
+    def list_experiments(self) -> t.ExperimentsResponse:
+        """Show all experiments."""
+        return self._send(calls.list_experiments())
+
+    def delete_experiment(
+        self, name: str, *, revision: int | None = None, force: bool = False
+    ) -> t.DeletedExperimentResponse:
+        """Delete an experiment; one that runs only with ``force``."""
+        return self._send(calls.delete_experiment(name, revision, force=force))
+
+    def get_experiment_report(self, name: str) -> t.ExperimentReportResponse:
+        """Show what each variant led to, and whether they differ."""
+        return self._send(calls.get_experiment_report(name))
+
     def record_event(self, **event: Unpack[t.Event]) -> t.EventsResponse:
         """Record one event."""
         return self._send(calls.record_events([event]))
@@ -108,6 +158,10 @@ class Client:
     def put_item(self, item_id: t.Id, **item: Unpack[t.Item]) -> t.PutResponse:
         """Add an item, or replace all of its content."""
         return self._send(calls.put_item(item_id, item))
+
+    def preview_item(self, item: t.Item, *, k: int = 10, histories: int = 50) -> t.ItemPreviewResponse:
+        """Show where a new item would stand, who would see it and what it would displace; nothing is stored."""
+        return self._send(calls.preview_item(item, k, histories))
 
     def patch_item(self, item_id: t.Id, **patch: Unpack[t.ItemPatch]) -> t.ItemResponse:
         """Change some fields of an item; ``hidden=False`` brings a deleted one back."""
@@ -132,9 +186,17 @@ class Client:
                 raise
         return total.answer
 
+    def search_items(self, query: str = "", *, limit: int = 20, offset: int = 0) -> t.ItemsResponse:
+        """Search items by words of their titles, or by id; hidden ones are found as well."""
+        return self._send(calls.search_items(query, limit, offset))
+
     def similar_items(self, item_id: t.Id, *, k: int = 10) -> t.SimilarResponse:
         """Show items like a given one."""
         return self._send(calls.similar_items(item_id, k))
+
+    def first_codes(self, *, limit: int = 20, offset: int = 0) -> t.CodesResponse:
+        """Show all items and the first codes that they have."""
+        return self._send(calls.first_codes(limit, offset))
 
     def items_by_codes(self, prefix: Sequence[int], *, limit: int = 20, offset: int = 0) -> t.CodesResponse:
         """Show the items whose semantic ID begins with these codes."""
@@ -156,9 +218,17 @@ class Client:
         """Erase what is stored of a user."""
         return self._send(calls.delete_user(user_id))
 
+    def get_attribution(self, *, days: int = 7) -> t.AttributionResponse:
+        """Return what the answers of the newest days led to; needs a key with the scope admin."""
+        return self._send(calls.get_attribution(days))
+
     def get_model(self) -> dict[str, Any]:
         """Show the manifest of the model that answers."""
         return self._send(calls.get_model())
+
+    def get_models(self) -> t.ModelsResponse:
+        """Show the live model, those of aliases, and how a canary goes; needs a key with the scope admin."""
+        return self._send(calls.get_models())
 
     def health_live(self) -> dict[str, Any]:
         """Return if the process runs."""
@@ -229,6 +299,58 @@ class AsyncClient:
         """Answer many requests at once, in the same order."""
         return await self._send(calls.recommend_batch(requests))
 
+    async def why_not(self, **request: Unpack[t.WhyNotRequest]) -> t.WhyNotResponse:
+        """Say why an item is not in the answer to a request."""
+        return await self._send(calls.why_not(request))
+
+    async def put_placement(
+        self, name: str, placement: t.Placement, *, revision: int | None = None
+    ) -> t.PlacementResponse:
+        """Store a placement; with ``revision`` only in place of that one, 0 for none."""
+        return await self._send(calls.put_placement(name, placement, revision))
+
+    async def get_placement(self, name: str) -> t.PlacementResponse:
+        """Show a placement."""
+        return await self._send(calls.get_placement(name))
+
+    async def list_placements(self) -> t.PlacementsResponse:
+        """Show all placements."""
+        return await self._send(calls.list_placements())
+
+    async def delete_placement(self, name: str, *, revision: int | None = None) -> t.DeletedPlacementResponse:
+        """Delete a placement; with ``revision`` only if that one is stored."""
+        return await self._send(calls.delete_placement(name, revision))
+
+    async def preview_placement(
+        self, placement: t.Placement, *, replaces: str | None = None, histories: int = 50, at: int | None = None
+    ) -> t.PlacementPreviewResponse:
+        """Show what rules would change, compared with those of a placement; nothing is stored."""
+        return await self._send(calls.preview_placement(placement, replaces, histories, at))
+
+    async def put_experiment(
+        self, name: str, experiment: t.Experiment, *, revision: int | None = None
+    ) -> t.ExperimentResponse:
+        """Store an experiment; with ``revision`` only in place of that one, 0 for none."""
+        return await self._send(calls.put_experiment(name, experiment, revision))
+
+    async def get_experiment(self, name: str) -> t.ExperimentResponse:
+        """Show an experiment."""
+        return await self._send(calls.get_experiment(name))
+
+    async def list_experiments(self) -> t.ExperimentsResponse:
+        """Show all experiments."""
+        return await self._send(calls.list_experiments())
+
+    async def delete_experiment(
+        self, name: str, *, revision: int | None = None, force: bool = False
+    ) -> t.DeletedExperimentResponse:
+        """Delete an experiment; one that runs only with ``force``."""
+        return await self._send(calls.delete_experiment(name, revision, force=force))
+
+    async def get_experiment_report(self, name: str) -> t.ExperimentReportResponse:
+        """Show what each variant led to, and whether they differ."""
+        return await self._send(calls.get_experiment_report(name))
+
     async def record_event(self, **event: Unpack[t.Event]) -> t.EventsResponse:
         """Record one event."""
         return await self._send(calls.record_events([event]))
@@ -244,6 +366,10 @@ class AsyncClient:
     async def put_item(self, item_id: t.Id, **item: Unpack[t.Item]) -> t.PutResponse:
         """Add an item, or replace all of its content."""
         return await self._send(calls.put_item(item_id, item))
+
+    async def preview_item(self, item: t.Item, *, k: int = 10, histories: int = 50) -> t.ItemPreviewResponse:
+        """Show where a new item would stand, who would see it and what it would displace; nothing is stored."""
+        return await self._send(calls.preview_item(item, k, histories))
 
     async def patch_item(self, item_id: t.Id, **patch: Unpack[t.ItemPatch]) -> t.ItemResponse:
         """Change some fields of an item; ``hidden=False`` brings a deleted one back."""
@@ -268,9 +394,17 @@ class AsyncClient:
                 raise
         return total.answer
 
+    async def search_items(self, query: str = "", *, limit: int = 20, offset: int = 0) -> t.ItemsResponse:
+        """Search items by words of their titles, or by id; hidden ones are found as well."""
+        return await self._send(calls.search_items(query, limit, offset))
+
     async def similar_items(self, item_id: t.Id, *, k: int = 10) -> t.SimilarResponse:
         """Show items like a given one."""
         return await self._send(calls.similar_items(item_id, k))
+
+    async def first_codes(self, *, limit: int = 20, offset: int = 0) -> t.CodesResponse:
+        """Show all items and the first codes that they have."""
+        return await self._send(calls.first_codes(limit, offset))
 
     async def items_by_codes(self, prefix: Sequence[int], *, limit: int = 20, offset: int = 0) -> t.CodesResponse:
         """Show the items whose semantic ID begins with these codes."""
@@ -292,9 +426,17 @@ class AsyncClient:
         """Erase what is stored of a user."""
         return await self._send(calls.delete_user(user_id))
 
+    async def get_attribution(self, *, days: int = 7) -> t.AttributionResponse:
+        """Return what the answers of the newest days led to; needs a key with the scope admin."""
+        return await self._send(calls.get_attribution(days))
+
     async def get_model(self) -> dict[str, Any]:
         """Show the manifest of the model that answers."""
         return await self._send(calls.get_model())
+
+    async def get_models(self) -> t.ModelsResponse:
+        """Show the live model, those of aliases, and how a canary goes; needs a key with the scope admin."""
+        return await self._send(calls.get_models())
 
     async def health_live(self) -> dict[str, Any]:
         """Return if the process runs."""

@@ -7,6 +7,8 @@ EtegrecError
     ├── AccessDenied         401, 403: use another key
     ├── NotFound             404: no such item or code prefix
     ├── CatalogueFull        409: no semantic ID is left for a new item
+    ├── PlacementConflict    409: another revision of the placement is stored, or there are too many
+    ├── ExperimentConflict   409: the experiment does not fit what is stored
     ├── Overloaded           429, 503: wait `retry_after_s`; the client has repeated the request already
     ├── DeadlineMissed       504: allow more time, or set `budget_ms`
     └── ServiceFailure       500 and whatever else: a bug; its log knows the `request_id`
@@ -68,11 +70,19 @@ class AccessDenied(ServiceProblem):
 
 
 class NotFound(ServiceProblem):
-    """There is no such item or code prefix."""
+    """There is no such item, code prefix, placement or experiment."""
 
 
 class CatalogueFull(ServiceProblem):
     """No semantic ID is left for a new item."""
+
+
+class PlacementConflict(ServiceProblem):
+    """Another revision of the placement is stored, or there are too many placements."""
+
+
+class ExperimentConflict(ServiceProblem):
+    """The experiment has begun and would change, or runs, or shares traffic with another, or is another revision."""
 
 
 class Overloaded(ServiceProblem):
@@ -97,6 +107,12 @@ _CLASSES: dict[int, type[ServiceProblem]] = {
 }
 
 
+_BY_SLUG: dict[str, type[ServiceProblem]] = {
+    "placement-conflict": PlacementConflict,
+    "experiment-conflict": ExperimentConflict,
+}
+
+
 def problem_of(response: httpx.Response) -> ServiceProblem:
     """Return the error for an answer that is not a success, whoever sent it."""
     try:
@@ -106,9 +122,11 @@ def problem_of(response: httpx.Response) -> ServiceProblem:
     if not isinstance(document, dict):
         document = {"detail": response.text[:200]}
 
-    return _CLASSES.get(response.status_code, ServiceFailure)(
+    slug = str(document.get("type", "")).rpartition(":")[2]
+    class_ = _BY_SLUG.get(slug) or _CLASSES.get(response.status_code, ServiceFailure)
+    return class_(
         response.status_code,
-        str(document.get("type", "")).rpartition(":")[2],
+        slug,
         str(document.get("detail", "")),
         str(document.get("request_id", "")),
         document.get("errors") or (),

@@ -23,6 +23,7 @@ from model_store.bundle.bundle import (
     read_neighbours,
 )
 from model_store.bundle.golden import goldens_to_json
+from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import EVERYONE
 from model_store.catalogue.code_names import CodeNames
@@ -30,7 +31,9 @@ from model_store.errors import BundleRefused, VersionNotFound
 from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
 from tests.support.bundles import (
+    NOON,
     bundle_files,
+    description,
     publish_small,
     small_catalogue,
     small_config,
@@ -76,6 +79,7 @@ def test_an_intact_bundle_gives_everything(pristine: tuple[Path, str, str]) -> N
     assert bundle.goldens() == tuple(small_goldens(small_catalogue(0), 0))
     np.testing.assert_equal(bundle.weights(), safetensors.numpy.load(files["weights.safetensors"]))
     np.testing.assert_equal(bundle.embeddings(), safetensors.numpy.load(files["embeddings.safetensors"]))
+    assert bundle.code_names().to_parquet() == files[CODE_NAMES]
     assert "search.onnx" in bundle
     assert "content.onnx" not in bundle
 
@@ -328,3 +332,48 @@ def test_a_bundle_is_a_value(pristine: tuple[Path, str, str]) -> None:
     assert load_bundle(str(root), version, EVERYONE) == load_bundle(str(root), version, EVERYONE)
     assert load_bundle(str(root), version, EVERYONE) != load_bundle(str(root), other, EVERYONE)
     assert isinstance(ModelStore(root).bundle(version), Bundle)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_file_of_another_size_is_refused_on_opening(stored: tuple[Path, str, str], change: int) -> None:
+    root, version, _ = stored
+    path = root / version / "search.onnx"
+    sealed = path.stat().st_size
+    os.truncate(path, sealed + change)
+    with pytest.raises(BundleRefused, match=rf"search\.onnx: holds {sealed + change} bytes instead of {sealed}"):
+        load_bundle(str(root), version, EVERYONE)
+
+
+def test_hashes_are_verified_of_every_file_without_reading_what_it_means(stored: tuple[Path, str, str]) -> None:
+    root, version, _ = stored
+    bundle = load_bundle(str(root), version, EVERYONE)
+    bundle.verify_hashes()
+
+    report = root / version / "report" / "index.md"
+    whole = report.read_bytes()
+    report.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(BundleRefused, match=r"report/index\.md: its SHA-256 is not the sealed one"):
+        bundle.verify_hashes()
+
+    report.write_bytes(whole + b"more")
+    with pytest.raises(BundleRefused, match=rf"report/index\.md: holds more than {len(whole)} bytes"):
+        bundle.verify_hashes()
+
+    report.write_bytes(whole[:-1])
+    with pytest.raises(BundleRefused, match=rf"report/index\.md: holds {len(whole) - 1} bytes"):
+        bundle.verify_hashes()
+
+    report.unlink()
+    with pytest.raises(BundleRefused, match=r"report/index\.md: missing"):
+        bundle.verify_hashes()
+
+
+def test_a_bundle_gives_its_vectors_and_neighbours(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models")
+    files = with_neighbours(len(unit_vectors()))
+    told = description().model_copy(update={"fusion": Fusion(weight=2.0, candidates=20, neighbours=0.02)})
+    bundle = store.bundle(publish(store, files, told, NOON))
+    np.testing.assert_array_equal(bundle.vectors(), unit_vectors())
+    memory = bundle.neighbours()
+    assert memory is not None
+    assert memory.neighbour.tolist() == [1]

@@ -2,13 +2,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from model_store.bundle.golden import TOLERANCE, Answer, Golden, compare, goldens_from_json, goldens_to_json, overlap
+from model_store.bundle.golden import (
+    GOLDEN_LIMIT,
+    TOLERANCE,
+    Answer,
+    Golden,
+    compare,
+    goldens_from_json,
+    goldens_to_json,
+    overlap,
+)
 from model_store.errors import BundleRefused
 
 
@@ -134,3 +145,51 @@ def test_what_is_written_is_read() -> None:
 def test_goldens_that_are_no_rankings_are_refused(data: bytes) -> None:
     with pytest.raises(BundleRefused, match=r"^golden\.json: "):
         goldens_from_json(data)
+
+
+def test_more_goldens_than_may_be_read_are_refused_before_they_are_parsed() -> None:
+    with pytest.raises(BundleRefused, match=rf"{GOLDEN_LIMIT + 1} bytes, at most {GOLDEN_LIMIT} are allowed"):
+        goldens_from_json(b" " * (GOLDEN_LIMIT + 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"history": ()}, "history"),
+        ({"items": (), "score": (), "log_prob": ()}, "items"),
+        (
+            {"items": tuple(map(str, range(1001))), "score": (0.0,) * 1001, "log_prob": (0.0,) * 1001},
+            "at most 1000 items",
+        ),
+        ({"score": (math.nan, -2.0, -2.0005, -3.0)}, "finite number"),
+        ({"log_prob": (-1.0, -2.0, -2.0, -math.inf)}, "finite number"),
+        ({"score": (-1.0, -2.0)}, "4 items but 2 score and 4 log_prob"),
+        ({"score": ("-1.0", -2.0, -2.0005, -3.0)}, "valid number"),
+        ({"more": 1}, "Extra inputs"),
+    ],
+)
+def test_a_golden_is_a_ranking_of_numbers(change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Golden(**(SPREAD.model_dump() | change))
+
+
+def test_a_golden_of_the_longest_answer_is_allowed_and_stays_as_it_is() -> None:
+    golden = golden_of(map(str, range(1000)), [-float(x) for x in range(1000)])
+    with pytest.raises(ValidationError, match="frozen"):
+        golden.history = ("other",)  # type: ignore[misc]
+
+
+def test_a_difference_of_exactly_the_tolerance_is_accepted() -> None:
+    golden = golden_of("abc", (-1.0, -2.0, -2.5))
+    compare([golden], [answer_of(golden, "abc", (-1.5, -2.0, -2.5))], tolerance=0.5)
+    compare([golden], [answer_of(golden, "axc", (-1.0, -2.0, -2.5))], tolerance=0.5)
+    with pytest.raises(BundleRefused):
+        compare([golden], [answer_of(golden, "abc", (-1.5, -2.0, -2.5))], tolerance=0.499)
+
+
+def test_the_overlap_is_the_share_of_the_expected_items() -> None:
+    whole = ranking(100)
+    half = Answer(whole.items[:50], [], [])
+    assert overlap(whole, half) == 0.5
+    with pytest.raises(BundleRefused, match=r"overlap 50\.00%"):
+        compare([whole], [half], reduced_precision=True)

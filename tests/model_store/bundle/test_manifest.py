@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -112,6 +114,11 @@ def test_hostile_manifests_are_refused(data: bytes) -> None:
         ({"created_at": "2026-11-23T12:00:00"}, "created_at"),
         ({"config": {"beam_width": "20"}}, "config.beam_width"),
         ({"metrics": {"test": {"ndcg": "high"}}}, "metrics"),
+        ({"training": "a" * 63}, "training"),
+        ({"training": "A" * 64}, "training"),
+        ({"files": {"search.onnx": {"sha256": "A" * 64, "size": 1}}}, "sha256"),
+        ({"files": {"search.onnx": {"sha256": "a" * 65, "size": 1}}}, "sha256"),
+        ({"files": {"search.onnx": {"sha256": "a" * 64, "size": -1}}}, "size"),
         ({"files": {}}, "files lacks catalogue.parquet"),
     ],
 )
@@ -154,5 +161,53 @@ def test_version_names_tell_time_and_content() -> None:
     name = new_version(here, SEALS)
     assert name.startswith("20261123t175233z-")
     assert VERSION.fullmatch(name)
+    assert re.fullmatch(r"\d{8}t\d{6}z-[0-9a-f]{8}", name), "leftovers are told by this form"
     assert new_version(here, SEALS | {"search.onnx": FileSeal.of(b"other")}) != name
     assert new_version(here + timedelta(seconds=1), SEALS) > name
+
+
+def test_a_change_without_a_new_seal_is_refused() -> None:
+    """Also one that is written as a manifest is written: the seal itself must catch it."""
+    content = json.loads(manifest().to_bytes())
+    content["metrics"]["generative"]["ndcg@10"] = 0.75
+    with pytest.raises(BundleRefused, match="does not match its own seal"):
+        Manifest.from_bytes(canonical(content))
+
+
+def test_a_manifest_has_one_form_and_stays_as_it_is() -> None:
+    """Signatures are of the bytes, so the same content in other bytes is another manifest."""
+    read = Manifest.from_bytes(manifest().to_bytes())
+    with pytest.raises(ValidationError, match="frozen"):
+        read.version = "v2"  # type: ignore[misc]
+    content = json.loads(manifest().to_bytes())
+    with pytest.raises(BundleRefused, match="does not match its own seal"):
+        Manifest.from_bytes(json.dumps(content, sort_keys=True).encode())
+
+
+def test_the_same_content_has_the_same_bytes() -> None:
+    assert canonical({"b": "\xe4", "a": [1, 2.5]}) == canonical({"a": [1, 2.5], "b": "\xe4"})
+    assert canonical({"b": "\xe4", "a": [1, 2.5]}) == b'{"a":[1,2.5],"b":"\\u00e4"}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical({"a": math.nan})
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_metrics_are_numbers(number: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        manifest(metrics={"test": {"ndcg@10": number}})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        (Origin("d", "t"), Origin("d", "t"), True),
+        (Origin("d", "t"), Origin("d", "u"), False),
+        (Origin("d", "t"), Origin("e", "t"), False),
+        (Origin("d", None), Origin("d", "t"), True),
+        (Origin("d", "t"), Origin("d", None), True),
+        (Origin("d", None), Origin("d", None), True),
+        (Origin("d", None), Origin("e", None), False),
+    ],
+)
+def test_origins_match_by_data_and_by_settings_where_both_are_known(one: Origin, other: Origin, is_same: bool) -> None:
+    assert one.matches(other) is is_same

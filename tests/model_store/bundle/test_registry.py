@@ -12,6 +12,7 @@ import fsspec
 import pytest
 
 from model_store.bundle.registry import STORE_ENV, ModelStore, default_store
+from model_store.bundle.storage import Folder
 from model_store.errors import BundleRefused, ConfigError, ModelStoreError, VersionNotFound
 from tests.support.bundles import bundle_files, publish_small
 
@@ -266,3 +267,27 @@ def test_live_is_replaced_never_rewritten(tmp_path: Path) -> None:
     assert (tmp_path / "LIVE").stat().st_ino != inode
     assert fsspec.filesystem("file").cat_file(str(tmp_path / "LIVE")) == f"{b}\n{a}\n".encode()
     assert time.time() >= (tmp_path / "LIVE").stat().st_mtime
+
+
+def test_a_store_that_exists_or_is_no_folder_is_not_mistyped(store: ModelStore, tmp_path: Path) -> None:
+    publish_small(store)
+    store.require()
+    if store.root.local is None:
+        ModelStore("memory://nothing-there").require()  # a bucket has no folders that could be missing
+        return
+    with pytest.raises(ModelStoreError, match=r"does not exist \(did you mean .*models\?\)"):
+        ModelStore(tmp_path / "modles").require()
+
+
+def test_a_collection_that_is_killed_leaves_no_half_version(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (publish_small(store, seed) for seed in range(2))
+    store.promote(b)
+
+    def killed(self: Folder) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "remove_all", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.gc(keep=0)
+    assert a not in store.versions(), "the seal goes first"

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from model_store.bundle.manifest import Origin
 from model_store.bundle.storage import Folder
@@ -26,6 +27,12 @@ ORIGIN = Origin("data", "a" * 64)
 
 def rolled_back(version: str = "v1", reason: str = "", origin: Origin | None = ORIGIN) -> Withheld:
     return Withheld.now(version, ROLLED_BACK, reason, origin)
+
+
+def written(times: int = 1, **changes: str) -> bytes:
+    """A file of a version, so many times, with some of its fields changed."""
+    entry = rolled_back().model_dump(mode="json") | changes
+    return json.dumps({"format": "etegrec-withheld-v1", "versions": [entry] * times}).encode()
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -63,6 +70,11 @@ def test_a_newer_release_may_say_more(tmp_path: Path) -> None:
         (b'{"format": "etegrec-withheld-v2", "versions": []}', "format"),
         (b'{"format": "etegrec-withheld-v1", "versions": [{"version": "../etc"}]}', "version"),
         (b" " * (WITHHELD_LIMIT + 1), "larger than"),
+        (written(version="../etc"), "version"),
+        (written(version="v1\n"), "version"),
+        (written(reason="x" * (MAX_REASON + 1)), "reason"),
+        (written(state="forgotten"), "state"),
+        (written(times=MAX_WITHHELD + 1), "at most 200 items"),
     ],
 )
 def test_a_damaged_file_is_an_error_with_a_fix(tmp_path: Path, content: bytes, problem: str) -> None:
@@ -99,3 +111,16 @@ def test_it_reads_after_the_name_of_the_version() -> None:
 )
 def test_a_model_is_the_same_if_data_and_settings_are(known: Origin | None, asked: Origin, is_same: bool) -> None:
     assert rolled_back(origin=known).is_from(asked) is is_same
+
+
+def test_the_largest_file_that_may_be_is_read_and_an_entry_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / WITHHELD).write_bytes(written().ljust(WITHHELD_LIMIT))
+    [entry] = read_withheld(Folder.at(str(tmp_path)))
+    assert entry.at.microsecond == 0
+    with pytest.raises(ValidationError, match="frozen"):
+        entry.version = "v2"  # type: ignore[misc]
+
+
+def test_the_file_can_be_read_by_a_person(tmp_path: Path) -> None:
+    write_withheld(Folder.at(str(tmp_path)), (rolled_back(reason="clicks fell"),))
+    assert '   "reason": "clicks fell",' in (tmp_path / WITHHELD).read_text().splitlines()

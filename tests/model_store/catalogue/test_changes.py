@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from model_store.catalogue.catalogue import Catalogue, Change, ItemDelete, ItemPut
 from model_store.errors import CatalogueError
-from model_store.semantic_ids.trie import Trie
+from model_store.semantic_ids.trie import RuleMask, Trie
 from model_store.semantic_ids.trie_growth import grow_trie
 from tests.support.bundles import small_catalogue
 
@@ -99,6 +99,25 @@ def grouped(sequence: Sequence[Change], cuts: Sequence[int]) -> list[Sequence[Ch
     return [sequence[start:end] for start, end in itertools.pairwise(ends)]
 
 
+def assert_same_trie(found: Trie, expected: Trie) -> None:
+    """Compare what is derived from the arrays, too."""
+    for name, array in expected.arrays().items():
+        np.testing.assert_array_equal(found.arrays()[name], array)
+        assert found.arrays()[name].dtype == array.dtype
+    assert found.windows == expected.windows
+    for one, other in zip(
+        (*found.parents, found.item_leaf[:]), (*expected.parents, expected.item_leaf[:]), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+
+
+def assert_same_mask(found: RuleMask, expected: RuleMask) -> None:
+    np.testing.assert_array_equal(found.bits, expected.bits)
+    for count, wanted in zip(found.open_children, expected.open_children, strict=True):
+        np.testing.assert_array_equal(count, wanted)
+
+
 @settings(max_examples=80, deadline=None)
 @given(changes, st.lists(st.integers(0, 100), max_size=6), st.booleans(), st.booleans())
 def test_any_changes_in_any_grouping_give_the_catalogue_built_from_scratch(
@@ -107,7 +126,8 @@ def test_any_changes_in_any_grouping_give_the_catalogue_built_from_scratch(
     start = trained(has_vectors)
     model, current = Model(start), start
     if looks_before:  # what was derived before a change is carried over, not stale
-        _ = start.by_popularity, start.numbers("year"), start.trie.parents
+        _ = start.by_popularity, start.interactions, start.numbers("year"), start.visible
+        _ = start.trie.parents, start.trie.item_leaf, start.trie.windows
     for group in grouped(sequence, cuts):
         for change in group:
             model.apply(change)
@@ -117,11 +137,12 @@ def test_any_changes_in_any_grouping_give_the_catalogue_built_from_scratch(
     expected = model.rebuilt()
     current.check_integrity()
     assert current.digest() == expected.digest() == start.with_changes(sequence).digest()
-    for name, array in Trie.build(expected.codes, SIZE).arrays().items():
-        np.testing.assert_array_equal(current.trie.arrays()[name], array)
     assert current.row_of == {item_id: row for row, item_id in enumerate(expected.item_ids)}
     assert list(current.categories) == list(expected.categories)
     np.testing.assert_array_equal(current.by_popularity, expected.by_popularity)
+    assert current.interactions == expected.interactions
+    assert_same_trie(current.trie, expected.trie)
+    assert_same_mask(current.visible, expected.trie.mask(~expected.is_hidden))
     np.testing.assert_array_equal(current.numbers("year"), expected.numbers("year"))
     assert start.digest() == trained(has_vectors).digest()  # the catalogue before is as it was
 
@@ -183,8 +204,6 @@ def test_a_catalogue_with_room_is_the_same_and_its_first_new_item_copies_no_vect
     assert np.shares_memory(np.asarray(roomy.with_changes(new).vectors), np.asarray(roomy.vectors))
     assert roomy.with_changes(new).digest() == start.with_changes(new).digest()
     assert roomy.with_room() is roomy
-    bare = trained(has_vectors=False)
-    assert bare.with_room() is bare
 
 
 def test_every_part_of_a_catalogue_changes_its_digest() -> None:
@@ -272,11 +291,11 @@ def semantic_ids(draw: st.DrawFn) -> tuple[np.ndarray, int, int]:
 @given(semantic_ids())
 def test_a_grown_trie_is_the_one_built_of_all(world: tuple[np.ndarray, int, int]) -> None:
     codes, size, known = world
-    found = grow_trie(Trie.build(codes[:known], size), codes[known:])
+    start = Trie.build(codes[:known], size)
+    _ = start.parents, start.item_leaf, start.windows  # what is derived grows, too
+    found = grow_trie(start, codes[known:]).trie
     found.check_integrity()
-    for name, array in Trie.build(codes, size).arrays().items():
-        np.testing.assert_array_equal(found.arrays()[name], array)
-        assert found.arrays()[name].dtype == array.dtype
+    assert_same_trie(found, Trie.build(codes, size))
 
 
 def test_long_semantic_ids_are_sorted_too() -> None:
@@ -286,4 +305,5 @@ def test_long_semantic_ids_are_sorted_too() -> None:
     trie = Trie.build(shuffled, 4096)
     np.testing.assert_array_equal(shuffled[trie.leaf_item], codes)
     np.testing.assert_array_equal(trie.codes(), shuffled)
-    np.testing.assert_array_equal(grow_trie(Trie.build(shuffled[:300], 4096), shuffled[300:]).leaf_item, trie.leaf_item)
+    grown = grow_trie(Trie.build(shuffled[:300], 4096), shuffled[300:]).trie
+    np.testing.assert_array_equal(grown.leaf_item, trie.leaf_item)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from model_store.catalogue.columns import NUMBER_COLUMNS, PackedAttributes, PackedCategories
 from model_store.catalogue.id_index import IdIndex, hash_ids
-from model_store.catalogue.packed import PackedStrings, Ragged
+from model_store.catalogue.packed import PackedStrings
+from model_store.catalogue.ragged import Ragged
 from model_store.errors import CatalogueError
 
 texts = st.lists(st.text(max_size=20), max_size=30)
@@ -103,9 +104,28 @@ def test_the_index_is_a_dict(known: list[str], others: list[str]) -> None:
 def test_a_grown_index_is_the_one_of_all_ids(known: list[str], cut: int) -> None:
     whole = PackedStrings.of(known)
     first = known[: max(1, cut % len(known))]
-    found = IdIndex(PackedStrings.of(first)).with_ids(whole)
-    assert found == {item_id: row for row, item_id in enumerate(known)}
-    assert found.nbytes == IdIndex(whole).nbytes
+    start = IdIndex(PackedStrings.of(first))
+    found = start.with_ids(whole)
+    fork = start.with_ids(PackedStrings.of([*first, "of the fork", *known[len(first) :]]))
+    expected = {item_id: row for row, item_id in enumerate(known)}
+    for asked in (known, known[:3]):  # many are looked up together, few one by one
+        assert found.find(asked).tolist() == [expected[item_id] for item_id in asked]
+        rows = [expected[item_id] for item_id in asked]
+        assert start.find(asked).tolist() == [row if row < len(first) else -1 for row in rows]
+        assert fork.find(asked).tolist() == [row + (row >= len(first)) for row in rows]
+    assert found == expected
+    assert "of the fork" not in found
+    assert fork["of the fork"] == len(first)
+
+
+def test_an_index_with_many_added_ids_is_built_anew() -> None:
+    many = PackedStrings.of([f"B{number:011d}" for number in range(50_050)])
+    start = IdIndex(many.take(np.arange(20)))
+    some = start.with_ids(many.take(np.arange(50_000)))
+    assert some.nbytes == start.nbytes
+    all_of_them = some.with_ids(many)
+    assert all_of_them.nbytes == IdIndex(many).nbytes
+    assert all_of_them.find(list(many)).tolist() == list(range(len(many)))
 
 
 def test_the_hash_of_one_is_the_hash_of_many_and_spreads() -> None:

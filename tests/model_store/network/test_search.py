@@ -89,6 +89,7 @@ def test_same_items_and_scores_as_the_reference(config: ModelConfig, seed: int) 
             requests.open_items[index],
             int(requests.max_per_prefix[index]),
             requests.added[index],
+            requests.steer[index],
         )
         close(beams, expected[0])
         close(candidates, expected[1])

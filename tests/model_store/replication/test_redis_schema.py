@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
 from model_store.errors import StoreCorrupt
 from model_store.events.event import Event
 from model_store.replication import redis_schema
-from model_store.replication.redis_errors import redis_place
 
 
 def test_events_round_trip_and_noise_is_refused() -> None:
@@ -18,6 +20,17 @@ def test_events_round_trip_and_noise_is_refused() -> None:
     for noise in (None, b"", b"{}", b"\xff", redis_schema.encode_event(event)[:-1]):
         with pytest.raises(StoreCorrupt):
             redis_schema.decode_event(noise)
+
+
+def test_new_fields_stand_behind_those_that_earlier_releases_know() -> None:
+    plain = Event(event_id="e", user_id="u", item_id="i", timestamp=1)
+    assert redis_schema.encode_event(plain) == b'["e","u","i","click",1]'
+    whole = plain.model_copy(update={"attribution": "token", "value": 2.5, "currency": "EUR", "session_id": "s"})
+    some = plain.model_copy(update={"value": 3.0})
+    for event in (whole, some):
+        assert redis_schema.decode_event(redis_schema.encode_event(event)) == event
+    with pytest.raises(StoreCorrupt):
+        redis_schema.decode_event(b'["e","u","i","click"]')
 
 
 def test_places_are_read_from_entry_ids() -> None:
@@ -43,11 +56,64 @@ def test_noise_is_no_latest_change(noise: bytes) -> None:
 def test_keys_of_different_prefixes_versions_and_users_differ() -> None:
     keys = redis_schema.Keys("p")
     names = [keys.events, keys.seen, keys.history("u"), keys.head("v"), keys.head("w"), keys.changes, keys.items]
-    names += [keys.lock("v"), keys.chunk("v", "s", 0), keys.chunk("v", "s", 1)]
+    names += [keys.lock("v"), keys.chunk("v", "s", 0), keys.chunk("v", "s", 1), keys.attribution_key]
+    names += [keys.counters("2026-01-05"), keys.counter_names, keys.counts_added("r")]
     assert len(set(names)) == len(names)
     assert all(name.startswith("p:") for name in names)
 
 
-def test_places_hold_no_secrets() -> None:
-    assert redis_place("redis://user:secret@host:1234/2") == "host:1234/2"
-    assert redis_place("unix:///run/redis.sock?password=secret") == "/run/redis.sock"
+def test_no_shop_has_a_key_of_another() -> None:
+    shops = [redis_schema.Keys(redis_schema.prefix_of(name)) for name in ("", "a", "a-b", "history", "events")]
+    names = [name for keys in shops for name in (keys.events, keys.history("a:events"), keys.history("-a:events"))]
+    assert len(set(names)) == len(names)
+    assert shops[0].prefix == "etegrec"
+    patterns = [f"{keys.prefix}:" for keys in shops]
+    assert all(sum(name.startswith(pattern) for pattern in patterns) == 1 for name in names)
+
+
+def slots_of(names: list[str]) -> set[int]:
+    return {key_slot(name.encode()) for name in names}
+
+
+def test_in_a_cluster_all_of_a_user_is_in_one_slot_and_users_spread() -> None:
+    keys = redis_schema.keys_at("redis+cluster://host", "etegrec-shop")
+    every = set()
+    for user in (f"user {number} {{x}}" for number in range(1000)):
+        own = keys.of_user(user)
+        slots = slots_of(
+            [own.history(user), own.events, own.seen, own.erased, own.counts(60), own.counters("2026-01-05")]
+        )
+        assert len(slots) == 1
+        every |= slots
+    assert len(every) == len(keys.parts) == redis_schema.PARTITIONS
+    thirds = {slot * 3 // 16_384 for slot in every}
+    assert thirds == {0, 1, 2}
+
+
+def test_in_a_cluster_all_of_the_catalogue_is_in_one_slot() -> None:
+    keys = redis_schema.keys_at("redis+cluster://host", "etegrec")
+    names = [keys.changes, keys.items, keys.head("v"), keys.lock("v"), keys.chunk("v", "s", 0), keys.imports]
+    assert len(slots_of(names)) == 1
+    assert names[0] == "{etegrec}:changes"
+
+
+def test_the_partition_of_a_user_never_changes() -> None:
+    keys = redis_schema.keys_at("redis+cluster://host", "etegrec")
+    assert keys.of_user("ann").history("ann") == "{etegrec:19}:history:ann"
+    assert keys.of_user("é").history("é") == "{etegrec:30}:history:é"
+
+
+def test_without_a_cluster_keys_are_those_of_earlier_releases() -> None:
+    keys = redis_schema.keys_at("redis://host", "etegrec")
+    assert keys.of_user("ann").history("ann") == "etegrec:history:ann"
+    assert list(keys.parts) == [keys]
+
+
+@pytest.mark.parametrize("url", ["redis://host", "redis+cluster://host"])
+def test_the_pattern_of_a_scan_finds_the_keys_of_one_shop_only(url: str) -> None:
+    keys = redis_schema.keys_at(url, "etegrec-a")
+    others = [redis_schema.keys_at(url, prefix) for prefix in ("etegrec", "etegrec-ab", "etegrec-b")]
+    pattern = keys.pattern("history:")
+    assert all(fnmatchcase(keys.of_user(user).history(user), pattern) for user in ("u", "v:w", "*"))
+    assert not any(fnmatchcase(other.of_user("u").history("u"), pattern) for other in others)
+    assert not fnmatchcase(keys.parts[0].events, pattern)

@@ -61,11 +61,11 @@ def test_names_of_the_graphs_inputs_follow_the_order_of_the_arrays() -> None:
     inputs = search_inputs(HISTORY, TRIE, 4, candidates=3)
     arrays = [*inputs, *catalogue_inputs(TRIE, VECTORS, 2)]
     assert len(names) == len(arrays) + 1 == len(set(names))
-    assert names[:10] == [
+    assert names[:12] == [
         *("history", "lengths", "rule_bits", "rule_of", "excluded", "max_per_prefix"),
-        *("neighbours", "neighbour_scores", "beam", "candidates"),
+        *("neighbours", "neighbour_scores", "steer_nodes", "steer_nats", "beam", "candidates"),
     ]
-    assert names[10:] == [
+    assert names[12:] == [
         *("child_start_0", "child_start_1", "child_code_0", "child_code_1"),
         *("window_0", "window_1", "parent_2", "leaf_row", "vectors", "pool"),
     ]

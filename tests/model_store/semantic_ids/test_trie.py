@@ -29,7 +29,7 @@ def test_codes_come_back_and_snapshots_round_trip(world: tuple[np.ndarray, int])
     trie.check_integrity()
     np.testing.assert_array_equal(trie.codes(), codes)
     np.testing.assert_array_equal(Trie.from_arrays(trie.arrays(), size).codes(), codes)
-    np.testing.assert_array_equal(trie.leaf_item[trie.item_leaf], np.arange(len(codes)))
+    np.testing.assert_array_equal(trie.leaf_item[trie.item_leaf[:]], np.arange(len(codes)))
 
 
 @settings(max_examples=150, deadline=None)

@@ -78,11 +78,26 @@ async def test_every_endpoint_asks_for_its_own_scope_and_no_other(tmp_path: Path
     expected = {
         ("POST", "/recommend"): "read",
         ("POST", "/recommend/batch"): "read",
+        ("POST", "/recommend/why-not"): "read",
         ("POST", "/events"): "events",
+        ("GET", "/attribution"): "admin",
+        ("POST", "/placements/preview"): "read",
+        ("POST", "/items/preview"): "read",
+        ("GET", "/placements"): "read",
+        ("GET", "/placements/{name}"): "read",
+        ("PUT", "/placements/{name}"): "catalogue",
+        ("DELETE", "/placements/{name}"): "catalogue",
+        ("GET", "/experiments"): "read",
+        ("GET", "/experiments/{name}"): "read",
+        ("GET", "/experiments/{name}/report"): "admin",
+        ("PUT", "/experiments/{name}"): "catalogue",
+        ("DELETE", "/experiments/{name}"): "catalogue",
         ("GET", "/model"): "read",
+        ("GET", "/models"): "admin",
         ("GET", "/users/{user_id:id}"): "admin",
         ("DELETE", "/users/{user_id:id}"): "admin",
         ("GET", "/items/{item_id:id}/similar"): "read",
+        ("GET", "/codes"): "read",
         ("GET", "/codes/{prefix}"): "read",
         ("GET", "/popular"): "read",
         ("GET", "/trending"): "read",
@@ -90,6 +105,7 @@ async def test_every_endpoint_asks_for_its_own_scope_and_no_other(tmp_path: Path
         ("PUT", "/items/{item_id:id}"): "catalogue",
         ("PATCH", "/items/{item_id:id}"): "catalogue",
         ("DELETE", "/items/{item_id:id}"): "catalogue",
+        ("GET", "/items"): "read",
         ("GET", "/items/{item_id:id}"): "read",
     }
     assert {(each.method, each.path): each.access for each in ENDPOINTS if each.access != "open"} == expected
@@ -97,6 +113,7 @@ async def test_every_endpoint_asks_for_its_own_scope_and_no_other(tmp_path: Path
     async with serving(tmp_path, keys_file=str(file)) as (client, _):
         for (method, path), needed in expected.items():
             url = path.replace("{item_id:id}", "i").replace("{user_id:id}", "u").replace("{prefix}", "1")
+            url = url.replace("{name}", "home")
             for scope in scopes:
                 answer = await client.request(method, url, headers=with_key(f"only-{scope}-key"))
                 assert (answer.status_code == 403) == (scope != needed), (path, scope)

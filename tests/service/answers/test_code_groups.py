@@ -32,10 +32,18 @@ def test_items_below_a_prefix_most_popular_first_with_the_codes_that_follow() ->
     group = CodeGroups().below(catalogue(), [1])
     assert group is not None
     assert group.rows.tolist() == [5, 4, 3, 2, 1, 0]
-    assert group.next_codes == [(0, 3), (1, 3)]
+    assert group.next_codes == [(0, 3, 0 + 1 + 2, "comedy"), (1, 3, 3 + 4 + 5, "film")]
     whole = CodeGroups().below(catalogue(), [1, 0, 2])
     assert whole is not None
     assert (whole.rows.tolist(), whole.next_codes, whole.traits) == ([2], [], [])
+
+
+def test_no_codes_at_all_stand_for_the_whole_catalogue() -> None:
+    group = CodeGroups().below(catalogue(hidden=(11,)), [])
+    assert group is not None
+    assert group.rows.tolist() == list(range(10, -1, -1))
+    assert [(each.code, each.items, each.popularity) for each in group.next_codes] == [(1, 6, 15), (2, 5, 40)]
+    assert group.traits == []  # the catalogue has nothing more often than itself
 
 
 def test_what_items_have_in_common_is_told_as_lift() -> None:
@@ -53,7 +61,7 @@ def test_hidden_items_are_left_out_but_their_codes_exist() -> None:
     groups = CodeGroups()
     group = groups.below(catalogue(hidden=(4, 5, 3)), [1])
     assert group is not None
-    assert (group.rows.tolist(), group.next_codes) == ([2, 1, 0], [(0, 3)])
+    assert (group.rows.tolist(), group.next_codes) == ([2, 1, 0], [(0, 3, 3, "comedy")])
     empty = groups.below(catalogue(hidden=(0, 1, 2)), [1, 0])
     assert empty is not None
     assert (empty.rows.tolist(), empty.next_codes, empty.traits) == ([], [], [])
@@ -76,4 +84,4 @@ def test_every_prefix_of_a_random_catalogue_holds_its_items(rng: np.random.Gener
             assert group is not None
             expected = np.flatnonzero((random.codes[:, :depth] == prefix).all(axis=1) & ~random.is_hidden)
             assert sorted(group.rows.tolist()) == expected.tolist()
-            assert sum(items for _, items in group.next_codes) == (len(expected) if depth < 3 else 0)
+            assert sum(each.items for each in group.next_codes) == (len(expected) if depth < 3 else 0)

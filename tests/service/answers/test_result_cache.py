@@ -6,6 +6,7 @@ from model_store.catalogue.catalogue import Catalogue
 from service.answers.result_cache import AnswerKey, ResultCache
 from service.engines.base import SearchRequest, SearchResult
 from service.filters import RuleKey
+from service.ranking.keys import UNRANKED
 from tests.support.bundles import small_catalogue
 
 CATALOGUE = small_catalogue()
@@ -14,7 +15,7 @@ CATALOGUE = small_catalogue()
 def key(newest: int, max_history: int = 3) -> AnswerKey:
     history = np.array([9, 8, 7, newest])
     question = SearchRequest(history, 5, 20, CATALOGUE.trie.everything, history[:0], CATALOGUE)
-    return AnswerKey.of(question, RuleKey(), max_history)
+    return AnswerKey.of(question, RuleKey(), UNRANKED, max_history, 5)
 
 
 def answer(row: int) -> SearchResult:
@@ -75,8 +76,8 @@ def test_another_catalogue_begins_anew_and_late_answers_about_the_old_one_are_no
 def test_the_key_ends_where_the_model_stops_reading_and_an_empty_cache_keeps_nothing() -> None:
     assert key(1, 1) != key(2, 1)
     far = SearchRequest(np.array([5, 8, 7, 1]), 5, 20, CATALOGUE.trie.everything, np.arange(0), CATALOGUE)
-    assert AnswerKey.of(far, RuleKey(), 3) == key(1)
-    assert AnswerKey.of(far, RuleKey(), 4) != key(1, 4)
+    assert AnswerKey.of(far, RuleKey(), UNRANKED, 3, 5) == key(1)
+    assert AnswerKey.of(far, RuleKey(), UNRANKED, 4, 5) != key(1, 4)
     cache = ResultCache(0, 60.0)
     cache.keep(CATALOGUE, key(1), answer(1))
     assert rows(cache, CATALOGUE, 1) is None

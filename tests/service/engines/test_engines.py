@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
-from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.catalogue import Catalogue, ItemDelete, ItemPut
 from model_store.errors import BundleRefused
 from model_store.network.recommender import Recommender
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
@@ -127,7 +128,7 @@ async def test_a_real_version_passes_its_trial(stores: dict[Fusion, Path], preci
     opened = ModelStore(stores[NEIGHBOURLY])
     version = opened.bundle().version
     trial = ProcessTrial(fast_settings(stores[NEIGHBOURLY], engine="onnx", threads=1, onnx_precision=precision))
-    assert await trial(version) == opened.bundle().manifest.digest
+    assert (await trial(version)).digest == opened.bundle().manifest.digest
 
 
 @pytest.mark.anyio
@@ -320,6 +321,17 @@ def test_the_two_catalogues_searched_last_stay_bound() -> None:
     assert made == [10, 20]
     assert [bound.get(each) for each in (third, first, second)] == [30, 10, 20]  # the second had to go
     assert made == [10, 20, 30, 20]
+
+
+def test_catalogues_that_differ_in_content_or_visibility_alone_share_what_is_bound() -> None:
+    numbers = count(1)
+    bound = BoundCatalogues(lambda _: next(numbers))
+    start = small_catalogue(items=10)
+    item_id = start.item_ids[3]
+    hidden = start.with_changes([ItemDelete(item_id)])
+    changed = hidden.with_changes([ItemPut(item_id, "another title", ("rare",), {})])
+    assert [bound.get(each) for each in (start, hidden, changed)] == [1, 1, 1]
+    assert bound.get(small_catalogue(items=10)) == 2
 
 
 def test_an_engine_ready_for_one_catalogue_is_not_held_up_by_another_one() -> None:

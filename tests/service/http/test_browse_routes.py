@@ -113,6 +113,38 @@ async def test_the_next_codes_have_their_names(tmp_path: Path) -> None:
         assert [code["name"] for code in item["explanation"]["codes"]] == [None, "Drama · 1990s", None]
 
 
+async def test_the_root_of_the_tree_has_every_item(served: Served) -> None:
+    client, service, catalogue = served
+    root = (await client.get("/codes?limit=3")).json()
+    assert (root["prefix"], root["name"], root["total"]) == ([], None, 40)
+    assert [item["item_id"] for item in root["items"]] == [f"item-{row}" for row in catalogue.by_popularity[:3]]
+    names = loaded_model(service).names
+    for each in root["next_codes"]:
+        below = np.flatnonzero(catalogue.codes[:, 0] == each["code"])
+        assert (each["items"], each["popularity"]) == (len(below), catalogue.popularity[below].sum())
+        assert each["name"] == names.name([each["code"]])
+        assert each["category"] in {catalogue.categories[row][0] for row in below.tolist()}
+
+
+async def test_items_are_found_by_words_of_their_titles_hidden_ones_too(served: Served) -> None:
+    client, _, catalogue = served
+    await client.delete("/items/item-30")
+    found = (await client.get("/items", params={"query": "TITLE 3", "limit": 100})).json()
+    assert {item["item_id"] for item in found["items"]} == {f"item-{row}" for row in range(40) if "3" in str(row)}
+    assert found["total"] == len(found["items"]) == 13
+    assert [item["item_id"] for item in found["items"] if item["hidden"]] == ["item-30"]
+    pages = [(await client.get("/items", params={"limit": 15, "offset": at})).json() for at in (0, 15, 30)]
+    listed = [item["item_id"] for page in pages for item in page["items"]]
+    assert listed == [f"item-{row}" for row in catalogue.by_popularity]
+    by_id = (await client.get("/items", params={"query": "item-7"})).json()["items"]
+    assert [(item["item_id"], item["categories"], item["is_new"]) for item in by_id] == [
+        ("item-7", ["category-1"], False)
+    ]
+    refused = await client.get("/items", params={"query": "a " * 9})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["limit"] == 8
+
+
 async def test_popular_follows_training_until_events_say_otherwise(served: Served) -> None:
     client, _, catalogue = served
     popular = (await client.get("/popular?k=3")).json()["items"]
@@ -143,11 +175,17 @@ async def test_popular_follows_training_until_events_say_otherwise(served: Serve
 
 async def test_what_does_not_exist_is_404_and_what_is_malformed_422(served: Served) -> None:
     client, _, __ = served
-    for path in ("/items/nobody/similar", "/codes/7-7-7-7", "/codes/99999", "/codes"):
+    for path in ("/items/nobody/similar", "/codes/7-7-7-7", "/codes/99999"):
         assert (await client.get(path)).status_code == 404, path
     wrong = ["/codes/a", "/codes/1-", "/codes/-1", "/codes/1--2", "/codes/%D9%A1", "/codes/1-1-1-1-1-1-1-1-1"]
     wrong += ["/codes/123456", "/items/item-1/similar?k=0", "/items/item-1/similar?k=x", "/items/item-1/similar?n=5"]
-    wrong += ["/popular?k=1&k=2", "/popular?category=" + "x" * 257, "/trending?k=101", "/codes/1?offset=-1"]
+    wrong += [
+        "/popular?k=1&k=2",
+        "/popular?category=" + "x" * 257,
+        "/trending?k=101",
+        "/codes/1?offset=-1",
+        "/items?limit=101",
+    ]
     wrong += ["/items/%FF/similar", "/codes/1?limit=101"]
     for path in wrong:
         refused = await client.get(path)

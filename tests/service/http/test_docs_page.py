@@ -40,6 +40,17 @@ async def test_the_page_names_only_files_that_the_service_serves(tmp_path: Path)
             assert (again.status_code, again.content) == (304, b"")
 
 
+@pytest.mark.anyio
+async def test_the_style_loads_no_font_image_or_style_from_elsewhere(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    async with serving(tmp_path) as (client, _):
+        style = (await client.get("/docs/swagger-ui.css")).text
+    addresses = re.findall(r"url\(\s*[\"']?([^)\"']+)", style)
+    assert addresses
+    assert [address for address in addresses if not address.startswith("data:")] == []
+    assert "@import" not in style
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 def test_a_browser_without_internet_shows_every_operation_and_tries_one(tmp_path: Path) -> None:
     from playwright.sync_api import Request, sync_playwright

@@ -34,7 +34,7 @@ async def errors_of(client: httpx.AsyncClient, path: str, body: Any, method: str
         ({"userId": "u"}, "userId", "does not exist; did you mean user_id?"),
         ({"filter": {"categorys": []}}, "filter.categorys", "did you mean categories?"),
         ({"filter": {"attributes": [{"field": "year", "min": 1}]}}, "filter.attributes.0.min", "known are field, gte"),
-        ({"zzz": 1}, "zzz", "known are user_id, history, k"),
+        ({"zzz": 1}, "zzz", "known are k, exclude_seen"),
         ({"k ; DROP": 1}, "", "has a field that does not exist; GET /docs"),
         ({"x" * 65: 1}, "", "has a field that does not exist; GET /docs"),
     ],
@@ -58,8 +58,12 @@ async def test_a_field_that_does_not_exist_is_named(
         (
             "POST",
             "/events",
-            {"user_id": "u", "item_id": "i", "type": "buy"},
-            {"field": "type", "expected": "one of view, click, cart, purchase, rating"},
+            {"user_id": "u", "item_id": "i", "type": "Buy now"},
+            {
+                "field": "type",
+                "message": "must be view, click, cart, purchase, rating, impression, dislike, hide, or a name of your"
+                " own: at most 32 small letters (a-z), digits and _, beginning with a letter",
+            },
         ),
         ("POST", "/events", {"user_id": "u"}, {"field": "item_id", "message": "is needed"}),
         (

@@ -9,7 +9,10 @@ from tests.support.service_harness import live_store, metric, serving, until
 
 pytestmark = pytest.mark.anyio
 
-FIELDS = {"request_id", "model_version", "served_by", "degraded", "took_ms", "unknown_items", "items"}
+FIELDS = {
+    *("request_id", "model_version", "served_by", "degraded", "took_ms"),
+    *("attribution", "placement", "experiment", "ignored_rules", "unknown_items", "items"),
+}
 
 
 async def test_an_answer_has_exactly_the_documented_fields(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
@@ -46,13 +48,32 @@ def event(number: int, user: str = "u") -> dict[str, object]:
     return {"event_id": f"e{number}", "user_id": user, "item_id": f"item-{number}", "timestamp": number}
 
 
+async def test_recent_answers_are_shown_until_the_user_is_forgotten(served: Served) -> None:
+    client, _, __ = served
+    asked = {"user_id": "u", "history": ["item-1"], "k": 3, "exclude_shown": {"answers": 2}}
+    items = [
+        [item["item_id"] for item in (await client.post("/recommend", json=asked, headers=ADMIN)).json()["items"]]
+        for _ in range(2)
+    ]
+    await client.post("/recommend", json={"user_id": "u", "history": ["item-1"]}, headers=ADMIN)
+    async with asyncio.timeout(30):
+        while len(answers := (await client.get("/users/u", headers=ADMIN)).json()["recent_answers"]) < 2:
+            await asyncio.sleep(0.01)
+    assert [each["items"] for each in answers] == items
+    assert abs(answers[-1]["timestamp"] - time.time()) < 60
+
+    await client.delete("/users/u", headers=ADMIN)
+    assert (await client.get("/users/u", headers=ADMIN)).json()["recent_answers"] == []
+
+
 async def test_a_user_is_shown_and_forgotten_with_queued_events(served: Served, prefix: str, tmp_path: Path) -> None:
     client, service, source = served
     await client.post("/events", json=[event(n, "a/b c") for n in range(5)] + [event(9, "v")], headers=ADMIN)
     shown = (await client.get("/users/a%2Fb%20c", headers=ADMIN)).json()
     items = ["item-2", "item-3", "item-4"]
     stored = [{"item_id": item, "type": "click", "timestamp": n} for n, item in enumerate(items, 2)]
-    assert shown == {"user_id": "a/b c", "count": 3, "history": items, "interactions": stored, "newest_event_at": 4}
+    expected = {"user_id": "a/b c", "count": 3, "history": items, "interactions": stored, "newest_event_at": 4}
+    assert shown == {**expected, "recent_answers": []}
     await until(lambda: metric(service, "etegrec_event_stream_length") == 6)
     gone = await client.delete("/users/a%2Fb%20c", headers=ADMIN)
     assert (gone.status_code, gone.json()) == (200, {"history": 3, "events": 5})

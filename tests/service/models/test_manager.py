@@ -14,7 +14,7 @@ import pytest
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
-from model_store.errors import BundleRefused
+from model_store.errors import BundleRefused, LoadTimeout
 from service.app import create_app
 from service.engines.base import Engine, SearchRequest
 from service.engines.fake_engine import FakeEngine
@@ -24,7 +24,7 @@ from service.models.manager import ModelManager
 from service.settings import Settings
 from service.store.change_stream import START, Snapshot
 from service.store.embedded_store import EmbeddedStore
-from tests.support.bundles import small_catalogue
+from tests.support.bundles import publish_small, small_catalogue
 from tests.support.flaky_store import FlakyStore
 from tests.support.service_harness import (
     GatedEngine,
@@ -82,6 +82,7 @@ async def test_accepted_requests_finish_on_the_old_model_before_it_is_freed(tmp_
         engine.gate.set()
         older = [response.json() for response in await asyncio.gather(*waiting)]
         await until(lambda: bool(closed))
+        await until(lambda: not service.models._background)  # nothing is kept of a model that is gone
     assert newer["model_version"] == second
     assert {each["model_version"] for each in older} == {first}
 
@@ -336,3 +337,25 @@ async def test_an_engine_is_closed_if_its_version_cannot_catch_up(tmp_path: Path
         assert engines.made[-1] not in engines.closed
         assert (await client.post("/recommend", json={"history": ["item-1"]})).status_code == 200
     assert len(engines.closed) == len(engines.made)
+
+
+async def test_after_a_rollback_a_version_that_failed_is_tried_at_once(tmp_path: Path) -> None:
+    """The long rest after a timeout is for a version that stays live; people who promote it again have mended it."""
+    broken: list[str] = []
+
+    def opener(bundle: Bundle, _: Settings) -> Engine:
+        if bundle.version in broken:
+            raise LoadTimeout("took too long")
+        return FakeEngine()
+
+    live_store(tmp_path, 0)
+    async with serving(tmp_path, opener) as (_, service):
+        second = publish_small(ModelStore(tmp_path), 1)
+        broken.append(second)
+        ModelStore(tmp_path).promote(second)
+        await until(lambda: metric(service, "etegrec_model_loads_total", result="timeout") == 1)
+        ModelStore(tmp_path).rollback()
+        await until(lambda: service.models.problem == "")
+        broken.clear()
+        ModelStore(tmp_path).promote(second)
+        await until(lambda: loaded_model(service).version == second)

@@ -24,7 +24,7 @@ from model_store.errors import BundleRefused, ConfigError, LoadTimeout, VersionN
 from service.app import create_app
 from service.models.failures import LACKING
 from service.models.loading import KnownItemsOnly, open_coder
-from service.models.trial import NEEDED_SETTINGS, FileCheck, ProcessTrial
+from service.models.trial import NEEDED_SETTINGS, FileCheck, ProcessTrial, Tried
 from service.service import Service
 from service.settings import Settings
 from service.store import open_store
@@ -59,9 +59,11 @@ def trials_of(process: int) -> list[int]:
 
 async def test_a_good_version_passes_and_the_digest_is_its_manifests(tmp_path: Path) -> None:
     version = live_store(tmp_path)
-    digest = ModelStore(tmp_path).bundle(version).manifest.digest
-    assert await trial(tmp_path)(version) == digest
-    assert await FileCheck(ModelStore(tmp_path))(version) == digest
+    manifest = ModelStore(tmp_path).bundle(version).manifest
+    tried = await trial(tmp_path)(version)
+    assert tried.digest == manifest.digest
+    assert manifest.size < tried.memory_bytes < 1 << 30
+    assert await FileCheck(ModelStore(tmp_path))(version) == (manifest.digest, manifest.size)
 
 
 async def test_a_version_that_never_finishes_is_given_up_and_its_process_ends(tmp_path: Path) -> None:
@@ -166,9 +168,9 @@ async def test_the_trial_is_the_default_and_is_left_out_for_engines_of_ones_own(
     usual = create_app(fast_settings(tmp_path, load_trial=True), store=store).state.service.models
     own = create_app(fast_settings(tmp_path, load_trial=True), store=store, coders=lambda *_: KnownItemsOnly())
     off = create_app(fast_settings(tmp_path), store=store).state.service.models
-    assert isinstance(usual._trial, ProcessTrial)
-    assert isinstance(own.state.service.models._trial, FileCheck)
-    assert isinstance(off._trial, FileCheck)
+    assert isinstance(usual._loader.trial, ProcessTrial)
+    assert isinstance(own.state.service.models._loader.trial, FileCheck)
+    assert isinstance(off._loader.trial, FileCheck)
     await store.close()
 
 
@@ -176,15 +178,15 @@ async def test_a_version_that_is_exchanged_after_its_trial_is_refused(tmp_path: 
     version = live_store(tmp_path)
     app = create_app(fast_settings(tmp_path))
 
-    async def passed(_: str) -> str:
-        return "0" * 64
+    async def passed(_: str) -> Tried:
+        return Tried("0" * 64, 0)
 
     models = app.state.service.models
-    models._trial = passed
+    models._loader.trial = passed
     async with running(app):
         await until(lambda: "could not be loaded" in models.problem)
         assert metric(app.state.service, "etegrec_model_loads_total", result="refused") >= 1
-        models._trial = FileCheck(ModelStore(tmp_path))
+        models._loader.trial = FileCheck(ModelStore(tmp_path))
         await until(lambda: models.current is not None)
         assert models.current.version == version
 

@@ -251,11 +251,12 @@ async def test_time_in_which_two_batches_overlap_counts_once(monkeypatch: pytest
     engine, learned = Overlapping(clock), []
     async with batching(engine, max_batch=1) as (batcher, _):
         monkeypatch.setattr(batcher.admission.latency, "learn", lambda _, seconds: learned.append(seconds))
-        first, second = (asyncio.create_task(batcher.submit(question(n), LONG_S)) for n in range(2))
-        await first
+        both = {asyncio.create_task(batcher.submit(question(n), LONG_S)) for n in range(2)}
+        # Two threads prepare them side by side: either may come to the engine first.
+        _, pending = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         clock.now = 24.0
         engine.second_may_end.set()
-        await second
+        await asyncio.gather(*pending)
     assert learned == [10.0, 4.0]
 
 

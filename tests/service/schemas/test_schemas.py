@@ -24,20 +24,39 @@ REQUESTS: list[tuple[str, str, Any]] = [
     ("POST", "/recommend", {"history": ["item-1", "item-2"], "k": 3, "explain": True}),
     ("POST", "/recommend", {"k": 3, "explain": True}),
     ("POST", "/recommend/batch", [{"history": ["item-1"]}, {}]),
+    ("POST", "/recommend/why-not", {"history": ["item-1"], "item_id": "item-5"}),
+    ("PUT", "/placements/home", {"k": 3, "filter": {"not": {"categories": ["category-1"]}}}),
+    ("GET", "/placements/home", None),
+    ("GET", "/placements", None),
+    ("POST", "/placements/preview?replaces=home", {"k": 4, "pins": [{"position": 1, "item": "item-3"}]}),
+    ("POST", "/recommend", {"history": ["item-1"], "placement": "home"}),
+    ("PUT", "/experiments/sizes", {"variants": [{"name": "a", "share": 0.5}, {"name": "b", "share": 0.5}]}),
+    ("GET", "/experiments/sizes", None),
+    ("GET", "/experiments", None),
+    ("PUT", "/placements/home", {"experiment": "sizes"}),
+    ("POST", "/recommend", {"user_id": "u", "placement": "home", "k": 3}),
+    ("GET", "/experiments/sizes/report", None),
+    ("DELETE", "/placements/home", None),
+    ("DELETE", "/experiments/sizes?force=true", None),
     ("POST", "/events", EVENT),
     ("POST", "/events", [EVENT]),
     ("GET", "/users/u", None),
     ("DELETE", "/users/u", None),
+    ("POST", "/items/preview?k=30", {"title": "New", "categories": ["x"]}),
     ("PUT", "/items/new", {"title": "New", "categories": ["x"], "attributes": {"year": 2026}}),
     ("POST", "/items/bulk", {"item_id": "bulk", "title": "t"}),
     ("PATCH", "/items/new", {"title": "Newer"}),
     ("GET", "/items/new", None),
     ("DELETE", "/items/new", None),
     ("GET", "/items/item-3/similar", None),
+    ("GET", "/items?query=title", None),
+    ("GET", "/codes", None),
     ("GET", "/codes/{code}", None),
     ("GET", "/popular", None),
     ("GET", "/trending", None),
+    ("GET", "/attribution", None),
     ("GET", "/model", None),
+    ("GET", "/models", None),
     ("GET", "/health/live", None),
     ("GET", "/health/ready", None),
 ]
@@ -50,9 +69,18 @@ def check_fields(type_: Any, answer: httpx.Response) -> None:
 
 
 def endpoint_of(method: str, path: str) -> Endpoint:
-    template = {"users": "/users/{user_id:id}", "codes": "/codes/{prefix}"}.get(path.split("/")[1], path)
-    if path.startswith("/items/") and path != "/items/bulk":
-        template = "/items/{item_id:id}/similar" if path.endswith("/similar") else "/items/{item_id:id}"
+    path = path.partition("?")[0]
+    with_name = {
+        "users": "/users/{user_id:id}",
+        "codes": "/codes/{prefix}",
+        "placements": "/placements/{name}",
+        "experiments": "/experiments/{name}",
+        "items": "/items/{item_id:id}",
+    }
+    template = path
+    if path not in {each.path for each in ENDPOINTS}:
+        template = with_name[path.split("/")[1]]
+        template += path[path.rindex("/") :] if path.endswith(("/similar", "/report")) else ""
     return next(each for each in ENDPOINTS if (each.method, each.path) == (method, template))
 
 

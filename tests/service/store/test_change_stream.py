@@ -15,6 +15,7 @@ from service.store.base import Store
 from service.store.change_stream import ChangeStore, Position, RawChange, Snapshot
 from service.store.embedded_store import EmbeddedStore
 from service.store.redis_store import RedisStore
+from tests.support.redis_cluster import RedisClusterGroup
 from tests.support.redis_server import RedisServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -31,12 +32,15 @@ def snapshot(revision: int, value: int = 0) -> Snapshot:
     return Snapshot(Position(revision), LINEAGE, ORIGIN, {"a": np.array([value], dtype=np.int32)})
 
 
-@pytest.fixture(params=["redis", "embedded"])
+@pytest.fixture(params=["redis", "cluster", "embedded"])
 async def whole_store(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> AsyncIterator[Store]:
     made: Store
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         made = RedisStore(server.url, prefix=prefix, timeout_ms=PATIENT_MS)
+    elif request.param == "cluster":
+        cluster: RedisClusterGroup = request.getfixturevalue("redis_cluster")
+        made = RedisStore(cluster.url, prefix=prefix, timeout_ms=PATIENT_MS, write_timeout_s=10)
     else:
         made = EmbeddedStore(tmp_path / "events")
     async with asyncio.timeout(120):

@@ -1,4 +1,4 @@
-"""The contract of the store, run on both implementations."""
+"""The contract of the store, run on both implementations, and on a cluster."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from model_store.events.history_entry import TYPES, UserInteractions
 from service.store.base import NOT_IMPORTED, History, Imported, ImportProgress, Recorded, Store
 from service.store.embedded_store import EmbeddedStore
 from service.store.redis_store import RedisStore
+from tests.support.redis_cluster import RedisClusterGroup
 from tests.support.redis_server import RedisServer
 from tests.support.store_reading import newest_event
 
@@ -28,12 +29,15 @@ def event(number: int, user: str = "u", item: str | None = None) -> Event:
     return Event(event_id=f"e{number}", user_id=user, item_id=item or f"i{number}", timestamp=number)
 
 
-@pytest.fixture(params=["redis", "embedded"])
+@pytest.fixture(params=["redis", "cluster", "embedded"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> AsyncIterator[Store]:
     made: Store
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         made = RedisStore(server.url, prefix=prefix, history_cap=CAP, timeout_ms=PATIENT_MS)
+    elif request.param == "cluster":
+        cluster: RedisClusterGroup = request.getfixturevalue("redis_cluster")
+        made = RedisStore(cluster.url, prefix=prefix, history_cap=CAP, timeout_ms=PATIENT_MS, write_timeout_s=10)
     else:
         made = EmbeddedStore(tmp_path / "events", history_cap=CAP)
     async with asyncio.timeout(120):

@@ -1,4 +1,4 @@
-"""The event stream on both stores: what waits for training, fading counts, erasing a user before training looks."""
+"""The event stream on both stores and on a cluster: what waits for training, fading counts, erasing a user."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from service.store.base import Forgotten, Recorded, Store
 from service.store.decayed_counts import DecayedCounts, counts_at
 from service.store.embedded_store import EmbeddedStore
 from service.store.redis_store import RedisStore
+from tests.support.redis_cluster import RedisClusterGroup
 from tests.support.redis_server import RedisServer
 from training.retraining.drain_events import drain, read_drained
 
@@ -30,18 +32,22 @@ def event(number: int, user: str = "u", item: str | None = None, at: float = 1) 
     return Event(event_id=f"e{number}", user_id=user, item_id=item or f"i{number}", timestamp=int(at))
 
 
-@pytest.fixture(params=["redis", "embedded"])
+@pytest.fixture(params=["redis", "cluster", "embedded"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         return server.url
+    if request.param == "cluster":
+        cluster: RedisClusterGroup = request.getfixturevalue("redis_cluster")
+        return cluster.url
     return tmp_path / "events"
 
 
 def open_store(source: str | Path, prefix: str) -> Store:
     if isinstance(source, Path):
         return EmbeddedStore(source, history_cap=CAP, half_lives_s=(DAY, HOUR), segment_bytes=4000)
-    return RedisStore(source, prefix=prefix, history_cap=CAP, half_lives_s=(DAY, HOUR), timeout_ms=PATIENT_MS)
+    patient: dict[str, Any] = {"timeout_ms": PATIENT_MS, "write_timeout_s": PATIENT_MS / 1000}
+    return RedisStore(source, prefix=prefix, history_cap=CAP, half_lives_s=(DAY, HOUR), **patient)
 
 
 @pytest.fixture

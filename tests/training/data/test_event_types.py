@@ -125,3 +125,76 @@ def test_events_that_repeat_base_data_tell_the_same_types_as_if_prepared_with_th
     merged = merge_data(prepared(rows), frame_of(later).rename(columns), {}).dataset
     together = prepared(sorted([*rows, *later], key=lambda row: row[2]))
     assert typed(merged) == typed(together)
+
+
+NEGATIVE = [("u", "a", 5, "dislike"), ("v", "b", 6, "Hide"), ("u", "b", 7, "impression"), ("v", "b", 8, "thumbs down")]
+
+
+def test_what_does_not_speak_for_an_item_is_left_out() -> None:
+    with_others = prepared(sorted([*ROWS, *NEGATIVE], key=lambda row: row[2]))
+    assert with_others.fingerprint == prepared().fingerprint
+    assert "4 interactions are of a type that is left out (data.event_weights)" in with_others.notes
+    assert len(with_others.set_aside) == 0
+
+
+def test_types_of_weight_0_are_left_out_of_base_data_and_events() -> None:
+    """By known names, and by a shop's own."""
+    options = PrepareOptions(min_user=1, min_item=1, event_weights={"view": 0, "swipe": 0})
+    rows = [*ROWS, ("v", "b", 5, "swipe"), ("v", "b", 6, "wish_list"), ("v", "a", 7, "pageview")]
+    dataset = build_dataset(RawData("shop", frame_of(rows), {}), options)
+    assert dataset.event_types.tolist() == [3, 2, 3, -1]
+
+    columns = {"user": "user_id", "item": "item_id", "event": "type"}
+    later = frame_of([("u", "a", 8, "swipe"), ("u", "a", 9, "cart"), ("u", "b", 10, "dislike"), ("u", "a", 11, "view")])
+    merged = merge_data(dataset, later.rename(columns), {})
+    assert (merged.accepted, merged.rejected) == (1, {"type left out": 3})
+    assert merged.dataset.event_types.tolist() == [3, 2, 2, 3, -1]
+
+
+def test_a_prepared_data_set_remembers_the_weights(tmp_path: Path) -> None:
+    options = PrepareOptions(min_user=1, min_item=1, event_weights={"view": 0})
+    save_dataset(build_dataset(RawData("shop", frame_of(ROWS), {}), options), tmp_path)
+    assert load_dataset(tmp_path).filters.event_weights == {"view": 0}
+
+
+@pytest.mark.parametrize(
+    ("weights", "problem"),
+    [
+        ({"view": -1}, "the weight of view must be 0 or more"),
+        ({"view": float("inf")}, "finite number"),
+        ({"dislike": 1}, "dislike cannot have a weight above 0"),
+        ({"impression": 0.5}, "impression cannot have a weight above 0"),
+    ],
+)
+def test_weights_are_checked(weights: dict[str, float], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        PrepareOptions(event_weights=weights)
+
+
+def test_training_weights_are_1_on_average_over_targets() -> None:
+    rows = [
+        ("u", item, at, kind) for at, (item, kind) in enumerate(zip("abcde", ["view"] * 3 + ["cart"] * 2, strict=True))
+    ]
+    weights = {"view": 0.2, "cart": 2}
+    options = PrepareOptions(min_user=1, min_item=1, event_weights=weights)
+    weighted = build_dataset(RawData("shop", frame_of(rows), {}), options)
+    [found] = weighted.training_weights() or []
+    assert found.tolist() == pytest.approx([1, 1, 1])  # the last two are held out
+    both = build_dataset(
+        RawData("shop", frame_of([*rows, ("u", "f", 9, "swipe"), ("u", "g", 9, "swipe")]), {}), options
+    )
+    [found] = both.training_weights() or []
+    assert found[1:].mean() == pytest.approx(1)
+    assert found[3] / found[1] == pytest.approx(10)
+
+
+def test_data_whose_types_all_weigh_1_has_no_weights() -> None:
+    assert prepared().training_weights() is None
+    options = PrepareOptions(min_user=1, min_item=1, event_weights={"click": 5})
+    without_clicks = build_dataset(RawData("shop", frame_of(ROWS), {}), options)
+    assert without_clicks.training_weights() is None
+    assert without_clicks.fingerprint == prepared().fingerprint
+    other = build_dataset(
+        RawData("shop", frame_of(ROWS), {}), options.model_copy(update={"event_weights": {"view": 5}})
+    )
+    assert other.fingerprint != prepared().fingerprint

@@ -177,6 +177,19 @@ def test_leave_one_out_holds_back_two_of_three_or_more() -> None:
     assert found.is_training.dtype == np.bool_
 
 
+@pytest.mark.parametrize("split", [SplitOptions(evaluated_users=3), SplitOptions(evaluated_users=9)])
+def test_of_many_users_the_same_sample_is_evaluated_every_time(split: SplitOptions) -> None:
+    rows = [(f"u{user}", f"i{step}", step) for user in range(8) for step in range(2 + user % 4)]
+    everyone, sampled, again = made(rows, SplitOptions()).test(), made(rows, split).test(), made(rows, split).test()
+    assert len(everyone.users) == 6  # two have too few interactions
+    assert len(sampled.users) == min(6, split.evaluated_users)
+    assert sampled.users.tolist() == again.users.tolist() == sorted(set(sampled.users.tolist()))
+    place = np.searchsorted(everyone.users, sampled.users)
+    assert everyone.users[place].tolist() == sampled.users.tolist()
+    assert everyone.targets[place].tolist() == sampled.targets.tolist()
+    assert made(rows, split).validation().users.tolist() == sampled.users.tolist()
+
+
 def test_a_time_split_takes_the_first_of_each_period_after_some_history() -> None:
     # Cuts at 20 and 40: a start belongs to its period.
     users = [[10, 20, 30, 40, 50], [20, 40], [5, 19, 39], [40], [10, 41], [1]]

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from model_store.errors import DataError
 from training.data.dataset import Dataset
-from training.embedding.sasrec import Sasrec, SasrecConfig, SasrecResult, evaluate_sasrec, sasrec_loss, train_sasrec
+from training.embedding.sasrec import Sasrec, SasrecConfig, evaluate_sasrec
+from training.embedding.training import SasrecResult, SasrecSteps, sasrec_loss, train_sasrec
 from training.embedding.windows import Windows, batch_by_length
 from training.evaluation.metrics import both_protocols
 from training.loop.batches import PADDING, collate
-from training.loop.item_softmax import full_softmax_loss
+from training.loop.item_softmax import Proposal, full_softmax_loss, sampled_softmax_loss
 from training.loop.progress import Bar, PlainProgress, SilentProgress, TerminalProgress, progress_for
 
 ITEMS, USERS = 12, 48
@@ -96,6 +97,31 @@ def test_loss_is_the_mean_cross_entropy_over_real_positions() -> None:
     log_probability = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     real = [(0, 0, 2), (0, 1, 3), (0, 2, 4), (1, 0, 5), (1, 1, 6)]
     assert got == pytest.approx(-np.mean([log_probability[place] for place in real]), rel=1e-5)
+
+
+def test_a_sampled_step_has_the_loss_of_all_embeddings_and_changes_only_what_it_read() -> None:
+    torch.manual_seed(0)
+    config = TINY.model_copy(update={"softmax": "sampled", "negatives": 3})
+    model = Sasrec(config, 50).eval()
+    before = model.item_embedding.weight.detach().clone()
+    windows = Windows([np.array([9, 2, 3, 4], dtype=np.int32), np.array([4, 5, 6], dtype=np.int32)], 6)
+    rows, chosen = windows.cut(), np.arange(2)
+    batch = collate(rows, chosen)
+    candidates = Proposal(windows.targets, 50, 3).candidates(batch.host.items, np.random.default_rng((1, 0, 0)))
+    users, items = model.score_factors(batch.select_targets(model(batch.history)))
+    additions = model.additions(batch.history, batch.prefix, batch.real, batch.host.prefix)
+    expected = sampled_softmax_loss(users, items, batch.items, candidates, batch.all_targets, additions)
+
+    loss = SasrecSteps(model, windows, 10, 1).take(rows, chosen, 0, 0)
+    torch.testing.assert_close(loss, expected)
+    changed = (model.item_embedding.weight != before).any(dim=1).nonzero().flatten().tolist()
+    assert changed == [2, 3, 4, 5, 6, 9]
+
+
+def test_a_cycle_is_learned_from_sampled_items() -> None:
+    config = TINY.model_copy(update={"softmax": "sampled", "negatives": 20})
+    ranks = evaluate_sasrec(train_sasrec(cyclic(), config, 1, SilentProgress()).model, cyclic().test())
+    assert ranks.all_items.tolist() == [0] * USERS
 
 
 @pytest.mark.parametrize("count", [1, 256, 700])

@@ -34,3 +34,11 @@ def test_the_same_seed_gives_the_same_interval_and_one_user_has_no_spread() -> N
     assert mean_interval(np.array([0.25]), 3) == (0.25, 0.25)
     with pytest.raises(ValueError, match="at least one user"):
         mean_interval(np.empty(0), 3)
+
+
+def test_a_lower_confidence_gives_a_narrower_interval() -> None:
+    values = np.random.default_rng(0).normal(size=2_000)
+    error = values.std() / np.sqrt(len(values))
+    low, high = mean_interval(values, seed=1, confidence=0.9)
+    expected = (values.mean() - 1.645 * error, values.mean() + 1.645 * error)
+    assert (low, high) == pytest.approx(expected, abs=0.1 * error)

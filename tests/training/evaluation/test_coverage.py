@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluation.coverage import MAX_USERS, Coverage, measure_coverage, sample_users
+from training.evaluation.coverage import MAX_USERS, Coverage, head_share, measure_coverage, sample_users
 
 
 def test_everyone_gets_the_same() -> None:
@@ -36,3 +36,12 @@ def test_all_users_or_a_sample_of_them() -> None:
     assert (np.diff(sample) > 0).all()
     assert sample.max() >= MAX_USERS
     assert sample.tolist() == sample_users(MAX_USERS + 500, 1).tolist() != sample_users(MAX_USERS + 500, 2).tolist()
+
+
+def test_the_head_is_a_share_of_all_items_and_missing_answers_do_not_count() -> None:
+    popularity = np.arange(200)  # items 198 and 199 are the most popular 1 %
+    answers = np.array([[199, 198, 5, -1], [199, 180, 7, -1]])
+    assert head_share(answers, popularity, 0.01) == pytest.approx(3 / 6)
+    assert head_share(answers, popularity, 0.1) == pytest.approx(4 / 6)
+    assert head_share(answers, popularity, 0.0) == pytest.approx(2 / 6), "one item at least"
+    assert head_share(np.full((2, 3), -1), popularity, 0.1) == 0

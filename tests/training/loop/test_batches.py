@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.embedding.windows import Windows
 from training.loop.batches import PADDING, Batch, TrainingRows, batches, collate, epoch, training_rows
 
 Sequences = list[npt.NDArray[np.int32]]
@@ -135,3 +136,19 @@ def test_batches_depend_on_the_generator_alone() -> None:
     assert first != second
     # Not only the order of batches: equals in length are shuffled among them.
     assert {tuple(sorted(group)) for group in drawn(1)} != {tuple(sorted(group)) for group in drawn(2)}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_target_brings_its_own_weight(packed: bool) -> None:
+    """A weight that is the item itself shows whose it is, in rows of both kinds and in windows."""
+    sequences = distinct_sequences([0, 7, 2, 30, 1])
+    weights = [sequence.astype(np.float32) for sequence in sequences]
+    rows = training_rows(sequences, 5, packed, weights=weights)
+    windows = Windows([sequence for sequence in sequences if len(sequence)], 5, weights=weights)
+    for each in (*epoch(rows, 7, np.random.default_rng(0)), all_at_once(windows.cut(2))):
+        assert each.weights is not None
+        assert each.weights.tolist() == each.items.tolist()
+
+
+def test_rows_without_weights_bring_none() -> None:
+    assert all_at_once(training_rows(distinct_sequences([4]), 5, packed=True)).weights is None

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from model_store.errors import CheckpointError
+from model_store.errors import CheckpointError, ConfigError
 from tests.support.tiny import OVERRIDES
 from training.config import load_config
-from training.loop import checkpoint
+from training.loop import checkpoint, distributed
 from training.loop.checkpoint import BestWeights, ResumableLoop, State, Weights, read_state, seconds_spent, write_state
 from training.run_folder import RunFolder
 
@@ -96,6 +96,32 @@ def test_a_damaged_checkpoint_is_named_with_the_fix(tmp_path: Path, damage: str)
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="to another training"):
         resumed(saved(tmp_path / "file"), width=3)
+
+
+@pytest.mark.usefixtures("always")
+def test_a_machine_that_has_another_checkpoint_than_the_first_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "stage.checkpoint.safetensors")
+    monkeypatch.setattr(distributed, "compute_on_first", lambda _: [7, 1.5])
+    with pytest.raises(CheckpointError, match="has it after 1 batches, and that of the first process after 7"):
+        resumed(path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="has it after 0 batches"):
+        resumed(path)
+
+
+def test_a_run_folder_that_machines_do_not_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path, load_config("demo"))
+    run.require_shared()
+    assert list(tmp_path.iterdir()) == []
+
+    # The second of two machines: what the first one writes does not come here.
+    monkeypatch.setattr(distributed, "compute_on_first", lambda _: "token of the first")
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    with pytest.raises(ConfigError, match="is not the same folder on all machines") as told:
+        run.require_shared()
+    assert "mounted" in told.value.hint
 
 
 def test_tensors_and_values_come_back_as_they_were(tmp_path: Path) -> None:

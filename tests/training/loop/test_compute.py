@@ -15,7 +15,8 @@ from model_store.network.layers import Dropout, RmsNorm
 from tests.support.training_forks import cyclic
 from tests.training.joint.test_training import ROWS, cycle, make_config, make_learner, some_batch
 from training.config import PRESETS, load_config
-from training.embedding.sasrec import SasrecConfig, train_sasrec
+from training.embedding.sasrec import SasrecConfig
+from training.embedding.training import train_sasrec
 from training.evaluation.full_ranking import generative_ranks
 from training.evaluation.metrics import recall
 from training.joint.learner import Learner

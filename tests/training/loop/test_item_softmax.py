@@ -109,6 +109,19 @@ def test_candidates_are_drawn_by_popularity_and_weighted_against_it(popularity: 
     assert torch.equal(again.items, found.items)
 
 
+def test_other_items_among_the_candidates_change_no_loss(popularity: np.ndarray) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(3, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True)
+    batch = np.array([3, 3, 7])
+    proposal = Proposal(popularity, ITEMS, 4)
+    plain = proposal.candidates(batch, np.random.default_rng(0))
+    wider = proposal.candidates(batch, np.random.default_rng(0), np.arange(ITEMS))
+    assert wider.items.tolist() == list(range(ITEMS))
+    losses = [sampled_softmax_loss(hidden, weight, torch.from_numpy(batch), each) for each in (plain, wider)]
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(*(gradients(loss, hidden, weight) for loss in losses))
+
+
 def test_items_are_sampled_where_they_are_very_many_or_when_asked_for() -> None:
     assert not SasrecConfig().is_sampled(SAMPLED_ABOVE)
     assert SasrecConfig().is_sampled(SAMPLED_ABOVE + 1)
@@ -116,3 +129,27 @@ def test_items_are_sampled_where_they_are_very_many_or_when_asked_for() -> None:
     assert not SasrecConfig(softmax="full").is_sampled(10**7)
     with pytest.raises(ValidationError, match="negatives"):
         SasrecConfig(negatives=0)
+
+
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_a_target_of_weight_3_counts_like_three_targets(is_sampled: bool) -> None:
+    """Loss and gradients, those of additions included; more rows than a slice holds."""
+    torch.manual_seed(0)
+    times = torch.randint(0, 4, (300,))
+    hidden = torch.randn(300, WIDTH, requires_grad=True)
+    weight = torch.randn(ITEMS, WIDTH, requires_grad=True)
+    targets = torch.randint(ITEMS, (300,))
+    value = torch.randn(300, requires_grad=True)
+    everything = Candidates(torch.arange(ITEMS), torch.zeros(ITEMS))
+
+    def loss(row: torch.Tensor, target_weights: torch.Tensor | None) -> torch.Tensor:
+        added = additions_of(torch.arange(len(row)), targets[row] // 2, value[row], len(row))
+        if is_sampled:
+            return sampled_softmax_loss(hidden[row], weight, targets[row], everything, 300, added, target_weights)
+        return full_softmax_loss(hidden[row], weight, targets[row], 300, None, added, target_weights)
+
+    weighted = loss(torch.arange(300), times.float())
+    repeated = loss(torch.arange(300).repeat_interleave(times), None)
+    torch.testing.assert_close(weighted, repeated)
+    inputs = (hidden, weight, value)
+    torch.testing.assert_close(gradients(weighted, *inputs), gradients(repeated, *inputs))

@@ -16,13 +16,13 @@ import torch
 
 from model_store.config import ModelConfig
 from model_store.network.tokenizer import Tokenizer
-from training.embedding.sasrec import Sasrec, SasrecConfig, sasrec_candidates, sasrec_loss, sasrec_optimizer
+from training.embedding.sasrec import Sasrec, SasrecConfig
+from training.embedding.training import SasrecSteps
 from training.embedding.windows import Windows
 from training.joint import learner as learners
 from training.joint.learner import Learner, new_learner
 from training.joint.phase_losses import JointConfig, joint_losses, recommender_losses, tokenizer_losses, weighted_sum
 from training.loop.batches import collate, training_rows
-from training.loop.item_softmax import Proposal
 from training.loop.optimiser import Optimiser, descend, recommender_optimizer
 from training.tokenizer.codebooks import tokenizer_optimizer
 
@@ -75,13 +75,11 @@ def test_a_step_of_sasrec(device: str, softmax: str) -> None:
     settings = {"embedding_dim": WIDTH, "layers": 1, "max_history": LONGEST, "softmax": softmax, "negatives": 9}
     model = Sasrec(SasrecConfig.model_validate(settings), ITEMS).to(device)
     windows = Windows(sequences(), LONGEST, device)
-    proposal = Proposal(windows.targets, ITEMS, 9) if softmax == "sampled" else None
-    optimiser = optimiser_of(sasrec_optimizer(model), device)
+    steps = SasrecSteps(model, windows, 10, 0)
     rows, groups = windows.draw_epoch(64, np.random.default_rng(0))
     with watched(device):
         for chosen in groups:
-            batch = collate(rows, chosen)
-            descend(sasrec_loss(model, batch, sasrec_candidates(proposal, batch, (0, 0, 0))), optimiser)
+            steps.take(rows, chosen, 0, 0)
     assert model.item_embedding.weight.device.type == device
 
 

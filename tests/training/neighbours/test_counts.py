@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from training.data.dataset import Sequences
 from training.neighbours import counts
-from training.neighbours.counts import BACKWARD, DISTANCE_DECAY, PSEUDO, WINDOW, NeighbourCounts, count_neighbours
+from training.neighbours.counts import (
+    BACKWARD,
+    DISTANCE_DECAY,
+    PSEUDO,
+    WINDOW,
+    NeighbourCounts,
+    NeighbourSettings,
+    count_neighbours,
+)
 
 
 def flat(sequences: list[list[int]]) -> Sequences:
@@ -41,7 +49,7 @@ def test_three_items_by_hand() -> None:
     )
     assert found.outgoing.tolist() == pytest.approx([1.85, 1.2, 0.37, 0])
     assert found.incoming.tolist() == pytest.approx([0.37, 1.2, 1.85, 0])
-    strength = found.strength(out_exponent=0.5, in_exponent=0.3)
+    strength = found.memory(NeighbourSettings(out_exponent=0.5, in_exponent=0.3)).strength
     assert strength[1] == pytest.approx(0.85 / (11.85**0.5 * 11.85**0.3))
     assert strength[2] == pytest.approx(0.2 / (11.2**0.5 * 10.37**0.3))
 
@@ -72,4 +80,5 @@ def test_the_strongest_neighbours_of_an_item_are_kept_and_popularity_is_held_aga
     assert pairs(found)[0, 2] == pytest.approx(11)
     assert (0, 1) not in pairs(found)
     assert found.outgoing[0] == pytest.approx(23)  # degrees are those of all pairs
-    assert pytest.approx(found.strength(0.5, 0.3)[0], rel=1e-5) == (23 + PSEUDO) ** -0.5 * 11 * (11 + PSEUDO) ** -0.3
+    strength = found.memory(NeighbourSettings(out_exponent=0.5, in_exponent=0.3)).strength
+    assert pytest.approx(strength[0], rel=1e-5) == (23 + PSEUDO) ** -0.5 * 11 * (11 + PSEUDO) ** -0.3

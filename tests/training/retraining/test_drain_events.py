@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import polars as pl
 import pytest
 from filelock import FileLock
 from redis import Redis
@@ -17,6 +18,7 @@ from model_store.events.event import Event
 from model_store.events.event_log import EventLine, ForgetLine
 from model_store.events.log_writer import LogWriter
 from model_store.replication import redis_schema
+from model_store.tracing.interface import MAX_LINKS
 from tests.support.redis_server import RedisServer
 from training.retraining import drain_events as drain_module
 from training.retraining.drain_events import DrainResult, drain, read_drained
@@ -29,6 +31,7 @@ class Source(Protocol):
     prefix: str
 
     def add(self, *numbers: int) -> None: ...
+    def add_traced(self, traceparent: str, *numbers: int) -> None: ...
     def add_noise(self) -> None: ...
     def left(self) -> int: ...
 
@@ -43,6 +46,12 @@ class RedisSource:
     def add(self, *numbers: int) -> None:
         for number in numbers:
             self.client.xadd(self.stream, {redis_schema.EVENT_FIELD: redis_schema.encode_event(event(number))})
+
+    def add_traced(self, traceparent: str, *numbers: int) -> None:
+        for number in numbers:
+            encoded = redis_schema.encode_event(event(number))
+            traced = {redis_schema.EVENT_FIELD: encoded, redis_schema.TRACEPARENT_FIELD: traceparent.encode()}
+            self.client.xadd(self.stream, traced)  # type: ignore[arg-type]  # a dictionary's types are invariant
 
     def add_noise(self) -> None:
         self.client.xadd(self.stream, {"event": "noise"})
@@ -62,6 +71,11 @@ class LogSource:
     def add(self, *numbers: int) -> None:
         self.log.append(EventLine(recorded_at=0, event=event(number)) for number in numbers)
         self.log.append([ForgetLine(user_id="someone")])
+        self.log.save_state([])
+
+    def add_traced(self, traceparent: str, *numbers: int) -> None:
+        lines = [EventLine(recorded_at=0, event=event(number), traceparent=traceparent) for number in numbers]
+        self.log.append(lines)
         self.log.save_state([])
 
     def add_noise(self) -> None:
@@ -120,7 +134,7 @@ def test_events_arrive_once_ordered_by_time(source: Source, out: Path) -> None:
     source.add(6)
     assert run(source, out).events == 1
     assert ids(out) == ["e6", "e5", "e4", "e3", "e2", "e1"]
-    assert read_drained(out).row(0) == ("e6", "u", "i6", "click", 9994)
+    assert read_drained(out).row(0) == ("e6", "u", "i6", "click", 9994, None, None, None, None)
 
 
 def test_repeated_ids_count_once_and_the_first_wins(source: Source, out: Path) -> None:
@@ -264,3 +278,21 @@ def test_a_damaged_file_is_named(out: Path) -> None:
     (out / "events-log-0.parquet").write_bytes(b"PAR1 noise")
     with pytest.raises(DataError, match="cannot be read"):
         read_drained(out)
+
+
+def test_spans_of_the_newest_events_come_along_each_once(source: Source, out: Path) -> None:
+    source.add(1)
+    source.add_traced("00-old", *range(2, 4))
+    for number in range(MAX_LINKS):
+        source.add_traced(f"00-{number}", 10 + number)
+
+    drained = run(source, out, per_file=50)
+    assert drained.events == 3 + MAX_LINKS
+    assert drained.traceparents == tuple(f"00-{number}" for number in range(MAX_LINKS))
+
+
+def test_files_of_earlier_releases_are_still_read(out: Path) -> None:
+    out.mkdir()
+    columns = {"event_id": ["a"], "user_id": ["u"], "item_id": ["i"], "type": ["click"], "timestamp": [1]}
+    pl.DataFrame(columns).write_parquet(out / "events-0.parquet")
+    assert read_drained(out).row(0) == ("a", "u", "i", "click", 1, None, None, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from model_store.errors import DataError
+from model_store.events.event import EVENT_TYPES
 from model_store.replication.item_payload import ItemContent
 from training.data.dataset import Dataset, ItemInfo
 from training.data.prepare import PrepareOptions, build_dataset
@@ -242,3 +244,20 @@ def test_merging_gives_what_preparing_everything_together_gives(
     assert found.dataset.item_ids[: base.n_items] == base.item_ids
     assert found.dataset.user_ids[: base.users].equals(base.user_ids)
     assert found.accepted + sum(found.rejected.values()) == len(later)
+
+
+def test_a_repeat_tells_the_type_only_where_repeats_are_one_interaction() -> None:
+    sent = events_at([("u0", "a", 1)]).with_columns(type=pl.lit("purchase"))
+    for keeps_repeats, expected in ((False, "purchase"), (True, None)):
+        options = PrepareOptions(min_user=2, min_item=5, keep_repeats=keeps_repeats)
+        found = merge_data(prepared(options=options), sent, {}).dataset
+        kind = int(found.event_types[found.offsets[found.user_ids.to_list().index("u0")]])
+        assert (EVENT_TYPES[kind] if kind >= 0 else None) == expected
+
+
+def test_new_items_have_no_vector_of_the_user_s_own() -> None:
+    before = prepared()
+    vectors = np.arange(1, 1 + 3 * before.n_items, dtype=np.float32).reshape(before.n_items, 3)
+    found = merge_data(replace(before, own_vectors=vectors), events(*seen_by(5, "late")), {"late": LATE}).dataset
+    assert found.own_vectors is not None
+    np.testing.assert_array_equal(found.own_vectors, np.vstack([vectors, np.zeros((1, 3), dtype=np.float32)]))

@@ -74,3 +74,9 @@ def test_the_order_tells_nothing_where_times_are_known() -> None:
 
 def test_nothing_repeats_nothing() -> None:
     assert repeats(BASE, []) == repeats([], []) == repeats([], [(0, 1, 2)]) == []
+
+
+def test_a_user_s_events_are_told_from_those_of_users_before() -> None:
+    """Without times in the base data each user's events are compared with that user's ending alone."""
+    base = [(0, 5, 0), (1, 7, 0), (1, 8, 0)]
+    assert repeats(base, [(0, 9, 100), (1, 7, 101), (1, 8, 102), (0, 5, 103)]) == [1, 2]

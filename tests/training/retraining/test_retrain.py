@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -25,13 +27,18 @@ from tests.support.encodable_bundles import encodable_bundle
 from tests.support.redis_server import RedisServer
 from tests.support.service_harness import serving
 from tests.support.tiny import ITEMS, OVERRIDES, set_options, write_cycle
+from tests.support.traces import CALLER, CALLER_SPAN, KeptTraces, attributes
 from training.cli import app
-from training.config import load_config
+from training.config import GateConfig, load_config
 from training.data.dataset import Dataset, ItemInfo
 from training.data.storage import load_dataset
 from training.loop.progress import SilentProgress
-from training.retraining.retrain import Retrainer, RetrainReport, incumbent_metrics, served_catalogue
+from training.retraining.figures import compare_models, model_metrics
+from training.retraining.gate import Gate
+from training.retraining.pass_report import RetrainReport
+from training.retraining.retrain import Retrainer
 from training.retraining.schedule import parse_cron
+from training.retraining.served_model import published_model, served_catalogue
 
 
 def events(first: int, count: int, users: str = "u") -> list[Event]:
@@ -47,12 +54,12 @@ def events(first: int, count: int, users: str = "u") -> list[Event]:
     ]
 
 
-def record(redis_url: str | None, folder: Path, batch: list[Event]) -> None:
+def record(redis_url: str | None, folder: Path, batch: list[Event], traceparent: str = "") -> None:
     """Record events as the service does."""
 
     async def go() -> None:
         store = open_store(redis_url, folder)
-        await store.record(batch)
+        await store.record(batch, traceparent)
         await store.close()
 
     asyncio.run(go())
@@ -107,7 +114,8 @@ def test_events_then_a_candidate_then_rest(after_first: Path) -> None:
     # The file has no times and ends with i3, i4 for one of the users, so two events may be the same rows once more.
     assert (second.events, second.rejected) == (58, {"duplicate": 2, "below the filters": 3})
     assert second.incumbent["ndcg@10"] > 0
-    assert second.promoted == (second.candidate["ndcg@10"] >= second.incumbent["ndcg@10"])
+    assert second.promoted == (second.gate["verdict"] == "promote")
+    assert not (second.promoted and second.candidate["ndcg@10"] < 0.98 * second.incumbent["ndcg@10"])
     assert store.live() == second.version
     if second.promoted:
         manifest = store.bundle().manifest
@@ -121,6 +129,26 @@ def test_events_then_a_candidate_then_rest(after_first: Path) -> None:
     reports = [json.loads(path.read_text()) for path in sorted((after_first / "work" / "reports").glob("*.json"))]
     assert reports[-1] == third.as_dict()
     assert second.as_dict() in reports
+
+
+def test_a_pass_links_to_the_requests_that_brought_its_events(after_first: Path) -> None:
+    log = after_first / "models" / "events"
+    record(None, log, events(0, 2, users="new"), CALLER)
+    record(None, log, events(0, 1, users="untraced"))
+    traces = KeptTraces()
+    traced = retrainer(after_first, log)
+    traced.tracing = traces.tracing
+    report = traced.run_once()
+
+    span = traces.span("retrain")
+    assert [link.context.span_id for link in span.links] == [CALLER_SPAN]
+    assert span.parent is None
+    assert attributes(span) == {
+        "etegrec.promoted": report.promoted,
+        "etegrec.model_version": report.version,
+        "etegrec.events": report.events,
+    }
+    assert traces.parent_of("drain") == "retrain"
 
 
 def test_a_worse_candidate_is_not_promoted(after_first: Path) -> None:
@@ -141,7 +169,34 @@ def test_a_worse_candidate_is_not_promoted(after_first: Path) -> None:
 def test_the_incumbent_is_judged_as_its_own_evaluation_did(first_pass: tuple[Path, RetrainReport]) -> None:
     folder, report = first_pass
     data = load_dataset(folder / "work" / "base")
-    assert incumbent_metrics(ModelStore(folder / "models").bundle(), data) == pytest.approx(report.candidate)
+    live = published_model(ModelStore(folder / "models").bundle(), data)
+    assert model_metrics(live, data) == pytest.approx(report.candidate)
+
+
+def test_the_figures_of_a_real_model_stand_in_its_bundle(first_pass: tuple[Path, RetrainReport]) -> None:
+    folder, report = first_pass
+    bundle = ModelStore(folder / "models").bundle()
+    assert json.loads(bundle.read("report/gate.json")) == report.gate | {"drift": {}}
+    assert b"The live version" not in bundle.read("report/gate.html")
+
+    values = {check["name"]: check["value"] for check in report.gate["checks"]}
+    assert values["goldens answered as in training"] == f"all {len(bundle.goldens())}"
+    assert float(values["time of a search"].removesuffix(" ms")) > 0
+    assert float(values["calibration error"]) < 0.5
+    assert int(values["bytes"].replace(",", "")) > len(bundle.read("search.onnx"))
+
+
+def test_a_model_beside_itself_keeps_every_limit(first_pass: tuple[Path, RetrainReport]) -> None:
+    folder, _ = first_pass
+    data = load_dataset(folder / "work" / "base")
+    live = published_model(ModelStore(folder / "models").bundle(), data)
+    compared = compare_models(live, live, data, seed=0)
+    assert compared.codes_moved == 0
+    assert compared.goldens.problem == ""
+    both = [replace(each, search_ms=0.0) for each in (compared.candidate, compared.incumbent) if each]
+    np.testing.assert_array_equal(both[0].gains, both[1].gains)
+    assert replace(both[0], gains=both[1].gains) == both[1]
+    assert Gate(GateConfig(max_codes_moved=0.0, max_search_time=50.0)).judge(compared).verdict == "promote"
 
 
 def test_what_a_person_rolled_back_is_neither_trained_nor_promoted_again(after_first: Path) -> None:

@@ -1,4 +1,7 @@
-"""The gate: what candidate and incumbent are judged on, and which is live afterwards. Nothing is trained here."""
+"""The pass and its gate: what is published, which version is live afterwards, and what is remembered.
+
+Nothing is trained here.
+"""
 
 from __future__ import annotations
 
@@ -6,177 +9,48 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import safetensors.numpy
-import torch
 
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.manifest import DataSummary
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey
-from model_store.catalogue.catalogue import Catalogue
-from model_store.errors import CatalogueFull, ItemRefused
-from model_store.network.recommender import Recommender
-from model_store.replication.item_payload import NewItem
-from model_store.search.fusion import GENERATIVE_ALONE, Fusion
-from tests.support.bundles import NOON, bundle_files, description, small_catalogue
+from tests.support.bundles import NOON, bundle_files, description, publish_small
+from tests.support.comparisons import comparison
 from tests.support.evaluations import evaluation
-from tests.support.random_worlds import random_recommender, random_vectors, small_config
 from tests.support.tiny import write_cycle
-from training.config import load_config
-from training.data.dataset import Dataset, ItemInfo, Split
+from training.config import WarmConfig, load_config
+from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
 from training.data.storage import load_dataset
-from training.evaluation.full_ranking import search_split
-from training.evaluation.metrics import Ranks
 from training.loop.progress import PlainProgress, SilentProgress
 from training.retraining import retrain
-from training.retraining.drain_events import SCHEMA
-from training.retraining.gate import GATE_METRIC, Gate
-from training.retraining.retrain import Retrainer, RetrainReport, incumbent_metrics, load_recommender
+from training.retraining.drift import Drift, Shift
+from training.retraining.figures import Comparison
+from training.retraining.gate import GATE_METRIC
+from training.retraining.pass_report import RetrainReport
+from training.retraining.replay import Replay
+from training.retraining.retrain import Retrainer
 from training.retraining.schedule import attempt
+from training.retraining.warm_start import Start
 from training.run_evaluation import Evaluation
 from training.run_folder import RunFolder
-
-FUSED = Fusion(weight=2.0, candidates=4)
-CONFIG = small_config(3, 8).model_copy(update={"beam_width": 20})
-
-
-def weights_of(net: Recommender) -> bytes:
-    tensors = {f"recommender.{name}": value.numpy() for name, value in net.state_dict().items()}
-    saved: bytes = safetensors.numpy.save({**tensors, "tokenizer.other": np.zeros(2, dtype=np.float32)})
-    return saved
-
-
-def incumbent_in(folder: Path, fusion: Fusion = GENERATIVE_ALONE, data: str = "f" * 64, ids: str = "item-") -> Bundle:
-    """Publish and promote a bundle with a real recommender, whose items cannot be encoded."""
-    catalogue = small_catalogue()
-    vectors = random_vectors(np.random.default_rng(1), CONFIG, len(catalogue))
-    named = replace(catalogue, item_ids=[f"{ids}{row}" for row in range(len(catalogue))], vectors=vectors)
-    about = description()
-    about = about.model_copy(update={"config": CONFIG, "fusion": fusion})
-    about = about.model_copy(update={"data": about.data.model_copy(update={"fingerprint": data})})
-    store = ModelStore(folder)
-    files = bundle_files(0, named) | {"weights.safetensors": weights_of(random_recommender(CONFIG, 3))}
-    store.promote(publish(store, files, about, NOON))
-    return store.bundle()
-
-
-def dataset(sequences: dict[str, list[str]]) -> Dataset:
-    rows = [(user, item, at) for user, items in sequences.items() for at, item in enumerate(items)]
-    return Dataset.from_frame("all", pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"), {})
-
-
-def random_sequences() -> dict[str, list[str]]:
-    rng = np.random.default_rng(0)
-    return {f"u{user}": [f"item-{row}" for row in rng.integers(0, 40, 6)] for user in range(30)}
-
-
-@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSED], ids=["generative", "fused"])
-def test_the_incumbent_ranks_the_newest_interactions_as_it_is_served(tmp_path: Path, fusion: Fusion) -> None:
-    bundle = incumbent_in(tmp_path, fusion)
-    known = random_sequences()
-    sequences = {
-        **known,
-        "a target that it cannot answer": ["item-1", "item-2", "item-3", "late"],
-        "a history that it does not know": ["late", "later", "late", "item-1"],
-        "some of a history": ["item-4", "late", "item-5", "item-6"],
-    }
-    judged = {**known, "some of a history": ["item-4", "item-5", "item-6"]}
-    catalogue = bundle.catalogue()
-    ranked = sorted({catalogue.row_of[item] for items in judged.values() for item in items})
-    assert len(ranked) < len(catalogue), "an item that the candidate cannot rank must not stand in the incumbent's way"
-    rows = [[ranked.index(catalogue.row_of[item]) for item in items] for items in judged.values()]
-    targets = np.array([items[-1] for items in rows], dtype=np.int32)
-    part = Split([np.array(items[:-1], dtype=np.int32) for items in rows], targets, np.arange(len(rows)))
-    net = load_recommender(bundle)
-    codes, vectors = catalogue.codes[ranked], None if catalogue.vectors is None else catalogue.vectors[ranked]
-    found = search_split(net, codes, part, CONFIG.beam_width, vectors, fusion.candidates)
-    missed = np.array([-1, -1])
-    expected = Ranks(*(np.concatenate([ranks, missed]) for ranks in found.ranks(fusion))).summary()
-    metrics = incumbent_metrics(bundle, dataset(sequences))
-    assert metrics == pytest.approx(expected)
-    assert 0 < metrics["recall@10"] < 1
-    if fusion.weight:
-        alone = Ranks(*(np.concatenate([ranks, missed]) for ranks in found.ranks())).summary()
-        assert metrics != pytest.approx(alone)
-
-
-def test_nobody_whom_the_incumbent_knows_means_that_it_misses_everyone(tmp_path: Path) -> None:
-    metrics = incumbent_metrics(incumbent_in(tmp_path), dataset({"u": ["late"] * 3, "v": ["item-1", "item-2", "late"]}))
-    assert set(metrics.values()) == {0.0}
-
-
-def test_the_recommender_of_a_bundle_has_its_weights_and_is_not_in_training(tmp_path: Path) -> None:
-    net = load_recommender(incumbent_in(tmp_path))
-    assert not net.training
-    for name, value in random_recommender(CONFIG, 3).state_dict().items():
-        torch.testing.assert_close(net.state_dict()[name], value)
-
-
-class FakeEncoder:
-    """Encoder that refuses and places items by their titles."""
-
-    opened = 0
-
-    @classmethod
-    def open(cls, _: Bundle) -> FakeEncoder:
-        cls.opened += 1
-        return cls()
-
-    def encode_all(self, items: list[NewItem]) -> list[SimpleNamespace | ItemRefused]:
-        vector = np.eye(1, CONFIG.tokenizer.embedding_dim, dtype=np.float32)[0]
-        return [
-            ItemRefused("refused", "no fix") if item.title == "refused" else SimpleNamespace(latent=item, vector=vector)
-            for item in items
-        ]
-
-    def placement(self, catalogue: Catalogue) -> SimpleNamespace:
-        taken = {tuple(codes) for codes in catalogue.codes.tolist()}
-        free = next(codes for codes in np.ndindex(8, 8, 8) if codes not in taken)
-
-        def place(latent: NewItem) -> np.ndarray:
-            if latent.title == "no room":
-                raise CatalogueFull("full", "no fix")
-            assert latent == NewItem("late", ("new",), {"year": 2026})
-            return np.array(free, dtype=np.int16)
-
-        return SimpleNamespace(place=place)
-
-
-def test_items_that_came_live_join_the_catalogue_of_the_incumbent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retrain, "ItemEncoder", FakeEncoder)
-    monkeypatch.setattr(FakeEncoder, "opened", 0)
-    bundle = incumbent_in(tmp_path)
-    known = dataset({"u": ["item-1", "item-2", "item-3"]})
-    assert len(retrain.served_catalogue(bundle, known)) == 40
-    assert FakeEncoder.opened == 0, "nothing is missing"
-
-    told = {name: ItemInfo(name, ("new",), {"year": 2026}) for name in ("refused", "no room", "late")}
-    rows = [("u", item, at) for at, item in enumerate(["item-1", *told, "item-2"])]
-    frame = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
-    catalogue = retrain.served_catalogue(bundle, Dataset.from_frame("all", frame, told))
-    assert [catalogue.row(name) for name in told] == [None, None, 40]
-    assert (catalogue.titles[40], catalogue.categories[40]) == ("late", ("new",))
-    assert (len(catalogue), catalogue.trained) == (41, 40)
-    catalogue.check_integrity()
 
 
 class FakePipeline:
     """Pipeline that trains nothing and has the metrics of the test."""
 
     fused: float
+    live: float
+    """NDCG@10 of the live version."""
     popularity: float
+    drift: Drift | None
     trained: list[Path]
     meanwhile: list[Callable[[], object]]
     """What others do while it trains."""
@@ -186,6 +60,10 @@ class FakePipeline:
         self.trained.append(run.path)
         for act in self.meanwhile:
             act()
+
+    @property
+    def dataset(self) -> Dataset:
+        return load_dataset(self.run.path / "data")
 
     def evaluate(self) -> Evaluation:
         return evaluation(self.fused, self.popularity)
@@ -204,10 +82,21 @@ def passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Retrainer:
         number = next(numbers)
         return publish(store, bundle_files(number), about, NOON.replace(hour=20, minute=number), key)
 
-    for name, start in (("trained", []), ("meanwhile", []), ("popularity", 0.0), ("fused", 0.5)):
+    def compare(_: FakePipeline, incumbent: Bundle | None, __: Dataset) -> tuple[Comparison, Drift | None]:
+        return comparison(FakePipeline.fused, FakePipeline.live if incumbent else None), FakePipeline.drift
+
+    for name, start in (
+        ("trained", []),
+        ("meanwhile", []),
+        ("popularity", 0.0),
+        ("fused", 0.5),
+        ("live", 0.5),
+        ("drift", None),
+    ):
         monkeypatch.setattr(FakePipeline, name, start, raising=False)
     monkeypatch.setattr(retrain, "Pipeline", FakePipeline)
     monkeypatch.setattr(retrain, "export_bundle", lambda _: None)
+    monkeypatch.setattr(retrain, "compare", compare)
     monkeypatch.setattr(retrain, "publish_run", publish_candidate)
     source = write_cycle(tmp_path / "cycle.txt")
     store = ModelStore(tmp_path / "models")
@@ -225,24 +114,54 @@ def last_report(passes: Retrainer) -> dict[str, Any]:
 def test_a_pass_promotes_what_is_not_worse_and_keeps_the_rest_out(
     passes: Retrainer, better_by: float, is_promoted: bool
 ) -> None:
-    incumbent = incumbent_in(passes.work.parent / "models", ids="i")
-    data = open_or_prepare(passes.source, passes.work / "base", passes.config.data, lambda _: None)
-    before = incumbent_metrics(incumbent, data)
-    assert before[GATE_METRIC] > 0
-    FakePipeline.fused = before[GATE_METRIC] + better_by
+    incumbent = publish_small(passes.store)
+    passes.store.promote(incumbent)
+    FakePipeline.fused = 0.4 + better_by
 
-    report = passes.run_once()
+    report = judged_against(passes, 0.4)
     assert report.promoted is is_promoted
     assert report.candidate == {GATE_METRIC: FakePipeline.fused}
-    assert report.incumbent == pytest.approx(before)
+    assert report.incumbent[GATE_METRIC] == 0.4
+    assert report.gate["verdict"] == ("promote" if is_promoted else "drop")
     assert last_report(passes) == report.as_dict()
     assert passes.store.live() == report.version
     if is_promoted:
-        assert report.version != incumbent.version
-        assert passes.store.bundle().manifest.parent == incumbent.version
-        assert passes.store.previous() == incumbent.version
+        assert report.version != incumbent
+        assert passes.store.bundle().manifest.parent == incumbent
+        assert passes.store.previous() == incumbent
     else:
-        assert passes.store.versions() == [incumbent.version]
+        assert passes.store.versions() == [incumbent]
+
+
+def test_a_candidate_that_answers_its_goldens_otherwise_is_never_live(
+    passes: Retrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = comparison(0.5, None, goldens=Replay(24, "golden 3 differs"))
+    monkeypatch.setattr(retrain, "compare", lambda *_: (broken, None))
+    report = passes.run_once()
+    assert report.reason == "not published: the exported search does not answer its goldens, golden 3 differs"
+    assert (report.promoted, passes.store.live(), passes.store.versions()) == (False, None, [])
+
+
+def test_the_limits_of_the_configuration_hold_candidates_back(
+    passes: Retrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes.store.promote(publish_small(passes.store))
+    monkeypatch.setattr(retrain, "compare", lambda *_: (comparison(0.5, 0.5, codes_moved=0.4), None))
+    passes.config = load_config("demo", ["gate.max_codes_moved=0.3"])
+    report = passes.run_once()
+    assert report.held_back
+    assert report.reason.startswith("held back: known items with other codes: 40.0%, at most 30%; `etegrec-models show")
+    assert passes.store.withheld()[report.held_back].reason == "known items with other codes: 40.0%, at most 30%"
+
+
+def test_the_page_and_the_figures_stand_beside_the_report_of_the_run(passes: Retrainer) -> None:
+    report = passes.run_once()
+    [folder] = FakePipeline.trained
+    assert report.page == str(folder / "report" / "gate.html")
+    for place in ("report", "bundle/report"):
+        assert json.loads((folder / place / "gate.json").read_text()) == report.gate | {"drift": {}}
+        assert "No version is live." in (folder / place / "gate.html").read_text()
 
 
 def test_the_first_candidate_is_promoted_whatever_it_is_worth(passes: Retrainer) -> None:
@@ -254,9 +173,17 @@ def test_the_first_candidate_is_promoted_whatever_it_is_worth(passes: Retrainer)
     assert len(FakePipeline.trained) == 1
 
 
+def publish_with_data(passes: Retrainer, fingerprint: str, seed: int = 0) -> Bundle:
+    """Publish and promote a version of an older release, which does not say its settings."""
+    about = description()
+    about = about.model_copy(update={"data": about.data.model_copy(update={"fingerprint": fingerprint})})
+    passes.store.promote(publish(passes.store, bundle_files(seed), about, NOON.replace(minute=seed)))
+    return passes.store.bundle()
+
+
 def test_only_force_trains_again_on_the_data_of_the_incumbent(passes: Retrainer) -> None:
     data = open_or_prepare(passes.source, passes.work / "base", passes.config.data, lambda _: None)
-    incumbent = incumbent_in(passes.work.parent / "models", data=data.fingerprint, ids="i")
+    incumbent = publish_with_data(passes, data.fingerprint)
     report = passes.run_once()
     said = f"no new interactions, items or settings since {incumbent.version} was trained"
     assert (report.promoted, report.reason) == (False, said)
@@ -264,7 +191,6 @@ def test_only_force_trains_again_on_the_data_of_the_incumbent(passes: Retrainer)
     assert FakePipeline.trained == []
     assert last_report(passes) == report.as_dict()
 
-    passes.gate = Gate(max_gain=0)
     forced = passes.run_once(force=True)
     assert forced.promoted
     assert forced.version != incumbent.version
@@ -281,12 +207,16 @@ def test_a_candidate_has_the_data_that_it_is_trained_on_beside_it(passes: Retrai
     assert data.fingerprint == base.fingerprint
 
 
+EVENT_COLUMNS = ["event_id", "user_id", "item_id", "type", "timestamp"]
+"""Columns that every drained event has a value in."""
+
+
 def record(passes: Retrainer, item: str, count: int = 5) -> None:
     """Let users of the base data come back for an item, all at the same time."""
     folder = passes.work / "events"
     folder.mkdir(parents=True, exist_ok=True)
     rows = [(f"{item}-{user}", f"u{user}", item, "view", 1_800_000_000) for user in range(count)]
-    pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(folder / f"events-{item}.parquet")
+    pl.DataFrame(rows, schema=EVENT_COLUMNS, orient="row").write_parquet(folder / f"events-{item}.parquet")
 
 
 @pytest.fixture
@@ -303,10 +233,9 @@ def two_passes(passes: Retrainer) -> tuple[str, str]:
 
 
 def judged_against(passes: Retrainer, incumbent: float) -> RetrainReport:
-    """Run a pass in which the incumbent has this value; bundles of the first candidates have no recommender."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrain, "incumbent_metrics", lambda *_: {GATE_METRIC: incumbent})
-        return passes.run_once()
+    """Run a pass in which the live version has this NDCG@10."""
+    FakePipeline.live = incumbent
+    return passes.run_once()
 
 
 def test_a_rollback_holds_until_there_is_something_new(passes: Retrainer, two_passes: tuple[str, str]) -> None:
@@ -350,8 +279,8 @@ def test_new_settings_are_trained_although_nothing_else_is_new(passes: Retrainer
 
 def test_of_versions_of_older_releases_only_the_data_count(passes: Retrainer) -> None:
     data = open_or_prepare(passes.source, passes.work / "base", passes.config.data, lambda _: None)
-    kept = incumbent_in(passes.work.parent / "models", ids="i")
-    old = incumbent_in(passes.work.parent / "models", data=data.fingerprint, ids="j")
+    kept = publish_with_data(passes, "f" * 64)
+    old = publish_with_data(passes, data.fingerprint, seed=1)
     assert old.manifest.training is None
     assert passes.store.rollback() == kept.version
     report = passes.run_once()
@@ -458,3 +387,89 @@ def test_a_model_like_popularity_is_said_in_report_and_log(
     assert report["promoted"], "the first model is promoted all the same"
     assert report["warnings"][0].startswith("This model is not better than recommending the most popular items")
     assert report["warnings"][0] in capsys.readouterr().err
+
+
+def test_a_shift_is_said_in_report_page_and_metrics(passes: Retrainer) -> None:
+    first = passes.run_once().version
+    record(passes, "i3")
+    FakePipeline.drift = Drift(5, {"items": Shift(0.31, 0.1, True, "new"), "codes": Shift(0.01, 0.1, False, "old")})
+    report = passes.run_once()
+    assert report.promoted, "a shift is a reason to go on with the candidate"
+    said = f"The 5 interactions since {first} was trained are unlike those before: items (PSI 0.31, limit 0.10: new)."
+    assert report.warnings[-1] == said
+    assert report.drift["shifts"]["items"] == {"psi": 0.31, "limit": 0.1, "is_found": True, "note": "new"}
+    assert report.page
+    assert '<span class="best">shifted</span>' in Path(report.page).read_text()
+
+    metrics = (passes.work / "metrics.prom").read_text().splitlines()
+    assert 'etegrec_retrain_drift_psi{of="items"} 0.31' in metrics
+    assert 'etegrec_retrain_drift_limit{of="codes"} 0.1' in metrics
+    assert 'etegrec_retrain_ndcg{model="live"} 0.5' in metrics
+    assert 'etegrec_retrain_limits{result="pass"} 12.0' in metrics
+    assert "etegrec_retrain_promoted 1.0" in metrics
+
+    passes.run_once()
+    assert "etegrec_retrain_promoted 0.0" in (passes.work / "metrics.prom").read_text(), "nothing was new"
+    assert "drift_psi{" not in (passes.work / "metrics.prom").read_text()
+
+
+class FakeWarmPipeline(FakePipeline):
+    """The same, going on from a version."""
+
+    def __init__(self, run: RunFolder, progress: object, start: Start, _: WarmConfig) -> None:
+        super().__init__(run, progress)
+        self.start = start
+
+
+@pytest.fixture
+def warm_passes(passes: Retrainer, monkeypatch: pytest.MonkeyPatch) -> tuple[Retrainer, str]:
+    """A retrainer that is to go on from its first version, which fits."""
+    first = passes.run_once().version
+    assert first
+    record(passes, "i3")
+    FakePipeline.trained.clear()
+    passes.config = load_config("demo", ["warm.start=true"])
+
+    def found(live: Bundle, runs: Path, _: object, __: object) -> Start:
+        assert runs == passes.work / "runs"
+        return Start(live.version, RunFolder(runs, passes.config), np.empty((0, 3), np.int16), np.empty(0, np.int64))
+
+    monkeypatch.setattr(retrain, "find_start", found)
+    monkeypatch.setattr(retrain, "WarmPipeline", FakeWarmPipeline)
+    return passes, first
+
+
+def test_a_warm_pass_says_where_it_began(warm_passes: tuple[Retrainer, str]) -> None:
+    passes, first = warm_passes
+    report = passes.run_once()
+    assert (report.promoted, report.started_from) == (True, first)
+    [folder] = FakePipeline.trained
+    assert folder.name.endswith(f"-from-{first}")
+
+
+def test_a_warm_candidate_that_is_dropped_gets_a_full_training(
+    warm_passes: tuple[Retrainer, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes, first = warm_passes
+    passes.progress = PlainProgress(sys.stderr)
+    FakePipeline.fused = 0.4
+    report = judged_against(passes, 0.5)
+    assert (report.promoted, report.started_from) == (False, None)
+    assert [folder.name.endswith(f"-from-{first}") for folder in FakePipeline.trained] == [True, False]
+    said = capsys.readouterr().err
+    assert f"training goes on from {first}" in said
+    assert "kept the incumbent: the candidate is worse" in said
+    assert "; training from scratch" in said
+
+
+def test_a_live_version_that_does_not_fit_is_said_and_training_is_full(
+    warm_passes: tuple[Retrainer, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes, first = warm_passes
+    passes.progress = PlainProgress(sys.stderr)
+    monkeypatch.setattr(retrain, "find_start", lambda *_: "its run is gone")
+    report = passes.run_once()
+    assert (report.promoted, report.started_from) == (True, None)
+    assert "training from scratch: its run is gone" in capsys.readouterr().err
+    [folder] = FakePipeline.trained
+    assert first not in folder.name

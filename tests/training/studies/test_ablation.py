@@ -65,7 +65,7 @@ def opened(folder: Path, row: str, seed: int = 42) -> Pipeline:
 
 def fresh(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     """A run's recommender before its first step."""
-    learner = new_learner(pipeline.model, pipeline.tokenizer, pipeline.items.embeddings, pipeline.config.seed)
+    learner = new_learner(pipeline.model, pipeline.tokenizer, pipeline.embeddings, pipeline.config.seed)
     return learner.recommender.state_dict()
 
 
@@ -130,7 +130,7 @@ def test_the_rows_of_a_seed_share_embeddings_and_tokenizer(ablated: Path) -> Non
         full = opened(ablated, "full", seed)
         for key in KEYS[1:]:
             own = opened(ablated, key, seed)
-            assert torch.equal(own.items.embeddings, full.items.embeddings)
+            assert torch.equal(own.embeddings, full.embeddings)
             assert "embed" not in own.run.seconds
             assert "tokenizer" not in own.run.seconds
             if key != "fresh-recommender":
@@ -142,7 +142,7 @@ def test_the_rows_of_a_seed_share_embeddings_and_tokenizer(ablated: Path) -> Non
 
 def test_frozen_codes_never_change_and_full_ones_do(ablated: Path) -> None:
     frozen, full = opened(ablated, "frozen"), opened(ablated, "full")
-    pretrained = new_learner(full.model, full.tokenizer, full.items.embeddings, full.config.seed).assignment.codes
+    pretrained = new_learner(full.model, full.tokenizer, full.embeddings, full.config.seed).assignment.codes
     np.testing.assert_array_equal(frozen.learner.assignment.codes, pretrained)
     assert all("codes_changed" not in epoch for epoch in frozen.learner.history)
     assert (full.learner.assignment.codes != pretrained).any()

@@ -1,0 +1,101 @@
+"""Processor time of ``POST /recommend`` beside the engine, with attribution and without, in turns in one run.
+
+The service cannot switch attribution off, so the side without it is an earlier release: a checkout of the repository
+that this process's packages suffice for. Both serve the same small bundle by the engine without a network, since older
+releases refuse the graphs of newer ones, and nothing beside the engine depends on the network. Each has a store of its
+own, inside its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench_http import check, engine_cpu_s
+from benchmarks.load import Load, encode_request
+from benchmarks.loop.shop import K
+from benchmarks.loop.world import item_id, user_id
+from benchmarks.service_process import ServiceProcess
+from model_store.bundle.publish import publish
+from model_store.bundle.registry import ModelStore
+from tests.support.bundles import bundle_files, description, small_catalogue
+
+CONNECTIONS = 16
+REQUESTS = 5_000
+HISTORY = 20
+ITEMS = 500
+GIVEN: dict[str, Any] = {
+    "engine": "fake",
+    "load_trial": "false",
+    "threads": 1,
+    "deadline_ms": 30_000,
+    "result_cache_entries": 0,
+    "log_level": "warning",
+}
+
+
+def cpu_share_more(work: Path, before: Path, seconds: float, repeats: int) -> dict[str, Any]:
+    """Return the processor time beside the engine of both releases, in ms a request, and by what share it grew.
+
+    Args:
+        work: Folder for both.
+        before: Checkout of an earlier release.
+        seconds: Length of one turn.
+        repeats: Turns of each release.
+    """
+    store = _publish(work / "models")
+    bodies = _requests()
+    earlier = {"PYTHONPATH": str(before.resolve()), "PYTHONSAFEPATH": "1"}
+    sides = {
+        "before": ServiceProcess(store, work / "before", variables=earlier, **GIVEN),
+        "now": ServiceProcess(store, work / "now", **GIVEN),
+    }
+    cpu_ms: dict[str, list[float]] = {name: [] for name in sides}
+    try:
+        for service in sides.values():
+            service.start()
+            _cpu_ms(service, bodies, min(2.0, seconds))  # warms up
+        for _ in range(repeats):
+            for name, service in sides.items():
+                cpu_ms[name].append(_cpu_ms(service, bodies, seconds))
+    finally:
+        for service in sides.values():
+            service.terminate()
+
+    ratios = [now / earlier_ms for now, earlier_ms in zip(cpu_ms["now"], cpu_ms["before"], strict=True)]
+    return {
+        "cpu_share_more": round(statistics.median(ratios) - 1, 3),
+        "spread": [round(min(ratios) - 1, 3), round(max(ratios) - 1, 3)],
+        **{f"{name}_ms": round(statistics.median(each), 3) for name, each in cpu_ms.items()},
+    }
+
+
+def _cpu_ms(service: ServiceProcess, bodies: list[bytes], seconds: float) -> float:
+    before = service.cpu_s() - engine_cpu_s(service)
+    replies = asyncio.run(Load(service.port, bodies, CONNECTIONS).closed_loop(seconds))
+    check(replies)
+    return (service.cpu_s() - engine_cpu_s(service) - before) / len(replies) * 1000
+
+
+def _publish(folder: Path) -> Path:
+    store = ModelStore(folder, namespace="")
+    store.promote(publish(store, bundle_files(0, small_catalogue(items=ITEMS)), description()))
+    return folder
+
+
+def _requests() -> list[bytes]:
+    rng = np.random.default_rng(0)
+    asked = [
+        {
+            "user_id": user_id(number),
+            "history": [item_id(row) for row in rng.integers(0, ITEMS, HISTORY).tolist()],
+            "k": K,
+        }
+        for number in range(REQUESTS)
+    ]
+    return [encode_request("POST", "/recommend", json.dumps(each).encode()) for each in asked]

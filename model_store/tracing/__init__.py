@@ -1,0 +1,1 @@
+"""Traces: spans of requests, events and retraining, by OpenTelemetry where it is turned on."""

@@ -1,0 +1,1 @@
+"""Attribution: the signed token of each answer, and what events say about answers."""

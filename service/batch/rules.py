@@ -1,0 +1,98 @@
+"""Rules of a batch run, given on the command line and checked like those of ``POST /recommend``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from model_store.errors import ConfigError
+from service.errors import RequestError
+from service.http.body import parse
+from service.http.limits import check_request, placement_bounds, request_bounds
+from service.placements import lay_under
+from service.schemas.placements import ONE_PLACEMENT, Placement
+from service.schemas.recommend import ONE_REQUEST, RecommendRequest
+from service.schemas.rules import RANKING_FIELDS
+from service.settings import Settings
+
+OPTIONS_HINT = "correct the option; fields and limits are those of POST /recommend, see docs/API.md"
+
+
+def read_rules(
+    settings: Settings,
+    *,
+    k: int | None = None,
+    filter_: str = "",
+    exclude_seen: str = "",
+    max_per_prefix: int | None = None,
+    placement: str = "",
+    rules: str = "",
+    placement_file: Path | None = None,
+) -> RecommendRequest:
+    """Return what every answer is asked for; options that are not given leave the rule to the placement.
+
+    Args:
+        settings: Limits of the service.
+        k: Answers wanted.
+        filter_: JSON of a filter; empty: none.
+        exclude_seen: ``true``, ``false``, or types of events, comma-separated; empty: not given.
+        max_per_prefix: Answers that may share their first code.
+        placement: Name of a placement; empty: none.
+        rules: JSON object of the rules that change the order; empty: none.
+        placement_file: JSON file with the rules of a placement that the store need not have.
+
+    Raises:
+        ConfigError: Names the field that is wrong, and what it takes.
+    """
+    options = {
+        "k": k,
+        "exclude_seen": _seen(exclude_seen) if exclude_seen else None,
+        "max_per_prefix": max_per_prefix,
+        "placement": placement or None,
+    }
+    fields = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in options.items() if value is not None]
+    if filter_:
+        # As written, so that repeated keys and the like are seen by the parser.
+        fields.append(f'"filter": {filter_}')
+    if _has_ranking_fields(rules):
+        fields.append(rules.strip()[1:-1])
+    body = f"{{{', '.join(fields)}}}"
+    try:
+        request = parse(body.encode(), ONE_REQUEST, request_bounds(settings))
+        if placement_file is not None:
+            request = lay_under(request, _read_placement(placement_file, settings))
+        check_request(request, settings)
+    except RequestError as refused:
+        raise ConfigError(f"the rules of the run: {refused}", OPTIONS_HINT) from refused
+    return request
+
+
+def _read_placement(path: Path, settings: Settings) -> Placement:
+    """Read the body of a ``PUT /placements/{name}`` from a file."""
+    try:
+        return parse(path.read_bytes(), ONE_PLACEMENT, placement_bounds(settings))
+    except OSError as cause:
+        raise ConfigError(f"{path} cannot be read: {cause.strerror}", "correct --placement-file") from cause
+
+
+def _has_ranking_fields(rules: str) -> bool:
+    """Return whether an option names rules that change the order; refuse all other fields."""
+    if not rules:
+        return False
+    try:
+        fields = json.loads(rules)
+    except ValueError as cause:
+        raise ConfigError("--rules is not JSON", OPTIONS_HINT) from cause
+
+    if not isinstance(fields, dict) or not fields.keys() <= RANKING_FIELDS:
+        raise ConfigError(
+            f"--rules must be a JSON object with fields of {', '.join(sorted(RANKING_FIELDS))}",
+            "give the other rules by their own options",
+        )
+    return bool(fields)
+
+
+def _seen(value: str) -> bool | list[str]:
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return [name.strip() for name in value.split(",") if name.strip()]

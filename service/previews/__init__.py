@@ -1,0 +1,1 @@
+"""Previews: what rules, or a new item, would change in answers, before anything is stored."""

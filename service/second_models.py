@@ -1,0 +1,82 @@
+"""Second models of this replica, candidate and shadow: each with what keeps its catalogue up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+
+from model_store.bundle.aliases import CANDIDATE, SHADOW, Alias, AliasName
+from model_store.bundle.registry import ModelStore
+from service.catalogue.updater import CatalogueUpdater
+from service.models.loader import VersionLoader
+from service.models.loading import CoderOpener, EngineOpener
+from service.models.manager import ModelManager
+from service.models.memory_budget import MemoryBudget
+from service.models.second_model import SecondModel
+from service.models.trial import Trial
+from service.replication.follower import CatalogueFollower
+from service.settings import Settings
+from service.store.base import Store
+from service.store.client import StoreClient
+from service.telemetry import Telemetry
+
+
+class SecondModels:
+    """The models of all aliases.
+
+    Each follows the catalogue changes by itself, and counts apart: neither metrics nor the health of this replica tell
+    of them as if they were the live model.
+
+    Args:
+        live: The model that answers everybody else.
+        model_store: Names the versions.
+        store: Has the catalogue changes.
+        has_ended: Tells whether a canary was rolled back.
+        settings: See :class:`~service.settings.Settings`.
+        telemetry: Metrics of the service.
+        opener: Turns a bundle into an engine.
+        coders: Turns a bundle into the coder that gives new items their codes.
+        trial: Tries a version before it is loaded.
+    """
+
+    def __init__(
+        self,
+        live: ModelManager,
+        model_store: ModelStore,
+        store: Store,
+        has_ended: Callable[[Alias], bool],
+        settings: Settings,
+        telemetry: Telemetry,
+        opener: EngineOpener,
+        coders: CoderOpener,
+        trial: Trial | None,
+    ) -> None:
+        self._followers: list[CatalogueFollower] = []
+        self._updaters: list[CatalogueUpdater] = []
+        budget = MemoryBudget(settings.second_models_mb)
+
+        def second_model(name: AliasName, settings: Settings, has_ended: Callable[[Alias], bool]) -> SecondModel:
+            own_telemetry = Telemetry(telemetry.tracing)
+            client = StoreClient(store, own_telemetry, settings.live_check_s)
+            follower = CatalogueFollower(client, settings, own_telemetry)
+            loader = VersionLoader(model_store, follower, settings, opener, coders, trial)
+            model = SecondModel(name, live, model_store, loader, budget, has_ended, settings, own_telemetry, telemetry)
+            self._followers.append(follower)
+            self._updaters.append(CatalogueUpdater(model, follower, client, settings, own_telemetry))
+            return model
+
+        self.candidate = second_model(CANDIDATE, settings, has_ended)
+        # One core: the shadow is in nobody's way, and takes its time.
+        frugal = settings.model_copy(update={"threads": 1, "searches": 1})
+        self.shadow = second_model(SHADOW, frugal, lambda _: False)
+
+    def watches(self) -> list[Coroutine[None, None, None]]:
+        """Return what must run as long as the service does."""
+        watched = [model.watch() for model in (self.candidate, self.shadow)]
+        return [*watched, *(updater.watch() for updater in self._updaters)]
+
+    async def close(self) -> None:
+        """Finish what was accepted and free all models."""
+        for model in (self.candidate, self.shadow):
+            await model.let_go()
+        for follower in self._followers:
+            await follower.close()

@@ -1,0 +1,139 @@
+"""The command: its three sources, exit codes, dead letters that can be fed again, and messages for mistakes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_store.console import run
+from service.ingest.cli import PROGRAM, app
+from service.store import open_store
+from tests.support.service_process import ROOT
+
+GOOD = b'{"event_id":"1","user_id":"u","item_id":"a","timestamp":1}\n'
+DRIFTED = b'{"event_id":"2","user_id":"u","item_id":"b","timestamp":2,"shop":9}\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working folder of the command, whose store is embedded there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ETEGREC_EVENTS_FOLDER", str(tmp_path / "log"))
+    return tmp_path
+
+
+def history(folder: Path) -> list[str]:
+    async def read() -> list[str]:
+        store = open_store(None, folder / "log")
+        try:
+            return (await store.history("u")).item_ids
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
+def ingest(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
+    code = run(app, PROGRAM, [*arguments, "--json"])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out), captured.err
+
+
+def piped(folder: Path, content: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "service.ingest", "stdin", *arguments]
+    return subprocess.run(command, input=content, capture_output=True, cwd=folder, env=environment, check=False)
+
+
+def test_files_are_fed_once_and_their_dead_letters_can_be_fed_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "events.jsonl").write_bytes(GOOD + DRIFTED)
+    code, report, errors = ingest(capsys, "files", "events.jsonl")
+    assert code == 4
+    assert report == {
+        "accepted": 1,
+        "duplicates": 0,
+        "refused": 1,
+        "refused_fields": {"other": 1},
+        "dropped_fields": {},
+        "file_failures": 0,
+    }
+    assert "error: 1 records were refused, and 0 files could not be read" in errors
+    assert '"event": "records_refused"' in errors
+
+    [dead] = [json.loads(line) for line in (folder / "dead-letters.jsonl").read_text().splitlines()]
+    assert dead["line"] == 2
+    assert dead["reason"].startswith("shop does not exist")
+    (folder / "mended.jsonl").write_text(dead["record"] + "\n")
+    code, report, _ = ingest(capsys, "files", "mended.jsonl", "--progress", "p.json", "--drop-unknown")
+    assert (code, report["accepted"], report["dropped_fields"]) == (0, 1, {"shop": 1})
+    assert history(folder) == ["a", "b"]
+
+    code, report, _ = ingest(capsys, "files", "events.jsonl")
+    assert (code, report["accepted"]) == (0, 0)
+
+
+def test_standard_input_is_fed_to_its_end(folder: Path) -> None:
+    done = piped(folder, GOOD + b"\n" + GOOD.rstrip())
+    assert (done.returncode, done.stdout) == (0, b"1 events recorded, 1 were known already, 0 records refused\n")
+    renamed = piped(folder, b'{"visitor":"u","item_id":"c"}\n', "--rename", "user_id=visitor")
+    assert renamed.returncode == 0, renamed.stderr
+    assert history(folder) == ["a", "c"]
+    assert piped(folder, b"nonsense").returncode == 4
+
+
+@pytest.mark.parametrize("arguments", [["stdin"], ["files", "events", "--follow"]])
+def test_sigterm_ends_it_in_order(folder: Path, arguments: list[str]) -> None:
+    (folder / "events").mkdir()
+    (folder / "events" / "1.jsonl").write_bytes(GOOD)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "service.ingest", *arguments, "--dead-letters", "dead.jsonl"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, env=environment)
+    try:
+        assert process.stdin is not None
+        process.stdin.write(GOOD)
+        process.stdin.flush()
+        log = folder / "log"
+        end = time.monotonic() + 60
+        while not any(b'"event_id":"1"' in path.read_bytes() for path in log.glob("*.log")):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert history(folder) == ["a"]
+
+
+def test_mistakes_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "events.jsonl").write_bytes(GOOD)
+    assert run(app, PROGRAM, ["files", "events.jsonl", "--rename", "user=visitor"]) == 3
+    assert "with FIELD one of event_id, user_id" in capsys.readouterr().err
+    assert run(app, PROGRAM, ["files", "events.jsonl", "--dead-letters", "no/folder.jsonl"]) == 1
+    assert "no/folder.jsonl" in capsys.readouterr().err
+
+    store = open_store(None, folder / "log")
+    assert run(app, PROGRAM, ["files", "events.jsonl"]) == 7
+    assert "the service runs and has the embedded store open" in capsys.readouterr().err
+    asyncio.run(store.close())
+
+
+def test_kafka_says_which_extra_is_missing(folder: Path) -> None:
+    code = "import sys; sys.modules['confluent_kafka'] = None; from service.ingest.cli import main; main()"
+    command = [sys.executable, "-c", code, "kafka", "topic"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+    assert done.returncode == 3
+    assert "pip install 'etegrec[ingest]'" in done.stderr

@@ -1,0 +1,1 @@
+"""The blend of learned cosines, content and neighbours in dense scores, fitted together on validation users."""

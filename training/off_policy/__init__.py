@@ -1,0 +1,1 @@
+"""Off-policy evaluation: how another version or placement would have done, from what was shown and clicked."""

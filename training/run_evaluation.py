@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model_store.search.fusion import GENERATIVE_ALONE, Fusion, dense_candidates
+from model_store.search.fusion import GENERATIVE_ALONE, Fusion, scores_all_items
 from model_store.search.neighbours import Neighbours
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Split
@@ -90,7 +90,7 @@ class RunEvaluator:
         self._config = config
         self._data = data
         self._models = models
-        self._candidates = dense_candidates(config.model.beam_width, served_items)
+        self._scores_all = scores_all_items(served_items)
         self._progress = progress
         learner = models.learner
         codes = learner.assignment.codes
@@ -134,7 +134,8 @@ class RunEvaluator:
             split,
             self._config.model.beam_width,
             learner.vectors,
-            self._candidates,
+            candidates=self._config.model.beam_width,
+            scores_all=self._scores_all,
             neighbours=self._models.neighbours,
             neighbours_weight=weight,
             listed=listed,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model_store.network.search import BeamSearch
+from model_store.search.fusion import scores_all_items
 from model_store.search.interface import SearchInputs, SearchOutputs, catalogue_inputs, pool_vectors
 from model_store.semantic_ids.trie import Trie
 
@@ -19,17 +20,25 @@ class BoundSearch:
         search: In evaluation mode.
         trie: The catalogue.
         vectors: Unit length, ``[items, d_s]`` by catalogue row; with ``None`` every dense score is 0.
+        scores_all: Whether dense candidates come from all items; default: what is done in a catalogue of this size.
 
     Raises:
         ValueError: The recommender reads histories as vectors, and none are given.
     """
 
-    def __init__(self, search: BeamSearch, trie: Trie, vectors: npt.NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self,
+        search: BeamSearch,
+        trie: Trie,
+        vectors: npt.NDArray[np.float32] | None = None,
+        scores_all: bool | None = None,
+    ) -> None:
         if vectors is None and search.recommender.reads_vectors:
             raise ValueError("this recommender reads histories as item vectors; none were given")
         self.trie = trie
         self._search = search
         self._vectors = vectors
+        self._scores_all = scores_all_items(trie.items) if scores_all is None else scores_all
         self._pools: dict[bool, Tensor] = {}
 
         arrays = catalogue_inputs(trie, vectors, search.recommender.embedding_dim)
@@ -57,12 +66,11 @@ class BoundSearch:
         return [*(self._to_device(array) for array in inputs), *self._catalogue, self._pool(len(inputs.candidates))]
 
     def _pool(self, candidates: int) -> Tensor:
-        has_candidates = candidates > 0
-        if has_candidates not in self._pools:
-            width = self._search.recommender.embedding_dim
-            pool = pool_vectors(self.trie, self._vectors, width, candidates)
-            self._pools[has_candidates] = self._to_device(pool)
-        return self._pools[has_candidates]
+        has_rows = candidates > 0 and self._scores_all
+        if has_rows not in self._pools:
+            pool = pool_vectors(self.trie, self._vectors, self._search.recommender.embedding_dim, has_rows)
+            self._pools[has_rows] = self._to_device(pool)
+        return self._pools[has_rows]
 
     def _to_device(self, array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._search.recommender.bos.device, non_blocking=True)

@@ -1,6 +1,10 @@
-"""Dense candidates of the search: the leaves whose vectors are nearest to the user's.
+"""Dense candidates of the search: the leaves with the highest dense scores, in the pool and among those listed.
 
-Shapes: B requests, W beams, n candidates of a request, P leaves in the pool, E excluded nodes of a request.
+Listed are the items of the history and their neighbours. The pool holds all leaves, or none where the catalogue is too
+large to score every item: then the listed ones are all there is to choose from.
+
+Shapes: B requests, W beams, n candidates of a request, P leaves in the pool, T items of a history, M neighbours,
+A = T + M listed leaves, E excluded nodes of a request.
 """
 
 from __future__ import annotations
@@ -37,10 +41,57 @@ class AddedScores(NamedTuple):
     value: Tensor  # [B, A], 0 for padding
 
 
+class ListedLeaves(NamedTuple):
+    """The leaves of a request's history and neighbours, each of them once, with their dense scores."""
+
+    leaf: Tensor  # [B, A], -1 for padding
+    dense: Tensor  # [B, A], -inf for padding and where a leaf is listed again
+
+    @classmethod
+    def of(cls, cosine: Tensor, history: Tensor, repeats: Tensor, neighbours: Tensor, scores: Tensor) -> ListedLeaves:
+        """Add up the dense scores of listed leaves.
+
+        Args:
+            cosine: Of the user's vector and those of the history, then of the neighbours, ``[B, A]``.
+            history: Leaves ``[B, T]``, -1 for padding.
+            repeats: What each of them adds to its own score, ``[B, T]``, 0 for padding.
+            neighbours: Distinct leaves ``[B, M]``, -1 for padding.
+            scores: What each of them adds to its own score, ``[B, M]``, 0 for padding.
+        """
+        items = history.shape[1]
+        place = torch.arange(items, device=history.device)
+        is_same = history[:, :, None] == history[:, None, :]  # [B, T, T]
+        is_neighbour = history[:, :, None] == neighbours[:, None, :]  # [B, T, M]
+        comes_again = (is_same & (place[:, None] < place)).any(dim=2) | is_neighbour.any(dim=2)
+
+        of_history = cosine[:, :items] + (is_same * repeats[:, None, :]).sum(dim=2)
+        of_neighbours = cosine[:, items:] + scores + (is_neighbour * repeats[:, :, None]).sum(dim=1)
+        is_first = torch.cat([(history >= 0) & ~comes_again, neighbours >= 0], dim=1)
+        dense = torch.cat([of_history, of_neighbours], dim=1)
+        return cls(torch.cat([history, neighbours], dim=1), torch.where(is_first, dense, DEAD))
+
+    def outside(self, pool: int, is_open: Tensor, excluded: Tensor) -> ListedLeaves:
+        """Return the same leaves, with -inf for those that are closed, excluded, or in the pool already.
+
+        Args:
+            pool: P.
+            is_open: ``[B, A]``, whether the request's rule leaves the leaf open.
+            excluded: ``[B, E]``, leaves that must not be answered.
+        """
+        is_excluded = (self.leaf[:, :, None] == excluded[:, None, :]).any(dim=2)
+        return ListedLeaves(self.leaf, torch.where(is_open & ~is_excluded & (self.leaf >= pool), self.dense, DEAD))
+
+
 def nearest_leaves(
-    user: Tensor, pool: Tensor, rule_mask: Tensor, excluded: Tensor, added: AddedScores, count: int
+    user: Tensor,
+    pool: Tensor,
+    rule_mask: Tensor,
+    excluded: Tensor,
+    added: AddedScores,
+    listed: ListedLeaves,
+    count: int,
 ) -> DenseCandidates:
-    """Score the whole pool, and return the best n leaves. With an empty pool and ``count`` 0 nothing is computed.
+    """Score the whole pool, and return the best n leaves of it and the listed ones.
 
     Args:
         user: Vectors of users at unit length, ``[B, d_s]``.
@@ -48,6 +99,7 @@ def nearest_leaves(
         rule_mask: ``[B, P]``, 0 where the request's rule leaves the leaf open, -inf elsewhere.
         excluded: ``[B, E]``, leaves that must not be answered; numbers outside the pool are ignored.
         added: Of these users; of a leaf outside the pool it is ignored.
+        listed: Leaves outside the pool that may be chosen too.
         count: n.
     """
     leaves = pool.shape[0]
@@ -58,8 +110,11 @@ def nearest_leaves(
     at = _place_in_pool(excluded, leaves)
     score = score.scatter(1, at, torch.full_like(at, DEAD, dtype=score.dtype))
 
-    dense, pick = score.topk(count, dim=1)
-    return DenseCandidates(torch.where(dense > DEAD, pick, -1), dense)
+    in_pool = score.shape[1]
+    dense, pick = torch.cat([score, listed.dense], dim=1).topk(count, dim=1)
+    of_list = listed.leaf.gather(1, (pick - in_pool).clamp(min=0))
+    leaf = torch.where(pick < in_pool, pick, of_list)
+    return DenseCandidates(torch.where(dense > DEAD, leaf, -1), dense)
 
 
 def dense_scores(user: Tensor, vectors: Tensor, leaf: Tensor, added: AddedScores) -> Tensor:

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.network.beams import AllPlaces, Beams, BestOfGroups, ChangedNodes, Children, Span
-from model_store.network.dense_candidates import DEAD, AddedScores, DenseCandidates, dense_scores, nearest_leaves
+from model_store.network.dense_candidates import (
+    DEAD,
+    AddedScores,
+    DenseCandidates,
+    ListedLeaves,
+    dense_scores,
+    nearest_leaves,
+)
 from model_store.network.recommender import Cache, Memory, Recommender
 
 
@@ -228,8 +235,23 @@ class BeamSearch(nn.Module):
         first_leaf = catalogue.first_node(net.levels - 1, net.code_embedding.shape[1])
         rule_mask = self._rule_mask(catalogue.pool.shape[0], first_leaf, requests.rule_bits)[requests.rule_of]
         excluded = requests.excluded - first_leaf
-        nearest = nearest_leaves(user, catalogue.pool, rule_mask, excluded, added, requests.candidates.shape[0])
+        listed = self._listed_leaves(requests, catalogue, user, repeats)
+        itself = torch.zeros(1, dtype=torch.int64, device=user.device)
+        is_open = self._open_nodes(listed.leaf.clamp(min=0) + first_leaf, itself, requests)[:, :, 0]
+        outside = listed.outside(catalogue.pool.shape[0], is_open, excluded)
+        count = requests.candidates.shape[0]
+        nearest = nearest_leaves(user, catalogue.pool, rule_mask, excluded, added, outside, count)
         return _DenseWalk(user, added, nearest, catalogue.path(nearest.leaf.clamp(min=0)))
+
+    def _listed_leaves(
+        self, requests: RequestTensors, catalogue: CatalogueTensors, user: Tensor, repeats: Tensor
+    ) -> ListedLeaves:
+        """Return the leaves of histories and neighbours with their dense scores."""
+        place = torch.arange(requests.history.shape[1], device=user.device)
+        history = torch.where(place < requests.lengths[:, None], requests.history, -1)
+        vectors = catalogue.vectors(torch.cat([history, requests.neighbours], dim=1).clamp(min=0))
+        cosine = (vectors @ user[:, :, None]).squeeze(2)
+        return ListedLeaves.of(cosine, history, repeats, requests.neighbours, requests.neighbour_scores)
 
     def _dense_users(self, requests: RequestTensors, memory: Memory) -> tuple[Tensor, Tensor]:
         """Return what :meth:`dense_users` returns."""

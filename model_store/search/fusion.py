@@ -6,8 +6,9 @@
 ``cosine`` is that of the user's vector and the item's; ``repeats`` is what occurrences in the history add
 (:mod:`model_store.network.repeat_bias`); the neighbour score tells how close the item stood to the newest items of the
 history in others' (:mod:`model_store.search.neighbours`). New items may get a ``fresh_boost`` on top
-(:func:`boost_new_items`), which ranks candidates but adds none. The candidates are the beams and, in a catalogue of up
-to :data:`DENSE_ITEMS` items, the items with the highest dense scores. Evaluation and service rank through here.
+(:func:`boost_new_items`), which ranks candidates but adds none. The candidates are the beams and the items with the
+highest dense scores: of all items in a catalogue of up to :data:`DENSE_ITEMS`, of the history and its neighbours in a
+larger one. Evaluation and service rank through here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from model_store.search.neighbours import Additions, Neighbours, no_additions
 from model_store.semantic_ids.trie import Trie
 
 DENSE_ITEMS = 200_000
-"""Largest catalogue whose items all get a dense score; above it only beams are re-ranked."""
+"""Largest catalogue whose items all get a dense score."""
 
 
 class Fusion(BaseModel):
@@ -60,9 +61,12 @@ TEMPERATURE = 0.07
 dense head."""
 
 
-def dense_candidates(beam_width: int, items: int) -> int:
-    """Return n, the number of dense candidates that join W beams in a catalogue of so many items."""
-    return beam_width if items <= DENSE_ITEMS else 0
+def scores_all_items(items: int) -> bool:
+    """Tell whether dense candidates are the best of all items in a catalogue of so many.
+
+    If not, they are the best of the history's items and their neighbours.
+    """
+    return items <= DENSE_ITEMS
 
 
 def scores(log_prob: npt.NDArray[np.float32], dense: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:

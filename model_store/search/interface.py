@@ -27,7 +27,7 @@ class SearchInputs(NamedTuple):
     rule_of: npt.NDArray[np.int64]  # [B], row of rule_bits
     excluded: npt.NDArray[np.int64]  # [B, E], closed node ids, padded with -1
     max_per_prefix: npt.NDArray[np.int64]  # [B], beams that may share a first code, at least 1
-    neighbours: npt.NDArray[np.int64]  # [B, M], leaves with an addition to their dense score, padded with -1
+    neighbours: npt.NDArray[np.int64]  # [B, M], distinct leaves with an addition to their dense score, padded with -1
     neighbour_scores: npt.NDArray[np.float32]  # [B, M], the additions, 0 for padding
     steer_nodes: npt.NDArray[np.int64]  # [B, S], node ids whose entering is steered, padded with -1
     steer_nats: npt.NDArray[np.float32]  # [B, S], what is added to the log-probability of that, 0 for padding
@@ -65,8 +65,9 @@ class SearchOutputs(NamedTuple):
 
 
 POOL = "pool"
-"""Last input of the graph: vectors ``[P, d_s]`` of the leaves that dense candidates are chosen from, see
-:func:`pool_vectors`. It has no rows if n is 0, and then costs nothing."""
+"""Last input of the graph: vectors ``[P, d_s]`` of all leaves, from which dense candidates are chosen, see
+:func:`pool_vectors`. It has no rows if n is 0, and in catalogues where scoring every item would cost too much
+(:func:`model_store.search.fusion.scores_all_items`): there candidates come from the history and its neighbours."""
 
 
 def catalogue_input_names(levels: int) -> list[str]:
@@ -92,10 +93,10 @@ def catalogue_inputs(
 
 
 def pool_vectors(
-    trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int, candidates: int
+    trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int, has_rows: bool
 ) -> npt.NDArray[np.float32]:
-    """Return the input :data:`POOL` for n candidates, in the order of leaves: a copy of all vectors, so keep it."""
-    if not candidates:
+    """Return the input :data:`POOL`: no rows, or a copy of all vectors in the order of leaves, so keep it."""
+    if not has_rows:
         return np.empty((0, embedding_dim), dtype=np.float32)
     if vectors is None:
         return np.zeros((1, embedding_dim), dtype=np.float32)

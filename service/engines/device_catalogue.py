@@ -69,11 +69,12 @@ class PaddedLayout:
         return -(-self.offset[-1] // 8)
 
     def pad_arrays(
-        self, trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int, candidates: int
+        self, trie: Trie, vectors: npt.NDArray[np.float32] | None, embedding_dim: int, has_pool: bool
     ) -> list[npt.NDArray[np.generic]]:
         """Return the padded arrays of a catalogue.
 
-        They are those of :func:`model_store.search.interface.catalogue_inputs`, then the pool for n candidates.
+        They are those of :func:`model_store.search.interface.catalogue_inputs`, then the pool, which has no rows if
+        ``has_pool`` says so.
         """
         levels = trie.levels
         given = catalogue_inputs(trie, vectors, embedding_dim)
@@ -81,7 +82,7 @@ class PaddedLayout:
         codes = given[levels : 2 * levels]
         parents = given[3 * levels : -2]
         leaf_row, by_row = given[-2:]
-        pool = pool_vectors(trie, vectors, embedding_dim, candidates)
+        pool = pool_vectors(trie, vectors, embedding_dim, has_pool)
         leaves = self.nodes[-1]
 
         return [
@@ -91,7 +92,7 @@ class PaddedLayout:
             *(_pad(array, capacity) for array, capacity in zip(parents, self.nodes[1:], strict=True)),
             _pad(leaf_row, leaves),
             by_row if vectors is None else _pad(by_row, leaves),
-            pool if vectors is None or not candidates else _pad(pool, leaves),
+            pool if vectors is None or not has_pool else _pad(pool, leaves),
         ]
 
     def renumber_nodes(self, trie: Trie, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

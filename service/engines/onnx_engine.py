@@ -24,6 +24,7 @@ import onnxruntime as ort
 from model_store.bundle.onnx_session import open_session
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
+from model_store.search.fusion import scores_all_items
 from model_store.search.interface import (
     BY_REQUEST,
     POOL,
@@ -113,7 +114,7 @@ class OnnxEngine(Engine):
 
         self._embedding_dim = config.tokenizer.embedding_dim
         self._bound = BoundCatalogues(self._catalogue_values)
-        self._pools = BoundCatalogues(lambda catalogue: self._pool_value(catalogue, candidates=1))
+        self._pools = BoundCatalogues(lambda catalogue: self._pool_value(catalogue, scores_all_items(len(catalogue))))
 
     def compute(self, inputs: SearchInputs, catalogue: Catalogue) -> SearchOutputs:
         """See :meth:`service.engines.base.Engine.compute`."""
@@ -126,7 +127,7 @@ class OnnxEngine(Engine):
 
         The engine is free when the first core finds no more parts to take.
         """
-        pool = self._pools.get(catalogue) if len(inputs.candidates) else self._pool_value(catalogue, candidates=0)
+        pool = self._pools.get(catalogue) if len(inputs.candidates) else self._pool_value(catalogue, has_rows=False)
         bound = self._bound.get(catalogue) | {POOL: pool}
         size = len(inputs.lengths)
 
@@ -201,9 +202,9 @@ class OnnxEngine(Engine):
         values = (ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays)
         return dict(zip(names, values, strict=True))
 
-    def _pool_value(self, catalogue: Catalogue, candidates: int) -> Any:
+    def _pool_value(self, catalogue: Catalogue, has_rows: bool) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(
-            pool_vectors(catalogue.trie, catalogue.vectors, self._embedding_dim, candidates)
+            pool_vectors(catalogue.trie, catalogue.vectors, self._embedding_dim, has_rows)
         )
 
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from model_store.network.search import BeamSearch
-from model_store.search.fusion import DENSE_ITEMS
+from model_store.search.fusion import scores_all_items
 from model_store.search.interface import SearchInputs, SearchOutputs
 from model_store.semantic_ids.trie import Trie
 from service.engines.buckets import MAX_RULES, Bucket, CapturePlan
@@ -43,22 +44,34 @@ class _StagingBuffer:
     outputs: tuple[Tensor, ...]  # as SearchOutputs
 
 
+class CatalogueKind(NamedTuple):
+    """What a catalogue has besides its trie. Searches are captured for one kind."""
+
+    has_vectors: bool
+    has_pool: bool  # whether dense candidates come from all items
+
+    @classmethod
+    def of(cls, trie: Trie, vectors: npt.NDArray[np.float32] | None) -> CatalogueKind:
+        """Return the kind of a catalogue; ``vectors`` as in :class:`~model_store.network.bound_search.BoundSearch`."""
+        return cls(vectors is not None, scores_all_items(trie.items))
+
+
 class StaticSearch:
     """Search with room for catalogues of one lineage. Thread-safe.
 
     Args:
         search: In evaluation mode, on its device.
         layout: Capacity that catalogues may grow to.
-        has_vectors: Whether catalogues have item vectors.
+        kind: What catalogues have besides their tries.
         plan: Buckets to capture. All other batches are searched eagerly.
         runner: A runner of that device for this search alone.
     """
 
     def __init__(
-        self, search: BeamSearch, layout: PaddedLayout, has_vectors: bool, plan: CapturePlan, runner: Runner
+        self, search: BeamSearch, layout: PaddedLayout, kind: CatalogueKind, plan: CapturePlan, runner: Runner
     ) -> None:
         self.layout = layout
-        self.has_vectors = has_vectors
+        self.kind = kind
         self.plan = plan
         self._search = search
         self._device = search.recommender.bos.device
@@ -77,15 +90,15 @@ class StaticSearch:
         for _ in range(BATCHES_IN_FLIGHT if plan.batches else 0):
             self._staging.put(self._create_staging_buffer())
 
-    def fits(self, trie: Trie, has_vectors: bool, plan: CapturePlan) -> bool:
-        """Return whether a catalogue can be searched here, by that plan."""
-        return self.layout.fits(trie) and (self.has_vectors, self.plan) == (has_vectors, plan)
+    def fits(self, trie: Trie, kind: CatalogueKind) -> bool:
+        """Return whether a catalogue can be searched here."""
+        return self.layout.fits(trie) and self.kind == kind
 
     @torch.inference_mode()
     def catalogue_to_device(self, trie: Trie, vectors: npt.NDArray[np.float32] | None) -> DeviceCatalogue:
         """Copy a catalogue to the device, beside those that are searched meanwhile."""
-        candidates = 1 if trie.items <= DENSE_ITEMS else 0  # no request wants dense candidates of larger ones
-        arrays = self.layout.pad_arrays(trie, vectors, self._search.recommender.embedding_dim, candidates)
+        width = self._search.recommender.embedding_dim
+        arrays = self.layout.pad_arrays(trie, vectors, width, self.kind.has_pool)
         tensors = tuple(self._to_device(array) for array in arrays)
         everything = self.layout.renumber_masks(trie, [trie.everything.bits])
         return DeviceCatalogue(trie, tensors, self._to_device(everything))

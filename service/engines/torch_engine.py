@@ -6,7 +6,6 @@ This file and those that it imports are the only ones of the service that need t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,14 +17,13 @@ from model_store.config import ModelConfig
 from model_store.errors import BundleRefused
 from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
-from model_store.search.fusion import DENSE_ITEMS
 from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.base import BoundCatalogues, Engine
 from service.engines.bf16 import Bf16Recommender
 from service.engines.buckets import CapturePlan
 from service.engines.cuda_graphs import create_runner
 from service.engines.device_catalogue import DeviceCatalogue, PaddedLayout
-from service.engines.static_search import BATCHES_IN_FLIGHT, StaticSearch
+from service.engines.static_search import BATCHES_IN_FLIGHT, CatalogueKind, StaticSearch
 
 PREFIX = "recommender."
 """Prefix of the recommender's tensors in ``weights.safetensors``."""
@@ -102,12 +100,12 @@ class TorchEngine(Engine):
         if vectors is None and self._search.recommender.reads_vectors:
             raise ValueError("this recommender reads histories as item vectors, but the catalogue has none")
 
-        plan = self._plan if trie.items <= DENSE_ITEMS else replace(self._plan, candidates=0)
-        if self._latest is not None and self._latest.fits(trie, vectors is not None, plan):
+        kind = CatalogueKind.of(trie, vectors)
+        if self._latest is not None and self._latest.fits(trie, kind):
             return _Bound(self._latest, self._latest.catalogue_to_device(trie, vectors))
 
         layout = PaddedLayout.with_headroom(trie)
-        search = StaticSearch(self._search, layout, vectors is not None, plan, create_runner(self.device))
+        search = StaticSearch(self._search, layout, kind, self._plan, create_runner(self.device))
         on_device = search.catalogue_to_device(trie, vectors)
         search.capture(on_device)
         self._latest = search

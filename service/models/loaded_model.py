@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from model_store.bundle.manifest import Manifest
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
-from model_store.search.fusion import DENSE_ITEMS, Fusion
+from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
 from service.engines.base import BEAM_WIDTHS, Engine
 from service.filters import RuleCompiler
@@ -79,11 +79,8 @@ class LoadedModel:
     def fusion(self, beam_width: int) -> Fusion:
         """Return how dense scores enter answers of this beam width.
 
-        There are as many dense candidates a beam as the weight was fitted with. Catalogues beyond
-        :data:`~model_store.search.fusion.DENSE_ITEMS` have none: their beams are re-ranked and nothing more.
+        There are as many dense candidates a beam as the weight was fitted with.
         """
-        if len(self.catalogue) > DENSE_ITEMS:
-            return _with_candidates(self.manifest.fusion, 0)
         return fusion_of(self.manifest, beam_width)
 
 
@@ -94,15 +91,8 @@ def beam_width_of(manifest: Manifest, k: int) -> int:
 
 
 def fusion_of(manifest: Manifest, beam_width: int) -> Fusion:
-    """Return a version's fusion for a beam width, for catalogues in which every item gets a dense score."""
+    """Return a version's fusion for a beam width."""
     fitted = manifest.fusion
     candidates = math.ceil(fitted.candidates * beam_width / manifest.config.beam_width) if fitted.weight else 0
-    return _with_candidates(fitted, candidates)
-
-
-def _with_candidates(fusion: Fusion, candidates: int) -> Fusion:
-    """Return the fusion with another number of candidates.
-
-    Every request asks for it and usually nothing differs: copying would cost more than everything else here.
-    """
-    return fusion if fusion.candidates == candidates else fusion.model_copy(update={"candidates": candidates})
+    # Every request asks for it and usually nothing differs: copying would cost more than everything else here.
+    return fitted if fitted.candidates == candidates else fitted.model_copy(update={"candidates": candidates})

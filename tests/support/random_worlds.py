@@ -95,10 +95,11 @@ class Requests:
     added: list[dict[int, float]]  # by request, what is added to the dense scores of some rows
     steer: list[dict[tuple[int, ...], float]]  # by request, nats by prefix
     inputs: SearchInputs
+    scores_all: bool = True  # whether dense candidates come from all items
 
     def arrays(self) -> list[npt.NDArray[np.generic]]:
         """Return all inputs of the graph in order."""
-        return graph_arrays(self.inputs, self.trie, self.vectors)
+        return graph_arrays(self.inputs, self.trie, self.vectors, self.scores_all)
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the same as tensors."""
@@ -123,10 +124,16 @@ class Requests:
         return found
 
 
-def graph_arrays(inputs: SearchInputs, trie: Trie, vectors: npt.NDArray[np.float32]) -> list[npt.NDArray[np.generic]]:
-    """Return all inputs of the graph; the pool is empty where no dense candidates are wanted."""
+def graph_arrays(
+    inputs: SearchInputs, trie: Trie, vectors: npt.NDArray[np.float32], scores_all: bool = True
+) -> list[npt.NDArray[np.generic]]:
+    """Return all inputs of the graph; the pool is empty where dense candidates don't come from all items."""
     catalogue = catalogue_inputs(trie, vectors, vectors.shape[1])
-    return [*inputs, *catalogue, pool_vectors(trie, vectors, vectors.shape[1], len(inputs.candidates))]
+    return [
+        *inputs,
+        *catalogue,
+        pool_vectors(trie, vectors, vectors.shape[1], scores_all and len(inputs.candidates) > 0),
+    ]
 
 
 def random_vectors(rng: np.random.Generator, config: ModelConfig, items: int) -> npt.NDArray[np.float32]:
@@ -145,7 +152,11 @@ def random_neighbours(rng: np.random.Generator, items: int, pairs: int = 300) ->
 
 
 def random_requests(
-    rng: np.random.Generator, config: ModelConfig, batch: int = 4, candidates: int | None = None
+    rng: np.random.Generator,
+    config: ModelConfig,
+    batch: int = 4,
+    candidates: int | None = None,
+    scores_all: bool = True,
 ) -> Requests:
     """Draw requests under random rules; without ``candidates``, a random number of dense candidates, sometimes none."""
     size = config.tokenizer.codebook_size
@@ -176,7 +187,7 @@ def random_requests(
         {int(trie.leaf_item[leaf]): float(value) for leaf, value in zip(*one, strict=True) if leaf >= 0}
         for one in zip(*added, strict=True)
     ]
-    return Requests(codes, vectors, trie, histories, open_items, most, width, by_row, steer, inputs)
+    return Requests(codes, vectors, trie, histories, open_items, most, width, by_row, steer, inputs, scores_all)
 
 
 def random_steering(

@@ -132,6 +132,7 @@ class ReferenceSearch:
         max_per_prefix: int | None = None,
         added: Mapping[int, float] | None = None,
         steer: Mapping[Prefix, float] | None = None,
+        scores_all: bool = True,
     ) -> tuple[list[Candidate], list[Candidate]]:
         """Return the beams, and the dense candidates that are no beams.
 
@@ -139,6 +140,8 @@ class ReferenceSearch:
             history, beam_width, is_open, max_per_prefix, steer: As in :meth:`search`.
             count: n, number of open items with the highest dense scores; beams among them are not returned again.
             added: As in :meth:`dense_scores`.
+            scores_all: Whether dense candidates come from all items; if not, from the history and the rows of
+                ``added``.
         """
         dense = self.dense_scores(history, added).tolist()
         found = self.search(history, beam_width, is_open, max_per_prefix, steer)
@@ -146,6 +149,9 @@ class ReferenceSearch:
         beam_rows = {beam.row for beam in beams}
 
         open_rows = [row for row in range(len(self.codes)) if is_open is None or is_open[row]]
+        if not scores_all:
+            listed = {*history[-self.shape.max_history :].tolist(), *(added or {})}
+            open_rows = [row for row in open_rows if row in listed]
         nearest = sorted(open_rows, key=lambda row: -dense[row])[:count]
         others = [row for row in nearest if row not in beam_rows]
         return beams, [Candidate(row, self.score(history, row), dense[row]) for row in others]

@@ -107,6 +107,7 @@ def search_split(
     neighbours: Neighbours | None = None,
     neighbours_weight: float = 0.0,
     listed: Int64Array | None = None,
+    scores_all: bool | None = None,
 ) -> SearchResults:
     """Search for every user of a split.
 
@@ -123,9 +124,10 @@ def search_split(
         neighbours: The neighbours of all items, if they are part of dense scores.
         neighbours_weight: Their weight.
         listed: Ascending positions of the users whose answers are kept by item; none if not given.
+        scores_all: Whether dense candidates come from all items; default: what is done with so many items.
     """
     trie = Trie.build(codes, recommender.code_embedding.shape[1])
-    search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors)
+    search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors, scores_all)
 
     shape = (2, len(split.targets), beam_width + candidates)
     log_prob, dense = np.zeros((2, *shape), dtype=np.float32)

@@ -13,7 +13,7 @@ from model_store.bundle.onnx_session import open_session
 from model_store.catalogue.catalogue import Catalogue
 from model_store.network.bound_search import BoundSearch
 from model_store.network.search import BeamSearch
-from model_store.search.fusion import Fusion, best, scores
+from model_store.search.fusion import Fusion, best, scores, scores_all_items
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import (
     BY_REQUEST,
@@ -104,7 +104,8 @@ def catalogue_feed(catalogue: Catalogue, width: int, candidates: int) -> dict[st
         candidates: n, dense candidates that join the beams.
     """
     known = catalogue_inputs(catalogue.trie, catalogue.vectors, width)
-    pool = pool_vectors(catalogue.trie, catalogue.vectors, width, candidates)
+    has_rows = candidates > 0 and scores_all_items(len(catalogue))
+    pool = pool_vectors(catalogue.trie, catalogue.vectors, width, has_rows)
     return dict(zip([*catalogue_input_names(catalogue.trie.levels), POOL], [*known, pool], strict=True))
 
 

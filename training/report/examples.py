@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_store.search.fusion import Fusion, dense_candidates
+from model_store.search.fusion import Fusion, scores_all_items
 from training.evaluation.full_ranking import sample_split, search_split
 from training.pipeline import Pipeline
 
@@ -38,7 +38,8 @@ def find_examples(pipeline: Pipeline) -> list[Example]:
         split,
         config.model.beam_width,
         learner.vectors,
-        dense_candidates(config.model.beam_width, pipeline.dataset.n_items),
+        fusion.candidates,
+        scores_all=scores_all_items(pipeline.served_items),
         neighbours=pipeline.neighbours,
         neighbours_weight=fusion.neighbours,
         listed=np.arange(len(split.targets)),

@@ -76,9 +76,10 @@ def test_every_code_tells_what_it_contributes(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize("config", SHAPES)
 @pytest.mark.parametrize("seed", range(6))
-def test_same_items_and_scores_as_the_reference(config: ModelConfig, seed: int) -> None:
+@pytest.mark.parametrize("scores_all", [True, False])
+def test_same_items_and_scores_as_the_reference(config: ModelConfig, seed: int, scores_all: bool) -> None:
     rng = np.random.default_rng(seed)
-    requests = random_requests(rng, config)
+    requests = random_requests(rng, config, scores_all=scores_all)
     judge = reference(config, random_recommender(config, seed), requests.codes, requests.vectors)
     answers = requests.answers(*run(config, seed, requests.tensors()))
     for index, (beams, candidates) in enumerate(answers):
@@ -90,6 +91,7 @@ def test_same_items_and_scores_as_the_reference(config: ModelConfig, seed: int) 
             int(requests.max_per_prefix[index]),
             requests.added[index],
             requests.steer[index],
+            scores_all,
         )
         close(beams, expected[0])
         close(candidates, expected[1])

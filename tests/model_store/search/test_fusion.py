@@ -13,8 +13,8 @@ from model_store.search.fusion import (
     best,
     boost_new_items,
     count_earlier,
-    dense_candidates,
     scores,
+    scores_all_items,
 )
 from tests.support.search_reference import Candidate, fuse
 
@@ -84,8 +84,8 @@ def test_occurrences_are_counted_in_order() -> None:
 
 
 def test_every_item_is_scored_up_to_a_limit() -> None:
-    assert dense_candidates(50, DENSE_ITEMS) == 50
-    assert dense_candidates(50, DENSE_ITEMS + 1) == 0
+    assert scores_all_items(DENSE_ITEMS)
+    assert not scores_all_items(DENSE_ITEMS + 1)
 
 
 @pytest.mark.parametrize("wrong", [{"weight": -0.1}, {"weight": float("inf")}, {"candidates": -1}, {"alpha": 1}])

@@ -77,8 +77,8 @@ def test_vectors_are_found_by_leaf() -> None:
     *_, leaf_row, by_row = catalogue_inputs(shuffled, VECTORS, 2)
     assert by_row is VECTORS  # a million of them are not copied for every change of the catalogue
     np.testing.assert_array_equal(by_row[leaf_row], VECTORS[::-1])
-    np.testing.assert_array_equal(pool_vectors(shuffled, VECTORS, 2, candidates=3), VECTORS[::-1])
-    assert pool_vectors(shuffled, VECTORS, 2, candidates=0).shape == (0, 2)
+    np.testing.assert_array_equal(pool_vectors(shuffled, VECTORS, 2, has_rows=True), VECTORS[::-1])
+    assert pool_vectors(shuffled, VECTORS, 2, has_rows=False).shape == (0, 2)
     *_, without = catalogue_inputs(shuffled, None, 2)
     assert without.shape == (1, 2)  # one row of zeros stands for every item
     assert not without.any()

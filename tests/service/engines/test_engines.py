@@ -170,14 +170,37 @@ async def test_the_fused_answer_is_that_of_the_reference(stores: dict[Fusion, Pa
             assert max(codes.count(code) for code in codes) <= most
 
 
-def test_large_catalogues_and_wide_beams_keep_the_fitted_balance(
-    stores: dict[Fusion, Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.anyio
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+async def test_in_a_large_catalogue_the_neighbours_of_the_history_join_the_beams(
+    stores: dict[Fusion, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
+    monkeypatch.setattr("model_store.search.fusion.DENSE_ITEMS", 59)
+    bundle = ModelStore(stores[NEIGHBOURLY]).bundle()
+    graphs = {name: bundle.read(name) for name in ("search.onnx", EIGHT_BIT_GRAPH)}
+    publish_real(tmp_path, graphs, TorchEngine(bundle.weights(), CONFIG, "cpu"), NEIGHBOURLY)
+
+    rows, width = [4, 8, 15], CONFIG.beam_width
+    unseen = np.ones(60, dtype=np.bool_)
+    unseen[rows] = False
+    known = MEMORY.scores(np.array([rows]), np.array([len(rows)]))
+    added = {row: 0.5 * value for row, value in zip(known.row.tolist(), known.value.tolist(), strict=True)}
+    judge = reference(CONFIG, random_recommender(CONFIG, seed=3), CATALOGUE.codes, CATALOGUE.vectors)
+    beams, others = judge.candidates(np.array(rows), width, width, unseen, None, added, scores_all=False)
+    everyone, _ = judge.candidates(np.array(rows), width, width, unseen, None, added)
+    assert 0 < len(others) < 60 - len(rows) - len(everyone)  # some join, and not all that are open
+
+    async with serving(tmp_path, engine=engine, threads=1) as (client, _):
+        body = {"history": [f"item-{row}" for row in rows], "k": 40}
+        answer = (await client.post("/recommend", json=body)).json()["items"]
+    expected = fuse([*beams, *others], NEIGHBOURLY.weight, 40, 60, CATALOGUE.codes[:, 0].tolist())
+    assert ids(answer) == [f"item-{row}" for row in expected]
+
+
+def test_wide_beams_keep_the_fitted_balance(stores: dict[Fusion, Path]) -> None:
     bundle = ModelStore(stores[FUSION]).bundle()
     model = load_model(bundle, bundle.catalogue(), Settings(engine="onnx", threads=1), open_engine)
     assert [model.fusion(width).candidates for width in (20, 50, 100)] == [20, 50, 100]
-    monkeypatch.setattr("service.models.loaded_model.DENSE_ITEMS", 59)
-    assert model.fusion(20) == Fusion(weight=FUSION.weight, candidates=0)
 
 
 def ids(items: list[dict[str, object]]) -> list[str]:

@@ -21,7 +21,7 @@ from service.engines.base import SearchRequest
 from service.engines.buckets import CapturePlan, batch_sizes, history_lengths
 from service.engines.cuda_graphs import EagerRunner, Runner, create_runner
 from service.engines.device_catalogue import PaddedLayout
-from service.engines.static_search import StaticSearch
+from service.engines.static_search import CatalogueKind, StaticSearch
 from service.engines.torch_engine import PREFIX, TorchEngine
 from tests.support.bundles import small_catalogue
 from tests.support.random_worlds import (
@@ -59,8 +59,8 @@ def engine_of(config: ModelConfig, plan: CapturePlan = PLAN) -> TorchEngine:
     return TorchEngine(weights(random_recommender(config, seed=3)), config, "cpu", plan)
 
 
-def plain(config: ModelConfig, items: Catalogue) -> BoundSearch:
-    return BoundSearch(BeamSearch(random_recommender(config, seed=3)), items.trie, items.vectors)
+def plain(config: ModelConfig, items: Catalogue, scores_all: bool = True) -> BoundSearch:
+    return BoundSearch(BeamSearch(random_recommender(config, seed=3)), items.trie, items.vectors, scores_all)
 
 
 def requests(
@@ -118,7 +118,8 @@ def config(request: pytest.FixtureRequest) -> ModelConfig:
 def captured(request: pytest.FixtureRequest, config: ModelConfig) -> tuple[StaticSearch, Runner]:
     runs: Runner = request.param()
     layout = PaddedLayout.with_headroom(catalogue().trie)
-    return StaticSearch(BeamSearch(random_recommender(config, 3)), layout, True, PLAN, runs), runs
+    kind = CatalogueKind(has_vectors=True, has_pool=True)
+    return StaticSearch(BeamSearch(random_recommender(config, 3)), layout, kind, PLAN, runs), runs
 
 
 def test_batches_of_all_sizes_are_answered_as_without_padding(
@@ -233,15 +234,21 @@ def test_a_catalogue_without_item_vectors_is_searched_too(rng: np.random.Generat
         engine_of(MODELS["vectors"]).bind(items)
 
 
-def test_large_catalogues_are_captured_without_dense_candidates(
+def test_a_catalogue_that_grows_large_is_captured_again_and_takes_candidates_from_histories(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.engines.torch_engine.DENSE_ITEMS", ITEMS - 1)
-    engine, items = engine_of(MODELS["codes"]), catalogue()
+    config = MODELS["codes"]
+    engine, items = engine_of(config), catalogue()
     engine.bind(items)
-    plan = engine._bound.get(items).search.plan
-    assert plan == replace(PLAN, candidates=0)
-    assert plan.find(asked(engine, items, rng, 2, candidates=0)) is not None
+    small = engine._bound.get(items).search
+    monkeypatch.setattr("model_store.search.fusion.DENSE_ITEMS", ITEMS - 1)
+    grown = replace(items)
+    engine.bind(grown)
+    assert engine._bound.get(grown).search is not small
+    inputs = asked(engine, grown, rng, 2)
+    assert PLAN.find(inputs) is not None
+    same(engine.compute(inputs, grown), plain(config, grown, scores_all=False)(inputs))
+    assert (engine.compute(inputs, grown).leaves[:, WIDTH:] >= 0).any()
 
 
 def test_the_search_needs_nothing_of_the_host_once_it_runs(config: ModelConfig) -> None:

@@ -11,7 +11,8 @@ counted. p99_extra_ms is p99 during the worst fault minus p99 of all the load be
 time from the end of a fault until answers are not degraded and a write is accepted. ``faults`` has each.
 
 ``primary_killed`` has a service of its own, whose Redis is the primary that three sentinels name: it is killed, and the
-time to recover counts from then on.
+time to recover counts from then on. So has ``cluster_node_killed``, with a Redis Cluster of three primaries, one of which
+has a replica and is killed.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ import typer
 
 from benchmarks.bench_overload import expectations, is_right
 from benchmarks.load import Load, Reply, encode_request, milliseconds
-from benchmarks.redis_faults import Fault, failover, faults, redis_and_network
+from benchmarks.redis_faults import Fault, failover, faults, node_loss, redis_and_network
 from benchmarks.served_store import K, open_store
 from benchmarks.service_process import serving
 from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import SearchResult
 from service.settings import Settings
+from tests.support.redis_cluster import running_cluster
 from tests.support.sentinels import running_sentinels
 
 CONNECTIONS = 256
@@ -211,6 +213,8 @@ def main(
             found = measure(url, lambda names: faults(server, network, names, seconds))
         with running_sentinels(Path(temporary) / "sentinels") as group:
             found |= measure(group.url, lambda _: failover(group))
+        with running_cluster(Path(temporary) / "cluster", replicas=1) as cluster:
+            found |= measure(cluster.url, lambda _: node_loss(cluster))
 
     peace_ms = milliseconds(peace, 99) or 0.0
     requests = sum(each["requests"] for each in found.values())

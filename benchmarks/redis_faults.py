@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model_store.replication.redis_schema import Keys
+from tests.support.redis_cluster import RedisClusterGroup
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.sentinels import SentinelGroup
 from tests.support.tcp_proxy import TcpProxy
@@ -127,6 +128,11 @@ def faults(server: RedisServer, network: Network, users: Sequence[str], seconds:
 def failover(group: SentinelGroup) -> dict[str, Fault]:
     """Return the trouble that Sentinel mends: its primary is killed, and comes back as a replica."""
     return {"primary_killed": Fault(group.kill_primary, group.restart_killed, heals_itself=True)}
+
+
+def node_loss(cluster: RedisClusterGroup) -> dict[str, Fault]:
+    """Return the trouble that a cluster mends: the node with a replica is killed, and comes back as a replica."""
+    return {"cluster_node_killed": Fault(cluster.nodes[0].kill, cluster.restart_first, heals_itself=True)}
 
 
 @contextmanager

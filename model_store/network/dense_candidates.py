@@ -62,7 +62,7 @@ class ListedLeaves(NamedTuple):
         place = torch.arange(items, device=history.device)
         is_same = history[:, :, None] == history[:, None, :]  # [B, T, T]
         is_neighbour = history[:, :, None] == neighbours[:, None, :]  # [B, T, M]
-        comes_again = (is_same & (place[:, None] < place)).any(dim=2) | is_neighbour.any(dim=2)
+        comes_again = _any(is_same & (place[:, None] < place)) | _any(is_neighbour)
 
         of_history = cosine[:, :items] + (is_same * repeats[:, None, :]).sum(dim=2)
         of_neighbours = cosine[:, items:] + scores + (is_neighbour * repeats[:, :, None]).sum(dim=1)
@@ -78,7 +78,7 @@ class ListedLeaves(NamedTuple):
             is_open: ``[B, A]``, whether the request's rule leaves the leaf open.
             excluded: ``[B, E]``, leaves that must not be answered.
         """
-        is_excluded = (self.leaf[:, :, None] == excluded[:, None, :]).any(dim=2)
+        is_excluded = _any(self.leaf[:, :, None] == excluded[:, None, :])
         return ListedLeaves(self.leaf, torch.where(is_open & ~is_excluded & (self.leaf >= pool), self.dense, DEAD))
 
 
@@ -121,6 +121,11 @@ def dense_scores(user: Tensor, vectors: Tensor, leaf: Tensor, added: AddedScores
     """Return the dense scores of leaves ``[B, W]`` with vectors ``[B, W, d_s]``; of leaf -1 the score means nothing."""
     is_same = leaf[:, :, None] == added.leaf[:, None, :]
     return (vectors @ user[:, :, None]).squeeze(2) + (is_same * added.value[:, None, :]).sum(dim=2)
+
+
+def _any(mask: Tensor) -> Tensor:
+    """Return whether any is true along the last axis, which may be empty: ONNX's greatest of nothing is not false."""
+    return mask.sum(dim=-1) > 0
 
 
 def _place_in_pool(leaf: Tensor, leaves: int) -> Tensor:

@@ -23,6 +23,7 @@ KINDS = {
     "unreachable",
     "restarted_empty",
     "primary_killed",
+    "cluster_node_killed",
 }
 
 

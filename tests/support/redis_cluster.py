@@ -50,6 +50,11 @@ class RedisClusterGroup:
         """Return the primary that was given the slot of a key."""
         return self.nodes[int(key_slot(key.encode())) * PRIMARIES // SLOTS]
 
+    def restart_first(self) -> None:
+        """Start the killed first node again, and return once it follows the replica that took its place."""
+        self.nodes[0].start()
+        wait_for_servers(lambda: self._follows(self.nodes[0]))
+
     def wait_until_replicated(self) -> None:
         """Return once the replica has confirmed everything that the first node has."""
         wait_for_servers(lambda: self._offset(self.nodes[0]) == self._offset(self.nodes[PRIMARIES]))

@@ -11,8 +11,8 @@ counted. p99_extra_ms is p99 during the worst fault minus p99 of all the load be
 time from the end of a fault until answers are not degraded and a write is accepted. ``faults`` has each.
 
 ``primary_killed`` has a service of its own, whose Redis is the primary that three sentinels name: it is killed, and the
-time to recover counts from then on. So has ``cluster_node_killed``, with a Redis Cluster of three primaries, one of which
-has a replica and is killed.
+time to recover counts from then on. So has ``cluster_node_killed``, with a Redis Cluster of three primaries, one of
+which has a replica and is killed.
 """
 
 from __future__ import annotations

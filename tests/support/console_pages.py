@@ -22,6 +22,9 @@ from service.service import Service
 from tests.support.hash_coder import hash_coder
 from tests.support.service_harness import fast_settings, running, until
 
+PATIENCE = 600
+"""Looks at a page, a tenth of a second apart, until it must show something."""
+
 
 @asynccontextmanager
 async def console_of(

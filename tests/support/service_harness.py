@@ -106,6 +106,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def until_answered(client: httpx.AsyncClient, path: str, is_right: Callable[[Any], bool]) -> None:
+    """Ask until the answer is right, for what is done in the background; fail after a minute."""
+    async with asyncio.timeout(60):
+        while not is_right((await client.get(path)).json()):
+            await asyncio.sleep(0.02)
+
+
 def metric(service: Service, name: str, **labels: str) -> float:
     """Return the value of a metric, 0 while it has none."""
     return service.telemetry.registry.get_sample_value(name, labels) or 0.0

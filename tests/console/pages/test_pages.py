@@ -9,15 +9,13 @@ import pytest
 from nicegui import ui
 
 from console.frame import NAVIGATION
-from tests.support.console_pages import click, console_of, visiting
+from tests.support.console_pages import PATIENCE, click, console_of, visiting
 from tests.support.service_harness import live_store
 
 pytestmark = pytest.mark.anyio
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 PATHS = [*(path for path, _ in NAVIGATION), "/item?id=item-3", "/users?id=u1", "/ask?user=u1", "/codes?user=u1"]
-PATIENCE = 100
-"""Looks at a page, a tenth of a second apart, until it must show something."""
 
 
 async def test_the_overview_says_what_is_live_and_that_all_is_well(tmp_path: Path) -> None:

@@ -8,13 +8,10 @@ import pytest
 
 from model_store.bundle.registry import ModelStore
 from tests.support.bundles import publish_small
-from tests.support.console_pages import click, console_of
-from tests.support.service_harness import live_store, until
+from tests.support.console_pages import PATIENCE, click, console_of
+from tests.support.service_harness import live_store, until, until_answered
 
 pytestmark = pytest.mark.anyio
-
-PATIENCE = 100
-"""Looks at a page, a tenth of a second apart, until it must show something."""
 
 
 async def test_candidate_and_shadow_are_compared_and_the_commands_named(tmp_path: Path) -> None:
@@ -35,9 +32,7 @@ async def test_candidate_and_shadow_are_compared_and_the_commands_named(tmp_path
         for row in range(160):
             response = await client.post("/recommend", json={"user_id": f"u{row}", "history": ["item-1"]})
             assert response.status_code == 200
-        for _ in range(PATIENCE):  # counted in the background
-            if any(day["versions"] for day in (await client.get("/attribution")).json()["days"]):
-                break
+        await until_answered(client, "/attribution", lambda told: any(day["versions"] for day in told["days"]))
         click(user, "Refresh")
         await user.should_see("The candidate does no worse so far", retries=PATIENCE)
         await user.should_see(f"etegrec-models promote {candidate}")

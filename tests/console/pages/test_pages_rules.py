@@ -10,13 +10,10 @@ from nicegui import ui
 from nicegui.elements.mixins.value_element import ValueElement
 from nicegui.testing import User
 
-from tests.support.console_pages import click, console_of
-from tests.support.service_harness import live_store
+from tests.support.console_pages import PATIENCE, click, console_of
+from tests.support.service_harness import live_store, until_answered
 
 pytestmark = pytest.mark.anyio
-
-PATIENCE = 100
-"""Looks at a page, a tenth of a second apart, until it must show something."""
 
 
 def fill(user: User, label: str, value: object) -> None:
@@ -150,10 +147,11 @@ async def test_an_experiment_is_made_read_ended_and_deleted(tmp_path: Path) -> N
         await user.open("/experiments")
         await user.should_see("control 50.0 %, new 50.0 %", retries=PATIENCE)
 
-        for _ in range(PATIENCE):
-            report = (await client.get("/experiments/fresh-start/report")).json()
-            if sum(each["answers"] for each in report["variants"]) == 8:
-                break
+        await until_answered(
+            client,
+            "/experiments/fresh-start/report",
+            lambda report: sum(each["answers"] for each in report["variants"]) == 8,
+        )
         await user.open("/experiment?name=fresh-start")
         await user.should_see("Can it be trusted?", retries=PATIENCE)
         await user.should_see("Placement home")
@@ -187,9 +185,7 @@ async def test_recent_answers_of_a_user_are_named_as_far_as_they_are_noted(tmp_p
 
         request = {"user_id": "u1", "k": 2, "exclude_shown": {"answers": 1}}
         items = (await client.post("/recommend", json=request)).json()["items"]
-        for _ in range(PATIENCE):  # noted in the background
-            if (await client.get("/users/u1")).json()["recent_answers"]:
-                break
+        await until_answered(client, "/users/u1", lambda user: bool(user["recent_answers"]))
         await user.open("/users?id=u1")
         await user.should_see(", ".join(item["title"] for item in items), retries=PATIENCE)
 

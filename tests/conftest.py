@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import uuid
@@ -33,6 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if marked and not cuda_is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what stays anyway: modules and tests are millions of objects.
+
+    A service that gives a model back collects all garbage, and most tests start one.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from model_store.errors import StoreError
+from service.async_tasks import Expected, repeat_until_cancelled
 from service.errors import FieldError, InvalidFields, RequestError
 from service.store.client import StoreClient
 from service.store.document_store import (
@@ -63,7 +65,6 @@ class Documents(ABC, Generic[T]):
         self._wait_s = wait_s
         self._known: Mapping[str, Named[T]] = {}
         self._is_read = False
-        self._is_failing = False
         self._reads = 0  # that have begun
         self._busy = asyncio.Lock()
 
@@ -186,17 +187,16 @@ class Documents(ABC, Generic[T]):
 
     async def watch(self) -> None:
         """Read what other replicas wrote, until cancelled."""
-        while True:
-            try:
-                await self.read()
-                self._is_failing = False
-            except StoreError as failure:
-                if not self._is_failing:  # once per outage
-                    log.warning("documents_not_read", kind=self.kind, cause=str(failure), hint=failure.hint)
-                self._is_failing = True
-            except Exception:
-                log.exception("documents_crashed", kind=self.kind)
-            await asyncio.sleep(POLL_S)
+        await repeat_until_cancelled(
+            self.read,
+            POLL_S,
+            on_crash=partial(log.exception, "documents_crashed", kind=self.kind),
+            expected=Expected(StoreError, self._log_outage),
+        )
+
+    def _log_outage(self, failure: StoreError, is_first: bool) -> None:
+        if is_first:
+            log.warning("documents_not_read", kind=self.kind, cause=str(failure), hint=failure.hint)
 
     async def read(self) -> None:
         """Read what changed since the last time; give a store that lost writes what this replica knows.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from model_store.errors import StoreError
+from service.async_tasks import Expected, repeat_until_cancelled
 from service.experiments import Experiments, counted_as
 from service.store.subject_store import SubjectStore
 
@@ -42,14 +43,12 @@ class ExperimentUpkeep:
 
     async def watch(self) -> None:
         """Look after everything each minute, until cancelled."""
-        while True:
-            try:
-                await self.step()
-            except StoreError as failure:
-                log.debug("subjects_not_deleted", cause=str(failure), hint=failure.hint)
-            except Exception:
-                log.exception("experiment_upkeep_crashed")
-            await asyncio.sleep(LOOK_S)
+        await repeat_until_cancelled(
+            self.step,
+            LOOK_S,
+            on_crash=partial(log.exception, "experiment_upkeep_crashed"),
+            expected=Expected(StoreError, _log_outage),
+        )
 
     async def step(self) -> None:
         """Delete the subjects of experiments that ended; the sums over them stay for the report.
@@ -67,3 +66,7 @@ class ExperimentUpkeep:
             if is_over and label not in self._deleted:
                 await self._subjects.delete(label, with_sums=False)
                 self._deleted.add(label)
+
+
+def _log_outage(failure: StoreError, _: bool) -> None:
+    log.debug("subjects_not_deleted", cause=str(failure), hint=failure.hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ from service.access.guess_brake import GuessBrake
 from service.access.keys import Key, KeyRing, Scope, keys_of_settings
 from service.access.keys_file import parse_keys, read_file
 from service.access.limits import Clock, KeyUsage, Limits
+from service.async_tasks import repeat_until_cancelled
 from service.errors import KeyForbidden, KeyMissing, RateLimited
 from service.log_sampling import SampledLog
 from service.settings import Settings
@@ -92,12 +94,19 @@ class Gate:
 
     async def watch(self) -> None:
         """Read the keys file again whenever it changes, until cancelled."""
-        while self._file is not None:
-            await asyncio.sleep(self._settings.keys_reload_s)
-            try:
-                self.use_file(await asyncio.to_thread(read_file, self._file))
-            except ConfigError as cause:
-                self._keep_keys(str(cause), cause)
+        if self._file is None:
+            return
+        await repeat_until_cancelled(
+            partial(self._read_again, self._file),
+            self._settings.keys_reload_s,
+            on_crash=partial(log.exception, "keys_watch_crashed"),
+        )
+
+    async def _read_again(self, file: Path) -> None:
+        try:
+            self.use_file(await asyncio.to_thread(read_file, file))
+        except ConfigError as cause:
+            self._keep_keys(str(cause), cause)
 
     def use_file(self, content: bytes) -> None:
         """Take over the content of the keys file; keep the keys that are known if it is wrong."""

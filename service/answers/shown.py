@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import structlog
 
 from model_store.errors import StoreError
+from service.async_tasks import Expected, repeat_until_cancelled
 from service.schemas.recommend import RecommendRequest
 from service.schemas.rules import ExcludeShown
 from service.store.client import StoreClient
@@ -68,7 +70,6 @@ class ShownTracker:
         self._waiting: dict[int, ShownAnswer] = {}  # by time, oldest first
         self._waiting_of: dict[Subject, list[ShownAnswer]] = {}
         self._writing = asyncio.Lock()
-        self._is_failing = False
 
     async def read(self, request: RecommendRequest) -> Shown:
         """Return the items that a request must not show again."""
@@ -99,17 +100,12 @@ class ShownTracker:
 
     async def watch(self) -> None:
         """Write what waits, until cancelled."""
-        while True:
-            try:
-                await self.write()
-                self._is_failing = False
-            except StoreError as failure:
-                if not self._is_failing:  # once per outage
-                    log.warning("shown_not_written", cause=str(failure), hint=failure.hint)
-                self._is_failing = True
-            except Exception:
-                log.exception("shown_crashed")
-            await asyncio.sleep(WRITE_S)
+        await repeat_until_cancelled(
+            self.write,
+            WRITE_S,
+            on_crash=partial(log.exception, "shown_crashed"),
+            expected=Expected(StoreError, _log_outage),
+        )
 
     async def write(self) -> None:
         """Write all answers that wait.
@@ -163,3 +159,8 @@ def shown_items(answers: Iterable[ShownAnswer], rule: ExcludeShown, now: int) ->
         at for place, at in enumerate(newest_first) if place < (rule.answers or 0) or (rule.hours and at >= since)
     ]
     return list(dict.fromkeys(item_id for at in chosen for item_id in by_time[at].item_ids))
+
+
+def _log_outage(failure: StoreError, is_first: bool) -> None:
+    if is_first:
+        log.warning("shown_not_written", cause=str(failure), hint=failure.hint)

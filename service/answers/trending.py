@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from weakref import ref
 
 import numpy as np
@@ -19,6 +19,7 @@ import structlog
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import StoreError
+from service.async_tasks import Expected, repeat_until_cancelled
 from service.settings import Settings
 from service.store.backlog_watch import BacklogWatch
 from service.store.base import Store
@@ -78,14 +79,12 @@ class TrendTracker:
 
     async def watch(self) -> None:
         """Read the counts every ``trends_s`` seconds, until cancelled."""
-        while True:
-            try:
-                await self.read()
-            except StoreError as failure:
-                log.info("trends_not_read", cause=str(failure))
-            except Exception:
-                log.exception("trends_crashed")
-            await asyncio.sleep(self._settings.trends_s)
+        await repeat_until_cancelled(
+            self.read,
+            self._settings.trends_s,
+            on_crash=partial(log.exception, "trends_crashed"),
+            expected=Expected(StoreError, lambda failure, _: log.info("trends_not_read", cause=str(failure))),
+        )
 
     async def read(self) -> None:
         """Read the counts, and the metrics of the event stream, once.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from functools import partial
 
 import structlog
 
 from model_store.attribution.counters import day_of, days_until
 from model_store.errors import StoreError
+from service.async_tasks import repeat_until_cancelled
 from service.attribution.answer_counts import AnswerCounts
 from service.attribution.key_ring import KeyRing
 from service.settings import MAX_COUNTERS_DAYS
@@ -39,12 +40,7 @@ class AttributionUpkeep:
 
     async def watch(self) -> None:
         """Look after everything each second, until cancelled."""
-        while True:
-            try:
-                await self.step()
-            except Exception:
-                log.exception("attribution_upkeep_crashed")
-            await asyncio.sleep(SEND_S)
+        await repeat_until_cancelled(self.step, SEND_S, partial(log.exception, "attribution_upkeep_crashed"))
 
     async def step(self) -> None:
         """Look after everything once."""

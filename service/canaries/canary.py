@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
@@ -23,6 +24,7 @@ from model_store.experiments.assignment import Assignment
 from model_store.experiments.canary import CLICKED, Failure, find_failure
 from model_store.experiments.report import judge as compare
 from model_store.experiments.tally import Variant
+from service.async_tasks import Expected, repeat_until_cancelled
 from service.attribution.signer import Signer
 from service.canaries.ends import CanaryEnds
 from service.canaries.trial import LANES, CanaryTrial, Lane, judge
@@ -154,14 +156,12 @@ class Canary:
 
     async def watch(self) -> None:
         """Check the guardrails each second, until cancelled."""
-        while True:
-            try:
-                await self.step()
-            except StoreError as failure:
-                log.debug("canary_figures_not_read", cause=str(failure), hint=failure.hint)
-            except Exception:
-                log.exception("canary_check_crashed")
-            await asyncio.sleep(CHECK_S)
+        await repeat_until_cancelled(
+            self.step,
+            CHECK_S,
+            on_crash=partial(log.exception, "canary_check_crashed"),
+            expected=Expected(StoreError, _log_outage),
+        )
 
     async def step(self) -> None:
         """Begin or end a trial as the alias says, and roll it back if the candidate does worse.
@@ -255,3 +255,7 @@ class Canary:
         self._telemetry.canary_requests.labels(lane, "error").inc()
         if counted is trial.assignment(lane):  # errors of an experiment are counted where it is
             self._signer.note_error(counted)
+
+
+def _log_outage(failure: StoreError, _: bool) -> None:
+    log.debug("canary_figures_not_read", cause=str(failure), hint=failure.hint)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import structlog
 
 from model_store.errors import StoreError, StoreUnavailable
+from service.async_tasks import Expected, repeat_until_cancelled
 from service.errors import NotReady
 from service.models.loaded_model import LoadedModel
 from service.models.slot import ModelSlot
@@ -51,21 +53,17 @@ class CatalogueUpdater:
 
     async def watch(self) -> None:
         """Follow the stream, until cancelled."""
-        is_failing = False
-        while True:
-            has_moved = False
-            try:
-                has_moved = await self.step()
-                is_failing = False
-            except StoreError as failure:
-                self._store_client.note_behind(behind=True)
-                if not is_failing:  # once per outage, not ten times a second
-                    log.warning("changes_unavailable", cause=str(failure), hint=failure.hint)
-                is_failing = True
-            except Exception:
-                log.exception("catalogue_step_crashed")
+        await repeat_until_cancelled(
+            self.step,
+            self._settings.catalogue_poll_s,
+            on_crash=partial(log.exception, "catalogue_step_crashed"),
+            expected=Expected(StoreError, self._note_outage),
+        )
 
-            await asyncio.sleep(0 if has_moved else self._settings.catalogue_poll_s)
+    def _note_outage(self, failure: StoreError, is_first: bool) -> None:
+        self._store_client.note_behind(behind=True)
+        if is_first:
+            log.warning("changes_unavailable", cause=str(failure), hint=failure.hint)
 
     async def step(self) -> bool:
         """Read the stream once, compute the catalogue aside and swap it in; return whether there was anything new.

@@ -29,6 +29,7 @@ import structlog
 
 from model_store.bundle.registry import ModelStore
 from model_store.errors import ModelStoreError
+from service.async_tasks import repeat_until_cancelled
 from service.models.failures import LoadFailures, problem_of
 from service.models.loaded_model import PARTS, LoadedModel
 from service.models.loader import VersionLoader
@@ -51,13 +52,11 @@ class ModelManager(ModelSlot):
 
     async def watch(self) -> None:
         """Poll the model store every ``reload_s`` seconds, until cancelled."""
-        while True:
-            try:
-                await self.poll()
-            except Exception:
-                self._telemetry.store_failures.inc()
-                log.exception("store_check_crashed")
-            await asyncio.sleep(self._settings.reload_s)
+        await repeat_until_cancelled(self.poll, self._settings.reload_s, self._note_crash)
+
+    def _note_crash(self) -> None:
+        self._telemetry.store_failures.inc()
+        log.exception("store_check_crashed")
 
     async def poll(self) -> None:
         """Ask the model store once which version is live, and load it if it is another one."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -17,6 +18,7 @@ import structlog
 from model_store.bundle.aliases import Alias, AliasName
 from model_store.bundle.registry import ModelStore
 from model_store.errors import ModelStoreError
+from service.async_tasks import repeat_until_cancelled
 from service.models.failures import LoadFailures, problem_of
 from service.models.loader import VersionLoader
 from service.models.manager import ModelManager
@@ -83,12 +85,9 @@ class SecondModel(ModelSlot):
 
     async def watch(self) -> None:
         """Poll the model store every ``reload_s`` seconds, until cancelled."""
-        while True:
-            try:
-                await self.poll()
-            except Exception:
-                log.exception("alias_check_crashed", alias=self.name)
-            await asyncio.sleep(self._settings.reload_s)
+        await repeat_until_cancelled(
+            self.poll, self._settings.reload_s, partial(log.exception, "alias_check_crashed", alias=self.name)
+        )
 
     async def poll(self) -> None:
         """Read once which version has the alias, and load it, or let it go."""

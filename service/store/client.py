@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Literal, NamedTuple
 
 import structlog
@@ -13,6 +13,7 @@ from model_store.errors import StoreCorrupt, StoreError, StoreReadOnly
 from model_store.events.counts import Counts
 from model_store.events.event import Event
 from model_store.tracing.interface import Span
+from service.async_tasks import repeat_until_cancelled
 from service.store.base import History, Recorded, Store
 from service.store.read_batching import ReadBatcher
 from service.store.shown_answers import ShownAnswer, Subject
@@ -76,12 +77,7 @@ class StoreClient:
 
     async def watch(self) -> None:
         """Check the store every ``check_s`` seconds, until cancelled."""
-        while True:
-            try:
-                await self.check()
-            except Exception:
-                log.exception("store_watch_crashed")
-            await asyncio.sleep(self._check_s)
+        await repeat_until_cancelled(self.check, self._check_s, partial(log.exception, "store_watch_crashed"))
 
     async def check(self) -> None:
         """Ask the store once whether it answers and takes writes, and show what it left out."""

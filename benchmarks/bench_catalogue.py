@@ -38,7 +38,7 @@ from model_store.bundle.manifest import FileSeal
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.packed import PackedStrings
 from model_store.semantic_ids.trie import Trie
-from service.filters import RuleCompiler
+from service.ranking.filters import RuleCompiler
 from service.store.change_stream import START, Snapshot
 from service.store.redis_store import RedisStore
 from tests.support.redis_server import RedisServer

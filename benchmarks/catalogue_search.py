@@ -17,7 +17,7 @@ from model_store.config import ModelConfig
 from model_store.semantic_ids.trie import Trie
 from service.engines.base import SearchRequest, SearchResult
 from service.engines.onnx_engine import OnnxEngine
-from service.filters import RuleCompiler, read_filter
+from service.ranking.filters import RuleCompiler, read_filter
 from service.schemas.rules import Filter
 
 BATCH = 32

@@ -40,7 +40,7 @@ GROUPS = {
         *("model_store/bundle/bundle.py", "model_store/bundle/manifest.py", "model_store/bundle/golden.py"),
         *("model_store/bundle/storage.py", "model_store/bundle/onnx_session.py"),
     ),
-    "rules": ("service/filters.py",),
+    "rules": ("service/ranking/filters.py",),
     "batcher": ("service/scheduling",),
     "reload": tuple(f"service/models/{name}.py" for name in ("manager", "slot", "loader")),
     "retrain": ("training/retraining",),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from service.ingest.metrics import IngestMetrics
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 METRIC = re.compile(r"\b(etegrec[_:][a-zA-Z0-9_:]+|process_[a-z_]+|up)\b")
 SELECTED = re.compile(METRIC.pattern + r"(\{)?")

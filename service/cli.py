@@ -29,7 +29,7 @@ from service.http.protocol import BoundedHttp
 from service.http.server import Server
 from service.settings import ENV_PREFIX, EngineName, Settings
 from service.store.base import Store
-from service.telemetry import Telemetry, set_up_logs
+from service.telemetry.telemetry import Telemetry, set_up_logs
 
 SWITCH_S = 0.0005
 """Longest time that one Python thread keeps another waiting. The threads that prepare and finish batches delay the

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from model_store.experiments.assignment import Assignment
-from service.documents import Documents, Named
 from service.errors import NoSuchPlacement, PlacementConflict, PlacementsNotRead
-from service.experiments import Experiments
+from service.experiments.experiments import Experiments
 from service.schemas.placements import ONE_PLACEMENT, Placement, UsedPlacement
 from service.schemas.recommend import RecommendRequest
 from service.schemas.rules import Filter, Rules
 from service.store.client import StoreClient
 from service.store.document_store import DocumentStore
+from service.store.documents import Documents, Named
 
 
 class PlacedRequest(NamedTuple):
@@ -30,7 +30,7 @@ class PlacedRequest(NamedTuple):
 
 
 class Placements(Documents[Placement]):
-    """All placements; see :class:`~service.documents.Documents`.
+    """All placements; see :class:`~service.store.documents.Documents`.
 
     Args:
         store_client: Client of the store.

@@ -23,24 +23,24 @@ from service.answers.result_cache import AnswerKey, ResultCache
 from service.answers.shown import NOTHING_SHOWN, Shown, ShownTracker, subject_of
 from service.answers.trending import TrendTracker
 from service.attribution.signer import Signer
-from service.canaries.canary import Canary
 from service.catalogue.range_check import RangeCheck
 from service.engines.base import BEAM_WIDTHS, NARROW_WIDTHS, SearchRequest, SearchResult
 from service.errors import DeadlineMissed, InvalidFields, QueueTooLong
-from service.filters import Rule, ViewedItem, read_filter
 from service.models.loaded_model import LoadedModel
 from service.models.manager import ModelManager
 from service.models.slot import ModelSlot, Serving
-from service.query import Query, QueryBuilder, read_history
-from service.rule_costs import measure_costs
+from service.ranking.filters import Rule, ViewedItem, read_filter
 from service.schemas.ranking import RuleCost, SkippedPin
 from service.schemas.recommend import RecommendRequest
-from service.search import Found, arranged, search
+from service.search.query import Query, QueryBuilder, read_history
+from service.search.rule_costs import measure_costs
+from service.search.search import Found, arranged, search
+from service.second_models.canary import Canary
+from service.second_models.shadow import Sample, Shadow
 from service.settings import Settings
-from service.shadow import Sample, Shadow
 from service.store.base import History
 from service.store.client import StoreClient, StoredHistory
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 ServedBy = Literal["model", "cache", "popular"]
 

@@ -23,13 +23,11 @@ from service.attribution.key_ring import KeyRing
 from service.attribution.recorder import EventRecorder
 from service.attribution.signer import Signer
 from service.attribution.upkeep import AttributionUpkeep
-from service.canaries.canary import Canary
-from service.canaries.ends import CanaryEnds
 from service.catalogue.manager import CatalogueManager
 from service.catalogue.range_check import RangeCheck
 from service.catalogue.updater import CatalogueUpdater
-from service.experiment_upkeep import ExperimentUpkeep
-from service.experiments import Experiments
+from service.experiments.experiments import Experiments
+from service.experiments.upkeep import ExperimentUpkeep
 from service.histories.importer import HistoryImporter
 from service.models.loader import VersionLoader
 from service.models.loading import CoderOpener, EngineOpener, open_coder
@@ -42,13 +40,15 @@ from service.previews.placements import PlacementPreviewer
 from service.previews.turn import Turn
 from service.recommender import Recommender
 from service.replication.follower import CatalogueFollower
-from service.second_models import SecondModels
+from service.search.why_not import WhyNotFinder
+from service.second_models.canary import Canary
+from service.second_models.canary_ends import CanaryEnds
+from service.second_models.second_models import SecondModels
+from service.second_models.shadow import Shadow
 from service.settings import Settings
-from service.shadow import Shadow
 from service.store.base import Store
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
-from service.why_not import WhyNotFinder
+from service.telemetry.telemetry import Telemetry
 
 
 class Service:

@@ -17,9 +17,9 @@ from service.access.keys_file import parse_keys, read_file
 from service.access.limits import Clock, KeyUsage, Limits
 from service.async_tasks import repeat_until_cancelled
 from service.errors import KeyForbidden, KeyMissing, RateLimited
-from service.log_sampling import SampledLog
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry.log_sampling import SampledLog
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
+from service.access.client_networks import network_of
 from service.access.limits import Clock, TokenBucket
-from service.client_networks import network_of
 
 MAX_ADDRESSES = 10_000
 """Largest number of addresses that are remembered; the one that was quiet for longest is forgotten first."""

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from service.answers.explanations import mask_of
 from service.async_tasks import gather_or_cancel
 from service.engines.base import SearchRequest, SearchResult
-from service.filters import CompiledRule
 from service.models.loaded_model import LoadedModel
 from service.models.slot import Serving
+from service.ranking.filters import CompiledRule
 from service.schemas.absences import CodeStanding, LastAnswered, SiblingCode, Verdict, WhyNotResponse
 from service.schemas.items import build_coded_item
 

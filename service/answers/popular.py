@@ -15,7 +15,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.search.fusion import count_earlier
 from service.answers.trending import EventCounts, training_share
 from service.engines.base import SearchResult
-from service.filters import CompiledRule
+from service.ranking.filters import CompiledRule
 
 log = structlog.get_logger()
 

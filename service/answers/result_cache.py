@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import SearchRequest, SearchResult
-from service.filters import RuleKey
+from service.ranking.filters import RuleKey
 from service.ranking.keys import RankingKey
 
 LARGEST_KEY = 8192

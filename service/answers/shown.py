@@ -21,7 +21,7 @@ from service.schemas.recommend import RecommendRequest
 from service.schemas.rules import ExcludeShown
 from service.store.client import StoreClient
 from service.store.shown_answers import ShownAnswer, Subject
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

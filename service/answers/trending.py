@@ -23,7 +23,7 @@ from service.async_tasks import Expected, repeat_until_cancelled
 from service.settings import Settings
 from service.store.backlog_watch import BacklogWatch
 from service.store.base import Store
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

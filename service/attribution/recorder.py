@@ -16,7 +16,7 @@ from model_store.events.event import KNOWN_TYPES, OWN_TYPE, Event
 from service.attribution.key_ring import KeyRing
 from service.store.base import Recorded
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 VALID = "valid"
 OTHER_ITEM = "other_item"

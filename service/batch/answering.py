@@ -15,14 +15,14 @@ from service.answers.exploration import distribution, pool_size
 from service.answers.popular import FallbackReason, find_popular
 from service.answers.trending import EventCounts
 from service.engines.base import SearchRequest, SearchResult
-from service.filters import CompiledRule, RuleKey, read_filter
 from service.models.loaded_model import LoadedModel
-from service.query import Query, build_query, letters_to_leave_out
 from service.ranking.checks import check_ranking
 from service.ranking.compiler import CompiledRanking
+from service.ranking.filters import CompiledRule, RuleKey, read_filter
 from service.ranking.keys import RankingKey
 from service.ranking.ranking import Ranking
 from service.schemas.recommend import RecommendRequest
+from service.search.query import Query, build_query, letters_to_leave_out
 from service.settings import Settings
 from service.store.base import History
 

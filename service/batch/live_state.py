@@ -16,7 +16,7 @@ from service.replication.replicated_catalogue import ReplicatedCatalogue
 from service.settings import Settings
 from service.store.base import Store
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 TIMEOUT_MS = 5000.0
 """Longest wait for a Redis socket: no person waits for a batch run, and one late answer should not end it."""

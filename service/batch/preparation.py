@@ -24,16 +24,16 @@ from service.batch.run_folder import RunFolder
 from service.batch.users import NO_HISTORY, UserHistory, UsersFile, users_in_store, users_in_training
 from service.catalogue.range_check import refuse_unknown_fields
 from service.errors import InvalidFields, RequestError
-from service.filters import RuleCompiler, read_filter
 from service.http.limits import check_limits
 from service.placements import Placements
 from service.ranking.checks import check_ranking
+from service.ranking.filters import RuleCompiler, read_filter
 from service.ranking.keys import RankingKey
 from service.schemas.recommend import RecommendRequest
 from service.settings import Settings
 from service.store.base import Store
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 
 class _Written(NamedTuple):

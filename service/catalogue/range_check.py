@@ -9,8 +9,8 @@ from itertools import islice
 
 from service.catalogue.updater import CatalogueUpdater
 from service.errors import FieldError, InvalidFields, is_ordinary_name
-from service.filters import RuleKey
 from service.models.manager import ModelManager
+from service.ranking.filters import RuleKey
 from service.schemas.rules import Rules, ViewedNumber
 
 SHOWN_NUMBER_FIELDS = 20

@@ -17,7 +17,7 @@ from service.replication.follower import CatalogueFollower
 from service.replication.replicated_catalogue import ReplicatedCatalogue
 from service.settings import Settings
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

@@ -23,7 +23,7 @@ from service.histories.chunks import Chunk, import_chunks
 from service.models.manager import ModelManager
 from service.settings import Settings
 from service.store.base import ImportProgress, Store
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

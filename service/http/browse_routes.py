@@ -13,10 +13,10 @@ from service.answers.similar import find_similar
 from service.answers.title_search import MAX_WORDS
 from service.answers.trending import EventCounts
 from service.errors import FieldError, InvalidFields, NotFound, NotReady
-from service.filters import CompiledRule, RuleKey
 from service.http.endpoints import Endpoint, read_id, read_query
 from service.http.limits import check_k
 from service.models.loaded_model import LoadedModel
+from service.ranking.filters import CompiledRule, RuleKey
 from service.schemas.browse import (
     CODE_PREFIX,
     CodesQuery,

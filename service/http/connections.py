@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from math import inf
 
-from service.client_networks import network_of
-from service.log_sampling import SampledLog
-from service.telemetry import Telemetry
+from service.access.client_networks import network_of
+from service.telemetry.log_sampling import SampledLog
+from service.telemetry.telemetry import Telemetry
 
 PROBE_PATHS = frozenset({b"/health/live", b"/health/ready", b"/metrics"})
 """Paths that connections above the limit may ask for."""

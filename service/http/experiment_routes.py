@@ -8,8 +8,7 @@ import time
 from starlette.requests import Request
 
 from model_store.attribution.counters import day_of, days_until
-from service.documents import Named
-from service.experiments import counted_as
+from service.experiments.experiments import counted_as
 from service.http.body import read_json
 from service.http.endpoints import Endpoint, read_query
 from service.http.limits import check_limits, experiment_bounds
@@ -26,6 +25,7 @@ from service.schemas.experiments import (
 )
 from service.schemas.placements import ExpectedRevision
 from service.service import Service
+from service.store.documents import Named
 
 _DAY_S = 86_400
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model_store.tracing.interface import Span
 from service.http.endpoints import BoundHandler
 from service.http.problems import new_request_id, problem_of
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

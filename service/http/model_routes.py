@@ -7,9 +7,7 @@ from math import isfinite
 from starlette.requests import Request
 
 from model_store.attribution.experiment_counters import VariantAnswers
-from service.canaries.trial import CanaryTrial, Lane, judge
 from service.http.endpoints import Endpoint
-from service.models.second_model import SecondModel
 from service.schemas.experiment_report import build_comparison, build_guardrail
 from service.schemas.models import (
     AliasReport,
@@ -21,8 +19,10 @@ from service.schemas.models import (
     ModelsResponse,
     ShadowReport,
 )
+from service.second_models.canary_trial import CanaryTrial, Lane, judge
+from service.second_models.second_model import SecondModel
+from service.second_models.shadow import ShadowFigures
 from service.service import Service
-from service.shadow import ShadowFigures
 
 
 async def get_models(service: Service, _: Request) -> ModelsResponse:

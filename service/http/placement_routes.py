@@ -7,7 +7,6 @@ import re
 
 from starlette.requests import Request
 
-from service.documents import Named
 from service.errors import FieldError, InvalidFields, NoSuchExperiment
 from service.http.body import read_json
 from service.http.endpoints import Endpoint, read_query
@@ -22,6 +21,7 @@ from service.schemas.placements import (
     PlacementsResponse,
 )
 from service.service import Service
+from service.store.documents import Named
 
 
 async def put_placement(service: Service, request: Request) -> PlacementResponse:

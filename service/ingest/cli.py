@@ -28,7 +28,7 @@ from service.ingest.source import Source
 from service.settings import Settings
 from service.store.base import Store
 from service.store.client import StoreClient
-from service.telemetry import Telemetry, set_up_logs
+from service.telemetry.telemetry import Telemetry, set_up_logs
 
 PROGRAM = "etegrec-ingest"
 

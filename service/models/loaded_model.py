@@ -14,8 +14,8 @@ from model_store.catalogue.code_names import CodeNames
 from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
 from service.engines.base import BEAM_WIDTHS, Engine
-from service.filters import RuleCompiler
 from service.ranking.compiler import MAX_PARTS, RankingCompiler
+from service.ranking.filters import RuleCompiler
 from service.replication.replicated_catalogue import ReplicatedCatalogue
 
 Part = Literal["item_encoder", "reduced_precision"]

@@ -21,9 +21,9 @@ from model_store.replication.item_payload import NewItem
 from model_store.search.neighbours import ADDITION_SIZES
 from service.engines.base import LARGEST_BATCH, Engine
 from service.engines.buckets import CapturePlan, batch_sizes, history_lengths
-from service.filters import RuleCompiler
 from service.models.goldens import replay_goldens
 from service.models.loaded_model import LoadedModel, beam_width_of, fusion_of
+from service.ranking.filters import RuleCompiler
 from service.replication.catalogue_source import Encoded, ItemCoder, Placer
 from service.settings import Settings
 

@@ -35,7 +35,7 @@ from service.models.loaded_model import PARTS, LoadedModel
 from service.models.loader import VersionLoader
 from service.models.slot import ModelSlot, collect_engines
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from service.errors import NotReady
 from service.models.loaded_model import LoadedModel
 from service.scheduling.batcher import Batcher
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 
 @dataclass(eq=False)

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from service.answers.arranged import search_parts
 from service.answers.recent_users import RecentUsers
 from service.async_tasks import gather_or_cancel
-from service.filters import read_filter
 from service.models.loaded_model import LoadedModel
 from service.models.slot import Serving
-from service.query import Query, QueryBuilder
+from service.ranking.filters import read_filter
 from service.schemas.recommend import RecommendRequest
+from service.search.query import Query, QueryBuilder
 from service.settings import Settings
 from service.store.base import History
 from service.store.client import StoreClient

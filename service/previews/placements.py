@@ -9,12 +9,12 @@ from functools import partial
 from itertools import chain
 
 from service.catalogue.range_check import RangeCheck
-from service.filters import read_filter
 from service.models.loaded_model import LoadedModel
 from service.models.manager import ModelManager
 from service.placements import Placements, lay_under
 from service.previews.audience import Audience, Rows, Sample, count_changed
 from service.previews.turn import Turn
+from service.ranking.filters import read_filter
 from service.schemas.placements import Placement
 from service.schemas.previews import PlacementPreviewQuery
 from service.schemas.recommend import RecommendRequest

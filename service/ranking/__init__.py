@@ -1,1 +1,1 @@
-"""Rules that change the order of an answer: boosts, pins, limits by prefix, steering, and what each cost."""
+"""Rules that change an answer: filters, boosts, pins, limits by prefix, steering, and what each cost."""

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import BEAM_WIDTHS
-from service.filters import CompiledRule, RuleCompiler, RuleKey
+from service.ranking.filters import CompiledRule, RuleCompiler, RuleKey
 from service.ranking.keys import UNRANKED, BoostKey, RankingKey
 
 MAX_PARTS = 4

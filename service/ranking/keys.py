@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from service.filters import NumberRange, RuleKey
+from service.ranking.filters import NumberRange, RuleKey
 from service.schemas.ranking import Boost
 from service.schemas.rules import Rules
 

@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import SearchResult
-from service.filters import CompiledRule, RuleCompiler
 from service.ranking.arrangement import Int64Array, PlacedPin, arrange, keep_limits, nodes_at
 from service.ranking.compiler import CompiledRanking
+from service.ranking.filters import CompiledRule, RuleCompiler
 from service.schemas.ranking import SkippedPin, SkipReason
 
 

@@ -25,7 +25,7 @@ from service.replication.snapshot_publisher import SnapshotPublisher
 from service.settings import Settings
 from service.store.change_stream import ChangeStore, Head, ItemChange, Snapshot, Tail, lost_changes
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

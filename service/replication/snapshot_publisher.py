@@ -12,7 +12,7 @@ from model_store.errors import StoreError
 from service.settings import Settings
 from service.store.change_stream import Snapshot
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

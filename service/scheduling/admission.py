@@ -17,7 +17,7 @@ from service.engines.base import Engine, SearchRequest, Shape
 from service.errors import DeadlineMissed, QueueFull, QueueTooLong
 from service.scheduling.latency_model import LatencyModel
 from service.scheduling.queue import Batch, Job, RequestQueue
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 MIN_SAFETY_FACTOR = 1.2
 MAX_SAFETY_FACTOR = 4.0

@@ -12,7 +12,7 @@ from model_store.search.interface import SearchInputs
 from model_store.tracing.interface import TimedStep
 from service.engines.base import Engine, SearchResult
 from service.scheduling.queue import Batch
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 STAGES = ("prepare", "compute", "finish")
 

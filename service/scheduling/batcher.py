@@ -26,7 +26,7 @@ from service.scheduling.admission import Admission
 from service.scheduling.batch_runner import BatchRunner
 from service.scheduling.queue import Batch, Job, RequestQueue
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

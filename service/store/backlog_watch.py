@@ -7,7 +7,7 @@ import time
 import structlog
 
 from model_store.events.event_queue import EventBacklog
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

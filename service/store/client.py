@@ -17,7 +17,7 @@ from service.async_tasks import repeat_until_cancelled
 from service.store.base import History, Recorded, Store
 from service.store.read_batching import ReadBatcher
 from service.store.shown_answers import ShownAnswer, Subject
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

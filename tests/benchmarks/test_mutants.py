@@ -287,8 +287,11 @@ def test_every_group_has_modules_with_tests_of_their_own_and_all_exceptions_have
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"module": "service/filters.py", "key": "x", "why": " "}, "has no reason"),
-        ({"module": "service/filters.py", "key": "no such", "why": "because"}, "has no mutant 'no such' any more"),
+        ({"module": "service/ranking/filters.py", "key": "x", "why": " "}, "has no reason"),
+        (
+            {"module": "service/ranking/filters.py", "key": "no such", "why": "because"},
+            "has no mutant 'no such' any more",
+        ),
     ],
 )
 def test_exceptions_need_a_reason_and_a_mutant(tmp_path: Path, entry: dict[str, str], message: str) -> None:

@@ -14,7 +14,7 @@ from deploy.make_prometheus_rule import SOURCE
 from service import errors
 from service.errors import RequestError
 from service.http.routes import ENDPOINTS
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]
 RULES = rules_of({"spec": yaml.safe_load(SOURCE.read_text(encoding="utf-8"))})

@@ -20,7 +20,7 @@ from service.errors import RequestError
 from service.ingest import cli as ingest
 from service.ingest.metrics import IngestMetrics
 from service.settings import ENV_PREFIX, Settings
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from training.config import settings
 from training.retraining.metrics import RetrainMetrics
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from anyio.to_thread import run_sync
 
-from service.documents import POLL_S
+from service.store.documents import POLL_S
 from tests.support.batch_runs import answers, batch, write_users
 from tests.support.redis_server import RedisServer
 from tests.support.replica import Replica, open_replica

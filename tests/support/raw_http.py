@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from service.http.connections import Connections
 from service.http.protocol import BoundedHttp
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 HOST = b"Host: t\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST

@@ -21,7 +21,7 @@ from service.errors import KeyForbidden, KeyMissing, RateLimited
 from service.http.routes import ENDPOINTS
 from service.service import Service
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.service.access.test_limits import Clock
 from tests.support.hash_coder import hash_coder
 from tests.support.service_harness import GatedEngine, fast_settings, live_store, metric, running, serving, until

@@ -15,7 +15,7 @@ from service.answers.absences import absence_searches
 from service.engines.base import SearchRequest
 from service.engines.fake_engine import STEP
 from service.engines.torch_engine import TorchEngine
-from service.filters import RuleCompiler
+from service.ranking.filters import RuleCompiler
 from tests.support.bundles import small_catalogue
 from tests.support.random_worlds import random_recommender, small_config
 from tests.support.service_harness import live_store, serving

@@ -5,7 +5,7 @@ import numpy as np
 from model_store.catalogue.catalogue import Catalogue
 from service.answers.result_cache import AnswerKey, ResultCache
 from service.engines.base import SearchRequest, SearchResult
-from service.filters import RuleKey
+from service.ranking.filters import RuleKey
 from service.ranking.keys import UNRANKED
 from tests.support.bundles import small_catalogue
 

@@ -21,7 +21,7 @@ from service.service import Service
 from service.store.client import StoreClient
 from service.store.embedded_store import EmbeddedStore
 from service.store.shown_answers import ShownAnswer, Subject
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.support.flaky_store import FlakyStore
 from tests.support.service_harness import Json, fast_settings, live_store, metric, running, serving, until
 

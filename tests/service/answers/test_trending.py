@@ -13,10 +13,10 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.events.event import Event
 from service.answers.popular import find_popular
 from service.answers.trending import TrendTracker, event_counts, half_lives_s_of, training_share
-from service.filters import RuleCompiler, RuleKey
+from service.ranking.filters import RuleCompiler, RuleKey
 from service.settings import Settings
 from service.store.embedded_store import EmbeddedStore
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.support.bundles import small_catalogue
 
 NOTHING = np.empty(0, dtype=np.int64)

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from service.http import connections
 from service.http.connections import OTHER_FILES, PROBE_PATHS, RESERVE, Connection, Connections, affordable_limit
 from service.http.status_routes import ENDPOINTS
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.support.raw_http import HOST, RawServer, raw_server, read_answer, send_all
 from tests.support.service_harness import until
 

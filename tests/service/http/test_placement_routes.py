@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.documents import MAX_DOCUMENT_BYTES
+from service.store.documents import MAX_DOCUMENT_BYTES
 from tests.support.service_harness import Json, live_store, serving
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,7 @@ from service.ingest.feed import Feed
 from service.ingest.metrics import IngestMetrics
 from service.ingest.source import Batch, Lag, Record, Source
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.support.flaky_store import FlakyStore
 from tests.support.service_harness import fast_settings, live_store, serving, until
 from tests.support.traces import CALLER, CALLER_SPAN, KeptTraces

@@ -7,7 +7,7 @@ import pytest
 from service.errors import NotReady
 from service.models.slot import ModelSlot
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 
 def test_an_empty_slot_has_no_problem_and_answers_nobody() -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from pydantic import TypeAdapter
 
-from service.filters import RuleCompiler, RuleKey
 from service.ranking.compiler import FEW_ITEMS, MAX_PARTS, CompiledRanking, RankingCompiler, group_sums
+from service.ranking.filters import RuleCompiler, RuleKey
 from service.ranking.keys import RankingKey
 from service.schemas.rules import Rules
 from tests.support.bundles import small_catalogue

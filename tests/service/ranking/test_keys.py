@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter
 
-from service.filters import RuleKey
+from service.ranking.filters import RuleKey
 from service.ranking.keys import STEERED, UNRANKED, PinKey, PrefixLimit, RankingKey
 from service.schemas.rules import Rules
 

@@ -11,9 +11,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from service.engines.base import SearchResult
-from service.filters import RuleCompiler, read_filter
 from service.ranking.arrangement import arrange
 from service.ranking.compiler import RankingCompiler
+from service.ranking.filters import RuleCompiler, read_filter
 from service.ranking.keys import RankingKey
 from service.ranking.ranking import Asked, Part, Ranking
 from service.schemas.rules import Rules

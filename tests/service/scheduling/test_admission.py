@@ -12,7 +12,7 @@ from service.engines.fake_engine import FakeEngine
 from service.errors import DeadlineMissed, QueueFull, QueueTooLong
 from service.scheduling.admission import HALF_LIFE_S, HOLD_S, MAX_SAFETY_FACTOR, MIN_SAFETY_FACTOR, Admission
 from service.scheduling.queue import Batch, RequestQueue
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.service.scheduling.test_batcher import CATALOGUE, question
 from tests.service.scheduling.test_queue import job
 

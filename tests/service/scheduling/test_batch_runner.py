@@ -13,7 +13,7 @@ from model_store.search.interface import SearchInputs, SearchOutputs
 from service.engines.fake_engine import FakeEngine
 from service.scheduling.batch_runner import BatchRunner
 from service.scheduling.queue import Batch, Job
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.service.scheduling.test_batcher import CATALOGUE
 from tests.service.scheduling.test_queue import expired, job
 

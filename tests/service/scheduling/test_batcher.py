@@ -17,7 +17,7 @@ from service.engines.fake_engine import FakeEngine
 from service.errors import DeadlineMissed, NotReady, QueueFull, QueueTooLong
 from service.scheduling.batcher import Batcher
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.support.bundles import small_catalogue
 from tests.support.service_harness import GatedEngine, until
 

@@ -13,7 +13,7 @@ from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from service.store.backlog_watch import BacklogWatch
 from service.store.redis_store import RedisStore
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.support.redis_server import RedisServer
 from training.retraining.drain_events import drain
 

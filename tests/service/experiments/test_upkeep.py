@@ -9,8 +9,8 @@ import pytest
 
 from model_store.errors import StoreError
 from service.app import create_app
-from service.experiment_upkeep import DAY_S, ExperimentUpkeep
-from service.experiments import Experiments, counted_as
+from service.experiments.experiments import Experiments, counted_as
+from service.experiments.upkeep import DAY_S, ExperimentUpkeep
 from service.service import Service
 from service.store.subject_store import Exposure
 from tests.support.flaky_store import FlakyStore

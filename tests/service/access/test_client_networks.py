@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.client_networks import network_of
+from service.access.client_networks import network_of
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from model_store.search.steering import steering_of
 from service.engines.base import SearchResult
-from service.query import Query
 from service.ranking.costs import Shown, cost_of, costs_of_arranging, list_costs
 from service.ranking.ranking import Ranking
 from service.schemas.ranking import RuleCost
 from service.schemas.recommend import RecommendRequest
+from service.search.query import Query
 
 AnswerAgain = Callable[[RecommendRequest], Awaitable[tuple[Query, SearchResult]]]
 """Function that answers another request of the same user in the same way."""

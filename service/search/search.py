@@ -8,8 +8,8 @@ from typing import NamedTuple
 from service.answers.arranged import search_parts
 from service.engines.base import SearchRequest, SearchResult
 from service.models.slot import Serving
-from service.query import Query
 from service.ranking.ranking import Ranking
+from service.search.query import Query
 
 
 class Found(NamedTuple):

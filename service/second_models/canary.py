@@ -26,16 +26,16 @@ from model_store.experiments.report import judge as compare
 from model_store.experiments.tally import Variant
 from service.async_tasks import Expected, repeat_until_cancelled
 from service.attribution.signer import Signer
-from service.canaries.ends import CanaryEnds
-from service.canaries.trial import LANES, CanaryTrial, Lane, judge
 from service.errors import DeadlineMissed, InvalidFields
 from service.models.manager import ModelManager
-from service.models.second_model import SecondModel
 from service.models.slot import ModelSlot
 from service.schemas.recommend import RecommendRequest
+from service.second_models.canary_ends import CanaryEnds
+from service.second_models.canary_trial import LANES, CanaryTrial, Lane, judge
+from service.second_models.second_model import SecondModel
 from service.settings import Settings
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

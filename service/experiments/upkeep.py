@@ -10,7 +10,7 @@ import structlog
 
 from model_store.errors import StoreError
 from service.async_tasks import Expected, repeat_until_cancelled
-from service.experiments import Experiments, counted_as
+from service.experiments.experiments import Experiments, counted_as
 from service.store.subject_store import SubjectStore
 
 log = structlog.get_logger()

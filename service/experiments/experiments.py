@@ -9,12 +9,12 @@ from typing import NamedTuple
 from model_store.attribution.names import hash_of, label_of
 from model_store.attribution.token import subject_of
 from model_store.experiments.assignment import Assignment, choose_variant, is_included
-from service.documents import Documents, Named
 from service.errors import ExperimentConflict, ExperimentsNotRead, NoSuchExperiment
 from service.schemas.experiments import ONE_EXPERIMENT, Experiment
 from service.schemas.rules import Rules
 from service.store.client import StoreClient
 from service.store.document_store import DocumentStore, OthersChanged
+from service.store.documents import Documents, Named
 
 _ATTEMPTS = 10
 """Times that a write is checked anew because another experiment was written meanwhile."""
@@ -31,7 +31,7 @@ class Chosen(NamedTuple):
 
 
 class Experiments(Documents[Experiment]):
-    """All experiments; see :class:`~service.documents.Documents`.
+    """All experiments; see :class:`~service.store.documents.Documents`.
 
     Args:
         store_client: Client of the store.

@@ -11,13 +11,13 @@ from service.models.loader import VersionLoader
 from service.models.loading import CoderOpener, EngineOpener
 from service.models.manager import ModelManager
 from service.models.memory_budget import MemoryBudget
-from service.models.second_model import SecondModel
 from service.models.trial import Trial
 from service.replication.follower import CatalogueFollower
+from service.second_models.second_model import SecondModel
 from service.settings import Settings
 from service.store.base import Store
 from service.store.client import StoreClient
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 
 class SecondModels:

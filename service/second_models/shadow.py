@@ -18,15 +18,15 @@ import structlog
 
 from model_store.attribution.experiment_counters import VariantAnswers
 from model_store.bundle.aliases import Alias
-from service.filters import RuleKey
 from service.models.manager import ModelManager
-from service.models.second_model import SecondModel
-from service.query import QueryBuilder
+from service.ranking.filters import RuleKey
 from service.schemas.recommend import RecommendRequest
-from service.search import search
+from service.search.query import QueryBuilder
+from service.search.search import search
+from service.second_models.second_model import SecondModel
 from service.settings import Settings
 from service.store.base import History
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

@@ -10,9 +10,9 @@ from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
+from service.second_models.shadow import MAX_WAITING
 from service.service import Service
 from service.settings import Settings
-from service.shadow import MAX_WAITING
 from tests.support.bundles import publish_small
 from tests.support.service_harness import GatedEngine, live_store, metric, serving, until
 

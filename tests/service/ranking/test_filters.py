@@ -15,7 +15,7 @@ from model_store.search.exclusions import closed_nodes
 from service.answers.popular import find_popular
 from service.engines.base import SearchRequest, SearchResult
 from service.engines.fake_engine import FakeEngine
-from service.filters import NumberRange, Rule, RuleCompiler, RuleKey, ViewedItem, read_filter
+from service.ranking.filters import NumberRange, Rule, RuleCompiler, RuleKey, ViewedItem, read_filter
 from service.schemas.rules import AttributeRange, Bound, Filter, ViewedNumber
 from tests.support.bundles import small_catalogue
 

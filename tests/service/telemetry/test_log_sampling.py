@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from service.log_sampling import SampledLog
+from service.telemetry.log_sampling import SampledLog
 
 
 def test_each_kind_is_logged_once_a_second_with_the_number_left_out() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from service.service import Service
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 from tests.support.service_harness import live_store, metric, serving
 
 pytestmark = pytest.mark.anyio

@@ -8,10 +8,10 @@ import time
 from service.answers.absences import WhyNot, explain_absence
 from service.catalogue.range_check import RangeCheck
 from service.errors import NotFound
-from service.filters import read_filter
 from service.models.manager import ModelManager
-from service.query import QueryBuilder, read_history
+from service.ranking.filters import read_filter
 from service.schemas.recommend import RecommendRequest
+from service.search.query import QueryBuilder, read_history
 from service.settings import Settings
 from service.store.client import StoreClient
 

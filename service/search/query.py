@@ -16,10 +16,10 @@ from model_store.events.history_entry import LETTERS, NEGATIVE_LETTERS, UNKNOWN,
 from service.answers.absences import ClosingRule
 from service.answers.exploration import pool_size
 from service.engines.base import SearchRequest
-from service.filters import CompiledRule, RuleKey
 from service.models.loaded_model import LoadedModel
 from service.ranking.checks import check_ranking
 from service.ranking.compiler import CompiledRanking
+from service.ranking.filters import CompiledRule, RuleKey
 from service.ranking.keys import RankingKey
 from service.ranking.ranking import Asked, Ranking
 from service.schemas.recommend import RecommendRequest

@@ -9,11 +9,11 @@ import structlog
 from model_store.bundle.aliases import Alias
 from model_store.errors import StoreError
 from model_store.experiments.canary import Failure
-from service.documents import Documents
 from service.errors import NotFound, NotReady, RequestError
 from service.schemas.models import ONE_CANARY_END, CanaryEnd
 from service.store.client import StoreClient
 from service.store.document_store import DocumentStore
+from service.store.documents import Documents
 
 log = structlog.get_logger()
 
@@ -22,7 +22,7 @@ MAX_ENDS = 100
 
 
 class CanaryEnds(Documents[CanaryEnd]):
-    """All canaries that were rolled back, by version; see :class:`~service.documents.Documents`.
+    """All canaries that were rolled back, by version; see :class:`~service.store.documents.Documents`.
 
     Those that this replica rolls back hold here at once, also while the store is away.
 

@@ -25,7 +25,7 @@ from service.models.manager import ModelManager
 from service.models.memory_budget import MemoryBudget
 from service.models.slot import ModelSlot, collect_engines
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger()
 

@@ -7,12 +7,14 @@ import asyncio
 import httpx
 from nicegui import app, ui
 
-from console.frame import STATIC, STATIC_URL, Backend
+from console.api.sampler import Sampler
+from console.api.service_api import ServiceApi
 from console.guard import HEALTH, Guard
 from console.pages.ask import show_ask
 from console.pages.code_tree import show_code_tree
 from console.pages.experiment import show_experiment
 from console.pages.experiments import show_experiments
+from console.pages.frame import STATIC, STATIC_URL, Backend
 from console.pages.item import show_item
 from console.pages.items import show_items
 from console.pages.models import show_models_page
@@ -21,8 +23,6 @@ from console.pages.overview import show_overview
 from console.pages.placement import show_placement
 from console.pages.placements import show_placements
 from console.pages.users import show_users
-from console.sampler import Sampler
-from console.service_api import ServiceApi
 from console.settings import Settings
 
 CONNECTIONS = 32

@@ -1,4 +1,4 @@
-"""Errors of the console itself; those of the service are told by :mod:`console.troubles`."""
+"""Errors of the console itself; those of the service are told by :mod:`console.api.troubles`."""
 
 from __future__ import annotations
 

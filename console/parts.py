@@ -11,7 +11,7 @@ from etegrec_client import EtegrecError
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from console.troubles import Trouble, trouble_of
+from console.api.troubles import Trouble, trouble_of
 
 T = TypeVar("T")
 

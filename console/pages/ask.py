@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from etegrec_client.types import ItemResponse, ItemsResponse, RecommendResponse
 from nicegui import ui
 
-from console.absence_view import AbsenceSearch
-from console.answer_view import show_answer
-from console.frame import Backend, page_frame
+from console.api.service_api import ServiceApi
+from console.forms.question import MOST_ITEMS, Question
+from console.pages.frame import Backend, page_frame
 from console.pages.users import load_items
 from console.parts import Section, attempt, heading, item_link, note, show_empty, titled
-from console.question import MOST_ITEMS, Question
-from console.service_api import ServiceApi
+from console.views.absence import AbsenceSearch
+from console.views.answer import show_answer
 
 FOUND = 6
 """Items that a search lists for adding."""

@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 from etegrec_client.types import CodesResponse, NextCode, RecommendResponse
 from nicegui import ui
 
-from console.charts import Box, colours_of, shade, treemap
-from console.frame import Backend, page_frame
+from console.api.service_api import ServiceApi
+from console.pages.frame import Backend, page_frame
 from console.parts import Section, Text, code_path, heading, item_link, note, number, share, show_empty, table
-from console.service_api import ServiceApi
+from console.views.charts import Box, colours_of, shade, treemap
 
 LISTED = 20
 """Items of a group that are listed, the most popular ones."""

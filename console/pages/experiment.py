@@ -10,16 +10,16 @@ from typing import cast
 from etegrec_client.types import Experiment, ExperimentReportResponse, ExperimentResponse
 from nicegui import ui
 
-from console.experiment_draft import ExperimentDraft, VariantDraft
-from console.frame import Backend, page_frame
+from console.api.service_api import ServiceApi
+from console.forms.experiment_draft import ExperimentDraft, VariantDraft
+from console.forms.rules_draft import DraftError
+from console.forms.rules_form import Rows, RulesForm, moment_field
+from console.forms.rules_words import words_of
 from console.pages.experiments import experiment_url, placements_of
+from console.pages.frame import Backend, page_frame
 from console.pages.placements import placement_url
 from console.parts import Section, Text, attempt, confirmed, fact, heading, moment, note, share, show_empty
-from console.report_view import show_report
-from console.rules_draft import DraftError
-from console.rules_form import Rows, RulesForm, moment_field
-from console.rules_words import words_of
-from console.service_api import ServiceApi
+from console.views.report import show_report
 
 _DENSE = "outlined dense"
 

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 from etegrec_client.types import ExperimentResponse, PlacementResponse
 from nicegui import ui
 
-from console.frame import Backend, page_frame
+from console.api.service_api import ServiceApi
+from console.pages.frame import Backend, page_frame
 from console.parts import LONGEST_TITLE, Section, heading, moment, note, share, show_empty, table
-from console.service_api import ServiceApi
 
 _ORDER = {"running": "Running", "planned": "Planned", "ended": "Ended"}
 

@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 from etegrec_client.types import CodesResponse, ItemResponse, SimilarResponse
 from nicegui import ui
 
-from console.frame import Backend, page_frame
-from console.item_form import ItemForm
+from console.api.service_api import ServiceApi
+from console.forms.item_form import ItemForm
+from console.pages.frame import Backend, page_frame
 from console.parts import (
     Section,
     Text,
@@ -27,7 +28,6 @@ from console.parts import (
     table,
     titled,
 )
-from console.service_api import ServiceApi
 
 LIKE_IT = 8
 """Similar items that are listed."""

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from etegrec_client.types import ItemsResponse
 from nicegui import ui
 
-from console.frame import Backend, page_frame
+from console.pages.frame import Backend, page_frame
 from console.parts import Section, code_path, heading, item_link, number, show_empty, table
 
 PAGE = 25

@@ -10,13 +10,13 @@ from etegrec_client import AccessDenied, Overloaded
 from etegrec_client.types import AttributionDay, AttributionResponse, AttributionRow
 from nicegui import ui
 
-from console.advice_card import show_command
-from console.charts import line_chart
-from console.frame import Backend, page_frame
-from console.models_advice import LIST, promote, rollback
-from console.models_view import show_metrics, show_models, show_version
+from console.advice.card import show_command
+from console.advice.models import LIST, promote, rollback
+from console.api.service_api import ServiceApi
+from console.pages.frame import Backend, page_frame
 from console.parts import Section, heading, note, number, share, show_empty, table
-from console.service_api import ServiceApi
+from console.views.charts import line_chart
+from console.views.models import show_metrics, show_models, show_version
 
 DAYS = 7
 """Days of answers whose clicks are shown."""

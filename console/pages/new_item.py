@@ -5,11 +5,11 @@ from __future__ import annotations
 from etegrec_client.types import Item
 from nicegui import ui
 
-from console.frame import Backend, page_frame
-from console.item_form import ItemForm
+from console.api.service_api import ServiceApi
+from console.forms.item_form import ItemForm
+from console.pages.frame import Backend, page_frame
 from console.parts import Section, attempt, heading, item_url, note
-from console.preview_view import show_item_preview
-from console.service_api import ServiceApi
+from console.views.preview import show_item_preview
 
 TRIED = 50
 """Histories on which a preview tries the item."""

@@ -9,11 +9,11 @@ from typing import Any
 from etegrec_client import Overloaded
 from nicegui import ui
 
-from console.advice import Finding, findings
-from console.charts import line_chart
-from console.frame import Backend, page_frame
-from console.metrics import Reading
-from console.models_view import show_version
+from console.advice.service_state import Finding, findings
+from console.api.metrics import Reading
+from console.api.sampler import Sampler
+from console.api.service_api import ServiceApi
+from console.pages.frame import Backend, page_frame
 from console.parts import (
     Section,
     Text,
@@ -28,8 +28,8 @@ from console.parts import (
     show_trouble,
     table,
 )
-from console.sampler import Sampler
-from console.service_api import ServiceApi
+from console.views.charts import line_chart
+from console.views.models import show_version
 
 _SOURCES = {
     "model": "searched by the model",

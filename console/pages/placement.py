@@ -9,13 +9,13 @@ from typing import Any, cast
 from etegrec_client.types import Placement, PlacementPreviewResponse, PlacementResponse
 from nicegui import ui
 
-from console.frame import Backend, page_frame
+from console.api.service_api import ServiceApi
+from console.forms.rules_draft import DraftError, Moment, RulesDraft
+from console.forms.rules_form import RulesForm, moment_field
+from console.pages.frame import Backend, page_frame
 from console.pages.placements import placement_url
 from console.parts import Section, Text, attempt, confirmed, heading, note, show_empty
-from console.preview_view import show_placement_preview
-from console.rules_draft import DraftError, Moment, RulesDraft
-from console.rules_form import RulesForm, moment_field
-from console.service_api import ServiceApi
+from console.views.preview import show_placement_preview
 
 TRIED = 50
 """Histories on which a preview tries the rules."""

@@ -8,9 +8,9 @@ from urllib.parse import urlencode
 from etegrec_client.types import PlacementsResponse
 from nicegui import ui
 
-from console.frame import Backend, page_frame
+from console.forms.rules_words import changes_ahead, words_of
+from console.pages.frame import Backend, page_frame
 from console.parts import LONGEST_TITLE, Section, heading, moment, note, show_empty, table
-from console.rules_words import changes_ahead, words_of
 
 AHEAD = 10
 """Coming changes that are listed."""

@@ -11,7 +11,8 @@ from etegrec_client import NotFound
 from etegrec_client.types import ItemResponse, UserResponse
 from nicegui import ui
 
-from console.frame import Backend, page_frame
+from console.api.service_api import ServiceApi
+from console.pages.frame import Backend, page_frame
 from console.parts import (
     Section,
     attempt,
@@ -26,7 +27,6 @@ from console.parts import (
     table,
     titled,
 )
-from console.service_api import ServiceApi
 
 SHOWN = 50
 """Interactions of a history that are listed, the newest ones."""

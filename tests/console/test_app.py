@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from console.frame import NAVIGATION
+from console.pages.frame import NAVIGATION
 from tests.support.console_browser import CHROMIUM, NO_CHROMIUM, START_S, WIDTHS, Visit, browsing, console
 from tests.support.service_harness import live_store
 from tests.support.service_process import free_port, process, wait_for

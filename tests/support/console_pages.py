@@ -12,10 +12,10 @@ from nicegui import ui
 from nicegui.testing import User, user_simulation
 from nicegui.testing.user_interaction import UserInteraction
 
+from console.api.sampler import Sampler
+from console.api.service_api import ServiceApi
 from console.app import add_pages
-from console.frame import Backend
-from console.sampler import Sampler
-from console.service_api import ServiceApi
+from console.pages.frame import Backend
 from console.settings import Settings
 from service.app import create_app
 from service.service import Service

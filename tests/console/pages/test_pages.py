@@ -8,7 +8,7 @@ import httpx
 import pytest
 from nicegui import ui
 
-from console.frame import NAVIGATION
+from console.pages.frame import NAVIGATION
 from tests.support.console_pages import PATIENCE, click, console_of, visiting
 from tests.support.service_harness import live_store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etegrec_client.types import ComparisonReport
 
-from console.experiment_advice import GOAL
+from console.advice.experiment import GOAL
 from console.parts import share
 
 FIGURES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from console.question import MOST_ITEMS, Question, dropped, movement
+from console.forms.question import MOST_ITEMS, Question, dropped, movement
 
 
 def answer(*item_ids: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from etegrec_client.types import Explanation, RecommendedItem, RecommendResponse
 from nicegui import ui
 
+from console.forms.question import dropped, movement
 from console.parts import (
     Section,
     Text,
@@ -22,7 +23,6 @@ from console.parts import (
     table,
     titled,
 )
-from console.question import dropped, movement
 
 Explain = Callable[[], Awaitable[RecommendResponse]]
 """Asks the same question again, with explanations."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from console.rules_draft import BoostDraft, DraftError, Moment, PinDraft, RangeDraft, RulesDraft, SteerDraft
+from console.forms.rules_draft import BoostDraft, DraftError, Moment, PinDraft, RangeDraft, RulesDraft, SteerDraft
 
 DOCUMENTS: list[dict[str, Any]] = [
     {},

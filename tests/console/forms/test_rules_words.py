@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from console.rules_words import Change, changes_ahead, is_active, words_of
+from console.forms.rules_words import Change, changes_ahead, is_active, words_of
 
 NOW = 1_000
 

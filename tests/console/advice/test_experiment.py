@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from etegrec_client.types import ExperimentReportResponse
 
-from console.experiment_advice import advice_of
+from console.advice.experiment import advice_of
 
 
 def report_of(**given: Any) -> ExperimentReportResponse:

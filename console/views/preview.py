@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from etegrec_client.types import CodeExposure, ItemExposure, ItemPreviewResponse, PlacementPreviewResponse
 from nicegui import ui
 
-from console.charts import paired_bars
 from console.parts import Text, code_path, fact, heading, item_link, note, number, share, show_empty, table, titled
+from console.views.charts import paired_bars
 
 FIRST = 10
 """Ranks that users see without asking for more."""

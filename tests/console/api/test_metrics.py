@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from console.metrics import Reading, rates_between, read_metrics
+from console.api.metrics import Reading, rates_between, read_metrics
 from tests.support.service_harness import live_store, serving
 
 

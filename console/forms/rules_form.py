@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 from nicegui import ui
 
+from console.forms.rules_draft import BoostDraft, Condition, PinDraft, RangeDraft, RulesDraft, SteerDraft
 from console.parts import Text, heading, note
-from console.rules_draft import BoostDraft, Condition, PinDraft, RangeDraft, RulesDraft, SteerDraft
 
 T = TypeVar("T")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from console.advice import findings
-from console.metrics import Rates, Reading
+from console.advice.service_state import findings
+from console.api.metrics import Rates, Reading
 
 WELL = {"status": "ready", "live_store": "up", "live_store_problem": "", "problem": ""}
 QUIET = Rates(5, 0, 0, 0, None, None, {})

@@ -9,9 +9,9 @@ from datetime import datetime
 
 from etegrec_client import EtegrecError
 
-from console.metrics import Rates, Reading, rates_between, read_metrics
-from console.service_api import ServiceApi
-from console.troubles import Trouble, trouble_of
+from console.api.metrics import Rates, Reading, rates_between, read_metrics
+from console.api.service_api import ServiceApi
+from console.api.troubles import Trouble, trouble_of
 
 KEPT = 180
 """Readings that are kept: a quarter of an hour at one each five seconds."""

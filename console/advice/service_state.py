@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from console.metrics import Rates, Reading
+from console.api.metrics import Rates, Reading
 from console.parts import duration, number, share
 
 FULL_SHARE = 0.8

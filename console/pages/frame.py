@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 from nicegui import ui
 
-from console.advice_card import show_command
+from console.advice.card import show_command
+from console.api.sampler import Sampler
+from console.api.service_api import ServiceApi
 from console.parts import Text, heading, note
-from console.sampler import Sampler
-from console.service_api import ServiceApi
 from console.settings import Settings
 
-STATIC = Path(__file__).with_name("static")
+STATIC = Path(__file__).parents[1] / "static"
 
 STATIC_URL = "/static"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from etegrec_client.types import ComparisonReport, ExperimentReportResponse
 
-from console.advice_card import Advice
+from console.advice.card import Advice
 
 GOAL = "reached_goal"
 """Outcome that decides: the share of users and sessions who reach the goal."""

@@ -7,9 +7,9 @@ import math
 from etegrec_client.types import CodeStanding, WhyNotRequest, WhyNotResponse
 from nicegui import ui
 
+from console.api.service_api import ServiceApi
+from console.forms.question import Question
 from console.parts import Section, Text, attempt, heading, meter, note, share, table, titled
-from console.question import Question
-from console.service_api import ServiceApi
 
 FOUND = 5
 """Items that a search lists."""

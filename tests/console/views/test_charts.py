@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from console.charts import PALETTE, Box, Interval, colours_of, interval_chart, paired_bars, plain, shade, treemap
+from console.views.charts import PALETTE, Box, Interval, colours_of, interval_chart, paired_bars, plain, shade, treemap
 
 
 def contrast_with_white(colour: str) -> float:

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 from etegrec_client.types import ComparisonReport, ExperimentReportResponse, GuardrailReport, VariantReport
 from nicegui import ui
 
-from console.advice_card import show_advice
-from console.charts import Interval, interval_chart, line_chart
-from console.experiment_advice import advice_of
+from console.advice.card import show_advice
+from console.advice.experiment import advice_of
+from console.advice.report_words import (
+    FIGURES,
+    VERDICTS,
+    difference_words,
+    figure_words,
+    is_value,
+    mean_words,
+    outcome_words,
+)
 from console.parts import Text, heading, note, number, share, table
-from console.report_words import FIGURES, VERDICTS, difference_words, figure_words, is_value, mean_words, outcome_words
+from console.views.charts import Interval, interval_chart, line_chart
 
 
 def show_report(report: ExperimentReportResponse, placements: Sequence[str]) -> None:

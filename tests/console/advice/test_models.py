@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from etegrec_client.types import ModelsResponse
 
-from console.models_advice import candidate_advice, live_advice, set_alias, shadow_advice
+from console.advice.models import candidate_advice, live_advice, set_alias, shadow_advice
 
 LIVE = "20261124t020000z-0b54f9aa"
 OTHER = "20261125t020000z-7c1d9e55"

@@ -17,9 +17,8 @@ from etegrec_client.types import (
 )
 from nicegui import ui
 
-from console.advice_card import Advice, show_advice
-from console.charts import Interval, interval_chart
-from console.models_advice import (
+from console.advice.card import Advice, show_advice
+from console.advice.models import (
     CANDIDATE_SHARE,
     LIST,
     SHADOW_SHARE,
@@ -28,8 +27,9 @@ from console.models_advice import (
     set_alias,
     shadow_advice,
 )
+from console.advice.report_words import FIGURES, VERDICTS, difference_words, figure_words, mean_words
 from console.parts import fact, heading, moment, note, number, share, table
-from console.report_words import FIGURES, VERDICTS, difference_words, figure_words, mean_words
+from console.views.charts import Interval, interval_chart
 
 _STATES = {
     "waiting": "waits",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from console.experiment_draft import ExperimentDraft, VariantDraft
-from console.rules_draft import BoostDraft, DraftError, Moment, RulesDraft
+from console.forms.experiment_draft import ExperimentDraft, VariantDraft
+from console.forms.rules_draft import BoostDraft, DraftError, Moment, RulesDraft
 
 
 def test_only_what_is_given_is_sent() -> None:

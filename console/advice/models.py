@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from etegrec_client.types import AliasReport, CanaryEndReport, CanaryReport, ModelsResponse, ShadowReport
 
-from console.advice_card import Advice
+from console.advice.card import Advice
+from console.advice.report_words import FIGURES
 from console.parts import number, share
-from console.report_words import FIGURES
 
 FEWEST_REQUESTS = 30
 """Requests of the candidate, and of the live version, below which the service judges nothing."""

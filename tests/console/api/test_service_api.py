@@ -8,7 +8,7 @@ import httpx
 import pytest
 from etegrec_client import ServiceUnreachable
 
-from console.service_api import SHOWN_CALLS, ServiceApi, curl_of
+from console.api.service_api import SHOWN_CALLS, ServiceApi, curl_of
 from console.settings import Settings
 
 pytestmark = pytest.mark.anyio

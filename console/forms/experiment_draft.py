@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from console.rules_draft import Document, DraftError, Moment, RulesDraft
+from console.forms.rules_draft import Document, DraftError, Moment, RulesDraft
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from etegrec_client.types import WhyNotResponse
 
-from console.absence_view import verdict_of
+from console.views.absence import verdict_of
 
 
 def absence(verdict: str, **given: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Advice: what the service's figures mean, and what to do about them."""

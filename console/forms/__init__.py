@@ -1,0 +1,1 @@
+"""Forms: what people fill in, the drafts that they edit, and what these make of it."""

@@ -21,6 +21,9 @@ from typing import Any
 READY_S = 300.0
 END_S = 60.0
 
+WITHOUT_NETWORK: Mapping[str, Any] = {"engine": "fake", "load_trial": "false", "result_cache_entries": 0}
+"""Settings of a service whose engine computes nothing, and which answers each request anew."""
+
 
 class ServiceDied(RuntimeError):
     """The service ended, or was not ready in time; the message ends with its log."""

@@ -17,7 +17,7 @@ import numpy as np
 from etegrec_client import Client
 
 from benchmarks.loop.world import examined, item_id, user_id
-from benchmarks.service_process import serving
+from benchmarks.service_process import WITHOUT_NETWORK, serving
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
@@ -32,14 +32,6 @@ CLICKS = 0.5
 
 ASKS_EVERY = 50
 """Answers after which somebody looks whether the canary was rolled back."""
-
-SETTINGS: dict[str, Any] = {
-    "engine": "fake",
-    "load_trial": "false",
-    "result_cache_entries": 0,
-    "reload_s": 1,
-    "log_level": "error",
-}
 
 
 def roll_back_worse(folder: Path, people: int, limit_s: float, seed: int) -> dict[str, Any]:
@@ -61,7 +53,7 @@ def roll_back_worse(folder: Path, people: int, limit_s: float, seed: int) -> dic
     rows = [rng.choice(ITEMS, HISTORY, replace=False).tolist() for _ in range(people)]
     histories: list[list[str | int]] = [[item_id(row) for row in each] for each in rows]
     with (
-        serving(models, **SETTINGS) as service,
+        serving(models, **WITHOUT_NETWORK, reload_s=1, log_level="error") as service,
         Client(f"http://127.0.0.1:{service.port}", timeout_s=60) as client,
     ):
         likes = [{each["item_id"] for each in client.recommend(history=each, k=K)["items"]} for each in histories]

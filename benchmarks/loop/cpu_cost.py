@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from benchmarks.bench_http import check, engine_cpu_s
 from benchmarks.load import Load, encode_request
 from benchmarks.loop.shop import K
 from benchmarks.loop.world import item_id, user_id
-from benchmarks.service_process import ServiceProcess
+from benchmarks.service_process import WITHOUT_NETWORK, ServiceProcess
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from tests.support.bundles import bundle_files, description, small_catalogue
@@ -29,14 +30,7 @@ CONNECTIONS = 16
 REQUESTS = 5_000
 HISTORY = 20
 ITEMS = 500
-GIVEN: dict[str, Any] = {
-    "engine": "fake",
-    "load_trial": "false",
-    "threads": 1,
-    "deadline_ms": 30_000,
-    "result_cache_entries": 0,
-    "log_level": "warning",
-}
+SETTINGS: Mapping[str, Any] = {**WITHOUT_NETWORK, "threads": 1, "deadline_ms": 30_000, "log_level": "warning"}
 
 
 def cpu_share_more(work: Path, before: Path, seconds: float, repeats: int) -> dict[str, Any]:
@@ -52,8 +46,8 @@ def cpu_share_more(work: Path, before: Path, seconds: float, repeats: int) -> di
     bodies = _requests()
     earlier = {"PYTHONPATH": str(before.resolve()), "PYTHONSAFEPATH": "1"}
     sides = {
-        "before": ServiceProcess(store, work / "before", variables=earlier, **GIVEN),
-        "now": ServiceProcess(store, work / "now", **GIVEN),
+        "before": ServiceProcess(store, work / "before", variables=earlier, **SETTINGS),
+        "now": ServiceProcess(store, work / "now", **SETTINGS),
     }
     cpu_ms: dict[str, list[float]] = {name: [] for name in sides}
     try:

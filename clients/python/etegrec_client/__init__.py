@@ -1,6 +1,7 @@
 """Typed client of the ETEGRec recommendation service, synchronous and asynchronous."""
 
-from etegrec_client.clients import AsyncClient, Client
+from etegrec_client.async_client import AsyncClient
+from etegrec_client.client import Client
 from etegrec_client.errors import (
     AccessDenied,
     CatalogueFull,

@@ -39,7 +39,7 @@ from service.schemas.rules import Filter
 from service.service import Service
 from service.settings import Settings
 from service.store.redis_store import RedisStore
-from service.telemetry.telemetry import set_up_logs
+from service.telemetry.logs import set_up_logs
 from tests.support.redis_server import RedisServer
 
 

@@ -29,7 +29,8 @@ from service.http.protocol import BoundedHttp
 from service.http.server import Server
 from service.settings import ENV_PREFIX, EngineName, Settings
 from service.store.base import Store
-from service.telemetry.telemetry import Telemetry, set_up_logs
+from service.telemetry.logs import set_up_logs
+from service.telemetry.telemetry import Telemetry
 
 SWITCH_S = 0.0005
 """Longest time that one Python thread keeps another waiting. The threads that prepare and finish batches delay the

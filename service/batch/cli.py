@@ -24,7 +24,7 @@ from service.batch.users import HISTORY, UsersFile
 from service.engines.onnx_engine import usable_cores
 from service.schemas.recommend import RecommendRequest
 from service.settings import Settings
-from service.telemetry.telemetry import set_up_logs
+from service.telemetry.logs import set_up_logs
 
 SHARD_SIZE = 10_000
 """Users or items of a shard: some twenty seconds of a core, which is what a killed process loses."""

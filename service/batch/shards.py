@@ -24,7 +24,7 @@ from service.batch.opening import OpenedRun, open_run
 from service.batch.run_folder import FinishedShard, RunFolder
 from service.batch.users import UserHistory
 from service.errors import InvalidFields
-from service.telemetry.telemetry import set_up_logs
+from service.telemetry.logs import set_up_logs
 
 _TEXT = pa.string()
 _CODES = pa.list_(pa.list_(pa.int16()))

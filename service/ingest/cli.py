@@ -28,7 +28,8 @@ from service.ingest.source import Source
 from service.settings import Settings
 from service.store.base import Store
 from service.store.client import StoreClient
-from service.telemetry.telemetry import Telemetry, set_up_logs
+from service.telemetry.logs import set_up_logs
+from service.telemetry.telemetry import Telemetry
 
 PROGRAM = "etegrec-ingest"
 

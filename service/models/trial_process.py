@@ -23,7 +23,7 @@ from model_store.replication.item_payload import NewItem
 from service.models.loading import as_trained, load_model, open_coder, open_engine
 from service.models.trial import PASSED_ERRORS, Tried
 from service.settings import Settings
-from service.telemetry.telemetry import set_up_logs
+from service.telemetry.logs import set_up_logs
 
 log = structlog.get_logger()
 

@@ -26,8 +26,8 @@ from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import EVERYONE
 from model_store.console import new_app, run
 from model_store.errors import EtegrecError
-from training.cli import evaluation_table
-from training.cli_options import DataOptions, with_data_options
+from training.commands.data_options import DataOptions, with_data_options
+from training.commands.evaluation_tables import evaluation_table
 from training.config import TrainingConfig
 from training.data.prepare import MOVIELENS_100K
 from training.data.remote import redacted

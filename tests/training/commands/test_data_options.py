@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from model_store.errors import ConfigError, ModelStoreError
 from tests.support.messy_tables import write_messy_shop
 from training import cli, demo
-from training.cli_options import DataOptions
+from training.commands.data_options import DataOptions
 from training.run_folder import RunFolder
 
 COMMANDS = ("prepare", "validate", "run", "ablate", "new-items", "retrain", "schedule")

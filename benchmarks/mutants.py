@@ -35,7 +35,10 @@ RESULTS = ROOT / "build" / "mutants"
 
 GROUPS = {
     "security": ("service/access",),
-    "registry": tuple(f"model_store/bundle/{name}.py" for name in ("registry", "publish", "withheld")),
+    "registry": tuple(
+        f"model_store/bundle/{name}.py"
+        for name in ("registry", "live_file", "version_folders", "writer_lock", "publish", "withheld")
+    ),
     "bundle": (
         *("model_store/bundle/bundle.py", "model_store/bundle/manifest.py", "model_store/bundle/golden.py"),
         *("model_store/bundle/storage.py", "model_store/bundle/onnx_session.py"),
@@ -57,6 +60,9 @@ _MANAGER = ("tests/service/models/test_manager.py",)
 
 ALSO = {
     "model_store/bundle/registry.py": _SIGNATURE,
+    "model_store/bundle/live_file.py": _REGISTRY,
+    "model_store/bundle/version_folders.py": _REGISTRY,
+    "model_store/bundle/writer_lock.py": _REGISTRY,
     "model_store/bundle/publish.py": (*_REGISTRY, *_SIGNATURE),
     "model_store/bundle/storage.py": _REGISTRY,
     "service/models/loader.py": _MANAGER,

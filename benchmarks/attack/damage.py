@@ -13,8 +13,9 @@ from random import Random
 from benchmarks.attack.findings import Findings
 from benchmarks.service_process import ServiceProcess
 from model_store.bundle.key_files import create_keys
+from model_store.bundle.live_file import LIVE
 from model_store.bundle.manifest import MANIFEST, FileSeal, Manifest
-from model_store.bundle.registry import LIVE, ModelStore
+from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SIGNATURE, SigningKey
 from model_store.errors import ModelStoreError
 

@@ -19,9 +19,10 @@ from pydantic import ValidationError
 
 from model_store.bundle.bundle import check_contents
 from model_store.bundle.manifest import MANIFEST, Description, FileSeal, Manifest, first_problem, new_version
-from model_store.bundle.registry import STAGING_PREFIX, ModelStore
+from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SIGNATURE, SigningKey
 from model_store.bundle.storage import Folder
+from model_store.bundle.version_folders import STAGING_PREFIX
 from model_store.durable_files import sync_folder
 from model_store.errors import ModelStoreError
 

@@ -1,7 +1,7 @@
 """The model store: the registry of all versions of the model, and of the live one.
 
-``LIVE`` is a text file that is replaced atomically. Its first line is the live version, the lines below are the
-versions that were live before, newest first. ``withheld.json`` remembers versions that were rolled back or held back
+``LIVE`` names the live version, and those that were live before (:mod:`model_store.bundle.live_file`).
+``withheld.json`` remembers versions that were rolled back or held back
 (:mod:`model_store.bundle.withheld`): retraining and a further rollback leave them out until a person promotes them.
 ``aliases.json`` names versions that are loaded beside the live one (:mod:`model_store.bundle.aliases`). On a local disk
 one writer at a time holds a lock; readers need none. A bucket has no lock: let only one process publish and promote
@@ -13,37 +13,25 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-
-from filelock import FileLock, Timeout
 
 from model_store.bundle.aliases import CANDIDATE, DEFAULT_SHARE, Alias, AliasName, read_aliases, write_aliases
 from model_store.bundle.bundle import Bundle, load_bundle
-from model_store.bundle.manifest import LIST_HINT, MANIFEST, VERSION, Origin
+from model_store.bundle.live_file import read_live, write_live
+from model_store.bundle.manifest import LIST_HINT, Origin
 from model_store.bundle.signature import EVERYONE, SIGNATURE, SIGNATURE_LIMIT, SigningKey, Trust
 from model_store.bundle.storage import Folder
+from model_store.bundle.version_folders import STAGING_PREFIX, find_leftovers, remove_version, sealed_versions
 from model_store.bundle.withheld import ROLLED_BACK, State, Withheld, read_withheld, write_withheld
+from model_store.bundle.writer_lock import WriterLock
 from model_store.durable_files import sync_folder
-from model_store.errors import BundleRefused, ConfigError, LockHeld, ModelStoreError, VersionNotFound
+from model_store.errors import BundleRefused, ConfigError, ModelStoreError, VersionNotFound
 from model_store.namespace import check_namespace, configured_namespace, place_of
 
 STORE_ENV = "ETEGREC_STORE"
 DEFAULT_STORE = "./models"
-
-LIVE = "LIVE"
-LIVE_LIMIT = 4096
-"""Size of the largest ``LIVE`` file that is read, in bytes."""
-
-MAX_LIVE_LINES = 20
-"""Most versions in ``LIVE``, the live one included."""
-
-STAGING_PREFIX = ".staging-"
-_GENERATED_NAME = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}")
-_LOCK = ".lock"
 
 
 def default_store() -> str:
@@ -84,12 +72,11 @@ class ModelStore:
         self.url = place_of(shop, default_store() if url is None else os.fspath(url))
         self.trust = Trust.configured() if trust is None else trust
         self.root = Folder.at(self.url)
-        local = self.root.local
-        self._lock = None if local is None else FileLock(local / _LOCK, timeout=lock_timeout_s)
+        self._lock = WriterLock(self.root.local, self.url, lock_timeout_s)
 
     def versions(self) -> list[str]:
         """List the sealed versions, oldest first (names begin with the time); damaged ones are listed, too."""
-        return [name for name in self._version_folders() if self._is_sealed(name)]
+        return sealed_versions(self.root)
 
     def live(self) -> str | None:
         """Return the promoted version, the one to serve; ``None`` before the first promotion.
@@ -97,20 +84,20 @@ class ModelStore:
         Raises:
             ModelStoreError: ``LIVE`` is damaged.
         """
-        return next(iter(self._history()), None)
+        return next(iter(read_live(self.root, self.url)), None)
 
     def previous(self) -> str | None:
         """Return the version that :meth:`rollback` would make live, ``None`` if there is none.
 
         It is the newest one that was live before, still exists and was not rolled back itself.
         """
-        live, *before = self._history() or [""]
+        live, *before = read_live(self.root, self.url) or [""]
         usable = set(self.versions()) - {live, *self.withheld()}
         return next((version for version in before if version in usable), None)
 
     def live_before(self) -> list[str]:
         """List the versions that were live before the live one, newest first; some may have been removed since."""
-        live, *before = self._history() or [""]
+        live, *before = read_live(self.root, self.url) or [""]
         return [version for version in dict.fromkeys(before) if version != live]
 
     def withheld(self) -> dict[str, Withheld]:
@@ -233,10 +220,10 @@ class ModelStore:
             self.bundle(version).verify()
 
             self._forget_aliases(version)
-            history = self._history()
+            history = read_live(self.root, self.url)
             live = next(iter(history), None)
             if version != live:
-                self._write_history([version, *history])
+                write_live(self.root, [version, *history])
             self._forget_withheld(version)
             return live
 
@@ -269,8 +256,8 @@ class ModelStore:
 
             self.withhold(rejected, ROLLED_BACK, reason)  # first: a kill in between must not forget it
             self._forget_aliases(target)
-            history = self._history()
-            self._write_history(history[history.index(target, 1) :])
+            history = read_live(self.root, self.url)
+            write_live(self.root, history[history.index(target, 1) :])
             return target
 
     def withhold(self, version: str, state: State, reason: str) -> None:
@@ -317,11 +304,11 @@ class ModelStore:
             must_stay = {self.live(), self.previous(), *aliased, *pinned, *newest}
             removed = tuple(version for version in versions if version not in must_stay)
             kept = tuple(version for version in versions if version in must_stay)
-            leftovers = tuple(self._leftovers(leftovers_older_than_s))
+            leftovers = tuple(find_leftovers(self.root, leftovers_older_than_s))
 
             if not dry_run:
                 for name in (*removed, *leftovers):
-                    self._remove(name)
+                    remove_version(self.root, name)
             return Collected(removed, leftovers, kept)
 
     def require(self) -> None:
@@ -354,50 +341,13 @@ class ModelStore:
                 f"cannot create the model store {self.url}: {cause.strerror}", "choose another path"
             ) from cause
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Lock the model store for writing; may be nested in one thread. Does nothing if it is not on a local disk.
 
         Raises:
             LockHeld: Another writer did not finish in time.
         """
-        if self._lock is None:
-            yield
-            return
-
-        try:
-            self._lock.acquire()
-        except Timeout as cause:
-            raise LockHeld(
-                f"another process is writing to the model store {self.url}",
-                "wait until it has finished and try again; the lock ends with the process that holds it",
-            ) from cause
-        except OSError as cause:
-            raise ModelStoreError(
-                f"cannot lock the model store {self.url}: {cause.strerror or cause}",
-                "check that the folder exists and that this user may write to it",
-            ) from cause
-
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    def _history(self) -> list[str]:
-        """Return the lines of ``LIVE``: the live version, and those live before it, newest first."""
-        data = self.root.read(LIVE, limit=LIVE_LIMIT)
-        if data is None:
-            return []
-        lines = data.decode("ascii", errors="replace").splitlines()
-        if len(data) > LIVE_LIMIT or not lines or not all(VERSION.fullmatch(line) for line in lines):
-            raise ModelStoreError(
-                f"{LIVE} in {self.url} is damaged: it must hold one version name a line",
-                f"delete {LIVE}, then `etegrec-models promote` the version to serve",
-            )
-        return lines
-
-    def _write_history(self, history: list[str]) -> None:
-        self.root.write(LIVE, "".join(f"{version}\n" for version in history[:MAX_LIVE_LINES]).encode())
+        return self._lock.held()
 
     def _forget_withheld(self, version: str) -> None:
         before = read_withheld(self.root)
@@ -425,27 +375,3 @@ class ModelStore:
                 f"no version is live in the model store {self.url}", "publish one, then `etegrec-models promote` it"
             )
         return live
-
-    def _version_folders(self) -> list[str]:
-        return [one.name for one in self.root.entries() if one.kind == "folder" and VERSION.fullmatch(one.name)]
-
-    def _is_sealed(self, version: str) -> bool:
-        return any(entry.name == MANIFEST for entry in self.root.child(version).entries())
-
-    def _leftovers(self, older_than_s: float) -> Iterator[str]:
-        """Yield old staging folders, and old folders with a generated version name that have no seal."""
-        limit = time.time() - older_than_s
-        for entry in self.root.entries():
-            is_staging = entry.name.startswith(STAGING_PREFIX)
-            is_unsealed = _GENERATED_NAME.fullmatch(entry.name) is not None and not self._is_sealed(entry.name)
-            if entry.kind != "folder" or not (is_staging or is_unsealed):
-                continue
-
-            changed = self.root.child(entry.name).newest_change()
-            if changed is not None and changed <= limit:
-                yield entry.name
-
-    def _remove(self, name: str) -> None:
-        folder = self.root.child(name)
-        folder.remove(MANIFEST)  # first, so that nobody can load the rest if this process is killed
-        folder.remove_all()

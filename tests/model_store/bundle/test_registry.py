@@ -11,6 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from model_store.bundle import registry
 from model_store.bundle.registry import STORE_ENV, ModelStore, default_store
 from model_store.bundle.storage import Folder
 from model_store.errors import BundleRefused, ConfigError, ModelStoreError, VersionNotFound
@@ -131,11 +132,11 @@ def test_a_killed_rollback_never_forgets(tmp_path: Path, monkeypatch: pytest.Mon
     store.promote(a)
     store.promote(b)
 
-    def killed(_: list[str]) -> None:
+    def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_write_history", killed)
+        patch.setattr(registry, "write_live", killed)
         with pytest.raises(KeyboardInterrupt):
             store.rollback("first try")
     assert (store.live(), list(store.withheld())) == (b, [b])

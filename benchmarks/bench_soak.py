@@ -37,7 +37,7 @@ from benchmarks.service_process import ServiceProcess
 from model_store.bundle.manifest import Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
-from model_store.replication.redis_schema import Keys
+from model_store.replication.redis_keys import Keys
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.tiny import ITEMS, set_options, write_cycle
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model_store.replication.redis_schema import Keys
+from model_store.replication.redis_keys import Keys
 from tests.support.redis_cluster import RedisClusterGroup
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.sentinels import SentinelGroup

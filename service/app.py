@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from model_store.errors import ConfigError
 from model_store.replication.redis_address import TlsFiles
-from model_store.replication.redis_schema import prefix_of
+from model_store.replication.redis_keys import prefix_of
 from model_store.tracing.interface import Tracing
 from service.answers.trending import half_lives_s_of
 from service.http.docs_page import add_docs_page

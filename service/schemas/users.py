@@ -9,7 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from model_store.events.history_entry import TYPES, UNTIMED
-from model_store.replication.redis_schema import HistoryEntry
+from model_store.replication.redis_values import HistoryEntry
 from service.store.shown_answers import ShownAnswer
 
 

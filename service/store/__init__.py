@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
-from model_store.replication.redis_schema import DEFAULT_PREFIX
+from model_store.replication.redis_keys import DEFAULT_PREFIX
 from service.store.base import HISTORY_CAP, Store
 
 READ_TIMEOUT_MS = 50.0

@@ -18,7 +18,7 @@ from model_store.events.counts import Counts
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from model_store.events.history_entry import UNKNOWN, UserInteractions
-from model_store.replication.redis_schema import HistoryEntry
+from model_store.replication.redis_values import HistoryEntry
 from service.settings import Settings
 from service.store.change_stream import ChangeStore
 from service.store.counter_store import CounterStore

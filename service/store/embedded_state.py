@@ -36,7 +36,7 @@ from model_store.events.event_log import (
 )
 from model_store.events.history_entry import UNTIMED, letter_of
 from model_store.events.tombstones import tombstone_of
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from service.store.base import ImportProgress
 from service.store.change_stream import ItemChange, Position
 from service.store.decayed_counts import DecayedCounts
@@ -195,7 +195,7 @@ class EmbeddedState:
         for as long as the clock was wrong, and all ids after it.
         """
         for event_id, recorded_at in list(itertools.islice(self.seen.items(), 1000)):
-            if now - redis_schema.SEEN_WINDOW_S < recorded_at <= now:
+            if now - redis_keys.SEEN_WINDOW_S < recorded_at <= now:
                 return
             del self.seen[event_id]
             if recorded_at > now:

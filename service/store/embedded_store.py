@@ -21,7 +21,7 @@ from model_store.events.event_log import EventLine, ForgetLine, ImportedLine, Im
 from model_store.events.event_queue import BacklogCounter, EventBacklog
 from model_store.events.history_entry import UserInteractions
 from model_store.events.log_writer import SEGMENT_BYTES, LogWriter
-from model_store.replication.redis_schema import HistoryEntry
+from model_store.replication.redis_values import HistoryEntry
 from service.store.base import (
     HISTORY_CAP,
     NOT_IMPORTED,

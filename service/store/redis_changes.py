@@ -1,4 +1,4 @@
-"""Change stream in Redis. :mod:`model_store.replication.redis_schema` names the keys."""
+"""Change stream in Redis. :mod:`model_store.replication.redis_keys` names the keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from model_store.errors import StoreCorrupt, StoreReadOnly
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys, redis_values
 from model_store.replication.snapshots import SnapshotHead
 from service.store import redis_scripts
 from service.store.change_stream import (
@@ -48,7 +48,7 @@ class RedisChanges(ChangeStore):
     def __init__(
         self,
         connection: Connection,
-        keys: redis_schema.Keys,
+        keys: redis_keys.Keys,
         snapshots: RedisSnapshots,
     ) -> None:
         self._connection = connection
@@ -84,7 +84,7 @@ class RedisChanges(ChangeStore):
             if not entry_id:
                 raise lost_changes()
 
-        return Position(*redis_schema.decode_entry_id(entry_id))
+        return Position(*redis_values.decode_entry_id(entry_id))
 
     async def _run(self, script: Script, args: Sequence[Arg], *, is_awaited: bool) -> bytes:
         """Run a script that appends; in the background unless a request waits for it."""
@@ -125,7 +125,7 @@ class RedisChanges(ChangeStore):
             last_id = await self._last_id([self._keys.changes])
         revision, _, nonce = last_id.partition(b"-")
 
-        found: dict[bytes, redis_schema.LatestEntry] = {}
+        found: dict[bytes, redis_values.LatestEntry] = {}
         cursor = 0
         while True:
             async with self._connection.background() as redis:
@@ -162,8 +162,8 @@ class RedisChanges(ChangeStore):
             async with self._connection.background() as redis:
                 pipe = redis.pipeline(transaction=False)
                 for first, change in numbered[start : start + APPEND_LIMIT]:
-                    entry = redis_schema.LatestEntry(first, first, at.nonce, change.kind.encode(), change.payload)
-                    pipe.hsetnx(self._keys.items, change.item_id, redis_schema.encode_latest(entry))
+                    entry = redis_values.LatestEntry(first, first, at.nonce, change.kind.encode(), change.payload)
+                    pipe.hsetnx(self._keys.items, change.item_id, redis_values.encode_latest(entry))
                 await pipe.execute()
 
         async with self._connection.background():
@@ -192,11 +192,11 @@ class RedisChanges(ChangeStore):
             self.corrupt_values += 1
             return None
 
-    def _collect_latest(self, part: dict[bytes, bytes], found: dict[bytes, redis_schema.LatestEntry]) -> None:
+    def _collect_latest(self, part: dict[bytes, bytes], found: dict[bytes, redis_values.LatestEntry]) -> None:
         for item_id, raw in part.items():
             try:
-                entry = redis_schema.decode_latest(raw)
-                redis_schema.decode_item_id(item_id)
+                entry = redis_values.decode_latest(raw)
+                redis_values.decode_item_id(item_id)
                 if entry.kind not in _KINDS:
                     raise StoreCorrupt("the latest change of an item is of no known kind")
             except StoreCorrupt:
@@ -206,9 +206,9 @@ class RedisChanges(ChangeStore):
 
 
 def _decode_change(entry_id: bytes, fields: list[bytes]) -> ItemChange:
-    at = Position(*redis_schema.decode_entry_id(entry_id))
+    at = Position(*redis_values.decode_entry_id(entry_id))
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     try:
-        return ItemChange(at, redis_schema.decode_item_id(named[b"item"]), _KINDS[named[b"kind"]], named[b"payload"])
+        return ItemChange(at, redis_values.decode_item_id(named[b"item"]), _KINDS[named[b"kind"]], named[b"payload"])
     except KeyError as cause:
         raise StoreCorrupt(f"the catalogue change of revision {at.revision} does not decode", _RELOAD) from cause

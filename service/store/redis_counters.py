@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from model_store.events.counts import add_all, by_day
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from service.store import redis_scripts
 from service.store.counter_store import Addition, CounterStore
 from service.store.redis_client import Arg, Script
@@ -27,7 +27,7 @@ class RedisCounters(CounterStore):
         keys: Names of the keys.
     """
 
-    def __init__(self, connection: Connection, keys: redis_schema.Keys) -> None:
+    def __init__(self, connection: Connection, keys: redis_keys.Keys) -> None:
         self._connection = connection
         self._keys = keys
         self._add = Script(connection.slow, redis_scripts.ADD_COUNTS)

@@ -1,4 +1,4 @@
-"""Documents in Redis, such as placements. :mod:`model_store.replication.redis_schema` names their keys."""
+"""Documents in Redis, such as placements. :mod:`model_store.replication.redis_keys` names their keys."""
 
 from __future__ import annotations
 

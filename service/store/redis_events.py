@@ -14,7 +14,7 @@ from model_store.events.event_queue import EventBacklog
 from model_store.events.history_entry import letter_of
 from model_store.events.marks import Mark
 from model_store.events.tombstones import tombstone_of
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys, redis_values
 from service.store import redis_scripts
 from service.store.base import Forgotten
 from service.store.decayed_counts import COUNTED_ITEMS, counts_at
@@ -46,7 +46,7 @@ class RedisEvents:
     def __init__(
         self,
         connection: Connection,
-        keys: redis_schema.Keys,
+        keys: redis_keys.Keys,
         history_cap: int,
         half_lives_s: Sequence[int],
         user_ttl_s: int,
@@ -75,11 +75,9 @@ class RedisEvents:
         by_part = self._keys.by_part(rows, lambda row: row[0].user_id)
         return sum([await self._record_part(keys, part, traceparent) for keys, part in by_part.items()])
 
-    async def _record_part(
-        self, names: redis_schema.Keys, rows: Sequence[tuple[Event, Counts]], traceparent: str
-    ) -> int:
+    async def _record_part(self, names: redis_keys.Keys, rows: Sequence[tuple[Event, Counts]], traceparent: str) -> int:
         decayed = [names.counts(half_life) for half_life in self._half_lives_s]
-        limits: list[Arg] = [self._history_cap, redis_schema.SEEN_WINDOW_S, self._counted_items]
+        limits: list[Arg] = [self._history_cap, redis_keys.SEEN_WINDOW_S, self._counted_items]
         limits += [self._user_ttl_s, self._max_undrained_events]
         accepted = 0
 
@@ -132,7 +130,7 @@ class RedisEvents:
             entries, last = await self._forget(keys, [tombstone_of(user_id)])
 
         erased = await self._erase_events(names.events, user_id, last) if last else 0
-        return Forgotten(sum(not entry.startswith(redis_schema.NEWEST_MARK) for entry in entries), erased)
+        return Forgotten(sum(not entry.startswith(redis_values.NEWEST_MARK) for entry in entries), erased)
 
     async def backlog(self) -> EventBacklog:
         """Count the entries of all streams: training deletes those it has drained."""
@@ -189,8 +187,8 @@ def _event_args(event: Event) -> list[Arg]:
     trend_item = event.item_id if counts_for_trends else ""
     entry: Arg = ""
     if not is_shown_only:
-        entry = redis_schema.encode_entry(letter_of(event.type), event.timestamp, event.item_id)
-    return [event.event_id, trend_item, event.timestamp, redis_schema.encode_event(event), entry]
+        entry = redis_values.encode_entry(letter_of(event.type), event.timestamp, event.item_id)
+    return [event.event_id, trend_item, event.timestamp, redis_values.encode_event(event), entry]
 
 
 def _encode_counts(counts: Counts, days: Sequence[str]) -> str:

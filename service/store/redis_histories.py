@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from model_store.errors import StoreCorrupt, StoreError
 from model_store.events.history_entry import UserInteractions
 from model_store.events.tombstones import tombstone_of
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys, redis_values
 from model_store.replication.redis_errors import is_wrong_type
-from model_store.replication.redis_schema import ENTRY_HEAD, ENTRY_MARK, HistoryEntry
+from model_store.replication.redis_values import ENTRY_HEAD, ENTRY_MARK, HistoryEntry
 from service.store import redis_scripts
 from service.store.base import NOT_IMPORTED, History, Imported, ImportProgress
 from service.store.redis_client import Arg, Script
@@ -40,7 +40,7 @@ class RedisHistories:
     """
 
     def __init__(
-        self, connection: Connection, keys: redis_schema.Keys, history_cap: int, user_ttl_s: int, lock_ttl_s: float
+        self, connection: Connection, keys: redis_keys.Keys, history_cap: int, user_ttl_s: int, lock_ttl_s: float
     ) -> None:
         self.corrupt_values = 0
         self._connection = connection
@@ -120,9 +120,7 @@ class RedisHistories:
             found |= dict.fromkeys(users, part) if isinstance(part, StoreError) else cast(dict[str, Any], part)
         return [found[user_id] for user_id in user_ids]
 
-    async def _read_part(
-        self, names: redis_schema.Keys, user_ids: Sequence[str]
-    ) -> dict[str, list[bytes] | StoreError]:
+    async def _read_part(self, names: redis_keys.Keys, user_ids: Sequence[str]) -> dict[str, list[bytes] | StoreError]:
         """Read the lists of users of one partition in one pipeline."""
 
         async def call(redis: Redis) -> list[list[bytes] | Exception]:
@@ -159,14 +157,14 @@ class RedisHistories:
     def _decode_entries(self, raw: list[bytes]) -> list[HistoryEntry]:
         """Decode a history of any release, by time. Entries that do not decode are skipped and counted."""
         newest = 0
-        if raw and raw[-1].startswith(redis_schema.NEWEST_MARK):
+        if raw and raw[-1].startswith(redis_values.NEWEST_MARK):
             newest = self._decode_newest(raw[-1])
             raw = raw[:-1]
 
         entries = []
         for entry in raw:
             try:
-                entries.append(redis_schema.decode_entry(entry, newest))
+                entries.append(redis_values.decode_entry(entry, newest))
             except StoreCorrupt:
                 self.corrupt_values += 1
         entries.sort(key=lambda entry: entry.timestamp)
@@ -174,7 +172,7 @@ class RedisHistories:
 
     def _decode_newest(self, raw: bytes) -> int:
         try:
-            return redis_schema.decode_newest(raw)
+            return redis_values.decode_newest(raw)
         except StoreCorrupt:
             self.corrupt_values += 1
             return 0
@@ -198,5 +196,5 @@ class RedisHistories:
 def _pack(history: UserInteractions) -> bytes:
     """Return the entries of a history one behind the other, each behind a byte with its length."""
     columns = zip(history.letters, history.timestamps, history.item_ids, strict=True)
-    entries = [redis_schema.encode_entry(letter, timestamp, item_id) for letter, timestamp, item_id in columns]
+    entries = [redis_values.encode_entry(letter, timestamp, item_id) for letter, timestamp, item_id in columns]
     return b"".join(bytes([len(entry)]) + entry for entry in entries)

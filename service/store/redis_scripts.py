@@ -4,7 +4,7 @@ from service.store.redis_subject_scripts import MARK_SUBJECT
 
 _HISTORY = """
 -- Histories are lists whose entries ascend by time. An entry: byte 254, a letter for the type, the time in five bytes,
--- the item id (model_store/replication/redis_schema.py).
+-- the item id (model_store/replication/redis_values.py).
 local MARK, NEWEST = string.char(254), string.char(255)
 local function time_of(entry)
   local a, b, c, d, e = string.byte(entry, 3, 7)

@@ -1,4 +1,4 @@
-"""Lists of what was shown, in Redis. :mod:`model_store.replication.redis_schema` names the keys."""
+"""Lists of what was shown, in Redis. :mod:`model_store.replication.redis_keys` names the keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from model_store.errors import StoreCorrupt, StoreError
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys, redis_values
 from model_store.replication.redis_errors import is_wrong_type
 from service.store.redis_connection import Connection
 from service.store.shown_answers import SHOWN_ITEMS, SHOWN_S, ShownAnswer, Subject
@@ -28,7 +28,7 @@ class RedisShown:
         corrupt_values: Entries skipped since start because they do not decode.
     """
 
-    def __init__(self, connection: Connection, keys: redis_schema.Keys) -> None:
+    def __init__(self, connection: Connection, keys: redis_keys.Keys) -> None:
         self.corrupt_values = 0
         self._connection = connection
         self._keys = keys
@@ -56,7 +56,7 @@ class RedisShown:
             await self._add_part(names, part)
 
     async def _read_part(
-        self, names: redis_schema.Keys, subjects: Sequence[Subject]
+        self, names: redis_keys.Keys, subjects: Sequence[Subject]
     ) -> dict[Subject, list[ShownAnswer] | StoreError]:
         async def call(redis: Redis) -> list[list[bytes] | Exception]:
             async with redis.pipeline(transaction=False) as pipeline:
@@ -82,14 +82,14 @@ class RedisShown:
         by_time: dict[bytes, list[str]] = {}
         for entry in raw:
             try:
-                item_id = redis_schema.decode_item_id(entry[_TIME_BYTES:])
+                item_id = redis_values.decode_item_id(entry[_TIME_BYTES:])
             except StoreCorrupt:
                 self.corrupt_values += 1
             else:
                 by_time.setdefault(entry[:_TIME_BYTES], []).append(item_id)
         return [ShownAnswer(subject, int.from_bytes(at, "big"), by_time[at]) for at in sorted(by_time)]
 
-    async def _add_part(self, names: redis_schema.Keys, answers: Sequence[ShownAnswer]) -> None:
+    async def _add_part(self, names: redis_keys.Keys, answers: Sequence[ShownAnswer]) -> None:
         async def call(redis: Redis) -> Any:
             async with redis.pipeline(transaction=False) as pipeline:
                 for answer in answers:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from model_store.errors import StoreCorrupt, StoreUnavailable
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from model_store.replication.snapshots import ChunkJoiner, SnapshotHead, split_chunks
 from service.store import redis_scripts
 from service.store.change_stream import Snapshot
@@ -29,7 +29,7 @@ class RedisSnapshots:
         grace_s: How long the chunks of a replaced snapshot stay for those who are reading them.
     """
 
-    def __init__(self, connection: Connection, keys: redis_schema.Keys, lock_ttl_s: float, grace_s: float) -> None:
+    def __init__(self, connection: Connection, keys: redis_keys.Keys, lock_ttl_s: float, grace_s: float) -> None:
         self._connection = connection
         self._keys = keys
         self._locks = RedisLocks(connection, lock_ttl_s)

@@ -1,4 +1,4 @@
-"""Store in Redis, shared by all replicas. :mod:`model_store.replication.redis_schema` names keys and values."""
+"""Store in Redis, shared by all replicas. :mod:`model_store.replication.redis_keys` names the keys."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from model_store.events.counts import Counts
 from model_store.events.event import Event
 from model_store.events.event_queue import EventBacklog
 from model_store.events.history_entry import UserInteractions
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
-from model_store.replication.redis_schema import HistoryEntry
+from model_store.replication.redis_values import HistoryEntry
 from service.async_tasks import cancel_and_wait, gather_all
 from service.store.base import HISTORY_CAP, Forgotten, History, Imported, ImportProgress, Recorded, Store
 from service.store.redis_changes import RedisChanges
@@ -64,7 +64,7 @@ class RedisStore(Store):
         self,
         url: str,
         *,
-        prefix: str = redis_schema.DEFAULT_PREFIX,
+        prefix: str = redis_keys.DEFAULT_PREFIX,
         tls: TlsFiles = NO_TLS_FILES,
         history_cap: int = HISTORY_CAP,
         half_lives_s: Sequence[int] = (),
@@ -79,7 +79,7 @@ class RedisStore(Store):
         lock_ttl_s: float = 60,
         grace_s: float = 60,
     ) -> None:
-        self._keys = redis_schema.keys_at(url, prefix)
+        self._keys = redis_keys.keys_at(url, prefix)
         self._connection = Connection(
             url,
             tls=tls,
@@ -170,7 +170,7 @@ class RedisStore(Store):
             await gather_all(self._write_probe(part) for part in self._keys.parts)
         await self._memory.check()
 
-    async def _write_probe(self, part: redis_schema.Keys) -> None:
+    async def _write_probe(self, part: redis_keys.Keys) -> None:
         """Write one byte in a partition: in each, so that no primary of a cluster is left out."""
         await self._connection.ask(lambda redis: redis.set(part.probe, b"1", px=_PROBE_MS), part=part.prefix)
 

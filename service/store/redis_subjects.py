@@ -7,7 +7,7 @@ from typing import Any
 
 from model_store.events.counts import add_all
 from model_store.events.marks import who
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from service.store import redis_subject_scripts
 from service.store.redis_client import Arg, Script
 from service.store.redis_connection import Connection
@@ -24,7 +24,7 @@ class RedisSubjects(SubjectStore):
         keys: Names of the keys.
     """
 
-    def __init__(self, connection: Connection, keys: redis_schema.Keys) -> None:
+    def __init__(self, connection: Connection, keys: redis_keys.Keys) -> None:
         self._connection = connection
         self._keys = keys
         self._expose = Script(connection.slow, redis_subject_scripts.EXPOSE)
@@ -58,6 +58,6 @@ class RedisSubjects(SubjectStore):
                 await redis.unlink(*keys)
 
 
-def keys_of(names: redis_schema.Keys, experiments: Sequence[str]) -> list[str]:
+def keys_of(names: redis_keys.Keys, experiments: Sequence[str]) -> list[str]:
     """Return the keys of experiments as scripts take them: sums and subjects of each."""
     return [key for each in experiments for key in (names.subject_sums(each), names.subjects(each))]

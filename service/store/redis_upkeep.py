@@ -10,7 +10,7 @@ import structlog
 from redis.asyncio import Redis
 
 from model_store.errors import StoreError, StoreReadOnly
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from service.async_tasks import gather_all
 from service.store import redis_scripts
 from service.store.redis_client import Script
@@ -38,7 +38,7 @@ class RedisUpkeep:
     def __init__(
         self,
         connection: Connection,
-        keys: redis_schema.Keys,
+        keys: redis_keys.Keys,
         half_lives_s: Sequence[int],
         user_ttl_s: int,
         max_undrained_events: int,
@@ -55,8 +55,8 @@ class RedisUpkeep:
         """Trim recorded ids and waiting events, as recording does: a full Redis records nothing, but must shrink."""
         await gather_all(self._trim_part(part) for part in self._keys.parts)
 
-    async def _trim_part(self, part: redis_schema.Keys) -> None:
-        args = [redis_schema.SEEN_WINDOW_S, self._max_undrained_events]
+    async def _trim_part(self, part: redis_keys.Keys) -> None:
+        args = [redis_keys.SEEN_WINDOW_S, self._max_undrained_events]
 
         async def call(redis: Redis) -> Any:
             return await self._trim([part.events, part.seen], args, redis)

@@ -16,7 +16,7 @@ from model_store.bundle.registry import ModelStore
 from model_store.cli import app as models_app
 from model_store.console import run
 from model_store.namespace import NAMESPACE_ENV
-from model_store.replication.redis_schema import Keys, prefix_of
+from model_store.replication.redis_keys import Keys, prefix_of
 from service.app import create_app
 from service.cli import app as serve_app
 from service.service import Service

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model_store.replication.redis_schema import DEFAULT_PREFIX, ClusterKeys, keys_at
+from model_store.replication.redis_keys import DEFAULT_PREFIX, ClusterKeys, keys_at
 from tests.support.redis_cluster import PRIMARIES, RedisClusterGroup, running_cluster
 from tests.support.redis_server import RedisServer
 from tests.support.replica import Replica, event, open_replica, same_place

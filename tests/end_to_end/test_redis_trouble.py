@@ -16,7 +16,7 @@ import pytest
 
 from model_store.bundle.registry import ModelStore
 from model_store.errors import StoreUnavailable
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from service.schemas.items import ItemBody
 from tests.support.redis_server import RedisServer
 from tests.support.replica import INLINE, Replica, event, open_replica, same_place
@@ -33,7 +33,7 @@ class Shop:
 
     def __init__(self, folder: Path, server: RedisServer, proxy: TcpProxy) -> None:
         self.folder, self.server, self.proxy = folder, server, proxy
-        self.keys = redis_schema.Keys()
+        self.keys = redis_keys.Keys()
 
     def replica(self, *, by_proxy: bool = False, **given: Any) -> AbstractAsyncContextManager[Replica]:
         url = self.server.url.replace(str(self.server.port), str(self.proxy.port)) if by_proxy else self.server.url

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from model_store.replication.redis_schema import DEFAULT_PREFIX
+from model_store.replication.redis_keys import DEFAULT_PREFIX
 from tests.support.redis_server import RedisServer
 from tests.support.service_harness import live_store
 from tests.support.service_process import process, wait_for

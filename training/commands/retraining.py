@@ -13,7 +13,7 @@ from model_store.bundle.signature import SigningKey
 from model_store.console import print_json
 from model_store.namespace import configured_namespace, place_of
 from model_store.replication.redis_address import TlsFiles
-from model_store.replication.redis_schema import prefix_of
+from model_store.replication.redis_keys import prefix_of
 from model_store.tracing.interface import Tracing, opened_tracing
 from training.commands.data_options import DataOptions, with_data_options
 from training.commands.options import (

@@ -16,7 +16,7 @@ from model_store.errors import ConfigError
 from model_store.events.counts import Counts, by_day
 from model_store.events.event import Event
 from model_store.events.marks import ACTIVE, BAR, SubjectCounts, values_in
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from model_store.replication.redis_address import TlsFiles
 from training.retraining.redis_reader import reading_redis
 
@@ -130,7 +130,7 @@ def _read_file(folder: Path) -> bytes:
 
 
 def _read_redis(url: str, namespace: str, tls: TlsFiles) -> bytes:
-    keys = redis_schema.keys_at(url, redis_schema.prefix_of(namespace))
+    keys = redis_keys.keys_at(url, redis_keys.prefix_of(namespace))
     with reading_redis(url, tls) as client:
         found: Any = client.get(keys.attribution_key)
     return bytes(found or b"")

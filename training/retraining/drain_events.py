@@ -24,7 +24,7 @@ from model_store.errors import DataError, LockHeld, StoreCorrupt
 from model_store.events import event_log
 from model_store.events.event import Event
 from model_store.events.event_log import Cursor, EventLine
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys, redis_values
 from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
 from model_store.tracing.interface import MAX_LINKS
 from training.retraining.redis_reader import reading_redis
@@ -81,7 +81,7 @@ def drain(
     source: str | Path,
     out_folder: Path,
     *,
-    prefix: str = redis_schema.DEFAULT_PREFIX,
+    prefix: str = redis_keys.DEFAULT_PREFIX,
     tls: TlsFiles = NO_TLS_FILES,
     events_per_file: int = EVENTS_PER_FILE,
 ) -> DrainResult:
@@ -106,7 +106,7 @@ def drain(
         if isinstance(source, Path):
             batches = _drain_log(source, events_per_file)
         else:
-            batches = _drain_redis(source, tls, redis_schema.keys_at(source, prefix), events_per_file)
+            batches = _drain_redis(source, tls, redis_keys.keys_at(source, prefix), events_per_file)
 
         events = 0
         files = []
@@ -193,7 +193,7 @@ def _delete_drained(folder: Path, cursor: Cursor) -> None:
             event_log.segment_path(folder, number).unlink()
 
 
-def _drain_redis(url: str, tls: TlsFiles, keys: redis_schema.Keys, limit: int) -> Iterator[_Batch]:
+def _drain_redis(url: str, tls: TlsFiles, keys: redis_keys.Keys, limit: int) -> Iterator[_Batch]:
     """Yield the entries that a killed drain had taken, then new ones; acknowledge and delete each after writing."""
     with reading_redis(url, tls) as client:
         for number, part in enumerate(keys.parts):
@@ -206,9 +206,9 @@ def _drain_redis(url: str, tls: TlsFiles, keys: redis_schema.Keys, limit: int) -
 def _create_group(client: Redis, stream: str) -> None:
     try:
         try:
-            client.xgroup_create(stream, redis_schema.DRAIN_GROUP, id="0", mkstream=True)
+            client.xgroup_create(stream, redis_keys.DRAIN_GROUP, id="0", mkstream=True)
         except OutOfMemoryError:
-            client.eval(_CREATE_GROUP_IN_FULL_REDIS, 1, stream, redis_schema.DRAIN_GROUP)
+            client.eval(_CREATE_GROUP_IN_FULL_REDIS, 1, stream, redis_keys.DRAIN_GROUP)
     except ResponseError as cause:
         if not str(cause).startswith("BUSYGROUP"):  # the group exists
             raise
@@ -216,12 +216,12 @@ def _create_group(client: Redis, stream: str) -> None:
 
 def _read_group(client: Redis, stream: str, name: str, start: str, limit: int) -> Iterator[_Batch]:
     """Yield batches from ``start`` until there are none; ``0``: taken but not acknowledged entries, ``>``: new ones."""
-    while entries := _entries(client.xreadgroup(redis_schema.DRAIN_GROUP, _CONSUMER, {stream: start}, count=limit)):
+    while entries := _entries(client.xreadgroup(redis_keys.DRAIN_GROUP, _CONSUMER, {stream: start}, count=limit)):
         yield _decode(entries, name)
 
         ids = [entry_id for entry_id, _ in entries]
         with client.pipeline(transaction=True) as pipeline:
-            pipeline.xack(stream, redis_schema.DRAIN_GROUP, *ids)
+            pipeline.xack(stream, redis_keys.DRAIN_GROUP, *ids)
             pipeline.xdel(stream, *ids)
             pipeline.execute()
 
@@ -241,10 +241,10 @@ def _decode(entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]], name: st
         if not fields:
             continue  # someone else deleted it from the stream after it was taken
         try:
-            events.append(redis_schema.decode_event(fields.get(redis_schema.EVENT_FIELD)))
+            events.append(redis_values.decode_event(fields.get(redis_values.EVENT_FIELD)))
         except StoreCorrupt:
             rejected.append(repr(fields).encode())
-        if traceparent := fields.get(redis_schema.TRACEPARENT_FIELD):
+        if traceparent := fields.get(redis_values.TRACEPARENT_FIELD):
             traceparents.append(traceparent.decode(errors="replace"))
 
     milliseconds, _, sequence = entries[0][0].decode().partition("-")

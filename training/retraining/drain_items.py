@@ -18,7 +18,7 @@ from model_store.durable_files import write_durably
 from model_store.errors import DataError, StoreCorrupt
 from model_store.events import event_log
 from model_store.events.event_log import ChangeLine, ItemLine
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys, redis_values
 from model_store.replication.item_payload import ItemContent, read_content
 from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
 from training.retraining.redis_reader import reading_redis
@@ -36,7 +36,7 @@ def drain_items(
     source: str | Path,
     folder: Path,
     *,
-    prefix: str = redis_schema.DEFAULT_PREFIX,
+    prefix: str = redis_keys.DEFAULT_PREFIX,
     tls: TlsFiles = NO_TLS_FILES,
 ) -> dict[str, ItemContent]:
     """Add the content that was put since the last drain to the file, and return all of it, ordered by item id.
@@ -56,9 +56,7 @@ def drain_items(
     path = folder / ITEMS
     before = _read(path) if path.exists() else {}
     puts = (
-        _read_log(source)
-        if isinstance(source, Path)
-        else _read_redis(source, tls, redis_schema.keys_at(source, prefix))
+        _read_log(source) if isinstance(source, Path) else _read_redis(source, tls, redis_keys.keys_at(source, prefix))
     )
 
     known = dict(before)
@@ -74,12 +72,12 @@ def drain_items(
     return known
 
 
-def _read_redis(url: str, tls: TlsFiles, keys: redis_schema.Keys) -> Iterator[_Put]:
+def _read_redis(url: str, tls: TlsFiles, keys: redis_keys.Keys) -> Iterator[_Put]:
     with reading_redis(url, tls) as client:
         for field, raw in client.hscan_iter(keys.items, count=_SCANNED):
             try:
-                entry = redis_schema.decode_latest(raw)
-                item_id = redis_schema.decode_item_id(field)
+                entry = redis_values.decode_latest(raw)
+                item_id = redis_values.decode_item_id(field)
             except StoreCorrupt:
                 continue  # replicas count and report it
             yield item_id, entry.payload

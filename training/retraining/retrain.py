@@ -25,7 +25,7 @@ from model_store.bundle.withheld import HELD_BACK, Withheld
 from model_store.durable_files import write_durably
 from model_store.errors import BundleRefused, VersionNotFound
 from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
-from model_store.replication.redis_schema import DEFAULT_PREFIX
+from model_store.replication.redis_keys import DEFAULT_PREFIX
 from model_store.tracing.interface import NO_TRACING, Span, Tracing
 from training.config import TrainingConfig
 from training.data.dataset import Dataset

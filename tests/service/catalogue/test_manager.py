@@ -14,7 +14,7 @@ from redis import Redis
 
 from model_store.bundle.registry import ModelStore
 from model_store.errors import StoreError
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from service.app import create_app
 from service.catalogue import manager
 from service.catalogue.manager import Line
@@ -197,7 +197,7 @@ async def test_a_gap_in_the_stream_is_crossed_by_the_snapshot(replicas: Replicas
         await until(lambda: place(first)[1] == 300)
         assert place(late)[1] < place(first)[1]
         with Redis.from_url(replicas.url) as raw:
-            raw.xtrim(redis_schema.Keys(replicas.prefix).changes, maxlen=1)
+            raw.xtrim(redis_keys.Keys(replicas.prefix).changes, maxlen=1)
         await late.updater.step()
         await late.updater.step()
         await same_place(first, late)
@@ -208,7 +208,7 @@ async def test_everyone_agrees_after_snapshot_and_stream_were_lost(replicas: Rep
         await some_changes(first, 1, 150)
         await same_place(first, second)
         with Redis.from_url(replicas.url) as raw:
-            keys = redis_schema.Keys(replicas.prefix)
+            keys = redis_keys.Keys(replicas.prefix)
             raw.delete(keys.changes, *raw.keys(f"{replicas.prefix}:catalogue:*"))
         await some_changes(second, 2, 50)
         await same_place(first, second)
@@ -315,7 +315,7 @@ async def test_a_version_waits_for_the_changes_that_hide_items(own: Replicas, ow
 async def test_a_snapshot_being_made_elsewhere_is_waited_for_in_bounds(replicas: Replicas) -> None:
     with Redis.from_url(replicas.url) as raw:
         version = ModelStore(replicas.folder).live()
-        lock = redis_schema.Keys(replicas.prefix).lock(str(version))
+        lock = redis_keys.Keys(replicas.prefix).lock(str(version))
         raw.set(lock, "someone else", px=600_000)
         async with replicas.one(catalogue_wait_s=0.2) as service:
             assert place(service) == ("", 0)
@@ -343,7 +343,7 @@ async def test_a_damaged_entry_of_the_stream_is_crossed(replicas: Replicas) -> N
         await same_place(first, second)
         with Redis.from_url(replicas.url) as raw:
             fields = {"item": "x", "kind": "melt", "payload": ""}
-            raw.xadd(redis_schema.Keys(replicas.prefix).changes, fields, id=f"{place(first)[1] + 1}-0")
+            raw.xadd(redis_keys.Keys(replicas.prefix).changes, fields, id=f"{place(first)[1] + 1}-0")
         await first.catalogue.put("after", ItemBody(title="after"))
         await same_place(first, second)
         assert (await second.catalogue.find("before"))[0].catalogue.row("after") is not None

@@ -13,7 +13,7 @@ from model_store.errors import LockHeld, StoreCorrupt, StoreUnavailable
 from model_store.events import event_log
 from model_store.events.event import Event
 from model_store.events.log_writer import LogWriter
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from service.store import open_store
 from service.store.base import Recorded
 from service.store.change_stream import Position, RawChange, Snapshot
@@ -210,7 +210,7 @@ async def test_ids_are_remembered_for_the_window_only(tmp_path: Path) -> None:
     await store.record([event(1)])
     now += 24 * 3600
     assert await store.record([event(1)]) == Recorded(0, 1)
-    now += redis_schema.SEEN_WINDOW_S
+    now += redis_keys.SEEN_WINDOW_S
     await store.record([event(2)])
     assert await store.record([event(1)]) == Recorded(1, 0)
     await store.close()
@@ -286,7 +286,7 @@ async def test_a_clock_that_jumps_loses_nothing_and_keeps_no_ids_for_ever(tmp_pa
         store = opened()
         assert len((await store.history("u")).item_ids) == number + 1
     for _ in range(3):
-        now += redis_schema.SEEN_WINDOW_S + 1
+        now += redis_keys.SEEN_WINDOW_S + 1
         await store.record([event(100)])
     assert list(store._state.seen) == ["e100"]
     await store.close()

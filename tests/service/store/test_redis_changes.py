@@ -8,14 +8,14 @@ import pytest
 from redis import Redis
 
 from model_store.errors import StoreCorrupt
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from service.store.change_stream import Position
 from service.store.redis_store import RedisStore
 from tests.support.store_writing import change
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-KEYS = redis_schema.Keys()
+KEYS = redis_keys.Keys()
 Open = Callable[..., RedisStore]
 
 

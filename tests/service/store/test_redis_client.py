@@ -18,7 +18,7 @@ from redis import Redis
 from model_store.errors import StoreUnavailable
 from model_store.events.event import Event
 from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
-from model_store.replication.redis_schema import prefix_of
+from model_store.replication.redis_keys import prefix_of
 from service.store.redis_store import RedisStore
 from tests.support.certificates import Certificates
 from tests.support.redis_server import RedisServer, find_server

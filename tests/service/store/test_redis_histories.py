@@ -11,13 +11,13 @@ from redis import Redis
 from model_store.errors import StoreCorrupt, StoreReadOnly
 from model_store.events.event import Event
 from model_store.events.history_entry import UserInteractions
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys, redis_values
 from service.store.base import NOT_IMPORTED, History, Imported
 from service.store.redis_store import RedisStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-KEYS = redis_schema.Keys()
+KEYS = redis_keys.Keys()
 DAY = 86_400
 Open = Callable[..., RedisStore]
 
@@ -64,7 +64,7 @@ async def test_an_earlier_release_leaves_out_what_this_one_wrote(open_store: Ope
     [entry] = raw.lrange(KEYS.history("u"), 0, -1)
     assert isinstance(entry, bytes)
     with pytest.raises(StoreCorrupt):
-        redis_schema.decode_item_id(entry)
+        redis_values.decode_item_id(entry)
 
 
 async def test_an_import_knows_items_that_an_earlier_release_stored(open_store: Open, raw: Redis) -> None:

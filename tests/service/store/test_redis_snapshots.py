@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from model_store.errors import StoreCorrupt, StoreUnavailable
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from model_store.replication.snapshots import CHUNK_BYTES
 from service.store.change_stream import Snapshot
 from service.store.redis_store import RedisStore
@@ -19,7 +19,7 @@ from tests.support.store_writing import save, snapshot
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-KEYS = redis_schema.Keys()
+KEYS = redis_keys.Keys()
 Open = Callable[..., RedisStore]
 
 

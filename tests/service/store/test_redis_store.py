@@ -11,7 +11,7 @@ from redis import Redis
 
 from model_store.errors import ConfigError, StoreCorrupt, StoreUnavailable
 from model_store.events.event import Event
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from service.store.change_stream import Position
 from service.store.redis_store import RedisStore
 from tests.support.redis_server import RedisServer
@@ -20,7 +20,7 @@ from tests.support.store_writing import change, save, snapshot
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-KEYS = redis_schema.Keys()
+KEYS = redis_keys.Keys()
 Open = Callable[..., RedisStore]
 
 

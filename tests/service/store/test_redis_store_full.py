@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from model_store.errors import StoreReadOnly, StoreUnavailable
 from model_store.events.event import Event
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from model_store.replication.redis_errors import translate_redis_error
 from service.store.base import Recorded
 from service.store.change_stream import RawChange
@@ -26,7 +26,7 @@ from training.retraining.drain_events import drain, read_drained
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-KEYS = redis_schema.Keys()
+KEYS = redis_keys.Keys()
 HOUR, DAY = 3600, 86_400
 Open = Callable[..., RedisStore]
 

@@ -17,7 +17,7 @@ from model_store.events import event_log
 from model_store.events.event import Event
 from model_store.events.event_log import EventLine, ForgetLine
 from model_store.events.log_writer import LogWriter
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys, redis_values
 from model_store.tracing.interface import MAX_LINKS
 from tests.support.redis_server import RedisServer
 from training.retraining import drain_events as drain_module
@@ -41,16 +41,16 @@ class RedisSource:
         self.place: str | Path = url
         self.prefix = prefix
         self.client = client
-        self.stream = redis_schema.Keys(prefix).events
+        self.stream = redis_keys.Keys(prefix).events
 
     def add(self, *numbers: int) -> None:
         for number in numbers:
-            self.client.xadd(self.stream, {redis_schema.EVENT_FIELD: redis_schema.encode_event(event(number))})
+            self.client.xadd(self.stream, {redis_values.EVENT_FIELD: redis_values.encode_event(event(number))})
 
     def add_traced(self, traceparent: str, *numbers: int) -> None:
         for number in numbers:
-            encoded = redis_schema.encode_event(event(number))
-            traced = {redis_schema.EVENT_FIELD: encoded, redis_schema.TRACEPARENT_FIELD: traceparent.encode()}
+            encoded = redis_values.encode_event(event(number))
+            traced = {redis_values.EVENT_FIELD: encoded, redis_values.TRACEPARENT_FIELD: traceparent.encode()}
             self.client.xadd(self.stream, traced)  # type: ignore[arg-type]  # a dictionary's types are invariant
 
     def add_noise(self) -> None:
@@ -240,12 +240,12 @@ def test_entries_that_someone_deleted_after_they_were_taken_hide_none_of_the_oth
     with redis_server.client() as client:
         source = RedisSource(client, redis_server.url, prefix)
         source.add(1, 2, 3)
-        client.xgroup_create(source.stream, redis_schema.DRAIN_GROUP, id="0")
-        [[_, taken]] = client.xreadgroup(redis_schema.DRAIN_GROUP, "retrain", {source.stream: ">"})
+        client.xgroup_create(source.stream, redis_keys.DRAIN_GROUP, id="0")
+        [[_, taken]] = client.xreadgroup(redis_keys.DRAIN_GROUP, "retrain", {source.stream: ">"})
         client.xdel(source.stream, taken[0][0])
         assert run(source, out, per_file=10).events == 2
         assert source.left() == 0
-        assert client.xpending(source.stream, redis_schema.DRAIN_GROUP)["pending"] == 0
+        assert client.xpending(source.stream, redis_keys.DRAIN_GROUP)["pending"] == 0
     assert ids(out) == ["e3", "e2"]
 
 

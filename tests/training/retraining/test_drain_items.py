@@ -11,7 +11,7 @@ import pytest
 
 from model_store.errors import DataError, StoreUnavailable
 from model_store.events import event_log
-from model_store.replication import redis_schema
+from model_store.replication import redis_keys
 from model_store.replication.item_payload import ItemContent, read_content
 from service.schemas.items import ItemBody, delete_change
 from service.store.base import Store
@@ -97,8 +97,8 @@ def test_what_does_not_decode_leaves_the_rest(source: str | Path, prefix: str, t
 def test_noise_in_redis_leaves_the_rest(redis_server: RedisServer, prefix: str, tmp_path: Path) -> None:
     change(redis_server.url, prefix, [put("a", "fine")])
     with redis_server.client() as client:
-        client.hset(redis_schema.Keys(prefix).items, "noise", b"noise")
-        client.hset(redis_schema.Keys(prefix).items, b"\xff", b"1 1-0 put {}")
+        client.hset(redis_keys.Keys(prefix).items, "noise", b"noise")
+        client.hset(redis_keys.Keys(prefix).items, b"\xff", b"1 1-0 put {}")
     assert titles(drain_items(redis_server.url, tmp_path, prefix=prefix)) == {"a": "fine"}
 
 

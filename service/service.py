@@ -67,44 +67,81 @@ class Service:
         self.telemetry = Telemetry(tracing or open_tracing("etegrec-serve", is_on=settings.tracing))
         self.gate = Gate(settings, self.telemetry)
         self.upload_slots = UploadSlots(settings.max_bulk_uploads)
+        self.lookups = LookupPool(2, settings.queue_size, settings.deadline_ms / 1000)
         self.is_draining = False
 
         self.store_client = StoreClient(store, self.telemetry, settings.live_check_s)
-        keys = KeyRing(settings, store.counters)
-        answer_counts = AnswerCounts(store.counters, store.subjects)
-        self.recorder = EventRecorder(self.store_client, keys, settings.attribution_ttl_s, self.telemetry)
-        self.attribution_upkeep = AttributionUpkeep(keys, answer_counts, store.counters, settings.counters_days)
-        self.follower = CatalogueFollower(self.store_client, settings, self.telemetry)
         model_store = ModelStore(
             settings.store, trust=Trust.at(settings.trusted_keys_file), namespace=settings.namespace
         )
         model_store.trust.check()
+
+        signer = self._add_attribution(store)
+        self._add_live_model(model_store, opener, coders, trial)
+        self._add_documents(store)
+        self._add_histories(model_store, store)
+        self._add_second_models(model_store, store, signer, opener, coders, trial)
+        self._add_recommender(signer)
+        self._add_previews()
+
+    def _add_attribution(self, store: Store) -> Signer:
+        """Add what records events and counts answers; return what signs answers."""
+        keys = KeyRing(self.settings, store.counters)
+        counts = AnswerCounts(store.counters, store.subjects)
+        self.recorder = EventRecorder(self.store_client, keys, self.settings.attribution_ttl_s, self.telemetry)
+        self.attribution_upkeep = AttributionUpkeep(keys, counts, store.counters, self.settings.counters_days)
+        return Signer(keys, counts, is_implicit=self.settings.implicit_impressions)
+
+    def _add_live_model(
+        self, model_store: ModelStore, opener: EngineOpener, coders: CoderOpener, trial: Trial | None
+    ) -> None:
+        """Add the live model, and what keeps its catalogue up to date."""
+        settings = self.settings
+        self.follower = CatalogueFollower(self.store_client, settings, self.telemetry)
         loader = VersionLoader(model_store, self.follower, settings, opener, coders, trial)
         self.models = ModelManager(model_store, loader, settings, self.telemetry)
         self.updater = CatalogueUpdater(self.models, self.follower, self.store_client, settings, self.telemetry)
         self.catalogue = CatalogueManager(self.updater, self.store_client)
+        self.range_check = RangeCheck(self.models, self.updater)
+        self.code_groups = CodeGroups()
+        self.titles = TitleSearch()
 
-        self.importer = HistoryImporter(self.models, model_store, store, settings, self.telemetry)
-        self.trends = TrendTracker(store, settings, self.telemetry)
+    def _add_documents(self, store: Store) -> None:
+        """Add the documents that all replicas share: experiments, placements, canaries that were rolled back."""
+        wait_s = self.settings.deadline_ms / 1000
+        self.experiments = Experiments(self.store_client, wait_s)
+        self.placements = Placements(self.store_client, wait_s, self.experiments)
+        self.canary_ends = CanaryEnds(self.store_client, wait_s)
+        self.experiment_upkeep = ExperimentUpkeep(self.experiments, store.subjects, self.settings.attribution_ttl_s)
+
+    def _add_histories(self, model_store: ModelStore, store: Store) -> None:
+        """Add what knows of users and their events: imported histories, trends, and what was shown."""
+        self.importer = HistoryImporter(self.models, model_store, store, self.settings, self.telemetry)
+        self.trends = TrendTracker(store, self.settings, self.telemetry)
         self.shown = ShownTracker(self.store_client, self.telemetry)
         self.recent_users = RecentUsers()
-        self.experiments = Experiments(self.store_client, settings.deadline_ms / 1000)
-        self.placements = Placements(self.store_client, settings.deadline_ms / 1000, self.experiments)
-        self.experiment_upkeep = ExperimentUpkeep(self.experiments, store.subjects, settings.attribution_ttl_s)
-        self.range_check = RangeCheck(self.models, self.updater)
-        self.canary_ends = CanaryEnds(self.store_client, settings.deadline_ms / 1000)
+
+    def _add_second_models(
+        self,
+        model_store: ModelStore,
+        store: Store,
+        signer: Signer,
+        opener: EngineOpener,
+        coders: CoderOpener,
+        trial: Trial | None,
+    ) -> None:
+        """Add the models beside the live one, and what gives them requests."""
         self.second_models = SecondModels(
             self.models,
             model_store,
             store,
             self.canary_ends.has_ended,
-            settings,
+            self.settings,
             self.telemetry,
             opener,
             coders,
             trial,
         )
-        signer = Signer(keys, answer_counts, is_implicit=settings.implicit_impressions)
         self.canary = Canary(
             self.models,
             self.second_models.candidate,
@@ -112,10 +149,13 @@ class Service:
             model_store,
             self.store_client,
             signer,
-            settings,
+            self.settings,
             self.telemetry,
         )
-        self.shadow = Shadow(self.second_models.shadow, self.models, settings, self.telemetry)
+        self.shadow = Shadow(self.second_models.shadow, self.models, self.settings, self.telemetry)
+
+    def _add_recommender(self, signer: Signer) -> None:
+        """Add what answers requests for recommendations, and questions about an answer."""
         self.recommender = Recommender(
             self.models,
             self.canary,
@@ -126,17 +166,17 @@ class Service:
             self.range_check,
             signer,
             self.recent_users,
-            settings,
+            self.settings,
             self.telemetry,
         )
-        audience = Audience(self.store_client, self.recent_users, settings)
+        self.why_not = WhyNotFinder(self.models, self.store_client, self.range_check, self.settings)
+
+    def _add_previews(self) -> None:
+        """Add previews, which take turns."""
+        audience = Audience(self.store_client, self.recent_users, self.settings)
         turn = Turn()
         self.placement_previews = PlacementPreviewer(self.models, audience, self.placements, self.range_check, turn)
-        self.item_previews = ItemPreviewer(self.models, audience, turn, settings)
-        self.why_not = WhyNotFinder(self.models, self.store_client, self.range_check, settings)
-        self.code_groups = CodeGroups()
-        self.titles = TitleSearch()
-        self.lookups = LookupPool(2, settings.queue_size, settings.deadline_ms / 1000)
+        self.item_previews = ItemPreviewer(self.models, audience, turn, self.settings)
 
     @property
     def unready_reason(self) -> str:

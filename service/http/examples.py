@@ -6,41 +6,20 @@ answers; the numbers in an answer are those of some model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
+from service.http.example import NEW_ITEM, TOY_STORY, VERSION, Example
+from service.http.item_examples import ITEM_EXAMPLES
 
-@dataclass(frozen=True)
-class Example:
-    """Example of one operation.
-
-    Attributes:
-        answer: The answer, JSON or text.
-        body: Body of the request; text if it is not JSON, ``None`` if there is none.
-        path: Parameters in the path, by name.
-        query: Parameters of the query string, by name.
-    """
-
-    answer: Any
-    body: Any = None
-    path: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str | int] = field(default_factory=dict)
-
-
-_VERSION = "20261123t233548z-1a39742d"
 _CANDIDATE = "20261124t020000z-0b54f9aa"
 _REQUEST_ID = "a361cafacb95417d91e91e93fe573c66"
 _ATTRIBUTION = "AWlbicCMH2P7OnRW0kNDAAAAAAAAAAAAABBK3kZ_xQYz8Zs1w6mJHd0X4b8rUQ"
-_TOY_STORY = {"item_id": "1", "title": "Toy Story", "codes": [3, 22, 13]}
-_NEW_ITEM = {"title": "A New Comedy", "categories": ["Comedy"], "attributes": {"year": 1998, "price": 9.5}}
 
 _RECOMMENDED_ITEMS = [{"item_id": "1", "score": -2.174, "log_prob": -4.058, "codes": [3, 22, 13], "title": "Toy Story"}]
-_PINNED = {"item_id": "new-1", "score": -6.02, "log_prob": -7.441, "codes": [3, 7, 11], "title": _NEW_ITEM["title"]}
+_PINNED = {"item_id": "new-1", "score": -6.02, "log_prob": -7.441, "codes": [3, 7, 11], "title": NEW_ITEM["title"]}
 _RECOMMENDED = {
     "request_id": _REQUEST_ID,
-    "model_version": _VERSION,
+    "model_version": VERSION,
     "served_by": "model",
     "degraded": False,
     "took_ms": 14.496,
@@ -61,20 +40,6 @@ _PLACEMENT = {
         "filter": {"not": {"categories": ["Horror"]}},
     },
 }
-_COUNTED = {
-    "model_version": _VERSION,
-    "items": [{**_TOY_STORY, "events": 2.75, "popularity": 452}],
-}
-_SHOWN = {
-    "item_id": "new-1",
-    "model_version": _VERSION,
-    "revision": 2,
-    **_NEW_ITEM,
-    "codes": [3, 7, 11],
-    "hidden": False,
-    "is_new": True,
-}
-
 _EXPERIMENT = {
     "description": "Do newer films on the start page sell more?",
     "variants": [
@@ -96,6 +61,7 @@ _STORED_EXPERIMENT = {
 }
 
 EXAMPLES: Mapping[str, Example] = {
+    **ITEM_EXAMPLES,
     "put_placement": Example(
         path={"name": "home"},
         query={"revision": 0},
@@ -114,7 +80,7 @@ EXAMPLES: Mapping[str, Example] = {
         query={"histories": 50},
         body={"k": 10, "pins": [{"position": 1, "item": "1"}], "boosts": [{"nats": 0.5, "categories": ["Comedy"]}]},
         answer={
-            "model_version": _VERSION,
+            "model_version": VERSION,
             "histories": 50,
             "users": 26,
             "changed": 50,
@@ -130,7 +96,7 @@ EXAMPLES: Mapping[str, Example] = {
                     "after": 66,
                 }
             ],
-            "gained": [{**_TOY_STORY, "before": 4, "after": 50}],
+            "gained": [{**TOY_STORY, "before": 4, "after": 50}],
             "lost": [{"item_id": "50", "title": "Star Wars", "codes": [7, 2, 9], "before": 20, "after": 17}],
         },
     ),
@@ -212,8 +178,8 @@ EXAMPLES: Mapping[str, Example] = {
     "why_not": Example(
         body={"history": ["50"], "item_id": "1", "k": 10, "filter": {"categories": ["Comedy"]}},
         answer={
-            **_TOY_STORY,
-            "model_version": _VERSION,
+            **TOY_STORY,
+            "model_version": VERSION,
             "verdict": "outscored",
             "closed_by": None,
             "rank": None,
@@ -272,104 +238,10 @@ EXAMPLES: Mapping[str, Example] = {
         },
     ),
     "delete_user": Example(path={"user_id": "u1"}, answer={"history": 2, "events": 2}),
-    "upload_items": Example(
-        body="".join(
-            json.dumps(item) + "\n"
-            for item in (
-                {"item_id": "1", "title": "Toy Story", "categories": ["Comedy"], "attributes": {"year": 1995}},
-                {"item_id": "50", "title": "Star Wars", "categories": ["Action"], "attributes": {"year": 1977}},
-            )
-        ),
-        answer={"items": 2, "new": 2, "revision": 3, "recommendable_after_ms": 9.25},
-    ),
-    "put_item": Example(
-        path={"item_id": "new-1"},
-        body=_NEW_ITEM,
-        answer={
-            "item_id": "new-1",
-            "model_version": _VERSION,
-            "revision": 1,
-            "codes": [3, 7, 11],
-            "is_new": True,
-            "nearest": [_TOY_STORY],
-            "recommendable_after_ms": 6.125,
-        },
-    ),
-    "preview_item": Example(
-        query={"histories": 50, "k": 10},
-        body=_NEW_ITEM,
-        answer={
-            "model_version": _VERSION,
-            "codes": [3, 7, 11],
-            "names": ["Children's · Comedy", "Comedy", None],
-            "nearest": [_TOY_STORY],
-            "histories": 50,
-            "users": 26,
-            "ranks": [2, 5, 5, 9],
-            "displaced": [{**_TOY_STORY, "answers": 2}],
-        },
-    ),
-    "patch_item": Example(
-        path={"item_id": "new-1"},
-        body={"attributes": {"price": 8.0}, "hidden": False},
-        answer={**_SHOWN, "revision": 3, "attributes": {"year": 1998, "price": 8.0}},
-    ),
-    "get_item": Example(path={"item_id": "new-1"}, answer=_SHOWN),
-    "delete_item": Example(path={"item_id": "new-1"}, answer={"item_id": "new-1", "revision": 4, "hidden": True}),
-    "similar_items": Example(
-        path={"item_id": "1"},
-        query={"k": 5},
-        answer={"model_version": _VERSION, "items": [{**_TOY_STORY, "similarity": 0.83, "shared_codes": 1}]},
-    ),
-    "search_items": Example(
-        query={"query": "toy story", "limit": 5, "offset": 0},
-        answer={
-            "model_version": _VERSION,
-            "total": 1,
-            "items": [
-                {**_TOY_STORY, "categories": ["Comedy"], "popularity": 452, "hidden": False, "is_new": False},
-            ],
-        },
-    ),
-    "first_codes": Example(
-        query={"limit": 5, "offset": 0},
-        answer={
-            "model_version": _VERSION,
-            "prefix": [],
-            "name": None,
-            "total": 1,
-            "items": [_TOY_STORY],
-            "next_codes": [
-                {"code": 3, "name": "Children's · Comedy", "items": 1, "popularity": 452, "category": "Comedy"},
-            ],
-            "common": [],
-            "measured_items": 1,
-        },
-    ),
-    "items_by_codes": Example(
-        path={"prefix": "3"},
-        query={"limit": 5, "offset": 0},
-        answer={
-            "model_version": _VERSION,
-            "prefix": [3],
-            "name": "Children's · Comedy",
-            "total": 1,
-            "items": [_TOY_STORY],
-            "next_codes": [
-                {"code": 22, "name": "Animation", "items": 1, "popularity": 452, "category": "Comedy"},
-            ],
-            "common": [
-                {"field": "category", "value": "Comedy", "share": 1.0, "catalogue_share": 0.31, "lift": 3.2},
-            ],
-            "measured_items": 1,
-        },
-    ),
-    "popular_items": Example(query={"category": "Comedy", "k": 5}, answer=_COUNTED),
-    "trending_items": Example(query={"k": 5}, answer=_COUNTED),
-    "get_model": Example(answer={"version": _VERSION, "engine": "onnx", "items": 1282}),
+    "get_model": Example(answer={"version": VERSION, "engine": "onnx", "items": 1282}),
     "get_models": Example(
         answer={
-            "live": {"version": _VERSION, "problem": ""},
+            "live": {"version": VERSION, "problem": ""},
             "candidate": {
                 "version": _CANDIDATE,
                 "share": 0.05,
@@ -418,7 +290,7 @@ EXAMPLES: Mapping[str, Example] = {
                     "day": "2026-01-05",
                     "versions": [
                         {
-                            "name": _VERSION,
+                            "name": VERSION,
                             "answers": 1200,
                             "impressions": 12000,
                             "clicks": 342,
@@ -436,7 +308,7 @@ EXAMPLES: Mapping[str, Example] = {
     "health_ready": Example(
         answer={
             "status": "ready",
-            "model_version": _VERSION,
+            "model_version": VERSION,
             "live_store": "up",
             "live_store_problem": "",
             "problem": "",

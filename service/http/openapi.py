@@ -18,7 +18,8 @@ from model_store.catalogue.catalogue import ID_BYTES
 from service.access.keys import HEADER, SCOPES
 from service.http.bulk_upload import MEDIA_TYPES
 from service.http.endpoints import TAGS, Endpoint
-from service.http.examples import EXAMPLES, Example
+from service.http.example import Example
+from service.http.examples import EXAMPLES
 from service.http.limits import describe_length, describe_limits
 from service.http.problems import PROBLEM_JSON, ProblemDocument
 from service.schemas.browse import CODE_PREFIX

@@ -22,9 +22,7 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-import hashlib
 import hmac
-import os
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,9 +30,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model_store.attribution.fingerprints import fingerprints, rank_of
+from model_store.attribution.fingerprints import pack_fingerprints, rank_of
 from model_store.attribution.keys import AttributionKey, AttributionKeys
 from model_store.attribution.names import NO_NAME, hash_of
+from model_store.random_bytes import RandomBytes
 
 MAX_CHARACTERS = 160
 """Length of the longest token."""
@@ -56,6 +55,7 @@ MAX_RANKS = _ROOM // 2
 MAX_EXPLORED_RANKS = _ROOM // 3
 """Ranks that a token with propensities holds."""
 
+_ANSWER_IDS = RandomBytes(ANSWER_ID_BYTES)
 _SOURCES = ("model", "cache", "popular")
 _IMPLICIT = 0x10
 _EXPLORED = 0x20
@@ -143,7 +143,7 @@ def subject_of(user_id: str | None, session_id: str | None) -> str:
 
 def new_answer_id() -> bytes:
     """Return a random id for an answer."""
-    return os.urandom(ANSWER_ID_BYTES)
+    return _ANSWER_IDS.take()
 
 
 def sign(answer: Answered, key: AttributionKey, answer_id: bytes | None = None) -> str:
@@ -164,7 +164,7 @@ def sign(answer: Answered, key: AttributionKey, answer_id: bytes | None = None) 
 
     served_by = _SOURCES.index(answer.served_by)
     flags = _IMPLICIT * answer.is_implicit | _CUT * (len(answer.item_ids) > most)
-    items = fingerprints(held, answer_id).tobytes()
+    items = pack_fingerprints(held, answer_id)
     if chance is not None:
         if len(chance.propensities) != len(held):
             raise ValueError(f"{len(chance.propensities)} probabilities for {len(held)} items")
@@ -228,11 +228,11 @@ def hash_subject(subject: str, key: AttributionKey) -> bytes:
     """Return six bytes that only who has the key can compare with a user; zeros for nobody."""
     if not subject:
         return bytes(6)
-    return hashlib.blake2b(subject.encode(), digest_size=6, key=key.secret).digest()
+    return key.hash(subject)
 
 
 def _mac(body: bytes, key: AttributionKey) -> bytes:
-    return hmac.digest(key.secret, body, "sha256")[:_MAC_BYTES]
+    return key.mac(body)[:_MAC_BYTES]
 
 
 def _decode(token: str) -> bytes | None:

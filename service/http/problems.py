@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -14,6 +13,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from model_store.errors import StoreError, StoreReadOnly
+from model_store.random_bytes import RandomBytes
 from service.errors import ClientGone, FieldError, RequestError
 from service.schemas.types import Nullable
 
@@ -22,6 +22,8 @@ PROBLEM_JSON = "application/problem+json"
 
 PROBLEM_TYPE = "urn:etegrec:problem:"
 """Beginning of the type of every problem; its slug follows."""
+
+_REQUEST_IDS = RandomBytes(16)
 
 _FRAMEWORK_DETAILS = {
     404: "there is no such path; GET /docs lists all of them, and none ends with a slash",
@@ -91,7 +93,7 @@ def _describe_field(error: FieldError) -> FieldProblem:
 
 def new_request_id() -> str:
     """Return a new, random request id."""
-    return os.urandom(16).hex()
+    return _REQUEST_IDS.take().hex()
 
 
 def problem_of(error: Exception) -> Problem:

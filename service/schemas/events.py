@@ -6,7 +6,6 @@ event, as the store records it.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Annotated, Any, NotRequired
 
@@ -15,8 +14,11 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from typing_extensions import TypedDict
 
 from model_store.events.event import MAX_TIMESTAMP, Event, parse_moment
+from model_store.random_bytes import RandomBytes
 from service.schemas.ids import ShortId
 from service.schemas.types import Listed
+
+_EVENT_IDS = RandomBytes(16)
 
 TIME_ERROR = "invalid_time"
 """Type of the validation error for what is no time."""
@@ -66,7 +68,7 @@ Moment = Annotated[int, _Time()]
 
 def new_event_id() -> str:
     """Return a new, random event id."""
-    return os.urandom(16).hex()
+    return _EVENT_IDS.take().hex()
 
 
 def _now() -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hmac
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model_store.attribution.keys import AttributionKeys
+from model_store.attribution.keys import AttributionKey, AttributionKeys
 from model_store.attribution.names import hash_of
 from model_store.attribution.token import (
     MAX_CHARACTERS,
@@ -118,6 +119,32 @@ def test_another_character_is_refused(given_answer: Answered, data: st.DataObjec
 @given(st.text(max_size=200))
 def test_any_text_is_refused_without_an_error(text: str) -> None:
     assert verify(text, KEYS, TTL_S, NOW) in (Refusal.FORGED, Refusal.MALFORMED)
+
+
+def test_tokens_are_those_of_earlier_releases() -> None:
+    """Those that are on their way when a replica starts anew must verify, so their bytes stay what they are."""
+    whole = answer("a", "b", "ü", served_by="cache", placement="home", experiment="exp@1", variant=1)
+    assert (
+        sign(whole, KEYS.signing, b"\x01\x02\x03\x04\x05\x06")
+        == "AWlbi6BXPPS8kvS1d3FGuI2sPTPEb1kBEQECAwQFBq6BQK0wF6aH7h1EoYSqsGLlIw"
+    )
+    cut = answer(*(f"item-{number}" for number in range(40)), subject="")
+    assert sign(cut, KEYS.signing, b"abcdef") == (
+        "AWlbi6AAAAAAAAC1d3FGAAAAAAAAAAAAUGFiY2RlZp8jI9QEmoKvTuNZCWuPpHfKEgK8C-6CiD2dALm0p5iAO2ez75A9sF4opE0yPH90BUpdx_"
+        "dDPGb-xNKcWeYC8fpc35k3VH4mtAwxo_Za_wJHAHThP9tw-Mw"
+    )
+
+
+@PATIENT
+@given(st.binary(min_size=1, max_size=64), st.binary(max_size=200))
+def test_the_mac_is_hmac_sha256(secret: bytes, body: bytes) -> None:
+    key = AttributionKey(secret)
+    assert key.mac(body) == key.mac(body) == hmac.digest(secret, body, "sha256")
+
+
+def test_a_key_is_not_shown() -> None:
+    assert KEYS.signing.secret.hex()[:8] not in repr(KEYS)
+    assert repr(KEYS.signing) == "AttributionKey()"
 
 
 def test_a_token_of_another_key_or_shop_is_forged() -> None:

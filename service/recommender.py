@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -32,7 +31,7 @@ from service.models.slot import ModelSlot, Serving
 from service.ranking.filters import Rule, ViewedItem, read_filter
 from service.schemas.ranking import RuleCost, SkippedPin
 from service.schemas.recommend import RecommendRequest
-from service.search.query import Query, QueryBuilder, read_history
+from service.search.query import Query, QueryBuilder, given_history, read_history
 from service.search.rule_costs import measure_costs
 from service.search.search import Found, arranged, search
 from service.second_models.canary import Canary
@@ -51,8 +50,7 @@ up."""
 _NOTHING = SearchResult(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32))
 
 
-@dataclass(frozen=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """The answer to one request, in rows of ``model``'s catalogue."""
 
     model: LoadedModel
@@ -165,7 +163,10 @@ class Recommender:
         deadline = started + min(request.budget_ms or np.inf, self._settings.deadline_ms) / 1000
         rule = self._read_filter(request)
         await self._range_check.check(request, rule.key)
-        stored, shown = await self._read_store(request)
+        stored = given_history(request) if request.exclude_shown is None else None
+        shown = NOTHING_SHOWN
+        if stored is None:
+            stored, shown = await self._read_store(request)
 
         # A lease keeps the model, even if another version is swapped in before the answer is ready.
         with models.lease() as serving:
@@ -197,7 +198,7 @@ class Recommender:
     def _read_filter(self, request: RecommendRequest) -> Rule:
         """Return the rule of a request's filter, with the values of the viewed item in their places."""
         model = self._models.current
-        if model is None or request.viewed_item is None:
+        if request.filter is None or model is None or request.viewed_item is None:
             return read_filter(request.filter)
         return read_filter(request.filter, ViewedItem.find(model.catalogue, request.viewed_item))
 
@@ -215,8 +216,10 @@ class Recommender:
         """Return a cached answer, else search; popular items answer where the request's own budget is too tight."""
         full = query.search_request(query.beam_width)
         longest = query.model.engine.max_history
-        key = AnswerKey.of(full, query.rule_key, query.ranking.key, longest, query.request.k)
         cache = self._cache_of(query.model)
+        key = None
+        if cache.is_on:
+            key = AnswerKey.of(full, query.rule_key, query.ranking.key, longest, query.request.k)
         cached = self._find_cached(query, cache, key)
         if cached is not None:
             shown, chance = await _draw(query, cached)
@@ -233,7 +236,7 @@ class Recommender:
             return await self._answer_by_popularity(query, history, FallbackReason.BUDGET)
 
         # The next request may have more time, so only answers of the full beam are cached.
-        if asked is full:
+        if asked is full and key is not None:
             cache.keep(query.model.catalogue, key, found)
         shown, chance = await _draw(query, found)
         if not query.request.explain:
@@ -253,8 +256,8 @@ class Recommender:
         current = self._models.current
         return self._cache if current is None or current.version == model.version else self._candidate_cache
 
-    def _find_cached(self, query: Query, cache: ResultCache, key: AnswerKey) -> SearchResult | None:
-        if not cache.is_on or query.request.explain:
+    def _find_cached(self, query: Query, cache: ResultCache, key: AnswerKey | None) -> SearchResult | None:
+        if key is None or query.request.explain:
             return None
 
         found = cache.find(query.model.catalogue, key)
@@ -326,7 +329,7 @@ class Recommender:
         found = self._without_hidden(query.model, answered.found)
         # Where an item was left out, others have moved up: how probable that was is not known.
         chance = answered.chance if found is answered.found else None
-        item_ids = [query.model.catalogue.item_ids[row] for row in found.rows.tolist()]
+        item_ids = query.model.catalogue.ids_of(found.rows.tolist())
         took_ms = (time.monotonic() - started) * 1000
         attribution = self._signer.sign(
             query.model.version,
@@ -365,7 +368,7 @@ class Recommender:
         if current.version == model.version:
             is_hidden = current.catalogue.is_hidden[found.rows]  # rows stay what they are inside a version
         else:
-            rows = [current.catalogue.row(model.catalogue.item_ids[row]) for row in found.rows.tolist()]
+            rows = [current.catalogue.row(item_id) for item_id in model.catalogue.ids_of(found.rows.tolist())]
             is_hidden = np.array([row is not None and current.catalogue.is_hidden[row] for row in rows], dtype=np.bool_)
         return found.select(~is_hidden) if is_hidden.any() else found
 

@@ -73,7 +73,7 @@ class Catalogue:
             object.__setattr__(self, name, value)  # the class is frozen
 
     def __len__(self) -> int:
-        return len(self.item_ids)
+        return len(self.codes)  # every request asks for it, and of all columns an array answers soonest
 
     @cached_property
     def row_of(self) -> IdIndex:
@@ -124,6 +124,14 @@ class Catalogue:
         """Return the rows of these ids in the given order, without unknown ids."""
         found = self.row_of.find(item_ids)
         return found[found >= 0]
+
+    def ids_of(self, rows: Iterable[int]) -> list[str]:
+        """Return the ids of the items in a few rows, in this order."""
+        return PackedStrings.of(self.item_ids).pick(rows)
+
+    def titles_of(self, rows: Iterable[int]) -> list[str]:
+        """Return the titles of the items in a few rows, in this order; "" where unknown."""
+        return PackedStrings.of(self.titles).pick(rows)
 
     def rows_of_categories(self, names: Iterable[str]) -> Rows:
         """Return the rows of the items that have any of these categories, ascending; hidden items included."""

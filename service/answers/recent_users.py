@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import islice
 
 KEPT = 512
@@ -15,14 +16,14 @@ class RecentUsers:
     """
 
     def __init__(self) -> None:
-        self._users: dict[str, None] = {}  # who asked last comes last
+        self._users: OrderedDict[str, None] = OrderedDict()  # who asked last comes last
 
     def note(self, user_id: str) -> None:
         """Remember that a user was answered."""
-        self._users.pop(user_id, None)
         self._users[user_id] = None
+        self._users.move_to_end(user_id)
         if len(self._users) > KEPT:
-            del self._users[next(iter(self._users))]
+            self._users.popitem(last=False)
 
     def forget(self, user_id: str) -> None:
         """Leave a user out from now on."""

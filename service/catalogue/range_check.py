@@ -38,6 +38,8 @@ class RangeCheck:
             InvalidFields: Names each such field, and the fields in which there are numbers.
             NotReady: No model is loaded.
         """
+        if rules.filter is None and not rules.boosts:
+            return  # as most requests: nothing compares a number
         if not any(number_fields_of(rules)):
             return
 

@@ -125,7 +125,10 @@ def _find_problems(rules: Rules, settings: Settings, where: str) -> list[FieldEr
         if rules.filter.not_ is not None:
             found += _find_length_problems(rules.filter.not_, _CONDITION_LISTS, settings, f"{where}filter.not")
 
-    named = [len(getattr(boost, name) or ()) for boost in rules.boosts or () for name in _BOOST_LISTS]
+    if not rules.boosts:
+        return found
+
+    named = [len(getattr(boost, name) or ()) for boost in rules.boosts for name in _BOOST_LISTS]
     if sum(named) > settings.max_filter_ids:
         message = f"must name at most {settings.max_filter_ids} categories and items together (max_filter_ids)"
         found.append(FieldError(f"{where}boosts", message, limit=settings.max_filter_ids))

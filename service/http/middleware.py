@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
+from prometheus_client import Histogram
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,6 +54,7 @@ class RequestMiddleware:
         self._telemetry = telemetry
         self._is_draining = is_draining
         self._direct = direct
+        self._seconds: dict[tuple[str, int], Histogram] = {}  # by endpoint and status, as few as labels have
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -105,9 +107,15 @@ class RequestMiddleware:
         finally:
             seconds = time.monotonic() - started
             endpoint = scope["path"] if direct is not None else _path_template(scope)
-            self._telemetry.requests.labels(endpoint, str(status)).observe(seconds)
+            self._seconds_of(endpoint, status).observe(seconds)
             if self._telemetry.tracing.is_on:
                 _describe(span, "HEAD" if is_head else scope["method"], endpoint, status, request_id)
+
+    def _seconds_of(self, endpoint: str, status: int) -> Histogram:
+        found = self._seconds.get((endpoint, status))
+        if found is None:
+            found = self._seconds[endpoint, status] = self._telemetry.requests.labels(endpoint, str(status))
+        return found
 
 
 def _header(scope: Scope, wanted: bytes) -> str:

@@ -60,9 +60,11 @@ async def recommend_batch(service: Service, request: Request) -> NonEmpty[Recomm
 
 async def _place(service: Service, asked: RecommendRequest, where: str = "") -> PlacedRequest:
     """Lay the rules of the request's placement under it; limits may have become lower since the placement was put."""
+    if asked.placement is None:
+        return PlacedRequest(asked, None)
+
     placed = await service.placements.apply(asked)
-    if placed.placement is not None:
-        check_limits(placed.request, service.settings, f"{where}placement.")
+    check_limits(placed.request, service.settings, f"{where}placement.")
     return placed
 
 

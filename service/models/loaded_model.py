@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
 from model_store.bundle.manifest import Manifest
@@ -86,8 +86,13 @@ class LoadedModel:
 
 def beam_width_of(manifest: Manifest, k: int) -> int:
     """Return the smallest shared beam width that serves k answers at a version's quality."""
-    wanted = min(max(k, manifest.config.beam_width), BEAM_WIDTHS[-1])
-    return next(width for width in BEAM_WIDTHS if width >= wanted)
+    return _shared_beam_width(max(k, manifest.config.beam_width))
+
+
+@lru_cache(maxsize=1024)
+def _shared_beam_width(wanted: int) -> int:
+    """Return the smallest shared beam width of at least so many beams, or the largest."""
+    return next((width for width in BEAM_WIDTHS if width >= wanted), BEAM_WIDTHS[-1])
 
 
 def fusion_of(manifest: Manifest, beam_width: int) -> Fusion:

@@ -86,7 +86,10 @@ class Rule(NamedTuple):
     ignored: Sequence[str] = ()
 
 
-_NO_RULE = Rule(RuleKey())
+UNRESTRICTED = RuleKey()
+"""Key of requests without a filter."""
+
+_NO_RULE = Rule(UNRESTRICTED)
 
 
 def read_filter(filter_: Filter | None, viewed: ViewedItem | None = None) -> Rule:
@@ -185,7 +188,7 @@ class RuleCompiler:
 
     def find(self, key: RuleKey) -> CompiledRule | None:
         """Return the rule if it is compiled already. Cheap enough for the event loop."""
-        if key == RuleKey():
+        if key is UNRESTRICTED or key == UNRESTRICTED:  # the first needs no comparison of every part
             return self.everything
 
         with self._lock:

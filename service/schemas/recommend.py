@@ -130,8 +130,8 @@ def build_recommended_items(
         scores: Their scores, ``[n]``.
         log_probs: Their log-probabilities, ``[n]``.
     """
-    places = rows.tolist()
-    codes = catalogue.codes[places].tolist() if places else []
+    codes = catalogue.codes[rows].tolist()
+    titles = catalogue.titles_of(rows.tolist())
 
     return [
         {
@@ -139,9 +139,9 @@ def build_recommended_items(
             "score": score,
             "log_prob": log_prob,
             "codes": code,
-            "title": catalogue.titles[row] or None,
+            "title": title or None,
         }
-        for item_id, row, score, log_prob, code in zip(
-            item_ids, places, scores.tolist(), log_probs.tolist(), codes, strict=True
+        for item_id, title, score, log_prob, code in zip(
+            item_ids, titles, scores.tolist(), log_probs.tolist(), codes, strict=True
         )
     ]

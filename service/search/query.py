@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ from service.answers.exploration import pool_size
 from service.engines.base import SearchRequest
 from service.models.loaded_model import LoadedModel
 from service.ranking.checks import check_ranking
-from service.ranking.compiler import CompiledRanking
+from service.ranking.compiler import NO_RANKING, CompiledRanking
 from service.ranking.filters import CompiledRule, RuleKey
-from service.ranking.keys import RankingKey
+from service.ranking.keys import UNRANKED, RankingKey
 from service.ranking.ranking import Asked, Ranking
 from service.schemas.recommend import RecommendRequest
 from service.settings import Settings
@@ -102,10 +102,19 @@ class Query(NamedTuple):
         return ClosingRule("seen", "exclude_seen") if row in self.excluded else None
 
 
+def given_history(request: RecommendRequest) -> StoredHistory | None:
+    """Return the request's own history, even an empty one; ``None`` if that of its user must be read."""
+    if request.history is None and request.user_id is not None:
+        return None
+    return StoredHistory(History.untyped(request.history or []), is_missing=False)
+
+
 async def read_history(store_client: StoreClient, request: RecommendRequest) -> StoredHistory:
     """Return the request's own history, even an empty one, else the stored one of its user."""
-    if request.history is not None or request.user_id is None:
-        return StoredHistory(History.untyped(request.history or []), is_missing=False)
+    given = given_history(request)
+    if given is not None:
+        return given
+    assert request.user_id is not None
     return await store_client.history(request.user_id)
 
 
@@ -134,9 +143,8 @@ class QueryBuilder:
         if rule is None:
             rule = await asyncio.to_thread(model.rules.compile, rule_key)
 
-        ranking = await self._find_ranking(
-            model, RankingKey.of(request, time.time() if at is None else at), rule_key, rule
-        )
+        key = RankingKey.of(request, time.time() if at is None else at)
+        ranking = NO_RANKING if key is UNRANKED else await self._find_ranking(model, key, rule_key, rule)
         return build_query(
             model, request, history, rule_key, rule, self._default_letters, self._fresh_boost, ranking, left_out
         )
@@ -162,7 +170,7 @@ def build_query(
     history: History,
     rule_key: RuleKey,
     rule: CompiledRule,
-    default_letters: Set[int],
+    default_letters: bytes,
     fresh_boost: float,
     ranking: CompiledRanking,
     left_out: Sequence[str] = (),
@@ -175,7 +183,7 @@ def build_query(
         history: The user's history, ``[n]``.
         rule_key: The key of the request's filter.
         rule: The same, compiled for the model's catalogue.
-        default_letters: Codes of the letters whose items ``exclude_seen = true`` leaves out.
+        default_letters: Letters whose items ``exclude_seen = true`` leaves out.
         fresh_boost: Nats added to the score of new items.
         ranking: The request's boosts, pins, limits and steering, compiled for the model's catalogue and the filter.
         left_out: Ids of further items that must not be answered.
@@ -204,17 +212,17 @@ def _without_disliked(history: History) -> tuple[History, list[str]]:
     return History(read, letters), list(compress(history.item_ids, is_disliked))
 
 
-def letters_to_leave_out(types: Iterable[EventType]) -> frozenset[int]:
-    """Return the codes of the letters whose items are left out of answers: those of these types.
+def letters_to_leave_out(types: Iterable[EventType]) -> bytes:
+    """Return the letters whose items are left out of answers: those of these types.
 
     Interactions of unknown type are left out with any of them, for they may have been of that type.
     """
     letters = [LETTERS[kind] for kind in types]
-    return frozenset(map(ord, [*letters, UNKNOWN, UNTIMED])) if letters else frozenset()
+    return "".join([*letters, UNKNOWN, UNTIMED]).encode() if letters else b""
 
 
 def _seen_rows(
-    model: LoadedModel, history: History, known: npt.NDArray[np.int64], letters: Set[int]
+    model: LoadedModel, history: History, known: npt.NDArray[np.int64], letters: bytes
 ) -> npt.NDArray[np.int64]:
     """Return the rows of the history's items that were seen in one of these ways.
 
@@ -222,9 +230,9 @@ def _seen_rows(
         model: The model that answers.
         history: The history, ``[n]``.
         known: Rows of its known items, in order.
-        letters: Codes of letters.
+        letters: Letters, each one way in which an item was seen.
     """
-    is_seen = [letter in letters for letter in history.letters]
-    if all(is_seen):
+    if not history.letters.translate(None, letters):
         return known  # as always with a history of the request's own; needs no second look-up
+    is_seen = [letter in letters for letter in history.letters]
     return model.catalogue.rows(list(compress(history.item_ids, is_seen)))

@@ -34,6 +34,14 @@ def test_strings_read_like_a_list(values: list[str]) -> None:
         packed[len(values)]
 
 
+def test_strings_of_several_chunks_are_picked() -> None:
+    values = [f"item-{row}" for row in range(40_000)]
+    packed = PackedStrings.of(values)
+    assert packed.pick([39_999, 0, 16_384, 16_383, 0]) == ["item-39999", "item-0", "item-16384", "item-16383", "item-0"]
+    with pytest.raises(IndexError):
+        packed.pick([0, 40_000])
+
+
 @given(texts)
 def test_chunked_and_sliced_arrow_columns_are_packed(values: list[str]) -> None:
     pieces = pa.chunked_array([pa.array(values[:3], pa.string()), pa.array(["x", *values[3:]], pa.string()).slice(1)])
@@ -53,7 +61,9 @@ def test_rows_are_replaced_and_appended(values: list[str], rows: list[int], data
     for row, text in zip(at.tolist(), content, strict=True):
         expected[row] = text
     packed = PackedStrings.of(values)
-    assert list(packed.with_rows(at, content)) == expected
+    changed_texts = packed.with_rows(at, content)
+    assert list(changed_texts) == expected
+    assert changed_texts.pick(reversed(range(len(expected)))) == expected[::-1]
     assert list(packed) == values
     categories = PackedCategories.of([(text, "all") for text in values])
     changed = categories.with_rows(at, [(text,) for text in content])

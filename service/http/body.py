@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BadJson, BodyTooLarge, BodyTooSlow, ClientGone, WrongContentType
+from service.http.exchange import TAKE_BODY
 from service.http.field_problems import invalid_fields
 from service.http.json_shape import Bounds, measure
 from service.settings import Settings
@@ -38,10 +39,18 @@ def content_type(request: Request) -> str:
     Raises:
         WrongContentType: The body is compressed. The limits apply to the bytes as they come.
     """
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    media_type = b""
+    encoding = b"identity"
+    # Sooner than by the framework's mapping, which decodes all headers at each look-up; of several, the first counts.
+    for name, value in reversed(request.scope["headers"]):
+        if name == b"content-type":
+            media_type = value
+        elif name == b"content-encoding":
+            encoding = value
+    if encoding.strip().lower() != b"identity":
         detail = "send the body as it is: this service takes no Content-Encoding, such as gzip"
         raise WrongContentType(detail, headers={"Accept-Encoding": "identity"})
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type.decode("latin-1").partition(";")[0].strip().lower()
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
@@ -57,20 +66,30 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     if declared != "application/json" and not declared.endswith("+json"):
         raise WrongContentType("send JSON with the header Content-Type: application/json")
 
+    take = request.scope.get("extensions", {}).get(TAKE_BODY)
+    whole: bytes | None = take() if take is not None else None
+    if whole is not None:
+        _check_size(len(whole), settings)
+        return whole
+
     chunks = []
     size = 0
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > settings.max_body_bytes:
-                    raise BodyTooLarge(settings.max_body_bytes, "max_body_bytes")
+                _check_size(size, settings)
                 chunks.append(chunk)
     except TimeoutError:
         raise BodyTooSlow(settings.body_timeout_s, "body_timeout_s") from None
     except ClientDisconnect:
         raise ClientGone from None
     return b"".join(chunks)
+
+
+def _check_size(size: int, settings: Settings) -> None:
+    if size > settings.max_body_bytes:
+        raise BodyTooLarge(settings.max_body_bytes, "max_body_bytes")
 
 
 async def read_json(request: Request, settings: Settings, schema: TypeAdapter[T], bounds: Bounds) -> T:
@@ -119,7 +138,7 @@ def _check_shape(body: bytes, bounds: Bounds) -> None:
 def _check_json(body: bytes) -> None:
     try:
         text = body.decode()
-        json.loads(text, object_pairs_hook=_build_object, parse_constant=_refuse_constant, parse_float=_parse_float)
+        _JSON.decode(text)
     except UnicodeDecodeError:
         raise BadJson("the body must be UTF-8") from None
     except json.JSONDecodeError as refused:
@@ -146,3 +165,7 @@ def _parse_float(digits: str) -> float:
     if not math.isfinite(value):
         raise BadJson("the body holds a number that is out of range")
     return value
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_build_object, parse_constant=_refuse_constant, parse_float=_parse_float)
+"""Made once: to make one takes longer than to read a usual body with it."""

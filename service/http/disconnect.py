@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from service.errors import ClientGone
+from service.http.exchange import WATCH_CLIENT
 
 T = TypeVar("T")
 
@@ -24,25 +25,47 @@ async def run_until_client_leaves(request: Request, work: Coroutine[Any, Any, T]
     """
     task = asyncio.current_task()
     assert task is not None
-    disconnection: asyncio.Future[Any] | None = None
     is_over = False
+    has_left = False
 
-    def watch() -> None:
-        nonlocal disconnection
-        # After the body, the next message is the disconnection.
-        disconnection = asyncio.ensure_future(request.receive())
-        disconnection.add_done_callback(lambda _: is_over or task.cancel())
+    def leave() -> None:
+        nonlocal has_left
+        if not is_over:
+            has_left = True
+            task.cancel()
 
-    timer = asyncio.get_running_loop().call_later(WATCHED_AFTER_S, watch)
+    stop_watching = _watch(request, leave)
     try:
         return await work
     except asyncio.CancelledError:
         # uncancel() tells whether somebody else, such as the server, cancelled this task as well.
-        if disconnection is None or not disconnection.done() or task.uncancel():
+        if not has_left or task.uncancel():
             raise
         raise ClientGone from None
     finally:
         is_over = True
+        stop_watching()
+
+
+def _watch(request: Request, on_leave: Callable[[], object]) -> Callable[[], object]:
+    """Call a function once the client leaves, until the returned one is called."""
+    watch_client = request.scope.get("extensions", {}).get(WATCH_CLIENT)
+    if watch_client is not None:
+        watch_client(on_leave)
+        return lambda: watch_client(None)
+
+    # Any other server than ours says it by the message after the body.
+    disconnection: asyncio.Future[Any] | None = None
+
+    def receive() -> None:
+        nonlocal disconnection
+        disconnection = asyncio.ensure_future(request.receive())
+        disconnection.add_done_callback(lambda _: on_leave())
+
+    def stop() -> None:
         timer.cancel()
         if disconnection is not None:
             disconnection.cancel()
+
+    timer = asyncio.get_running_loop().call_later(WATCHED_AFTER_S, receive)
+    return stop

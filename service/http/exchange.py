@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -15,6 +16,10 @@ log = structlog.get_logger()
 
 HIGH_WATER_BYTES = 65_536
 """Bytes of a body that wait for the app before no more are read from the connection."""
+
+TAKE_BODY = "etegrec.take_body"
+WATCH_CLIENT = "etegrec.watch_client"
+"""Extensions of ASGI in the scope of a request: :meth:`Exchange.take_body` and :meth:`Exchange.watch_client`."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -87,6 +92,8 @@ class Exchange:
         self._scope = scope
         self._expects_continue = expects_continue
         self._is_bodiless = scope["method"] == "HEAD"
+        self._on_leave: Callable[[], object] | None = None
+        scope["extensions"] = {TAKE_BODY: self.take_body, WATCH_CLIENT: self.watch_client}
 
         self._chunks: list[bytes] = []
         self._chunk_bytes = 0
@@ -121,6 +128,14 @@ class Exchange:
         """Tell the app that the client is gone; what it sends from now on is dropped."""
         self._is_over = True
         self._tell()
+        if self._on_leave is not None:
+            self._on_leave()
+
+    def watch_client(self, on_leave: Callable[[], object] | None) -> None:
+        """Call a function, which must not fail, once the client leaves before its answer; ``None``: call none."""
+        self._on_leave = on_leave
+        if on_leave is not None and self._is_over:
+            asyncio.get_running_loop().call_soon(on_leave)
 
     async def run(self, app: ASGIApp) -> None:
         """Run the app. If it fails to answer, the client gets a problem, or its connection is cut."""
@@ -135,6 +150,14 @@ class Exchange:
         if not self._is_over:
             self._link.drop()
 
+    def take_body(self) -> bytes | None:
+        """Return the whole body if it has come already, as that of most requests; ``None``: it must be received.
+
+        So nobody waits for it, needs a timer, or is woken, which takes longer than to read it.
+        """
+        is_there = self._has_end and not self._gave_end and not self._expects_continue and not self._is_over
+        return self._take_chunks() if is_there else None
+
     async def _receive(self) -> Message:
         if self._expects_continue and not self.has_started and not self._is_over:
             self._expects_continue = False
@@ -148,12 +171,15 @@ class Exchange:
         if self._is_over:
             return {"type": "http.disconnect"}
 
+        return {"type": "http.request", "body": self._take_chunks(), "more_body": not self._has_end}
+
+    def _take_chunks(self) -> bytes:
         body = b"".join(self._chunks)
         self._chunks.clear()
         self._chunk_bytes = 0
         self._gave_end = self._has_end
         self._link.take_body()
-        return {"type": "http.request", "body": body, "more_body": not self._has_end}
+        return body
 
     async def _send(self, message: Message) -> None:
         if self._link.is_write_paused:

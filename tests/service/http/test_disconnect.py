@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 from starlette.requests import Request
-from starlette.types import Message
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import ClientGone
 from service.http.disconnect import run_until_client_leaves
+from tests.support.raw_http import HOST, raw_server, read_answer
+from tests.support.service_harness import until
 
 pytestmark = pytest.mark.anyio
 
@@ -55,3 +58,57 @@ async def test_a_cancellation_from_elsewhere_stays_one() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_a_client_of_the_real_server_that_leaves_ends_the_work_and_one_that_stays_gets_its_answer() -> None:
+    began: list[str] = []
+    ended: list[str] = []
+
+    async def work(path: str) -> str:
+        began.append(path)
+        try:
+            await asyncio.sleep(0.05 if path == "/short" else 60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        return "answer"
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            answer = await run_until_client_leaves(request, work(scope["path"]))
+        except ClientGone:
+            ended.append("gone")
+            return
+        await PlainTextResponse(answer)(scope, receive, send)
+
+    async with raw_server(app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for _ in range(2):
+            writer.write(b"GET /short HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert (await read_answer(reader)).body == b"answer"
+        writer.write(b"GET /long HTTP/1.1\r\n" + HOST + b"\r\n")
+        await until(lambda: "/long" in began)
+        assert not ended
+        writer.close()
+        await until(lambda: ended == ["cancelled", "gone"])
+
+
+async def test_a_client_that_left_before_the_work_began_ends_it() -> None:
+    ended: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        try:
+            await run_until_client_leaves(request, asyncio.sleep(60))
+        except ClientGone:
+            ended.append("gone")
+
+    async with raw_server(app) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        await writer.drain()
+        writer.close()
+        await until(lambda: ended == ["gone"])

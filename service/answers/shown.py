@@ -69,6 +69,7 @@ class ShownTracker:
         self._newest = 0  # time of the newest answer
         self._waiting: dict[int, ShownAnswer] = {}  # by time, oldest first
         self._waiting_of: dict[Subject, list[ShownAnswer]] = {}
+        self._has_waiting = asyncio.Event()
         self._writing = asyncio.Lock()
 
     async def read(self, request: RecommendRequest) -> Shown:
@@ -93,6 +94,7 @@ class ShownTracker:
         answer = ShownAnswer(subject, self._newest, list(item_ids))
         self._waiting[answer.shown_at] = answer
         self._waiting_of.setdefault(subject, []).append(answer)
+        self._has_waiting.set()
 
         if len(self._waiting) > WAITING_ANSWERS:
             self._drop(next(iter(self._waiting.values())))
@@ -101,11 +103,16 @@ class ShownTracker:
     async def watch(self) -> None:
         """Write what waits, until cancelled."""
         await repeat_until_cancelled(
-            self.write,
+            self._write_next,
             WRITE_S,
             on_crash=partial(log.exception, "shown_crashed"),
             expected=Expected(StoreError, _log_outage),
         )
+
+    async def _write_next(self) -> None:
+        """Wait until an answer waits, then write: most shops have no such rule, and nothing to look for."""
+        await self._has_waiting.wait()
+        await self.write()
 
     async def write(self) -> None:
         """Write all answers that wait.
@@ -119,6 +126,7 @@ class ShownTracker:
                 await self._store_client.store.note_shown(answers)
                 for answer in answers:
                     self._drop(answer)
+            self._has_waiting.clear()
 
     async def close(self) -> None:
         """Write what waits still, if the store takes it."""

@@ -1,8 +1,9 @@
 """Second model: the version of an alias, loaded beside the live one as long as it has the alias.
 
-It is tried and loaded as the live version is, with a catalogue of its own that follows the same changes. It has to wait
-until a live version serves, and until there is memory for it (:mod:`service.models.memory_budget`). Whatever goes wrong
-with it leaves the live version as it is.
+It is tried and loaded as the live version is, with a catalogue of its own that follows the same changes. What that
+takes is built before the model is loaded, and gone when the model is. It has to wait until a live version serves, and
+until there is memory for it (:mod:`service.models.memory_budget`). Whatever goes wrong with it leaves the live version
+as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import structlog
 
@@ -34,6 +35,21 @@ SecondState = Literal["absent", "waiting", "loading", "serving", "refused", "end
 ``refused``: it could not be loaded, or takes too much memory. ``ended``: it was rolled back."""
 
 
+class Upkeep(Protocol):
+    """Parts that load a second model and keep its catalogue up to date, from when they are opened until they close."""
+
+    @property
+    def loader(self) -> VersionLoader:
+        """Loads versions; their catalogues are followed for this model only."""
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Takes what the model's batches and catalogue count, so that the metrics tell of the live one only."""
+
+    async def close(self) -> None:
+        """Stop following changes, and free what that took."""
+
+
 class SecondModel(ModelSlot):
     """The model of an alias. Used from one event loop.
 
@@ -41,11 +57,10 @@ class SecondModel(ModelSlot):
         name: The alias.
         live: The model that answers everybody else.
         store: The model store, which names the version.
-        loader: Loads versions; its catalogues are followed for this model only.
+        open_upkeep: Builds what it takes to load a model into this slot, and begins to follow changes for it.
         budget: Memory for all second models.
         has_ended: Tells whether a trial was ended, so that its version must not be loaded again.
         settings: See :class:`~service.settings.Settings`.
-        own_telemetry: Takes what a model's batches and catalogue count, so that the metrics tell of the live one only.
         telemetry: Metrics of the service.
 
     Attributes:
@@ -58,20 +73,20 @@ class SecondModel(ModelSlot):
         name: AliasName,
         live: ModelManager,
         store: ModelStore,
-        loader: VersionLoader,
+        open_upkeep: Callable[[ModelSlot], Upkeep],
         budget: MemoryBudget,
         has_ended: Callable[[Alias], bool],
         settings: Settings,
-        own_telemetry: Telemetry,
         telemetry: Telemetry,
     ) -> None:
-        super().__init__(settings, own_telemetry)
+        super().__init__(settings, telemetry)
         self.name = name
         self.alias: Alias | None = None
         self.state: SecondState = "absent"
         self._live = live
         self._store = store
-        self._loader = loader
+        self._open_upkeep = open_upkeep
+        self._upkeep: Upkeep | None = None  # while a model is being loaded, or is loaded
         self._budget = budget
         self._has_ended = has_ended
         self._metrics = telemetry
@@ -122,9 +137,16 @@ class SecondModel(ModelSlot):
             return
         version = self.current.version
         await self.close()
+        await self.close_upkeep()
         self._budget.free(self.name)
         self._show()
         log.info("second_model_freed", alias=self.name, version=version)
+
+    async def close_upkeep(self) -> None:
+        """Stop following changes; for a service that ends while a model is being loaded, and after a failure."""
+        if self._upkeep is not None:
+            await self._upkeep.close()
+            self._upkeep = None
 
     async def end(self) -> None:
         """Let the model go because its trial was ended."""
@@ -135,18 +157,28 @@ class SecondModel(ModelSlot):
         return (await asyncio.to_thread(self._store.aliases)).get(self.name)
 
     async def _try_load(self, version: str) -> None:
+        """Load a version; unless it serves then, what that took is gone again."""
+        self._upkeep = self._open_upkeep(self)
+        self._telemetry = self._upkeep.telemetry
+        try:
+            await self._load(version, self._upkeep.loader)
+        finally:
+            if self.current is None:
+                await self.close_upkeep()
+
+    async def _load(self, version: str, loader: VersionLoader) -> None:
         started = time.monotonic()
         self._note("loading", f"version {version} is being loaded")
         try:
             if version in self._costs:
                 self._budget.take(self.name, version, self._costs[version])  # a trial again would tell the same
                 self._budget.free(self.name)
-            tried = await self._loader.try_version(version, lambda: self._wait_until_superseded(version))
+            tried = await loader.try_version(version, lambda: self._wait_until_superseded(version))
             if tried is None:
                 return
             self._costs[version] = tried.memory_bytes
             self._budget.take(self.name, version, tried.memory_bytes)
-            model = await self._loader.load(version, tried.digest, self._live_revision)
+            model = await loader.load(version, tried.digest, self._live_revision)
         except Exception as failure:  # noqa: BLE001  whatever is wrong with a bundle, the live model goes on answering
             self._budget.free(self.name)
             self._note("refused", self._failures.record(version, failure))

@@ -1,16 +1,19 @@
-"""Second models of this replica, candidate and shadow: each with what keeps its catalogue up to date."""
+"""Second models of this replica, candidate and shadow: while one is loaded, its catalogue is kept up to date."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 
 from model_store.bundle.aliases import CANDIDATE, SHADOW, Alias, AliasName
 from model_store.bundle.registry import ModelStore
+from service.async_tasks import cancel_and_wait
 from service.catalogue.updater import CatalogueUpdater
 from service.models.loader import VersionLoader
 from service.models.loading import CoderOpener, EngineOpener
 from service.models.manager import ModelManager
 from service.models.memory_budget import MemoryBudget
+from service.models.slot import ModelSlot
 from service.models.trial import Trial
 from service.replication.follower import CatalogueFollower
 from service.second_models.second_model import SecondModel
@@ -24,7 +27,7 @@ class SecondModels:
     """The models of all aliases.
 
     Each follows the catalogue changes by itself, and counts apart: neither metrics nor the health of this replica tell
-    of them as if they were the live model.
+    of them as if they were the live model. While no version has an alias, nothing is done for it but to look for one.
 
     Args:
         live: The model that answers everybody else.
@@ -50,19 +53,18 @@ class SecondModels:
         coders: CoderOpener,
         trial: Trial | None,
     ) -> None:
-        self._followers: list[CatalogueFollower] = []
-        self._updaters: list[CatalogueUpdater] = []
         budget = MemoryBudget(settings.second_models_mb)
 
         def second_model(name: AliasName, settings: Settings, has_ended: Callable[[Alias], bool]) -> SecondModel:
-            own_telemetry = Telemetry(telemetry.tracing)
-            client = StoreClient(store, own_telemetry, settings.live_check_s)
-            follower = CatalogueFollower(client, settings, own_telemetry)
-            loader = VersionLoader(model_store, follower, settings, opener, coders, trial)
-            model = SecondModel(name, live, model_store, loader, budget, has_ended, settings, own_telemetry, telemetry)
-            self._followers.append(follower)
-            self._updaters.append(CatalogueUpdater(model, follower, client, settings, own_telemetry))
-            return model
+            def open_upkeep(slot: ModelSlot) -> _Upkeep:
+                own_telemetry = Telemetry(telemetry.tracing)
+                client = StoreClient(store, own_telemetry, settings.live_check_s)
+                follower = CatalogueFollower(client, settings, own_telemetry)
+                loader = VersionLoader(model_store, follower, settings, opener, coders, trial)
+                updater = CatalogueUpdater(slot, follower, client, settings, own_telemetry)
+                return _Upkeep(loader, follower, updater, own_telemetry)
+
+            return SecondModel(name, live, model_store, open_upkeep, budget, has_ended, settings, telemetry)
 
         self.candidate = second_model(CANDIDATE, settings, has_ended)
         # One core: the shadow is in nobody's way, and takes its time.
@@ -71,12 +73,27 @@ class SecondModels:
 
     def watches(self) -> list[Coroutine[None, None, None]]:
         """Return what must run as long as the service does."""
-        watched = [model.watch() for model in (self.candidate, self.shadow)]
-        return [*watched, *(updater.watch() for updater in self._updaters)]
+        return [model.watch() for model in (self.candidate, self.shadow)]
 
     async def close(self) -> None:
         """Finish what was accepted and free all models."""
         for model in (self.candidate, self.shadow):
             await model.let_go()
-        for follower in self._followers:
-            await follower.close()
+            await model.close_upkeep()
+
+
+class _Upkeep:
+    """Upkeep of one second model; it follows changes from now on."""
+
+    def __init__(
+        self, loader: VersionLoader, follower: CatalogueFollower, updater: CatalogueUpdater, telemetry: Telemetry
+    ) -> None:
+        self.loader = loader
+        self.telemetry = telemetry
+        self._follower = follower
+        self._updating = asyncio.create_task(updater.watch())
+
+    async def close(self) -> None:
+        """Stop following changes, and free what that took."""
+        await cancel_and_wait(self._updating)
+        await self._follower.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,28 @@ from tests.support.service_harness import fast_settings, live_store, loaded_mode
 pytestmark = pytest.mark.anyio
 
 
+def followers() -> int:
+    """Return how many models' catalogues follow the changes."""
+    running_code = [task.get_coro() for task in asyncio.all_tasks()]
+    return sum(getattr(each, "__qualname__", "") == "CatalogueUpdater.watch" for each in running_code)
+
+
+async def test_changes_are_followed_for_it_only_as_long_as_it_is_there(tmp_path: Path) -> None:
+    live_store(tmp_path, 0)
+    store = ModelStore(tmp_path)
+    async with serving(tmp_path) as (_, service):
+        model = service.second_models.shadow
+        await until(lambda: service.models.current is not None)
+        assert followers() == 1, "that of the live model"
+
+        store.set_alias("shadow", publish_small(store, 1))
+        await until(lambda: model.current is not None)
+        assert followers() == 2
+        store.remove_alias("shadow")
+        await until(lambda: model.state == "absent")
+        assert (model.current, followers()) == (None, 1)
+
+
 async def test_one_that_does_not_fit_is_refused_with_both_figures_and_the_live_one_answers(tmp_path: Path) -> None:
     live = live_store(tmp_path, 0)
     store = ModelStore(tmp_path)
@@ -27,6 +50,7 @@ async def test_one_that_does_not_fit_is_refused_with_both_figures_and_the_live_o
         assert metric(service, "etegrec_alias_loads_total", alias="candidate", result="over_budget") >= 1
         answer = (await client.post("/recommend", json={"user_id": "u", "history": ["item-1"]})).json()
         assert service.problem == "", "the live model has none"
+        await until(lambda: followers() == 1)  # what it took to try it is gone
     assert answer["model_version"] == live
     assert (shown["state"], shown["memory_mb"]) == ("refused", 0)
     assert "takes 1 MB beside the live version, and 0 of 0 MB are left" in shown["problem"]

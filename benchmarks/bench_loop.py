@@ -42,6 +42,7 @@ from benchmarks.loop.nights import Nights
 from benchmarks.loop.null_experiments import false_alarms
 from benchmarks.loop.off_policy_draws import coverage
 from benchmarks.loop.parts import Parts
+from benchmarks.loop.shop import PATIENCE_MS
 from benchmarks.loop.world import World
 from benchmarks.service_process import serving
 from tests.support.redis_server import running_redis
@@ -96,6 +97,7 @@ def simulate(shape: Shape, folder: Path, end: float) -> dict[str, Any]:
         nights = Nights(folder, world, shape.interactions, shape.preset, shape.overrides, server.url)
         nights.first_model()
         given = {"redis_url": server.url, "threads": 1, "reload_s": 1, "log_level": "warning"}
+        given["deadline_ms"] = PATIENCE_MS
         with (
             serving(nights.models, **given) as service,
             Client(f"http://127.0.0.1:{service.port}", timeout_s=60) as client,

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.bench_http import check, engine_cpu_s
 from benchmarks.load import Load, encode_request
-from benchmarks.loop.shop import K
+from benchmarks.loop.shop import PATIENCE_MS, K
 from benchmarks.loop.world import item_id, user_id
 from benchmarks.service_process import WITHOUT_NETWORK, ServiceProcess
 from model_store.bundle.publish import publish
@@ -30,7 +30,7 @@ CONNECTIONS = 16
 REQUESTS = 5_000
 HISTORY = 20
 ITEMS = 500
-SETTINGS: Mapping[str, Any] = {**WITHOUT_NETWORK, "threads": 1, "deadline_ms": 30_000, "log_level": "warning"}
+SETTINGS: Mapping[str, Any] = {**WITHOUT_NETWORK, "threads": 1, "deadline_ms": PATIENCE_MS, "log_level": "warning"}
 
 
 def cpu_share_more(work: Path, before: Path, seconds: float, repeats: int) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from etegrec_client import Client
 from benchmarks.loop.world import World, item_id, row_of, user_id
 
 K = 10
+PATIENCE_MS = 30_000
+"""Deadline of the service: people of a simulation wait, also on a machine that does much else meanwhile."""
+
 COUNTED_S = 1.5
 """Seconds after which answers are counted: the service sends its counts every second."""
 

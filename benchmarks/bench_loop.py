@@ -11,7 +11,8 @@ experiment runs over HTTP beside the better one (``aa_over_http``: looks at whic
 better_promoted, worse_refused: whether the gate promoted a night's model, and dropped that of mixed-up items.
 off_policy_coverage: share of logs whose 95 % interval holds the known truth, of the estimator that does worse.
 token_bytes: the longest attribution seen. cpu_share_more: share by which the processor time beside the engine grew
-against an earlier release without attribution (``--before``, a checkout of it), in turns in one run.
+against an earlier release without attribution (``--before``, a checkout of it), in turns in one run, with 16 requests
+in flight; ``cpu_share_more_alone``: with one.
 warm_over_cold_s, warm_minus_cold_ndcg: as ``make bench-warm``, on this shop's interactions.
 worse_rolled_back_s: seconds from the first answer of a worse version, which half of the people get as a canary, until
 nobody gets it any more (:mod:`benchmarks.loop.canary`).
@@ -193,6 +194,7 @@ def line(found: dict[str, dict[str, Any]], aa_runs: int, left_out: list[str]) ->
         "bench": "loop",
         "token_bytes": days.get("token_bytes"),
         "cpu_share_more": found.get("cpu", {}).get("cpu_share_more"),
+        "cpu_share_more_alone": found.get("cpu", {}).get("cpu_share_more_alone"),
         "days": days.get("days"),
         "win_found_after": days.get("win_found_after"),
         "worse_rolled_back_s": found["canary"].get("worse_rolled_back_s"),

@@ -26,7 +26,9 @@ from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from tests.support.bundles import bundle_files, description, small_catalogue
 
-CONNECTIONS = 16
+CONNECTIONS = {"": 16, "_alone": 1}
+"""Requests in flight at the same time, by what the names of the figures end in."""
+
 REQUESTS = 5_000
 HISTORY = 20
 ITEMS = 500
@@ -35,6 +37,8 @@ SETTINGS: Mapping[str, Any] = {**WITHOUT_NETWORK, "threads": 1, "deadline_ms": P
 
 def cpu_share_more(work: Path, before: Path, seconds: float, repeats: int) -> dict[str, Any]:
     """Return the processor time beside the engine of both releases, in ms a request, and by what share it grew.
+
+    Medians of all turns. The names of the figures of a request alone in the service end in ``_alone``.
 
     Args:
         work: Folder for both.
@@ -49,17 +53,28 @@ def cpu_share_more(work: Path, before: Path, seconds: float, repeats: int) -> di
         "before": ServiceProcess(store, work / "before", variables=earlier, **SETTINGS),
         "now": ServiceProcess(store, work / "now", **SETTINGS),
     }
-    cpu_ms: dict[str, list[float]] = {name: [] for name in sides}
+    found: dict[str, Any] = {}
     try:
         for service in sides.values():
             service.start()
-            _cpu_ms(service, bodies, min(2.0, seconds))  # warms up
-        for _ in range(repeats):
-            for name, service in sides.items():
-                cpu_ms[name].append(_cpu_ms(service, bodies, seconds))
+            _cpu_ms(service, bodies, max(CONNECTIONS.values()), min(2.0, seconds))  # warms up
+        for ending, connections in CONNECTIONS.items():
+            compared = _compare(sides, bodies, connections, seconds, repeats)
+            found |= {f"{name}{ending}": figure for name, figure in compared.items()}
     finally:
         for service in sides.values():
             service.terminate()
+    return found
+
+
+def _compare(
+    sides: dict[str, ServiceProcess], bodies: list[bytes], connections: int, seconds: float, repeats: int
+) -> dict[str, Any]:
+    cpu_ms: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats):
+        order = reversed(sides) if turn % 2 else iter(sides)  # so that a machine that slows down favours neither
+        for name in order:
+            cpu_ms[name].append(_cpu_ms(sides[name], bodies, connections, seconds))
 
     ratios = [now / earlier_ms for now, earlier_ms in zip(cpu_ms["now"], cpu_ms["before"], strict=True)]
     return {
@@ -69,9 +84,9 @@ def cpu_share_more(work: Path, before: Path, seconds: float, repeats: int) -> di
     }
 
 
-def _cpu_ms(service: ServiceProcess, bodies: list[bytes], seconds: float) -> float:
+def _cpu_ms(service: ServiceProcess, bodies: list[bytes], connections: int, seconds: float) -> float:
     before = service.cpu_s() - engine_cpu_s(service)
-    replies = asyncio.run(Load(service.port, bodies, CONNECTIONS).closed_loop(seconds))
+    replies = asyncio.run(Load(service.port, bodies, connections).closed_loop(seconds))
     check(replies)
     return (service.cpu_s() - engine_cpu_s(service) - before) / len(replies) * 1000
 

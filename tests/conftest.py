@@ -86,12 +86,23 @@ def prefix() -> str:
     return f"test-{uuid.uuid4().hex}"
 
 
+def plain_logs() -> None:
+    """Write tracebacks without locals: to show those, which is the default, takes seconds where one is a service."""
+    structlog.reset_defaults()
+    *processors, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, plain])
+
+
+plain_logs()
+
+
 @pytest.fixture(autouse=True)
 def own_logs() -> Iterator[None]:
     """Put logging back as it was: a command that sets it up writes to a stream that closes with its test."""
     handlers = logging.root.handlers[:]
     level = logging.root.level
     yield
-    structlog.reset_defaults()
+    plain_logs()
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)

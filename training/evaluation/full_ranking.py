@@ -116,7 +116,7 @@ def search_split(
     Args:
         recommender: The recommender; it is in evaluation mode afterwards.
         codes: Semantic IDs of all items, ``[items, L]``.
-        split: Histories and targets of n users.
+        split: Histories and targets of n users; without any there may be no items either.
         beam_width: W; without dense candidates, ranks of W and more are not seen.
         vectors: Item vectors of unit length, ``[items, d_s]``, for dense scores and recommenders that read vectors.
         candidates: Number of dense candidates beside the beams.
@@ -126,15 +126,17 @@ def search_split(
         listed: Ascending positions of the users whose answers are kept by item; none if not given.
         scores_all: Whether dense candidates come from all items; default: what is done with so many items.
     """
-    trie = Trie.build(codes, recommender.code_embedding.shape[1])
-    search = BoundSearch(BeamSearch(recommender.eval()), trie, vectors, scores_all)
-
+    recommender.eval()
     shape = (2, len(split.targets), beam_width + candidates)
     log_prob, dense = np.zeros((2, *shape), dtype=np.float32)
     listed = np.empty(0, np.int64) if listed is None else listed
     items = np.full((len(listed), shape[2]), -1, np.int32)
     found = SearchResults(np.empty(shape, np.bool_), log_prob, dense, beam_width, neighbours_weight, listed, items)
+    if not len(split.targets):
+        return found  # there may be no item either, of which no trie could be built
 
+    trie = Trie.build(codes, recommender.code_embedding.shape[1])
+    search = BoundSearch(BeamSearch(recommender), trie, vectors, scores_all)
     for rows in users_by_length(split):
         histories = [split.histories[row] for row in rows]
         targets = split.targets[rows]

@@ -87,7 +87,7 @@ class _Searched:
         item_of = np.empty(len(ranked), dtype=np.int64)  # place -> row of the data
         item_of[place[place >= 0]] = np.flatnonzero(place >= 0)
         found = self.results.top_items(fusion, K)
-        self.answers = np.where(found >= 0, item_of[found], -1) if len(ranked) else found  # [m, K]
+        self.answers = np.where(found >= 0, item_of[found], -1)  # [m, K]
 
     def calibration(self) -> float | None:
         """Compare the probability of the first K beams with how often the target is among them."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import polars as pl
 import pytest
@@ -247,6 +248,31 @@ def test_entries_that_someone_deleted_after_they_were_taken_hide_none_of_the_oth
         assert source.left() == 0
         assert client.xpending(source.stream, redis_keys.DRAIN_GROUP)["pending"] == 0
     assert ids(out) == ["e3", "e2"]
+
+
+def test_a_drain_ends_although_events_keep_coming(
+    redis_server: RedisServer, prefix: str, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One event comes after each reading. The drain ends once a batch is not full; what came since waits."""
+    read = Redis.xreadgroup
+    numbers = iter(range(10, 30))  # a drain that never ends by itself would take them all
+
+    with redis_server.client() as client:
+        source = RedisSource(client, redis_server.url, prefix)
+        source.add(1, 2, 3)
+
+        def read_while_one_comes(*args: Any, **named: Any) -> Any:
+            found = read(*args, **named)
+            source.add(*itertools.islice(numbers, 1))
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Redis, "xreadgroup", read_while_one_comes)
+            assert run(source, out).events == 7
+        assert source.left() == 1
+
+        assert run(source, out).events == 1
+    assert sorted(ids(out)) == ["e1", "e10", "e11", "e12", "e13", "e14", "e2", "e3"]
 
 
 def test_a_line_still_being_written_is_left_for_later(tmp_path: Path, out: Path) -> None:

@@ -177,6 +177,8 @@ def test_goldens_that_are_answered_otherwise_drop_any_candidate() -> None:
         ("answers that are new items", figures(0.2, new_exposure=0.0), figures(0.2), {"new_targets": 29}),
         ("items whose codes collide", figures(0.2, collision_rate=1.0), figures(0.2, collision_rate=None), {}),
         ("calibration error", figures(0.2, calibration=1.0), figures(0.2, calibration=None), {}),
+        ("calibration error", figures(0.2, calibration=NAN), figures(0.2), {}),
+        ("calibration error", figures(0.2), figures(0.2, calibration=NAN), {}),
         ("known items with other codes", figures(0.2), figures(0.2), {"codes_moved": None}),
         ("time of a search", figures(0.2), figures(0.2, search_ms=0.0), {}),
     ],

@@ -80,3 +80,20 @@ def test_a_user_s_events_are_told_from_those_of_users_before() -> None:
     """Without times in the base data each user's events are compared with that user's ending alone."""
     base = [(0, 5, 0), (1, 7, 0), (1, 8, 0)]
     assert repeats(base, [(0, 9, 100), (1, 7, 101), (1, 8, 102), (0, 5, 103)]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("base", "events", "expected"),
+    [
+        ([(0, 5), (1, 7)], [(0, 9), (1, 5), (1, 7)], []),  # the end of user 1 does not begin with that of user 0
+        ([(0, 5), (1, 7)], [(0, 5), (0, 7), (1, 9)], [0]),  # and that of user 0 does not go on with that of user 1
+        ([(0, 5), (0, 7), (1, 9)], [(0, 5), (1, 7)], []),  # the same of what they did first as events
+        ([(0, 3), (1, 9), (1, 7)], [(0, 9), (1, 7)], []),
+    ],
+)
+def test_the_order_is_looked_for_inside_one_user_alone(
+    base: list[tuple[int, int]], events: list[tuple[int, int]], expected: list[int]
+) -> None:
+    known = [(user, item, 0) for user, item in base]
+    sent = [(user, item, 100 + at) for at, (user, item) in enumerate(events)]
+    assert repeats(known, sent) == expected

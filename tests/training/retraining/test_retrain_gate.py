@@ -413,6 +413,14 @@ def test_a_shift_is_said_in_report_page_and_metrics(passes: Retrainer) -> None:
     assert "drift_psi{" not in (passes.work / "metrics.prom").read_text()
 
 
+def test_figures_that_no_json_can_hold_end_the_pass_before_anything_is_published(passes: Retrainer) -> None:
+    """Programs of others read ``gate.json``; one in which NaN stands is refused by most of them."""
+    FakePipeline.drift = Drift(5, {"items": Shift(float("nan"), 0.1, False, "nothing")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        passes.run_once()
+    assert passes.store.versions() == []
+
+
 class FakeWarmPipeline(FakePipeline):
     """The same, going on from a version."""
 

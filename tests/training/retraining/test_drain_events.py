@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Source(Protocol):
     prefix: str
 
     def add(self, *numbers: int) -> None: ...
-    def add_traced(self, traceparent: str, *numbers: int) -> None: ...
+    def add_traced(self, traceparents: Mapping[int, str]) -> None: ...
     def add_noise(self) -> None: ...
     def left(self) -> int: ...
 
@@ -48,8 +48,8 @@ class RedisSource:
         for number in numbers:
             self.client.xadd(self.stream, {redis_values.EVENT_FIELD: redis_values.encode_event(event(number))})
 
-    def add_traced(self, traceparent: str, *numbers: int) -> None:
-        for number in numbers:
+    def add_traced(self, traceparents: Mapping[int, str]) -> None:
+        for number, traceparent in traceparents.items():
             encoded = redis_values.encode_event(event(number))
             traced = {redis_values.EVENT_FIELD: encoded, redis_values.TRACEPARENT_FIELD: traceparent.encode()}
             self.client.xadd(self.stream, traced)  # type: ignore[arg-type]  # a dictionary's types are invariant
@@ -74,8 +74,11 @@ class LogSource:
         self.log.append([ForgetLine(user_id="someone")])
         self.log.save_state([])
 
-    def add_traced(self, traceparent: str, *numbers: int) -> None:
-        lines = [EventLine(recorded_at=0, event=event(number), traceparent=traceparent) for number in numbers]
+    def add_traced(self, traceparents: Mapping[int, str]) -> None:
+        lines = [
+            EventLine(recorded_at=0, event=event(number), traceparent=traceparent)
+            for number, traceparent in traceparents.items()
+        ]
         self.log.append(lines)
         self.log.save_state([])
 
@@ -308,9 +311,8 @@ def test_a_damaged_file_is_named(out: Path) -> None:
 
 def test_spans_of_the_newest_events_come_along_each_once(source: Source, out: Path) -> None:
     source.add(1)
-    source.add_traced("00-old", *range(2, 4))
-    for number in range(MAX_LINKS):
-        source.add_traced(f"00-{number}", 10 + number)
+    source.add_traced(dict.fromkeys(range(2, 4), "00-old"))
+    source.add_traced({10 + number: f"00-{number}" for number in range(MAX_LINKS)})
 
     drained = run(source, out, per_file=50)
     assert drained.events == 3 + MAX_LINKS

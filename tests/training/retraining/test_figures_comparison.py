@@ -57,6 +57,16 @@ def named(rows: range) -> list[str]:
     return [f"item-{row:02d}" for row in rows]
 
 
+def dataset(sequences: list[list[int]]) -> Dataset:
+    """Return the data of users with these items."""
+    rows = [
+        (f"u{user:02d}", f"item-{item:02d}", at)
+        for user, items in enumerate(sequences)
+        for at, item in enumerate(items)
+    ]
+    return Dataset.from_frame("all", pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"), {})
+
+
 def world() -> Dataset:
     """Return users of whom some chose what is new to the live version, and one of whom it knows nothing."""
     rng = np.random.default_rng(0)
@@ -64,12 +74,7 @@ def world() -> Dataset:
     sequences = [rng.choice(ITEMS, 6, p=popular / popular.sum()).tolist() for _ in range(30)]
     sequences += [[1, 2, TRAINED], [3, 4, TRAINED + 1], [5, 0, PLACED], [PLACED + 1, PLACED, 2]]
     sequences += [list(range(start, start + 4)) for start in range(0, ITEMS, 4)]  # every item occurs
-    rows = [
-        (f"u{user:02d}", f"item-{item:02d}", at)
-        for user, items in enumerate(sequences)
-        for at, item in enumerate(items)
-    ]
-    return Dataset.from_frame("all", pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"), {})
+    return dataset(sequences)
 
 
 DATA = world()
@@ -101,13 +106,13 @@ class Searched(NamedTuple):
     items: list[list[str]]  # first answers of each
 
 
-def search_by_name(model: ServedModel) -> Searched:
+def search_by_name(model: ServedModel, data: Dataset) -> Searched:
     """Search among the items of the data that a model knows, all of which are named here."""
     rows = {name: row for row, name in enumerate(model.catalogue.item_ids)}
-    names = sorted(set(rows) & set(DATA.item_ids), key=rows.__getitem__)
-    test = DATA.test()
-    histories = [[DATA.item_ids[item] for item in history] for history in test.histories]
-    targets = [DATA.item_ids[item] for item in test.targets]
+    names = sorted(set(rows) & set(data.item_ids), key=rows.__getitem__)
+    test = data.test()
+    histories = [[data.item_ids[item] for item in history] for history in test.histories]
+    targets = [data.item_ids[item] for item in test.targets]
     known = [[names.index(item) for item in history if item in rows] for history in histories]
     judged = [user for user, history in enumerate(known) if history and targets[user] in rows]
     split = Split(
@@ -131,22 +136,23 @@ def search_by_name(model: ServedModel) -> Searched:
     return Searched(found, judged, [[names[item] for item in items if item >= 0] for items in best])
 
 
-def check(figures: Figures, model: ServedModel, search_ms: float, new: set[str]) -> None:
+def check(figures: Figures, model: ServedModel, search_ms: float, new: set[str], data: Dataset) -> None:
     """Compare figures with those that are counted from the names of answers."""
-    found = search_by_name(model)
-    ranks = found.results.ranks(model.fusion).spread_over(len(DATA.test().targets), np.array(found.judged))
+    found = search_by_name(model, data)
+    ranks = found.results.ranks(model.fusion).spread_over(len(data.test().targets), np.array(found.judged))
     answers = [item for items in found.items for item in items]
-    assert DATA.item_ids[0] in answers
+    assert data.item_ids[0] in answers
 
     assert figures.metrics == pytest.approx(ranks.summary())
-    assert 0 < figures.metrics["recall@10"] < 1
+    assert 0 < figures.metrics["ndcg@10"] < 1
     assert figures.gains.tolist() == pytest.approx(gains(ranks.all_items, K).tolist())
-    assert figures.coverage == len(set(answers)) / DATA.n_items
+    assert figures.coverage == len(set(answers)) / data.n_items
 
-    popularity = dict(zip(DATA.item_ids, DATA.popularity().tolist(), strict=True))
-    by_popularity = sorted(DATA.item_ids, key=lambda name: (-popularity[name], DATA.item_ids.index(name)))
+    popularity = dict(zip(data.item_ids, data.popularity().tolist(), strict=True))
+    by_popularity = sorted(data.item_ids, key=lambda name: (-popularity[name], data.item_ids.index(name)))
     counts = Counter(answers)
-    heads = [sum(counts[name] for name in by_popularity[:most]) / len(answers) for most in (1, 4)]
+    sizes = [max(round(share * data.n_items), 1) for share in (0.01, 0.1)]
+    heads = [sum(counts[name] for name in by_popularity[:size]) / len(answers) for size in sizes]
     assert figures.heads == pytest.approx(heads)
     assert figures.new_exposure == pytest.approx(sum(counts[name] for name in new) / len(answers))
 
@@ -163,9 +169,9 @@ def compared(_exported_search: None) -> Comparison:
 
 
 def test_both_models_are_measured_on_the_same_users(compared: Comparison) -> None:
-    check(compared.candidate, CANDIDATE, 1.5, NEW)
+    check(compared.candidate, CANDIDATE, 1.5, NEW, DATA)
     assert compared.incumbent
-    check(compared.incumbent, INCUMBENT, 2.5, NEW)
+    check(compared.incumbent, INCUMBENT, 2.5, NEW, DATA)
     assert compared.goldens == REPLAY
     assert compared.candidate.new_exposure > compared.incumbent.new_exposure > 0
 
@@ -191,7 +197,7 @@ def test_codes_move_only_of_items_that_both_were_trained_on() -> None:
 
 def test_the_first_model_is_measured_alone() -> None:
     found = compare_models(CANDIDATE, None, DATA, SEED)
-    check(found.candidate, CANDIDATE, 1.5, set())
+    check(found.candidate, CANDIDATE, 1.5, set(), DATA)
     assert found.candidate.new_exposure == 0
     assert (found.incumbent, found.goldens) == (None, REPLAY)
     assert (found.codes_moved, found.new_targets) == (None, 0)
@@ -208,3 +214,12 @@ def test_a_live_version_of_other_items_answers_nobody() -> None:
     assert (live.coverage, live.heads, live.new_exposure, live.calibration) == (0, (0, 0), 0, None)
     assert (found.codes_moved, found.new_targets) == (None, DATA.users)
     assert found.candidate.new_exposure == 1
+
+
+def test_places_without_an_answer_count_for_no_item() -> None:
+    """Fewer items than answers are asked for."""
+    few = dataset([[start, (start + step) % 6, (start + 2 * step) % 6] for start in range(6) for step in (1, 2, 5)])
+    found = compare_models(CANDIDATE, INCUMBENT, few, SEED)
+    check(found.candidate, CANDIDATE, 1.5, set(), few)
+    assert found.incumbent
+    check(found.incumbent, INCUMBENT, 2.5, set(), few)

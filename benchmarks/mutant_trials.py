@@ -28,6 +28,7 @@ PRELOADED = (
     *("numpy", "pydantic", "pydantic_settings", "orjson", "structlog", "prometheus_client", "filelock", "fsspec"),
     *("pyarrow.parquet", "safetensors.numpy", "fastapi", "httpx", "redis.asyncio", "typer", "rich.console"),
     *("onnxruntime", "polars", "torch", "torch._dynamo", "onnx", "onnxscript", "apscheduler.triggers.cron"),
+    *("matplotlib.figure", "opentelemetry.sdk.trace"),
 )
 """Packages that take time to import, and whose import starts no thread. A fork would not inherit threads."""
 
@@ -105,6 +106,12 @@ class Tree:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compile the copy once, or every fork would. Python compares the hash of a source, so it sees mutants."""
+        command = [sys.executable, "-m", "compileall", "-q", "-x", r"/\.", "--invalidation-mode", "checked-hash", "."]
+        subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
 
     def measure(self, tests: Sequence[str]) -> Baseline:
         """Run tests without a mutation, after importing the packages that they import.

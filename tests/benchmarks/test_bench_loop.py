@@ -108,7 +108,7 @@ def test_days_over_http_find_the_better_variant_and_nothing_else(tmp_path: Path)
 def test_a_night_that_mixes_up_items_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.mkdir()
-    quick = [*OVERRIDES, "tokenizer.epochs=60", "joint.epochs=9", "joint.alignment_from=8", "content.dim=8"]
+    quick = [*OVERRIDES, "tokenizer.epochs=60", "joint.epochs=9", "joint.alignment_from=8"]
     nights = Nights(tmp_path / "nights", WORLD, 2_000, "demo", quick, log)
     first = nights.first_model()
     assert nights.first_model() == first, "one first model is enough"

@@ -3,13 +3,16 @@
 Tracing a search takes the exporter most of a minute, and most tests export the same few structures with other weights.
 The first export of a structure runs for real, with random weights, so that each weight can be recognised in the graph.
 Whatever is filled in is compared with torch on the exporter's own example; a graph that differs is exported for real.
+With ``TRACED_GRAPHS=FOLDER`` in the environment the next session on the same code traces nothing either.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,18 @@ Arrays = dict[str, npt.NDArray[Any]]
 Example = tuple[torch.Tensor, ...]
 
 TOLERANCE = 1e-3
+
+ROOT = Path(__file__).resolve().parents[2]
+
+KEPT = "TRACED_GRAPHS"
+"""Environment variable that names a folder in which traced graphs are kept from session to session."""
+
+GRAPHS = "SHARED_GRAPHS"
+"""Environment variable by which processes that tests start learn the folder."""
+
+SOURCES = ("model_store", "training/export", "training/content", "tests/support")
+EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
+"""Code and packages that decide what a graph looks like; graphs of others are never taken."""
 
 
 class SharedExports:
@@ -58,7 +73,9 @@ class SharedExports:
             if not weights.exists():
                 stranger = with_random_weights(module)
                 path.write_bytes(self._export(stranger, example, *rest))
-                save_file(weights_of(stranger), weights)
+                half = weights.with_suffix(".half")
+                save_file(weights_of(stranger), half)
+                half.replace(weights)  # a killed session leaves no half of them to the next one
         return path.read_bytes(), load_file(weights)
 
 
@@ -139,15 +156,33 @@ def agrees(graph: bytes, module: nn.Module, example: Example) -> bool:
     return all(np.allclose(mine, theirs.numpy(), atol=TOLERANCE, equal_nan=True) for mine, theirs in pairs)
 
 
+def source_key() -> str:
+    """Return a key of everything but the structure that a graph follows from: our code and the exporter's versions."""
+    parts = [f"{name} {version(name)}" for name in EXPORTERS]
+    for folder in SOURCES:
+        parts += [path.read_text(encoding="utf-8") for path in sorted((ROOT / folder).rglob("*.py"))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def graphs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of traced graphs: of this session, or of all sessions on the same code if one is named."""
+    kept = os.environ.get(KEPT)
+    if kept:
+        return Path(kept).resolve() / source_key()
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if base.name.startswith("popen-") else base) / "exports"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let all tests of a session, in whichever worker, share what they trace."""
+    """Let all tests of a session, in whichever worker, share what they trace, with the processes that they start."""
     if isinstance(onnx_export._export, SharedExports):  # the fixture of another folder has done it
         yield
         return
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / "exports"
-    folder.mkdir(exist_ok=True)
+    folder = graphs_folder(tmp_path_factory)
+    folder.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_export, "_export", SharedExports(folder, onnx_export._export))
+        patch.setenv(GRAPHS, str(folder))
+        patch.setenv("PYTHONPATH", str(ROOT / "tests" / "support" / "sharing"), prepend=os.pathsep)
         yield

@@ -15,15 +15,15 @@ from model_store.console import run
 from service.engines.base import SearchRequest
 from service.engines.onnx_engine import OnnxEngine
 from service.engines.torch_engine import TorchEngine
-from tests.support.tiny import ITEMS, set_options, write_cycle
+from tests.support.tiny import CONTENT, ITEMS, set_options, write_cycle
 from training.cli import app
 from training.content.shared_features import item_features
 from training.loop.progress import SilentProgress
 from training.pipeline import Pipeline
 from training.run_folder import RunFolder
 
-LEARNED, CONTENT = 16, 12
-OPTIONS = set_options([f"content.dim={CONTENT}", "joint.epochs=4", "joint.alignment_from=2", "finetune.epochs=1"])
+LEARNED = 16
+OPTIONS = set_options(["joint.epochs=4", "joint.alignment_from=2", "finetune.epochs=1"])
 KINDS = ("red soap", "blue soap", "green tea", "black tea", "wool", "silk")
 
 

@@ -15,15 +15,16 @@ from training.export.onnx_export import export_search
 from training.retraining.replay import _Search, replay_goldens, time_searches
 from training.retraining.served_model import SEARCH, ServedModel
 
-CONFIG = small_config(3, 8).model_copy(update={"beam_width": 20})
+CONFIG = small_config(layers=1).model_copy(update={"beam_width": 20})
+"""The shape of other tests' networks, with whose graph it is traced."""
 
 
 @pytest.fixture(scope="module")
 def model() -> ServedModel:
     recommender = random_recommender(CONFIG, 3)
-    catalogue = small_catalogue()
+    catalogue = small_catalogue(codebook_size=CONFIG.tokenizer.codebook_size)
     vectors = random_vectors(np.random.default_rng(1), CONFIG, len(catalogue))
-    files = {SEARCH: export_search(recommender, has_dense=False), GOLDEN: goldens_to_json(small_goldens(catalogue))}
+    files = {SEARCH: export_search(recommender), GOLDEN: goldens_to_json(small_goldens(catalogue))}
     return ServedModel(
         config=CONFIG,
         fusion=GENERATIVE_ALONE,

@@ -34,7 +34,7 @@ def retrainer(folder: Path, *overrides: str) -> Retrainer:
         rows = [*titles.items(), (LATE, "second half")]
         pl.DataFrame(rows, schema=["item", "title"], orient="row").write_csv(items)
 
-    own = [*OVERRIDES, "content.dim=4", f'data.items_file="{items}"', *overrides]
+    own = [*OVERRIDES, f'data.items_file="{items}"', *overrides]
     store = ModelStore(folder / "models")
     log = folder / "models" / "events"
     config = load_config("demo", own)

@@ -1,0 +1,1 @@
+"""Folder that is put on the path of processes that tests start; see :mod:`tests.support.sharing.sitecustomize`."""

@@ -41,7 +41,7 @@ KEPT = "TRACED_GRAPHS"
 GRAPHS = "SHARED_GRAPHS"
 """Environment variable by which processes that tests start learn the folder."""
 
-SOURCES = ("model_store", "training/export", "training/content", "tests/support")
+SOURCES = ("model_store", "training/export", "training/content")
 EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
 """Code and packages that decide what a graph looks like; graphs of others are never taken."""
 
@@ -124,6 +124,8 @@ def fill(graph: bytes, known: Arrays, weights: Arrays) -> bytes:
 
     The exporter stores weights transposed, by level, and looked up in tables: each number is recognised by itself.
     """
+    known = known | folded(known)
+    weights = weights | folded(weights)
     old = np.concatenate([known[name].ravel() for name in known])
     new = np.concatenate([weights[name].ravel() for name in known])
     order = np.argsort(old)
@@ -138,6 +140,17 @@ def fill(graph: bytes, known: Arrays, weights: Arrays) -> bytes:
             tensor.CopyFrom(onnx.numpy_helper.from_array(new[place], tensor.name))
 
     return bytes(model.SerializeToString())
+
+
+def folded(weights: Arrays) -> Arrays:
+    """Return what the exporter computes from weights alone, by NumPy, and stores in their place."""
+    found: Arrays = {}
+    for name, value in weights.items():
+        if name.endswith("content_share"):
+            found |= {f"root of {name}": np.sqrt(value), f"root of 1 - {name}": np.sqrt(1 - value)}
+        elif name.endswith("codebooks"):
+            found[f"squared lengths of {name}"] = np.square(value).sum(axis=-1)
+    return found
 
 
 def agrees(graph: bytes, module: nn.Module, example: Example) -> bool:
@@ -158,7 +171,7 @@ def agrees(graph: bytes, module: nn.Module, example: Example) -> bool:
 
 def source_key() -> str:
     """Return a key of everything but the structure that a graph follows from: our code and the exporter's versions."""
-    parts = [f"{name} {version(name)}" for name in EXPORTERS]
+    parts = [Path(__file__).read_text(encoding="utf-8"), *(f"{name} {version(name)}" for name in EXPORTERS)]
     for folder in SOURCES:
         parts += [path.read_text(encoding="utf-8") for path in sorted((ROOT / folder).rglob("*.py"))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

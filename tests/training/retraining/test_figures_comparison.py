@@ -157,7 +157,7 @@ def check(figures: Figures, model: ServedModel, search_ms: float, new: set[str],
     assert figures.new_exposure == pytest.approx(sum(counts[name] for name in new) / len(answers))
 
     beams = found.results.log_prob[0, :, :K].astype(np.float64)
-    hits = found.results.is_target[0, :, :K].any(axis=1)
+    hits = np.asarray(found.results.is_target[0, :, :K].any(axis=1), dtype=np.bool_)
     assert figures.calibration == pytest.approx(calibration_error(np.exp(beams).sum(axis=1), hits))
     assert (figures.collision_rate, figures.size) == (model.collision_rate, model.size)
     assert figures.search_ms == search_ms

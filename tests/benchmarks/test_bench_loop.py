@@ -29,7 +29,7 @@ from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.console import new_app
 from tests.support.bundles import NOON, bundle_files, description, small_catalogue
-from tests.support.tiny import OVERRIDES
+from tests.support.tiny import CONTENT, OVERRIDES
 
 ROOT = Path(__file__).parents[2]
 WORLD = World.make(users=400, items=40, themes=3, shelves=2, seed=1)
@@ -108,7 +108,7 @@ def test_days_over_http_find_the_better_variant_and_nothing_else(tmp_path: Path)
 def test_a_night_that_mixes_up_items_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.mkdir()
-    quick = [*OVERRIDES, "tokenizer.epochs=60", "joint.epochs=9", "joint.alignment_from=8"]
+    quick = [*OVERRIDES, "tokenizer.epochs=60", "joint.epochs=9", "joint.alignment_from=8", f"content.dim={CONTENT}"]
     nights = Nights(tmp_path / "nights", WORLD, 2_000, "demo", quick, log)
     first = nights.first_model()
     assert nights.first_model() == first, "one first model is enough"

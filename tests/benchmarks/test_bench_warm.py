@@ -9,14 +9,14 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from benchmarks.bench_warm import generated, main
-from tests.support.tiny import set_options
+from tests.support.tiny import CONTENT, set_options
 
 
 def test_one_line_of_json_with_every_figure(tmp_path: Path) -> None:
     app = Typer()
     app.command()(main)
     sizes = ["--users", "60", "--items", "60", "--interactions", "1500", "--days", "1", "--day-share", "0.1"]
-    quick = set_options(["tokenizer.epochs=60", "joint.epochs=9", "joint.alignment_from=8"])
+    quick = set_options(["tokenizer.epochs=60", "joint.epochs=9", "joint.alignment_from=8", f"content.dim={CONTENT}"])
     done = CliRunner().invoke(app, [*sizes, *quick, "--folder", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0
 

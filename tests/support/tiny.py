@@ -9,7 +9,7 @@ import numpy as np
 ITEMS = 30
 
 CONTENT = 8
-"""Numbers of an item's vector that hold what it says, where items have titles. One width: each takes a trace."""
+"""Numbers of an item's vector that hold what it says, in tests whose items say something: each width takes a trace."""
 
 OVERRIDES = [
     "sasrec.embedding_dim=16",
@@ -37,7 +37,6 @@ OVERRIDES = [
     "joint.recommender_rate=1e-2",
     "joint.targets_per_batch=32",
     "finetune.epochs=3",
-    f"content.dim={CONTENT}",
 ]
 
 

@@ -23,7 +23,7 @@ from training.pipeline import Pipeline
 from training.run_folder import RunFolder
 
 LEARNED = 16
-OPTIONS = set_options(["joint.epochs=4", "joint.alignment_from=2", "finetune.epochs=1"])
+OPTIONS = set_options([f"content.dim={CONTENT}", "joint.epochs=4", "joint.alignment_from=2", "finetune.epochs=1"])
 KINDS = ("red soap", "blue soap", "green tea", "black tea", "wool", "silk")
 
 

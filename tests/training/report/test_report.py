@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.code_names import CodeNames
 from model_store.console import run
-from tests.support.tiny import ITEMS, set_options, write_cycle
+from tests.support.tiny import CONTENT, ITEMS, set_options, write_cycle
 from training.cli import app
 from training.code_names.naming import name_prefixes
 from training.diagnostics.beam_survival import codes_kept, sampled_codes_kept
@@ -78,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     items = write_items(folder / "items.csv")
     columns = ["data.columns.item=item", "data.columns.title=title", "data.columns.categories=categories"]
-    overrides = [f'data.items_file="{items}"', *columns, "tokenizer.epochs=30"]
+    overrides = [f'data.items_file="{items}"', *columns, f"content.dim={CONTENT}", "tokenizer.epochs=30"]
     arguments = ("--preset", "demo", "--out", folder / "run", "--baseline", "tiger", "--tensorboard")
     assert etegrec_train("run", "--data", write_cycle(folder / "cycle.txt"), *arguments, *set_options(overrides)) == 0
     return folder / "run"

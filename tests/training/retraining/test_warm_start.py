@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model_store.bundle.registry import ModelStore
-from tests.support.tiny import ITEMS, OVERRIDES, write_cycle
+from tests.support.tiny import CONTENT, ITEMS, OVERRIDES, write_cycle
 from training.config import load_config
 from training.data.dataset import Dataset
 from training.loop.progress import SilentProgress
@@ -34,7 +34,7 @@ def retrainer(folder: Path, *overrides: str) -> Retrainer:
         rows = [*titles.items(), (LATE, "second half")]
         pl.DataFrame(rows, schema=["item", "title"], orient="row").write_csv(items)
 
-    own = [*OVERRIDES, f'data.items_file="{items}"', *overrides]
+    own = [*OVERRIDES, f"content.dim={CONTENT}", f'data.items_file="{items}"', *overrides]
     store = ModelStore(folder / "models")
     log = folder / "models" / "events"
     config = load_config("demo", own)

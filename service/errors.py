@@ -9,10 +9,12 @@
         ├── NotFound                 404  no such item or code prefix
         ├── NoSuchPlacement          404  the request names a placement that does not exist
         ├── NoSuchExperiment         404  the request names an experiment that does not exist
+        ├── NoSuchModel              404  no version has the alias that the request names
         ├── BodyTooSlow              408  the body did not arrive in time
         ├── CatalogueIsFull          409  no semantic ID is left for a new item
         ├── PlacementConflict        409  another revision of the placement is stored, or there are too many
         ├── ExperimentConflict       409  the experiment does not fit what is stored
+        ├── ModelNotLoaded           409  this replica has not loaded the model that the request names
         ├── BodyTooLarge             413  the body has too many bytes
         ├── WrongContentType         415  the body is not declared as JSON, or is compressed
         ├── InvalidFields            422  a field is missing, unknown or out of bounds
@@ -190,6 +192,33 @@ class ExperimentsNotRead(RequestError):
             "the store could not be asked for experiments since the start; requests are answered without them",
             headers={"Retry-After": "1"},
         )
+
+
+class NoSuchModel(RequestError):
+    """No version has the alias that the request names."""
+
+    status = 404
+    slug = "no-such-model"
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(f"no version is the {alias}: `etegrec-models alias {alias} VERSION` gives one the alias")
+
+
+class ModelNotLoaded(RequestError):
+    """A version has the alias that the request names, but this replica has not loaded it.
+
+    Args:
+        alias: The alias.
+        state: What became of its version.
+        problem: The reason; empty if there is none.
+    """
+
+    status = 409
+    slug = "model-not-loaded"
+
+    def __init__(self, alias: str, state: str, problem: str) -> None:
+        reason = f": {problem}" if problem else ""
+        super().__init__(f"the {alias} does not answer on this replica, its state is {state}{reason}")
 
 
 class BodyTooSlow(RequestError):

@@ -63,7 +63,8 @@ class Placements(Documents[Placement]):
     async def apply(self, request: RecommendRequest) -> PlacedRequest:
         """Return the request with the rules of its placement where it gives none. Raises like :meth:`find`.
 
-        The rules of a variant of the placement's experiment stand between both.
+        The rules of a variant of the placement's experiment stand between both, unless the request names a model: it
+        takes part in no experiment.
         """
         if request.placement is None:
             return PlacedRequest(request, None)
@@ -71,8 +72,9 @@ class Placements(Documents[Placement]):
         found = await self.find(request.placement)
         used: UsedPlacement = {"name": found.name, "revision": found.revision}
         chosen = None
-        if self._experiments is not None and found.content.experiment is not None:
-            chosen = self._experiments.choose(found.content.experiment, request.user_id, request.session_id)
+        experiment = found.content.experiment if request.model is None else None
+        if self._experiments is not None and experiment is not None:
+            chosen = self._experiments.choose(experiment, request.user_id, request.session_id)
         if chosen is not None:
             request = lay_under(request, chosen.rules)
         return PlacedRequest(lay_under(request, found.content), used, chosen and chosen.assignment)

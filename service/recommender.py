@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple
@@ -34,7 +35,7 @@ from service.schemas.recommend import RecommendRequest
 from service.search.query import Query, QueryBuilder, given_history, read_history
 from service.search.rule_costs import measure_costs
 from service.search.search import Found, arranged, search
-from service.second_models.canary import Canary
+from service.second_models.model_choice import ModelChoice
 from service.second_models.shadow import Sample, Shadow
 from service.settings import Settings
 from service.store.base import History
@@ -91,7 +92,7 @@ class Recommender:
     def __init__(
         self,
         models: ModelManager,
-        canary: Canary,
+        model_choice: ModelChoice,
         shadow: Shadow,
         store_client: StoreClient,
         trends: TrendTracker,
@@ -103,7 +104,7 @@ class Recommender:
         telemetry: Telemetry,
     ) -> None:
         self._models = models
-        self._canary = canary
+        self._model_choice = model_choice
         self._shadow = shadow
         self._store_client = store_client
         self._trends = trends
@@ -116,8 +117,9 @@ class Recommender:
 
         self._queries = QueryBuilder(settings)
         # One for each model: a cache is of one catalogue.
-        self._cache = ResultCache(settings.result_cache_entries, settings.result_cache_s)
-        self._candidate_cache = ResultCache(settings.result_cache_entries, settings.result_cache_s)
+        self._caches: defaultdict[ModelSlot, ResultCache] = defaultdict(
+            lambda: ResultCache(settings.result_cache_entries, settings.result_cache_s)
+        )
 
         self._answers = {kind: telemetry.answers.labels(kind) for kind in ("model", "cache", "popular")}
         self._popular_answers = {reason: telemetry.popular_answers.labels(reason.value) for reason in FallbackReason}
@@ -132,10 +134,7 @@ class Recommender:
         """
         with self._telemetry.tracing.span("recommend") as span:
             try:
-                if self._canary.trial is None:
-                    answer = await self._recommend(request, self._models, assignment)
-                else:
-                    answer = await self._canary.answer(request, assignment, partial(self._recommend, request))
+                answer = await self._model_choice.answer(request, assignment, partial(self._recommend, request))
             except InvalidFields:
                 raise
             except Exception:
@@ -176,7 +175,7 @@ class Recommender:
             if query.rule.is_empty:
                 answered = _answer_nothing(query)
             elif len(query.known):
-                answered = await self._answer_by_model(serving, query, stored.history, deadline)
+                answered = await self._answer_by_model(serving, self._caches[models], query, stored.history, deadline)
             else:
                 reason = _why_nothing_is_known(query, stored)
                 answered = await self._answer_by_popularity(query, stored.history, reason)
@@ -212,11 +211,12 @@ class Recommender:
         """Return the query of the same user for another request."""
         return await self._queries.build(query.model, request, history, self._read_filter(request).key, query.left_out)
 
-    async def _answer_by_model(self, serving: Serving, query: Query, history: History, deadline: float) -> _Answered:
+    async def _answer_by_model(
+        self, serving: Serving, cache: ResultCache, query: Query, history: History, deadline: float
+    ) -> _Answered:
         """Return a cached answer, else search; popular items answer where the request's own budget is too tight."""
         full = query.search_request(query.beam_width)
         longest = query.model.engine.max_history
-        cache = self._cache_of(query.model)
         key = None
         if cache.is_on:
             key = AnswerKey.of(full, query.rule_key, query.ranking.key, longest, query.request.k)
@@ -251,10 +251,6 @@ class Recommender:
         explanations = await explain(serving, asked, shown.rows, deadline - time.monotonic())
         costs = await measure_costs(query, found, shown, ranking, answer_again)
         return _Answered(shown, "model", explanations, rule_costs=costs, chance=chance)
-
-    def _cache_of(self, model: LoadedModel) -> ResultCache:
-        current = self._models.current
-        return self._cache if current is None or current.version == model.version else self._candidate_cache
 
     def _find_cached(self, query: Query, cache: ResultCache, key: AnswerKey | None) -> SearchResult | None:
         if key is None or query.request.explain:
@@ -382,8 +378,8 @@ async def _draw(query: Query, pool: SearchResult) -> Drawn:
 
 
 def _is_comparable(request: RecommendRequest, answered: _Answered) -> bool:
-    """Tell whether another model's answer can be compared with this one: the model chose it, and not chance."""
-    return answered.served_by == "model" and request.exploration is None
+    """Tell whether the shadow's answer can be compared with this one: a user's request, and the model chose it."""
+    return answered.served_by == "model" and request.exploration is None and request.model is None
 
 
 def _answer_nothing(query: Query) -> _Answered:

@@ -43,6 +43,7 @@ from service.replication.follower import CatalogueFollower
 from service.search.why_not import WhyNotFinder
 from service.second_models.canary import Canary
 from service.second_models.canary_ends import CanaryEnds
+from service.second_models.model_choice import ModelChoice
 from service.second_models.second_models import SecondModels
 from service.second_models.shadow import Shadow
 from service.settings import Settings
@@ -158,7 +159,7 @@ class Service:
         """Add what answers requests for recommendations, and questions about an answer."""
         self.recommender = Recommender(
             self.models,
-            self.canary,
+            ModelChoice(self.models, self.second_models, self.canary),
             self.shadow,
             self.store_client,
             self.trends,

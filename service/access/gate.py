@@ -92,6 +92,23 @@ class Gate:
         usage.begin()
         return usage
 
+    def check_scope(self, given: str | None, scope: Scope, what: str) -> None:
+        """Refuse a part of a request that needs more than its endpoint does.
+
+        Args:
+            given: Value of the request's header ``X-API-Key``.
+            scope: Permission that the part needs.
+            what: The part, for the message.
+
+        Raises:
+            KeyForbidden: The key lacks the scope.
+        """
+        if self.is_open:
+            return
+        key = self._ring.find(given) if given else None
+        if key is None or scope not in key.scopes:
+            raise KeyForbidden(f"this key lacks the scope {scope}, which {what} needs")
+
     async def watch(self) -> None:
         """Read the keys file again whenever it changes, until cancelled."""
         if self._file is None:

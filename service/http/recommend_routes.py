@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from starlette.requests import Request
 
+from service.access.keys import HEADER
 from service.answers.absences import why_not_document
 from service.answers.explanations import explanation_documents
 from service.async_tasks import gather_or_cancel
@@ -33,6 +35,7 @@ from service.service import Service
 async def recommend(service: Service, request: Request) -> RecommendResponse:
     """Recommend items to one user, by inline or stored history."""
     asked = await read_json(request, service.settings, ONE_REQUEST, request_bounds(service.settings))
+    _check_scope(service, request, [asked])
     check_request(asked, service.settings)
     placed = await _place(service, asked)
     answer = await run_until_client_leaves(request, service.recommender.recommend(placed.request, placed.assignment))
@@ -51,11 +54,18 @@ async def recommend(service: Service, request: Request) -> RecommendResponse:
 async def recommend_batch(service: Service, request: Request) -> NonEmpty[RecommendResponse]:
     """Answer a list of requests with a list of answers in the same order; the first problem answers for all."""
     asked = await read_json(request, service.settings, REQUESTS, requests_bounds(service.settings))
+    _check_scope(service, request, asked)
     check_requests(asked, service.settings)
     placed = [await _place(service, each, f"{row}.") for row, each in enumerate(asked)]
     work = gather_or_cancel([_recommend_row(service, row, each) for row, each in enumerate(placed)])
     answers = await run_until_client_leaves(request, work)
     return [_build_document(answer, each, request) for answer, each in zip(answers, placed, strict=True)]
+
+
+def _check_scope(service: Service, request: Request, asked: Sequence[RecommendRequest]) -> None:
+    """Refuse to let a key choose the model that may only ask: a shop's page must not load a shadow by accident."""
+    if any(each.model is not None for each in asked):
+        service.gate.check_scope(request.headers.get(HEADER), "admin", "the field model")
 
 
 async def _place(service: Service, asked: RecommendRequest, where: str = "") -> PlacedRequest:
@@ -127,7 +137,7 @@ ENDPOINTS = (
         recommend,
         "read",
         "recommendations",
-        problems=(400, 404, 429, 503, 504),
+        problems=(400, 404, 409, 429, 503, 504),
         body=RecommendRequest,
     ),
     Endpoint(
@@ -145,7 +155,7 @@ ENDPOINTS = (
         recommend_batch,
         "read",
         "recommendations",
-        problems=(400, 404, 429, 503, 504),
+        problems=(400, 404, 409, 429, 503, 504),
         body=NonEmpty[RecommendRequest],
         max_entries="max_batch_requests",
     ),

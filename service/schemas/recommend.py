@@ -46,6 +46,12 @@ class RecommendRequest(Rules):
     budget_ms: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="time budget in milliseconds, at most the service's own"
     )
+    model: Literal["live", "candidate", "shadow"] | None = Field(
+        None,
+        description="the model that answers, to compare versions: the live one, or that of an alias. Needs a key of"
+        " scope admin. Neither a canary nor an experiment counts such a request. Left out: the model of the user, which"
+        " is the live one but for those of a canary or an experiment",
+    )
     explain: bool = Field(False, description="tell why each item was answered; costs about as much as a batch")
 
 

@@ -9,6 +9,7 @@ from model_store.bundle.aliases import CANDIDATE, SHADOW, Alias, AliasName
 from model_store.bundle.registry import ModelStore
 from service.async_tasks import cancel_and_wait
 from service.catalogue.updater import CatalogueUpdater
+from service.errors import ModelNotLoaded, NoSuchModel
 from service.models.loader import VersionLoader
 from service.models.loading import CoderOpener, EngineOpener
 from service.models.manager import ModelManager
@@ -70,6 +71,20 @@ class SecondModels:
         # One core: the shadow is in nobody's way, and takes its time.
         frugal = settings.model_copy(update={"threads": 1, "searches": 1})
         self.shadow = second_model(SHADOW, frugal, lambda _: False)
+
+    def find(self, name: AliasName) -> SecondModel:
+        """Return the model of an alias, which is loaded.
+
+        Raises:
+            NoSuchModel: No version has the alias.
+            ModelNotLoaded: One has it, but is not loaded on this replica.
+        """
+        model = self.candidate if name == CANDIDATE else self.shadow
+        if model.alias is None:
+            raise NoSuchModel(name)
+        if model.current is None:
+            raise ModelNotLoaded(name, model.state, model.problem)
+        return model
 
     def watches(self) -> list[Coroutine[None, None, None]]:
         """Return what must run as long as the service does."""

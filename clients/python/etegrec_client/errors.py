@@ -9,6 +9,7 @@ EtegrecError
     ├── CatalogueFull        409: no semantic ID is left for a new item
     ├── PlacementConflict    409: another revision of the placement is stored, or there are too many
     ├── ExperimentConflict   409: the experiment does not fit what is stored
+    ├── ModelNotLoaded       409: the named model is not loaded on the replica that answered
     ├── Overloaded           429, 503: wait `retry_after_s`; the client has repeated the request already
     ├── DeadlineMissed       504: allow more time, or set `budget_ms`
     └── ServiceFailure       500 and whatever else: a bug; its log knows the `request_id`
@@ -70,7 +71,7 @@ class AccessDenied(ServiceProblem):
 
 
 class NotFound(ServiceProblem):
-    """There is no such item, code prefix, placement or experiment."""
+    """There is no such item, code prefix, placement or experiment, or no version has the alias."""
 
 
 class CatalogueFull(ServiceProblem):
@@ -83,6 +84,10 @@ class PlacementConflict(ServiceProblem):
 
 class ExperimentConflict(ServiceProblem):
     """The experiment has begun and would change, or runs, or shares traffic with another, or is another revision."""
+
+
+class ModelNotLoaded(ServiceProblem):
+    """The model that the request names is not loaded on the replica that answered."""
 
 
 class Overloaded(ServiceProblem):
@@ -110,6 +115,7 @@ _CLASSES: dict[int, type[ServiceProblem]] = {
 _BY_SLUG: dict[str, type[ServiceProblem]] = {
     "placement-conflict": PlacementConflict,
     "experiment-conflict": ExperimentConflict,
+    "model-not-loaded": ModelNotLoaded,
 }
 
 

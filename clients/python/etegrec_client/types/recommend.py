@@ -16,6 +16,7 @@ class RecommendRequest(RuleFields, total=False):
     viewed_item: Id | None
     placement: str | None
     budget_ms: float | None
+    model: Literal["live", "candidate", "shadow"] | None
     explain: bool
 
 

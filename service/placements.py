@@ -7,6 +7,7 @@ from typing import NamedTuple
 from model_store.experiments.assignment import Assignment
 from service.errors import NoSuchPlacement, PlacementConflict, PlacementsNotRead
 from service.experiments.experiments import Experiments
+from service.schemas.experiments import VariantModel
 from service.schemas.placements import ONE_PLACEMENT, Placement, UsedPlacement
 from service.schemas.recommend import RecommendRequest
 from service.schemas.rules import Filter, Rules
@@ -22,11 +23,13 @@ class PlacedRequest(NamedTuple):
         request: The request.
         placement: The placement.
         assignment: Who asks in the placement's experiment; ``None`` outside of it.
+        model: The model that the experiment chose; ``None`` if it leaves that to others.
     """
 
     request: RecommendRequest
     placement: UsedPlacement | None
     assignment: Assignment | None = None
+    model: VariantModel | None = None
 
 
 class Placements(Documents[Placement]):
@@ -77,7 +80,10 @@ class Placements(Documents[Placement]):
             chosen = self._experiments.choose(experiment, request.user_id, request.session_id)
         if chosen is not None:
             request = lay_under(request, chosen.rules)
-        return PlacedRequest(lay_under(request, found.content), used, chosen and chosen.assignment)
+        placed = lay_under(request, found.content)
+        if chosen is None:
+            return PlacedRequest(placed, used)
+        return PlacedRequest(placed, used, chosen.assignment, chosen.model)
 
     async def put(self, name: str, rules: Placement, expected: int | None) -> Named[Placement]:
         """Store a placement; this replica uses it when this returns.

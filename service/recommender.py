@@ -30,6 +30,7 @@ from service.models.loaded_model import LoadedModel
 from service.models.manager import ModelManager
 from service.models.slot import ModelSlot, Serving
 from service.ranking.filters import Rule, ViewedItem, read_filter
+from service.schemas.experiments import VariantModel
 from service.schemas.ranking import RuleCost, SkippedPin
 from service.schemas.recommend import RecommendRequest
 from service.search.query import Query, QueryBuilder, given_history, read_history
@@ -125,16 +126,19 @@ class Recommender:
         self._popular_answers = {reason: telemetry.popular_answers.labels(reason.value) for reason in FallbackReason}
         self._popular_log = PopularLog()
 
-    async def recommend(self, request: RecommendRequest, assignment: Assignment | None = None) -> Recommendation:
+    async def recommend(
+        self, request: RecommendRequest, assignment: Assignment | None = None, model: VariantModel | None = None
+    ) -> Recommendation:
         """Answer one request; see :meth:`_recommend`, which this one traces.
 
         Args:
             request: The request.
             assignment: Variant of an experiment whose rules it has.
+            model: The model that the experiment chose.
         """
         with self._telemetry.tracing.span("recommend") as span:
             try:
-                answer = await self._model_choice.answer(request, assignment, partial(self._recommend, request))
+                answer = await self._model_choice.answer(request, assignment, model, partial(self._recommend, request))
             except InvalidFields:
                 raise
             except Exception:

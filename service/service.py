@@ -159,7 +159,7 @@ class Service:
         """Add what answers requests for recommendations, and questions about an answer."""
         self.recommender = Recommender(
             self.models,
-            ModelChoice(self.models, self.second_models, self.canary),
+            ModelChoice(self.models, self.second_models, self.canary, signer),
             self.shadow,
             self.store_client,
             self.trends,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from etegrec_client.types import ComparisonReport, ExperimentReportResponse
@@ -29,7 +30,15 @@ def advice_of(report: ExperimentReportResponse, placements: Sequence[str]) -> Ad
             "attention",
         )
     if kind == "guardrail":
-        failing = sorted({each["variant"] for each in report["guardrails"] if each["holds"] is False})
+        failed = [each for each in report["guardrails"] if each["holds"] is False]
+        failing = sorted({each["variant"] for each in failed})
+        if all(each["figure"] == "fallback_share" for each in failed):
+            return Advice(
+                f"The model of {_named(failing)} does not answer",
+                "The live version answers in its place, so the variants are more alike than the models. The page "
+                "Models says what became of the candidate: mend it, or end the experiment.",
+                "attention",
+            )
         return Advice(
             f"A guardrail fails: {_named(failing)}",
             "It is slower, fails more or answers less than the control: the guardrails below say which. End the "
@@ -37,11 +46,12 @@ def advice_of(report: ExperimentReportResponse, placements: Sequence[str]) -> Ad
             "attention",
         )
     if kind == "found":
-        return _of_difference([each for each in report["comparisons"] if each["outcome"] == GOAL], placements)
+        return _of_difference(report, placements)
     return _of_nothing_found(report, placements)
 
 
-def _of_difference(comparisons: Sequence[ComparisonReport], placements: Sequence[str]) -> Advice:
+def _of_difference(report: ExperimentReportResponse, placements: Sequence[str]) -> Advice:
+    comparisons: list[ComparisonReport] = [each for each in report["comparisons"] if each["outcome"] == GOAL]
     better = [each for each in comparisons if each["verdict"] == "higher"]
     if not better:
         worse = [each["variant"] for each in comparisons if each["verdict"] == "lower"]
@@ -51,6 +61,15 @@ def _of_difference(comparisons: Sequence[ComparisonReport], placements: Sequence
             "attention",
         )
     best = max(better, key=lambda each: each["mean"] or 0)["variant"]
+    [variant] = [each for each in report["variants"] if each["name"] == best]
+    if variant["model"] == "candidate" and variant["versions"]:
+        version = variant["versions"][0]["version"]
+        return Advice(
+            f"“{best}” is better than the control",
+            "End the experiment, then promote its version. If the variant has rules, give them to the placement.",
+            "well",
+            (f"etegrec-models promote {shlex.quote(version)}",),
+        )
     where = f"the placement {', '.join(placements)}" if placements else "your placement"
     return Advice(
         f"“{best}” is better than the control",

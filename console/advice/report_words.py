@@ -11,6 +11,7 @@ FIGURES = {
     "latency_p99_ms": "slowest 1 % of answers",
     "error_share": "share of failed requests",
     "empty_share": "share of empty answers",
+    "fallback_share": "share answered by the live model instead",
     "clicked": "share who click",
 }
 """Names of the figures that guardrails watch, and of the one that decides beside them in a canary."""

@@ -15,6 +15,7 @@ class VariantDraft:
     name: str = ""
     percent: float | None = 50  # of those who take part
     rules: RulesDraft = field(default_factory=RulesDraft)
+    model: str = ""  # empty: whichever the others get
 
     def document(self, where: str) -> Document:
         """Return the variant as the API takes it."""
@@ -25,7 +26,8 @@ class VariantDraft:
         except DraftError as wrong:
             raise DraftError(f"{where}: {wrong}") from None
         share = round(self.percent / 100, 8)
-        return {"name": self.name.strip(), "share": share} | ({"rules": rules} if rules else {})
+        given = {"model": self.model, "rules": rules}
+        return {"name": self.name.strip(), "share": share} | {name: value for name, value in given.items() if value}
 
 
 @dataclass

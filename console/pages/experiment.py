@@ -22,6 +22,7 @@ from console.parts import Section, Text, attempt, confirmed, fact, heading, mome
 from console.views.report import show_report
 
 _DENSE = "outlined dense"
+_MODELS = {"": "the one that everybody gets", "live": "the live version", "candidate": "the candidate"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def _show(state: ExperimentState, backend: Backend, api: ServiceApi, section: Se
     heading(2, "Rules of the variants")
     for variant in experiment["variants"]:
         rules = variant.get("rules") or {}
-        Text("p", f"{variant['name']} ({share(variant['share'])}): {words_of(rules, time.time())}")
+        model = f"answered by {_MODELS[variant['model']]}; " if variant.get("model") else ""
+        Text("p", f"{variant['name']} ({share(variant['share'])}): {model}{words_of(rules, time.time())}")
 
 
 async def _end(api: ServiceApi, state: ExperimentState, section: Section[ExperimentState]) -> None:
@@ -128,6 +130,10 @@ def _add_form(api: ServiceApi, draft: ExperimentDraft) -> None:
 
     heading(2, "Variants")
     note("Rules of a variant hold in place of the placement's; what it does not say stays. Shares add up to 100 %.")
+    note(
+        "To compare models, give one variant the candidate: the others get the live version then. Have it loaded "
+        "without a canary by etegrec-models alias candidate VERSION --share 0."
+    )
     Rows(draft.variants, lambda: VariantDraft(percent=0), _add_variant, "a variant", "Variant")
 
     with ui.expansion("Only for a part of the users").props("dense").style("margin-top: 1rem"):
@@ -144,6 +150,7 @@ def _add_form(api: ServiceApi, draft: ExperimentDraft) -> None:
 def _add_variant(variant: VariantDraft) -> None:
     ui.input("Name").props(f'{_DENSE} maxlength="64"').bind_value(variant, "name")
     ui.number("Share, percent", min=0, max=100).props(_DENSE).bind_value(variant, "percent")
+    ui.select(_MODELS, label="Model").props(_DENSE).bind_value(variant, "model")
     with ui.expansion("Rules").props("dense").classes("wide"):
         RulesForm(variant.rules)
 

@@ -32,6 +32,7 @@ def show_report(report: ExperimentReportResponse, placements: Sequence[str]) -> 
     show_advice(advice_of(report, placements), report["verdict"])
     _show_differences(report)
     _show_variants(report)
+    _show_versions(report)
     _show_sample_ratio(report)
     _show_guardrails(report["guardrails"])
     _show_days(report)
@@ -95,6 +96,27 @@ def _show_variants(report: ExperimentReportResponse) -> None:
     ]
     columns = ("Variant", "Share", "Users, sessions", "Answers", "Clicked", f"Reached: {report['goal']}", "Value")
     table("Users and sessions who did it; in brackets, how often", columns, rows)
+
+
+def _show_versions(report: ExperimentReportResponse) -> None:
+    """Add which versions answered; one version in all variants goes without saying."""
+    variants = report["variants"]
+    if len({each["version"] for variant in variants for each in variant["versions"]}) <= 1:
+        return
+    rows = [
+        (
+            _variant_name(variant["name"], report["control"]),
+            each["version"],
+            number(each["answers"]),
+            share(each["answers"] / variant["answers"]) if variant["answers"] else "–",
+        )
+        for variant in variants
+        for each in variant["versions"]
+    ]
+    table("Versions that answered", ("Variant", "Version", "Answers", "Of its answers"), rows)
+    fallen = [f"{each['name']} {number(each['fallbacks'])}" for each in variants if each["fallbacks"]]
+    if fallen:
+        note(f"Answered by the live model because the variant's own did not: {', '.join(fallen)}.")
 
 
 def _show_sample_ratio(report: ExperimentReportResponse) -> None:

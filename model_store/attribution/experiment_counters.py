@@ -5,7 +5,9 @@ They stand beside the other counters of a day (:mod:`model_store.attribution.cou
 
     #empty           answers without items
     #errors          requests that failed
+    #fallbacks       answers that the live model gave in place of the variant's own
     #ms|<bucket>     answers by latency, a bucket's number in :data:`LATENCY_MS`
+    #version|<hash>  answers by the version that gave them
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from model_store.experiments.tally import Tally, Value
 
 EMPTY = "#empty"
 ERRORS = "#errors"
+FALLBACKS = "#fallbacks"
 LATENCY = "#ms"
+BY_VERSION = "#version"
 
 LATENCY_MS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000)
 """Upper ends of the buckets of latency, in milliseconds; one more bucket holds what is slower."""
@@ -43,13 +47,17 @@ class VariantAnswers:
         answers: Answers.
         empty: Those without items.
         errors: Requests that failed.
+        fallbacks: Answers that the live model gave in place of the variant's own.
         latencies: Number of answers by bucket of :data:`LATENCY_MS`.
+        versions: Number of answers by the version that gave them, as counters write its hash.
     """
 
     answers: int = 0
     empty: int = 0
     errors: int = 0
+    fallbacks: int = 0
     latencies: dict[int, int] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
 
     def note(self, items: int, took_ms: float) -> None:
         """Count an answer."""
@@ -58,11 +66,21 @@ class VariantAnswers:
         bucket = bisect_left(LATENCY_MS, took_ms)
         self.latencies[bucket] = self.latencies.get(bucket, 0) + 1
 
+    def note_version(self, label: str) -> None:
+        """Count the version that gave an answer."""
+        self.versions[label] = self.versions.get(label, 0) + 1
+
     def amounts(self, experiment: str, variant: int) -> dict[str, float]:
         """Return what this adds to counters, by name."""
         group = f"{EXPERIMENT}{BAR}{experiment}.{variant}{BAR}"
-        found = {f"{group}{ANSWERS}": self.answers, f"{group}{EMPTY}": self.empty, f"{group}{ERRORS}": self.errors}
+        found = {
+            f"{group}{ANSWERS}": self.answers,
+            f"{group}{EMPTY}": self.empty,
+            f"{group}{ERRORS}": self.errors,
+            f"{group}{FALLBACKS}": self.fallbacks,
+        }
         found |= {f"{group}{LATENCY}{BAR}{bucket}": count for bucket, count in self.latencies.items()}
+        found |= {f"{group}{BY_VERSION}{BAR}{label}": count for label, count in self.versions.items()}
         return {name: float(amount) for name, amount in found.items() if amount}
 
     def slower_than(self, milliseconds: float) -> int:
@@ -73,7 +91,7 @@ class VariantAnswers:
 
     def health(self) -> Health:
         """Return what guardrails look at."""
-        return Health(self.answers, self.empty, self.errors, self.latency_ms(_P99))
+        return Health(self.answers, self.empty, self.errors, self.latency_ms(_P99), self.fallbacks)
 
     def latency_ms(self, share: float) -> float | None:
         """Return a latency that so many of the answers kept within, in milliseconds.
@@ -114,6 +132,13 @@ class VariantDay:
 
             case ["#errors"]:
                 self.answered.errors += round(amount)
+
+            case ["#fallbacks"]:
+                self.answered.fallbacks += round(amount)
+
+            case ["#version", label]:
+                known_versions = self.answered.versions
+                known_versions[label] = known_versions.get(label, 0) + round(amount)
 
             case ["#ms", bucket]:
                 known = self.answered.latencies

@@ -14,7 +14,7 @@ SLOWER_AT_MOST = 2.0
 MORE_AT_MOST = 0.01
 """Share of requests by which failures, or empty answers, of a variant may exceed those of the control."""
 
-Figure = Literal["latency_p99_ms", "error_share", "empty_share"]
+Figure = Literal["latency_p99_ms", "error_share", "empty_share", "fallback_share"]
 
 
 class Health(NamedTuple):
@@ -25,12 +25,14 @@ class Health(NamedTuple):
         empty: Answers without items.
         errors: Requests that failed.
         p99_ms: Latency of answers at the 99th percentile, in milliseconds; ``None`` without answers.
+        fallbacks: Answers that the live model gave in place of the variant's own.
     """
 
     answers: int
     empty: int
     errors: int
     p99_ms: float | None
+    fallbacks: int = 0
 
 
 class Guardrail(NamedTuple):
@@ -44,7 +46,11 @@ class Guardrail(NamedTuple):
 
 
 def check_guardrails(names: Sequence[str], health: Sequence[Health]) -> list[Guardrail]:
-    """Compare every variant with the control, which is the first one."""
+    """Compare every variant with the control, which is the first one.
+
+    Of a variant whose own model did not always answer, the share of such answers is judged by itself, of the control's
+    as well: either makes a difference between models look smaller than it is.
+    """
     found = []
     for name, each in zip(names[1:], health[1:], strict=True):
         enough = min(each.answers + each.errors, health[0].answers + health[0].errors) >= FEWEST_ANSWERS
@@ -59,7 +65,13 @@ def check_guardrails(names: Sequence[str], health: Sequence[Health]) -> list[Gua
         for figure, control, own in shares:
             holds = own <= control + MORE_AT_MOST if enough else None
             found.append(Guardrail(name, figure, control, own, holds))
-    return found
+    return found + [_check_fallbacks(name, each) for name, each in zip(names, health, strict=True) if each.fallbacks]
+
+
+def _check_fallbacks(name: str, health: Health) -> Guardrail:
+    share = health.fallbacks / max(1, health.answers)
+    holds = share <= MORE_AT_MOST if health.answers >= FEWEST_ANSWERS else None
+    return Guardrail(name, "fallback_share", None, share, holds)
 
 
 def _error_share(health: Health) -> float:

@@ -11,6 +11,7 @@ _FIGURES = {
     "latency_p99_ms": "it answers too slowly",
     "error_share": "too many of its requests fail",
     "empty_share": "too many of its answers are empty",
+    "fallback_share": "the live model gave too many of its answers, because its own did not answer",
 }
 
 

@@ -65,7 +65,7 @@ class Signer:
         )
         self._counts.note(answer)
         if assignment is not None:
-            self._counts.variants.note_answer(answer.seconds, assignment, len(item_ids), took_ms)
+            self._counts.variants.note_answer(answer.seconds, assignment, version, len(item_ids), took_ms)
 
         keys = self._keys.current
         if keys is None:
@@ -74,6 +74,10 @@ class Signer:
             home = user_id if user_id is not None else session_id or ""
             self._counts.variants.note_exposure(assignment, hash_subject(answer.subject, keys.signing), home)
         return sign(answer, keys.signing)
+
+    def note_fallback(self, assignment: Assignment) -> None:
+        """Count an answer of the live model in place of that of the variant."""
+        self._counts.variants.note_fallback(int(time.time()), assignment)
 
     def note_error(self, assignment: Assignment) -> None:
         """Count a request of a variant that failed."""

@@ -28,9 +28,23 @@ class VariantCounts:
         """Whether no counts wait; exposures may."""
         return not self._answers
 
-    def note_answer(self, seconds: int, assignment: Assignment, items: int, took_ms: float) -> None:
-        """Count an answer, given its Unix time, the number of its items and its latency in milliseconds."""
-        self._of(seconds, assignment).note(items, took_ms)
+    def note_answer(self, seconds: int, assignment: Assignment, version: str, items: int, took_ms: float) -> None:
+        """Count an answer.
+
+        Args:
+            seconds: Its Unix time.
+            assignment: The variant.
+            version: Version of the model that answered.
+            items: Number of its items.
+            took_ms: Its latency in milliseconds.
+        """
+        answers = self._of(seconds, assignment)
+        answers.note(items, took_ms)
+        answers.note_version(label_of(hash_of(version)))
+
+    def note_fallback(self, seconds: int, assignment: Assignment) -> None:
+        """Count an answer of the live model in place of that of the variant; it is counted as an answer besides."""
+        self._of(seconds, assignment).fallbacks += 1
 
     def note_error(self, seconds: int, assignment: Assignment) -> None:
         """Count a request that failed."""

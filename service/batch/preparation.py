@@ -106,7 +106,9 @@ async def _place(asked: Asked, store: Store | None, settings: Settings) -> tuple
         placements = Placements(StoreClient(store, Telemetry(), settings.live_check_s), settings.deadline_ms / 1000)
         await placements.read()
         try:
-            placed, used, _ = await placements.apply(placed)  # experiments are for those who ask
+            applied = await placements.apply(placed)  # without its experiment: that is for those who ask
+            placed = applied.request
+            used = applied.placement
             check_limits(placed, settings, "placement.")
         except RequestError as refused:
             raise ConfigError(str(refused), "correct --placement, or the placement itself") from refused

@@ -10,7 +10,7 @@ from model_store.attribution.names import hash_of, label_of
 from model_store.attribution.token import subject_of
 from model_store.experiments.assignment import Assignment, choose_variant, is_included
 from service.errors import ExperimentConflict, ExperimentsNotRead, NoSuchExperiment
-from service.schemas.experiments import ONE_EXPERIMENT, Experiment
+from service.schemas.experiments import ONE_EXPERIMENT, Experiment, VariantModel
 from service.schemas.rules import Rules
 from service.store.client import StoreClient
 from service.store.document_store import DocumentStore, OthersChanged
@@ -24,10 +24,17 @@ _KEPT = ("variants", "traffic", "goal", "starts")
 
 
 class Chosen(NamedTuple):
-    """The rules of a variant; without an assignment nobody is named, and the control's rules hold uncounted."""
+    """The variant of who asks.
+
+    Attributes:
+        rules: Its rules.
+        assignment: Who asks in it; ``None`` if nobody is named: then the control's rules hold uncounted.
+        model: Its model; ``None`` if the experiment leaves that to others.
+    """
 
     rules: Rules
     assignment: Assignment | None
+    model: VariantModel | None
 
 
 class Experiments(Documents[Experiment]):
@@ -73,13 +80,14 @@ class Experiments(Documents[Experiment]):
         variants = found.content.variants
         subject = subject_of(user_id, session_id)
         if not subject:
-            return Chosen(variants[0].rules, None)
+            return Chosen(variants[0].rules, None, found.content.model_of(0))
         if not is_included(found.content.traffic_of(name), subject):
             return None
 
         key = key_of(found)
         place = choose_variant(key, [variant.share for variant in variants], subject)
-        return Chosen(variants[place].rules, Assignment(name, key, place, variants[place].name))
+        assignment = Assignment(name, key, place, variants[place].name)
+        return Chosen(variants[place].rules, assignment, found.content.model_of(place))
 
     async def put(self, name: str, experiment: Experiment, expected: int | None) -> Named[Experiment]:
         """Store an experiment; this replica uses it when this returns. Without ``starts`` it begins now.

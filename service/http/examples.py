@@ -123,6 +123,9 @@ EXAMPLES: Mapping[str, Example] = {
                 {
                     "name": "control",
                     "share": 0.5,
+                    "model": None,
+                    "versions": [{"version": VERSION, "answers": 15210}],
+                    "fallbacks": 0,
                     "subjects": 5012,
                     "answers": 15210,
                     "empty_answers": 0,

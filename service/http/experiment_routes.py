@@ -8,6 +8,7 @@ import time
 from starlette.requests import Request
 
 from model_store.attribution.counters import day_of, days_until
+from service.access.keys import HEADER
 from service.experiments.experiments import counted_as
 from service.http.body import read_json
 from service.http.endpoints import Endpoint, read_query
@@ -39,6 +40,8 @@ async def put_experiment(service: Service, request: Request) -> ExperimentRespon
     name = read_name(request)
     expected = read_query(request, ExpectedRevision).revision
     experiment = await read_json(request, service.settings, ONE_EXPERIMENT, experiment_bounds(service.settings))
+    if experiment.names_models:
+        service.gate.check_scope(request.headers.get(HEADER), "admin", "an experiment that names a model")
     for place, variant in enumerate(experiment.variants):
         check_limits(variant.rules, service.settings, f"variants.{place}.rules.")
         await service.range_check.check(variant.rules)
@@ -84,7 +87,8 @@ async def get_experiment_report(service: Service, request: Request) -> Experimen
     label = counted_as(found)
     counters = await store.counters.read(days)
     sums = await store.subjects.sums(label)
-    return build_experiment_report(found.name, experiment, _status(experiment), label, days, counters, sums)
+    names = await store.counters.names()
+    return build_experiment_report(found.name, experiment, _status(experiment), label, days, counters, sums, names)
 
 
 def _build_experiment(found: Named[Experiment]) -> ExperimentResponse:

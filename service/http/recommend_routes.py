@@ -38,7 +38,9 @@ async def recommend(service: Service, request: Request) -> RecommendResponse:
     _check_scope(service, request, [asked])
     check_request(asked, service.settings)
     placed = await _place(service, asked)
-    answer = await run_until_client_leaves(request, service.recommender.recommend(placed.request, placed.assignment))
+    answer = await run_until_client_leaves(
+        request, service.recommender.recommend(placed.request, placed.assignment, placed.model)
+    )
 
     document = _build_document(answer, placed, request)
     if answer.explanations is not None:
@@ -65,7 +67,7 @@ async def recommend_batch(service: Service, request: Request) -> NonEmpty[Recomm
 def _check_scope(service: Service, request: Request, asked: Sequence[RecommendRequest]) -> None:
     """Refuse to let a key choose the model that may only ask: a shop's page must not load a shadow by accident."""
     if any(each.model is not None for each in asked):
-        service.gate.check_scope(request.headers.get(HEADER), "admin", "the field model")
+        service.gate.check_scope(request.headers.get(HEADER), "admin", "a request that names a model")
 
 
 async def _place(service: Service, asked: RecommendRequest, where: str = "") -> PlacedRequest:
@@ -93,7 +95,7 @@ async def why_not(service: Service, request: Request) -> WhyNotResponse:
 async def _recommend_row(service: Service, row: int, placed: PlacedRequest) -> Recommendation:
     """Answer one request of a batch; wrong fields are named with its place."""
     try:
-        return await service.recommender.recommend(placed.request, placed.assignment)
+        return await service.recommender.recommend(placed.request, placed.assignment, placed.model)
     except InvalidFields as refused:
         raise InvalidFields([replace(each, field=f"{row}.{each.field}") for each in refused.fields]) from None
 

@@ -15,7 +15,7 @@ from model_store.experiments.guardrails import Figure, Guardrail, check_guardrai
 from model_store.experiments.report import Comparison, Verdict, judge
 from model_store.experiments.tally import Tally, Value, Variant
 from model_store.experiments.verdict import say_verdict
-from service.schemas.experiments import Experiment, Status
+from service.schemas.experiments import Experiment, Status, VariantModel
 
 
 class ValueSum(TypedDict):
@@ -25,11 +25,25 @@ class ValueSum(TypedDict):
     total: float
 
 
+class VersionAnswers(TypedDict):
+    """Answers of one version in a variant."""
+
+    version: Annotated[str, Field(description="name of the version; its hash if no replica knows the name any more")]
+    answers: int
+
+
 class VariantReport(TypedDict):
     """What the answers of one variant led to, on all days."""
 
     name: str
     share: float
+    model: Annotated[
+        VariantModel | None, Field(description="the model that it names, or that others name one; null: by canary")
+    ]
+    versions: Annotated[list[VersionAnswers], Field(description="which versions answered, most answers first")]
+    fallbacks: Annotated[
+        int, Field(description="answers of the live model while the variant's own did not answer; among `answers`")
+    ]
     subjects: Annotated[int, Field(description="users and sessions who got an answer, each once")]
     answers: int
     empty_answers: int
@@ -128,6 +142,7 @@ def build_experiment_report(
     days: Sequence[str],
     counters: Sequence[Mapping[str, float]],
     sums: Mapping[str, float],
+    names: Mapping[str, str],
 ) -> ExperimentReportResponse:
     """Return the report of an experiment.
 
@@ -139,6 +154,7 @@ def build_experiment_report(
         days: Its days, oldest first.
         counters: Counters of each.
         sums: Sums over its subjects, see :mod:`model_store.events.marks`.
+        names: Names of versions by their hash.
     """
     goal = experiment.goal
     variants = [Variant(each.name, each.share) for each in experiment.variants]
@@ -162,7 +178,10 @@ def build_experiment_report(
         "control": variants[0].name,
         "verdict": say_verdict(judged, guardrails),
         "verdict_kind": kind,
-        "variants": [_variant(*each) for each in zip(variants, tallies, found, strict=True)],
+        "variants": [
+            _variant(variant, experiment.model_of(place), tally, each, names)
+            for place, (variant, tally, each) in enumerate(zip(variants, tallies, found, strict=True))
+        ],
         "days": [
             _day(day, amounts, label, variants, goal)
             for day, amounts in zip(days, counters, strict=True)
@@ -177,10 +196,16 @@ def build_experiment_report(
     }
 
 
-def _variant(variant: Variant, tally: Tally, found: VariantDay) -> VariantReport:
+def _variant(
+    variant: Variant, model: VariantModel | None, tally: Tally, found: VariantDay, names: Mapping[str, str]
+) -> VariantReport:
+    versions = sorted(found.answered.versions.items(), key=lambda each: -each[1])
     return {
         "name": variant.name,
         "share": variant.share,
+        "model": model,
+        "versions": [{"version": names.get(label, label), "answers": answers} for label, answers in versions],
+        "fallbacks": found.answered.fallbacks,
         "subjects": tally.subjects,
         "answers": tally.answers,
         "empty_answers": tally.empty,

@@ -23,6 +23,9 @@ SHARES_WITHIN = 1e-6
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
+VariantModel = Literal["live", "candidate"]
+"""Model of a variant. A shadow is none: it answers nobody, with one core."""
+
 
 class TrafficBody(Body):
     """Part of a layer's traffic: nobody is in two experiments of one layer at a time."""
@@ -43,6 +46,12 @@ class Variant(Body):
 
     name: Name
     share: float = Field(gt=0, lt=1, description="share of those in the experiment; all shares together are 1")
+    model: VariantModel | None = Field(
+        None,
+        description="the model that answers: the live one, or the candidate; while the candidate does not answer, the"
+        " live one does, which is counted. Needs a key of scope admin. If any variant names a model, the others are"
+        " answered by the live one, and no canary has a part in the experiment",
+    )
     rules: Rules = Field(
         default_factory=Rules, description="rules in place of those of the placement; only fields that are given count"
     )
@@ -85,6 +94,15 @@ class Experiment(Body):
         if self.traffic is None:
             return Traffic(f"={name}", 0.0, 1.0)
         return Traffic(self.traffic.layer, self.traffic.start, self.traffic.end)
+
+    @property
+    def names_models(self) -> bool:
+        """Whether a variant names the model that answers."""
+        return any(variant.model is not None for variant in self.variants)
+
+    def model_of(self, variant: int) -> VariantModel | None:
+        """Return the model of a variant; ``None`` if no variant names one, so that others choose."""
+        return self.variants[variant].model or ("live" if self.names_models else None)
 
     def runs(self, now: float) -> bool:
         """Tell whether it runs at a Unix time, in seconds."""

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import structlog
+
 from model_store.experiments.assignment import Assignment
+from service.attribution.signer import Signer
+from service.errors import DeadlineMissed
 from service.models.manager import ModelManager
+from service.schemas.experiments import VariantModel
 from service.schemas.recommend import RecommendRequest
 from service.second_models.canary import Ask, Canary, CountedAnswer
 from service.second_models.second_models import SecondModels
+
+log = structlog.get_logger()
 
 A = TypeVar("A", bound=CountedAnswer)
 
@@ -20,22 +27,29 @@ class ModelChoice:
         live: The live model.
         second_models: Those of aliases.
         canary: Gives a share of the users and sessions to the candidate.
+        signer: Counts the requests of variants that the live model answers in place of another one.
     """
 
-    def __init__(self, live: ModelManager, second_models: SecondModels, canary: Canary) -> None:
+    def __init__(self, live: ModelManager, second_models: SecondModels, canary: Canary, signer: Signer) -> None:
         self._live = live
         self._second_models = second_models
         self._canary = canary
+        self._signer = signer
 
-    async def answer(self, request: RecommendRequest, assignment: Assignment | None, ask: Ask[A]) -> A:
+    async def answer(
+        self, request: RecommendRequest, assignment: Assignment | None, model: VariantModel | None, ask: Ask[A]
+    ) -> A:
         """Answer a request.
 
         A request that names a model says nothing about what users do with it: neither the canary nor an experiment
-        counts it, and if that model fails, so does the request.
+        counts it, and if that model fails, so does the request. Where a variant of an experiment has a model, the
+        canary has no part in it: the shares of both differ, so requests of one experiment more or less in one lane
+        would look like a difference between the versions.
 
         Args:
             request: The request.
             assignment: Variant of an experiment.
+            model: Model of that variant; ``None`` if no variant names one.
             ask: Answers it by the model of a slot.
 
         Raises:
@@ -44,6 +58,29 @@ class ModelChoice:
         if request.model is not None:
             slot = self._live if request.model == "live" else self._second_models.find(request.model)
             return await ask(slot, None)
+        if model == "candidate":
+            return await self._answer_by_candidate(assignment, ask)
+        if model == "live":
+            return await ask(self._live, assignment)
         if self._canary.trial is None:
             return await ask(self._live, assignment)
         return await self._canary.answer(request, assignment, ask)
+
+    async def _answer_by_candidate(self, assignment: Assignment | None, ask: Ask[A]) -> A:
+        """Answer by the candidate; while it does not answer, by the live model.
+
+        Who asks stays in the variant either way: chance chose the variant, not whether its model was there.
+        """
+        candidate = self._second_models.candidate
+        if candidate.current is not None:
+            try:
+                return await ask(candidate, assignment)
+            except DeadlineMissed:  # no time is left for another answer
+                raise
+            except Exception as failure:  # noqa: BLE001  whatever is wrong with the candidate, the live model answers
+                log.debug("candidate_failed", cause=type(failure).__name__)
+
+        found = await ask(self._live, assignment)  # fails as well if the request is to blame
+        if assignment is not None:
+            self._signer.note_fallback(assignment)
+        return found

@@ -16,7 +16,7 @@ def report_of(**given: Any) -> ExperimentReportResponse:
         "status": "running",
         "control": "control",
         "verdict_kind": "open",
-        "variants": [{"name": "control", "answers": 10}, {"name": "new", "answers": 9}],
+        "variants": [{"name": name, "answers": 9, "model": None, "versions": []} for name in ("control", *"abc")],
         "comparisons": [],
         "guardrails": [],
         **given,
@@ -35,10 +35,25 @@ def compared(variant: str, verdict: str, mean: float = 0.1, outcome: str = "reac
         (
             {
                 "verdict_kind": "guardrail",
-                "guardrails": [{"variant": "new", "holds": False}, {"variant": "other", "holds": True}],
+                "guardrails": [
+                    {"variant": "new", "figure": "error_share", "holds": False},
+                    {"variant": "new", "figure": "fallback_share", "holds": False},
+                    {"variant": "other", "figure": "error_share", "holds": True},
+                ],
             },
             "A guardrail fails: “new”",
             "End the experiment",
+        ),
+        (
+            {
+                "verdict_kind": "guardrail",
+                "guardrails": [
+                    {"variant": "new", "figure": "fallback_share", "holds": False},
+                    {"variant": "new", "figure": "error_share", "holds": True},
+                ],
+            },
+            "The model of “new” does not answer",
+            "The page Models says what became of the candidate",
         ),
         (
             {
@@ -68,3 +83,12 @@ def test_each_verdict_says_what_to_do(given: dict[str, Any], title: str, action:
 @pytest.mark.parametrize("given", [{"status": "planned"}, {"variants": []}])
 def test_an_experiment_that_no_placement_names_is_told(given: dict[str, Any]) -> None:
     assert "No placement names it" in advice_of(report_of(**given), []).action
+
+
+def test_a_better_model_is_promoted() -> None:
+    variant = {"name": "next", "answers": 9, "model": "candidate", "versions": [{"version": "v2", "answers": 9}]}
+    found = advice_of(
+        report_of(verdict_kind="found", variants=[variant], comparisons=[compared("next", "higher")]), ["home"]
+    )
+    assert found.commands == ("etegrec-models promote v2",)
+    assert "End the experiment, then promote its version" in found.action

@@ -16,6 +16,14 @@ def test_only_what_is_given_is_sent() -> None:
     }
 
 
+def test_a_variant_may_name_a_model() -> None:
+    draft = ExperimentDraft(variants=[VariantDraft("now"), VariantDraft("next", model="candidate")])
+    assert draft.document()["variants"] == [
+        {"name": "now", "share": 0.5},
+        {"name": "next", "share": 0.5, "model": "candidate"},
+    ]
+
+
 def test_everything_is_sent_in_the_units_of_the_api() -> None:
     draft = ExperimentDraft(
         description=" why ",

@@ -33,6 +33,16 @@ def test_one_figure_that_is_worse_fails_alone(variant: Health, figure: str) -> N
     assert {name for name, holds in found.items() if holds is False} == {figure}
 
 
+def test_answers_of_the_live_model_are_judged_by_themselves_in_the_control_as_well() -> None:
+    found = check_guardrails(["control", "other"], [WELL._replace(fallbacks=10), WELL._replace(fallbacks=11)])
+    assert found[-2:] == [
+        Guardrail("control", "fallback_share", None, 0.01, True),
+        Guardrail("other", "fallback_share", None, 0.011, False),
+    ]
+    few = Health(answers=FEWEST_ANSWERS - 1, empty=0, errors=0, p99_ms=50.0, fallbacks=50)
+    assert judged(WELL, few)["fallback_share"] is None
+
+
 def test_what_is_just_allowed_holds() -> None:
     assert judged(WELL, WELL._replace(p99_ms=100.0, empty=20))["latency_p99_ms"] is True
     assert judged(WELL, WELL._replace(empty=20))["empty_share"] is True

@@ -185,6 +185,6 @@ async def test_only_a_key_of_scope_admin_names_a_model(tmp_path: Path) -> None:
                 )
                 assert (one.status_code, many.status_code) == (status, status)
                 if status == 403:
-                    assert "lacks the scope admin, which the field model needs" in one.json()["detail"]
+                    assert "lacks the scope admin, which a request that names a model needs" in one.json()["detail"]
         asked = {**ASKED, "model": None}
         assert (await client.post("/recommend", json=asked, headers={"X-API-Key": "reader-key-1"})).status_code == 200

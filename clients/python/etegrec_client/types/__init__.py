@@ -21,6 +21,7 @@ from etegrec_client.types.experiments import (
     Variant,
     VariantDayReport,
     VariantReport,
+    VersionAnswers,
 )
 from etegrec_client.types.fields import Attributes, EventType, Id
 from etegrec_client.types.items import (
@@ -193,6 +194,7 @@ __all__ = [
     "Variant",
     "VariantDayReport",
     "VariantReport",
+    "VersionAnswers",
     "ViewedCategories",
     "ViewedNumber",
     "WhyNotRequest",

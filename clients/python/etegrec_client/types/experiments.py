@@ -22,6 +22,7 @@ class Variant(TypedDict, total=False):
 
     name: Required[str]
     share: Required[float]
+    model: Literal["live", "candidate"] | None
     rules: Rules
 
 
@@ -66,11 +67,21 @@ class ValueSum(TypedDict):
     total: float
 
 
+class VersionAnswers(TypedDict):
+    """Answers of one version in a variant."""
+
+    version: str
+    answers: int
+
+
 class VariantReport(TypedDict):
     """What the answers of one variant led to, on all days."""
 
     name: str
     share: float
+    model: Literal["live", "candidate"] | None
+    versions: list[VersionAnswers]
+    fallbacks: int
     subjects: int
     answers: int
     empty_answers: int
@@ -130,7 +141,7 @@ class GuardrailReport(TypedDict):
     """One figure of a variant's health beside that of the control."""
 
     variant: str
-    figure: Literal["latency_p99_ms", "error_share", "empty_share"]
+    figure: Literal["latency_p99_ms", "error_share", "empty_share", "fallback_share"]
     control: float | None
     value: float | None
     holds: bool | None

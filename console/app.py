@@ -80,8 +80,8 @@ def add_pages(backend: Backend) -> None:
         show_overview(backend)
 
     @ui.page("/ask")
-    def ask(user: str = "", item: str = "") -> None:
-        show_ask(backend, user, item)
+    def ask(user: str = "", item: str = "", beside: str = "") -> None:
+        show_ask(backend, user, item, beside)
 
     @ui.page("/codes")
     def code_tree(prefix: str = "", colour: str = "category", user: str = "") -> None:

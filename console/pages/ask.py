@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from typing import cast
 
 from etegrec_client.types import ItemResponse, ItemsResponse, RecommendResponse
 from nicegui import ui
@@ -14,6 +16,7 @@ from console.pages.users import load_items
 from console.parts import Section, attempt, heading, item_link, note, show_empty, titled
 from console.views.absence import AbsenceSearch
 from console.views.answer import show_answer
+from console.views.comparison import OTHERS, Compared, Missing, Other, compare, show_comparison
 
 FOUND = 6
 """Items that a search lists for adding."""
@@ -22,17 +25,22 @@ SHORTEST_QUERY = 2
 """Characters from which on titles are searched while someone types."""
 
 
-def show_ask(backend: Backend, user_id: str, item_id: str) -> None:
+_NOTHING_BESIDE = ""
+_BESIDE: dict[str, str] = {_NOTHING_BESIDE: "nothing", **OTHERS}
+
+
+def show_ask(backend: Backend, user_id: str, item_id: str, beside: str) -> None:
     """Build the page.
 
     Args:
         backend: What all pages share.
         user_id: User whose stored history is loaded first; empty for none.
         item_id: Item that the history begins with; empty for none.
+        beside: Alias of a version whose answer stands beside that of the live one; empty for none.
     """
     purpose = "Ask as a user would: build a history, change it or the rules, and watch how the answer moves."
     with page_frame(backend, "/ask", "Ask", purpose) as api:
-        _AskPage(api).build(user_id, item_id)
+        _AskPage(api, beside if beside in _BESIDE else _NOTHING_BESIDE).build(user_id, item_id)
 
 
 class _AskPage:
@@ -40,10 +48,12 @@ class _AskPage:
 
     Args:
         api: The service.
+        beside: Alias of a version to compare with; empty for none.
     """
 
-    def __init__(self, api: ServiceApi) -> None:
+    def __init__(self, api: ServiceApi, beside: str) -> None:
         self._api = api
+        self._beside = beside
         self._question = Question()
         self._before: RecommendResponse | None = None
         self._shown: RecommendResponse | None = None
@@ -54,9 +64,11 @@ class _AskPage:
             with ui.element("div").classes("stack"):
                 self._build_history(user_id)
                 self._build_rules()
+                self._build_beside()
             with ui.element("div"):
                 heading(2, "Answer").style("margin-top: 0")
                 self._answer = Section(self._ask, self._show, "Asking …")
+                self._comparison = Section(self._compare, self._show_comparison, "Asking both versions …")
                 self._absence = AbsenceSearch(self._api, self._question)
 
         async def begin() -> None:
@@ -65,7 +77,7 @@ class _AskPage:
             elif item_id:
                 self._add_all([item_id], await load_items(self._api, [item_id]))
             self._show_history()
-            await self._answer.reload()
+            await self._ask_all()
 
         ui.timer(0.01, begin, once=True)
 
@@ -104,12 +116,35 @@ class _AskPage:
                 question.leave_out_history = bool(seen.value)
                 question.categories = [each.strip() for each in (categories.value or "").split(",") if each.strip()]
                 question.max_per_prefix = int(alike.value) if alike.value else None
-                await self._answer.reload()
+                await self._ask_all()
 
             for control in (k, categories, alike):
                 control.props('debounce="500"')
             for changed in (k, seen, categories, alike):
                 changed.on_value_change(apply)
+
+    def _build_beside(self) -> None:
+        with ui.element("div").classes("card stack"):
+            heading(2, "Compare").style("margin-top: 0")
+            chosen = ui.select(_BESIDE, value=self._beside, label="Beside the live version").props("outlined dense")
+
+            async def apply() -> None:
+                self._beside = chosen.value
+                await self._comparison.reload()
+
+            chosen.on_value_change(apply)
+
+    async def _ask_all(self) -> None:
+        await asyncio.gather(self._answer.reload(), self._comparison.reload())
+
+    async def _compare(self) -> Compared | Missing | None:
+        if not self._beside or not self._question.history:
+            return None
+        return await compare(self._api, self._question.request(), cast(Other, self._beside))
+
+    def _show_comparison(self, found: Compared | Missing | None) -> None:
+        if found is not None:
+            show_comparison(found, cast(Other, self._beside))
 
     async def _ask(self) -> RecommendResponse | None:
         if not self._question.history:
@@ -133,7 +168,7 @@ class _AskPage:
             return
         await self._load_user(user_id)
         self._show_history()
-        await self._answer.reload()
+        await self._ask_all()
 
     async def _load_user(self, user_id: str) -> None:
         user = await attempt(self._api.acting.get_user(user_id), "")
@@ -170,12 +205,12 @@ class _AskPage:
     async def _add(self, item_id: str, title: str | None) -> None:
         self._question.add(item_id, title)
         self._show_history()
-        await self._answer.reload()
+        await self._ask_all()
 
     async def _remove(self, place: int) -> None:
         self._question.remove(place)
         self._show_history()
-        await self._answer.reload()
+        await self._ask_all()
 
     def _show_history(self) -> None:
         self._list.clear()

@@ -102,7 +102,7 @@ def _show_nothing_tried() -> None:
 
 def _show_candidate(models: ModelsResponse, alias: AliasReport) -> None:
     heading(2, "Candidate")
-    _show_alias(alias, "of the users and sessions, the same ones at every visit")
+    _show_alias("candidate", alias, "of the users and sessions, the same ones at every visit")
     advice = candidate_advice(models)
     if advice is not None:
         show_advice(advice)
@@ -112,7 +112,7 @@ def _show_candidate(models: ModelsResponse, alias: AliasReport) -> None:
 
 def _show_shadow(models: ModelsResponse, alias: AliasReport) -> None:
     heading(2, "Shadow")
-    _show_alias(alias, "of the requests are searched again, when there is time")
+    _show_alias("shadow", alias, "of the requests are searched again, when there is time")
     advice = shadow_advice(models)
     if advice is not None:
         show_advice(advice)
@@ -121,9 +121,11 @@ def _show_shadow(models: ModelsResponse, alias: AliasReport) -> None:
         _show_comparison(found)
 
 
-def _show_alias(alias: AliasReport, of_whom: str) -> None:
+def _show_alias(name: str, alias: AliasReport, of_whom: str) -> None:
     problem = alias["problem"] if alias["state"] == "serving" else ""  # else the advice below names it
-    with ui.element("div").classes("cards").style("margin-bottom: 0.75rem"):
+    if alias["state"] == "serving":
+        ui.link("Compare its answers with the live version's", f"/ask?beside={name}")
+    with ui.element("div").classes("cards").style("margin: 0.5rem 0 0.75rem"):
         fact("Version", alias["version"], f"since {alias['since'][:16].replace('T', ' ')} UTC")
         fact("State on this replica", _STATES.get(alias["state"], alias["state"]), problem)
         fact("Share", share(alias["share"]), of_whom)

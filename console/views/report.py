@@ -113,7 +113,8 @@ def _show_versions(report: ExperimentReportResponse) -> None:
         for variant in variants
         for each in variant["versions"]
     ]
-    table("Versions that answered", ("Variant", "Version", "Answers", "Of its answers"), rows)
+    heading(3, "Versions").style("margin-top: 0.75rem")
+    table("Which versions answered", ("Variant", "Version", "Answers", "Of its answers"), rows)
     fallen = [f"{each['name']} {number(each['fallbacks'])}" for each in variants if each["fallbacks"]]
     if fallen:
         note(f"Answered by the live model because the variant's own did not: {', '.join(fallen)}.")

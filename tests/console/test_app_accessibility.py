@@ -18,7 +18,16 @@ from tests.support.service_process import free_port, process, wait_for
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 PAGES = (
-    *("/", "/ask", "/ask?user=u1", "/codes", "/codes?user=u1&colour=user", "/items", "/items?query=no-such-item"),
+    *(
+        "/",
+        "/ask",
+        "/ask?user=u1",
+        "/ask?user=u1&beside=candidate",
+        "/codes",
+        "/codes?user=u1&colour=user",
+        "/items",
+        "/items?query=no-such-item",
+    ),
     *("/item?id=item-3", "/item?id=no-such-item", "/new-item", "/placements", "/placement?name=home", "/placement"),
     *("/experiments", "/experiment?name=e1", "/experiment", "/models", "/users", "/users?id=u1"),
 )
@@ -80,6 +89,13 @@ def test_trials_of_models_have_no_fault_and_fit(tmp_path: Path, width: int, them
             visit.page.get_by_role("button", name="Refresh").focus()
             visit.page.keyboard.press("Enter")
             visit.wait()
+
+            for beside in ("candidate", "shadow"):
+                visit.open(f"/ask?item=item-3&beside={beside}")
+                visit.wait_for_text(f"The live version and the {beside}")
+                visit.wait()
+                assert visit.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+                assert visit.faults() == []
             assert visit.complaints == []
 
 

@@ -342,6 +342,7 @@ class Recommender:
             took_ms,
             chance,
         )
+        self._signer.note_items(query.model.version, query.model.catalogue.codes, found.rows)
         return Recommendation(
             model=query.model,
             found=found,

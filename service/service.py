@@ -20,6 +20,7 @@ from service.answers.trending import TrendTracker
 from service.async_tasks import cancel_and_wait
 from service.attribution.answer_counts import AnswerCounts
 from service.attribution.key_ring import KeyRing
+from service.attribution.loaded_codes import LoadedCodes
 from service.attribution.recorder import EventRecorder
 from service.attribution.signer import Signer
 from service.attribution.upkeep import AttributionUpkeep
@@ -77,21 +78,26 @@ class Service:
         )
         model_store.trust.check()
 
-        signer = self._add_attribution(store)
+        keys = KeyRing(settings, store.counters)
+        signer = self._add_attribution(keys, store)
         self._add_live_model(model_store, opener, coders, trial)
         self._add_documents(store)
         self._add_histories(model_store, store)
         self._add_second_models(model_store, store, signer, opener, coders, trial)
+        self._add_recorder(keys)
         self._add_recommender(signer)
         self._add_previews()
 
-    def _add_attribution(self, store: Store) -> Signer:
-        """Add what records events and counts answers; return what signs answers."""
-        keys = KeyRing(self.settings, store.counters)
+    def _add_attribution(self, keys: KeyRing, store: Store) -> Signer:
+        """Add what counts answers; return what signs them."""
         counts = AnswerCounts(store.counters, store.subjects)
-        self.recorder = EventRecorder(self.store_client, keys, self.settings.attribution_ttl_s, self.telemetry)
         self.attribution_upkeep = AttributionUpkeep(keys, counts, store.counters, self.settings.counters_days)
         return Signer(keys, counts, is_implicit=self.settings.implicit_impressions)
+
+    def _add_recorder(self, keys: KeyRing) -> None:
+        """Add what records events, and finds the codes of their items in all models."""
+        codes = LoadedCodes((self.models, self.second_models.candidate, self.second_models.shadow))
+        self.recorder = EventRecorder(self.store_client, keys, self.settings.attribution_ttl_s, self.telemetry, codes)
 
     def _add_live_model(
         self, model_store: ModelStore, opener: EngineOpener, coders: CoderOpener, trial: Trial | None

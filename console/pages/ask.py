@@ -26,7 +26,7 @@ SHORTEST_QUERY = 2
 
 
 _NOTHING_BESIDE = ""
-_BESIDE: dict[str, str] = {_NOTHING_BESIDE: "nothing", **OTHERS}
+_BESIDE: dict[str, str] = {_NOTHING_BESIDE: "nothing", **{str(alias): words for alias, words in OTHERS.items()}}
 
 
 def show_ask(backend: Backend, user_id: str, item_id: str, beside: str) -> None:

@@ -13,6 +13,7 @@ from model_store.attribution.names import hash_of, label_of
 from model_store.attribution.token import Answered
 from model_store.errors import StoreError
 from model_store.events.counts import Counts
+from service.attribution.code_counts import CodeCounts
 from service.attribution.variant_counts import VariantCounts
 from service.store.counter_store import Addition, CounterStore
 from service.store.subject_store import SubjectStore
@@ -36,6 +37,7 @@ class AnswerCounts:
 
     Attributes:
         variants: Counts of experiments.
+        codes: Counts of items by code.
     """
 
     def __init__(self, counters: CounterStore, subjects: SubjectStore) -> None:
@@ -47,6 +49,7 @@ class AnswerCounts:
         self._sending: Addition | None = None  # perhaps the store has it already: it is repeated as it is
         self._sent_names: set[str] = set()
         self.variants = VariantCounts()
+        self.codes = CodeCounts()
         self._turn = asyncio.Lock()
 
     def note(self, answer: Answered) -> None:
@@ -62,6 +65,7 @@ class AnswerCounts:
         Raises:
             StoreError: It stays here, for the next call.
         """
+        self.codes.add_up()
         async with self._turn:
             if self._sending is None:
                 self._sending = self._take()
@@ -84,6 +88,7 @@ class AnswerCounts:
 
     async def close(self) -> None:
         """Send the rest, if the store takes it in time: both what may have been sent before, and what came since."""
+        self.codes.hurry()
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_SEND_S):
                 await self.try_to_send()
@@ -91,7 +96,7 @@ class AnswerCounts:
 
     def _take(self) -> Addition | None:
         """Turn what waits into an addition; ``None`` if nothing does."""
-        if not self._waiting and self.variants.is_empty:
+        if not self._waiting and self.variants.is_empty and not self.codes.is_due:
             return None
 
         waiting = self._waiting
@@ -103,6 +108,7 @@ class AnswerCounts:
         ]
         of_variants, keys = self.variants.take_counts()
         counts += of_variants
+        counts += self.codes.take_counts()
         used = keys | {name for _, version, placement in waiting for name in (version, placement) if name}
         names = {label: name for name in used if (label := label_of(hash_of(name))) not in self._sent_names}
         return Addition(self._replica, self._number, counts, names)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from model_store.attribution.code_counters import amounts_of_event_by_code, is_counted
 from model_store.attribution.counters import counts_of_event
 from model_store.attribution.experiment_counters import mark_of_event
 from model_store.attribution.keys import AttributionKeys
@@ -14,6 +15,7 @@ from model_store.attribution.token import Attribution, Refusal, hash_subject, su
 from model_store.events.counts import NO_COUNTS, Counts
 from model_store.events.event import KNOWN_TYPES, OWN_TYPE, Event
 from service.attribution.key_ring import KeyRing
+from service.attribution.loaded_codes import LoadedCodes
 from service.store.base import Recorded
 from service.store.client import StoreClient
 from service.telemetry.telemetry import Telemetry
@@ -42,13 +44,22 @@ class EventRecorder:
         keys: Keys of this shop.
         ttl_s: Seconds after an answer for which events count.
         telemetry: Metrics.
+        codes: Codes of items; ``None`` where no model is loaded.
     """
 
-    def __init__(self, store_client: StoreClient, keys: KeyRing, ttl_s: int, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        store_client: StoreClient,
+        keys: KeyRing,
+        ttl_s: int,
+        telemetry: Telemetry,
+        codes: LoadedCodes | None = None,
+    ) -> None:
         self._store_client = store_client
         self._keys = keys
         self._ttl_s = ttl_s
         self._telemetry = telemetry
+        self._codes = codes
 
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Record events; see :meth:`service.store.base.Store.record`.
@@ -83,6 +94,9 @@ class EventRecorder:
         is_other = not found.is_cut and found.rank(event.item_id) is None
         mark = mark_of_event(event, found, is_asker=_is_asker(event, found, keys))
         counts = counts_of_event(event, found)._replace(mark=mark)
+        if not is_other and is_counted(event, found):
+            code = None if self._codes is None else self._codes.first_code(found.version, event.item_id)
+            counts = counts._replace(amounts={**counts.amounts, **amounts_of_event_by_code(event, found, code)})
         return _Checked(event, counts, OTHER_ITEM if is_other else VALID)
 
     def _count(self, checked: Sequence[_Checked]) -> None:

@@ -6,6 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from model_store.attribution.token import Answered, Chance, hash_subject, sign, subject_of
 from model_store.experiments.assignment import Assignment
 from service.attribution.answer_counts import AnswerCounts
@@ -74,6 +77,17 @@ class Signer:
             home = user_id if user_id is not None else session_id or ""
             self._counts.variants.note_exposure(assignment, hash_subject(answer.subject, keys.signing), home)
         return sign(answer, keys.signing)
+
+    def note_items(self, version: str, codes: npt.NDArray[np.int16], rows: npt.NDArray[np.int64]) -> None:
+        """Count the items of an answer by their codes, if answers count as shown.
+
+        Args:
+            version: Version of the model.
+            codes: Codes of its catalogue, ``[items, L]``.
+            rows: Rows of the items, ``[n]``.
+        """
+        if self._is_implicit:
+            self._counts.codes.note(int(time.time()), version, codes, rows)
 
     def note_fallback(self, assignment: Assignment) -> None:
         """Count an answer of the live model in place of that of the variant."""

@@ -307,6 +307,31 @@ EXAMPLES: Mapping[str, Example] = {
             ]
         },
     ),
+    "get_code_attribution": Example(
+        query={"days": 7},
+        answer={
+            "model_version": VERSION,
+            "days": 7,
+            "shown": 84000,
+            "clicks": 2390,
+            "unplaced_clicks": 4,
+            "recent_events": 5210.5,
+            "stability": 0.0312,
+            "codes": [
+                {
+                    "code": 3,
+                    "name": "Children's · Comedy",
+                    "shown": 5120,
+                    "shown_share": 0.061,
+                    "clicks": 180,
+                    "click_through": 0.0352,
+                    "trained_share": 0.054,
+                    "recent_share": 0.071,
+                    "drift": 0.0047,
+                }
+            ],
+        },
+    ),
     "health_live": Example(answer={"status": "live"}),
     "health_ready": Example(
         answer={

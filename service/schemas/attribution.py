@@ -49,6 +49,48 @@ class AttributionResponse(TypedDict):
     days: Annotated[list[AttributionDay], Field(description="oldest first")]
 
 
+class CodeAttributionRow(TypedDict):
+    """What answers showed of the items with one first code, and how the interest in them moved."""
+
+    code: int
+    name: Annotated[str | None, Field(description="name of the prefix; null if it has none")]
+    shown: Annotated[int, Field(description="items shown, as `impressions` counts them")]
+    shown_share: Annotated[float | None, Field(description="of all items shown; null if none was")]
+    clicks: int
+    click_through: Annotated[float | None, Field(description="clicks for each item shown; null if none was")]
+    trained_share: Annotated[float, Field(description="of the interactions that the version was trained on")]
+    recent_share: Annotated[float | None, Field(description="of recent events; null if there are too few")]
+    drift: Annotated[
+        float | None,
+        Field(
+            description="part of `stability` with a sign: above 0 if the share grew, below if it fell; null likewise"
+        ),
+    ]
+
+
+class CodeAttributionResponse(TypedDict):
+    """Answer of `GET /attribution/codes`."""
+
+    model_version: Annotated[str, Field(description="the live version: codes mean nothing in another one")]
+    days: Annotated[int, Field(description="newest days that are added up, today included")]
+    shown: int
+    clicks: int
+    unplaced_clicks: Annotated[
+        int,
+        Field(
+            description="clicks that are in no row: recorded by `etegrec-ingest`, or where the version was not loaded"
+        ),
+    ]
+    recent_events: Annotated[
+        float, Field(description="events behind `recent_share`, each counting half after every half-life")
+    ]
+    stability: Annotated[
+        float | None,
+        Field(description="population stability index of recent events against training; null if there are too few"),
+    ]
+    codes: Annotated[list[CodeAttributionRow], Field(description="first codes that items have, ascending")]
+
+
 def build_attribution_response(
     days: Sequence[str], counters: Sequence[Mapping[str, float]], names: Mapping[str, str]
 ) -> AttributionResponse:

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model_store.attribution.share_shifts import psi_parts, smoothed_shares
+
 MATERIAL = 0.1
 """Smallest PSI that matters, however many events show it."""
 
@@ -69,8 +71,8 @@ def compare_shares(before: Events, since: Events) -> Stability | None:
         return None
 
     old, new = (np.bincount(each.bins, minlength=len(kept)) for each in (before, since))
-    p, q = (_smoothed(counts) for counts in (old, new))
-    parts = (q - p) * np.log(q / p)
+    p, q = (smoothed_shares(counts) for counts in (old, new))
+    parts = psi_parts(p, q)
     largest = int(np.argmax(parts))
 
     spread = sum(_design_effect(each, len(kept)) / len(each.bins) for each in (before, since))
@@ -91,11 +93,6 @@ def _take_rare_together(before: Events, since: Events) -> tuple[Int64Array, Even
     if counts[~is_kept].sum():
         kept = np.append(kept, -1)
     return kept, before._replace(bins=number[before.bins]), since._replace(bins=number[since.bins])
-
-
-def _smoothed(counts: Int64Array) -> Float64Array:
-    """Return shares ``[B]``, none of which is 0."""
-    return np.asarray((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
 
 
 def _design_effect(events: Events, bins: int) -> float:

@@ -194,6 +194,10 @@ class AsyncClient:
         """Return what the answers of the newest days led to; needs a key with the scope admin."""
         return await self._send(calls.get_attribution(days))
 
+    async def get_code_attribution(self, *, days: int = 7) -> t.CodeAttributionResponse:
+        """Return what was shown and clicked by first code, and drift; needs a key with the scope admin."""
+        return await self._send(calls.get_code_attribution(days))
+
     async def get_model(self) -> dict[str, Any]:
         """Show the manifest of the model that answers."""
         return await self._send(calls.get_model())

@@ -175,6 +175,11 @@ def get_attribution(days: int) -> Call[t.AttributionResponse]:
     return Call("GET", "/attribution", query=_given(days=days))
 
 
+def get_code_attribution(days: int) -> Call[t.CodeAttributionResponse]:
+    """Return the call of ``GET /attribution/codes``."""
+    return Call("GET", "/attribution/codes", query=_given(days=days))
+
+
 def get_model() -> Call[dict[str, Any]]:
     """Return the call of ``GET /model``."""
     return Call("GET", "/model")

@@ -190,6 +190,10 @@ class Client:
         """Return what the answers of the newest days led to; needs a key with the scope admin."""
         return self._send(calls.get_attribution(days))
 
+    def get_code_attribution(self, *, days: int = 7) -> t.CodeAttributionResponse:
+        """Return what was shown and clicked by first code, and drift; needs a key with the scope admin."""
+        return self._send(calls.get_code_attribution(days))
+
     def get_model(self) -> dict[str, Any]:
         """Show the manifest of the model that answers."""
         return self._send(calls.get_model())

@@ -81,6 +81,7 @@ async def test_every_endpoint_asks_for_its_own_scope_and_no_other(tmp_path: Path
         ("POST", "/recommend/why-not"): "read",
         ("POST", "/events"): "events",
         ("GET", "/attribution"): "admin",
+        ("GET", "/attribution/codes"): "admin",
         ("POST", "/placements/preview"): "read",
         ("POST", "/items/preview"): "read",
         ("GET", "/placements"): "read",

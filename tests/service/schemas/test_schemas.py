@@ -55,6 +55,7 @@ REQUESTS: list[tuple[str, str, Any]] = [
     ("GET", "/popular", None),
     ("GET", "/trending", None),
     ("GET", "/attribution", None),
+    ("GET", "/attribution/codes", None),
     ("GET", "/model", None),
     ("GET", "/models", None),
     ("GET", "/health/live", None),

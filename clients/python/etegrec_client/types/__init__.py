@@ -3,7 +3,13 @@
 `GET /docs` of a running service says what each field means. The project's tests compare all of these with it.
 """
 
-from etegrec_client.types.attribution import AttributionDay, AttributionResponse, AttributionRow
+from etegrec_client.types.attribution import (
+    AttributionDay,
+    AttributionResponse,
+    AttributionRow,
+    CodeAttributionResponse,
+    CodeAttributionRow,
+)
 from etegrec_client.types.experiments import (
     ComparisonReport,
     DayReport,
@@ -121,6 +127,8 @@ __all__ = [
     "CanaryEndReport",
     "CanaryFigures",
     "CanaryReport",
+    "CodeAttributionResponse",
+    "CodeAttributionRow",
     "CodeExposure",
     "CodeReason",
     "CodeStanding",

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from etegrec_client.types import CodesResponse, NextCode, RecommendResponse
+from etegrec_client import AccessDenied
+from etegrec_client.types import CodeAttributionResponse, CodesResponse, NextCode, RecommendResponse
 from nicegui import ui
 
 from console.api.service_api import ServiceApi
 from console.pages.frame import Backend, page_frame
 from console.parts import Section, Text, code_path, heading, item_link, note, number, share, show_empty, table
 from console.views.charts import Box, colours_of, shade, treemap
+from console.views.code_interest import colours_by_code, is_measured, show_interest, show_interest_table
 
 LISTED = 20
 """Items of a group that are listed, the most popular ones."""
@@ -25,16 +27,40 @@ MASS_ITEMS = 100
 _COLOURS = {
     "category": "by main category",
     "popularity": "by interactions an item",
+    "exposure": "by how often answers show it",
+    "clicks": "by clicks for each item shown",
+    "drift": "by drift since training",
     "user": "by one user's probability",
 }
+
+MEASURED = frozenset({"exposure", "clicks", "drift"})
+"""Colours that need what answers led to."""
+
+DAYS = 7
+"""Days of answers that are added up."""
 
 
 @dataclass(frozen=True)
 class TreeState:
-    """One place in the tree, and the best items of a user if one was given."""
+    """One place in the tree, the best items of a user if one was given, and what answers led to if that is shown.
+
+    Attributes:
+        group: The place.
+        answer: Best items of the user.
+        interest: What answers led to, by first code; ``None`` below the root, and unless it is asked for.
+        is_refused: Whether the key may not see what answers led to.
+    """
 
     group: CodesResponse
     answer: RecommendResponse | None
+    interest: CodeAttributionResponse | None = None
+    is_refused: bool = False
+
+    def colour_of(self, chosen: str) -> str:
+        """Return what colours mean: what was chosen, or the main category where that is not known."""
+        if chosen not in MEASURED:
+            return chosen
+        return chosen if self.interest is not None and is_measured(self.interest, chosen) else "category"
 
 
 def tree_url(prefix: Sequence[int], colour: str, user_id: str) -> str:
@@ -63,7 +89,7 @@ def show_code_tree(backend: Backend, prefix_text: str, colour: str, user_id: str
         def show(state: TreeState) -> None:
             _show_tree(state, colour, user_id)
 
-        Section(lambda: load_tree(api, prefix, user_id), show, "Reading the tree …").start()
+        Section(lambda: load_tree(api, prefix, colour, user_id), show, "Reading the tree …").start()
 
 
 def _show_controls(prefix: Sequence[int], colour: str, user_id: str) -> None:
@@ -78,14 +104,18 @@ def _show_controls(prefix: Sequence[int], colour: str, user_id: str) -> None:
         ui.button("Show this user", on_click=lambda: choose("user")).props("outline")
 
 
-async def load_tree(api: ServiceApi, prefix: Sequence[int], user_id: str) -> TreeState:
-    """Return one place in the tree, and the best items of a user if one is given."""
+async def load_tree(api: ServiceApi, prefix: Sequence[int], colour: str, user_id: str) -> TreeState:
+    """Return one place in the tree, with the best items of a user if one is given, and what the colour needs."""
     looking = api.looking
     group = await (looking.items_by_codes(prefix, limit=LISTED) if prefix else looking.first_codes(limit=LISTED))
-    if not user_id:
-        return TreeState(group, None)
-    answer = await looking.recommend(user_id=user_id, k=MASS_ITEMS, exclude_seen=False)
-    return TreeState(group, answer)
+    answer = await looking.recommend(user_id=user_id, k=MASS_ITEMS, exclude_seen=False) if user_id else None
+    if colour not in MEASURED or prefix:
+        return TreeState(group, answer)
+    try:
+        interest = await api.acting.get_code_attribution(days=DAYS)
+    except AccessDenied:
+        return TreeState(group, answer, is_refused=True)
+    return TreeState(group, answer, interest)
 
 
 def mass_below(answer: RecommendResponse, prefix: Sequence[int]) -> dict[int, float]:
@@ -106,9 +136,13 @@ def _show_tree(state: TreeState, colour: str, user_id: str) -> None:
     note(f"{number(group['total'])} visible items, in {number(len(group['next_codes']))} groups at the next level.")
     mass = mass_below(state.answer, group["prefix"]) if state.answer is not None else {}
     _show_user_note(state.answer, mass, user_id)
+    if colour in MEASURED:
+        show_interest(state.interest, colour, is_refused=state.is_refused)
 
     if group["next_codes"]:
-        _show_boxes(group, colour, user_id, mass)
+        _show_boxes(state, colour, user_id, mass)
+        if state.interest is not None:
+            show_interest_table(state.interest, lambda row: tree_url([row["code"]], colour, user_id))
         _show_groups(group, colour, user_id, mass, has_user=state.answer is not None)
     _show_traits(group)
     heading(2, "Most popular items here")
@@ -154,19 +188,24 @@ def _label(prefix: Sequence[int], each: NextCode) -> str:
     return f"{path}, mostly {each['category']}" if each["category"] else path
 
 
-def _show_boxes(group: CodesResponse, colour: str, user_id: str, mass: dict[int, float]) -> None:
+def _show_boxes(state: TreeState, chosen: str, user_id: str, mass: dict[int, float]) -> None:
     """Add the treemap; a click on a box opens it."""
+    group = state.group
+    colour = state.colour_of(chosen)
     nexts = group["next_codes"]
     prefix = group["prefix"]
     by_category = colours_of([each["category"] for each in nexts])
     most = max((each["popularity"] / each["items"] for each in nexts), default=0) or 1
     largest = max(mass.values(), default=0) or 1
+    of_code = {} if state.interest is None else colours_by_code(state.interest, chosen)
 
     def colour_of(each: NextCode) -> str:
         if colour == "popularity":
             return shade(each["popularity"] / each["items"] / most)
         if colour == "user":
             return shade(mass.get(each["code"], 0) / largest)
+        if colour in MEASURED:
+            return of_code.get(each["code"], shade(0))
         return by_category[each["category"]]
 
     boxes = [
@@ -182,7 +221,7 @@ def _show_boxes(group: CodesResponse, colour: str, user_id: str, mass: dict[int,
 
     def open_box(event: Any) -> None:
         code = nexts[event.data_index]["code"] if event.data is None else int(event.data["id"])
-        ui.navigate.to(tree_url([*prefix, code], colour, user_id))
+        ui.navigate.to(tree_url([*prefix, code], chosen, user_id))
 
     chart = ui.echart(treemap(boxes, "groups"), on_point_click=open_box).classes("card chart tall")
     chart.props('role="img" aria-label="Groups as boxes; the table below lists them, with links"')

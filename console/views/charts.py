@@ -177,9 +177,18 @@ def colours_of(values: Sequence[str | None]) -> dict[str | None, str]:
     return colours
 
 
+def two_way_shade(part: float) -> str:
+    """Return a colour between two: blue the nearer to 1, brown the nearer to -1, grey at 0; white text is readable."""
+    return shade(part) if part >= 0 else _blend((92, 107, 122), (122, 62, 0), -part)
+
+
 def shade(part: float) -> str:
     """Return a blue that is the darker the larger the part of 1; white text is readable on all of them."""
+    return _blend((92, 107, 122), (7, 62, 112), part)
+
+
+def _blend(light: tuple[int, int, int], dark: tuple[int, int, int], part: float) -> str:
+    """Return the colour that lies a part of the way from one to another."""
     part = min(1.0, max(0.0, part))
-    light, dark = (92, 107, 122), (7, 62, 112)
     red, green, blue = (round(low + (high - low) * part) for low, high in zip(light, dark, strict=True))
     return f"#{red:02x}{green:02x}{blue:02x}"

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from console.views.charts import PALETTE, Box, Interval, colours_of, interval_chart, paired_bars, plain, shade, treemap
+from console.views.charts import (
+    PALETTE,
+    Box,
+    Interval,
+    colours_of,
+    interval_chart,
+    paired_bars,
+    plain,
+    shade,
+    treemap,
+    two_way_shade,
+)
 
 
 def contrast_with_white(colour: str) -> float:
@@ -14,7 +25,10 @@ def contrast_with_white(colour: str) -> float:
     return 1.05 / (0.05 + 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
 
 
-@pytest.mark.parametrize("colour", [*PALETTE, *colours_of([]).values(), *(shade(part / 10) for part in range(-1, 12))])
+SHADES = [scale(part / 10) for scale in (shade, two_way_shade) for part in range(-12, 13)]
+
+
+@pytest.mark.parametrize("colour", [*PALETTE, *colours_of([]).values(), *SHADES])
 def test_white_labels_are_readable_on_every_box(colour: str) -> None:
     assert contrast_with_white(colour) >= 4.5
 

@@ -1,6 +1,6 @@
 """Counters of what answers showed, and what was clicked, by the first code of the items.
 
-They stand beside the other counters of a day (:mod:`model_store.attribution.counters`), as
+They are kept beside the other counters of a day (:func:`model_store.events.counts.codes_of_day`), as
 ``c|<version>.<code>|<what>``. ``<what>`` is ``#shown`` or ``click``, as it is there. A code means nothing outside of
 its version. Clicks on items whose code is not known to whoever records them count under the code ``?``. There are no
 counters of longer prefixes: with 256 codes a level there may be 65,536 of two codes, on each day.
@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from model_store.attribution.counters import BAR, SHOWN
 from model_store.attribution.names import hash_of, label_of
 from model_store.attribution.token import Attribution
+from model_store.events.counts import BY_CODE
 from model_store.events.event import IMPRESSION, Event
-
-CODE = "c"
-"""First part of the names of these counters."""
 
 CLICK = "click"
 UNKNOWN = "?"
@@ -46,7 +44,7 @@ def amounts_of_codes(version: str, shown: Mapping[int, int]) -> dict[str, float]
         shown: Number of items shown by first code.
     """
     label = label_of(hash_of(version))
-    return {f"{CODE}{BAR}{label}.{code}{BAR}{SHOWN}": float(count) for code, count in shown.items() if count}
+    return {f"{BY_CODE}{label}.{code}{BAR}{SHOWN}": float(count) for code, count in shown.items() if count}
 
 
 def is_counted(event: Event, attribution: Attribution) -> bool:
@@ -63,7 +61,7 @@ def amounts_of_event_by_code(event: Event, attribution: Attribution, code: int |
         code: First code of its item in the version that answered; ``None`` if it is not known.
     """
     what = CLICK if event.type == CLICK else SHOWN
-    return {f"{CODE}{BAR}{label_of(attribution.version)}.{UNKNOWN if code is None else code}{BAR}{what}": 1.0}
+    return {f"{BY_CODE}{label_of(attribution.version)}.{UNKNOWN if code is None else code}{BAR}{what}": 1.0}
 
 
 def tally_codes(days: Iterable[Mapping[str, float]], version: str) -> CodeTally:
@@ -73,7 +71,7 @@ def tally_codes(days: Iterable[Mapping[str, float]], version: str) -> CodeTally:
         days: Counters of each day by name.
         version: Version of the model.
     """
-    beginning = f"{CODE}{BAR}{label_of(hash_of(version))}."
+    beginning = f"{BY_CODE}{label_of(hash_of(version))}."
     found = CodeTally()
     for amounts in days:
         for name, amount in amounts.items():

@@ -5,7 +5,7 @@ A counter's name has parts between bars:
     v|<version>|<what>       v|2f1a09c4|click
     p|<placement>|<what>     p|77aa01de|purchase|EUR
     x|<experiment>.<variant>|<what>, see :mod:`model_store.attribution.experiment_counters`
-    c|<version>.<code>|<what>, see :mod:`model_store.attribution.code_counters`
+    c|<version>.<code>|<what>, kept apart, see :mod:`model_store.attribution.code_counters`
 
 Versions and placements stand for themselves as hashes (:mod:`model_store.attribution.names`): a name may hold anything,
 and whoever counts an event need not know it. ``<what>`` is one of
@@ -119,11 +119,9 @@ class Row(NamedTuple):
 def rows_of(amounts: Mapping[str, float], kinds: Iterable[str] = (VERSION, PLACEMENT)) -> list[Row]:
     """Return the counters of a day by version and placement, in order. Counters of other kinds are left out."""
     found: dict[tuple[str, str], Row] = {}
-    beginnings = tuple(f"{kind}{BAR}" for kind in kinds)
-    for name in sorted(name for name in amounts if name.startswith(beginnings)):
-        amount = amounts[name]
+    for name, amount in sorted(amounts.items()):
         kind, label, *what = name.split(BAR)
-        if what:
+        if kind in kinds and what:
             empty = Row(kind, label, 0, 0, {}, {})
             found[kind, label] = _with_amount(found.get((kind, label), empty), what, amount)
     return list(found.values())

@@ -14,6 +14,8 @@
     events:counts:<seconds>                  zset    no, trimmed         decayed counts of events, by item and half-life
     counters:<day>                           hash    no, deleted by age  what answers of that day led to, see
                                                                          :mod:`model_store.attribution.counters`
+    counters:<day>:codes                     hash    no, deleted by age  the same by code, see
+                                                                         :mod:`model_store.attribution.code_counters`
     counters:names                           hash    no                  names by their hash in those counters
     counters:added:<replica>                 string  yes                 number of the last counts that a replica added
     attribution:key                          string  no                  key that signs attributions, where no setting

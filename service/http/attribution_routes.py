@@ -8,6 +8,7 @@ from functools import partial
 from starlette.requests import Request
 
 from model_store.attribution.counters import days_until
+from model_store.events.counts import codes_of_day
 from service.answers.code_interest import build_code_attribution
 from service.http.endpoints import Endpoint, read_query
 from service.schemas.attribution import (
@@ -39,7 +40,8 @@ async def get_code_attribution(service: Service, request: Request) -> CodeAttrib
     query = read_query(request, AttributionQuery)
     with service.models.lease() as serving:
         model = serving.model
-        counters = await service.store_client.store.counters.read(days_until(int(time.time()), query.days))
+        days = [codes_of_day(day) for day in days_until(int(time.time()), query.days)]
+        counters = await service.store_client.store.counters.read(days)
         events = await service.trends.popular_counts(model.catalogue)
         return await service.lookups.run(partial(build_code_attribution, model, query.days, counters, events))
 

@@ -35,7 +35,10 @@ class CounterStore(ABC):
 
     @abstractmethod
     async def read(self, days: Sequence[str]) -> list[dict[str, float]]:
-        """Return the counters of each day by name; empty for a day without any."""
+        """Return the counters of each day by name; empty for a day without any.
+
+        Those by code are read under :func:`~model_store.events.counts.codes_of_day`.
+        """
 
     @abstractmethod
     async def names(self) -> dict[str, str]:
@@ -43,7 +46,7 @@ class CounterStore(ABC):
 
     @abstractmethod
     async def delete(self, days: Sequence[str]) -> None:
-        """Delete the counters of days."""
+        """Delete the counters of days, those by code as well."""
 
     @abstractmethod
     async def key(self, proposed: bytes) -> bytes:

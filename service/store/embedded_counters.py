@@ -9,7 +9,7 @@ from pathlib import Path
 from model_store.attribution.keys import STORED_BYTES, STORED_NAME
 from model_store.durable_files import write_durably
 from model_store.errors import StoreCorrupt
-from model_store.events.counts import Counts, by_day
+from model_store.events.counts import Counts, by_day, codes_of_day
 from model_store.events.disk_reserve import disk_error
 from model_store.events.event_log import CounterLine, CounterNamesLine, DroppedCountersLine
 from service.store.counter_store import Addition, CounterStore
@@ -52,7 +52,7 @@ class EmbeddedCounters(CounterStore):
 
     async def delete(self, days: Sequence[str]) -> None:
         """Log the deletion of the days that have counters."""
-        found = tuple(day for day in days if day in self._state.days)
+        found = tuple(day for day in (*days, *map(codes_of_day, days)) if day in self._state.days)
 
         def step(batch: Batch) -> int:
             return batch.add_line(DroppedCountersLine(days=found))

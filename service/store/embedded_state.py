@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
-from model_store.events.counts import Counts, add_all
+from model_store.events.counts import Counts, add_all, by_day
 from model_store.events.event import IMPRESSION, NEGATIVE_TYPES
 from model_store.events.event_log import (
     CanaryLine,
@@ -108,7 +108,8 @@ class CounterState:
 
     def add(self, counts: Counts) -> None:
         """Add amounts."""
-        add_all(self.days.setdefault(counts.day, {}), counts.amounts)
+        for day, amounts in by_day([counts]).items():
+            add_all(self.days.setdefault(day, {}), amounts)
 
     def apply(self, line: CounterLine | CounterNamesLine | DroppedCountersLine) -> None:
         """Apply one line."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from model_store.events.counts import add_all, by_day
+from model_store.events.counts import add_all, by_day, codes_of_day
 from model_store.replication import redis_keys
 from service.store import redis_scripts
 from service.store.counter_store import Addition, CounterStore
@@ -72,7 +72,7 @@ class RedisCounters(CounterStore):
         """Delete hashes. They have no expiry: Redis would drop keys with one first when memory is short."""
         for part in self._keys.parts:
             async with self._connection.background() as redis:
-                await redis.unlink(*map(part.counters, days))
+                await redis.unlink(*map(part.counters, (*days, *map(codes_of_day, days))))
 
     async def key(self, proposed: bytes) -> bytes:
         """Read the key; only if there is none, set it, unless another replica was faster."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from model_store.events.counts import NO_COUNTS, Counts
+from model_store.events.counts import NO_COUNTS, Counts, by_day
 from model_store.events.event import IMPRESSION, NEGATIVE_TYPES, Event
 from model_store.events.event_queue import EventBacklog
 from model_store.events.history_entry import letter_of
@@ -83,7 +83,7 @@ class RedisEvents:
 
         for at in range(0, len(rows), _EVENTS_PER_CALL):
             part = rows[at : at + _EVENTS_PER_CALL]
-            days = list(dict.fromkeys(counts.day for _, counts in part if counts.amounts))
+            days = list(by_day(counts for _, counts in part))
             keys = [names.events, names.seen, *decayed, *map(names.counters, days)]
             experiments = list(dict.fromkeys(counts.mark.experiment for _, counts in part if counts.mark is not None))
             keys += keys_of(names, experiments)
@@ -192,8 +192,9 @@ def _event_args(event: Event) -> list[Arg]:
 
 
 def _encode_counts(counts: Counts, days: Sequence[str]) -> str:
-    """Return the place of the day among ``days``, then each name and amount, with blanks between; or nothing."""
-    if not counts.amounts:
-        return ""
-    amounts = " ".join(f"{name} {amount!r}" for name, amount in counts.amounts.items())
-    return f"{days.index(counts.day) + 1} {amounts}"
+    """Return for each day its place among ``days``, then each name and amount, with blanks between; or nothing."""
+    groups = []
+    for day, amounts in by_day([counts]).items():
+        named = " ".join(f"{name} {amount!r}" for name, amount in amounts.items())
+        groups.append(f"{days.index(day) + 1} {named}")
+    return ";".join(groups)

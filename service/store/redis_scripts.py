@@ -73,7 +73,8 @@ RECORD = (
 --       then per event: id, item id ('': it does not count for trends), Unix time, JSON, entry of the history ('': it
 --       is none), what it adds to counters, what it says about a subject: '' for nothing, else the place of its
 --       experiment and a blank before it; last the traceparent that all came with, or ''
--- What an event adds: '' for nothing, else the place of its day, then names and amounts, all with blanks between.
+-- What an event adds: '' for nothing, else for each day its place, then names and amounts, all with blanks between; a
+-- semicolon between two days, such as a day and that of its counters by code.
 -- Returns how many events were new, and how many of the oldest were dropped from the stream.
 -- The history comes first: if its key holds another type, the event leaves no trace and can be repeated. And the first
 -- write must be one that needs memory: Redis lets a script that has written anything go on although memory is full.
@@ -137,9 +138,11 @@ for i = first, #KEYS do
     end
     redis.call('ZADD', KEYS[2], now, ARGV[at])
     accepted = accepted + 1
-    local day = string.match(ARGV[at + 5], '^%d+')
-    for name, amount in string.gmatch(ARGV[at + 5], ' (%S+) (%S+)') do
-      redis.call('HINCRBYFLOAT', KEYS[2 + kinds + day], name, amount)
+    for added in string.gmatch(ARGV[at + 5], '[^;]+') do
+      local day = string.match(added, '^%d+')
+      for name, amount in string.gmatch(added, ' (%S+) (%S+)') do
+        redis.call('HINCRBYFLOAT', KEYS[2 + kinds + day], name, amount)
+      end
     end
     local place, said = string.match(ARGV[at + 6], '^(%d+) (.*)$')
     if place then

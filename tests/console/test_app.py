@@ -51,6 +51,8 @@ def test_every_page_works_without_internet_and_without_complaints(service: str, 
             ("/", "All is well"),
             ("/ask?user=u1", "The model searched for this answer"),  # or kept from the other width
             ("/codes?user=u1", "User's probability"),
+            ("/codes?colour=exposure", "All items"),
+            ("/ask?user=u1&beside=candidate", "No version is the candidate"),
             ("/items?query=long", "onerror"),
             ("/item?id=bad", "onerror"),
             ("/item?id=rtl", "right to left"),

@@ -25,6 +25,8 @@ PAGES = (
         "/ask?user=u1&beside=candidate",
         "/codes",
         "/codes?user=u1&colour=user",
+        "/codes?colour=exposure",
+        "/codes?colour=drift",
         "/items",
         "/items?query=no-such-item",
     ),

@@ -14,7 +14,7 @@ import pytest
 
 from model_store.attribution.code_counters import tally_codes
 from model_store.bundle.registry import ModelStore
-from model_store.events.counts import by_day
+from model_store.events.counts import by_day, codes_of_day
 from service.attribution.code_counts import MOST_WAITING, SEND_S, CodeCounts
 from service.service import Service
 from tests.support.service_harness import Json, live_store, loaded_model, serving, until
@@ -52,8 +52,8 @@ def test_answers_add_up_by_day_version_and_code() -> None:
     assert counts.is_due
     days = by_day(counts.take_counts())
     assert {day: tally_codes([amounts], "v1").shown for day, amounts in days.items()} == {
-        "1970-01-01": {3: 4, 7: 1, 5: 1},
-        "1970-01-02": {7: 1},
+        codes_of_day("1970-01-01"): {3: 4, 7: 1, 5: 1},
+        codes_of_day("1970-01-02"): {7: 1},
     }
     assert tally_codes(days.values(), "v2").shown == {0: 1}
     counts.hurry()

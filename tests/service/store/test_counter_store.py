@@ -13,7 +13,7 @@ from redis import Redis
 
 from model_store.attribution.keys import STORED_NAME
 from model_store.errors import StoreCorrupt
-from model_store.events.counts import NO_COUNTS, Counts
+from model_store.events.counts import NO_COUNTS, Counts, codes_of_day
 from model_store.events.event import Event
 from service.store.base import Recorded, Store
 from service.store.counter_store import Addition
@@ -139,6 +139,26 @@ async def test_everything_is_there_after_a_restart(open_store: Opener) -> None:
             assert await again.counters.names() == {"0000000a": "name"}
             assert await again.counters.key(b"x" * 32) == key
             assert await again.record([event(1)], counts=[clicks()]) == Recorded(0, 1)
+
+
+async def test_counters_by_code_are_kept_apart_with_their_day(open_store: Opener) -> None:
+    by_code = {"c|0000000a.3|click": 1.0}
+    counts = clicks()._replace(amounts={**clicks().amounts, **by_code})
+    async with opened(open_store) as first:
+        events = [event(number) for number in range(20)]
+        await first.record(events, counts=[counts, NO_COUNTS] * 10)
+        await first.record(events, counts=[counts] * 20)  # all of them are known
+        await first.counters.add(Addition("r", 1, [Counts(DAY, {"c|0000000a.3|#shown": 7.0})], {}))
+        await first.counters.add(Addition("r", 2, [counts._replace(day="2026-01-01")], {}))
+        await first.counters.delete(["2026-01-01"])
+    for _ in range(2):
+        async with opened(open_store) as again:
+            [found, codes, *deleted] = await again.counters.read(
+                [DAY, codes_of_day(DAY), "2026-01-01", codes_of_day("2026-01-01")]
+            )
+            assert found == {"v|0000000a|click": 10, "v|0000000a|click|EUR": 2.5}
+            assert codes == {"c|0000000a.3|click": 10, "c|0000000a.3|#shown": 7}
+            assert deleted == [{}, {}]
 
 
 async def test_only_the_owner_may_read_the_key_of_the_embedded_store(tmp_path: Path) -> None:

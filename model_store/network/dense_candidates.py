@@ -105,15 +105,16 @@ def nearest_leaves(
     leaves = pool.shape[0]
     score = functional.linear(user, pool) + rule_mask
     # One spare slot takes what is no leaf; n more keep the top n defined where fewer leaves are open.
-    score = torch.cat([score, torch.full((score.shape[0], count + 1), DEAD, device=score.device)], dim=1)
+    spare = torch.full((score.shape[0], count + 1), DEAD, device=score.device)
+    score = torch.cat([score, spare, listed.dense], dim=1)
     score = score.scatter_add(1, _place_in_pool(added.leaf, leaves), added.value)
     at = _place_in_pool(excluded, leaves)
     score = score.scatter(1, at, torch.full_like(at, DEAD, dtype=score.dtype))
 
-    in_pool = score.shape[1]
-    dense, pick = torch.cat([score, listed.dense], dim=1).topk(count, dim=1)
-    of_list = listed.leaf.gather(1, (pick - in_pool).clamp(min=0))
-    leaf = torch.where(pick < in_pool, pick, of_list)
+    dense, pick = score.topk(count, dim=1)
+    leaf_of = functional.pad(listed.leaf, (1, 0), value=-1)  # never empty
+    of_list = leaf_of.gather(1, (pick - leaves - count).clamp(min=0))
+    leaf = torch.where(pick < leaves, pick, of_list)
     return DenseCandidates(torch.where(dense > DEAD, leaf, -1), dense)
 
 

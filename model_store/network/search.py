@@ -246,12 +246,21 @@ class BeamSearch(nn.Module):
     def _listed_leaves(
         self, requests: RequestTensors, catalogue: CatalogueTensors, user: Tensor, repeats: Tensor
     ) -> ListedLeaves:
-        """Return the leaves of histories and neighbours with their dense scores."""
-        place = torch.arange(requests.history.shape[1], device=user.device)
-        history = torch.where(place < requests.lengths[:, None], requests.history, -1)
-        vectors = catalogue.vectors(torch.cat([history, requests.neighbours], dim=1).clamp(min=0))
+        """Return the leaves of histories and neighbours with their dense scores; none if the pool holds all leaves."""
+        # All columns where the pool is empty, and none where it is not small, by a division: the exporter would take a
+        # comparison for settled. Of a small pool some are left, and its own leaves are not chosen twice.
+        scarcity = catalogue.pool.shape[0] + 1
+        items = requests.history.shape[1] // scarcity
+        others = requests.neighbours.shape[1] // scarcity
+        history = requests.history[:, :items]
+        neighbours = requests.neighbours[:, :others]
+
+        place = torch.arange(items, device=user.device)
+        history = torch.where(place < requests.lengths[:, None], history, -1)
+        vectors = catalogue.vectors(torch.cat([history, neighbours], dim=1).clamp(min=0))
         cosine = (vectors @ user[:, :, None]).squeeze(2)
-        return ListedLeaves.of(cosine, history, repeats, requests.neighbours, requests.neighbour_scores)
+        scores = requests.neighbour_scores[:, :others]
+        return ListedLeaves.of(cosine, history, repeats[:, :items], neighbours, scores)
 
     def _dense_users(self, requests: RequestTensors, memory: Memory) -> tuple[Tensor, Tensor]:
         """Return what :meth:`dense_users` returns."""

@@ -146,6 +146,9 @@ class Exchange:
             raise
         except Exception:
             log.exception("app_failed")
+        finally:
+            # They refer back to this exchange: left there, each request would wait for a collection of garbage.
+            self._scope["extensions"].clear()
 
         if not self._is_over:
             self._link.drop()

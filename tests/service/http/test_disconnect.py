@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 from starlette.requests import Request
@@ -11,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import ClientGone
 from service.http.disconnect import run_until_client_leaves
+from service.http.exchange import WATCH_CLIENT
 from tests.support.raw_http import HOST, raw_server, read_answer
 from tests.support.service_harness import until
 
@@ -112,3 +115,26 @@ async def test_a_client_that_left_before_the_work_began_ends_it() -> None:
         await writer.drain()
         writer.close()
         await until(lambda: ended == ["gone"])
+
+
+async def test_an_answered_request_is_freed_at_once_and_not_by_the_next_collection_of_garbage() -> None:
+    """Collections are rare in a server, and while one runs no thread runs Python."""
+    exchanges: list[weakref.ref[object]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        exchanges.append(weakref.ref(scope["extensions"][WATCH_CLIENT].__self__))
+        answer = await run_until_client_leaves(Request(scope, receive), asyncio.sleep(0, "answer"))
+        await PlainTextResponse(answer)(scope, receive, send)
+
+    gc.disable()
+    try:
+        async with raw_server(app) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            for _ in range(3):
+                writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+                assert (await read_answer(reader)).body == b"answer"
+            await until(lambda: not server.state.tasks)
+            assert [each() for each in exchanges] == [None, None, None]
+            writer.close()
+    finally:
+        gc.enable()

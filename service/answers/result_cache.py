@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
+from weakref import ref
 
 from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import SearchRequest, SearchResult
@@ -50,7 +51,8 @@ class AnswerKey(NamedTuple):
 class ResultCache:
     """The most recently used answers about one catalogue. Used from one event loop.
 
-    A catalogue object stands for its version and revision: with another one the cache begins anew.
+    A catalogue object stands for its version and revision: with another one the cache begins anew. It is not kept alive
+    here: the model of an alias is freed although nobody asks it again.
 
     Args:
         entries: Largest number of cached answers; 0 turns the cache off.
@@ -62,7 +64,7 @@ class ResultCache:
         self._entries = entries
         self._ttl_s = ttl_s
         self._clock = clock
-        self._catalogue: Catalogue | None = None
+        self._catalogue: ref[Catalogue] | None = None
         # Each answer with the time at which it expires.
         self._cached: OrderedDict[AnswerKey, tuple[float, SearchResult]] = OrderedDict()
 
@@ -76,8 +78,8 @@ class ResultCache:
 
     def find(self, catalogue: Catalogue, key: AnswerKey) -> SearchResult | None:
         """Return the cached answer, if there is one and it has not expired."""
-        if catalogue is not self._catalogue:
-            self._catalogue = catalogue
+        if not self._is_about(catalogue):
+            self._catalogue = ref(catalogue)
             self._cached.clear()
 
         expires, found = self._cached.get(key, (0.0, None))
@@ -92,10 +94,13 @@ class ResultCache:
 
     def keep(self, catalogue: Catalogue, key: AnswerKey, found: SearchResult) -> None:
         """Cache an answer, unless the catalogue has changed since the request came, or the key is a large one."""
-        if not self.is_on or catalogue is not self._catalogue or key.size > LARGEST_KEY:
+        if not self.is_on or not self._is_about(catalogue) or key.size > LARGEST_KEY:
             return
 
         self._cached[key] = (self._clock() + self._ttl_s, found)
         self._cached.move_to_end(key)
         if len(self._cached) > self._entries:
             self._cached.popitem(last=False)
+
+    def _is_about(self, catalogue: Catalogue) -> bool:
+        return self._catalogue is not None and self._catalogue() is catalogue

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 
 from model_store.catalogue.catalogue import Catalogue
@@ -81,3 +84,18 @@ def test_the_key_ends_where_the_model_stops_reading_and_an_empty_cache_keeps_not
     cache = ResultCache(0, 60.0)
     cache.keep(CATALOGUE, key(1), answer(1))
     assert rows(cache, CATALOGUE, 1) is None
+
+
+def test_a_catalogue_that_nobody_else_uses_is_freed() -> None:
+    """Else a model that lost its alias would stay in memory for as long as nobody asks for the next one."""
+    catalogue = small_catalogue()
+    is_there = weakref.ref(catalogue)
+    cache = ResultCache(10, 60.0)
+    assert rows(cache, catalogue, 1) is None
+    cache.keep(catalogue, key(1), answer(1))
+    assert rows(cache, catalogue, 1) == [1]
+
+    del catalogue
+    gc.collect()
+    assert is_there() is None
+    assert rows(cache, small_catalogue(), 1) is None

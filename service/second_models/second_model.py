@@ -136,17 +136,24 @@ class SecondModel(ModelSlot):
         if self.current is None:
             return
         version = self.current.version
+        upkeep = self._upkeep
         await self.close()
-        await self.close_upkeep()
-        self._budget.free(self.name)
+        await self._close_upkeep(upkeep)
+        if self._upkeep is None:  # else another version has begun to load meanwhile, and what is taken is its own
+            self._budget.free(self.name)
         self._show()
         log.info("second_model_freed", alias=self.name, version=version)
 
     async def close_upkeep(self) -> None:
         """Stop following changes; for a service that ends while a model is being loaded, and after a failure."""
-        if self._upkeep is not None:
-            await self._upkeep.close()
-            self._upkeep = None
+        await self._close_upkeep(self._upkeep)
+
+    async def _close_upkeep(self, upkeep: Upkeep | None) -> None:
+        """Stop what keeps one model up to date; that of the next one, which may be there by now, goes on."""
+        if upkeep is not None:
+            await upkeep.close()
+            if self._upkeep is upkeep:
+                self._upkeep = None
 
     async def end(self) -> None:
         """Let the model go because its trial was ended."""

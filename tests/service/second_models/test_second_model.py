@@ -39,6 +39,24 @@ async def test_changes_are_followed_for_it_only_as_long_as_it_is_there(tmp_path:
         assert (model.current, followers()) == (None, 1)
 
 
+async def test_one_that_is_loaded_while_another_is_drained_keeps_what_it_needs(tmp_path: Path) -> None:
+    """A canary that is rolled back lets its model go while the next version may get the alias already."""
+    live_store(tmp_path, 0)
+    store = ModelStore(tmp_path)
+    store.set_alias("shadow", publish_small(store, 1))
+    async with serving(tmp_path) as (_, service):
+        model = service.second_models.shadow
+        await until(lambda: model.current is not None)
+        with model.lease():
+            drained = asyncio.create_task(model.end())
+            await until(lambda: model.current is None)
+            await until(lambda: model.current is not None)  # the alias is still there: loaded again
+            assert not drained.done()
+        await drained
+        assert followers() == 2, "that of the live model and of the one that came"
+        assert model.memory_bytes > 0
+
+
 async def test_one_that_does_not_fit_is_refused_with_both_figures_and_the_live_one_answers(tmp_path: Path) -> None:
     live = live_store(tmp_path, 0)
     store = ModelStore(tmp_path)

@@ -187,7 +187,7 @@ class Recommender:
         self._count(query, answered)
         is_degraded = stored.is_missing or shown.is_missing or not self._store_client.is_up
         answer = self._recommendation(query, answered, stored, rule, is_degraded, started, assignment)
-        if request.exclude_shown is not None:
+        if request.exclude_shown is not None and request.model is None:  # else who compares models changes answers
             self._shown.note(request, answer.item_ids)
         if self._shadow.is_on and models is self._models and _is_comparable(request, answered):
             found = answer.found

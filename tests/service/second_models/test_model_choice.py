@@ -111,6 +111,18 @@ async def test_neither_canary_nor_shadow_nor_an_experiment_counts_it(tmp_path: P
         assert {row["name"]: row["answers"] for row in day["versions"]} == dict.fromkeys(versions.values(), 20)
 
 
+async def test_what_it_shows_is_not_left_out_of_the_next_answer(tmp_path: Path) -> None:
+    async with shop(tmp_path, "candidate", share=0) as (client, _, _, _):
+        rule: Json = {"exclude_shown": {"answers": 100}}
+        shown = ids(await answered(client, **rule))
+        named = [await answered(client, **rule, model=name) for name in ("live", "live", "candidate")]
+        assert ids(named[0]) == ids(named[1])
+        for answer in named:
+            assert len(answer["items"]) == 5
+            assert not set(ids(answer)) & set(shown), "what the user was shown counts all the same"
+        assert ids(await answered(client, **rule)) == ids(named[0])
+
+
 async def test_each_model_has_answers_of_its_own_in_the_cache(tmp_path: Path) -> None:
     async with shop(tmp_path, "candidate", "shadow", result_cache_entries=8) as (client, service, _, versions):
         first = {name: await answered(client, model=name) for name in versions}

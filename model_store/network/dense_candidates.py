@@ -78,7 +78,8 @@ class ListedLeaves(NamedTuple):
             is_open: ``[B, A]``, whether the request's rule leaves the leaf open.
             excluded: ``[B, E]``, leaves that must not be answered.
         """
-        is_excluded = _any(self.leaf[:, :, None] == excluded[:, None, :])
+        is_first = self.dense > DEAD
+        is_excluded = _are_among(torch.where(is_first, self.leaf, -1), excluded)
         return ListedLeaves(self.leaf, torch.where(is_open & ~is_excluded & (self.leaf >= pool), self.dense, DEAD))
 
 
@@ -127,6 +128,18 @@ def dense_scores(user: Tensor, vectors: Tensor, leaf: Tensor, added: AddedScores
 def _any(mask: Tensor) -> Tensor:
     """Return whether any is true along the last axis, which may be empty: ONNX's greatest of nothing is not false."""
     return mask.sum(dim=-1) > 0
+
+
+def _are_among(leaf: Tensor, others: Tensor) -> Tensor:
+    """Return whether each leaf ``[B, A]`` is one of the others ``[B, E]``; it means nothing of equal leaves, and of -1.
+
+    To compare all with all would cost A·E, 100 MB for a request that denies 10,000 items. Sorted together, a leaf comes
+    right behind those that are equal to it.
+    """
+    key, place = torch.cat([2 * others, 2 * leaf + 1], dim=1).sort(dim=1)
+    is_behind = key[:, 1:] - 1 == key[:, :-1]
+    is_among = torch.cat([torch.zeros_like(key[:, :1], dtype=torch.bool), is_behind], dim=1)
+    return torch.zeros_like(is_among).scatter(1, place, is_among)[:, others.shape[1] :]
 
 
 def _place_in_pool(leaf: Tensor, leaves: int) -> Tensor:

@@ -151,7 +151,8 @@ class Settings(BaseSettings):
         10_000,
         ge=0,
         le=10_000_000,
-        description="answers cached for requests that repeat, about 1 KiB each, 16 KiB at most; 0: none",
+        description="answers of each loaded model cached for requests that repeat, about 1 KiB each, 16 KiB at most;"
+        " 0: none",
     )
     result_cache_s: float = Field(300, gt=0, le=86_400, description="how long a cached answer may be used, in seconds")
     rule_cache_entries: int = Field(

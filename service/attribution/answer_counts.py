@@ -29,7 +29,8 @@ _Group = tuple[str, str, str | None]  # day, version, placement
 class AnswerCounts:
     """Counts of answers that the store does not have yet: at most a few numbers for each day, version and placement.
 
-    No answer waits for the store. While it is away the counts stay here; a crash loses those of the last second.
+    No answer waits for the store. While it is away the counts stay here; a crash loses those of the last second, by
+    code those of the last :data:`~service.attribution.code_counts.SEND_S`.
 
     Args:
         counters: Where they go.

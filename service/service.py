@@ -165,7 +165,7 @@ class Service:
         """Add what answers requests for recommendations, and questions about an answer."""
         self.recommender = Recommender(
             self.models,
-            ModelChoice(self.models, self.second_models, self.canary, signer),
+            ModelChoice(self.models, self.second_models, self.canary, signer, self.telemetry),
             self.shadow,
             self.store_client,
             self.trends,

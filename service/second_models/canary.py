@@ -210,7 +210,8 @@ class Canary:
         self._ends.end(trial.alias, failure)
         self._telemetry.canary_rollbacks.labels(failure.figure).inc()
         log.error("canary_rolled_back", version=trial.alias.version, figure=failure.figure, reason=failure.reason)
-        await self._candidate.end()
+        if self._candidate.alias == trial.alias:  # else another version has it by now, which has done nothing wrong
+            await self._candidate.end()
         try:
             await asyncio.to_thread(self._model_store.end_canary, trial.alias, f"canary: {failure.reason}")
         except EtegrecError as refused:

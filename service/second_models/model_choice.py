@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import structlog
-
 from model_store.experiments.assignment import Assignment
 from service.attribution.signer import Signer
 from service.errors import DeadlineMissed
@@ -14,8 +12,8 @@ from service.schemas.experiments import VariantModel
 from service.schemas.recommend import RecommendRequest
 from service.second_models.canary import Ask, Canary, CountedAnswer
 from service.second_models.second_models import SecondModels
-
-log = structlog.get_logger()
+from service.telemetry.log_sampling import SampledLog
+from service.telemetry.telemetry import Telemetry
 
 A = TypeVar("A", bound=CountedAnswer)
 
@@ -28,13 +26,18 @@ class ModelChoice:
         second_models: Those of aliases.
         canary: Gives a share of the users and sessions to the candidate.
         signer: Counts the requests of variants that the live model answers in place of another one.
+        telemetry: Metrics of the service.
     """
 
-    def __init__(self, live: ModelManager, second_models: SecondModels, canary: Canary, signer: Signer) -> None:
+    def __init__(
+        self, live: ModelManager, second_models: SecondModels, canary: Canary, signer: Signer, telemetry: Telemetry
+    ) -> None:
         self._live = live
         self._second_models = second_models
         self._canary = canary
         self._signer = signer
+        self._fallbacks = {reason: telemetry.variant_fallbacks.labels(reason) for reason in ("absent", "failed")}
+        self._log = SampledLog()
 
     async def answer(
         self, request: RecommendRequest, assignment: Assignment | None, model: VariantModel | None, ask: Ask[A]
@@ -72,14 +75,16 @@ class ModelChoice:
         Who asks stays in the variant either way: chance chose the variant, not whether its model was there.
         """
         candidate = self._second_models.candidate
-        if candidate.current is not None:
+        serving = candidate.current
+        if serving is not None:
             try:
                 return await ask(candidate, assignment)
             except DeadlineMissed:  # no time is left for another answer
                 raise
             except Exception as failure:  # noqa: BLE001  whatever is wrong with the candidate, the live model answers
-                log.debug("candidate_failed", cause=type(failure).__name__)
+                self._log.warning("variant_answered_by_live", version=serving.version, cause=repr(failure))
 
+        self._fallbacks["absent" if serving is None else "failed"].inc()
         found = await ask(self._live, assignment)  # fails as well if the request is to blame
         if assignment is not None:
             self._signer.note_fallback(assignment)

@@ -69,6 +69,12 @@ class ModelMetrics:
             ("model", "result"),
             registry=registry,
         )
+        self.variant_fallbacks = Counter(
+            "etegrec_variant_fallbacks_total",
+            "Requests of variants with the candidate that the live model answered, by reason (absent, failed).",
+            ("reason",),
+            registry=registry,
+        )
         self.canary_rollbacks = Counter(
             "etegrec_canary_rollbacks_total",
             "Canaries that this replica rolled back, by what was worse"

@@ -97,7 +97,7 @@ def test_days_over_http_find_the_better_variant_and_nothing_else(tmp_path: Path)
     found = summary(run)
     assert (found["days"], found["win_found_on_day"], found["aa_over_http"]) == (1, 1, 0)
     assert found["win_found_after"] <= run.shop.answers["home"]
-    assert found["verdict"].startswith("favourites: better than the control")
+    assert "favourites: better than the control" in found["verdict"]  # and slower, on a machine that others load
     for report, placement in zip(reports, ("home", "aside"), strict=True):
         assert sum(each["answers"] for each in report["variants"]) == run.shop.answers[placement]
         assert report["sample_ratio"]["is_as_designed"]

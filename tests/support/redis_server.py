@@ -19,6 +19,8 @@ from redis.retry import Retry
 from tests.support.service_process import free_port
 
 START_S = 30  # generous: it only guards against waiting for ever
+AGREE_S = 120.0
+"""Longest time until servers know each other, in seconds."""
 
 
 def find_server() -> Path:
@@ -144,7 +146,7 @@ def running_redis(
 
 def wait_for_servers(condition: Callable[[], bool]) -> None:
     """Wait until several servers know each other; an error of Redis says that one is still starting."""
-    end = time.monotonic() + START_S
+    end = time.monotonic() + AGREE_S
     while True:
         try:
             if condition():

@@ -14,7 +14,7 @@ from service.engines.fake_engine import FakeEngine
 from service.service import Service
 from service.settings import Settings
 from tests.service.second_models.test_model_choice import quiet, shop
-from tests.support.service_harness import Json, until
+from tests.support.service_harness import Json, metric, until
 
 pytestmark = pytest.mark.anyio
 
@@ -22,6 +22,7 @@ __all__ = ["quiet"]
 
 TWO = [{"name": "now", "share": 0.5}, {"name": "next", "share": 0.5, "model": "candidate", "rules": {"k": 3}}]
 PEOPLE = 240
+REASONS = ("absent", "failed")
 
 
 class Failing(FakeEngine):
@@ -99,7 +100,9 @@ async def test_while_the_candidate_does_not_answer_the_live_one_does_which_is_to
         assert {each["model_version"] for each in after} == {versions["live"]}
 
         report, variants = await report_of(client, service)
+        told = {reason: metric(service, "etegrec_variant_fallbacks_total", reason=reason) for reason in REASONS}
     count = sum(each["experiment"]["variant"] == "next" for each in before)
+    assert told == {"absent": count * is_removed, "failed": count * (not is_removed)}
     assert (variants["next"]["answers"], variants["next"]["fallbacks"]) == (2 * count, count)
     assert (variants["next"]["errors"], variants["now"]["fallbacks"]) == (0, 0)
     assert sorted(each["version"] for each in variants["next"]["versions"]) == sorted(versions.values())

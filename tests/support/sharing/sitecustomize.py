@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 EXPORTER = "training.export.onnx_export"
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,9 +32,15 @@ class _SharingLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         self._usual.exec_module(module)
         sys.path.append(str(ROOT))
-        from tests.support.shared_exports import GRAPHS, SharedExports
+        export = module.__dict__["_export"]
 
-        module.__dict__["_export"] = SharedExports(Path(os.environ[GRAPHS]), module.__dict__["_export"])
+        def share(*given: Any) -> bytes:
+            # Imported when something is exported: in a session of tests, that module imports the exporter.
+            from tests.support.shared_exports import GRAPHS, SharedExports
+
+            return SharedExports(Path(os.environ[GRAPHS]), export)(*given)
+
+        module.__dict__["_export"] = share
 
 
 class _ExporterFinder(MetaPathFinder):

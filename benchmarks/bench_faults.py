@@ -32,7 +32,7 @@ import typer
 
 from benchmarks.bench_overload import expectations, is_right
 from benchmarks.load import Load, Reply, encode_request, milliseconds
-from benchmarks.redis_faults import Fault, failover, faults, node_loss, redis_and_network
+from benchmarks.redis_faults import Fault, failover, faults, node_loss, redis_and_network, user_of_first_node
 from benchmarks.served_store import K, open_store
 from benchmarks.service_process import serving
 from model_store.catalogue.catalogue import Catalogue
@@ -56,6 +56,7 @@ class Clients:
     histories: list[list[str]]
     expected: list[SearchResult]
     rate: float
+    writer: str = WRITER
     written: int = 0
     acknowledged: set[str] = field(default_factory=set)
     refused: int = 0
@@ -87,7 +88,7 @@ class Clients:
         """Write one event; tell whether it was acknowledged."""
         item_id = f"written-{self.written}"
         self.written += 1
-        status = (await self.ask("POST", "/events", [_event(WRITER, item_id, self.written)])).status
+        status = (await self.ask("POST", "/events", [_event(self.writer, item_id, self.written)])).status
         if status == 200:
             self.acknowledged.add(item_id)
         self.refused += status == 503
@@ -103,7 +104,7 @@ class Clients:
 
     async def lost(self) -> int:
         """Count acknowledged events that the writer's history lacks."""
-        kept = json.loads((await self.ask("GET", f"/users/{WRITER}")).body)["history"]
+        kept = json.loads((await self.ask("GET", f"/users/{self.writer}")).body)["history"]
         return len(self.acknowledged - set(kept))
 
     async def recovery_s(self) -> float:
@@ -202,10 +203,12 @@ def main(
         bundle = open_store(folder).bundle()
         histories, expected = expectations(bundle, Settings.load(engine=engine, threads=threads), users)
 
-        def measure(url: str, kinds_of: Callable[[Sequence[str]], dict[str, Fault]]) -> dict[str, dict[str, Any]]:
+        def measure(
+            url: str, kinds_of: Callable[[Sequence[str]], dict[str, Fault]], writer: str = WRITER
+        ) -> dict[str, dict[str, Any]]:
             given = {"engine": engine, "threads": threads, "redis_url": url, "result_cache_entries": 0}
             with serving(folder, **given) as service:
-                clients = Clients(service.port, bundle.catalogue(), histories, expected, rate, peace=peace)
+                clients = Clients(service.port, bundle.catalogue(), histories, expected, rate, writer, peace=peace)
                 return asyncio.run(measure_faults(clients, kinds_of(clients.users), before_s, seconds))
 
         with redis_and_network(Path(temporary) / "redis") as (server, network):
@@ -214,7 +217,7 @@ def main(
         with running_sentinels(Path(temporary) / "sentinels") as group:
             found |= measure(group.url, lambda _: failover(group))
         with running_cluster(Path(temporary) / "cluster", replicas=1) as cluster:
-            found |= measure(cluster.url, lambda _: node_loss(cluster))
+            found |= measure(cluster.url, lambda _: node_loss(cluster), user_of_first_node(cluster))
 
     peace_ms = milliseconds(peace, 99) or 0.0
     requests = sum(each["requests"] for each in found.values())

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model_store.replication.redis_keys import Keys
+from model_store.replication.redis_keys import DEFAULT_PREFIX, ClusterKeys, Keys
 from tests.support.redis_cluster import RedisClusterGroup
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.sentinels import SentinelGroup
@@ -133,6 +134,13 @@ def failover(group: SentinelGroup) -> dict[str, Fault]:
 def node_loss(cluster: RedisClusterGroup) -> dict[str, Fault]:
     """Return the trouble that a cluster mends: the node with a replica is killed, and comes back as a replica."""
     return {"cluster_node_killed": Fault(cluster.nodes[0].kill, cluster.restart_first, heals_itself=True)}
+
+
+def user_of_first_node(cluster: RedisClusterGroup) -> str:
+    """Return a user whose data the first node has: others notice nothing when it is killed."""
+    keys = ClusterKeys(f"{{{DEFAULT_PREFIX}}}")
+    users = (f"writer-{number}" for number in count())
+    return next(user for user in users if cluster.primary_of(keys.of_user(user).history(user)) is cluster.nodes[0])
 
 
 @contextmanager

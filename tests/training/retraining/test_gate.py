@@ -116,6 +116,14 @@ def test_many_users_show_that_a_little_less_is_within_the_margin() -> None:
     assert judged_gains(50_000, -0.010).verdict == "drop"
 
 
+def test_a_loss_of_just_the_margin_is_within_it() -> None:
+    def verdict(margin: float) -> str:  # every user loses an eighth, which is a quarter of what they had
+        return Gate(GateConfig(margin=margin)).judge(comparison(0.375, 0.5)).verdict
+
+    assert verdict(0.25) == "promote"
+    assert verdict(0.249) == "drop"
+
+
 def test_a_small_shop_promotes_what_is_not_worse_and_reads_that_it_shows_little() -> None:
     judgement = judged_gains(500, 0.001)
     assert judgement.verdict == "promote"
@@ -159,6 +167,7 @@ def test_a_broken_limit_holds_back_and_says_which(name: str, broken: dict[str, A
 def test_moved_codes_have_a_limit_if_one_is_set() -> None:
     compared = comparison(0.2, 0.2, codes_moved=0.4)
     assert Gate(GateConfig()).judge(compared).verdict == "promote"
+    assert Gate(GateConfig(max_codes_moved=0.4)).judge(compared).verdict == "promote"
     held = Gate(GateConfig(max_codes_moved=0.3)).judge(compared)
     assert (held.verdict, held.reason) == ("hold back", "known items with other codes: 40.0%, at most 30%")
 

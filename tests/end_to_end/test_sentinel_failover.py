@@ -6,6 +6,7 @@ Redis replicates after it has answered, so what the replica had not confirmed ma
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,19 @@ from tests.support.service_harness import live_store
 from training.retraining.drain_events import drain, read_drained
 from training.retraining.drain_items import drain_items
 
-pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+# redis-py leaves a connection to the garbage collector if the call for which it connects is ended by its deadline.
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.redis,
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:loop is closed:ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Collect such connections before another test gets the blame."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from model_store.errors import BundleRefused, LoadTimeout
 from service.app import create_app
 from service.engines.base import Engine, SearchRequest
 from service.engines.fake_engine import FakeEngine
-from service.models.loaded_model import LoadedModel
+from service.models.loaded_model import PARTS, LoadedModel
 from service.models.loading import open_engine
 from service.models.manager import ModelManager
 from service.settings import Settings
@@ -156,6 +156,7 @@ async def test_an_engine_that_answers_otherwise_than_the_goldens_is_refused(tmp_
 async def test_an_unreadable_store_is_no_end(tmp_path: Path) -> None:
     live_store(tmp_path)
     async with serving(tmp_path) as (client, service):
+        assert [metric(service, "etegrec_model_part_refused", part=part) for part in PARTS] == [0, 0]
         store = (tmp_path / "LIVE").read_bytes()
         (tmp_path / "LIVE").write_bytes(b"../../etc\n")
         await until(lambda: metric(service, "etegrec_store_check_failures_total") >= 1)

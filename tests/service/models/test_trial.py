@@ -140,6 +140,9 @@ async def test_a_version_that_hangs_does_not_keep_the_next_one_waiting(tmp_path:
     async with trying(tmp_path, engine="onnx") as (_, service):
         await until(lambda: bool(trials_of(os.getpid())))
         [hanging] = trials_of(os.getpid())
+        (tmp_path / "LIVE").write_bytes(b"../../etc\n")
+        await until(lambda: metric(service, "etegrec_store_check_failures_total") >= 1)
+        assert trials_of(os.getpid()) == [hanging]  # a store that cannot be read names no other version
         damaged = publish_small(store, 40)
         flip(tmp_path / damaged / "golden.json")
         (tmp_path / "LIVE").write_text(f"{damaged}\n")

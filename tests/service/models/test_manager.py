@@ -160,6 +160,7 @@ async def test_an_unreadable_store_is_no_end(tmp_path: Path) -> None:
         store = (tmp_path / "LIVE").read_bytes()
         (tmp_path / "LIVE").write_bytes(b"../../etc\n")
         await until(lambda: metric(service, "etegrec_store_check_failures_total") >= 1)
+        assert service.models.problem == "the model store cannot be read; see the service's log"
         assert (await client.post("/recommend", json={})).status_code == 200
         (tmp_path / "LIVE").unlink()
         await until(lambda: "any more" in service.models.problem)

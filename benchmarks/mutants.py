@@ -67,6 +67,7 @@ ALSO = {
     "model_store/bundle/storage.py": _REGISTRY,
     "service/models/loader.py": _MANAGER,
     "service/models/slot.py": _MANAGER,
+    "service/models/manager.py": ("tests/service/models/test_trial.py",),
 }
 """Tests of other names that a module is proved by."""
 

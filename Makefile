@@ -24,6 +24,8 @@ test: $(VENV)/installed  ## all tests, with a real Redis server
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-browser: $(VENV)/installed  ## the console's pages in Chromium, axe-core's checks included; the median page load
+	@which chromium chromium-browser google-chrome 2>/dev/null | grep -q . || apt-get install --yes chromium \
+		|| { echo "error: no Chromium here, and no right to install it: install the package chromium"; exit 1; }
 	$(BIN)/python -m pytest tests/console/test_app.py tests/console/test_app_accessibility.py
 
 check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers, generated pages

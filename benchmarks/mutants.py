@@ -58,6 +58,8 @@ _SIGNATURE = ("tests/model_store/bundle/test_signature.py",)
 
 _MANAGER = ("tests/service/models/test_manager.py",)
 
+_TRIAL = ("tests/service/models/test_trial.py",)
+
 ALSO = {
     "model_store/bundle/registry.py": _SIGNATURE,
     "model_store/bundle/live_file.py": _REGISTRY,
@@ -65,9 +67,9 @@ ALSO = {
     "model_store/bundle/writer_lock.py": _REGISTRY,
     "model_store/bundle/publish.py": (*_REGISTRY, *_SIGNATURE),
     "model_store/bundle/storage.py": _REGISTRY,
-    "service/models/loader.py": _MANAGER,
+    "service/models/loader.py": (*_MANAGER, *_TRIAL),
     "service/models/slot.py": _MANAGER,
-    "service/models/manager.py": ("tests/service/models/test_trial.py",),
+    "service/models/manager.py": _TRIAL,
 }
 """Tests of other names that a module is proved by."""
 

@@ -71,7 +71,7 @@ class ModelManager(ModelSlot):
         if version is None:
             self.problem = "no model is live any more; the last one answers" if self.current else "no model is live yet"
         elif self.current and self.current.version == version:
-            self._clear_failure()
+            self._clear_failure(self.current)
         elif not self._failures.must_wait(version):
             await self._try_load(version)
 
@@ -110,11 +110,11 @@ class ModelManager(ModelSlot):
 
     def _begin(self, model: LoadedModel) -> None:
         self.swap(model)
-        self._clear_failure()
+        self._clear_failure(model)
         self._telemetry.model_loads.labels("ok").inc()
         refused: dict[str, bool] = {part: part in model.refused_parts for part in PARTS}
         self._telemetry.show_model(model.version, model.engine.name, refused)
 
-    def _clear_failure(self) -> None:
+    def _clear_failure(self, serving: LoadedModel) -> None:
         self._failures.clear()
-        self.problem = problem_of(self.current) if self.current else ""
+        self.problem = problem_of(serving)

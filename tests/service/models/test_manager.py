@@ -21,6 +21,7 @@ from service.engines.fake_engine import FakeEngine
 from service.models.loaded_model import PARTS, LoadedModel
 from service.models.loading import open_engine
 from service.models.manager import ModelManager
+from service.models.trial import Tried
 from service.settings import Settings
 from service.store.change_stream import START, Snapshot
 from service.store.embedded_store import EmbeddedStore
@@ -167,6 +168,33 @@ async def test_an_unreadable_store_is_no_end(tmp_path: Path) -> None:
         assert (await client.get("/health/ready")).status_code == 200
         (tmp_path / "LIVE").write_bytes(store)
         await until(lambda: service.models.problem == "")
+
+
+async def test_an_unreadable_store_counts_and_supersedes_nothing_while_a_version_is_tried(tmp_path: Path) -> None:
+    """The app does not run, so nothing else asks the store, which would count in the same metric."""
+    first = live_store(tmp_path, 0)
+    service = create_app(fast_settings(tmp_path)).state.service
+    models: ModelManager = service.models
+    tried: list[str] = []
+
+    async def hang(version: str) -> Tried:
+        tried.append(version)
+        return await asyncio.Future()
+
+    models._loader.trial = hang
+    polling = asyncio.create_task(models.poll())
+    await until(lambda: tried == [first])
+    (tmp_path / "LIVE").write_bytes(b"../../etc\n")
+    await until(lambda: metric(service, "etegrec_store_check_failures_total") >= 2)
+    assert not polling.done()
+
+    second = publish_small(ModelStore(tmp_path), 1)
+    (tmp_path / "LIVE").write_text(f"{second}\n{first}\n")
+    await polling
+    assert models.current is None
+    assert models.problem == "the model store was not read yet", "a version that nobody wants any more has not failed"
+    assert metric(service, "etegrec_model_loads_total", result="failed") == 0
+    await models.close()
 
 
 async def test_the_first_replica_saves_the_snapshot_and_the_next_loads_it(tmp_path: Path) -> None:

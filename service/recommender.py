@@ -131,14 +131,18 @@ class Recommender:
     ) -> Recommendation:
         """Answer one request; see :meth:`_recommend`, which this one traces.
 
+        Its time begins here: where one model fails and another answers, both have one deadline, and what is measured is
+        all that the asker waited.
+
         Args:
             request: The request.
             assignment: Variant of an experiment whose rules it has.
             model: The model that the experiment chose.
         """
+        ask = partial(self._recommend, request, time.monotonic())
         with self._telemetry.tracing.span("recommend") as span:
             try:
-                answer = await self._model_choice.answer(request, assignment, model, partial(self._recommend, request))
+                answer = await self._model_choice.answer(request, assignment, model, ask)
             except InvalidFields:
                 raise
             except Exception:
@@ -151,9 +155,15 @@ class Recommender:
             return answer
 
     async def _recommend(
-        self, request: RecommendRequest, models: ModelSlot, assignment: Assignment | None
+        self, request: RecommendRequest, started: float, models: ModelSlot, assignment: Assignment | None
     ) -> Recommendation:
         """Answer one request by the model of a slot.
+
+        Args:
+            request: The request.
+            started: ``time.monotonic()`` when it came, in seconds.
+            models: The slot.
+            assignment: Variant of an experiment that counts the answer.
 
         Raises:
             NotReady: No model is loaded.
@@ -162,7 +172,6 @@ class Recommender:
             QueueTooLong, DeadlineMissed: Raised only without ``budget_ms``; with it, popular items are served
                 instead.
         """
-        started = time.monotonic()
         deadline = started + min(request.budget_ms or np.inf, self._settings.deadline_ms) / 1000
         rule = self._read_filter(request)
         await self._range_check.check(request, rule.key)

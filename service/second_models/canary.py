@@ -147,11 +147,23 @@ class Canary:
             self._note_error(trial, "candidate", counted)
             raise
         except Exception as failure:  # noqa: BLE001  whatever is wrong with the candidate, the live model answers
-            found = await ask(self._live, assignment)  # fails as well if the request is to blame
-            self._note_error(trial, "candidate", counted)
             log.debug("candidate_failed", version=trial.alias.version, cause=type(failure).__name__)
-            return found
+            return await self._answer_instead(trial, assignment, counted, ask)
         self._note(trial, "candidate", found)
+        return found
+
+    async def _answer_instead(
+        self, trial: CanaryTrial, assignment: Assignment | None, counted: Assignment, ask: Ask[A]
+    ) -> A:
+        """Answer by the live model in place of the candidate, whose error it is even if no time was left for that."""
+        try:
+            found = await ask(self._live, assignment)
+        except InvalidFields:  # the request is to blame
+            raise
+        except Exception:
+            self._note_error(trial, "candidate", counted)
+            raise
+        self._note_error(trial, "candidate", counted)
         return found
 
     async def watch(self) -> None:

@@ -84,8 +84,8 @@ class ModelChoice:
             except Exception as failure:  # noqa: BLE001  whatever is wrong with the candidate, the live model answers
                 self._log.warning("variant_answered_by_live", version=serving.version, cause=repr(failure))
 
-        self._fallbacks["absent" if serving is None else "failed"].inc()
         found = await ask(self._live, assignment)  # fails as well if the request is to blame
+        self._fallbacks["absent" if serving is None else "failed"].inc()
         if assignment is not None:
             self._signer.note_fallback(assignment)
         return found

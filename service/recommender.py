@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -98,7 +98,7 @@ class Recommender:
         store_client: StoreClient,
         trends: TrendTracker,
         shown: ShownTracker,
-        range_check: RangeCheck,
+        range_checks: Mapping[ModelSlot, RangeCheck],
         signer: Signer,
         recent_users: RecentUsers,
         settings: Settings,
@@ -110,7 +110,7 @@ class Recommender:
         self._store_client = store_client
         self._trends = trends
         self._shown = shown
-        self._range_check = range_check
+        self._range_checks = range_checks  # of each model's own catalogue
         self._signer = signer
         self._recent_users = recent_users
         self._settings = settings
@@ -173,8 +173,8 @@ class Recommender:
                 instead.
         """
         deadline = started + min(request.budget_ms or np.inf, self._settings.deadline_ms) / 1000
-        rule = self._read_filter(request)
-        await self._range_check.check(request, rule.key)
+        rule = _read_filter(request, models.current)
+        await self._range_checks[models].check(request, rule.key)
         stored = given_history(request) if request.exclude_shown is None else None
         shown = NOTHING_SHOWN
         if stored is None:
@@ -207,13 +207,6 @@ class Recommender:
             self._recent_users.note(request.user_id)
         return answer
 
-    def _read_filter(self, request: RecommendRequest) -> Rule:
-        """Return the rule of a request's filter, with the values of the viewed item in their places."""
-        model = self._models.current
-        if request.filter is None or model is None or request.viewed_item is None:
-            return read_filter(request.filter)
-        return read_filter(request.filter, ViewedItem.find(model.catalogue, request.viewed_item))
-
     async def _read_store(self, request: RecommendRequest) -> tuple[StoredHistory, Shown]:
         """Return the history and what was shown, read from the store at the same time."""
         if request.exclude_shown is None:
@@ -222,7 +215,8 @@ class Recommender:
 
     async def _build_again(self, query: Query, request: RecommendRequest, history: History) -> Query:
         """Return the query of the same user for another request."""
-        return await self._queries.build(query.model, request, history, self._read_filter(request).key, query.left_out)
+        rule = _read_filter(request, query.model)
+        return await self._queries.build(query.model, request, history, rule.key, query.left_out)
 
     async def _answer_by_model(
         self, serving: Serving, cache: ResultCache, query: Query, history: History, deadline: float
@@ -389,6 +383,13 @@ async def _draw(query: Query, pool: SearchResult) -> Drawn:
     if exploration is None or not len(pool.rows):
         return Drawn(pool, None)
     return await asyncio.to_thread(draw, pool, query.pinned_rows, query.request.k, exploration, new_answer_id())
+
+
+def _read_filter(request: RecommendRequest, model: LoadedModel | None) -> Rule:
+    """Return the rule of a request's filter, with the values of the viewed item in their places."""
+    if request.filter is None or model is None or request.viewed_item is None:
+        return read_filter(request.filter)
+    return read_filter(request.filter, ViewedItem.find(model.catalogue, request.viewed_item))
 
 
 def _is_comparable(request: RecommendRequest, answered: _Answered) -> bool:

@@ -33,6 +33,7 @@ from service.histories.importer import HistoryImporter
 from service.models.loader import VersionLoader
 from service.models.loading import CoderOpener, EngineOpener, open_coder
 from service.models.manager import ModelManager
+from service.models.slot import ModelSlot
 from service.models.trial import Trial
 from service.placements import Placements
 from service.previews.audience import Audience
@@ -163,6 +164,9 @@ class Service:
 
     def _add_recommender(self, signer: Signer) -> None:
         """Add what answers requests for recommendations, and questions about an answer."""
+        range_checks: dict[ModelSlot, RangeCheck] = {self.models: self.range_check}
+        for second in (self.second_models.candidate, self.second_models.shadow):
+            range_checks[second] = RangeCheck(second, second)
         self.recommender = Recommender(
             self.models,
             ModelChoice(self.models, self.second_models, self.canary, signer, self.telemetry),
@@ -170,7 +174,7 @@ class Service:
             self.store_client,
             self.trends,
             self.shown,
-            self.range_check,
+            range_checks,
             signer,
             self.recent_users,
             self.settings,

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Iterator
 from heapq import nsmallest
 from itertools import islice
+from typing import Protocol
 
-from service.catalogue.updater import CatalogueUpdater
 from service.errors import FieldError, InvalidFields, is_ordinary_name
-from service.models.manager import ModelManager
+from service.models.slot import ModelSlot
 from service.ranking.filters import RuleKey
 from service.schemas.rules import Rules, ViewedNumber
 
@@ -17,10 +17,22 @@ SHOWN_NUMBER_FIELDS = 20
 """Largest number of fields with numbers that a refusal lists."""
 
 
-class RangeCheck:
-    """Check of the ranges of requests, in the catalogue that answers."""
+class Updater(Protocol):
+    """Follower of the changes of one model's catalogue."""
 
-    def __init__(self, models: ModelManager, updater: CatalogueUpdater) -> None:
+    async def try_step(self) -> None:
+        """Read the changes once, if the store answers in time."""
+
+
+class RangeCheck:
+    """Check of the ranges of requests, in the catalogue of the model that answers.
+
+    Args:
+        models: The slot of that model.
+        updater: Brings its catalogue up to date.
+    """
+
+    def __init__(self, models: ModelSlot, updater: Updater) -> None:
         self._models = models
         self._updater = updater
 

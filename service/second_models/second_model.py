@@ -46,6 +46,9 @@ class Upkeep(Protocol):
     def telemetry(self) -> Telemetry:
         """Takes what the model's batches and catalogue count, so that the metrics tell of the live one only."""
 
+    async def try_step(self) -> None:
+        """Read the changes once, if the store answers in time."""
+
     async def close(self) -> None:
         """Stop following changes, and free what that took."""
 
@@ -130,6 +133,11 @@ class SecondModel(ModelSlot):
             self._note("serving", problem_of(self.current))
         elif not self._failures.must_wait(alias.version):
             await self._try_load(alias.version)
+
+    async def try_step(self) -> None:
+        """Read the changes of the catalogue once, if the store answers in time and a model is here to have them."""
+        if self._upkeep is not None:
+            await self._upkeep.try_step()
 
     async def let_go(self) -> None:
         """Stop using the model: what was accepted is finished, then it is freed."""

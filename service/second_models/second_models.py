@@ -106,7 +106,12 @@ class _Upkeep:
         self.loader = loader
         self.telemetry = telemetry
         self._follower = follower
+        self._updater = updater
         self._updating = asyncio.create_task(updater.watch())
+
+    async def try_step(self) -> None:
+        """Read the changes once, if the store answers in time."""
+        await self._updater.try_step()
 
     async def close(self) -> None:
         """Stop following changes, and free what that took."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from model_store.bundle.publish import publish
+from model_store.bundle.registry import ModelStore
 from service.app import create_app
 from service.store.redis_store import RedisStore
 from tests.service.http.test_item_routes import shop
+from tests.support.bundles import NOON, bundle_files, description, publish_small, small_catalogue
 from tests.support.hash_coder import hash_coder
 from tests.support.redis_server import RedisServer
-from tests.support.service_harness import fast_settings, live_store, running, until
+from tests.support.service_harness import fast_settings, live_store, running, serving, until
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +47,39 @@ async def test_a_field_without_numbers_is_named_with_those_that_have_some(tmp_pa
         assert "no such field" not in error["message"]
         found = (await client.post("/recommend", json=asked("weight"))).json()
         assert [item["item_id"] for item in found["items"]] == ["item-2"]
+
+
+async def test_a_named_model_is_asked_for_its_own_fields_and_viewed_items(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    weighed = replace(small_catalogue(1), attributes=[{"weight": row} for row in range(40)])
+    store = ModelStore(tmp_path)
+    store.set_alias("candidate", publish(store, bundle_files(1, weighed), description(), NOON.replace(minute=1)), 0)
+    lighter = {"attributes": [{"field": "weight", "lt": {"viewed": "weight"}}]}
+    async with serving(tmp_path) as (client, service):
+        await until(lambda: service.second_models.candidate.current is not None)
+        for model, own, other in (("candidate", "weight", "year"), ("live", "year", "weight")):
+            assert (await client.post("/recommend", json={**asked(own), "model": model})).status_code == 200
+            [error] = await errors_of(client, "/recommend", {**asked(other), "model": model})
+            assert error["expected"] == f"one of {own}"
+
+        viewing = {"history": ["item-1"], "viewed_item": "item-3", "filter": lighter, "model": "candidate"}
+        found = (await client.post("/recommend", json=viewing)).json()
+    assert {item["item_id"] for item in found["items"]} == {"item-0", "item-2"}  # item-1 was seen
+    assert found["ignored_rules"] == []
+
+
+async def test_a_named_model_that_lags_behind_reads_the_changes_before_it_refuses(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    store = ModelStore(tmp_path)
+    store.set_alias("candidate", publish_small(store, 1), 0)
+    app = create_app(fast_settings(tmp_path, catalogue_poll_s=60), coders=hash_coder)
+    candidate = app.state.service.second_models.candidate
+    async with running(app) as client:
+        await until(lambda: candidate.current is not None)
+        assert (await client.put("/items/item-2", json={"attributes": {"weight": 3}})).status_code == 200
+        assert candidate.current.revision == 0, "it looks once a minute"
+        found = await client.post("/recommend", json={**asked("weight"), "model": "candidate"})
+    assert [item["item_id"] for item in found.json()["items"]] == ["item-2"]
 
 
 async def test_a_long_list_of_fields_is_cut(tmp_path: Path) -> None:

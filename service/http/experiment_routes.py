@@ -8,12 +8,11 @@ import time
 from starlette.requests import Request
 
 from model_store.attribution.counters import day_of, days_until
-from service.access.keys import HEADER
 from service.experiments.experiments import counted_as
 from service.http.body import read_json
 from service.http.endpoints import Endpoint, read_query
 from service.http.limits import check_limits, experiment_bounds
-from service.http.placement_routes import read_name
+from service.http.placement_routes import check_may_choose_models, read_name
 from service.schemas.experiment_report import ExperimentReportResponse, build_experiment_report
 from service.schemas.experiments import (
     ONE_EXPERIMENT,
@@ -40,8 +39,7 @@ async def put_experiment(service: Service, request: Request) -> ExperimentRespon
     name = read_name(request)
     expected = read_query(request, ExpectedRevision).revision
     experiment = await read_json(request, service.settings, ONE_EXPERIMENT, experiment_bounds(service.settings))
-    if experiment.names_models:
-        service.gate.check_scope(request.headers.get(HEADER), "admin", "an experiment that names a model")
+    await _check_scope(service, request, name, experiment)
     for place, variant in enumerate(experiment.variants):
         check_limits(variant.rules, service.settings, f"variants.{place}.rules.")
         await service.range_check.check(variant.rules)
@@ -64,6 +62,7 @@ async def delete_experiment(service: Service, request: Request) -> DeletedExperi
     """Delete an experiment, with what was counted of its users and sessions; placements go on without it."""
     name = read_name(request)
     query = read_query(request, ExperimentDeletion)
+    await _check_scope(service, request, name, None)
     found = await service.experiments.check_deletion(name, force=query.force)
     revision = await service.experiments.delete(name, query.revision)
     await service.store_client.store.subjects.delete(counted_as(found), with_sums=True)
@@ -89,6 +88,24 @@ async def get_experiment_report(service: Service, request: Request) -> Experimen
     sums = await store.subjects.sums(label)
     names = await store.counters.names()
     return build_experiment_report(found.name, experiment, _status(experiment), label, days, counters, sums, names)
+
+
+async def _check_scope(service: Service, request: Request, name: str, after: Experiment | None) -> None:
+    """Refuse to let a key that may not choose models store, change or delete an experiment that does.
+
+    Args:
+        service: The service.
+        request: The request.
+        name: Name of the experiment.
+        after: The experiment that is to have this name; ``None`` for none.
+    """
+    if after is not None and after.names_models:
+        check_may_choose_models(service, request)
+        return
+    await service.experiments.read()  # another replica may have stored it a moment ago
+    before = service.experiments.known(name)
+    if before is not None and before.content.names_models:
+        check_may_choose_models(service, request)
 
 
 def _build_experiment(found: Named[Experiment]) -> ExperimentResponse:

@@ -7,6 +7,7 @@ import re
 
 from starlette.requests import Request
 
+from service.access.keys import HEADER
 from service.errors import FieldError, InvalidFields, NoSuchExperiment
 from service.http.body import read_json
 from service.http.endpoints import Endpoint, read_query
@@ -35,6 +36,7 @@ async def put_placement(service: Service, request: Request) -> PlacementResponse
     check_limits(rules, service.settings)
     await service.range_check.check(rules)
     await _check_experiment(service, rules)
+    await _check_scope(service, request, name, rules.experiment)
     return _build_placement(await service.placements.put(name, rules, expected))
 
 
@@ -54,6 +56,7 @@ async def delete_placement(service: Service, request: Request) -> DeletedPlaceme
     """Delete a placement. Requests that name it are refused from then on, on other replicas within a second."""
     name = read_name(request)
     expected = read_query(request, ExpectedRevision).revision
+    await _check_scope(service, request, name, None)
     return {"name": name, "revision": await service.placements.delete(name, expected)}
 
 
@@ -70,6 +73,39 @@ def read_name(request: Request) -> str:
         )
         raise InvalidFields([FieldError("name", message)])
     return name
+
+
+def check_may_choose_models(service: Service, request: Request) -> None:
+    """Refuse a request whose key may not decide which model answers users.
+
+    Raises:
+        KeyForbidden: It lacks the scope ``admin``.
+    """
+    service.gate.check_scope(request.headers.get(HEADER), "admin", "an experiment that names a model")
+
+
+async def _check_scope(service: Service, request: Request, name: str, after: str | None) -> None:
+    """Refuse to let a key that may not choose models begin or end an experiment that does, where a placement is used.
+
+    Whoever leaves the placement's experiment as it is needs no more than for any other change.
+
+    Args:
+        service: The service.
+        request: The request.
+        name: Name of the placement.
+        after: Experiment that the placement is to have; ``None`` for none.
+    """
+    await service.placements.read()  # another replica may have stored it a moment ago
+    found = service.placements.known(name)
+    before = found and found.content.experiment
+    if before == after:
+        return
+
+    await service.experiments.read()
+    for each in (before, after):
+        experiment = service.experiments.known(each) if each is not None else None
+        if experiment is not None and experiment.content.names_models:
+            check_may_choose_models(service, request)
 
 
 async def _check_experiment(service: Service, rules: Placement) -> None:

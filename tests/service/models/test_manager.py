@@ -190,7 +190,7 @@ async def test_an_unreadable_store_counts_and_supersedes_nothing_while_a_version
 
     second = publish_small(ModelStore(tmp_path), 1)
     (tmp_path / "LIVE").write_text(f"{second}\n{first}\n")
-    await polling
+    await until(polling.done)
     assert models.current is None
     assert models.problem == "the model store was not read yet", "a version that nobody wants any more has not failed"
     assert metric(service, "etegrec_model_loads_total", result="failed") == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from model_store.bundle.bundle import Bundle
 from service.engines.base import Engine
 from service.engines.fake_engine import FakeEngine
+from service.schemas.experiments import Experiment
 from service.service import Service
 from service.settings import Settings
 from tests.service.second_models.test_model_choice import quiet, shop
@@ -22,6 +25,7 @@ __all__ = ["quiet"]
 
 TWO = [{"name": "now", "share": 0.5}, {"name": "next", "share": 0.5, "model": "candidate", "rules": {"k": 3}}]
 PEOPLE = 240
+Ask = Callable[..., Awaitable[int]]
 REASONS = ("absent", "failed")
 
 
@@ -170,3 +174,68 @@ async def test_only_a_key_of_scope_admin_stores_one_and_its_models_stay(tmp_path
             "/experiments/other", json={"variants": [TWO[0], {**TWO[1], "model": "shadow"}]}, headers=admin
         )
         assert (wrong.status_code, wrong.json()["errors"][0]["field"]) == (422, "variants.1.model")
+
+
+ONE_KIND: list[Json] = [{"name": "a", "share": 0.5}, {"name": "b", "share": 0.5, "rules": {"k": 2}}]
+KEYS: Json = {"write_keys": "writer-key-1", "admin_keys": "admin-key-1"}
+
+
+@asynccontextmanager
+async def two_people(folder: Path) -> AsyncIterator[tuple[Ask, Ask, Service]]:
+    """Yield calls with a key of scope ``admin`` and with one that has all scopes but this, which return statuses."""
+    async with shop(folder, **KEYS) as (client, service, _, _):
+
+        def with_key(key: str) -> Ask:
+            async def send(method: str, path: str, body: Json | None = None) -> int:
+                response = await client.request(method, path, json=body, headers={"X-API-Key": key})
+                if response.status_code == 403:
+                    reason = "lacks the scope admin, which an experiment that names a model needs"
+                    assert reason in response.json()["detail"]
+                return response.status_code
+
+            return send
+
+        admin = with_key("admin-key-1")
+        for name, variants in (("models", TWO), ("rules", ONE_KIND)):
+            body = {"variants": variants, "starts": 4_000_000_000}
+            assert await admin("PUT", f"/experiments/{name}", body) == 200
+        yield admin, with_key("writer-key-1"), service
+
+
+async def test_only_a_key_of_scope_admin_changes_or_deletes_one(tmp_path: Path) -> None:
+    async with two_people(tmp_path) as (admin, writer, _):
+        for body in ({"variants": ONE_KIND}, {"variants": TWO, "description": "new"}):
+            assert await writer("PUT", "/experiments/models", body) == 403
+        assert await writer("DELETE", "/experiments/models?force=true") == 403
+        assert await admin("DELETE", "/experiments/models") == 200
+
+        # One that names no model is a matter of rules, as placements are.
+        assert await writer("PUT", "/experiments/rules", {"variants": ONE_KIND, "description": "new"}) == 200
+        assert await writer("DELETE", "/experiments/rules?force=true") == 200
+        assert await writer("DELETE", "/experiments/rules") == 404
+
+
+async def test_only_a_key_of_scope_admin_begins_or_ends_one_where_a_placement_is_used(tmp_path: Path) -> None:
+    async with two_people(tmp_path) as (admin, writer, _):
+        assert await writer("PUT", "/placements/home", {"experiment": "rules"}) == 200
+        assert await writer("PUT", "/placements/home", {"experiment": "models"}) == 403
+        assert await admin("PUT", "/placements/home", {"experiment": "models"}) == 200
+
+        assert await writer("PUT", "/placements/home", {"experiment": "models", "k": 4}) == 200, "it stays as it is"
+        for other in ({"experiment": "rules"}, {"k": 4}):
+            assert await writer("PUT", "/placements/home", other) == 403
+        assert await writer("DELETE", "/placements/home") == 403
+
+        assert await admin("PUT", "/placements/home", {"experiment": "rules"}) == 200
+        assert await writer("DELETE", "/placements/home") == 200
+
+
+async def test_what_another_replica_stored_a_moment_ago_is_protected_at_once(tmp_path: Path) -> None:
+    async with two_people(tmp_path) as (_, writer, service):
+        experiment = Experiment.model_validate({"variants": TWO, "starts": 4_000_000_000})
+        stored = service.store_client.store
+        await stored.experiments.put("new", experiment.payload(), service.experiments.revision, None)
+        assert await writer("DELETE", "/experiments/new") == 403
+
+        await stored.placements.put("home", b'{"experiment": "new"}', service.placements.revision, None)
+        assert await writer("DELETE", "/placements/home") == 403

@@ -63,7 +63,7 @@ class Recommendation(NamedTuple):
     unknown_items: Sequence[str]
     ignored_rules: Sequence[str]
     took_ms: float
-    attribution: str | None  # token of the answer, if a key is known
+    attribution: str | None  # token of the answer; none while no key is known, and where the request names a model
     explanations: Explanations | None = None  # only if the request asked for them
     fallback_reason: FallbackReason | None = None  # only if popular items answered
     rule_costs: Sequence[RuleCost] | None = None  # only if the request asked for explanations
@@ -203,7 +203,7 @@ class Recommender:
             self._shadow.offer(
                 Sample(request, stored.history, rule.key, left_out, answer.item_ids, found.score, answer.took_ms)
             )
-        if request.user_id is not None and answered.served_by != "popular":
+        if request.user_id is not None and request.model is None and answered.served_by != "popular":
             self._recent_users.note(request.user_id)
         return answer
 
@@ -334,18 +334,7 @@ class Recommender:
         chance = answered.chance if found is answered.found else None
         item_ids = query.model.catalogue.ids_of(found.rows.tolist())
         took_ms = (time.monotonic() - started) * 1000
-        attribution = self._signer.sign(
-            query.model.version,
-            item_ids,
-            answered.served_by,
-            query.request.user_id,
-            query.request.session_id,
-            query.request.placement,
-            assignment,
-            took_ms,
-            chance,
-        )
-        self._signer.note_items(query.model.version, query.model.catalogue.codes, found.rows)
+        attribution = self._sign(query, answered.served_by, item_ids, found, assignment, took_ms, chance)
         return Recommendation(
             model=query.model,
             found=found,
@@ -361,6 +350,34 @@ class Recommender:
             rule_costs=answered.rule_costs if query.request.explain else None,
             skipped_pins=query.start_ranking().skipped if query.request.pins is not None else None,
             propensities=None if chance is None or not query.request.explain else chance.propensities,
+        )
+
+    def _sign(
+        self,
+        query: Query,
+        served_by: ServedBy,
+        item_ids: Sequence[str],
+        found: SearchResult,
+        assignment: Assignment | None,
+        took_ms: float,
+        chance: Chance | None,
+    ) -> str | None:
+        """Count an answer and its items, and return its token; a look at a model that the request names is no visit."""
+        request = query.request
+        if request.model is not None:
+            return None
+
+        self._signer.note_items(query.model.version, query.model.catalogue.codes, found.rows)
+        return self._signer.sign(
+            query.model.version,
+            item_ids,
+            served_by,
+            request.user_id,
+            request.session_id,
+            request.placement,
+            assignment,
+            took_ms,
+            chance,
         )
 
     def _without_hidden(self, model: LoadedModel, found: SearchResult) -> SearchResult:

@@ -49,8 +49,8 @@ class RecommendRequest(Rules):
     model: Literal["live", "candidate", "shadow"] | None = Field(
         None,
         description="the model that answers, to compare versions: the live one, or that of an alias. Needs a key of"
-        " scope admin. Neither a canary nor an experiment counts such a request. Left out: the model of the user, which"
-        " is the live one but for those of a canary or an experiment",
+        " scope admin. Such a request counts nowhere, and its answer has no attribution. Left out: the model of"
+        " the user, which is the live one but for those of a canary or an experiment",
     )
     explain: bool = Field(False, description="tell why each item was answered; costs about as much as a batch")
 
@@ -96,7 +96,7 @@ class RecommendResponse(TypedDict):
         str | None,
         Field(
             description="send it back with the events that this answer leads to; at most 160 characters; null until the"
-            " store has been reached once"
+            " store has been reached once, and where the request names a model"
         ),
     ]
     placement: Annotated[Nullable[UsedPlacement], Field(description="the placement whose rules held; null without")]

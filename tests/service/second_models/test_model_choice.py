@@ -20,6 +20,7 @@ from service.engines.fake_engine import FakeEngine
 from service.second_models.second_model import SecondModel
 from service.service import Service
 from service.settings import Settings
+from tests.service.attribution.test_code_counts import code_attribution
 from tests.support.bundles import publish_small
 from tests.support.service_harness import Json, live_store, metric, serving, until
 
@@ -87,28 +88,44 @@ async def test_the_named_model_answers_whoever_asks(tmp_path: Path) -> None:
         assert [ids(each) for each in together] == [ids(answers[name]) for name in versions]
 
 
-async def test_neither_canary_nor_shadow_nor_an_experiment_counts_it(tmp_path: Path) -> None:
+async def test_it_is_a_look_that_counts_nowhere(tmp_path: Path) -> None:
     async with shop(tmp_path, "candidate", "shadow", share=0.5) as (client, service, _, versions):
         variants = [{"name": "a", "share": 0.5}, {"name": "b", "share": 0.5, "rules": {"k": 2}}]
         assert (await client.put("/experiments/try", json={"variants": variants})).status_code == 200
         assert (await client.put("/placements/home", json={"experiment": "try", "k": 4})).status_code == 200
-        for number in range(20):
-            for name, version in versions.items():
-                asked = {"user_id": f"u{number}", "history": ["item-1"], "placement": "home", "model": name}
-                answer = (await client.post("/recommend", json=asked)).json()
-                assert (answer["model_version"], answer["experiment"], len(answer["items"])) == (version, None, 4)
-
         trial = service.canary.trial
         assert trial is not None
-        assert [trial.here[lane].answers for lane in ("live", "candidate")] == [0, 0]
-        assert service.shadow.figures is None
-        await service.attribution_upkeep.step()
-        report = (await client.get("/experiments/try/report")).json()
-        assert [each["answers"] for each in report["variants"]] == [0, 0]
 
-        # Each counts under the version that answered, as all answers do.
-        [day] = (await client.get("/attribution?days=1")).json()["days"]
-        assert {row["name"]: row["answers"] for row in day["versions"]} == dict.fromkeys(versions.values(), 20)
+        async def visit(model: str | None) -> list[Json]:
+            asked = {"history": ["item-1"], "placement": "home", "model": model}
+            body = [{**asked, "user_id": f"u{number}"} for number in range(20)]
+            response = await client.post("/recommend/batch", json=body)
+            assert response.status_code == 200, response.text
+            return list(response.json())
+
+        async def counted() -> list[int]:
+            """Return whether the shadow was asked, answers of canary, experiment and versions, items by code, users."""
+            codes = await code_attribution(client, service)
+            report = (await client.get("/experiments/try/report")).json()
+            [day] = (await client.get("/attribution?days=1")).json()["days"]
+            return [
+                int(service.shadow.figures is not None),  # a request is offered before it is answered
+                sum(trial.here[lane].answers for lane in ("live", "candidate")),
+                sum(each["answers"] for each in report["variants"]),
+                sum(row["answers"] for row in day["versions"]),
+                codes["shown"],
+                len(service.recent_users.newest(100)),
+            ]
+
+        for name, version in versions.items():
+            for answer in await visit(name):
+                assert (answer["model_version"], answer["experiment"], len(answer["items"])) == (version, None, 4)
+                assert answer["attribution"] is None, "events that come of it cannot count either"
+        assert await counted() == [0, 0, 0, 0, 0, 0]
+
+        # All of this can count: it does for those who name no model.
+        items = sum(len(each["items"]) for each in await visit(None) if each["model_version"] == versions["live"])
+        assert await counted() == [1, 20, 20, 20, items, 20]
 
 
 async def test_what_it_shows_is_not_left_out_of_the_next_answer(tmp_path: Path) -> None:

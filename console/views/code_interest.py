@@ -131,7 +131,7 @@ def show_interest_table(found: CodeAttributionResponse, address: Callable[[CodeA
     ]
     columns = (
         *("Group", "Name", "Shown", "Clicks", "Clicks by item shown"),
-        *("Of all shown", "Of training", "Of recent events", "Drift"),
+        *("Of all shown", "Of the data", "Of recent events", "Drift"),
     )
     with ui.expansion("What answers led to, as a table", value=len(rows) <= 12):
         table("By first code", columns, rows)

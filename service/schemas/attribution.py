@@ -58,7 +58,13 @@ class CodeAttributionRow(TypedDict):
     shown_share: Annotated[float | None, Field(description="of all items shown; null if none was")]
     clicks: int
     click_through: Annotated[float | None, Field(description="clicks for each item shown; null if none was")]
-    trained_share: Annotated[float, Field(description="of the interactions that the version was trained on")]
+    trained_share: Annotated[
+        float,
+        Field(
+            description="of the interactions in the version's data, those that its filters kept from training included:"
+            " recent events are not filtered either"
+        ),
+    ]
     recent_share: Annotated[float | None, Field(description="of recent events; null if there are too few")]
     drift: Annotated[
         float | None,

@@ -7,17 +7,15 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from model_store.attribution.token import Chance, new_answer_id
+from model_store.attribution.token import Chance
 from model_store.experiments.assignment import Assignment
-from service.answers.arranged import POPULAR_CANDIDATES, find_popular_parts
-from service.answers.explanations import NO_EXPLANATIONS, Explanations, explain
-from service.answers.exploration import Drawn, draw
-from service.answers.popular import FallbackReason, PopularLog, find_popular
+from service.answers.explanations import Explanations, explain
+from service.answers.popular import FallbackReason, PopularLog
 from service.answers.recent_users import RecentUsers
 from service.answers.result_cache import AnswerKey, ResultCache
 from service.answers.shown import NOTHING_SHOWN, Shown, ShownTracker, subject_of
@@ -29,13 +27,15 @@ from service.errors import DeadlineMissed, InvalidFields, QueueTooLong
 from service.models.loaded_model import LoadedModel
 from service.models.manager import ModelManager
 from service.models.slot import ModelSlot, Serving
-from service.ranking.filters import Rule, ViewedItem, read_filter
+from service.ranking.filters import Rule
 from service.schemas.experiments import VariantModel
 from service.schemas.ranking import RuleCost, SkippedPin
 from service.schemas.recommend import RecommendRequest
-from service.search.query import Query, QueryBuilder, given_history, read_history
+from service.search.answered import NOTHING, Answered, ServedBy, answer_nothing, draw_places, unknown_items
+from service.search.popular_search import PopularSearch
+from service.search.query import Query, QueryBuilder, given_history, read_history, read_rule
 from service.search.rule_costs import measure_costs
-from service.search.search import Found, arranged, search
+from service.search.search import search
 from service.second_models.model_choice import ModelChoice
 from service.second_models.shadow import Sample, Shadow
 from service.settings import Settings
@@ -43,13 +43,9 @@ from service.store.base import History
 from service.store.client import StoreClient, StoredHistory
 from service.telemetry.telemetry import Telemetry
 
-ServedBy = Literal["model", "cache", "popular"]
-
 ANSWER_S = 0.002
 """Seconds of a request's own budget that the search may not use: popular items must still be found and sent if it gives
 up."""
-
-_NOTHING = SearchResult(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32))
 
 
 class Recommendation(NamedTuple):
@@ -76,17 +72,6 @@ class Recommendation(NamedTuple):
         return len(self.item_ids)
 
 
-class _Answered(NamedTuple):
-    """The items that answer a query, and where they come from."""
-
-    found: SearchResult
-    served_by: ServedBy
-    explanations: Explanations = NO_EXPLANATIONS
-    fallback_reason: FallbackReason | None = None
-    rule_costs: Sequence[RuleCost] = ()
-    chance: Chance | None = None  # if the request explores
-
-
 class Recommender:
     """Answers requests with the model that serves now."""
 
@@ -108,7 +93,6 @@ class Recommender:
         self._model_choice = model_choice
         self._shadow = shadow
         self._store_client = store_client
-        self._trends = trends
         self._shown = shown
         self._range_checks = range_checks  # of each model's own catalogue
         self._signer = signer
@@ -117,6 +101,7 @@ class Recommender:
         self._telemetry = telemetry
 
         self._queries = QueryBuilder(settings)
+        self._popular = PopularSearch(self._queries, trends)
         # One for each model: a cache is of one catalogue.
         self._caches: defaultdict[ModelSlot, ResultCache] = defaultdict(
             lambda: ResultCache(settings.result_cache_entries, settings.result_cache_s)
@@ -173,7 +158,7 @@ class Recommender:
                 instead.
         """
         deadline = started + min(request.budget_ms or np.inf, self._settings.deadline_ms) / 1000
-        rule = _read_filter(request, models.current)
+        rule = read_rule(request, models.current)
         await self._range_checks[models].check(request, rule.key)
         stored = given_history(request) if request.exclude_shown is None else None
         shown = NOTHING_SHOWN
@@ -186,12 +171,12 @@ class Recommender:
             query = await self._queries.build(serving.model, request, stored.history, rule.key, left_out)
 
             if query.rule.is_empty:
-                answered = _answer_nothing(query)
+                answered = answer_nothing(query)
             elif len(query.known):
                 answered = await self._answer_by_model(serving, self._caches[models], query, stored.history, deadline)
             else:
                 reason = _why_nothing_is_known(query, stored)
-                answered = await self._answer_by_popularity(query, stored.history, reason)
+                answered = await self._popular.answer(query, stored.history, reason)
 
         self._count(query, answered)
         is_degraded = stored.is_missing or shown.is_missing or not self._store_client.is_up
@@ -213,14 +198,9 @@ class Recommender:
             return await read_history(self._store_client, request), NOTHING_SHOWN
         return await asyncio.gather(read_history(self._store_client, request), self._shown.read(request))
 
-    async def _build_again(self, query: Query, request: RecommendRequest, history: History) -> Query:
-        """Return the query of the same user for another request."""
-        rule = _read_filter(request, query.model)
-        return await self._queries.build(query.model, request, history, rule.key, query.left_out)
-
     async def _answer_by_model(
         self, serving: Serving, cache: ResultCache, query: Query, history: History, deadline: float
-    ) -> _Answered:
+    ) -> Answered:
         """Return a cached answer, else search; popular items answer where the request's own budget is too tight."""
         full = query.search_request(query.beam_width)
         longest = query.model.engine.max_history
@@ -229,8 +209,8 @@ class Recommender:
             key = AnswerKey.of(full, query.rule_key, query.ranking.key, longest, query.request.k)
         cached = self._find_cached(query, cache, key)
         if cached is not None:
-            shown, chance = await _draw(query, cached)
-            return _Answered(shown, "cache", chance=chance)
+            shown, chance = await draw_places(query, cached)
+            return Answered(shown, "cache", chance=chance)
 
         # A request with a budget of its own prefers a poorer answer to an error.
         has_budget = query.request.budget_ms is not None
@@ -240,24 +220,24 @@ class Recommender:
         except (QueueTooLong, DeadlineMissed):
             if not has_budget:
                 raise
-            return await self._answer_by_popularity(query, history, FallbackReason.BUDGET)
+            return await self._popular.answer(query, history, FallbackReason.BUDGET)
 
         # The next request may have more time, so only answers of the full beam are cached.
         if asked is full and key is not None:
             cache.keep(query.model.catalogue, key, found)
-        shown, chance = await _draw(query, found)
+        shown, chance = await draw_places(query, found)
         if not query.request.explain:
-            return _Answered(shown, "model", chance=chance)
+            return Answered(shown, "model", chance=chance)
 
         async def answer_again(request: RecommendRequest) -> tuple[Query, SearchResult]:
-            other = await self._build_again(query, request, history)
+            other = await self._queries.build_again(query, request, history)
             if other.rule.is_empty:
-                return other, _NOTHING
+                return other, NOTHING
             return other, (await search(serving, other, other.search_request(asked.beam_width), deadline)).found
 
         explanations = await explain(serving, asked, shown.rows, deadline - time.monotonic())
         costs = await measure_costs(query, found, shown, ranking, answer_again)
-        return _Answered(shown, "model", explanations, rule_costs=costs, chance=chance)
+        return Answered(shown, "model", explanations, rule_costs=costs, chance=chance)
 
     def _find_cached(self, query: Query, cache: ResultCache, key: AnswerKey | None) -> SearchResult | None:
         if key is None or query.request.explain:
@@ -282,33 +262,7 @@ class Recommender:
                 return asked
         return full
 
-    async def _answer_by_popularity(self, query: Query, history: History, reason: FallbackReason) -> _Answered:
-        query = await self._queries.steer_by_boosts(query)
-        found, ranking = await self._find_popular(query)
-        shown, chance = await _draw(query, found)
-        if not query.request.explain:
-            return _Answered(shown, "popular", fallback_reason=reason, chance=chance)
-
-        async def answer_again(request: RecommendRequest) -> tuple[Query, SearchResult]:
-            other = await self._queries.steer_by_boosts(await self._build_again(query, request, history))
-            return other, (await self._find_popular(other)).found
-
-        costs = await measure_costs(query, found, shown, ranking, answer_again)
-        return _Answered(shown, "popular", fallback_reason=reason, rule_costs=costs, chance=chance)
-
-    async def _find_popular(self, query: Query) -> Found:
-        catalogue = query.model.catalogue
-        events = await self._trends.popular_counts(catalogue)
-        if not query.ranking.key.is_arranged:
-            limit = query.ranking.key.first_code_limit
-            k = query.request.k if query.request.exploration is None else max(query.request.k, POPULAR_CANDIDATES)
-            return Found(find_popular(catalogue, query.rule, query.excluded, k, limit, events))
-
-        ranking = query.start_ranking()
-        await asyncio.to_thread(find_popular_parts, catalogue, ranking, events)
-        return Found(arranged(query, ranking), ranking)
-
-    def _count(self, query: Query, answered: _Answered) -> None:
+    def _count(self, query: Query, answered: Answered) -> None:
         """Count the answer; if popular items answered, say why in the metrics and in the log."""
         self._answers[answered.served_by].inc()
         reason = answered.fallback_reason
@@ -319,7 +273,7 @@ class Recommender:
     def _recommendation(
         self,
         query: Query,
-        answered: _Answered,
+        answered: Answered,
         stored: StoredHistory,
         rule: Rule,
         is_degraded: bool,
@@ -341,7 +295,7 @@ class Recommender:
             item_ids=item_ids,
             served_by=answered.served_by,
             is_degraded=is_degraded,
-            unknown_items=_unknown_items(query),
+            unknown_items=unknown_items(query),
             ignored_rules=_ignored_rules(query.request, rule),
             took_ms=took_ms,
             attribution=attribution,
@@ -394,31 +348,9 @@ class Recommender:
         return found.select(~is_hidden) if is_hidden.any() else found
 
 
-async def _draw(query: Query, pool: SearchResult) -> Drawn:
-    """Leave places of an answer to chance if the request explores; else the pool is the answer."""
-    exploration = query.request.exploration
-    if exploration is None or not len(pool.rows):
-        return Drawn(pool, None)
-    return await asyncio.to_thread(draw, pool, query.pinned_rows, query.request.k, exploration, new_answer_id())
-
-
-def _read_filter(request: RecommendRequest, model: LoadedModel | None) -> Rule:
-    """Return the rule of a request's filter, with the values of the viewed item in their places."""
-    if request.filter is None or model is None or request.viewed_item is None:
-        return read_filter(request.filter)
-    return read_filter(request.filter, ViewedItem.find(model.catalogue, request.viewed_item))
-
-
-def _is_comparable(request: RecommendRequest, answered: _Answered) -> bool:
+def _is_comparable(request: RecommendRequest, answered: Answered) -> bool:
     """Tell whether the shadow's answer can be compared with this one: a user's request, and the model chose it."""
     return answered.served_by == "model" and request.exploration is None and request.model is None
-
-
-def _answer_nothing(query: Query) -> _Answered:
-    """Return no items, labelled as the path that would have answered under a rule that allows some."""
-    if len(query.known):
-        return _Answered(_NOTHING, "model")
-    return _Answered(_NOTHING, "popular", fallback_reason=FallbackReason.EMPTY_RULE)
 
 
 def _why_nothing_is_known(query: Query, stored: StoredHistory) -> FallbackReason:
@@ -433,12 +365,3 @@ def _ignored_rules(request: RecommendRequest, rule: Rule) -> Sequence[str]:
     if request.exclude_shown is None or subject_of(request) is not None:
         return rule.ignored
     return [*rule.ignored, "exclude_shown"]
-
-
-def _unknown_items(query: Query) -> list[str]:
-    """Return the ids that the catalogue lacks, each once, in order."""
-    if len(query.known) == len(query.item_ids):
-        return []
-
-    row_of = query.model.catalogue.row_of
-    return list(dict.fromkeys(item_id for item_id in query.item_ids if item_id not in row_of))

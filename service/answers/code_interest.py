@@ -30,7 +30,7 @@ def build_code_attribution(
     catalogue = model.catalogue
     first = catalogue.codes[:, 0].astype(np.int64)
     codes = np.unique(first)
-    # Interactions that were set aside count in the popularity, as they must here: recent events are not filtered either.
+    # Interactions that were set aside count in the popularity, as they must: recent events are not filtered either.
     trained = np.bincount(first, weights=catalogue.popularity)[codes]
     recent = np.bincount(first[events.rows], weights=events.counts, minlength=int(codes[-1]) + 1)[codes]
     has_drift = recent.sum() >= FEWEST_EVENTS and trained.sum() > 0

@@ -19,7 +19,7 @@ from service.engines.base import SearchRequest
 from service.models.loaded_model import LoadedModel
 from service.ranking.checks import check_ranking
 from service.ranking.compiler import NO_RANKING, CompiledRanking
-from service.ranking.filters import CompiledRule, RuleKey
+from service.ranking.filters import CompiledRule, Rule, RuleKey, ViewedItem, read_filter
 from service.ranking.keys import UNRANKED, RankingKey
 from service.ranking.ranking import Asked, Ranking
 from service.schemas.recommend import RecommendRequest
@@ -118,6 +118,18 @@ async def read_history(store_client: StoreClient, request: RecommendRequest) -> 
     return await store_client.history(request.user_id)
 
 
+def read_rule(request: RecommendRequest, model: LoadedModel | None) -> Rule:
+    """Return the rule of a request's filter, with the values of the viewed item in their places.
+
+    Args:
+        request: The request.
+        model: The model that answers, in whose catalogue the item is looked up; ``None`` if none is loaded.
+    """
+    if request.filter is None or model is None or request.viewed_item is None:
+        return read_filter(request.filter)
+    return read_filter(request.filter, ViewedItem.find(model.catalogue, request.viewed_item))
+
+
 class QueryBuilder:
     """Builds queries of the request path: compiles, in a thread, what is not compiled yet."""
 
@@ -148,6 +160,11 @@ class QueryBuilder:
         return build_query(
             model, request, history, rule_key, rule, self._default_letters, self._fresh_boost, ranking, left_out
         )
+
+    async def build_again(self, query: Query, request: RecommendRequest, history: History) -> Query:
+        """Return the query of the same user, with the same history, for another request."""
+        rule = read_rule(request, query.model)
+        return await self.build(query.model, request, history, rule.key, query.left_out)
 
     async def steer_by_boosts(self, query: Query) -> Query:
         """Return a query whose steering is boosts, for popular items: no search steers them."""

@@ -1,4 +1,4 @@
-"""Answers of popular items, under the same rules as the model's: who is new gets them, and who has no time to wait."""
+"""Answers of popular items under the same rules as the model's, for who is new or has no time to wait."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from service.store.change_stream import (
     Tail,
     lost_changes,
 )
-from service.store.embedded_state import Batch, ChangeState, Step, change_line
+from service.store.embedded_change_state import ChangeState, change_line
+from service.store.embedded_state import Batch, Step
 from service.store.packed_snapshots import pack_snapshot, summarise_head, unpack_snapshot
 
 SNAPSHOTS_KEPT = 2

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import cast
 
 from model_store.events.counts import Counts, add_all, by_day
@@ -38,65 +36,13 @@ from model_store.events.history_entry import UNTIMED, letter_of
 from model_store.events.tombstones import tombstone_of
 from model_store.replication import redis_keys
 from service.store.base import ImportProgress
-from service.store.change_stream import ItemChange, Position
 from service.store.decayed_counts import DecayedCounts
+from service.store.embedded_change_state import ChangeState
 from service.store.embedded_document_state import DocumentState
 from service.store.embedded_subject_state import SubjectState
 from service.store.user_history import Interaction, UserHistory
 
 _CounterLine = CounterLine | CounterNamesLine | DroppedCountersLine | ExposuresLine | DroppedSubjectsLine
-
-_NONCE = 0  # one process writes the log and never loses its fsynced end, so there are no two streams to tell apart
-
-
-class ChangeState:
-    """Catalogue changes: the newest ones in order, and the latest change of every item."""
-
-    def __init__(self) -> None:
-        self.revision = 0
-        self.tail: deque[ItemChange] = deque()  # without gaps; the last one has ``revision``
-        self.latest: dict[str, tuple[int, ItemChange]] = {}  # first revision and latest change, by item id
-
-    def apply(self, line: ChangeLine | ItemLine) -> None:
-        """Apply one line; a change that was applied before has no effect."""
-        change = ItemChange(Position(line.revision, _NONCE), line.item_id, line.change, line.payload.encode())
-        if isinstance(line, ItemLine):
-            self.latest[line.item_id] = (line.first, change)
-            return
-        if line.revision <= self.revision:
-            return
-
-        if line.revision > self.revision + 1:
-            # a damaged line in between, or a restart: readers must notice that the stream is broken here
-            self.tail.clear()
-        self.revision = line.revision
-        self.tail.append(change)
-        if line.change != "restart":
-            first, latest = self.latest.get(line.item_id, (line.revision, change))
-            if latest.at.revision <= line.revision:
-                # a deletion keeps the payload of the put before it
-                self.latest[line.item_id] = (first, replace(change, payload=change.payload or latest.payload))
-
-    def trim(self, before: int) -> None:
-        """Drop changes below a revision; the newest change stays."""
-        while len(self.tail) > 1 and self.tail[0].at.revision < before:
-            self.tail.popleft()
-
-    def after(self, revision: int, limit: int) -> list[ItemChange] | None:
-        """Return the changes after a revision; ``None`` if they are not held any more, or never were."""
-        kept_from = self.tail[0].at.revision if self.tail else self.revision + 1
-        if not kept_from - 1 <= revision <= self.revision:
-            return None
-
-        start = revision + 1 - kept_from
-        return list(itertools.islice(self.tail, start, start + limit))
-
-    def lines(self) -> Iterator[LogLine]:
-        """Yield lines that rebuild this state; items first, so that the tail finds their first revisions."""
-        for first, change in self.latest.values():
-            yield _item_line(first, change)
-        for change in self.tail:
-            yield change_line(change)
 
 
 class CounterState:
@@ -383,20 +329,3 @@ class Batch:
 
 Step = Callable[[Batch], int]
 """Operation that adds its lines to a batch and returns its answer."""
-
-
-def change_line(change: ItemChange) -> ChangeLine:
-    """Return the line that logs a change."""
-    return ChangeLine(
-        revision=change.at.revision, item_id=change.item_id, change=change.kind, payload=change.payload.decode()
-    )
-
-
-def _item_line(first: int, change: ItemChange) -> ItemLine:
-    return ItemLine(
-        first=first,
-        revision=change.at.revision,
-        item_id=change.item_id,
-        change=change.kind,
-        payload=change.payload.decode(),
-    )

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from model_store.errors import StoreCorrupt, StoreReadOnly
 from model_store.replication import redis_keys, redis_values
 from model_store.replication.snapshots import SnapshotHead
-from service.store import redis_scripts
+from service.store import redis_change_scripts
 from service.store.change_stream import (
     APPEND_LIMIT,
     READ_LIMIT,
@@ -56,11 +56,11 @@ class RedisChanges(ChangeStore):
         self._snapshots = snapshots
 
         slow = connection.slow
-        self._append = Script(slow, redis_scripts.APPEND_CHANGES)
-        self._append_deletions = Script(slow, redis_scripts.APPEND_DELETIONS)
-        self._read = Script(slow, redis_scripts.READ_CHANGES)
-        self._last_id = Script(slow, redis_scripts.LAST_CHANGE)
-        self._restart = Script(slow, redis_scripts.RESTART_CHANGES)
+        self._append = Script(slow, redis_change_scripts.APPEND_CHANGES)
+        self._append_deletions = Script(slow, redis_change_scripts.APPEND_DELETIONS)
+        self._read = Script(slow, redis_change_scripts.READ_CHANGES)
+        self._last_id = Script(slow, redis_change_scripts.LAST_CHANGE)
+        self._restart = Script(slow, redis_change_scripts.RESTART_CHANGES)
 
     async def append(self, changes: Sequence[RawChange], known: int = 0) -> Position:
         """Run one script per 256 changes.

@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -109,6 +109,63 @@ def check(replies: list[Reply]) -> None:
         raise SystemExit(f"{len(replies)} replies, some with status {failed}: the figures would mean nothing")
 
 
+class Figures(NamedTuple):
+    """Figures of all repeats, and of the batches of the whole run."""
+
+    rates: list[float]  # requests a second, one a repeat
+    cpu_ms: list[float]  # of the server for each request, outside the engine
+    timed: list[list[Reply]]  # at 70 % of the rate
+    batches: float
+    computed: float  # requests in them
+
+    def document(self) -> dict[str, Any]:
+        """Return their part of the line."""
+        rate = statistics.median(self.rates)
+        p50_ms, p99_ms = (percentiles(self.timed, percent) for percent in (50, 99))
+        return {
+            "http_req_s": round(rate, 1),
+            "http_spread": [round(min(self.rates), 1), round(max(self.rates), 1)],
+            "server_cpu_ms_outside_engine": round(statistics.median(self.cpu_ms), 3),
+            "cpu_spread": [round(min(self.cpu_ms), 3), round(max(self.cpu_ms), 3)],
+            "p50_ms": statistics.median(p50_ms),
+            "p99_ms": statistics.median(p99_ms),
+            "p99_spread": [min(p99_ms), max(p99_ms)],
+            "offered_req_s": round(0.7 * rate, 1),
+            "mean_batch": round(self.computed / max(1.0, self.batches), 1),
+        }
+
+
+def measure(
+    service: ServiceProcess,
+    bodies: list[bytes],
+    connections: int,
+    seconds: float,
+    repeats: int,
+    latency_seconds: float,
+) -> Figures:
+    """Measure rate and processor time in a closed loop, then latency in an open one; so many times."""
+    load = Load(service.port, bodies, connections)
+    arriving = Load(service.port, bodies[::-1], 256)
+    check(asyncio.run(load.closed_loop(min(3.0, seconds))))
+
+    rates: list[float] = []
+    cpu_ms: list[float] = []
+    timed: list[list[Reply]] = []
+    for _ in range(repeats):
+        before = service.cpu_s() - engine_cpu_s(service)
+        started = time.perf_counter()
+        replies = asyncio.run(load.closed_loop(seconds))
+        rates.append(len(replies) / (time.perf_counter() - started))
+        cpu_ms.append((service.cpu_s() - engine_cpu_s(service) - before) / len(replies) * 1000)
+        check(replies)
+
+        timed.append(asyncio.run(arriving.open_loop(0.7 * rates[-1], latency_seconds)))
+        check(timed[-1])
+
+    batches, computed = (service.metric(f"etegrec_batch_size_{part}") for part in ("count", "sum"))
+    return Figures(rates, cpu_ms, timed, batches, computed)
+
+
 def main(
     store: Annotated[
         Path | None, typer.Option(help="Folder to keep the model in; default: build it again, which takes minutes.")
@@ -143,54 +200,13 @@ def main(
         bodies = requests(bundle.catalogue(), returning)
         slack = {"deadline_ms": 30_000, "result_cache_entries": cache}
         with serving(folder, **given, **slack) as service:
-            load = Load(service.port, bodies, connections)
-            arriving = Load(service.port, bodies[::-1], 256)
-            check(asyncio.run(load.closed_loop(min(3.0, seconds))))
-
-            rates: list[float] = []
-            cpu_ms: list[float] = []
-            timed: list[list[Reply]] = []
-            for _ in range(repeats):
-                before = service.cpu_s() - engine_cpu_s(service)
-                started = time.perf_counter()
-                replies = asyncio.run(load.closed_loop(seconds))
-                rates.append(len(replies) / (time.perf_counter() - started))
-                cpu_ms.append((service.cpu_s() - engine_cpu_s(service) - before) / len(replies) * 1000)
-                check(replies)
-
-                timed.append(asyncio.run(arriving.open_loop(0.7 * rates[-1], latency_seconds)))
-                check(timed[-1])
-
-            rate = statistics.median(rates)
+            figures = measure(service, bodies, connections, seconds, repeats, latency_seconds)
             hits = service.metric('etegrec_result_cache_lookups_total{result="hit"}') if cache else 0.0
-            batches = service.metric("etegrec_batch_size_count")
-            computed = service.metric("etegrec_batch_size_sum")
 
-    typer.echo(
-        json.dumps(
-            {
-                "bench": "http",
-                "engine_req_s": round(alone, 1),
-                "http_req_s": round(rate, 1),
-                "http_spread": [round(min(rates), 1), round(max(rates), 1)],
-                "server_cpu_ms_outside_engine": round(statistics.median(cpu_ms), 3),
-                "cpu_spread": [round(min(cpu_ms), 3), round(max(cpu_ms), 3)],
-                "p50_ms": statistics.median(percentiles(timed, 50)),
-                "p99_ms": statistics.median(percentiles(timed, 99)),
-                "p99_spread": [min(percentiles(timed, 99)), max(percentiles(timed, 99))],
-                "offered_req_s": round(0.7 * rate, 1),
-                "mean_batch": round(computed / max(1.0, batches), 1),
-                "threads": threads,
-                "searches": searches,
-                "max_batch": max_batch,
-                "onnx_precision": onnx_precision,
-                "returning": returning,
-                "cache_hits": int(hits),
-                "load": round(os.getloadavg()[0], 2),
-                "repeats": repeats,
-            }
-        )
-    )
+    line = {"bench": "http", "engine_req_s": round(alone, 1), **figures.document()}
+    line |= {name: given[name] for name in ("threads", "searches", "max_batch", "onnx_precision")}
+    line |= {"returning": returning, "cache_hits": int(hits), "load": round(os.getloadavg()[0], 2), "repeats": repeats}
+    typer.echo(json.dumps(line))
 
 
 if __name__ == "__main__":

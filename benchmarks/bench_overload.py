@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -105,6 +105,65 @@ async def overload(service: ServiceProcess, bodies: Sequence[bytes], rate: float
     return list(await asyncio.gather(requests, Load(service.port, probes, 64).open_loop(PROBES_A_SECOND, seconds)))
 
 
+class Outcome(NamedTuple):
+    """What came of an overload, and of the peace before and after it."""
+
+    peaks: list[float]  # requests a second, before and after
+    peace: list[Reply]  # at half of the peak
+    replies: list[Reply]  # under overload, as are the next three
+    probes: list[Reply]
+    took_s: float
+    recovered_s: float  # until answers took no longer than in peace
+
+    @property
+    def answered(self) -> list[Reply]:
+        """The replies of the overload that are answers."""
+        return [reply for reply in self.replies if reply.status == 200]
+
+    def document(self, deadline_ms: float, seconds: float) -> dict[str, Any]:
+        """Return their part of the line."""
+        peak = statistics.median(self.peaks)
+        answered = self.answered
+        refused = [reply for reply in self.replies if reply.status == 429]
+        in_time = sum(reply.seconds <= deadline_ms / 1000 for reply in answered)
+        return {
+            "peak_req_s": round(peak, 1),
+            "peak_spread": [round(min(self.peaks), 1), round(max(self.peaks), 1)],
+            "offered_req_s": round(len(self.replies) / seconds, 1),
+            "goodput_req_s": round(in_time / self.took_s, 1),
+            "goodput_of_peak": round(in_time / self.took_s / peak, 3),
+            "answered": len(answered),
+            "p50_ms": milliseconds(answered, 50),
+            "p99_ms": milliseconds(answered, 99),
+            "deadline_ms": deadline_ms,
+            "refused": len(refused),
+            "refused_p99_ms": milliseconds(refused, 99),
+            "late": sum(reply.status == 504 for reply in self.replies),
+            "other": sum(reply.status not in (200, 429, 504) for reply in self.replies),
+            "probes": len(self.probes),
+            "probes_failed": sum(probe.status != 200 for probe in self.probes),
+            "probe_p99_ms": milliseconds(self.probes, 99),
+            "peace_p99_ms": milliseconds(self.peace, 99),
+            "recover_s": round(self.recovered_s, 2),
+        }
+
+
+def measure(
+    service: ServiceProcess, bodies: Sequence[bytes], factor: float, seconds: float, peak_seconds: float
+) -> Outcome:
+    """Measure the peak, half of it, ``factor`` times as much, the recovery from that, and the peak again."""
+    peaks = measure_peaks(service, bodies, peak_seconds)
+    peak = statistics.median(peaks)
+    peace = asyncio.run(Load(service.port, bodies, 256).open_loop(peak / 2, peak_seconds))
+
+    started = time.perf_counter()
+    replies, probes = asyncio.run(overload(service, bodies, factor * peak, seconds))
+    took_s = time.perf_counter() - started
+
+    recovered_s = asyncio.run(recovery_s(service.port, bodies, (milliseconds(peace, 99) or 0) / 1000))
+    return Outcome([*peaks, *measure_peaks(service, bodies, peak_seconds)], peace, replies, probes, took_s, recovered_s)
+
+
 def main(
     store: Annotated[
         Path | None, typer.Option(help="Folder to keep the model in; default: build it again, which takes minutes.")
@@ -130,53 +189,12 @@ def main(
 
         # cached answers would make the few different requests cheap
         with serving(store or Path(temporary), **given, result_cache_entries=0) as service:
-            peaks = measure_peaks(service, bodies, peak_seconds)
-            peak = statistics.median(peaks)
-            offered = factor * peak
-            peace = asyncio.run(Load(service.port, bodies, 256).open_loop(peak / 2, peak_seconds))
+            outcome = measure(service, bodies, factor, seconds, peak_seconds)
 
-            started = time.perf_counter()
-            replies, probes = asyncio.run(overload(service, bodies, offered, seconds))
-            took = time.perf_counter() - started
-
-            recovered = asyncio.run(recovery_s(service.port, bodies, (milliseconds(peace, 99) or 0) / 1000))
-            peaks += measure_peaks(service, bodies, peak_seconds)
-            peak = statistics.median(peaks)
-
-    answered = [reply for reply in replies if reply.status == 200]
-    refused = [reply for reply in replies if reply.status == 429]
-    in_time = sum(reply.seconds <= deadline_ms / 1000 for reply in answered)
-
-    typer.echo(
-        json.dumps(
-            {
-                "bench": "overload",
-                "peak_req_s": round(peak, 1),
-                "peak_spread": [round(min(peaks), 1), round(max(peaks), 1)],
-                "offered_req_s": round(len(replies) / seconds, 1),
-                "goodput_req_s": round(in_time / took, 1),
-                "goodput_of_peak": round(in_time / took / peak, 3),
-                "answered": len(answered),
-                "p50_ms": milliseconds(answered, 50),
-                "p99_ms": milliseconds(answered, 99),
-                "deadline_ms": deadline_ms,
-                "refused": len(refused),
-                "refused_p99_ms": milliseconds(refused, 99),
-                "late": sum(reply.status == 504 for reply in replies),
-                "other": sum(reply.status not in (200, 429, 504) for reply in replies),
-                "wrong": sum(not is_right(reply.body, expected[reply.request], catalogue) for reply in answered),
-                "probes": len(probes),
-                "probes_failed": sum(probe.status != 200 for probe in probes),
-                "probe_p99_ms": milliseconds(probes, 99),
-                "peace_p99_ms": milliseconds(peace, 99),
-                "recover_s": round(recovered, 2),
-                "seconds": seconds,
-                "threads": threads,
-                "searches": searches,
-                "load": round(os.getloadavg()[0], 2),
-            }
-        )
-    )
+    line = {"bench": "overload", **outcome.document(deadline_ms, seconds)}
+    line["wrong"] = sum(not is_right(reply.body, expected[reply.request], catalogue) for reply in outcome.answered)
+    line |= {"seconds": seconds, "threads": threads, "searches": searches, "load": round(os.getloadavg()[0], 2)}
+    typer.echo(json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -146,6 +146,46 @@ def _search(engine: OnnxEngine, inputs: SearchInputs, model: ServedModel) -> Cal
     return lambda: engine.compute(inputs, model.catalogue)
 
 
+def compare(together: Contest, single: Contest, batch: int) -> dict[str, Any]:
+    """Return how the engines did beside their peers, in batches of this size and with single requests."""
+    ours_s = together.median_s("ours")
+    hf_s = together.median_s(together.peer())
+    return {
+        "ours_req_s": round(batch / ours_s, 1),
+        "hf_req_s": round(batch / hf_s, 1),
+        "ratio": round(together.ratio("ours"), 2),
+        "ratio_4_codes": round(together.ratio("ours", FOUR_CODES), 2),
+        "ratio_cheap": round(together.ratio("cheap"), 2),
+        "cheap_ms": round(1000 * together.median_s("cheap") / batch, 3),
+        "ours_ms": round(1000 * ours_s / batch, 3),
+        "hf_ms": round(1000 * hf_s / batch, 2),
+        "ratio_single": round(single.ratio("ours"), 2),
+        "ratio_single_4_codes": round(single.ratio("ours", FOUR_CODES), 2),
+        "ratio_single_cheap": round(single.ratio("cheap"), 2),
+        "single_ms": round(1000 * single.median_s("ours"), 2),
+        "hf_single_ms": round(1000 * single.median_s(single.peer()), 1),
+        "ours_batch_ms_spread": together.spread("ours"),
+        "hf_batch_ms_spread": together.spread(together.peer()),
+    }
+
+
+def compare_with_floor(flop: float, rate: float, request_s: float) -> dict[str, float]:
+    """Return how long a request takes beside its multiplications alone.
+
+    Args:
+        flop: Floating-point operations of a request.
+        rate: Best rate of the machine, in operations a second.
+        request_s: Seconds of a request in a batch.
+    """
+    floor_s = flop / rate
+    return {
+        "gflop": round(flop / 1e9, 3),
+        "gflop_s": round(rate / 1e9, 1),
+        "floor_ms": round(1000 * floor_s, 3),
+        "over_floor": round(request_s / floor_s, 2),
+    }
+
+
 def main(
     batch: Annotated[int, typer.Option(min=1)] = 32,
     items: Annotated[int, typer.Option(min=300)] = 12_000,
@@ -174,44 +214,11 @@ def main(
     exact, cheap = (
         engine.compute(model.batch(512, HISTORY, BEAM_WIDTH, 1), model.catalogue) for engine in engines.values()
     )
-    ours_s = together.median_s("ours")
-    hf_s = together.median_s(together.peer())
-    gflop = operations(model.config, HISTORY, BEAM_WIDTH) / 1e9
-    floor_ms = 1e12 * gflop / rate
-
-    typer.echo(
-        json.dumps(
-            {
-                "bench": "search",
-                "batch": batch,
-                "ours_req_s": round(batch / ours_s, 1),
-                "hf_req_s": round(batch / hf_s, 1),
-                "ratio": round(together.ratio("ours"), 2),
-                "ratio_4_codes": round(together.ratio("ours", FOUR_CODES), 2),
-                "ratio_cheap": round(together.ratio("cheap"), 2),
-                "overlap_cheap": round(overlap(exact, cheap), 4),
-                "cheap_ms": round(1000 * together.median_s("cheap") / batch, 3),
-                "ours_ms": round(1000 * ours_s / batch, 3),
-                "hf_ms": round(1000 * hf_s / batch, 2),
-                "ratio_single": round(single.ratio("ours"), 2),
-                "ratio_single_4_codes": round(single.ratio("ours", FOUR_CODES), 2),
-                "ratio_single_cheap": round(single.ratio("cheap"), 2),
-                "single_ms": round(1000 * single.median_s("ours"), 2),
-                "hf_single_ms": round(1000 * single.median_s(single.peer()), 1),
-                "gflop": round(gflop, 3),
-                "gflop_s": round(rate / 1e9, 1),
-                "floor_ms": round(floor_ms, 3),
-                "over_floor": round(1000 * ours_s / batch / floor_ms, 2),
-                "ours_batch_ms_spread": together.spread("ours"),
-                "hf_batch_ms_spread": together.spread(together.peer()),
-                "peer": together.peer(),
-                "codes": model.config.code_length,
-                "threads": threads,
-                "repeats": repeats,
-                "load": round(os.getloadavg()[0], 2),
-            }
-        )
-    )
+    line = {"bench": "search", "batch": batch, **compare(together, single, batch)}
+    line["overlap_cheap"] = round(overlap(exact, cheap), 4)
+    line |= compare_with_floor(operations(model.config, HISTORY, BEAM_WIDTH), rate, together.median_s("ours") / batch)
+    line |= {"peer": together.peer(), "codes": model.config.code_length, "threads": threads, "repeats": repeats}
+    typer.echo(json.dumps({**line, "load": round(os.getloadavg()[0], 2)}))
 
 
 if __name__ == "__main__":

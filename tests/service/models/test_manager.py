@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused, LoadTimeout
 from service.app import create_app
+from service.async_tasks import cancel_and_wait
 from service.engines.base import Engine, SearchRequest
 from service.engines.fake_engine import FakeEngine
 from service.models.loaded_model import PARTS, LoadedModel
@@ -168,6 +170,24 @@ async def test_an_unreadable_store_is_no_end(tmp_path: Path) -> None:
         assert (await client.get("/health/ready")).status_code == 200
         (tmp_path / "LIVE").write_bytes(store)
         await until(lambda: service.models.problem == "")
+
+
+class CrashingStore(ModelStore):
+    """Model store whose reading fails in a way that nobody expects."""
+
+    def live(self) -> str | None:
+        raise RuntimeError("a bug")
+
+
+async def test_polls_go_on_after_a_crash_and_count_it(tmp_path: Path) -> None:
+    service = create_app(fast_settings(tmp_path)).state.service
+    models: ModelManager = service.models
+    models._store = CrashingStore(tmp_path)
+    watching = asyncio.create_task(models.watch())
+    with structlog.testing.capture_logs() as lines:
+        await until(lambda: metric(service, "etegrec_store_check_failures_total") >= 2)
+    assert {line["event"] for line in lines} == {"store_check_crashed"}
+    await cancel_and_wait(watching)
 
 
 async def test_an_unreadable_store_counts_and_supersedes_nothing_while_a_version_is_tried(tmp_path: Path) -> None:

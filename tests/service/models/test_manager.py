@@ -318,18 +318,18 @@ async def test_only_the_model_that_serves_gets_a_newer_catalogue(tmp_path: Path)
     newer = replace(first)
     assert models.swap_catalogue(first, newer)
     assert models.current is newer
-    assert not models.swap_catalogue(first, replace(first)), "it was replaced by now"
+    assert models.swap_catalogue(first, replace(first)) is False, "it was replaced by now"
     assert models.current is newer
 
     live_store(tmp_path, 1)
     await models.poll()
     second = serving_model(models)
-    assert not models.swap_catalogue(newer, replace(newer)), "its engine does not serve any more"
+    assert models.swap_catalogue(newer, replace(newer)) is False, "its engine does not serve any more"
     assert models.current is second
     assert second.engine is engines.made[1]
 
     await models.close()
-    assert not models.swap_catalogue(second, replace(second))
+    assert models.swap_catalogue(second, replace(second)) is False
     assert models.current is None
 
 

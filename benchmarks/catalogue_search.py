@@ -94,8 +94,7 @@ class Batch:
             excluded = np.append(history, self.catalogue.rows((asked and asked.deny) or ()))
             requests.append(SearchRequest(history, K, BEAM_WIDTH, rule.mask, excluded, self.catalogue))
 
-        inputs = self._engine.prepare(requests, self.catalogue)
-        return self._engine.finish(self._engine.compute(inputs, self.catalogue), requests, self.catalogue)
+        return self._engine.answer(requests, self.catalogue)
 
 
 class Searches(NamedTuple):

@@ -45,7 +45,7 @@ def answer_alone(engine: Engine, catalogue: Catalogue, item_ids: list[str], beam
     """Return the model's answer to one history that is computed alone."""
     history = catalogue.rows(item_ids)
     request = SearchRequest(history, K, beam_width, catalogue.trie.everything, history, catalogue)
-    return engine.finish(engine.compute(engine.prepare([request], catalogue), catalogue), [request], catalogue)[0]
+    return engine.answer([request], catalogue)[0]
 
 
 def _publish(store: ModelStore, served: ServedModel) -> str:
@@ -78,7 +78,7 @@ def golden_of(engine: Engine, catalogue: Catalogue, item_ids: list[str], beam_wi
     """Return the golden of one history: what the engine answers if nothing is left out."""
     nothing = np.empty(0, dtype=np.int64)
     request = SearchRequest(catalogue.rows(item_ids), K, beam_width, catalogue.trie.everything, nothing, catalogue)
-    [found] = engine.finish(engine.compute(engine.prepare([request], catalogue), catalogue), [request], catalogue)
+    [found] = engine.answer([request], catalogue)
     return Golden(
         history=tuple(item_ids),
         items=tuple(catalogue.item_ids[row] for row in found.rows.tolist()),

@@ -16,6 +16,7 @@ from model_store.errors import CheckpointError, ConfigError
 from model_store.network.content_profile import join_content
 from model_store.network.tokenizer import Tokenizer
 from model_store.search.neighbours import Neighbours
+from model_store.search.ranker import Ranker
 from training.blending.fit import Blend, fit_blend
 from training.config import TrainingConfig
 from training.content.content_encoder import ContentEncoder, fit_content_encoder
@@ -39,6 +40,8 @@ from training.user_ranks import RANKS
 NEIGHBOURS = "neighbours.safetensors"
 BLEND = "blend.json"
 EVALUATION = "evaluation.json"
+RANKER = "ranker.safetensors"
+"""File of the ranker, which the evaluation fits; missing if it would gain nothing."""
 UNSEEN = "unseen.json"
 """File of the metrics for users left out of training, in a run that is a row of an ablation."""
 TRAINED_ON = "trained_on.json"
@@ -57,6 +60,7 @@ ARTEFACTS = (
     "tiger_joint.safetensors",
     "tiger_finetune.safetensors",
     RANKS,
+    RANKER,
     EVALUATION,
     UNSEEN,
     f"{BUNDLE}/golden.json",
@@ -231,14 +235,25 @@ class Pipeline:
         tiger = tiger or self.run.has("tiger_finetune.safetensors")  # once trained, it stays in the evaluation
         is_current = all(self.run.has(name) for name in (EVALUATION, RANKS, "finetune.safetensors"))
         stored = self.run.read_json(EVALUATION) if is_current else None
-        if stored is None or "search_adds" not in stored or (tiger and "tiger" not in stored["test"]):
+        if stored is None or "ranker_adds" not in stored or (tiger and "tiger" not in stored["test"]):
             models = TrainedModels(self.sasrec, self.tiger if tiger else None, self.neighbours, self.learner)
             with self.run.timed("evaluate"):
                 evaluator = RunEvaluator(self.config, self.dataset, models, self.served_items, self.progress)
-                stored, ranks = evaluator.evaluate()
+                stored, ranks, ranker = evaluator.evaluate()
             ranks.write(self.run)
+            self.run.remove(RANKER)
+            if ranker is not None:
+                self.run.write_tensors(RANKER, {name: torch.from_numpy(each) for name, each in ranker.arrays().items()})
             self.run.write_json(EVALUATION, stored)
         return Evaluation(**stored, seconds=self.run.seconds)
+
+    @cached_property
+    def ranker(self) -> Ranker | None:
+        """What corrects the dense scores of candidates, from the stage ``evaluate``; ``None`` if that gains nothing."""
+        self.evaluate()
+        if not self.run.has(RANKER):
+            return None
+        return Ranker.from_arrays({name: tensor.numpy() for name, tensor in self.run.read_tensors(RANKER).items()})
 
     def adopt(self, artefact: str, tensors: Mapping[str, Tensor]) -> None:
         """Store an artefact of another run in this run, before its stage is used; if it differs, redo later stages."""

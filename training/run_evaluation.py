@@ -10,6 +10,8 @@ import numpy as np
 
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion, scores_all_items
 from model_store.search.neighbours import Neighbours
+from model_store.search.ranker import CandidateFeatures, Ranker
+from training.blending.ranker import RankerFit, RankerFitter
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Split
 from training.diagnostics.beam_survival import sampled_codes_kept
@@ -35,6 +37,8 @@ class Evaluation:
     The models, ``rows``, are: ``popularity``; ``neighbours``, their scores alone; ``sasrec``; ``tiger``, if it was
     trained; ``dense``, all items by the dense scores that the answers use; ``generative``, the search alone;
     ``fused_without_search``, what would be answered if the search's scores were left out; ``fused``, what is answered.
+    Both of these have rankers of their own, if those gain anything; validation users are ranked by rankers that others
+    taught.
     """
 
     test: dict[str, dict[str, float]]
@@ -48,6 +52,8 @@ class Evaluation:
     """NDCG@10 of the fused answers of test users minus that of popularity, ``mean`` and standard ``error``."""
     search_adds: dict[str, Any] = field(default_factory=dict)
     """NDCG@10 of test users with the search minus that without it: ``mean``, and its bootstrap ``interval``."""
+    ranker_adds: dict[str, Any] = field(default_factory=dict)
+    """NDCG@10 of test users with the ranker minus that without it, as ``search_adds``; empty without a ranker."""
     coverage: dict[str, float] = field(default_factory=dict)
     """Fields of :class:`training.evaluation.coverage.Coverage`, of the fused answers without items of the history."""
 
@@ -61,6 +67,14 @@ class Evaluation:
             for row, found in rows.items():
                 plain[split][row] |= found
         return plain
+
+
+@dataclass(frozen=True)
+class _Fused:
+    """Searches of a split as they are ranked for the answer, and as they would be without the search's scores."""
+
+    answered: SearchResults
+    without_search: SearchResults
 
 
 @dataclass(frozen=True)
@@ -95,9 +109,11 @@ class RunEvaluator:
         learner = models.learner
         codes = learner.assignment.codes
         self._dense = DenseHead(learner.recommender, codes, learner.vectors, models.neighbours)
+        popularity = np.log1p(data.popularity()).astype(np.float32)
+        self._features = CandidateFeatures(popularity, learner.model.recommender.content_dim)
 
-    def evaluate(self) -> tuple[dict[str, Any], UserRanks]:
-        """Return the fields of an :class:`Evaluation` but the seconds, and the ranks of all test users."""
+    def evaluate(self) -> tuple[dict[str, Any], UserRanks, Ranker | None]:
+        """Return the fields of an :class:`Evaluation` but the seconds, the ranks of all test users, and the ranker."""
         valid = self._data.validation()
         test = self._data.test()
         rows = 6 + (self._models.tiger is not None)
@@ -105,14 +121,17 @@ class RunEvaluator:
             weight = self._dense.fit_weight(valid, self._config.seed)
             searched = self._search(valid, weight)
             fusion = searched.fit()
-            on_valid = self._rows(valid, weight, fusion, searched, bar)
+            served, other = (self._fit_ranker(searched, fusion, reads_search) for reads_search in (True, False))
+            fused = _Fused(searched.corrected(served.corrections), searched.corrected(other.corrections))
+            on_valid = self._rows(valid, weight, fusion, fused, bar)
 
             searched = self._search(test, weight, sample_users(len(test.targets), self._config.seed))
-            on_test = self._rows(test, weight, fusion, searched, bar)
+            fused = _Fused(_ranked_by(served.ranker, searched), _ranked_by(other.ranker, searched))
+            on_test = self._rows(test, weight, fusion, fused, bar)
 
         learner = self._models.learner
         lead = ndcg_difference(on_test["fused"].all_items, on_test["popularity"].all_items, K)
-        answered = measure_coverage(searched.top_items(fusion, K), self._data.n_items)
+        answered = measure_coverage(fused.answered.top_items(fusion, K), self._data.n_items)
         figures = {
             "test": {row: ranks.summary() for row, ranks in on_test.items()},
             "valid": {row: ranks.summary() for row, ranks in on_valid.items()},
@@ -120,10 +139,12 @@ class RunEvaluator:
             "tokenizer": tokenizer_health(learner, self._data).as_dict(),
             "fusion": fusion.model_dump(mode="json"),
             "above_popularity": lead._asdict(),
-            "search_adds": self._search_adds(on_test),
+            "search_adds": self._adds(on_test["fused"], on_test["fused_without_search"]),
+            "ranker_adds": self._adds(on_test["fused"], searched.ranks(fusion)) if served.ranker else {},
             "coverage": answered.as_dict(),
         }
-        return figures, UserRanks(on_test, *sampled_codes_kept(learner, test, self._config.seed))
+        ranks = UserRanks(on_test, *sampled_codes_kept(learner, test, self._config.seed))
+        return figures, ranks, served.ranker
 
     def _search(self, split: Split, weight: float, listed: Any = None) -> SearchResults:
         """Search for all users of a split; neighbours count with this weight in the dense scores."""
@@ -139,18 +160,25 @@ class RunEvaluator:
             neighbours=self._models.neighbours,
             neighbours_weight=weight,
             listed=listed,
+            features=self._features,
         )
 
-    def _rows(self, split: Split, weight: float, fusion: Fusion, searched: SearchResults, bar: Bar) -> dict[str, Ranks]:
+    def _fit_ranker(self, searched: SearchResults, fusion: Fusion, reads_search: bool) -> RankerFit:
+        """Fit the ranker of the answers, or the one that must do without the search's scores, if dense scores count."""
+        if not fusion.weight:
+            return RankerFit.nothing(searched)
+        return RankerFitter(searched, fusion, self._features, self._config.seed, reads_search).fit()
+
+    def _rows(self, split: Split, weight: float, fusion: Fusion, fused: _Fused, bar: Bar) -> dict[str, Ranks]:
         """Return the ranks of a split's targets by row of the evaluation."""
         rows: dict[str, Ranks] = {}
         for name, ranks in self._ranked(split, weight):
             rows[name] = ranks
             bar.advance(1)
 
-        rows["generative"] = searched.ranks(GENERATIVE_ALONE)
-        rows["fused_without_search"] = searched.ranks_without_search()
-        rows["fused"] = searched.ranks(fusion)
+        rows["generative"] = fused.answered.ranks(GENERATIVE_ALONE)
+        rows["fused_without_search"] = fused.without_search.ranks_without_search()
+        rows["fused"] = fused.answered.ranks(fusion)
         bar.advance(2)
         return rows
 
@@ -179,8 +207,12 @@ class RunEvaluator:
             for row, ranks in rows.items()
         }
 
-    def _search_adds(self, rows: dict[str, Ranks]) -> dict[str, Any]:
-        """Return by how much the search raises the NDCG@10 of the answers, and the interval of the difference."""
-        fused, without = (gains(rows[row].all_items, K) for row in ("fused", "fused_without_search"))
-        difference = fused - without
+    def _adds(self, ranks: Ranks, without: Ranks) -> dict[str, Any]:
+        """Return by how much NDCG@10 of these ranks exceeds that of others, and the interval of the difference."""
+        difference = gains(ranks.all_items, K) - gains(without.all_items, K)
         return {"mean": float(np.mean(difference)), "interval": list(mean_interval(difference, self._config.seed))}
+
+
+def _ranked_by(ranker: Ranker | None, searched: SearchResults) -> SearchResults:
+    """Return results with the ranker's corrections, if there is a ranker."""
+    return searched if ranker is None else searched.corrected(ranker.corrections(searched.features))

@@ -27,10 +27,12 @@ from model_store.config import ModelConfig
 from model_store.errors import BundleRefused, CatalogueError, VersionNotFound
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from model_store.search.neighbours import Neighbours
+from model_store.search.ranker import Ranker
 
 CODE_NAMES = "code_names.parquet"
 EMBEDDINGS = "embeddings.safetensors"
 NEIGHBOURS = "neighbours.safetensors"
+RANKER = "ranker.safetensors"
 VECTORS = "vectors"
 """Tensor of :data:`EMBEDDINGS` with the unit-length item vectors of dense scores."""
 
@@ -106,6 +108,10 @@ class Bundle:
     def neighbours(self) -> Neighbours | None:
         """Read the neighbours of all items; ``None`` in a bundle whose answers do not use them."""
         return read_neighbours(self.read, self.manifest.files, self.manifest.fusion)
+
+    def ranker(self) -> Ranker | None:
+        """Read what corrects the dense scores of candidates; ``None`` in a bundle without it."""
+        return read_ranker(self.read, self.manifest.files, self.config)
 
     def code_names(self) -> CodeNames:
         """Read the names of code prefixes."""
@@ -198,9 +204,10 @@ def check_contents(
     catalogue = read_catalogue(read, config, fusion)
     known = catalogue.row_of
 
-    memory = read_neighbours(read, names, fusion)
-    if memory is not None and memory.items > len(known):
-        raise BundleRefused(f"{NEIGHBOURS}: knows {memory.items} items, the catalogue has {len(known)}", REFUSED_HINT)
+    known_by = {NEIGHBOURS: read_neighbours(read, names, fusion), RANKER: read_ranker(read, names, config)}
+    for name, part in known_by.items():
+        if part is not None and part.items > len(known):
+            raise BundleRefused(f"{name}: knows {part.items} items, the catalogue has {len(known)}", REFUSED_HINT)
 
     try:
         read_code_names(read).check_fit(catalogue.codes)
@@ -304,6 +311,21 @@ def read_neighbours(read: Read, names: Iterable[str], fusion: Fusion) -> Neighbo
     if fusion.neighbours:
         raise BundleRefused(f"{NEIGHBOURS}: missing, which fusion.neighbours {fusion.neighbours} needs", REFUSED_HINT)
     return None
+
+
+def read_ranker(read: Read, names: Iterable[str], config: ModelConfig) -> Ranker | None:
+    """Read what corrects the dense scores of candidates; ``None`` if there is no such file.
+
+    Raises:
+        BundleRefused: The file is damaged, or made for vectors with another content.
+    """
+    if RANKER not in names:
+        return None
+    ranker = Ranker.from_arrays(read_tensors(read, RANKER))
+    known, content_dim = ranker.features.content_dim, config.recommender.content_dim
+    if known != content_dim:
+        raise BundleRefused(f"{RANKER}: content_dim is {known}, the config says {content_dim}", REFUSED_HINT)
+    return ranker
 
 
 def read_code_names(read: Read) -> CodeNames:

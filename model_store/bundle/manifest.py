@@ -46,6 +46,7 @@ OPTIONAL_FILES = frozenset(
         "histories.parquet",  # newest interactions of the users of the training data
         "search.int8.onnx",  # search.onnx with weights of 8 bits
         "neighbours.safetensors",  # which items stand close to each other
+        "ranker.safetensors",  # what corrects the dense scores of candidates
     }
 )
 REPORT_FILE = re.compile(r"report(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,4}")

@@ -63,6 +63,12 @@ class SearchOutputs(NamedTuple):
     dense: npt.NDArray[np.float32]  # [B, W + n], cosine of the user's vector and the item's, repeats, additions
     code_log_prob: npt.NDArray[np.float32]  # [B, W + n, L], what each code contributes to log_prob
 
+    def first(self, requests: int) -> SearchOutputs:
+        """Return the outputs of the first requests, without what a batch was padded with."""
+        return SearchOutputs(
+            self.leaves[:requests], self.log_prob[:requests], self.dense[:requests], self.code_log_prob[:requests]
+        )
+
 
 POOL = "pool"
 """Last input of the graph: vectors ``[P, d_s]`` of all leaves, from which dense candidates are chosen, see

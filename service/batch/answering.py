@@ -167,10 +167,8 @@ class BatchRecommender:
         results: list[SearchResult | None] = [None] * len(requests)
         for places in self._batches(requests):
             batch = [requests[place] for place in places]
-            engine = self._model.engine
-            catalogue = self._model.catalogue
-            outputs = engine.compute(engine.prepare(batch, catalogue), catalogue)
-            for place, found in zip(places, engine.finish(outputs, batch, catalogue), strict=True):
+            answers = self._model.engine.answer(batch, self._model.catalogue)
+            for place, found in zip(places, answers, strict=True):
                 results[place] = found
         return [found for found in results if found is not None]
 

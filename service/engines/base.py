@@ -21,6 +21,7 @@ from model_store.search.fusion import GENERATIVE_ALONE, Fusion, best, boost_new_
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
 from model_store.search.neighbours import Neighbours
+from model_store.search.ranker import Ranker, corrected
 from model_store.search.steering import Steer, steering_batch, steering_of
 from model_store.semantic_ids.trie import RuleMask, Trie
 
@@ -58,6 +59,7 @@ class SearchRequest:
         max_per_prefix: Answers that may share a first code; ``None``: any number.
         fusion: Weights of the dense scores in the answer.
         neighbours: The neighbours of all items, if the fusion uses them.
+        ranker: Corrects the dense scores of candidates, if the model has one.
         fresh_boost: Bonus of new items, see :func:`model_store.search.fusion.boost_new_items`.
         steer: Prefixes with their nats, see :mod:`model_store.search.steering`. Only engines that can steer take any.
     """
@@ -71,6 +73,7 @@ class SearchRequest:
     max_per_prefix: int | None = None
     fusion: Fusion = GENERATIVE_ALONE
     neighbours: Neighbours | None = None
+    ranker: Ranker | None = None
     fresh_boost: float = 0.0
     steer: Steer = ()
 
@@ -204,10 +207,24 @@ class Engine(ABC):
         return self.compute(inputs, catalogue)
 
     def finish(
-        self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue
+        self,
+        outputs: SearchOutputs,
+        inputs: SearchInputs,
+        requests: Sequence[SearchRequest],
+        catalogue: Catalogue,
     ) -> list[SearchResult]:
-        """Rank the candidates of each request and map them back to catalogue rows."""
-        found = catalogue.trie.leaf_item[outputs.leaves[: len(requests)]].astype(np.int64)  # [B, C]
+        """Rank the candidates of each request and map them back to catalogue rows.
+
+        Args:
+            outputs: Result of :meth:`compute`; rows beyond those of the requests are padding.
+            inputs: What was searched.
+            requests: What :meth:`prepare` made the inputs of.
+            catalogue: The same.
+        """
+        outputs = outputs.first(len(requests))
+        if requests[0].fusion.weight:
+            outputs = corrected(requests[0].ranker, inputs, outputs, catalogue.trie, catalogue.vectors)
+        found = catalogue.trie.leaf_item[outputs.leaves].astype(np.int64)  # [B, C]
 
         answers = []
         for at, request in enumerate(requests):
@@ -224,6 +241,11 @@ class Engine(ABC):
             score = scores(raised[kept], dense[kept], weight)
             answers.append(SearchResult(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))
         return answers
+
+    def answer(self, requests: Sequence[SearchRequest], catalogue: Catalogue) -> list[SearchResult]:
+        """Run all three stages, one after the other."""
+        inputs = self.prepare(requests, catalogue)
+        return self.finish(self.compute(inputs, catalogue), inputs, requests, catalogue)
 
     def close(self) -> None:  # noqa: B027  most engines free everything when they are collected
         """Free what the engine holds; it is not used afterwards."""

@@ -45,14 +45,13 @@ def _to_request(model: LoadedModel, golden: Golden) -> SearchRequest:
         catalogue=catalogue,
         fusion=model.fusion(beam_width),
         neighbours=model.neighbours,
+        ranker=model.ranker,
     )
 
 
 def _search(model: LoadedModel, requests: Sequence[SearchRequest]) -> list[Answer]:
-    engine = model.engine
     catalogue = model.catalogue
-    outputs = engine.compute(engine.prepare(requests, catalogue), catalogue)
     return [
         Answer([catalogue.item_ids[row] for row in found.rows.tolist()], found.score.tolist(), found.log_prob.tolist())
-        for found in engine.finish(outputs, requests, catalogue)
+        for found in model.engine.answer(requests, catalogue)
     ]

@@ -13,6 +13,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
 from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
+from model_store.search.ranker import Ranker
 from service.engines.base import BEAM_WIDTHS, Engine
 from service.ranking.compiler import MAX_PARTS, RankingCompiler
 from service.ranking.filters import RuleCompiler
@@ -36,6 +37,8 @@ class LoadedModel:
     """Names of code prefixes, as they were when the version was made."""
     neighbours: Neighbours | None = None
     """The neighbours of all items, if this version's answers use them."""
+    ranker: Ranker | None = None
+    """What corrects the dense scores of candidates, if this version has it."""
     replica: ReplicatedCatalogue | None = None
     """The catalogue with its place in the change stream; ``None`` for a catalogue as it was trained."""
     refused_parts: frozenset[Part] = frozenset()

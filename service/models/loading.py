@@ -64,6 +64,7 @@ def _load_and_prove(bundle: Bundle, catalogue: Catalogue, settings: Settings, op
             rules,
             bundle.code_names(),
             bundle.neighbours(),
+            bundle.ranker(),
             examples=[golden.history for golden in goldens],
         )
         replay_goldens(model, goldens)

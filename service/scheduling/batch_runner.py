@@ -93,7 +93,7 @@ class BatchRunner:
             batch.took_s = ended - begun
 
         with self._timed(batch, "finish"):
-            return self._engine.finish(outputs, [job.request for job in batch.jobs], batch.catalogue)
+            return self._engine.finish(outputs, inputs, [job.request for job in batch.jobs], batch.catalogue)
 
     def _prepare(self, batch: Batch) -> SearchInputs:
         with self._timed(batch, "prepare"):

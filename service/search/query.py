@@ -66,6 +66,7 @@ class Query(NamedTuple):
             max_per_prefix=self.ranking.key.first_code_limit,
             fusion=fusion,
             neighbours=self.model.neighbours,
+            ranker=self.model.ranker,
             fresh_boost=self.fresh_boost,
             steer=self.ranking.key.steer,
         )

@@ -53,7 +53,8 @@ def test_the_report_has_every_row_under_both_protocols(finished: Path, capsys: p
     assert etegrec_train("evaluate", finished, "--json") == 0
     report = printed(capsys)
     assert list(report) == [
-        *("test", "valid", "tokenizer", "fusion", "above_popularity", "search_adds", "coverage"),
+        *("test", "valid", "tokenizer", "fusion", "above_popularity", "search_adds", "ranker_adds"),
+        "coverage",
         *("seconds", "warnings"),
     ]
     rows = ["popularity", "neighbours", "sasrec", "tiger", "dense", "generative", "fused_without_search", "fused"]
@@ -221,10 +222,7 @@ def test_published_engines_agree_with_each_other(finished: Path, tmp_path: Path)
         )
         for start in range(8)
     ]
-    onnx, torch = (
-        engine.finish(engine.compute(engine.prepare(requests, catalogue), catalogue), requests, catalogue)
-        for engine in engines
-    )
+    onnx, torch = (engine.answer(requests, catalogue) for engine in engines)
     for one, other in zip(onnx, torch, strict=True):
         np.testing.assert_array_equal(one.rows, other.rows)
         np.testing.assert_allclose(one.log_prob, other.log_prob, atol=1e-4)

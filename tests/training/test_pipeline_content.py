@@ -12,12 +12,15 @@ import pytest
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
 from model_store.console import run
+from model_store.search.fusion import Fusion, scores
 from service.engines.base import SearchRequest
 from service.engines.onnx_engine import OnnxEngine
 from service.engines.torch_engine import TorchEngine
 from tests.support.tiny import CONTENT, ITEMS, set_options, write_cycle
+from training.blending import ranker
 from training.cli import app
 from training.content.shared_features import item_features
+from training.evaluation.full_ranking import SearchResults, search_split
 from training.loop.progress import SilentProgress
 from training.pipeline import Pipeline
 from training.run_folder import RunFolder
@@ -44,7 +47,16 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(arguments: list[str]) -> Path:
-    assert run(app, "etegrec-train", ["run", *arguments]) == 0
+    """A run with dense scores and a ranker, though beams alone suffice for users who are so easy to predict."""
+
+    def fit(results: SearchResults) -> Fusion:
+        return Fusion(weight=4.0, candidates=results.dense_candidates, neighbours=results.neighbours_weight)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SearchResults, "fit", fit)
+        patch.setattr(ranker, "CERTAINTY", -np.inf)
+        patch.setattr(ranker, "LEAST_USERS", 1)
+        assert run(app, "etegrec-train", ["run", *arguments]) == 0
     return Path(arguments[arguments.index("--out") + 1])
 
 
@@ -77,28 +89,68 @@ def test_vectors_end_with_what_items_say(finished: Path, bundle: Bundle) -> None
 
 def test_both_engines_answer_alike_with_content(bundle: Bundle) -> None:
     catalogue = bundle.catalogue()
-    fusion = bundle.manifest.fusion.model_copy(update={"weight": 4.0, "candidates": 10})
+    fusion = bundle.manifest.fusion.model_copy(update={"candidates": 10})
     engines = (
         OnnxEngine(bundle.read("search.onnx"), bundle.config),
         TorchEngine(bundle.weights(), bundle.config, "cpu"),
     )
     requests = [
         SearchRequest(
-            np.arange(start, start + 1 + start), 5, 10, catalogue.trie.everything, np.empty(0, np.int64), catalogue
+            np.arange(start, start + 1 + start),
+            5,
+            10,
+            catalogue.trie.everything,
+            np.empty(0, np.int64),
+            catalogue,
+            fusion=fusion,
+            ranker=bundle.ranker(),
         )
         for start in range(8)
     ]
-    if bundle.manifest.fusion.weight:  # else the graph has no dense part
-        requests = [
-            SearchRequest(each.history, 5, 10, each.rule, each.excluded, catalogue, fusion=fusion) for each in requests
-        ]
-    onnx, torch = (
-        engine.finish(engine.compute(engine.prepare(requests, catalogue), catalogue), requests, catalogue)
-        for engine in engines
-    )
+    onnx, torch = (engine.answer(requests, catalogue) for engine in engines)
     for one, other in zip(onnx, torch, strict=True):
         np.testing.assert_array_equal(one.rows, other.rows)
         np.testing.assert_allclose(one.score, other.score, atol=1e-4)
+
+
+def test_the_service_and_the_evaluation_correct_scores_alike(finished: Path, bundle: Bundle) -> None:
+    """Goldens prove answers by the export's own search; here the scores are those that the evaluation ranks."""
+    pipeline = Pipeline(RunFolder.open(finished), SilentProgress())
+    catalogue, known, fusion = bundle.catalogue(), bundle.ranker(), bundle.manifest.fusion
+    assert known is not None
+    assert json.loads((finished / "evaluation.json").read_text())["ranker_adds"].keys() == {"mean", "interval"}
+
+    split, width = pipeline.dataset.test(), pipeline.config.model.beam_width
+    evaluated = search_split(
+        pipeline.learner.recommender,
+        catalogue.codes,
+        split,
+        width,
+        catalogue.vectors,
+        fusion.candidates,
+        seen_excluded=False,
+        neighbours=bundle.neighbours(),
+        neighbours_weight=fusion.neighbours,
+        ranker=known,
+    )
+    expected = scores(evaluated.log_prob[0], evaluated.dense[0], fusion.weight).max(axis=1)
+
+    engine = OnnxEngine(bundle.read("search.onnx"), bundle.config)
+    everything, nothing = catalogue.trie.everything, np.empty(0, np.int64)
+    first = {}
+    for name, given in (("with", known), ("without", None)):
+        asked = [
+            SearchRequest(
+                *(history, 1, width, everything, nothing, catalogue),
+                fusion=fusion,
+                neighbours=bundle.neighbours(),
+                ranker=given,
+            )
+            for history in split.histories
+        ]
+        first[name] = np.array([answer.score[0] for answer in engine.answer(asked, catalogue)])
+    np.testing.assert_allclose(first["with"], expected, atol=1e-3)
+    assert (np.abs(first["with"] - first["without"]) > 1e-2).any()
 
 
 def test_vectors_that_users_bring_reach_the_item_vectors(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ weight, and the same candidates ranked by their dense scores alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from model_store.search.fusion import GENERATIVE_ALONE, Fusion, ranking
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import search_inputs
 from model_store.search.neighbours import Neighbours
+from model_store.search.ranker import FEATURES, CandidateFeatures, Ranker, corrected
 from model_store.semantic_ids.trie import Trie
 from training.data.dataset import Split
 from training.evaluation.metrics import Ranks, ndcg
@@ -51,6 +52,8 @@ class SearchResults:
     """Positions of the m users whose answers are known by item, [m]."""
     items: Int32Array = field(default_factory=lambda: np.empty((0, 0), np.int32))
     """Their answers under the second protocol, [m, C]; -1 where there is none."""
+    features: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0, 0, 0), np.float32))
+    """What a ranker reads of the candidates, [2, n, C, F], if that was asked for."""
 
     @property
     def dense_candidates(self) -> int:
@@ -67,6 +70,10 @@ class SearchResults:
         orders = [np.argsort(-scores, axis=1, kind="stable") for scores in ranked]
         first, second = (_rank_of(self.is_target[at], order) for at, order in enumerate(orders))
         return Ranks(first, second)
+
+    def corrected(self, corrections: npt.NDArray[np.float32]) -> SearchResults:
+        """Return the same results with corrections ``[2, n, C]`` added to the dense scores."""
+        return replace(self, dense=self.dense + corrections)
 
     def fit(self) -> Fusion:
         """Return the fusion with the best NDCG@10 (first protocol); ties go to smaller weights, beams alone first."""
@@ -108,6 +115,8 @@ def search_split(
     neighbours_weight: float = 0.0,
     listed: Int64Array | None = None,
     scores_all: bool | None = None,
+    ranker: Ranker | None = None,
+    features: CandidateFeatures | None = None,
 ) -> SearchResults:
     """Search for every user of a split.
 
@@ -125,13 +134,17 @@ def search_split(
         neighbours_weight: Their weight.
         listed: Ascending positions of the users whose answers are kept by item; none if not given.
         scores_all: Whether dense candidates come from all items; default: what is done with so many items.
+        ranker: Corrects the dense scores, if given; this needs vectors.
+        features: Computes what a ranker reads of all candidates, if that is wanted; this needs vectors.
     """
     recommender.eval()
     shape = (2, len(split.targets), beam_width + candidates)
     log_prob, dense = np.zeros((2, *shape), dtype=np.float32)
     listed = np.empty(0, np.int64) if listed is None else listed
     items = np.full((len(listed), shape[2]), -1, np.int32)
-    found = SearchResults(np.empty(shape, np.bool_), log_prob, dense, beam_width, neighbours_weight, listed, items)
+    is_target = np.empty(shape, np.bool_)
+    read = np.zeros((*shape, len(FEATURES)) if features is not None else (0, 0, 0, 0), dtype=np.float32)
+    found = SearchResults(is_target, log_prob, dense, beam_width, neighbours_weight, listed, items, read)
     if not len(split.targets):
         return found  # there may be no item either, of which no trie could be built
 
@@ -149,6 +162,9 @@ def search_split(
             )
             outputs = search(inputs)
             places = slice(protocol, protocol + 1 if seen_excluded else 2), rows
+            if features is not None and vectors is not None:
+                read[places] = features.of(inputs, outputs, trie, vectors)
+            outputs = corrected(ranker, inputs, outputs, trie, vectors)
             found.is_target[places] = outputs.leaves == trie.item_leaf[targets][:, None]
             found.log_prob[places] = outputs.log_prob
             found.dense[places] = outputs.dense

@@ -12,6 +12,7 @@ content.onnx               title, categories and attributes to item embedding; l
                            out if no trained item has any
 embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_embeddings`
 neighbours.safetensors     which items stand close to each other                     :meth:`Neighbours.arrays`
+ranker.safetensors         what corrects scores; left out if it gains nothing        :meth:`Ranker.arrays`
 catalogue.parquet          ids, codes, titles, categories, attributes, popularity    :meth:`Catalogue.to_parquet`
 code_names.parquet         what the items below each prefix of codes have in common  :func:`name_prefixes`
 histories.parquet          newest interactions of the users; left out on request      :func:`build_histories`
@@ -39,7 +40,7 @@ from pydantic import JsonValue
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS, NEIGHBOURS, VECTORS
+from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS, NEIGHBOURS, RANKER, VECTORS
 from model_store.bundle.golden import Golden, compare, goldens_to_json
 from model_store.bundle.histories import HISTORIES
 from model_store.bundle.manifest import REQUIRED_FILES, DataSummary, Description
@@ -178,6 +179,8 @@ def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
         **write_report(pipeline, names),
         f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
     }
+    if pipeline.ranker is not None:
+        files[RANKER] = save_arrays(pipeline.ranker.arrays())
     if pipeline.config.export.histories:
         files[HISTORIES] = build_histories(pipeline.dataset, pipeline.config.export)
     if listed := served.not_served(pipeline.dataset):

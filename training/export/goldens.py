@@ -18,6 +18,7 @@ from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import (
     BY_REQUEST,
     POOL,
+    SearchInputs,
     SearchOutputs,
     catalogue_input_names,
     catalogue_inputs,
@@ -25,6 +26,7 @@ from model_store.search.interface import (
     pool_vectors,
     search_inputs,
 )
+from model_store.search.ranker import Ranker, corrected
 from training.pipeline import Pipeline
 
 GOLDENS = 24
@@ -56,7 +58,7 @@ class GoldenHistories:
         """Return the histories with torch's fused answers."""
         catalogue = self._catalogue
         search = BoundSearch(BeamSearch(self._pipeline.learner.recommender.eval()), catalogue.trie, catalogue.vectors)
-        answers = self._rank(search(self._inputs))
+        answers = self._rank(search(self._inputs), self._inputs)
 
         return [
             Golden(
@@ -84,10 +86,10 @@ class GoldenHistories:
         inputs = self._inputs._replace(**{name: getattr(self._inputs, name)[chosen] for name in BY_REQUEST})
         width = self._pipeline.model.tokenizer.embedding_dim
         feed = inputs._asdict() | catalogue_feed(self._catalogue, width, len(inputs.candidates))
-        return self._rank(SearchOutputs(*session.run(None, feed)))
+        return self._rank(SearchOutputs(*session.run(None, feed)), inputs)
 
-    def _rank(self, outputs: SearchOutputs) -> Sequence[Answer]:
-        return rank_answers(outputs, self._catalogue, self.fusion, GOLDEN_ITEMS)
+    def _rank(self, outputs: SearchOutputs, inputs: SearchInputs) -> Sequence[Answer]:
+        return rank_answers(outputs, inputs, self._catalogue, self.fusion, self._pipeline.ranker, GOLDEN_ITEMS)
 
 
 def open_search(graph: bytes, levels: int, threads: int) -> onnxruntime.InferenceSession:
@@ -109,8 +111,11 @@ def catalogue_feed(catalogue: Catalogue, width: int, candidates: int) -> dict[st
     return dict(zip([*catalogue_input_names(catalogue.trie.levels), POOL], [*known, pool], strict=True))
 
 
-def rank_answers(outputs: SearchOutputs, catalogue: Catalogue, fusion: Fusion, k: int) -> list[Answer]:
-    """Return the k best fused answers to each request."""
+def rank_answers(
+    outputs: SearchOutputs, inputs: SearchInputs, catalogue: Catalogue, fusion: Fusion, ranker: Ranker | None, k: int
+) -> list[Answer]:
+    """Return the k best fused answers to each request, as the service ranks them."""
+    outputs = corrected(ranker, inputs, outputs, catalogue.trie, catalogue.vectors)
     rows = catalogue.trie.leaf_item[outputs.leaves]
     answers = []
     for found, log_prob, dense in zip(rows, outputs.log_prob, outputs.dense, strict=True):

@@ -42,6 +42,7 @@ def find_examples(pipeline: Pipeline) -> list[Example]:
         scores_all=scores_all_items(pipeline.served_items),
         neighbours=pipeline.neighbours,
         neighbours_weight=fusion.neighbours,
+        ranker=pipeline.ranker,
         listed=np.arange(len(split.targets)),
     )
     answers = found.top_items(fusion, SHOWN_ANSWERS)

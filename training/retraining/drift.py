@@ -190,6 +190,7 @@ class _Measures:
             seen_excluded=False,
             neighbours=model.neighbours,
             neighbours_weight=model.fusion.neighbours,
+            ranker=model.ranker,
         )
         best: npt.NDArray[np.float32] = scores(found.log_prob[0], found.dense[0], model.fusion.weight).max(axis=1)
         return best

@@ -80,6 +80,7 @@ class _Searched:
             fusion.candidates,
             neighbours=None if model.neighbours is None else model.neighbours.for_rows(ranked),
             neighbours_weight=fusion.neighbours,
+            ranker=None if model.ranker is None else model.ranker.for_rows(ranked),
             listed=np.flatnonzero(np.isin(judged, sample)),
         )
         self.ranks: Ranks = self.results.ranks(fusion).spread_over(len(targets), judged)

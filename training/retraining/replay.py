@@ -58,8 +58,9 @@ def replay_goldens(model: ServedModel) -> Replay:
     """Ask an exported search for its goldens, as whoever loads the bundle will."""
     goldens = model.goldens()
     search = _Search(model)
-    outputs = search.run(search.inputs([model.catalogue.rows(golden.history) for golden in goldens]))
-    answers = rank_answers(outputs, model.catalogue, model.fusion, len(goldens[0].items))
+    inputs = search.inputs([model.catalogue.rows(golden.history) for golden in goldens])
+    found = search.run(inputs)
+    answers = rank_answers(found, inputs, model.catalogue, model.fusion, model.ranker, len(goldens[0].items))
     try:
         compare(goldens, answers)
     except GraphRefused as difference:

@@ -18,6 +18,7 @@ from model_store.new_items.placed_items import place_items
 from model_store.replication.item_payload import ItemContent
 from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
+from model_store.search.ranker import Ranker
 from training.data.dataset import Dataset
 from training.pipeline import BUNDLE, Pipeline
 
@@ -42,6 +43,7 @@ class ServedModel:
     trained: int
     recommender: Recommender
     neighbours: Neighbours | None
+    ranker: Ranker | None
     read: Read
     size: int
     collision_rate: float | None
@@ -67,6 +69,7 @@ def published_model(bundle: Bundle, data: Dataset) -> ServedModel:
         trained=about.data.counts.get("items", len(catalogue)),
         recommender=load_recommender(bundle),
         neighbours=bundle.neighbours(),
+        ranker=bundle.ranker(),
         read=bundle.read,
         size=about.size,
         collision_rate=rate if isinstance(rate, float) else None,
@@ -89,6 +92,7 @@ def exported_model(pipeline: Pipeline) -> ServedModel:
         trained=pipeline.dataset.n_items,
         recommender=pipeline.learner.recommender.eval(),
         neighbours=read_neighbours(read, [NEIGHBOURS], fusion),
+        ranker=pipeline.ranker,
         read=read,
         size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         collision_rate=evaluation.tokenizer["collision_rate"],

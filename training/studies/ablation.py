@@ -246,6 +246,7 @@ def _evaluate_unseen(pipeline: Pipeline, unseen: Split) -> Metrics:
             fusion.candidates,
             neighbours=pipeline.neighbours,
             neighbours_weight=fusion.neighbours,
+            ranker=pipeline.ranker,
         )
         bar.advance(1)
 

@@ -26,6 +26,7 @@ from model_store.new_items.item_encoder import ItemEncoder
 from model_store.search.fusion import boost_new_items, ranking
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import search_inputs
+from model_store.search.ranker import corrected
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
@@ -191,6 +192,7 @@ class NewItems:
         fusion = self.bundle.manifest.fusion
         width = self.config.model.beam_width
         neighbours = self.bundle.neighbours()
+        ranker = self.bundle.ranker()
         trie = catalogue.trie
         recommender = self.pipeline.learner.recommender.eval()
         search = BoundSearch(BeamSearch(recommender), trie, catalogue.vectors)
@@ -208,7 +210,7 @@ class NewItems:
 
             added = fusion.additions(neighbours, encoded, trie)
             inputs = search_inputs(encoded, trie, width, rules, (), seen, candidates=fusion.candidates, additions=added)
-            outputs = search(inputs)
+            outputs = corrected(ranker, inputs, search(inputs), trie, catalogue.vectors)
             found.rows[users] = trie.leaf_item[outputs.leaves]
             found.log_prob[users] = outputs.log_prob
             found.dense[users] = outputs.dense

@@ -159,4 +159,4 @@ def test_siblings_and_scores_of_a_real_network_are_those_of_a_whole_search() -> 
 
 def search(engine: TorchEngine, requests: list[SearchRequest]) -> list[Any]:
     catalogue = requests[0].catalogue
-    return engine.finish(engine.compute(engine.prepare(requests, catalogue), catalogue), requests, catalogue)
+    return engine.answer(requests, catalogue)

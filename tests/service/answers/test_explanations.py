@@ -104,7 +104,7 @@ def test_contributions_are_what_the_reference_scores_without_each_item(seed: int
     for each, left_out in zip(asked, [None, *range(6)], strict=True):
         kept = history if left_out is None else np.delete(history, left_out)
         assert each.history.tolist() == kept.tolist()
-        [found] = engine.finish(engine.compute(engine.prepare([each], catalogue), catalogue), [each], catalogue)
+        [found] = engine.answer([each], catalogue)
         assert sorted(found.rows.tolist()) == sorted(rows.tolist())
         expected = {row: judge.score(kept, row) + weight * judge.dense_scores(kept)[row] for row in rows.tolist()}
         assert found.log_probs is not None

@@ -86,8 +86,7 @@ def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
     request = SearchRequest(
         np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, CATALOGUE, fusion=fusion, neighbours=MEMORY
     )
-    inputs = engine.prepare([request], CATALOGUE)
-    [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
+    [found] = engine.answer([request], CATALOGUE)
     return Golden(
         history=tuple(CATALOGUE.item_ids[row] for row in rows),
         items=tuple(CATALOGUE.item_ids[row] for row in found.rows),
@@ -317,8 +316,7 @@ def test_a_batch_on_many_cores_is_answered_as_on_one(stores: dict[Fusion, Path],
     answers = []
     for each in (1, cores):
         engine = OnnxEngine(graph, CONFIG, threads=each)
-        inputs = engine.prepare(asked, CATALOGUE)
-        answers.append(engine.finish(engine.compute(inputs, CATALOGUE), asked, CATALOGUE))
+        answers.append(engine.answer(asked, CATALOGUE))
         assert engine.helper_cpu_s > 0
         engine.close()
     for alone, together in zip(*answers, strict=True):

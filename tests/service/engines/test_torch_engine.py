@@ -189,9 +189,10 @@ def test_a_narrow_beam_gets_the_captured_width(config: ModelConfig, rng: np.rand
         for each in narrow
     ]
     expected = plain(config, items)(engine.prepare(usual, items))
-    found = engine.compute(engine.prepare(narrow, items), items)
+    inputs = engine.prepare(narrow, items)
+    found = engine.compute(inputs, items)
     same(found, expected)
-    for mine, theirs in zip(*(engine.finish(each, narrow, items) for each in (found, expected)), strict=True):
+    for mine, theirs in zip(*(engine.finish(each, inputs, narrow, items) for each in (found, expected)), strict=True):
         np.testing.assert_array_equal(mine.rows, theirs.rows)
         assert len(mine.rows) == 5
 

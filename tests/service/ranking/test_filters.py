@@ -97,8 +97,7 @@ def ask(rules: Filter, seen: list[str], k: int, per_prefix: int | None) -> tuple
     excluded = CATALOGUE.rows([*seen, *(rules.deny or ())])
     engine = FakeEngine()
     request = SearchRequest(np.array([0]), k, 50, rule.mask, excluded, CATALOGUE, per_prefix)
-    inputs = engine.prepare([request], CATALOGUE)
-    [found] = engine.finish(engine.compute(inputs, CATALOGUE), [request], CATALOGUE)
+    [found] = engine.answer([request], CATALOGUE)
     return found, find_popular(CATALOGUE, rule, excluded, k, per_prefix)
 
 
@@ -138,8 +137,7 @@ def test_the_fake_engine_answers_the_successors() -> None:
     everything = RuleCompiler(TRAINED, 8).everything.mask
     engine = FakeEngine()
     request = SearchRequest(np.array([3, 5]), 4, 20, everything, np.empty(0, dtype=np.int64), TRAINED)
-    inputs = engine.prepare([request], TRAINED)
-    [found] = engine.finish(engine.compute(inputs, TRAINED), [request], TRAINED)
+    [found] = engine.answer([request], TRAINED)
     by_code = sorted(range(40), key=lambda row: TRAINED.codes[row].tolist())
     start = by_code.index(5)
     assert found.rows.tolist() == [by_code[(start + step) % 40] for step in range(1, 5)]

@@ -148,10 +148,14 @@ class SteppedEngine(FakeEngine):
         return super().compute(inputs, catalogue)
 
     def finish(
-        self, outputs: SearchOutputs, requests: Sequence[SearchRequest], catalogue: Catalogue
+        self,
+        outputs: SearchOutputs,
+        inputs: SearchInputs,
+        requests: Sequence[SearchRequest],
+        catalogue: Catalogue,
     ) -> list[SearchResult]:
         assert self.may_finish.acquire(timeout=LONG_S)
-        return super().finish(outputs, requests, catalogue)
+        return super().finish(outputs, inputs, requests, catalogue)
 
     async def begin(self) -> None:
         """Wait until a batch is computed."""

@@ -32,6 +32,7 @@ def model() -> ServedModel:
         trained=ITEMS,
         recommender=random_recommender(CONFIG, 3),
         neighbours=None,
+        ranker=None,
         read=lambda _: b"",
         size=1,
         collision_rate=None,

@@ -47,6 +47,7 @@ def served(item_ids: Sequence[str], seed: int, trained: int, fusion: Fusion = GE
         trained=trained,
         recommender=random_recommender(CONFIG, seed),
         neighbours=None,
+        ranker=None,
         read=lambda name: pytest.fail(f"{name} is read"),
         size=1_000 + seed,
         collision_rate=seed / 10,

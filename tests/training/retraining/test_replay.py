@@ -32,6 +32,7 @@ def model() -> ServedModel:
         trained=len(catalogue),
         recommender=recommender,
         neighbours=None,
+        ranker=None,
         read=files.__getitem__,
         size=1,
         collision_rate=None,

@@ -1,0 +1,262 @@
+"""The ranker: a small network that corrects the dense scores of a search's candidates by more than the graph reads.
+
+    score(item) = log_prob(item) + weight * (dense(item) + correction(item))
+
+The fusion (:mod:`model_store.search.fusion`) weighs its parts alike for all users and items, but neighbours tell more
+after a short history, and a popular item needs less evidence than a rare one. The correction is the answer of a small
+perceptron to :data:`FEATURES` of the candidate, fitted on validation users (:mod:`training.blending.ranker`) and sealed
+in the bundle. It depends on the user and the item alone, never on other candidates, so that an item has the same score
+in every search. It adds no candidates.
+
+Shapes: B requests, C candidates of a request, T history items, A newest of them, F features, N items, d_s width of
+vectors, of which the last c are content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from model_store.errors import BundleRefused
+from model_store.search.interface import SearchInputs, SearchOutputs
+from model_store.semantic_ids.trie import Trie
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+FEATURES = (
+    "log_prob",  # of the semantic ID, at least LEAST_LOG_PROB
+    "dense",  # the dense score, neighbours included
+    "neighbours",  # what neighbours added to it
+    "content_mean",  # content similarity with the newest items, weighted by age
+    "content_newest",  # with the newest item
+    "content_largest",  # the largest among the newest items
+    "learned_newest",  # the same of learned vectors
+    "learned_largest",
+    "log_popularity",  # ln(1 + interactions in training), NaN of untrained items
+    "log_popularity_newest",  # of the newest item of the history
+    "log_length",  # of the history that the model reads
+    "log_occurrences",  # ln(1 + times that the item is in it)
+)
+"""What the ranker reads of a candidate, in order."""
+
+AGES = 10
+"""A, newest items of a history that candidates are compared with."""
+
+AGE_DECAY = 0.6
+"""Weight of an item in ``content_mean`` relative to the next newer one."""
+
+LEAST_LOG_PROB = -30.0
+
+LARGEST = 4.0
+"""Standardised features are cut off at this size, so that nothing unheard-of is extrapolated."""
+
+_HINT = "publish the model again, with the release that serves it"
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateFeatures:
+    """Computes the features of candidates.
+
+    Attributes:
+        log_popularity: ``[trained]`` float32, of the first rows of the catalogue; later rows are untrained.
+        content_dim: c, 0 if items are known by their interactions alone.
+    """
+
+    log_popularity: Float32Array
+    content_dim: int
+
+    def of(self, inputs: SearchInputs, outputs: SearchOutputs, trie: Trie, vectors: Float32Array) -> Float32Array:
+        """Return the features of all candidates, ``[B, C, F]``; of an empty place they mean nothing.
+
+        Args:
+            inputs: What was searched.
+            outputs: What was found, before any correction.
+            trie: The trie that was searched.
+            vectors: Item vectors by catalogue row, ``[N, d_s]``.
+        """
+        rows = trie.leaf_item[np.maximum(outputs.leaves, 0)].astype(np.int64)
+        place = inputs.lengths[:, None] - 1 - np.arange(min(AGES, inputs.history.shape[1]))  # [B, A]
+        is_item = place >= 0
+        newest = trie.leaf_item[np.take_along_axis(inputs.history, np.maximum(place, 0), axis=1)].astype(np.int64)
+
+        candidate, history = vectors[rows], vectors[newest]
+        learned_dim = vectors.shape[1] - self.content_dim
+        learned = _similarities(candidate[..., :learned_dim], history[..., :learned_dim])
+        # The last number of a content vector only says that an item says nothing (model_store.network.content_profile).
+        said = slice(learned_dim, max(learned_dim, vectors.shape[1] - 1))
+        content = _similarities(candidate[..., said], history[..., said])
+
+        weight = AGE_DECAY ** np.arange(place.shape[1], dtype=np.float32) * is_item
+        mean = np.einsum("bca,ba->bc", content, weight / weight.sum(axis=1, keepdims=True))
+        features = {
+            "log_prob": np.maximum(outputs.log_prob, LEAST_LOG_PROB),
+            "dense": outputs.dense,
+            "neighbours": _neighbour_scores(inputs, rows, trie),
+            "content_mean": mean,
+            "content_newest": content[..., 0],
+            "content_largest": _largest(content, is_item),
+            "learned_newest": learned[..., 0],
+            "learned_largest": _largest(learned, is_item),
+            "log_popularity": self._popularity(rows),
+            "log_popularity_newest": self._popularity(newest[:, :1]),
+            "log_length": np.log(inputs.lengths.astype(np.float32))[:, None],
+            "log_occurrences": np.log1p(_occurrences(inputs, outputs.leaves)),
+        }
+        found = np.empty((*rows.shape, len(FEATURES)), dtype=np.float32)
+        for at, name in enumerate(FEATURES):
+            found[..., at] = features[name]
+        return found
+
+    def _popularity(self, rows: Int64Array) -> Float32Array:
+        """Return the logarithms of popularity of rows; NaN of untrained items."""
+        last = len(self.log_popularity) - 1
+        known: Float32Array = self.log_popularity[np.minimum(rows, last)]
+        return np.where(rows <= last, known, np.float32(np.nan))
+
+
+@dataclass(frozen=True, eq=False)
+class Ranker:
+    """A fitted ranker.
+
+    Attributes:
+        features: Computes what it reads.
+        mean: ``[F]``, of the features that it was fitted on.
+        deviation: ``[F]``, standard deviations, above 0.
+        weights: Of each layer, ``[outputs, inputs]``; the last one has one output.
+        biases: Of each layer, ``[outputs]``.
+
+    Raises:
+        ValueError: The arrays do not describe such a network.
+    """
+
+    features: CandidateFeatures
+    mean: Float32Array
+    deviation: Float32Array
+    weights: tuple[Float32Array, ...]
+    biases: tuple[Float32Array, ...]
+
+    def __post_init__(self) -> None:
+        popularity = self.features.log_popularity
+        everything = (popularity, self.mean, self.deviation, *self.weights, *self.biases)
+        if not all(np.isfinite(array).all() for array in everything):
+            raise ValueError("all numbers must be finite")
+        if popularity.ndim != 1 or not len(popularity) or self.features.content_dim < 0:
+            raise ValueError("log_popularity must hold a number for every trained item, and content_dim be at least 0")
+        if {self.mean.shape, self.deviation.shape} != {(len(FEATURES),)} or (self.deviation <= 0).any():
+            raise ValueError(f"mean and deviation must hold {len(FEATURES)} numbers, and deviations be above 0")
+
+        width = len(FEATURES)
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+                raise ValueError(f"a layer of {width} inputs has weights {weight.shape} and biases {bias.shape}")
+            width = len(bias)
+        if width != 1:
+            raise ValueError(f"the last layer must have one output, not {width}")
+
+    @property
+    def items(self) -> int:
+        """Number of trained items, the first rows of the catalogue."""
+        return len(self.features.log_popularity)
+
+    def corrections(self, features: Float32Array) -> Float32Array:
+        """Return the corrections ``[…]`` of candidates with features ``[…, F]``, in units of dense scores."""
+        x = np.clip((features - self.mean) / self.deviation, -LARGEST, LARGEST)
+        x = np.nan_to_num(x, copy=False)  # what is not known of an item counts as average
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = np.maximum(x @ weight.T + bias, 0)
+        last: Float32Array = x @ self.weights[-1].T + self.biases[-1]
+        return last[..., 0]
+
+    def correct(self, inputs: SearchInputs, outputs: SearchOutputs, trie: Trie, vectors: Float32Array) -> SearchOutputs:
+        """Return the outputs with corrected dense scores; arguments are those of :meth:`CandidateFeatures.of`."""
+        correction = self.corrections(self.features.of(inputs, outputs, trie, vectors))
+        return outputs._replace(dense=np.where(outputs.leaves >= 0, outputs.dense + correction, outputs.dense))
+
+    def for_rows(self, rows: Int64Array) -> Ranker:
+        """Return the ranker of some catalogue rows ``[n]``, ascending, numbered anew from 0."""
+        kept = CandidateFeatures(self.features.log_popularity[rows[rows < self.items]], self.features.content_dim)
+        return Ranker(kept, self.mean, self.deviation, self.weights, self.biases)
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return everything as arrays by name; :meth:`from_arrays` takes them back."""
+        layers = {f"weight_{at}": weight for at, weight in enumerate(self.weights)}
+        layers |= {f"bias_{at}": bias for at, bias in enumerate(self.biases)}
+        return {
+            "log_popularity": self.features.log_popularity,
+            "content_dim": np.array([self.features.content_dim], dtype=np.int64),
+            "mean": self.mean,
+            "deviation": self.deviation,
+            **layers,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Self:
+        """Rebuild and check a ranker from :meth:`arrays`.
+
+        Raises:
+            BundleRefused: An array is missing, or the arrays do not describe a ranker of this release.
+        """
+        layers = range(sum(name.startswith("weight_") for name in arrays))
+        try:
+            popularity = arrays["log_popularity"].astype(np.float32)
+            return cls(
+                CandidateFeatures(popularity, int(arrays["content_dim"].astype(np.int64).item())),
+                arrays["mean"].astype(np.float32),
+                arrays["deviation"].astype(np.float32),
+                tuple(arrays[f"weight_{at}"].astype(np.float32) for at in layers),
+                tuple(arrays[f"bias_{at}"].astype(np.float32) for at in layers),
+            )
+        except (KeyError, ValueError) as cause:
+            raise BundleRefused(f"ranker: {cause}", _HINT) from cause
+
+
+def corrected(
+    ranker: Ranker | None, inputs: SearchInputs, outputs: SearchOutputs, trie: Trie, vectors: Float32Array | None
+) -> SearchOutputs:
+    """Return the outputs with corrected dense scores, or as they are without a ranker or vectors."""
+    if ranker is None or vectors is None:
+        return outputs
+    return ranker.correct(inputs, outputs, trie, vectors)
+
+
+def _similarities(candidates: Float32Array, history: Float32Array) -> Float32Array:
+    """Return the products of candidates ``[B, C, d]`` and history items ``[B, A, d]``: ``[B, C, A]``."""
+    found: Float32Array = np.matmul(candidates, history.transpose(0, 2, 1))
+    return found
+
+
+def _largest(similarities: Float32Array, is_item: npt.NDArray[np.bool_]) -> Float32Array:
+    """Return the largest of similarities ``[B, C, A]`` with real items ``[B, A]``: ``[B, C]``."""
+    found: Float32Array = np.where(is_item[:, None, :], similarities, -np.inf).max(axis=2)
+    return found
+
+
+def _neighbour_scores(inputs: SearchInputs, rows: Int64Array, trie: Trie) -> Float32Array:
+    """Return what neighbours added to the dense scores of catalogue rows ``[B, C]``."""
+    if not inputs.neighbours.shape[1]:
+        return np.zeros(rows.shape, dtype=np.float32)
+
+    # One sorted list for the whole batch. Neighbours ascend by row already, so a stable sort only looks at them.
+    request = np.arange(len(rows), dtype=np.int64)[:, None] * (trie.items + 1)
+    known = trie.leaf_item[np.maximum(inputs.neighbours, 0)].astype(np.int64)
+    key = (np.where(inputs.neighbours >= 0, known, trie.items) + request).ravel()
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+
+    wanted = rows + request
+    place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+    found: Float32Array = inputs.neighbour_scores.ravel()[order][place]
+    return np.where(key[place] == wanted, found, np.float32(0))
+
+
+def _occurrences(inputs: SearchInputs, leaves: Int64Array) -> Float32Array:
+    """Return how often leaves ``[B, C]`` are in the history that the model reads."""
+    is_item = np.arange(inputs.history.shape[1]) < inputs.lengths[:, None]
+    history = np.where(is_item, inputs.history, -1)
+    found: Float32Array = (leaves[:, :, None] == history[:, None, :]).sum(axis=2, dtype=np.float32)
+    return found

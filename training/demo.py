@@ -35,7 +35,7 @@ from training.evaluation.metrics import SEEN_EXCLUDED
 from training.export.bundle import export_bundle, publish_run
 from training.loop.progress import Progress, progress_for
 from training.pipeline import Pipeline
-from training.report.notes import search_note, warnings
+from training.report.notes import ranker_note, search_note, warnings
 from training.report.style import model_name
 from training.run_evaluation import Evaluation
 from training.run_folder import RunFolder
@@ -112,7 +112,8 @@ def _show_evaluation(evaluation: Evaluation) -> None:
     console.print()
     console.print(evaluation_table(evaluation, "", "history items may be answers"))
     console.print(evaluation_table(evaluation, SEEN_EXCLUDED, "history items excluded"))
-    console.print(search_note(evaluation))
+    for note in filter(None, (search_note(evaluation), ranker_note(evaluation))):
+        console.print(note)
     stages = ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items())
     console.print(f"seconds of each stage: {stages}; together {sum(evaluation.seconds.values()):.0f}")
     console.print(

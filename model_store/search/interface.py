@@ -65,9 +65,7 @@ class SearchOutputs(NamedTuple):
 
     def first(self, requests: int) -> SearchOutputs:
         """Return the outputs of the first requests, without what a batch was padded with."""
-        return SearchOutputs(
-            self.leaves[:requests], self.log_prob[:requests], self.dense[:requests], self.code_log_prob[:requests]
-        )
+        return self._make(each[:requests] for each in self)
 
 
 POOL = "pool"

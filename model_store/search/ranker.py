@@ -1,4 +1,4 @@
-"""The ranker: a small network that corrects the dense scores of a search's candidates by more than the graph reads.
+"""The ranker: a small network that corrects the scores of a search's candidates by more than the graph reads.
 
     score(item) = log_prob(item) + weight * (dense(item) + correction(item))
 

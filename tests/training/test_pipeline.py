@@ -210,6 +210,7 @@ def test_published_engines_agree_with_each_other(finished: Path, tmp_path: Path)
     assert etegrec_train("publish", finished, "--store", tmp_path, "--promote") == 0
     bundle = ModelStore(tmp_path).bundle()
     bundle.verify()
+    assert bundle.ranker() is None  # nobody needs one where all users are predicted
     catalogue = bundle.catalogue()
     engines = (
         OnnxEngine(bundle.read("search.onnx"), bundle.config),

@@ -141,7 +141,12 @@ def test_the_service_and_the_evaluation_correct_scores_alike(finished: Path, bun
     for name, given in (("with", known), ("without", None)):
         asked = [
             SearchRequest(
-                *(history, 1, width, everything, nothing, catalogue),
+                history.astype(np.int64),
+                k=1,
+                beam_width=width,
+                rule=everything,
+                excluded=nothing,
+                catalogue=catalogue,
                 fusion=fusion,
                 neighbours=bundle.neighbours(),
                 ranker=given,

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from model_store.console import print_json, table_console
 from training.evaluation.metrics import SEEN_EXCLUDED
-from training.report.notes import INTERVAL, coverage_note, search_note, show_interval, warnings
+from training.report.notes import INTERVAL, coverage_note, ranker_note, search_note, show_interval, warnings
 from training.report.style import model_name, sort_rows
 from training.run_evaluation import Evaluation
 
@@ -20,7 +20,8 @@ def show_evaluation(evaluation: Evaluation, json: bool) -> None:
     console = table_console()
     for suffix, title in (("", "history items may be answers"), (SEEN_EXCLUDED, "history items excluded")):
         console.print(evaluation_table(evaluation, suffix, title))
-    console.print(search_note(evaluation))
+    for note in filter(None, (search_note(evaluation), ranker_note(evaluation))):
+        console.print(note)
     console.print("seconds: " + ", ".join(f"{stage} {seconds:g}" for stage, seconds in evaluation.seconds.items()))
     for line in known:
         console.print(f"\n{line}", markup=False)

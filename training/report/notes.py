@@ -50,6 +50,20 @@ def search_note(evaluation: Evaluation) -> str:
     )
 
 
+def ranker_note(evaluation: Evaluation) -> str:
+    """Say by how much the ranker raises the accuracy of the answers; empty without one."""
+    if not evaluation.ranker_adds:
+        return ""
+    mean = evaluation.ranker_adds["mean"]
+    low, high = evaluation.ranker_adds["interval"]
+    fused = evaluation.test["fused"][METRIC]
+    share = f", {mean / (fused - mean):+.1%}" if fused > mean else ""
+    return (
+        f"The ranker adds {mean:.4f} to the test {METRIC} of the answers{share}, in {CONFIDENCE:.0%} of samples "
+        f"{low:.4f} to {high:.4f}."
+    )
+
+
 def show_interval(intervals: Intervals, suffix: str = "") -> str:
     """Return a row's interval of NDCG@10 under one protocol as text, ``low to high``."""
     low, high = intervals[f"interval{suffix}"]

@@ -12,7 +12,7 @@ from training.report.answers import best_model, tokenizer_state
 from training.report.contents import Contents
 from training.report.html_parts import bullets, html_page, table
 from training.report.names import name_counts, names_note
-from training.report.notes import INTERVAL, coverage_note, search_note, show_interval, warnings
+from training.report.notes import INTERVAL, coverage_note, ranker_note, search_note, show_interval, warnings
 from training.report.style import Chart, model_name, sort_rows
 from training.report.tree import Branch, top_branches
 from training.run_evaluation import Intervals
@@ -41,6 +41,8 @@ def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> by
         ),
         "<h2>What does the search add?</h2>",
         f"<p>{escape(search_note(evaluation) or 'It was not measured.')}</p>",
+        "<h2>What does the ranker add?</h2>",
+        f"<p>{escape(ranker_note(evaluation) or 'This version has none: it would gain nothing beyond chance.')}</p>",
         "<h2>How much of the catalogue is recommended?</h2>",
         f"<p>{escape(coverage_note(evaluation) or 'It was not measured.')}</p>",
         "<h2>What do five users get?</h2>",

@@ -15,12 +15,14 @@ from model_store.bundle.bundle import (
     CODE_NAMES,
     EMBEDDINGS,
     NEIGHBOURS,
+    RANKER,
     VECTORS,
     Bundle,
     check_contents,
     load_bundle,
     read_catalogue,
     read_neighbours,
+    read_ranker,
 )
 from model_store.bundle.golden import goldens_to_json
 from model_store.bundle.publish import publish
@@ -30,6 +32,7 @@ from model_store.catalogue.code_names import CodeNames
 from model_store.errors import BundleRefused, VersionNotFound
 from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
+from model_store.search.ranker import FEATURES, CandidateFeatures, Ranker
 from tests.support.bundles import (
     NOON,
     bundle_files,
@@ -315,6 +318,34 @@ def test_a_memory_of_neighbours_is_read_and_checked() -> None:
     without = with_vectors(unit_vectors())()
     with pytest.raises(BundleRefused, match=r"neighbours\.safetensors: missing, which fusion\.neighbours 0\.02 needs"):
         check_contents(without.__getitem__, without, small_config(), fusion)
+
+
+def with_ranker(items: int, content_dim: int = 0) -> Files:
+    """A ranker that corrects nothing, of the first items of the catalogue."""
+    width = len(FEATURES)
+    reader = CandidateFeatures(np.zeros(items, dtype=np.float32), content_dim)
+    one, nothing = np.ones(width, dtype=np.float32), np.zeros((1, width), dtype=np.float32)
+    ranker = Ranker(reader, one, one, (nothing,), (np.zeros(1, dtype=np.float32),))
+    return with_vectors(unit_vectors())() | {RANKER: safetensors.numpy.save(ranker.arrays())}
+
+
+def test_a_ranker_is_read_and_checked() -> None:
+    fusion, items = Fusion(weight=2.0, candidates=20), len(unit_vectors())
+    for known in (items, items - 2):
+        files = with_ranker(known)
+        check_contents(files.__getitem__, files, small_config(), fusion)
+        ranker = read_ranker(files.__getitem__, files, small_config())
+        assert ranker is not None
+        assert ranker.items == known
+    for wrong, problem in (
+        (with_ranker(items + 1), f"ranker.safetensors: knows {items + 1} items, the catalogue has {items}"),
+        (with_ranker(items, content_dim=3), "ranker.safetensors: content_dim is 3, the config says 0"),
+        (with_ranker(items) | {RANKER: safetensors.numpy.save({"mean": np.zeros(1)})}, "ranker: 'log_popularity'"),
+    ):
+        with pytest.raises(BundleRefused, match=problem):
+            check_contents(wrong.__getitem__, wrong, small_config(), fusion)
+    without = with_vectors(unit_vectors())()
+    assert read_ranker(without.__getitem__, without, small_config()) is None
 
 
 def test_reading_bundles_needs_no_torch(pristine: tuple[Path, str, str]) -> None:

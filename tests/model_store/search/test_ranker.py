@@ -164,7 +164,7 @@ def test_a_score_depends_on_neither_other_candidates_nor_other_requests() -> Non
     whole = ranker.correct(inputs, outputs, TRIE, VECTORS).dense
 
     kept = slice(2, 5)
-    fewer = SearchOutputs(*(each[:, kept] for each in outputs))
+    fewer = SearchOutputs._make(each[:, kept] for each in outputs)
     np.testing.assert_allclose(ranker.correct(inputs, fewer, TRIE, VECTORS).dense, whole[:, kept], rtol=1e-5, atol=1e-5)
 
     longest = inputs.history.shape[1]
@@ -176,7 +176,7 @@ def test_a_score_depends_on_neither_other_candidates_nor_other_requests() -> Non
             neighbours=inputs.neighbours[request : request + 1],
             neighbour_scores=inputs.neighbour_scores[request : request + 1],
         )
-        row = SearchOutputs(*(each[request : request + 1] for each in outputs))
+        row = SearchOutputs._make(each[request : request + 1] for each in outputs)
         found = ranker.correct(alone, row, TRIE, VECTORS).dense
         np.testing.assert_allclose(found, whole[request : request + 1], rtol=1e-5, atol=1e-5)
 
@@ -202,7 +202,7 @@ def spoilt(name: str, value: Any) -> dict[str, Any]:
     [
         ({}, "log_popularity"),
         (spoilt("log_popularity", np.empty(0, np.float32)), "a number for every trained item"),
-        (spoilt("log_popularity", np.float32([np.nan])), "must be finite"),
+        (spoilt("log_popularity", np.array([np.nan], np.float32)), "must be finite"),
         (spoilt("content_dim", [-1]), "content_dim be at least 0"),
         (spoilt("content_dim", [1, 2]), "size 1"),
         (spoilt("mean", np.zeros(3, np.float32)), f"must hold {len(FEATURES)} numbers"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.evaluations import BROAD, evaluation
-from training.report.notes import coverage_note, search_note, warnings
+from training.report.notes import coverage_note, ranker_note, search_note, warnings
 
 NARROW = {
     "users": 200,
@@ -109,3 +109,12 @@ def test_what_the_search_adds_is_said_with_its_interval(interval: list[float], v
     assert "test ndcg@10 0.0520 with its scores, 0.0500 by dense scores alone, +4.0%" in said
     assert f"in 95% of samples {interval[0]:.4f} to {interval[1]:.4f}" in said
     assert search_note(plain) == ""
+
+
+def test_what_the_ranker_adds_is_said_if_there_is_one() -> None:
+    plain = evaluation(0.052)
+    assert ranker_note(plain) == ""
+    measured = replace(plain, ranker_adds={"mean": 0.002, "interval": [0.001, 0.003]})
+    assert ranker_note(measured) == (
+        "The ranker adds 0.0020 to the test ndcg@10 of the answers, +4.0%, in 95% of samples 0.0010 to 0.0030."
+    )

@@ -65,7 +65,7 @@ class SearchOutputs(NamedTuple):
 
     def first(self, requests: int) -> SearchOutputs:
         """Return the outputs of the first requests, without what a batch was padded with."""
-        return self._make(each[:requests] for each in self)
+        return SearchOutputs._make(each[:requests] for each in self)
 
 
 POOL = "pool"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ from model_store.bundle.histories import HISTORIES, check_histories
 from model_store.bundle.manifest import LIST_HINT, MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
 from model_store.bundle.signature import SIGNATURE, SIGNATURE_LIMIT, Trust, signers
 from model_store.bundle.storage import Entry, Folder
+from model_store.bundle.vector_file import HEADER_LIMIT, VectorFile, read_vector_file
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
+from model_store.catalogue.growing_rows import GrowingRows
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused, CatalogueError, VersionNotFound
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
@@ -35,12 +38,6 @@ NEIGHBOURS = "neighbours.safetensors"
 RANKER = "ranker.safetensors"
 VECTORS = "vectors"
 """Tensor of :data:`EMBEDDINGS` with the unit-length item vectors of dense scores."""
-
-HEADER_LIMIT = 4 << 20
-"""Size of the largest header of a safetensors file, in bytes; a tensor takes about a hundred."""
-
-UNIT_TOLERANCE = 1e-3
-"""Largest deviation of a vector's length from 1."""
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 Read = Callable[[str], bytes]
@@ -74,14 +71,18 @@ class Bundle:
         Raises:
             BundleRefused: The bundle has no such file, or it is not what was sealed.
         """
-        seal = self.manifest.files.get(name)
-        if seal is None:
-            raise _refusal(self.version, f"{name}: this version has no such file")
+        seal = self._seal(name)
         data = self.folder.read(name, limit=seal.size)
         if data is None:
             raise _refusal(self.version, f"{name}: missing")
         check_seal(self.version, name, FileSeal.of(data), seal)
         return data
+
+    def _seal(self, name: str) -> FileSeal:
+        seal = self.manifest.files.get(name)
+        if seal is None:
+            raise _refusal(self.version, f"{name}: this version has no such file")
+        return seal
 
     @property
     def signers(self) -> list[str]:
@@ -95,11 +96,20 @@ class Bundle:
 
     def catalogue(self) -> Catalogue:
         """Read the catalogue and check it against the configuration."""
-        return read_catalogue(self.read, self.config, self.manifest.fusion)
+        return _join_catalogue(self.read, self.vectors(), self.config)
 
-    def vectors(self) -> npt.NDArray[np.float32] | None:
-        """Read only the item vectors of the catalogue, ``[items, d_s]``; ``None`` if the version has none."""
-        return _read_vectors(self.read, self.config, self.manifest.fusion)
+    def vectors(self) -> GrowingRows | None:
+        """Read only the item vectors of the catalogue, ``[items, d_s]``; ``None`` if the version has none.
+
+        They have room for those of new items, and are the only copy that was made of them.
+        """
+        seal = self._seal(EMBEDDINGS)
+        with self.folder.opened(EMBEDDINGS) as file:
+            if file is None:
+                raise _refusal(self.version, f"{EMBEDDINGS}: missing")
+            found = read_vector_file(file, seal.size, VECTORS, self.config.tokenizer.embedding_dim)
+        check_seal(self.version, EMBEDDINGS, found.seal, seal)
+        return _check_vectors(found, self.config, self.manifest.fusion)
 
     def weights(self) -> Tensors:
         """Read the tensors of tokenizer, recommender and heads by parameter name."""
@@ -249,9 +259,18 @@ def read_catalogue(read: Read, config: ModelConfig, fusion: Fusion = GENERATIVE_
     Raises:
         BundleRefused: A file does not decode, or has other dimensions than the configuration.
     """
+    data = read(EMBEDDINGS)
+    found = read_vector_file(BytesIO(data), len(data), VECTORS, config.tokenizer.embedding_dim)
+    return _join_catalogue(read, _check_vectors(found, config, fusion), config)
+
+
+def _join_catalogue(read: Read, vectors: GrowingRows | None, config: ModelConfig) -> Catalogue:
+    """Read the catalogue, give its items their vectors, and check codes against the configuration."""
     name = "catalogue.parquet"
     try:
-        catalogue = Catalogue.from_parquet(read(name), _read_vectors(read, config, fusion))
+        catalogue = Catalogue.from_parquet(read(name))
+        if vectors is not None:
+            catalogue = catalogue.with_vectors(vectors)
     except CatalogueError as cause:
         raise BundleRefused(f"{name}: {cause}", REFUSED_HINT) from cause
 
@@ -267,29 +286,17 @@ def read_catalogue(read: Read, config: ModelConfig, fusion: Fusion = GENERATIVE_
     return catalogue
 
 
-def _read_vectors(read: Read, config: ModelConfig, fusion: Fusion) -> npt.NDArray[np.float32] | None:
-    """Read the item vectors ``[items, d_s]`` of histories and dense scores; ``None`` if there are none.
+def _check_vectors(found: VectorFile, config: ModelConfig, fusion: Fusion) -> GrowingRows | None:
+    """Return the item vectors ``[items, d_s]`` of histories and dense scores; ``None`` if there are none.
 
     Raises:
         BundleRefused: The model needs vectors and there are none, or they are of another type, shape or length.
     """
-    vectors = read_tensors(read, EMBEDDINGS).get(VECTORS)
-    if vectors is None:
+    if found.problem:
+        raise BundleRefused(f"{EMBEDDINGS}: {found.problem}", REFUSED_HINT)
+    if found.vectors is None:
         _check_vectors_unused(config, fusion)
-        return None
-
-    width = config.tokenizer.embedding_dim
-    if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != width:
-        raise BundleRefused(
-            f"{EMBEDDINGS}: {VECTORS} are {vectors.dtype} of shape {vectors.shape}, expected float32 [items, {width}]",
-            REFUSED_HINT,
-        )
-
-    found: npt.NDArray[np.float32] = vectors.astype(np.float32, copy=False)
-    length = np.sqrt(np.einsum("ij,ij->i", found, found))  # needs no temporary array of their size
-    if not (np.abs(length - 1) < UNIT_TOLERANCE).all():  # negated, so that NaN is refused too
-        raise BundleRefused(f"{EMBEDDINGS}: a row of {VECTORS} does not have unit length", REFUSED_HINT)
-    return found
+    return found.vectors
 
 
 def _check_vectors_unused(config: ModelConfig, fusion: Fusion) -> None:

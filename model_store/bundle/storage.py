@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -101,12 +101,20 @@ class Folder:
         Returns:
             ``None`` if there is no such file.
         """
+        with self.opened(name) as file:
+            return None if file is None else bytes(file.read(limit + 1))
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO | None]:
+        """Yield a file opened for reading, ``None`` if there is no such file."""
         with self._translate_errors(f"read {name}"):
             try:
-                with self.fs.open(self._at(name), "rb") as file:
-                    return bytes(file.read(limit + 1))
+                file = self.fs.open(self._at(name), "rb")
             except FileNotFoundError:
-                return None
+                yield None
+                return
+            with file:
+                yield file
 
     def digest(self, name: str, limit: int) -> tuple[str, int] | None:
         """Hash a file piece by piece, at most ``limit`` + 1 bytes of it.

@@ -185,8 +185,21 @@ class Catalogue:
         growing = {name: array.with_room() for name, array in self._growing.items()}
         if all(array is self._growing[name] for name, array in growing.items()):
             return self
-        derived = {"row_of": self.row_of, "trie": self.trie} | self._popularity_derived(new_items=0)
-        return self._with_columns({}, growing, derived)
+        return self._with_columns({}, growing, self._derived())
+
+    def with_vectors(self, vectors: GrowingRows) -> Catalogue:
+        """Return the same catalogue with the vectors of its items, ``[items, d_s]``, without copying them.
+
+        Raises:
+            CatalogueError: There are more or fewer vectors than items.
+        """
+        catalogue = self._with_columns({}, self._growing | {"vectors": vectors}, self._derived())
+        catalogue._check_lengths()
+        return catalogue
+
+    def _derived(self) -> dict[str, Any]:
+        """Return what a copy with the same items takes over."""
+        return {"row_of": self.row_of, "trie": self.trie} | self._popularity_derived(new_items=0)
 
     def _changed_visible(self, grown: GrownTrie | None, rows: Sequence[int]) -> RuleMask:
         """Return the mask of visible items with those in these rows shown or hidden; new items count as hidden."""
@@ -235,13 +248,15 @@ class Catalogue:
         self._check_columns()
         self.trie.check_integrity()
 
-    def _check_columns(self) -> None:
+    def _check_lengths(self) -> None:
         columns: list[Sized] = [self.item_ids, self.codes, self.titles, self.categories, self.attributes]
         columns += [self.popularity, self.is_hidden, *([] if self.vectors is None else [self.vectors])]
         lengths = [len(column) for column in columns]
         if len(set(lengths)) != 1:
             raise CatalogueError(f"catalogue columns differ in length: {lengths}")
 
+    def _check_columns(self) -> None:
+        self._check_lengths()
         _check_codebook_size(self.codebook_size)
         if not 0 <= self.trained <= len(self):
             raise CatalogueError(f"trained must be 0 to {len(self)}, the number of items, not {self.trained}")
@@ -266,15 +281,15 @@ class Catalogue:
         return table.to_bytes()
 
     @classmethod
-    def from_parquet(cls, data: bytes, vectors: npt.NDArray[np.float32] | None = None) -> Catalogue:
-        """Read and check the output of :meth:`to_parquet`; ``vectors`` are stored elsewhere and join it here.
+    def from_parquet(cls, data: bytes) -> Catalogue:
+        """Read and check the output of :meth:`to_parquet`; vectors are stored elsewhere, see :meth:`with_vectors`.
 
         Raises:
             CatalogueError: The bytes are not such a table, or its content is inconsistent.
         """
         table = CatalogueTable.from_bytes(data)
         table.attributes.check_integrity()
-        catalogue = cls(**table._asdict(), vectors=vectors)
+        catalogue = cls(**table._asdict())
         catalogue._check_columns()
         _ = catalogue.trie  # building it checks the codes
         return catalogue
@@ -301,12 +316,10 @@ class Catalogue:
         return named
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays, vectors: GrowingRows | None = None) -> Catalogue:
+    def from_arrays(cls, arrays: Arrays) -> Catalogue:
         """Rebuild and check a catalogue from :meth:`arrays`; its columns stay views of the given arrays.
 
-        Args:
-            arrays: By name.
-            vectors: Vectors of all items, if the arrays leave them out.
+        The arrays may leave the vectors out, see :meth:`with_vectors`.
 
         Raises:
             CatalogueError: An array is missing or they contradict each other.
@@ -324,8 +337,7 @@ class Catalogue:
         texts = {name: PackedStrings(Ragged.from_arrays(arrays, name)) for name in ("item_ids", "titles", "attributes")}
         for name, column in texts.items():
             column.check_integrity(name)
-        if "vectors" in arrays:
-            vectors = GrowingRows(arrays["vectors"].astype(np.float32, copy=False))
+        vectors = arrays.get("vectors")
 
         catalogue = cls(
             codebook_size=codebook_size,
@@ -335,15 +347,13 @@ class Catalogue:
             categories=PackedCategories.from_arrays(arrays),
             attributes=PackedAttributes(texts["attributes"]),
             popularity=popularity,
-            vectors=None if vectors is None else vectors.rows,
+            vectors=None if vectors is None else vectors.astype(np.float32, copy=False),
             is_hidden=is_hidden,
             trained=trained,
         )
 
         # Keep what is known already, so that the trie is not built again.
         catalogue.__dict__["trie"] = trie
-        if vectors is not None:
-            catalogue._growing["vectors"] = vectors
         catalogue._check_columns()
         return catalogue
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
@@ -49,12 +50,21 @@ class GrowingRows:
         self.rows = rows
         self._buffer = buffer or _Buffer(rows, len(rows))
 
+    @classmethod
+    def written(
+        cls, length: int, shape: tuple[int, ...], dtype: npt.DTypeLike, write: Callable[[Array], None]
+    ) -> GrowingRows:
+        """Return ``length`` rows ``[length, *shape]`` that ``write`` writes in place, with spare rows after them."""
+        memory = _room(length, shape, dtype)
+        write(memory[:length])
+        return _view(_Buffer(memory, length), length)
+
     def with_room(self) -> GrowingRows:
         """Return the same rows with spare rows after them: makes the copy now that the first growth would make."""
         if len(self._buffer.memory) > len(self.rows):
             return self
         length = len(self.rows)
-        return self._view(_Buffer(self._copy_with_room(length), length), length)
+        return _view(_Buffer(self._copy_with_room(length), length), length)
 
     def with_rows(self, new: Array) -> GrowingRows:
         """Return these rows followed by new ones ``[m, …]``, as a read-only view; this array stays as it is."""
@@ -66,19 +76,26 @@ class GrowingRows:
         if not buffer.claim(begin, end):
             buffer = _Buffer(self._copy_with_room(end), end)
         buffer.memory[begin:end] = new
-        return self._view(buffer, end)
-
-    def _view(self, buffer: _Buffer, length: int) -> GrowingRows:
-        rows = buffer.memory[:length]
-        rows.flags.writeable = False
-        return GrowingRows(rows, buffer)
+        return _view(buffer, end)
 
     def _copy_with_room(self, length: int) -> Array:
-        """Copy these rows into new memory for ``length`` rows and spare ones.
-
-        The operating system provides the memory of a spare row only when it is written.
-        """
-        capacity = length + max(length // ROWS_PER_SPARE_ROW, MIN_SPARE_ROWS)
-        memory = np.empty((capacity, *self.rows.shape[1:]), dtype=self.rows.dtype)
+        """Copy these rows into new memory for ``length`` rows and spare ones."""
+        memory = _room(length, self.rows.shape[1:], self.rows.dtype)
         memory[: len(self.rows)] = self.rows
         return memory
+
+
+def _room(length: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Return memory for ``length`` rows and spare ones.
+
+    The operating system provides the memory of a spare row only when it is written.
+    """
+    capacity = length + max(length // ROWS_PER_SPARE_ROW, MIN_SPARE_ROWS)
+    return np.empty((capacity, *shape), dtype=dtype)
+
+
+def _view(buffer: _Buffer, length: int) -> GrowingRows:
+    """Return the first rows of a buffer, read-only."""
+    rows = buffer.memory[:length]
+    rows.flags.writeable = False
+    return GrowingRows(rows, buffer)

@@ -199,11 +199,12 @@ class Trie:
     def codes(self) -> npt.NDArray[np.int16]:
         """Return the semantic IDs by catalogue row, ``[items, L]``: the inverse of :meth:`build`."""
         by_leaf = np.empty((self.items, self.levels), dtype=np.int16)
-        node = np.arange(self.items, dtype=np.int32)
+        first_leaf = np.arange(self.items + 1)  # of each node of the depth below
         for depth in range(self.levels - 1, -1, -1):
-            by_leaf[:, depth] = self.child_code[depth][node]
-            node = self.parents[depth - 1][node] if depth else node
-        return by_leaf[self.item_leaf[:]]
+            nodes = len(first_leaf) - 1
+            by_leaf[:, depth] = np.repeat(self.child_code[depth][:nodes], np.diff(first_leaf))
+            first_leaf = first_leaf[self.child_start[depth]]
+        return by_leaf.take(self.item_leaf[:], axis=0)  # faster than an index: whole rows are copied
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return flat named arrays, for a snapshot; :meth:`from_arrays` takes them back."""

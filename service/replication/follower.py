@@ -20,7 +20,7 @@ import structlog
 
 from model_store.errors import CatalogueError, ModelStoreError, StoreCorrupt, StoreError, StoreUnavailable
 from service.replication.catalogue_source import CatalogueSource
-from service.replication.replicated_catalogue import ReplicatedCatalogue, recover_changes
+from service.replication.replicated_catalogue import ReplicatedCatalogue, SnapshotContent, recover_changes
 from service.replication.snapshot_publisher import SnapshotPublisher
 from service.settings import Settings
 from service.store.change_stream import ChangeStore, Head, ItemChange, Snapshot, Tail, lost_changes
@@ -148,17 +148,21 @@ class CatalogueFollower:
             return None  # asked first, because the vectors that are read with it are a version's largest file
 
         try:
-            vectors, snapshot = await asyncio.gather(
-                asyncio.to_thread(source.bundle.vectors), self._store.load_snapshot(source.version)
+            # side by side, because each takes seconds for millions of items
+            vectors, content = await asyncio.gather(
+                asyncio.to_thread(source.bundle.vectors), self._read_content(source)
             )
-            if snapshot is None:
-                return None
-            return await asyncio.to_thread(ReplicatedCatalogue.from_snapshot, source, snapshot, vectors)
+            return None if content is None else await asyncio.to_thread(content.with_trained, vectors)
         except (StoreCorrupt, CatalogueError) as failure:
             self._publisher.note("refused", source.version, failure)
             return None
         except ModelStoreError as failure:
             raise StoreUnavailable("the version's vectors cannot be read", str(failure)) from failure
+
+    async def _read_content(self, source: CatalogueSource) -> SnapshotContent | None:
+        """Read and check what the newest snapshot holds, ``None`` if there is none."""
+        snapshot = await self._store.load_snapshot(source.version)
+        return None if snapshot is None else await asyncio.to_thread(SnapshotContent.of, source, snapshot)
 
     async def _create_snapshot(self, source: CatalogueSource, least: int = 0) -> ReplicatedCatalogue | None:
         """Create the snapshot that all replicas start with; ``None`` while one is being created, here or elsewhere.

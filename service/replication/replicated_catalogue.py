@@ -51,7 +51,7 @@ class ReplicatedCatalogue:
 
     @classmethod
     def from_snapshot(
-        cls, source: CatalogueSource, snapshot: Snapshot, trained: npt.NDArray[np.float32] | None
+        cls, source: CatalogueSource, snapshot: Snapshot, trained: GrowingRows | None
     ) -> ReplicatedCatalogue:
         """Restore and check the catalogue that a snapshot holds.
 
@@ -63,10 +63,7 @@ class ReplicatedCatalogue:
         Raises:
             CatalogueError: The snapshot belongs to another version, or contradicts itself.
         """
-        if snapshot.origin != source.origin:
-            raise CatalogueError("the snapshot does not descend from this version's catalogue")
-        vectors = _join_vectors(trained, snapshot.arrays.get(NEW_VECTORS))
-        return cls(source, Catalogue.from_arrays(snapshot.arrays, vectors), snapshot.at, snapshot.lineage)
+        return SnapshotContent.of(source, snapshot).with_trained(trained)
 
     def apply(self, changes: Sequence[ItemChange], at: Position) -> Applied:
         """Return the catalogue after these changes, the last of which is at ``at``. Takes time: call it in a thread."""
@@ -105,14 +102,41 @@ class Applied(NamedTuple):
     refused: int  # changes that this version could not take
 
 
-def _join_vectors(trained: npt.NDArray[np.float32] | None, new: npt.NDArray[np.generic] | None) -> GrowingRows | None:
-    if trained is None and new is None:
-        return None
-    if trained is None or new is None or new.shape[1:] != trained.shape[1:]:
-        raise CatalogueError("the vectors of a snapshot are not those of its version")
+class SnapshotContent(NamedTuple):
+    """Checked content of a snapshot. The vectors of trained items, which come from the bundle, are still missing."""
 
-    rows = GrowingRows(trained)
-    return rows.with_rows(new.astype(np.float32, copy=False)) if len(new) else rows
+    replica: ReplicatedCatalogue  # of a catalogue without vectors
+    new_vectors: npt.NDArray[np.generic] | None  # of items that are not in the bundle
+
+    @classmethod
+    def of(cls, source: CatalogueSource, snapshot: Snapshot) -> SnapshotContent:
+        """Restore and check what a snapshot holds. Takes seconds for millions of items: call it in a thread.
+
+        Raises:
+            CatalogueError: The snapshot belongs to another version, or contradicts itself.
+        """
+        if snapshot.origin != source.origin:
+            raise CatalogueError("the snapshot does not descend from this version's catalogue")
+        catalogue = Catalogue.from_arrays(snapshot.arrays)
+        replica = ReplicatedCatalogue(source, catalogue, snapshot.at, snapshot.lineage)
+        return cls(replica, snapshot.arrays.get(NEW_VECTORS))
+
+    def with_trained(self, trained: GrowingRows | None) -> ReplicatedCatalogue:
+        """Return the catalogue with all vectors.
+
+        Args:
+            trained: See :meth:`ReplicatedCatalogue.from_snapshot`.
+
+        Raises:
+            CatalogueError: These vectors do not belong to the snapshot.
+        """
+        new = self.new_vectors
+        if trained is None and new is None:
+            return self.replica
+        if trained is None or new is None or new.shape[1:] != trained.rows.shape[1:]:
+            raise CatalogueError("the vectors of a snapshot are not those of its version")
+        vectors = trained.with_rows(new.astype(np.float32, copy=False))
+        return replace(self.replica, catalogue=self.replica.catalogue.with_vectors(vectors))
 
 
 def recover_changes(replica: ReplicatedCatalogue, trained: Catalogue) -> Iterator[RawChange]:

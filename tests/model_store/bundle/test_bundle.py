@@ -198,6 +198,27 @@ def test_the_bytes_handed_out_are_the_bytes_checked(stored: tuple[Path, str, str
         bundle.read("search.onnx")
 
 
+def test_vectors_are_handed_out_only_if_every_byte_of_their_file_is_the_sealed_one(
+    stored: tuple[Path, str, str],
+) -> None:
+    root, version, _ = stored
+    bundle = load_bundle(str(root), version, EVERYONE)
+    path = root / version / EMBEDDINGS
+    whole = path.read_bytes()
+    for at in (0, 9, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        for read in (bundle.vectors, bundle.catalogue):
+            with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: its SHA-256"):
+                read()
+
+    path.write_bytes(whole + b"x")
+    with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: holds more than"):
+        bundle.vectors()
+    path.unlink()
+    with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: missing"):
+        bundle.vectors()
+
+
 def test_only_sealed_names_can_be_read(pristine: tuple[Path, str, str]) -> None:
     root, version, other = pristine
     for name in ("content.onnx", f"../{other}/search.onnx", "manifest.json"):
@@ -258,7 +279,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Files], str]] = {
     "a pickle": (lambda: bundle_files() | {"weights.safetensors": b"\x80\x04N."}, "weights.safetensors: does not"),
     "embeddings": (lambda: bundle_files() | {"embeddings.safetensors": b"{}" * 9}, "embeddings.safetensors: does not"),
     "vectors of other items": (with_vectors(unit_vectors(39)), "catalogue.parquet: catalogue columns differ in length"),
-    "vectors of another width": (with_vectors(unit_vectors(width=8)), "embeddings.safetensors: vectors are float32 of"),
+    "vectors of another width": (with_vectors(unit_vectors(width=8)), "embeddings.safetensors: vectors are F32 of"),
     "vectors of another type": (with_vectors(unit_vectors().astype(np.float64)), "embeddings.safetensors: vectors are"),
     "vectors of any length": (
         with_vectors(2 * unit_vectors()),
@@ -404,7 +425,9 @@ def test_a_bundle_gives_its_vectors_and_neighbours(tmp_path: Path) -> None:
     files = with_neighbours(len(unit_vectors()))
     told = description().model_copy(update={"fusion": Fusion(weight=2.0, candidates=20, neighbours=0.02)})
     bundle = store.bundle(publish(store, files, told, NOON))
-    np.testing.assert_array_equal(bundle.vectors(), unit_vectors())
+    vectors = bundle.vectors()
+    assert vectors is not None
+    np.testing.assert_array_equal(vectors.rows, unit_vectors())
     memory = bundle.neighbours()
     assert memory is not None
     assert memory.neighbour.tolist() == [1]

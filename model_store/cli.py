@@ -18,8 +18,10 @@ from model_store.bundle.signature import SIGNING_ENV, SigningKey
 from model_store.bundle.withheld import Withheld
 from model_store.console import new_app, print_json, run, table_console
 from model_store.errors import BundleRefused, ConfigError, SignatureRefused
+from model_store.redis_copy.command import copy_redis
 
 app = new_app("Show the versions of a model store, verify them, and decide which one is served.")
+app.command("copy-redis")(copy_redis)
 
 
 def _existing(store: str) -> str:

@@ -36,6 +36,8 @@
     <snapshots>:<version>:lock               string  yes, renewed        token of the replica that writes a snapshot
     probe                                    string  yes                 one byte, written to see if Redis takes writes
     applied                                  string  no                  settings that all keys follow
+    copying                                  string  until it is done    where an unfinished copy of this store comes
+                                                                         from, see :mod:`model_store.redis_copy`
 
 ``<snapshots>`` is ``catalogue:<format>``, see :data:`~model_store.replication.snapshots.SNAPSHOT_FORMAT`.
 
@@ -115,6 +117,11 @@ class Keys:
     def pattern(self, beginning: str) -> str:
         """Return the pattern of ``SCAN`` for the keys of all partitions that begin like this behind the prefix."""
         return f"{_GLOB.sub(_ESCAPED, f'{self.prefix}:{beginning}')}*"
+
+    @property
+    def patterns(self) -> Sequence[str]:
+        """Patterns of ``SCAN`` for all keys, each of which fits one of them."""
+        return (self.pattern(""),)
 
     @property
     def events(self) -> str:
@@ -241,6 +248,11 @@ class Keys:
         """Settings that were applied to all keys, so that a start need not go through them."""
         return f"{self.prefix}:applied"
 
+    @property
+    def copying(self) -> str:
+        """Place that an unfinished copy of a store comes from."""
+        return f"{self.prefix}:copying"
+
 
 @dataclass(frozen=True)
 class ClusterKeys(Keys):
@@ -266,6 +278,11 @@ class ClusterKeys(Keys):
         """Return the pattern of ``SCAN`` for the keys of all partitions that begin like this behind the prefix."""
         tag = self.prefix.strip("{}")
         return f"{{{_GLOB.sub(_ESCAPED, tag)}:*}}:{_GLOB.sub(_ESCAPED, beginning)}*"
+
+    @property
+    def patterns(self) -> Sequence[str]:
+        """Patterns of ``SCAN`` for all keys, each of which fits one of them."""
+        return (super().pattern(""), self.pattern(""))
 
 
 def keys_at(url: str, prefix: str) -> Keys:

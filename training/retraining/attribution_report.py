@@ -18,7 +18,7 @@ from model_store.events.event import Event
 from model_store.events.marks import ACTIVE, BAR, SubjectCounts, values_in
 from model_store.replication import redis_keys
 from model_store.replication.redis_address import TlsFiles
-from training.retraining.redis_reader import reading_redis
+from model_store.replication.redis_reader import reading_redis
 
 NOT_IN_THE_LOG = (
     "answers",

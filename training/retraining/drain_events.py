@@ -26,8 +26,8 @@ from model_store.events.event import Event
 from model_store.events.event_log import Cursor, EventLine
 from model_store.replication import redis_keys, redis_values
 from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
+from model_store.replication.redis_reader import reading_redis
 from model_store.tracing.interface import MAX_LINKS
-from training.retraining.redis_reader import reading_redis
 
 EVENTS_PER_FILE = 50_000
 SCHEMA = pl.Schema(

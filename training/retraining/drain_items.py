@@ -21,7 +21,7 @@ from model_store.events.event_log import ChangeLine, ItemLine
 from model_store.replication import redis_keys, redis_values
 from model_store.replication.item_payload import ItemContent, read_content
 from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
-from training.retraining.redis_reader import reading_redis
+from model_store.replication.redis_reader import reading_redis
 
 ITEMS = "items.parquet"
 _SCANNED = 500  # items per answer of Redis; each may have 64 KiB

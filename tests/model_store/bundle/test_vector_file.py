@@ -27,7 +27,8 @@ OTHERS = {
 
 def unit_vectors(items: int) -> np.ndarray:
     vectors = np.random.default_rng(0).normal(size=(items, WIDTH))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
 
 
 class Dribble(io.BytesIO):

@@ -1,4 +1,4 @@
-"""The reader of Redis for retraining: it reads every kind of address, and says in our words what is wrong."""
+"""The client of Redis for commands: it opens every kind of address, and says in our words what is wrong."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from redis.exceptions import RedisError
 
 from model_store.errors import ConfigError, StoreError
+from model_store.replication import redis_reader
 from model_store.replication.redis_address import NO_TLS_FILES, TlsFiles
+from model_store.replication.redis_reader import reading_redis
 from tests.support.redis_cluster import RedisClusterGroup
 from tests.support.redis_server import RedisServer
 from tests.support.service_process import free_port
-from training.retraining import redis_reader
-from training.retraining.redis_reader import reading_redis
 
 KEY = "etegrec-test-redis-reader"
 
@@ -50,7 +50,7 @@ def test_a_server_that_is_away_is_named() -> None:
 
 def test_what_fails_in_the_block_is_translated_once(redis_server: RedisServer) -> None:
     with pytest.raises(StoreError) as failed, reading_redis(redis_server.url, NO_TLS_FILES) as redis:
-        redis.execute_command("NO-SUCH-COMMAND")
+        redis.execute_command("NO-SUCH-COMMAND")  # type: ignore[no-untyped-call]
     assert isinstance(failed.value.__cause__, RedisError)
 
 

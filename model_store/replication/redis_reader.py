@@ -1,4 +1,4 @@
-"""Reader of Redis for retraining: a client with a long timeout and without retries, and its errors translated."""
+"""Client of Redis for commands: a long timeout, no retries, and its errors translated."""
 
 from __future__ import annotations
 
@@ -57,12 +57,14 @@ def _open(url: str, tls: TlsFiles) -> Redis:
         if is_cluster(url):
             nodes = cluster_address(url)
             options |= nodes.options
-            startup = [ClusterNode(host, port) for host, port in nodes.nodes]
+            startup = [ClusterNode(host, port) for host, port in nodes.nodes]  # type: ignore[no-untyped-call]
             client = cast(Redis, RedisCluster(startup_nodes=startup, **options))
         elif is_sentinel(url):
             address = sentinel_address(url)
-            sentinel = Sentinel(address.sentinels, sentinel_kwargs={**options, **address.sentinel_options})
-            client = sentinel.master_for(address.service, **options, **address.options)
+            sentinel_kwargs = {**options, **address.sentinel_options}
+            sentinel = Sentinel(address.sentinels, sentinel_kwargs=sentinel_kwargs)  # type: ignore[no-untyped-call]
+            given = {**options, **address.options}
+            client = sentinel.master_for(address.service, **given)  # type: ignore[no-untyped-call]
         else:
             client = Redis.from_url(url, **options)
             client.connection_pool.make_connection()  # connects to nothing, but raises for options that do not exist

@@ -47,6 +47,7 @@ OPTIONAL_FILES = frozenset(
         "search.int8.onnx",  # search.onnx with weights of 8 bits
         "neighbours.safetensors",  # which items stand close to each other
         "ranker.safetensors",  # what corrects the dense scores of candidates
+        "similar_items.safetensors",  # which trained items have which words
     }
 )
 REPORT_FILE = re.compile(r"report(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,4}")

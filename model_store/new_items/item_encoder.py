@@ -4,6 +4,14 @@ It runs the bundle's graphs on ONNX Runtime, without torch: ``content.onnx`` pre
 categories and attributes, and ``tokenizer.onnx`` turns the embedding into a latent, for which
 :class:`~model_store.new_items.placement.Placement` finds a code tuple. The result for an item never depends on the
 items that are encoded together with it.
+
+The prediction is a regression, which blurs what only few items have in common. So the learned part of an embedding is
+mostly that of the trained items with the most similar words (:mod:`model_store.new_items.similar_items`):
+
+    learned = mean of similar items at unit length + PREDICTED * prediction at unit length
+
+It gets the length that trained items have. Predictions are shorter, the shorter the less certain they are, and an item
+with such a vector would hardly be recommended to anyone.
 """
 
 from __future__ import annotations
@@ -19,9 +27,10 @@ from model_store.bundle.bundle import Bundle, Read, read_tensors
 from model_store.bundle.onnx_session import open_session
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
-from model_store.errors import GraphRefused, ItemRefused
-from model_store.new_items.features import extract_features
+from model_store.errors import BundleRefused, GraphRefused, ItemRefused
+from model_store.new_items.features import Features, extract_features
 from model_store.new_items.placement import Codebooks, Placement
+from model_store.new_items.similar_items import SimilarItems, at_unit_length
 from model_store.replication.item_payload import NewItem
 
 CONTENT_GRAPH = "content.onnx"
@@ -35,6 +44,12 @@ TOKENIZER_GRAPH = "tokenizer.onnx"
 
 TOKENIZER_INPUTS = ("embeddings",)
 TOKENIZER_OUTPUTS = ("codes", "distances", "latents")
+
+SIMILAR_ITEMS = "similar_items.safetensors"
+"""File of a bundle with the index of trained items by what they say."""
+
+PREDICTED = 0.5
+"""Weight of the content model's prediction beside what similar items were learned to be."""
 
 CODEBOOKS = "tokenizer.codebooks"
 """Tensor of ``weights.safetensors``, ``[levels, K, d_c]``."""
@@ -72,6 +87,7 @@ class ItemEncoder:
         tokenizer: ort.InferenceSession,
         content: ort.InferenceSession | None,
         takes_embeddings: bool,
+        similar_items: SimilarItems | None = None,
     ) -> None:
         """Take the parts of a bundle; :meth:`open` finds them.
 
@@ -81,11 +97,13 @@ class ItemEncoder:
             tokenizer: Runs ``tokenizer.onnx``.
             content: Runs ``content.onnx``, if the version has one.
             takes_embeddings: Whether clients give an embedding with every new item.
+            similar_items: The trained items by what they say, if the version has an index of them.
         """
         self._config = config
         self._codebooks = Codebooks.of(codebooks)
         self._tokenizer = tokenizer
         self._content = content
+        self._similar_items = similar_items
         self.takes_embeddings = takes_embeddings
 
     @classmethod
@@ -110,7 +128,7 @@ class ItemEncoder:
             takes_embeddings: Whether clients give an embedding with every new item.
 
         Raises:
-            GraphRefused: See :meth:`open`.
+            BundleRefused, GraphRefused: See :meth:`open`.
         """
         graph = read(TOKENIZER_GRAPH)
         tokenizer = open_session(TOKENIZER_GRAPH, graph, TOKENIZER_INPUTS, TOKENIZER_OUTPUTS, threads=1)
@@ -120,12 +138,17 @@ class ItemEncoder:
             graph = read(CONTENT_GRAPH)
             content = open_session(CONTENT_GRAPH, graph, CONTENT_INPUTS, CONTENT_OUTPUTS, threads=1)
 
+        similar_items = None
+        if SIMILAR_ITEMS in names:
+            similar_items = SimilarItems.from_arrays(read_tensors(read, SIMILAR_ITEMS))
+            _check_width(similar_items, config.tokenizer.embedding_dim)
+
         shape = config.tokenizer
         expected = (shape.levels, shape.codebook_size, shape.codebook_dim)
         codebooks = read_tensors(read, "weights.safetensors").get(CODEBOOKS)
         if codebooks is None or codebooks.shape != expected:
             raise GraphRefused(f"weights.safetensors: {CODEBOOKS} must have the shape {expected}", "export it again")
-        return cls(config, codebooks.astype(np.float32), tokenizer, content, takes_embeddings)
+        return cls(config, codebooks.astype(np.float32), tokenizer, content, takes_embeddings, similar_items)
 
     def encode(
         self,
@@ -173,10 +196,10 @@ class ItemEncoder:
         except ItemRefused as refused:
             return refused
 
-        ids, weights = extract_features(item.title, item.categories, item.attributes)
-        inputs = dict(zip(CONTENT_INPUTS, (ids[None], weights[None]), strict=True))
+        features = extract_features(item.title, item.categories, item.attributes)
+        inputs = dict(zip(CONTENT_INPUTS, (features.ids[None], features.weights[None]), strict=True))
         raw: Float32Array = self._content.run(list(CONTENT_OUTPUTS), inputs)[0][0]
-        return raw
+        return raw if self._similar_items is None else _learn_from(self._similar_items, features, raw)
 
     def _tokenize(self, raw: Sequence[Float32Array]) -> list[EncodedItem]:
         """Encode raw embeddings, ``[d_s]`` each, in batches of a fixed size."""
@@ -221,4 +244,23 @@ class ItemEncoder:
             "item_id",
             "is not known to this model, which was trained on bare ids and cannot place new items",
             "train on data with titles, categories or attributes (--items)",
+        )
+
+
+def _learn_from(index: SimilarItems, features: Features, predicted: Float32Array) -> Float32Array:
+    """Return a predicted embedding ``[d_s]`` with what similar items were learned to be; as it is if there are none."""
+    similar = index.find(features)
+    if not len(similar.rows):
+        return predicted
+
+    learned, content = np.split(predicted.astype(np.float64), [index.width])
+    direction = index.learned_direction(similar) + PREDICTED * at_unit_length(learned)
+    parts = [index.learned_length * at_unit_length(direction), index.content_length * at_unit_length(content)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _check_width(index: SimilarItems, width: int) -> None:
+    if index.width > width:
+        raise BundleRefused(
+            f"{SIMILAR_ITEMS}: vectors have {index.width} numbers, the model's {width}", "export it again"
         )

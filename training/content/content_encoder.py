@@ -31,7 +31,7 @@ from model_store.new_items.features import Features
 from training.content.own_vectors import predict_vectors, reduce_vectors
 from training.content.principal_directions import SINGULAR_POWER, principal_directions
 from training.content.ridge import Entries
-from training.content.shared_features import entries_of, shared_features
+from training.content.shared_features import entries_of, feature_rarity, shared_features
 
 _ENTRIES_AT_ONCE = 1 << 18
 
@@ -125,7 +125,7 @@ def _principal_effects(entries: Entries, shape: tuple[int, int], width: int, see
     """Return what each feature adds to the principal components of the matrix of items and features ``[M, width]``."""
     if not shape[1]:
         return torch.empty(0, width)
-    rarity = _rarity(entries.column, shape)
+    rarity = feature_rarity(entries.column, shape)
     value = entries.value * rarity[entries.column]
     length = torch.zeros(shape[0]).index_add_(0, entries.row, value.square()).sqrt()
     indices = torch.stack([entries.row, entries.column])
@@ -143,9 +143,3 @@ def _sums(entries: Entries, effects: Tensor, items: int) -> Tensor:
     for part in torch.arange(len(entries.row)).split(_ENTRIES_AT_ONCE):
         sums.index_add_(0, entries.row[part], effects[entries.column[part]] * entries.value[part, None])
     return sums
-
-
-def _rarity(column: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return the inverse document frequency of each known feature, ``[M]``, smoothed and at least 1."""
-    count = torch.bincount(column, minlength=shape[1])
-    return torch.log((1 + shape[0]) / (1 + count)) + 1

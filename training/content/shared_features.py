@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from model_store.new_items.features import Features, extract_features
 from training.content.ridge import Entries
@@ -44,3 +45,14 @@ def entries_of(features: Sequence[Features], known: npt.NDArray[np.int64]) -> En
     column = np.searchsorted(known, ids).clip(max=max(len(known) - 1, 0))
     is_known = known[column] == ids if len(known) else np.zeros(len(ids), dtype=np.bool_)
     return Entries(*(torch.from_numpy(part[is_known]) for part in (row, column, value)))
+
+
+def feature_rarity(column: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return the inverse document frequency of each known feature, ``[M]``, smoothed and at least 1.
+
+    Args:
+        column: Columns of the entries of the matrix, each pair of item and feature once.
+        shape: N and M.
+    """
+    count = torch.bincount(column, minlength=shape[1])
+    return torch.log((1 + shape[0]) / (1 + count)) + 1

@@ -10,6 +10,7 @@ search.int8.onnx           the same with 8-bit layers; left out if too few answe
 tokenizer.onnx             item embedding to ranked codes                            :func:`export_tokenizer`
 content.onnx               title, categories and attributes to item embedding; left  :func:`_export_content`
                            out if no trained item has any
+similar_items.safetensors  which trained items have which words; left out with it    :func:`fit_similar_items`
 embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_embeddings`
 neighbours.safetensors     which items stand close to each other                     :meth:`Neighbours.arrays`
 ranker.safetensors         what corrects scores; left out if it gains nothing        :meth:`Ranker.arrays`
@@ -50,10 +51,11 @@ from model_store.bundle.signature import SigningKey
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from model_store.new_items.features import extract_features
-from model_store.new_items.item_encoder import CONTENT_GRAPH
+from model_store.new_items.item_encoder import CONTENT_GRAPH, SIMILAR_ITEMS
 from model_store.search.fusion import Fusion
 from training.code_names.naming import name_prefixes
 from training.content.content_model import ContentModel, fit_content, pad_features
+from training.content.similar_items import fit_similar_items
 from training.data.prepare import NOT_SERVED
 from training.export.catalogue import add_placed_items, trained_catalogue
 from training.export.goldens import GoldenHistories
@@ -260,7 +262,7 @@ def _export_int8(
 
 
 def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes]:
-    """Return ``content.onnx``, or no file if no item has a title, categories or attributes."""
+    """Return what places new items by their content, or no file if no item has a title, categories or attributes."""
     if not pipeline.dataset.has_content:
         return {}
 
@@ -270,7 +272,10 @@ def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes
     pipeline.run.write_json(CONTENT_FIT, fit.as_dict())
     graph = export_content(model)
     check_content(graph, model, catalogue)
-    return {CONTENT_GRAPH: graph}
+
+    content_dim = pipeline.model.recommender.content_dim
+    index = fit_similar_items(pipeline.dataset, pipeline.learner.embeddings, content_dim)
+    return {CONTENT_GRAPH: graph, SIMILAR_ITEMS: save_arrays(index.arrays())}
 
 
 def _content_fit(pipeline: Pipeline) -> dict[str, JsonValue]:

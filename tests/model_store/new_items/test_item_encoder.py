@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 
 from model_store.bundle.bundle import Bundle
 from model_store.catalogue.catalogue import ItemPut
 from model_store.errors import BundleRefused, CatalogueFull, ItemRefused
 from model_store.new_items.features import extract_features
-from model_store.new_items.item_encoder import ItemEncoder
+from model_store.new_items.item_encoder import PREDICTED, SIMILAR_ITEMS, ItemEncoder
+from model_store.new_items.similar_items import SimilarItems
 from model_store.replication.item_payload import NewItem
 from tests.support.bundles import bundle_files
 from tests.support.encodable_bundles import SHAPE, WIDTH, encodable_bundle, graphs, networks
@@ -47,7 +49,65 @@ def test_an_item_is_encoded_as_training_does(bundle: Bundle, item: Item) -> None
     np.testing.assert_allclose(found.latent, latent, atol=1e-4)
 
 
-def test_what_comes_of_an_item_does_not_depend_on_its_company(bundle: Bundle) -> None:
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of which two items are known by what they say; two numbers of an embedding are a content vector."""
+    ids = extract_features("Title", ("category-0",), {}).ids
+    directions = np.array([[3, 0, 0, 4], [0, 127, 0, 0]], dtype=np.int8)
+    index = SimilarItems(
+        ids,
+        np.ones(2, np.float32),
+        np.arange(3),
+        np.arange(2, dtype=np.int32),
+        np.ones(2, np.float16),
+        directions,
+        3,
+        4,
+    )
+    return encodable_bundle(tmp_path_factory.mktemp("indexed"), changed={SIMILAR_ITEMS: save(index.arrays())})
+
+
+def test_an_item_learns_from_those_that_say_the_same(bundle: Bundle, indexed: Bundle) -> None:
+    item: Item = ("Title", ("category-0",), {"year": 1995})
+    predicted = ItemEncoder.open(bundle).encode(*item).vector
+    found = ItemEncoder.open(indexed).encode(*item)
+
+    # Both items are equally similar.
+    similar = np.array([0.6, 1, 0, 0.8]) / 2**0.5
+    learned = similar + PREDICTED * predicted[:4] / np.linalg.norm(predicted[:4])
+    content = predicted[4:] / np.linalg.norm(predicted[4:])
+    expected = np.concatenate([3 * learned / np.linalg.norm(learned), 4 * content])
+    np.testing.assert_allclose(found.vector, expected / 5, atol=1e-6)
+    with torch.no_grad():
+        latent = networks()[0].latents(torch.from_numpy(expected)[None].float())[0].numpy()
+    np.testing.assert_allclose(found.latent, latent, atol=1e-4)
+
+
+def test_an_item_like_no_other_is_predicted(bundle: Bundle, indexed: Bundle) -> None:
+    for item in (ITEMS[2], ITEMS[3]):
+        one, other = ItemEncoder.open(bundle).encode(*item), ItemEncoder.open(indexed).encode(*item)
+        assert one.vector.tobytes() == other.vector.tobytes()
+        assert one.latent.tobytes() == other.latent.tobytes()
+
+
+def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
+    index = SimilarItems(
+        np.arange(1),
+        np.ones(1, np.float32),
+        np.arange(2),
+        np.zeros(1, np.int32),
+        np.ones(1, np.float16),
+        np.ones((1, WIDTH + 1), np.int8),
+        1,
+        0,
+    )
+    with pytest.raises(BundleRefused, match=f"{SIMILAR_ITEMS}: vectors have {WIDTH + 1} numbers, the model's {WIDTH}"):
+        ItemEncoder.open(encodable_bundle(tmp_path, changed={SIMILAR_ITEMS: save(index.arrays())}))
+
+
+@pytest.mark.parametrize("name", ["bundle", "indexed"])
+def test_what_comes_of_an_item_does_not_depend_on_its_company(name: str, request: pytest.FixtureRequest) -> None:
+    bundle: Bundle = request.getfixturevalue(name)
     encoder = ItemEncoder.open(bundle)
     many = [NewItem(f"Title {n % 7} of {n}", (f"category-{n % 3}",), {"year": 1990 + n % 11}) for n in range(300)]
     together = encoder.encode_all(many)

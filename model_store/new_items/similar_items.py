@@ -28,9 +28,11 @@ from model_store.new_items.features import Features
 SIMILAR = 32
 """Most items that count as similar to one item."""
 
-MOST_PAIRS = 20_000
-"""Most pairs that are visited for one item. The rarest features come first; the rest, which then millions of items
-have, tell little."""
+_PAIR_BITS = 12
+
+MOST_PAIRS = 1 << _PAIR_BITS
+"""Most pairs that are visited for one item. The rarest features come first; the rest, which thousands of items have,
+tell little."""
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
@@ -134,17 +136,26 @@ class SimilarItems:
     def find(self, features: Features) -> Similar:
         """Find the trained items that are most similar to an item."""
         item, weight = self._pairs(features)
-        similarity = np.bincount(item, weight)
-        found = np.flatnonzero(similarity)
+        if not len(item):
+            return Similar(item, weight)
+
+        # The number of the pair makes every key another one, so any sort gives the same order: by item, then by pair.
+        key = np.sort(item << _PAIR_BITS | np.arange(len(item)))
+        item = key >> _PAIR_BITS
+        pair = key & ((1 << _PAIR_BITS) - 1)
+        is_first = np.append(True, item[1:] != item[:-1])
+        found = item[is_first]
+        similarity = np.bincount(is_first.cumsum() - 1, weight[pair])
         if len(found) > SIMILAR:
             # The rows of equal values would come in no certain order from a partition, its values do.
-            least = np.partition(similarity[found], -SIMILAR)[-SIMILAR]
-            found = found[similarity[found] >= least]
+            is_near = similarity >= np.partition(similarity, -SIMILAR)[-SIMILAR]
+            found = found[is_near]
+            similarity = similarity[is_near]
 
-        rows = found[np.argsort(-similarity[found], kind="stable")][:SIMILAR]
-        value = similarity[rows]
+        order = np.argsort(-similarity, kind="stable")[:SIMILAR]
+        value = similarity[order]
         cube = value * value * value  # not a power, whose last bit differs between machines
-        return Similar(rows, cube / cube.cumsum()[-1:])
+        return Similar(found[order], cube / cube.cumsum()[-1])
 
     def learned_direction(self, similar: Similar) -> Float64Array:
         """Return the mean of the learned vectors of similar items by their shares, at unit length, ``[w]``.

@@ -12,6 +12,7 @@ import pytest
 
 from model_store.console import run
 from model_store.errors import DataError
+from model_store.new_items.item_encoder import SIMILAR_ITEMS
 from tests.support.tiny import ITEMS, OVERRIDES, set_options, write_cycle
 from training.cli import app
 from training.config import load_config
@@ -122,6 +123,7 @@ def test_new_items_come_live_by_their_content_alone(measured: tuple[Path, NewIte
     assert list(live.item_ids)[live.trained :] == new
     assert not set(new) & set(published.item_ids)
     assert measurement.pipeline.dataset.has_content
+    assert SIMILAR_ITEMS in measurement.bundle
     assert set(measurement.bundle.manifest.tokenizer["content"]) >= {"cosine", "penalty"}  # type: ignore[arg-type]
 
 

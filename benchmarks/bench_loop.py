@@ -13,7 +13,7 @@ off_policy_coverage: share of logs whose 95 % interval holds the known truth, of
 token_bytes: the longest attribution seen. cpu_share_more: share by which the processor time beside the engine grew
 against an earlier release without attribution (``--before``, a checkout of it), in turns in one run, with 16 requests
 in flight; ``cpu_share_more_alone``: with one.
-warm_over_cold_s, warm_minus_cold_ndcg: as ``make bench-warm``, on this shop's interactions.
+warm_over_cold_s, warm_over_cold_cpu_s, warm_minus_cold_ndcg: as ``make bench-warm``, on this shop's interactions.
 worse_rolled_back_s: seconds from the first answer of a worse version, which half of the people get as a canary, until
 nobody gets it any more (:mod:`benchmarks.loop.canary`).
 
@@ -149,8 +149,7 @@ def train_warm_and_cold(shape: Shape, folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log = world.history(shape.interactions, seed=1)
-    found = compare_days(log, world.table(), WARM_DAYS, DAY_SHARE, shape.preset, shape.overrides, folder)
-    return {name: found[name] for name in ("warm_over_cold_s", "warm_over_cold_training_s", "warm_minus_cold_ndcg")}
+    return compare_days(log, world.table(), WARM_DAYS, DAY_SHARE, shape.preset, shape.overrides, folder)
 
 
 def main(
@@ -202,6 +201,7 @@ def line(found: dict[str, dict[str, Any]], aa_runs: int, left_out: list[str]) ->
         "aa_runs": aa_runs,
         "off_policy_coverage": min(found["off_policy"].values(), default=None),
         "warm_over_cold_s": found["warm"].get("warm_over_cold_s"),
+        "warm_over_cold_cpu_s": found["warm"].get("warm_over_cold_cpu_s"),
         "warm_minus_cold_ndcg": found["warm"].get("warm_minus_cold_ndcg"),
         "better_promoted": days.get("better_promoted"),
         "worse_refused": days.get("worse_refused"),

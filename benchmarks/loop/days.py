@@ -25,8 +25,9 @@ BETTER = "favourites"
 EQUAL = "nothing-new"
 """Experiment whose variants are the same."""
 
-NATS = 4.0
-"""Boost of what the better variant puts forward: more than what people like about others."""
+NATS = 20.0
+"""Boost of what the better variant puts forward: the most that rules take, and more than the scores of most candidates
+lie apart."""
 
 
 @dataclass

@@ -48,6 +48,8 @@ class World:
         theme: Theme of each item, ``[items]``.
         shelf: Shelf of each item, numbered over all themes, ``[items]``.
         appeal: Appeal of each item in logits, ``[items]``.
+        past_appeal: The same before the first day, ``[items]``. A new season has begun since: one says nothing of the
+            other, so a model of what people chose before is behind, and somebody can put forward what is better.
         price: Price of each item, ``[items]``.
         taste: Share of each shelf in what a person likes, ``[users, shelves]``, rows with the sum 1.
         visits_a_day: Mean number of visits of a person on a day.
@@ -57,6 +59,7 @@ class World:
     theme: Ints
     shelf: Ints
     appeal: Floats
+    past_appeal: Floats
     price: Floats
     taste: Floats
     visits_a_day: float = 0.6
@@ -81,6 +84,7 @@ class World:
             theme=shelf // shelves,
             shelf=shelf,
             appeal=rng.normal(0.0, 1.0, items),
+            past_appeal=rng.normal(0.0, 1.0, items),
             price=np.round(rng.lognormal(2.5, 0.6, items), 2),
             taste=(of_themes[:, :, None] * of_shelves).reshape(users, themes * shelves),
         )
@@ -137,7 +141,7 @@ class World:
     def history(self, interactions: int, seed: int) -> pl.DataFrame:
         """Return what people chose by themselves before the first day: columns ``user``, ``item``, ``timestamp``."""
         rng = np.random.default_rng(seed)
-        chance = np.exp(self.appeal)
+        chance = np.exp(self.past_appeal)
         users = rng.integers(0, self.users, interactions)
         chosen = np.empty(interactions, dtype=np.int64)
         for user in np.unique(users).tolist():

@@ -77,6 +77,12 @@ def test_histories_follow_tastes_and_the_world_is_drawn_again_alike() -> None:
     assert log.equals(World.make(users=400, items=40, themes=3, shelves=2, seed=1).history(3_000, seed=2))
     liked = [WORLD.taste[int(user[5:]), WORLD.shelf[int(item[5:])]] for user, item in log.select("user", "item").rows()]
     assert np.mean(liked) > 2 / WORLD.taste.shape[1]
+    chosen = np.bincount([int(item[5:]) for item in log["item"]], minlength=WORLD.items)
+    assert (
+        np.corrcoef(np.log1p(chosen), WORLD.past_appeal)[0, 1]
+        > 0.5
+        > np.corrcoef(WORLD.appeal, WORLD.past_appeal)[0, 1]
+    )
     assert WORLD.table()["categories"][0] == f"theme {WORLD.theme[0]}|shelf {WORLD.shelf[0]}"
 
 

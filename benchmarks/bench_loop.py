@@ -13,7 +13,7 @@ off_policy_coverage: share of logs whose 95 % interval holds the known truth, of
 token_bytes: the longest attribution seen. cpu_share_more: share by which the processor time beside the engine grew
 against an earlier release without attribution (``--before``, a checkout of it), in turns in one run, with 16 requests
 in flight; ``cpu_share_more_alone``: with one.
-warm_over_cold_s, warm_over_cold_cpu_s, warm_minus_cold_ndcg: as ``make bench-warm``, on this shop's interactions.
+warm_over_cold_s, warm_over_cold_cpu_s, warm_minus_cold_ndcg: as ``make bench-warm``, on interactions of such a shop.
 worse_rolled_back_s: seconds from the first answer of a worse version, which half of the people get as a canary, until
 nobody gets it any more (:mod:`benchmarks.loop.canary`).
 
@@ -28,7 +28,7 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +61,11 @@ DAY_SHARE = 0.02
 """Share of all interactions that a day of the warm and cold trainings has."""
 
 WARM_DAYS = 5
+
+WARM_PEOPLE = 1_000
+WARM_INTERACTIONS = 50_000
+"""People and interactions of the warm and cold trainings: so many that training is most of a cold pass. With 15,000
+interactions, half of it is what both sides have to do: evaluate, export and judge."""
 
 CANARY_S = 300.0
 """Seconds after which a worse canary that still answers is given up."""
@@ -144,11 +149,11 @@ def click_through(days: list[Any]) -> dict[str, float | None]:
 
 
 def train_warm_and_cold(shape: Shape, folder: Path) -> dict[str, Any]:
-    """Return the figures of ``make bench-warm`` for the shop's interactions."""
-    world = shape.world()
+    """Return the figures of ``make bench-warm`` for interactions of such a shop."""
+    world = replace(shape, users=WARM_PEOPLE).world()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    log = world.history(shape.interactions, seed=1)
+    log = world.history(WARM_INTERACTIONS, seed=1)
     return compare_days(log, world.table(), WARM_DAYS, DAY_SHARE, shape.preset, shape.overrides, folder)
 
 

@@ -62,6 +62,7 @@ from training.export.goldens import GoldenHistories
 from training.export.histories import build_histories
 from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_content, export_search, export_tokenizer
+from training.export.traced_graphs import TracedGraphs
 from training.joint.learner import Learner
 from training.loop.progress import Bar
 from training.pipeline import BUNDLE, EVALUATION, Pipeline
@@ -77,10 +78,14 @@ CLEAR_MARGIN = 1e-3
 """Difference of two squared distances above which rounding cannot change which code is nearer."""
 
 
-def export_bundle(pipeline: Pipeline) -> None:
+def export_bundle(pipeline: Pipeline, kept: TracedGraphs | None = None) -> None:
     """Run stage ``export``: write all files of the bundle into the run folder, unless they exist.
 
     The exported search answers the goldens before anything is written.
+
+    Args:
+        pipeline: The finished run.
+        kept: Keeps the traced search for the next run, if given.
 
     Raises:
         BundleRefused: ONNX Runtime and torch disagree on a golden, or on the codes of an item.
@@ -91,7 +96,7 @@ def export_bundle(pipeline: Pipeline) -> None:
         return
 
     with run.timed("export"), pipeline.progress.track("Exporting to ONNX", 4) as bar:
-        files = _create_files(pipeline, bar)
+        files = _create_files(pipeline, bar, kept)
     for name, data in files.items():
         run.write_bytes(f"{BUNDLE}/{name}", data)
 
@@ -142,13 +147,13 @@ def _counts(pipeline: Pipeline) -> dict[str, int]:
     }
 
 
-def _create_files(pipeline: Pipeline, bar: Bar) -> dict[str, bytes]:
+def _create_files(pipeline: Pipeline, bar: Bar, kept: TracedGraphs | None) -> dict[str, bytes]:
     """Return all files of the bundle but the manifest, by name. Every exported graph is compared with torch first."""
     learner = pipeline.learner
     trained = trained_catalogue(pipeline)
     fusion = Fusion.model_validate(pipeline.evaluate().fusion)
 
-    search = export_search(learner.recommender, has_dense=fusion.weight > 0)
+    search = export_search(learner.recommender, has_dense=fusion.weight > 0, kept=kept)
     bar.advance(1)
 
     tokenizer = export_tokenizer(learner.tokenizer)

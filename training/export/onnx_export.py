@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir
 import torch
 from torch import nn
 from torch.export import Dim
@@ -25,6 +27,7 @@ from model_store.search.steering import no_steering
 from model_store.semantic_ids.trie import Trie
 from training.content.content_model import ContentModel
 from training.export.onnx_network import TRANSLATIONS, rewrite_for_onnx
+from training.export.traced_graphs import TracedGraphs
 
 OPSET = 23
 
@@ -45,12 +48,13 @@ DYNAMIC_AXES: Mapping[str, tuple[int, ...]] = {
 """Axes of the graph's inputs whose size may change from call to call; catalogue inputs may change their first axis."""
 
 
-def export_search(recommender: Recommender, has_dense: bool = True) -> bytes:
+def export_search(recommender: Recommender, has_dense: bool = True, kept: TracedGraphs | None = None) -> bytes:
     """Export the search graph of :mod:`model_store.search.interface`; catalogue and rules are inputs.
 
     Args:
         recommender: The recommender; it is not changed.
         has_dense: Whether answers need dense scores. A graph without them is faster, and takes no dense candidates.
+        kept: Keeps the traced graph for the next export of the same structure, if given.
     """
     levels = recommender.levels
     codebook_size = recommender.code_embedding.shape[1]
@@ -63,14 +67,20 @@ def export_search(recommender: Recommender, has_dense: bool = True) -> bytes:
     pool = vectors[: trie.items // 2]  # the service passes all rows or none
 
     dynamic = (*(dict.fromkeys(DYNAMIC_AXES[name], Dim.DYNAMIC) for name in SearchInputs._fields),)
-    return _export(
-        rewrite_for_onnx(BeamSearch(copy.deepcopy(recommender).cpu().eval(), has_dense)),
+    search = rewrite_for_onnx(BeamSearch(copy.deepcopy(recommender).cpu().eval(), has_dense))
+    asked = (
+        search,
         tuple(torch.from_numpy(array) for array in (*inputs, *catalogue, pool)),
         graph_input_names(levels),
         list(SearchOutputs._fields),
         (*dynamic, tuple({0: Dim.DYNAMIC} for _ in (*catalogue, pool))),
         TRANSLATIONS,
     )
+    if kept is None:
+        return _export(*asked)
+
+    structure = f"{recommender.shape.model_dump_json()} levels={levels} has_dense={has_dense}"
+    return optimise(kept.take(search, structure, lambda: trace(*asked)))
 
 
 def export_tokenizer(tokenizer: Tokenizer) -> bytes:
@@ -126,6 +136,18 @@ def _export(
     dynamic: tuple[object, ...],
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> bytes:
+    return optimise(trace(module, example, inputs, outputs, dynamic, translations))
+
+
+def trace(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic: tuple[object, ...],
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+) -> bytes:
+    """Trace a module into a graph that is not optimised yet, whose weights have the names that torch gives them."""
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
             copy.deepcopy(module).cpu().eval(),  # the graph must not depend on the device of the training
@@ -137,9 +159,18 @@ def _export(
             opset_version=OPSET,
             custom_translation_table=dict(translations or {}),
             external_data=False,
+            optimize=False,
             verbose=False,
         )
 
     if program is None:
         raise RuntimeError("the ONNX exporter returned nothing")
+    return program.model_proto.SerializeToString()
+
+
+def optimise(graph: bytes) -> bytes:
+    """Return a traced graph as the exporter optimises it: constants folded, operations fused."""
+    with _quiet_exporter():
+        program = torch.onnx.ONNXProgram(onnx_ir.from_proto(onnx.load_from_string(graph)), None)
+        program.optimize()
     return program.model_proto.SerializeToString()

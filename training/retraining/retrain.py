@@ -32,6 +32,7 @@ from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
 from training.data.storage import save_dataset
 from training.export.bundle import export_bundle, publish_run
+from training.export.traced_graphs import TracedGraphs
 from training.loop.progress import Progress
 from training.pipeline import Pipeline
 from training.report.notes import warnings
@@ -49,6 +50,9 @@ from training.run_folder import RunFolder
 
 RUNS = "runs"
 """Folder of the candidates' runs in the work folder."""
+
+GRAPHS = "graphs"
+"""Folder of the traced search in the work folder."""
 
 
 class Retrainer:
@@ -167,7 +171,7 @@ class Retrainer:
             candidate = self._train_candidate(data, start)
         evaluation = candidate.evaluate()
         with self.tracing.span("export"):
-            export_bundle(candidate)
+            export_bundle(candidate, TracedGraphs(self.work / GRAPHS))
         with self.tracing.span("judge"):
             compared, drift = compare(candidate, incumbent, data)
         judgement = Gate(self.config.gate, self.config.seed).judge(compared)

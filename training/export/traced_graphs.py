@@ -1,0 +1,87 @@
+"""Traced graphs that are kept: another training of the same structure fills its weights in and traces nothing.
+
+Tracing takes half a minute of a core whatever the size of the model, more than a night's training of a small shop. The
+exporter names the weights of a traced graph as torch does, so each finds its place by its name. Only what the optimiser
+makes of the graph depends on their values; it runs after they are filled in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+from torch import nn
+
+import model_store
+import training.export
+from model_store.durable_files import write_durably
+
+EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
+"""Packages that decide what a traced graph looks like."""
+
+SOURCES = (model_store, training.export)
+"""Code that does."""
+
+
+class TracedGraphs:
+    """Folder that keeps the newest traced graph.
+
+    Args:
+        folder: The folder, which is made when there is something to keep. One process at a time writes to it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def take(self, module: nn.Module, structure: str, trace: Callable[[], bytes]) -> bytes:
+        """Return the traced graph of a module, with its weights.
+
+        Args:
+            module: What the graph computes.
+            structure: Everything but weights, their shapes, and code that the graph follows from.
+            trace: Traces the module; called if no graph of this structure and code is kept.
+        """
+        shapes = [(name, tuple(weight.shape)) for name, weight in module.state_dict().items()]
+        key = hashlib.sha256(f"{_code_key()} {structure} {shapes}".encode()).hexdigest()
+        path = self._folder / f"{key}.onnx"
+        if path.exists():
+            return fill_weights(path.read_bytes(), module)
+
+        graph = trace()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for stale in self._folder.glob("*.onnx"):
+            stale.unlink()
+        write_durably(path, graph)
+        return graph
+
+
+def fill_weights(graph: bytes, module: nn.Module) -> bytes:
+    """Return a traced graph with the weights of a module of the same structure.
+
+    Raises:
+        ValueError: A weight of the graph has another shape in the module.
+    """
+    model = onnx.load_from_string(graph)
+    weights = module.state_dict()
+    for tensor in model.graph.initializer:
+        if tensor.name not in weights:
+            continue  # a constant of the code
+        weight = weights[tensor.name].detach().cpu()
+        if tuple(tensor.dims) != tuple(weight.shape):
+            raise ValueError(f"{tensor.name} is {tuple(tensor.dims)} in the graph, {tuple(weight.shape)} in the module")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(weight.numpy(), tensor.name))
+    return bytes(model.SerializeToString())
+
+
+@cache
+def _code_key() -> str:
+    """Return a key of the code and the packages that traced graphs follow from."""
+    parts = [f"{name} {version(name)}" for name in EXPORTERS]
+    for package in SOURCES:
+        folder = Path(str(package.__file__)).parent
+        parts += [path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -286,6 +286,9 @@ class Recommender:
         found = self._without_hidden(query.model, answered.found)
         # Where an item was left out, others have moved up: how probable that was is not known.
         chance = answered.chance if found is answered.found else None
+        if chance is not None:
+            self._telemetry.explored_answers.inc()
+            self._telemetry.explored_places.inc(chance.places)
         item_ids = query.model.catalogue.ids_of(found.rows.tolist())
         took_ms = (time.monotonic() - started) * 1000
         attribution = self._sign(query, answered.served_by, item_ids, found, assignment, took_ms, chance)

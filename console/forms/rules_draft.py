@@ -20,7 +20,16 @@ Condition = Literal["categories", "items", "range", "prefix", "other"]
 Seen = Literal["unset", "true", "false", "types"]
 """What ``exclude_seen`` says; ``unset``: nothing."""
 
+Chance = Literal["unset", "slots", "share"]
+"""How a draft says how many places are left to chance; ``unset``: none are."""
+
 _RANGE = frozenset({"field", "gte", "lte"})
+
+
+_FIELDS = frozenset(
+    {"k", "exclude_seen", "exclude_shown", "filter", "max_per_prefix", "boosts", "pins", "steer", "exploration"}
+)
+"""Fields of rules that the form has."""
 
 
 class DraftError(Exception):
@@ -142,6 +151,35 @@ class SteerDraft:
 
 
 @dataclass
+class ExplorationDraft:
+    """Places of an answer that are left to chance."""
+
+    by: Chance = "unset"
+    slots: float | None = None
+    percent: float | None = None
+    temperature: float | None = None
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any] | None) -> ExplorationDraft:
+        """Return the draft of what is stored; ``None`` for nothing."""
+        if stored is None:
+            return cls()
+        temperature = stored.get("temperature")
+        if stored.get("slots") is not None:
+            return cls("slots", slots=stored["slots"], temperature=temperature)
+        return cls("share", percent=round(100 * stored["share"], 6), temperature=temperature)
+
+    def document(self) -> Document | None:
+        """Return the exploration as the API takes it; ``None`` for none."""
+        if self.by == "unset":
+            return None
+        if (self.slots if self.by == "slots" else self.percent) is None:
+            raise DraftError("Left to chance: give how many places, or which part of them in percent")
+        size = {"slots": int(self.slots or 0)} if self.by == "slots" else {"share": round((self.percent or 0) / 100, 8)}
+        return {**size, **({} if self.temperature is None else {"temperature": self.temperature})}
+
+
+@dataclass
 class RulesDraft:
     """Rules, field by field."""
 
@@ -161,7 +199,9 @@ class RulesDraft:
     boosts: list[BoostDraft] = field(default_factory=list)
     pins: list[PinDraft] = field(default_factory=list)
     steer: list[SteerDraft] = field(default_factory=list)
+    exploration: ExplorationDraft = field(default_factory=ExplorationDraft)
     nulls: list[str] = field(default_factory=list)  # fields that are given as null
+    others: Document = field(default_factory=dict)  # fields that the form does not have
 
     @classmethod
     def of(cls, rules: Mapping[str, Any]) -> RulesDraft:
@@ -174,7 +214,9 @@ class RulesDraft:
             boosts=[BoostDraft.of(each) for each in rules.get("boosts") or ()],
             pins=[PinDraft(each["position"], each["item"]) for each in rules.get("pins") or ()],
             steer=[SteerDraft(prefix, nats) for prefix, nats in (rules.get("steer") or {}).items()],
+            exploration=ExplorationDraft.of(rules.get("exploration")),
             nulls=[name for name, value in rules.items() if value is None],
+            others={name: value for name, value in rules.items() if name not in _FIELDS and value is not None},
         )
         draft._read_seen(rules)
         draft._read_filter(dict(rules.get("filter") or {}))
@@ -225,6 +267,8 @@ class RulesDraft:
             "boosts": boosts or None,
             "pins": pins or None,
             "steer": self._steer() or None,
+            "exploration": self.exploration.document(),
+            **self.others,
         }
         nulls = dict.fromkeys(name for name in self.nulls if given.get(name) is None)
         return {**nulls, **{name: value for name, value in given.items() if value is not None}}

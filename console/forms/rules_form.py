@@ -21,6 +21,8 @@ _SEEN = {
     "false": "nothing",
 }
 
+_CHANCE = {"unset": "none", "slots": "a number of them", "share": "a part of them"}
+
 _TYPES = ("view", "click", "cart", "purchase", "rating")
 
 _CONDITIONS: dict[Condition, str] = {
@@ -43,6 +45,7 @@ class RulesForm:
         self._add_basics()
         self._add_filter()
         self._add_order()
+        self._add_exploration()
 
     def _add_basics(self) -> None:
         draft = self._draft
@@ -76,6 +79,21 @@ class RulesForm:
         heading(3, "Steered groups").style("margin-top: 1rem")
         note("Like a boost, but inside the search: a whole group of the code tree comes up more, or less.")
         Rows(self._draft.steer, SteerDraft, _add_steered, "a steered group", "Steered group")
+
+    def _add_exploration(self) -> None:
+        draft = self._draft.exploration
+        with _group("Left to chance"):
+            choice = ui.select(_CHANCE, label="Places at the end of the answer").props(_DENSE).bind_value(draft, "by")
+            slots = _number("So many places", 1, 25).bind_value(draft, "slots")
+            slots.bind_visibility_from(choice, "value", value="slots")
+            percent = _number("Percent of the places", 0.1, 100).bind_value(draft, "percent")
+            percent.bind_visibility_from(choice, "value", value="share")
+            temperature = _number("Temperature, 1 unless given", 0.05, 1000, 0.05).bind_value(draft, "temperature")
+            temperature.bind_visibility_from(choice, "value", lambda value: value != "unset")
+        note(
+            "What people do with such answers tells what other rules would have earned, before anybody sees them. The"
+            " temperature is a difference of scores that makes an item come e times as often: see the scores of a try."
+        )
 
 
 class Rows(Generic[T]):

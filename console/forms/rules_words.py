@@ -45,6 +45,10 @@ def words_of(rules: Mapping[str, Any], now: float) -> str:
         parts.append(_counted(len(rules["pins"]), "pin"))
     if rules.get("steer"):
         parts.append(_counted(len(rules["steer"]), "steered group"))
+    chance = rules.get("exploration")
+    if chance:
+        places = f"{chance['share']:.0%} of the places" if chance.get("share") else _counted(chance["slots"], "place")
+        parts.append(f"{places} left to chance")
     return ", ".join(parts) or "no rules of its own"
 
 

@@ -76,6 +76,11 @@ class Chance(NamedTuple):
     propensities: npt.NDArray[np.float64]
     answer_id: bytes
 
+    @property
+    def places(self) -> int:
+        """Number of places that chance filled, where there was a choice."""
+        return int(np.count_nonzero(self.propensities < 1))
+
 
 class Answered(NamedTuple):
     """An answer, as far as its token says.

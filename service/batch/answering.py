@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.answers.arranged import POPULAR_CANDIDATES, find_popular_parts, part_request
-from service.answers.exploration import distribution, pool_size
+from service.answers.exploration import Drawn, distribution, draw, pool_size
 from service.answers.popular import FallbackReason, find_popular
 from service.answers.trending import EventCounts
 from service.engines.base import SearchRequest, SearchResult
@@ -97,6 +97,20 @@ class BatchRecommender:
         for place, each in zip(searched, self._search([queries[place] for place in searched]), strict=True):
             answers[place] = Answer(each, MODEL)
         return [answer for answer in answers if answer is not None]
+
+    def draw(self, history: History, answer: Answer, answer_id: bytes) -> Drawn:
+        """Leave places of an answer to chance if the request explores.
+
+        Args:
+            history: The history that was answered.
+            answer: Its answer, as :meth:`recommend` returned it.
+            answer_id: Six bytes that decide what is drawn.
+        """
+        exploration = self._request.exploration
+        if exploration is None or not len(answer.found.rows):
+            return Drawn(answer.found, None)
+        pinned = self._query(history).pinned_rows
+        return draw(answer.found, pinned, self._request.k, exploration, answer_id)
 
     def probabilities(self, history: History, answer: Answer) -> npt.NDArray[np.float64]:
         """Return the probability of each item of an answer in each of its first places, ``[n, places]``."""

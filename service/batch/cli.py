@@ -56,8 +56,8 @@ RulesOption = Annotated[
     str,
     typer.Option(
         "--rules",
-        help="JSON object with boosts, pins, steer or max_per_prefix, as in POST /recommend. Boosts apply or not by the"
-        " time when the run begins.",
+        help="JSON object with boosts, pins, steer, max_per_prefix or exploration, as in POST /recommend. Boosts apply"
+        " or not by the time when the run begins.",
         show_default="none",
     ),
 ]
@@ -321,6 +321,7 @@ _MEANINGS = {
     "no_history": "popular items, for lack of a history",
     "unknown_items": "popular items, since the catalogue knows no item of the history",
     "empty_rule": "nothing, since no item passes the filter",
+    "explored": "with places that chance filled",
     "audience": "users who would see an item, counted for each item",
     "similar": "with their similar items",
 }

@@ -72,8 +72,9 @@ async def prepare(folder: RunFolder, asked: Asked, users: UsersFile | None, sett
 
         request, placement_notes = await _place(asked, store, settings)
         notes = (*placement_notes, *check_rules(asked, request, catalogue))
-        if asked.kind == "recommend":
-            notes = (*notes, *await _keep_key(folder, store, settings))
+        if asked.kind == "recommend" and not await _keep_key(folder, store, settings):
+            request, key_notes = _without_key(request)
+            notes = (*notes, *key_notes)
         if asked.kind == "similar":
             written = _Written(int(np.count_nonzero(~catalogue.is_hidden)), ())
         else:
@@ -117,14 +118,14 @@ async def _place(asked: Asked, store: Store | None, settings: Settings) -> tuple
     if placed.exclude_shown is not None:
         notes.append("exclude_shown does not hold here: a batch run knows nothing of what was shown")
         placed = placed.model_copy(update={"exclude_shown": None})
-    if placed.exploration is not None and asked.kind != "probabilities":
-        notes.append("exploration does not hold here: a batch run leaves nothing to chance")
+    if placed.exploration is not None and asked.kind == "audience":
+        notes.append("exploration does not hold here: an audience is who would see an item without chance")
         placed = placed.model_copy(update={"exploration": None})
     return placed, tuple(notes)
 
 
-async def _keep_key(folder: RunFolder, store: Store | None, settings: Settings) -> tuple[str, ...]:
-    """Keep the key that signs the answers, that of the service, among the inputs; say so if there is none.
+async def _keep_key(folder: RunFolder, store: Store | None, settings: Settings) -> bool:
+    """Keep the key that signs the answers, that of the service, among the inputs; tell whether there is one.
 
     Raises:
         StoreError: The store that keeps it is away.
@@ -134,10 +135,18 @@ async def _keep_key(folder: RunFolder, store: Store | None, settings: Settings) 
     else:
         keys = await KeyRing(settings, store.counters).find()
 
-    if keys is None:
-        return (f"answers have no attribution: no key is known; set {KEYS_VARIABLE} or ETEGREC_REDIS_URL",)
-    folder.write_key(keys.signing)
-    return ()
+    if keys is not None:
+        folder.write_key(keys.signing)
+    return keys is not None
+
+
+def _without_key(request: RecommendRequest) -> tuple[RecommendRequest, tuple[str, ...]]:
+    """Return what is asked for where nothing can be signed, and what people should know of it."""
+    note = f"answers have no attribution: no key is known; set {KEYS_VARIABLE} or ETEGREC_REDIS_URL"
+    if request.exploration is None:
+        return request, (note,)
+    unused = "exploration does not hold here: without attribution nothing could be learned from it"
+    return request.model_copy(update={"exploration": None}), (note, unused)
 
 
 def check_rules(asked: Asked, request: RecommendRequest, catalogue: Catalogue) -> tuple[str, ...]:

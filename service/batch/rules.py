@@ -15,6 +15,9 @@ from service.schemas.recommend import ONE_REQUEST, RecommendRequest
 from service.schemas.rules import RANKING_FIELDS
 from service.settings import Settings
 
+RULE_FIELDS = RANKING_FIELDS | {"exploration"}
+"""Fields of the option ``--rules``; the others have options of their own."""
+
 OPTIONS_HINT = "correct the option; fields and limits are those of POST /recommend, see docs/API.md"
 
 
@@ -38,7 +41,7 @@ def read_rules(
         exclude_seen: ``true``, ``false``, or types of events, comma-separated; empty: not given.
         max_per_prefix: Answers that may share their first code.
         placement: Name of a placement; empty: none.
-        rules: JSON object of the rules that change the order; empty: none.
+        rules: JSON object of exploration and of the rules that change the order; empty: none.
         placement_file: JSON file with the rules of a placement that the store need not have.
 
     Raises:
@@ -54,7 +57,7 @@ def read_rules(
     if filter_:
         # As written, so that repeated keys and the like are seen by the parser.
         fields.append(f'"filter": {filter_}')
-    if _has_ranking_fields(rules):
+    if _has_fields(rules):
         fields.append(rules.strip()[1:-1])
     body = f"{{{', '.join(fields)}}}"
     try:
@@ -75,8 +78,8 @@ def _read_placement(path: Path, settings: Settings) -> Placement:
         raise ConfigError(f"{path} cannot be read: {cause.strerror}", "correct --placement-file") from cause
 
 
-def _has_ranking_fields(rules: str) -> bool:
-    """Return whether an option names rules that change the order; refuse all other fields."""
+def _has_fields(rules: str) -> bool:
+    """Return whether the option has any of its fields; refuse all others."""
     if not rules:
         return False
     try:
@@ -84,9 +87,9 @@ def _has_ranking_fields(rules: str) -> bool:
     except ValueError as cause:
         raise ConfigError("--rules is not JSON", OPTIONS_HINT) from cause
 
-    if not isinstance(fields, dict) or not fields.keys() <= RANKING_FIELDS:
+    if not isinstance(fields, dict) or not fields.keys() <= RULE_FIELDS:
         raise ConfigError(
-            f"--rules must be a JSON object with fields of {', '.join(sorted(RANKING_FIELDS))}",
+            f"--rules must be a JSON object with fields of {', '.join(sorted(RULE_FIELDS))}",
             "give the other rules by their own options",
         )
     return bool(fields)

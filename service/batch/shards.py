@@ -17,6 +17,7 @@ from model_store.attribution.token import ANSWER_ID_BYTES, Answered, sign, subje
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import ConfigError, DataError
 from model_store.shards.runners import ComputeShard
+from service.answers.exploration import Drawn
 from service.answers.similar import find_similar
 from service.batch.answering import Answer, BatchRecommender
 from service.batch.inputs import read_users
@@ -121,18 +122,25 @@ class _RecommendWorker(_Worker):
         return self._to_rows(users, answers, dict(sorted(counts.items())))
 
     def _to_rows(self, users: Sequence[UserHistory], answers: Sequence[Answer], counts: dict[str, int]) -> ShardAnswers:
+        ids = [self._answer_id(user.user_id) for user in users]
+        drawn = [
+            self._recommender.draw(user.history, answer, answer_id)
+            for user, answer, answer_id in zip(users, answers, ids, strict=True)
+        ]
+        if self._run.plan.request.exploration is not None:
+            counts = counts | {"explored": sum(each.chance is not None for each in drawn)}
         columns = [
             [user.user_id for user in users],
-            [_ids(self._catalogue, answer.found.rows) for answer in answers],
-            [answer.found.score for answer in answers],
-            [_codes(self._catalogue, answer.found.rows) for answer in answers],
+            [_ids(self._catalogue, each.found.rows) for each in drawn],
+            [each.found.score for each in drawn],
+            [_codes(self._catalogue, each.found.rows) for each in drawn],
             [self._version] * len(users),
             [answer.served_by for answer in answers],
-            [self._attribution(user.user_id, answer) for user, answer in zip(users, answers, strict=True)],
+            [self._attribution(*each) for each in zip(users, answers, drawn, ids, strict=True)],
         ]
         return ShardAnswers(_table(columns, RECOMMENDED), counts)
 
-    def _attribution(self, user_id: str, answer: Answer) -> str | None:
+    def _attribution(self, user: UserHistory, answer: Answer, drawn: Drawn, answer_id: bytes) -> str | None:
         """Return the token of an answer, the same whenever it is computed; ``None`` without a key.
 
         Nothing says that it was shown: impression events do.
@@ -142,16 +150,22 @@ class _RecommendWorker(_Worker):
         plan = self._run.plan
         answered = Answered(
             seconds=plan.began_at,
-            subject=subject_of(user_id, None),
+            subject=subject_of(user.user_id, None),
             version=plan.version,
-            item_ids=_ids(self._catalogue, answer.found.rows),
+            item_ids=_ids(self._catalogue, drawn.found.rows),
             served_by=answer.served_by,
             placement=plan.request.placement,
             is_implicit=False,
+            chance=drawn.chance,
         )
-        of_run = f"{plan.began_at} {plan.version} {user_id}".encode()
-        answer_id = hashlib.blake2b(of_run, digest_size=ANSWER_ID_BYTES, key=self._key.secret).digest()
         return sign(answered, self._key, answer_id)
+
+    def _answer_id(self, user_id: str) -> bytes:
+        """Return the id of a user's answer, from which chance comes, too: the same whenever it is computed."""
+        plan = self._run.plan
+        of_run = f"{plan.began_at} {plan.version} {user_id}".encode()
+        secret = b"" if self._key is None else self._key.secret
+        return hashlib.blake2b(of_run, digest_size=ANSWER_ID_BYTES, key=secret).digest()
 
 
 class _ProbabilitiesWorker(_RecommendWorker):

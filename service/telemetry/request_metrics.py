@@ -31,6 +31,14 @@ class RequestMetrics:
             ("reason",),
             registry=registry,
         )
+        self.explored_answers = Counter(
+            "etegrec_explored_answers_total",
+            "Recommendations with places that chance filled, whose attribution holds the probabilities.",
+            registry=registry,
+        )
+        self.explored_places = Counter(
+            "etegrec_explored_places_total", "Places of recommendations that chance filled.", registry=registry
+        )
         self.degraded = Counter(
             "etegrec_degraded_answers_total", "Recommendations made while the store did not answer.", registry=registry
         )

@@ -46,6 +46,9 @@ async def test_the_token_and_explain_hold_the_probability_of_each_item(tmp_path:
     async with serving(tmp_path, attribution_keys=SECRET) as (client, _):
         plain = await asked(client, who)
         explored = await asked(client, {**who, "exploration": {"temperature": 2.0, "slots": 3}, "explain": True})
+        metrics = (await client.get("/metrics")).text
+    assert "etegrec_explored_answers_total 1.0" in metrics
+    assert "etegrec_explored_places_total 3.0" in metrics
     assert token_of(plain).propensities is None
     assert ids(explored)[:5] == ids(plain)[:5]
 

@@ -2,7 +2,8 @@
 
 Tracing a search takes the exporter most of a minute, and most tests export the same few structures with other weights.
 The first export of a structure runs for real, with random weights, so that each weight can be recognised in the graph.
-Whatever is filled in is compared with torch on the exporter's own example; a graph that differs is exported for real.
+Whatever is filled in is compared with torch on the exporter's own example. A graph that differs, as all do that read
+content, is filled before it is optimised, as retraining does (:mod:`training.export.traced_graphs`): some seconds.
 With ``TRACED_GRAPHS=FOLDER`` in the environment the next session on the same code traces nothing either.
 """
 
@@ -12,6 +13,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,16 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from training.export import onnx_export
+from training.export.traced_graphs import TracedGraphs
 
 Arrays = dict[str, npt.NDArray[Any]]
 Example = tuple[torch.Tensor, ...]
 
 TOLERANCE = 1e-3
+
+PARTS = 4
+"""Arguments of an export after module and example that describe it. One more is where retraining keeps its graphs: it
+gets those of the tests."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,10 +67,14 @@ class SharedExports:
 
     def __call__(self, module: nn.Module, example: Example, *rest: Any) -> bytes:
         """Return the graph of a module with its weights."""
+        rest = rest[:PARTS]
         filled = fill(*self._traced(module, example, *rest), weights_of(module))
         if agrees(filled, module, example):
             return filled
-        return self._export(module, example, *rest)
+
+        key = hashlib.sha256(structure(module, example, rest).encode()).hexdigest()
+        with FileLock(self._folder / f"{key}.tracing"):
+            return self._export(module, example, *rest, take=partial(TracedGraphs(self._folder / key).take, key))
 
     def _traced(self, module: nn.Module, example: Example, *rest: Any) -> tuple[bytes, Arrays]:
         """Return a graph of the same structure with random weights, and those weights."""

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,20 +68,16 @@ def export_search(recommender: Recommender, has_dense: bool = True, kept: Traced
     pool = vectors[: trie.items // 2]  # the service passes all rows or none
 
     dynamic = (*(dict.fromkeys(DYNAMIC_AXES[name], Dim.DYNAMIC) for name in SearchInputs._fields),)
-    search = rewrite_for_onnx(BeamSearch(copy.deepcopy(recommender).cpu().eval(), has_dense))
-    asked = (
-        search,
+    structure = f"{recommender.shape.model_dump_json()} levels={levels} has_dense={has_dense}"
+    return _export(
+        rewrite_for_onnx(BeamSearch(copy.deepcopy(recommender).cpu().eval(), has_dense)),
         tuple(torch.from_numpy(array) for array in (*inputs, *catalogue, pool)),
         graph_input_names(levels),
         list(SearchOutputs._fields),
         (*dynamic, tuple({0: Dim.DYNAMIC} for _ in (*catalogue, pool))),
         TRANSLATIONS,
+        None if kept is None else partial(kept.take, structure),
     )
-    if kept is None:
-        return _export(*asked)
-
-    structure = f"{recommender.shape.model_dump_json()} levels={levels} has_dense={has_dense}"
-    return optimise(kept.take(search, structure, lambda: trace(*asked)))
 
 
 def export_tokenizer(tokenizer: Tokenizer) -> bytes:
@@ -135,8 +132,21 @@ def _export(
     outputs: Sequence[str],
     dynamic: tuple[object, ...],
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+    take: Callable[[nn.Module, Callable[[], bytes]], bytes] | None = None,
 ) -> bytes:
-    return optimise(trace(module, example, inputs, outputs, dynamic, translations))
+    """Export a module.
+
+    Args:
+        module: The module; it is not changed.
+        example: Its inputs.
+        inputs: Their names.
+        outputs: Names of its outputs.
+        dynamic: Axes of the inputs whose size may change.
+        translations: Operations of torch that the exporter would not translate well.
+        take: Returns the traced graph of the module from those that are kept, or what the given function traces.
+    """
+    traced = partial(trace, module, example, inputs, outputs, dynamic, translations)
+    return optimise(traced() if take is None else take(module, traced))
 
 
 def trace(
@@ -145,7 +155,7 @@ def trace(
     inputs: Sequence[str],
     outputs: Sequence[str],
     dynamic: tuple[object, ...],
-    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None,
 ) -> bytes:
     """Trace a module into a graph that is not optimised yet, whose weights have the names that torch gives them."""
     with torch.no_grad(), _quiet_exporter():

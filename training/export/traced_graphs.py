@@ -37,12 +37,12 @@ class TracedGraphs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def take(self, module: nn.Module, structure: str, trace: Callable[[], bytes]) -> bytes:
+    def take(self, structure: str, module: nn.Module, trace: Callable[[], bytes]) -> bytes:
         """Return the traced graph of a module, with its weights.
 
         Args:
+            structure: Everything but the weights, their shapes and the code that the graph follows from.
             module: What the graph computes.
-            structure: Everything but weights, their shapes, and code that the graph follows from.
             trace: Traces the module; called if no graph of this structure and code is kept.
         """
         shapes = [(name, tuple(weight.shape)) for name, weight in module.state_dict().items()]

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from console.forms.rules_draft import BoostDraft, DraftError, Moment, PinDraft, RangeDraft, RulesDraft, SteerDraft
+from console.forms.rules_draft import (
+    BoostDraft,
+    DraftError,
+    ExplorationDraft,
+    Moment,
+    PinDraft,
+    RangeDraft,
+    RulesDraft,
+    SteerDraft,
+)
 
 DOCUMENTS: list[dict[str, Any]] = [
     {},
@@ -33,6 +42,10 @@ DOCUMENTS: list[dict[str, Any]] = [
     {"boosts": [{"nats": 1, "attributes": [{"field": "a", "gte": 1}, {"field": "b", "lt": 2}]}]},
     {"pins": [{"position": 1, "item": "50"}]},
     {"steer": {"3-7": 0.5, "1": -2}},
+    {"exploration": {"slots": 3}},
+    {"exploration": {"share": 0.07, "temperature": 12.5}},
+    {"exploration": None},
+    {"k": 5, "of a later release": {"a": 1}},
     {"filter": None, "pins": None, "k": 5},
 ]
 
@@ -62,6 +75,8 @@ def test_given_moments_are_utc_and_untouched_ones_keep_their_seconds() -> None:
         (RulesDraft(boosts=[BoostDraft(names=["a"], begins=Moment("soon"))]), "Boost 1, begins: give a day"),
         (RulesDraft(pins=[PinDraft(1, "5"), PinDraft(2, " ")]), "Pin 2"),
         (RulesDraft(steer=[SteerDraft("")]), "Steered group 1: give codes"),
+        (RulesDraft(exploration=ExplorationDraft("slots", percent=30)), "Left to chance: give how many"),
+        (RulesDraft(exploration=ExplorationDraft("share", slots=3)), "Left to chance: give how many"),
         (RulesDraft(ranges=[RangeDraft("year")]), "Range 1: give at least one bound"),
         (RulesDraft(ranges=[RangeDraft("", 1)]), "Range 1: name the attribute"),
         (RulesDraft(other_filter="{"), "Further parts of the filter: not JSON"),

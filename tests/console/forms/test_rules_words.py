@@ -26,6 +26,11 @@ def test_rules_are_told_in_one_line() -> None:
     )
 
 
+def test_places_left_to_chance_are_told() -> None:
+    assert words_of({"exploration": {"share": 0.3}}, NOW) == "30% of the places left to chance"
+    assert words_of({"k": 5, "exploration": {"slots": 1, "temperature": 9}}, NOW) == "5 items, 1 place left to chance"
+
+
 def test_few_boosts_are_told_one_by_one() -> None:
     boosts = [
         {"nats": -0.5, "categories": ["War"]},

@@ -43,6 +43,8 @@ async def test_a_placement_is_made_tried_saved_changed_and_deleted(tmp_path: Pat
         click(user, "Add a boost")
         fill(user, "Names or ids", ["category-1"])
         fill(user, "Nats", 20)
+        fill(user, "Places at the end of the answer", "share")
+        fill(user, "Percent of the places", 30)
         click(user, "Try these rules")
         await user.should_see("Answers that change", retries=PATIENCE)
         await user.should_see("Items that gain", retries=PATIENCE)
@@ -56,6 +58,7 @@ async def test_a_placement_is_made_tried_saved_changed_and_deleted(tmp_path: Pat
             "k": 6,
             "filter": {"not": {"categories": ["category-2"]}},
             "boosts": [{"nats": 20, "categories": ["category-1"]}],
+            "exploration": {"share": 0.3},
         }
 
         fill(user, "Items wanted", 4)

@@ -75,7 +75,7 @@ def test_every_user_gets_one_row(store: Path, tmp_path: Path, capsys: pytest.Cap
         (["--exclude-seen", "buy"], 3, "exclude_seen"),
         (["--max-per-prefix", "0"], 3, "max_per_prefix"),
         (["--rules", "{"], 3, "--rules is not JSON"),
-        (["--rules", '{"k": 3}'], 3, "fields of boosts, max_per_prefix, pins, steer"),
+        (["--rules", '{"k": 3}'], 3, "fields of boosts, exploration, max_per_prefix, pins, steer"),
         (["--rules", '{"pins": [{"position": 0, "item": "a"}]}'], 3, "pins.0.position"),
         (["--rules", '{"max_per_prefix": {"4": 1}}'], 3, "max_per_prefix.4: must be at most 3 codes"),
         (["--rules", '{"max_per_prefix": 2}', "--max-per-prefix", "2"], 3, "repeats a key"),
@@ -287,6 +287,58 @@ def test_answers_carry_tokens_of_the_service(store: Path, tmp_path: Path, monkey
         assert (token.served_by, token.is_implicit, token.propensities) == (row["served_by"], False, None)
     assert not (out / "inputs").exists()
     assert b"a secret" not in (out / "plan.json").read_bytes()
+
+
+def test_places_are_left_to_chance_with_probabilities_in_the_token(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users = write_users(tmp_path / "users.parquet", {**walks(8), "new": []})
+    exploration = {"exploration": {"temperature": 4.0, "slots": 2}}
+    pins = [{"position": 1, "item": "item-30"}]
+    rules = ["--rules", json.dumps({"pins": pins, **exploration}), "--k", "4"]
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"k": 4, "pins": pins, **exploration}))
+    assert batch("probabilities", store, tmp_path / "told", "--users", str(users), "--placement-file", str(file)) == 0
+    told = {row["user"]: row for row in answers(tmp_path / "told")}
+
+    monkeypatch.setenv("ETEGREC_ATTRIBUTION_KEYS", "a secret of the shop")
+    keys = AttributionKeys.of([b"a secret of the shop"], "")
+    capsys.readouterr()
+    assert batch("recommend", store, tmp_path / "out", "--users", str(users), *rules, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"explored": 9, "model": 8, "no_history": 1}
+
+    rows = answers(tmp_path / "out")
+    assert any(row["items"] != told[row["user"]]["items"][:4] for row in rows), "chance changed something"
+    for row in rows:
+        may_come = told[row["user"]]
+        assert row["items"][:2] == may_come["items"][:2]
+        assert row["items"][0] == "item-30"
+        token = verify(row["attribution"], keys, 600, int(time.time()))
+        assert isinstance(token, Attribution)
+        assert [token.rank(item) for item in row["items"]] == [1, 2, 3, 4]
+        places = [may_come["items"].index(item) for item in row["items"]]
+        expected = [may_come["probabilities"][at][place] for place, at in enumerate(places)]
+        assert token.propensities is not None
+        assert np.allclose(token.propensities, expected, rtol=0.03)
+        assert (token.propensities[2:] < 1).all()
+
+
+def test_nothing_is_left_to_chance_where_nothing_could_be_learned(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--users", str(write_users(tmp_path / "users.parquet", walks(4))), "--k", "4"]
+    rules = ["--rules", '{"exploration": {"temperature": 1000, "share": 1}}']
+    assert batch("recommend", store, tmp_path / "plain", *given) == 0
+    capsys.readouterr()
+    assert batch("recommend", store, tmp_path / "without", *given, *rules) == 0
+    assert "without attribution nothing could be learned" in capsys.readouterr().err
+
+    plain, without = (answers(tmp_path / name) for name in ("plain", "without"))
+    assert [row["items"] for row in without] == [row["items"] for row in plain]
+
+    monkeypatch.setenv("ETEGREC_ATTRIBUTION_KEYS", "a secret of the shop")
+    assert batch("audience", store, tmp_path / "audience", *given, *rules, "--item", "item-1") == 0
+    assert "an audience is who would see an item without chance" in capsys.readouterr().err
 
 
 def test_probabilities_of_all_that_may_come(store: Path, tmp_path: Path) -> None:

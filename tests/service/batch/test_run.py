@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,19 +16,22 @@ from service.batch.preparation import prepare
 from service.batch.run import ATTEMPTS, Progress, finish_run
 from service.batch.run_folder import RunFolder
 from service.batch.users import UsersFile
+from service.schemas.ranking import Exploration
 from service.schemas.recommend import RecommendRequest
 from tests.support.batch_runs import answers, manifest, walks, write_users
 from tests.support.service_harness import fast_settings, live_store
 from tests.support.shard_runners import InThisProcess
 
 
-def prepared(folder: Path, users: int = 12, shard_size: int = 3) -> tuple[RunFolder, Plan]:
+def prepared(
+    folder: Path, users: int = 12, shard_size: int = 3, exploration: Exploration | None = None
+) -> tuple[RunFolder, Plan]:
     live_store(folder / "models")
-    settings = fast_settings(folder / "models")
+    settings = fast_settings(folder / "models", attribution_keys="a secret of the shop")
     asked = Asked(
         kind="recommend",
         version="",
-        request=RecommendRequest(k=3),
+        request=RecommendRequest(k=3, exploration=exploration),
         histories="file",
         shard_size=shard_size,
         settings=deciding_settings(settings),
@@ -112,6 +116,22 @@ def test_a_lost_file_is_computed_again_while_the_run_goes_on(tmp_path: Path) -> 
     folder.output_path(1).unlink()
     with pytest.raises(DataError, match="1 files of a finished run are gone"):
         finish_run(folder, plan, InThisProcess(), lambda _: None)
+
+
+def test_a_resumed_run_leaves_to_chance_what_an_undisturbed_one_does(tmp_path: Path) -> None:
+    folder, plan = prepared(tmp_path, exploration=Exploration(temperature=50, share=1.0))
+    other = RunFolder(tmp_path / "other")
+    shutil.copytree(folder.path, other.path)
+    finish_run(folder, plan, InThisProcess(), lambda _: None)
+
+    with pytest.raises(BatchIncomplete):
+        finish_run(other, plan, Faulty(failures=ATTEMPTS), lambda _: None)
+    other.output_path(1).unlink()
+    finish_run(other, plan, InThisProcess(), lambda _: None)
+
+    for shard in range(plan.shards):
+        assert other.output_path(shard).read_bytes() == folder.output_path(shard).read_bytes()
+    assert len({tuple(row["items"]) for row in answers(folder.path)}) > 6, "chance was at work"
 
 
 def test_progress_says_how_long_the_rest_takes() -> None:

@@ -98,6 +98,9 @@ ANSWERS = Row(
               "reqps", rates("etegrec_popular_answers_total", "reason"), is_stacked=True),
         Panel("Degraded answers", "Recommendations made while the store did not answer.", "reqps",
               {"degraded": f"sum(rate(etegrec_degraded_answers_total{RATE}))"}),
+        Panel("Left to chance", "Recommendations with places that chance filled, and such places.", "reqps",
+              {"recommendations": f"sum(rate(etegrec_explored_answers_total{RATE}))",
+               "places": f"sum(rate(etegrec_explored_places_total{RATE}))"}),
     ),
 )  # fmt: skip
 

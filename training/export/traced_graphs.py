@@ -35,7 +35,7 @@ class TracedGraphs:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def take(self, structure: str, module: nn.Module, trace: Callable[[], bytes]) -> bytes:
         """Return the traced graph of a module, with its weights.
@@ -47,13 +47,13 @@ class TracedGraphs:
         """
         shapes = [(name, tuple(weight.shape)) for name, weight in module.state_dict().items()]
         key = hashlib.sha256(f"{_code_key()} {structure} {shapes}".encode()).hexdigest()
-        path = self._folder / f"{key}.onnx"
+        path = self.folder / f"{key}.onnx"
         if path.exists():
             return fill_weights(path.read_bytes(), module)
 
         graph = trace()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for stale in self._folder.glob("*.onnx"):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.glob("*.onnx"):
             stale.unlink()
         write_durably(path, graph)
         return graph

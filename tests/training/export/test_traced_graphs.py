@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -11,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from training.export import traced_graphs
-from training.export.onnx_export import optimise, trace
+from tests.support.random_worlds import random_recommender, small_config
+from training.export import onnx_export, traced_graphs
+from training.export.onnx_export import export_search, optimise, trace
 from training.export.traced_graphs import TracedGraphs, fill_weights
+
+OTHER = small_config(history_tokens="vector", encoder_attention="causal", layers=2)
 
 
 class Network(nn.Module):
@@ -45,12 +50,13 @@ class Tracer:
     def take(self, network: Network, structure: str = "one") -> bytes:
         """Return the optimised graph of a network."""
 
-        def traced() -> bytes:
-            self.traces += 1
-            example = (torch.zeros(2, network.product.in_features),)
-            return trace(network, example, ["inputs"], ["outputs"], ({0: Dim.DYNAMIC},), None)
+        return optimise(TracedGraphs(self.folder).take(structure, network, partial(self.trace, network)))
 
-        return optimise(TracedGraphs(self.folder).take(structure, network, traced))
+    def trace(self, network: Network) -> bytes:
+        """Trace a network."""
+        self.traces += 1
+        example = (torch.zeros(2, network.product.in_features),)
+        return trace(network, example, ["inputs"], ["outputs"], ({0: Dim.DYNAMIC},), None)
 
 
 @pytest.fixture
@@ -82,6 +88,19 @@ def test_another_structure_is_traced_and_only_the_newest_graph_is_kept(tracer: T
 
     tracer.take(Network(0))
     assert tracer.traces == 4
+
+
+def test_a_search_is_traced_once_for_each_structure(tracer: Tracer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(*asked: Any) -> bytes:
+        graph: bytes = asked[-1](Network(0), lambda: tracer.trace(Network(0)))
+        return graph
+
+    monkeypatch.setattr(onnx_export, "_export", export)
+    traces = []
+    for config, has_dense in ((small_config(), True), (small_config(), True), (small_config(), False), (OTHER, False)):
+        export_search(random_recommender(config, seed=1), has_dense, TracedGraphs(tracer.folder))
+        traces.append(tracer.traces)
+    assert traces == [1, 1, 2, 3]
 
 
 def test_other_code_is_traced(tracer: Tracer, monkeypatch: pytest.MonkeyPatch) -> None:

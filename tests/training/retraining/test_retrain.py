@@ -32,7 +32,11 @@ from training.cli import app
 from training.config import GateConfig, load_config
 from training.data.dataset import Dataset, ItemInfo
 from training.data.storage import load_dataset
+from training.export.bundle import export_bundle
+from training.export.traced_graphs import TracedGraphs
 from training.loop.progress import SilentProgress
+from training.pipeline import Pipeline
+from training.retraining import retrain
 from training.retraining.figures import compare_models, model_metrics
 from training.retraining.gate import Gate
 from training.retraining.pass_report import RetrainReport
@@ -106,7 +110,14 @@ def test_the_first_model_is_promoted(first_pass: tuple[Path, RetrainReport]) -> 
     assert ModelStore(folder / "models").live() == report.version
 
 
-def test_events_then_a_candidate_then_rest(after_first: Path) -> None:
+def test_events_then_a_candidate_then_rest(after_first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Path] = []  # tests share what they trace in another way, so it is only seen that a folder is handed over
+
+    def export(pipeline: Pipeline, graphs: TracedGraphs) -> None:
+        kept.append(graphs.folder)
+        export_bundle(pipeline, graphs)
+
+    monkeypatch.setattr(retrain, "export_bundle", export)
     store, log = ModelStore(after_first / "models"), after_first / "models" / "events"
     first = store.live()
     record(None, log, [*events(3, 60), *events(0, 3, users="new")])
@@ -122,6 +133,8 @@ def test_events_then_a_candidate_then_rest(after_first: Path) -> None:
         assert manifest.parent == first
         assert manifest.data.counts["users"] == 80
         assert manifest.data.counts["interactions_set_aside"] == 3
+
+    assert kept == [after_first / "work" / "graphs"]
 
     third = retrainer(after_first, log).run_once()
     assert third.events == 58  # drained once, kept for good

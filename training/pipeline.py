@@ -236,12 +236,13 @@ class Pipeline:
         is_current = all(self.run.has(name) for name in (EVALUATION, RANKS, "finetune.safetensors"))
         stored = self.run.read_json(EVALUATION) if is_current else None
         if stored is None or "ranker_adds" not in stored or (tiger and "tiger" not in stored["test"]):
+            for stale in ARTEFACTS[ARTEFACTS.index(RANKS) :]:
+                self.run.remove(stale)  # the export, too: a new evaluation may rank otherwise
             models = TrainedModels(self.sasrec, self.tiger if tiger else None, self.neighbours, self.learner)
             with self.run.timed("evaluate"):
                 evaluator = RunEvaluator(self.config, self.dataset, models, self.served_items, self.progress)
                 stored, ranks, ranker = evaluator.evaluate()
             ranks.write(self.run)
-            self.run.remove(RANKER)
             if ranker is not None:
                 self.run.write_tensors(RANKER, {name: torch.from_numpy(each) for name, each in ranker.arrays().items()})
             self.run.write_json(EVALUATION, stored)

@@ -121,8 +121,9 @@ class RunEvaluator:
             weight = self._dense.fit_weight(valid, self._config.seed)
             searched = self._search(valid, weight)
             fusion = searched.fit()
-            served, other = (self._fit_ranker(searched, fusion, reads_search) for reads_search in (True, False))
+            served, other = self._fit_rankers(searched, fusion)
             fused = _Fused(searched.corrected(served.corrections), searched.corrected(other.corrections))
+            del searched
             on_valid = self._rows(valid, weight, fusion, fused, bar)
 
             searched = self._search(test, weight, sample_users(len(test.targets), self._config.seed))
@@ -163,11 +164,17 @@ class RunEvaluator:
             features=self._features,
         )
 
-    def _fit_ranker(self, searched: SearchResults, fusion: Fusion, reads_search: bool) -> RankerFit:
-        """Fit the ranker of the answers, or the one that must do without the search's scores, if dense scores count."""
+    def _fit_rankers(self, searched: SearchResults, fusion: Fusion) -> tuple[RankerFit, RankerFit]:
+        """Fit the ranker of the answers, and the one of the answers without the search's scores: both or neither."""
+        nothing = RankerFit.nothing(searched)
         if not fusion.weight:
-            return RankerFit.nothing(searched)
-        return RankerFitter(searched, fusion, self._features, self._config.seed, reads_search).fit()
+            return nothing, nothing
+        fitters = [
+            RankerFitter(searched, fusion, self._features, self._config.seed, reads_search)
+            for reads_search in (True, False)
+        ]
+        served = fitters[0].fit()
+        return served, fitters[1].fit(must_gain=False) if served.ranker else nothing
 
     def _rows(self, split: Split, weight: float, fusion: Fusion, fused: _Fused, bar: Bar) -> dict[str, Ranks]:
         """Return the ranks of a split's targets by row of the evaluation."""
@@ -215,4 +222,4 @@ class RunEvaluator:
 
 def _ranked_by(ranker: Ranker | None, searched: SearchResults) -> SearchResults:
     """Return results with the ranker's corrections, if there is a ranker."""
-    return searched if ranker is None else searched.corrected(ranker.corrections(searched.features))
+    return searched if ranker is None else searched.corrected(searched.corrections_by(ranker))

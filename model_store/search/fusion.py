@@ -1,11 +1,12 @@
 """The fusion of log-probabilities and dense scores of the same items into one ranking.
 
     score(item) = log_prob(item) + weight * dense(item)
-    dense(item) = cosine(user, item) + repeats(item) + neighbours * neighbour_score(item)
+    dense(item) = cosine(user, item) + repeats(item) + neighbours * neighbour_score(item) + correction(item)
 
 ``cosine`` is that of the user's vector and the item's; ``repeats`` is what occurrences in the history add
 (:mod:`model_store.network.repeat_bias`); the neighbour score tells how close the item stood to the newest items of the
-history in others' (:mod:`model_store.search.neighbours`). New items may get a ``fresh_boost`` on top
+history in others' (:mod:`model_store.search.neighbours`); the correction is the ranker's, if there is one
+(:mod:`model_store.search.ranker`). New items may get a ``fresh_boost`` on top
 (:func:`boost_new_items`), which ranks candidates but adds none. The candidates are the beams and the items with the
 highest dense scores: of all items in a catalogue of up to :data:`DENSE_ITEMS`, of the history and its neighbours in a
 larger one. Evaluation and service rank through here.

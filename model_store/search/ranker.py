@@ -114,9 +114,10 @@ class CandidateFeatures:
 
     def _popularity(self, rows: Int64Array) -> Float32Array:
         """Return the logarithms of popularity of rows; NaN of untrained items."""
-        last = len(self.log_popularity) - 1
-        known: Float32Array = self.log_popularity[np.minimum(rows, last)]
-        return np.where(rows <= last, known, np.float32(np.nan))
+        found = np.full(rows.shape, np.nan, dtype=np.float32)
+        is_trained = rows < len(self.log_popularity)
+        found[is_trained] = self.log_popularity[rows[is_trained]]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +146,8 @@ class Ranker:
         everything = (popularity, self.mean, self.deviation, *self.weights, *self.biases)
         if not all(np.isfinite(array).all() for array in everything):
             raise ValueError("all numbers must be finite")
-        if popularity.ndim != 1 or not len(popularity) or self.features.content_dim < 0:
-            raise ValueError("log_popularity must hold a number for every trained item, and content_dim be at least 0")
+        if popularity.ndim != 1 or self.features.content_dim < 0:
+            raise ValueError("log_popularity must hold a number for each trained item, and content_dim be at least 0")
         if {self.mean.shape, self.deviation.shape} != {(len(FEATURES),)} or (self.deviation <= 0).any():
             raise ValueError(f"mean and deviation must hold {len(FEATURES)} numbers, and deviations be above 0")
 

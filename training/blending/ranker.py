@@ -1,9 +1,11 @@
 """Fit of the ranker on validation users: cross-entropy of their targets among the candidates of their searches.
 
-    logits(item) = scale * (log_prob(item) / weight + dense(item)) + network(features(item))
+    logits(item) = scale * base(item) + network(features(item)),  base(item) = log_prob(item) / weight + dense(item)
 
-Network and scale are trained together. Divided by the scale, the network's answer is the correction of dense scores
-(:mod:`model_store.search.ranker`). Users whose target no beam and no dense candidate found teach nothing.
+``base`` is the fused score in units of dense scores, or ``dense`` for the ranking that does without the search. Network
+and scale are trained together, from the scale that is best for the scores alone. Divided by the scale, the network's
+answer is the correction of dense scores (:mod:`model_store.search.ranker`). Users whose target no beam and no dense
+candidate found teach nothing.
 
 What the ranker gains is measured by users that did not teach it: they are split into :data:`FOLDS`, and each fold is
 ranked by a network of the others. A ranker that does not gain more than chance is not used.
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.search.fusion import TEMPERATURE, Fusion
+from model_store.search.fusion import Fusion
 from model_store.search.ranker import FEATURES, LARGEST, CandidateFeatures, Ranker
 from training.evaluation.full_ranking import FIT_CUTOFF, SearchResults
 from training.evaluation.metrics import Difference, ndcg_difference
@@ -40,6 +42,9 @@ DROPOUT = 0.1
 
 LEAST_USERS = 20 * FOLDS
 """Users with their target among the candidates, below which nothing is fitted."""
+
+SCALES = np.geomspace(0.05, 500, 60)
+"""Scales of the scores alone that are tried. In units of dense scores a scale of about 14 is that of training."""
 
 CERTAINTY = 2.0
 """Standard errors by which a ranker must raise NDCG@10 of users that did not teach it."""
@@ -67,12 +72,12 @@ class RankerFit(NamedTuple):
 class _Network(nn.Module):
     """The perceptron, and the scale of the scores that it corrects."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float) -> None:
         super().__init__()
         widths = (len(FEATURES), HIDDEN, HIDDEN)
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
         self.last = nn.Linear(HIDDEN, 1)
-        self.log_scale = nn.Parameter(torch.tensor(-np.log(TEMPERATURE), dtype=torch.float32))
+        self.log_scale = nn.Parameter(torch.tensor(np.log(scale), dtype=torch.float32))
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
@@ -110,8 +115,12 @@ class RankerFitter:
         self._base = np.where(self._is_candidate, known + searched.dense[0], 0)
         self._target = np.where(searched.is_target[0].any(axis=1), searched.is_target[0].argmax(axis=1), -1)
 
-    def fit(self) -> RankerFit:
-        """Return the ranker of all users, if it is worth having."""
+    def fit(self, must_gain: bool = True) -> RankerFit:
+        """Return the ranker of all users.
+
+        Args:
+            must_gain: Whether a ranker that gains nothing beyond chance is left out.
+        """
         searched = self._searched
         if np.count_nonzero(self._target >= 0) < LEAST_USERS:
             return RankerFit.nothing(searched)
@@ -120,10 +129,10 @@ class RankerFitter:
         corrections = np.empty_like(searched.dense)
         for held_out in range(FOLDS):
             ranker = self._train(fold != held_out)
-            corrections[:, fold == held_out] = ranker.corrections(searched.features[:, fold == held_out])
+            corrections[:, fold == held_out] = searched.corrections_by(ranker, np.flatnonzero(fold == held_out))
 
         gain = ndcg_difference(self._ranks(corrections), self._ranks(np.zeros_like(corrections)), FIT_CUTOFF)
-        if gain.error is None or gain.mean <= CERTAINTY * gain.error:
+        if must_gain and (gain.error is None or gain.mean <= CERTAINTY * gain.error):
             return RankerFit.nothing(searched, gain)
         return RankerFit(self._train(np.ones(len(fold), dtype=np.bool_)), corrections, gain)
 
@@ -146,7 +155,7 @@ class RankerFitter:
         draw = np.random.default_rng(self._seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            network = _Network()
+            network = _Network(self._best_scale(users))
             optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
             batches = -(-len(users) // BATCH_USERS)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * batches)
@@ -160,6 +169,14 @@ class RankerFitter:
                     optimiser.step()
                     schedule.step()
         return self._ranker(network)
+
+    def _best_scale(self, users: Int64Array) -> float:
+        """Return the scale by which the scores alone tell the targets of users best."""
+        base = np.where(self._is_candidate[users], self._base[users], -np.inf).astype(np.float64)
+        behind = base - base[np.arange(len(users)), self._target[users], None]  # of the target: 0
+        with np.errstate(over="ignore"):  # a scale that is far too large costs infinitely much
+            losses = [np.log(np.exp(scale * behind).sum(axis=1)).mean() for scale in SCALES]
+        return float(SCALES[int(np.argmin(losses))])
 
     def _standardised(self, users: Int64Array) -> Tensor:
         """Return the features of users as the network reads them, ``[B, C, F]``."""

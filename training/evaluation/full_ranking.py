@@ -30,6 +30,9 @@ Int64Array = npt.NDArray[np.int64]
 USERS_AT_ONCE = 128
 """Users that are searched together. Their histories have similar lengths, so that there is little padding."""
 
+RANKED_AT_ONCE = 1_024
+"""Users whose corrections are computed together, so that memory is bounded."""
+
 WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 """Fusion weights that are tried besides 0. Cosines lie in -1 … 1 and were trained with a temperature of about 0.07, so
 at a weight of 1 / 0.07 a nat of the search and a nat of the dense head count the same."""
@@ -71,9 +74,18 @@ class SearchResults:
         first, second = (_rank_of(self.is_target[at], order) for at, order in enumerate(orders))
         return Ranks(first, second)
 
+    def corrections_by(self, ranker: Ranker, users: Int64Array | None = None) -> npt.NDArray[np.float32]:
+        """Return what a ranker corrects for some users, by default all n of them: ``[2, n, C]``."""
+        users = np.arange(self.dense.shape[1]) if users is None else users
+        parts = [
+            ranker.corrections(self.features[:, users[start : start + RANKED_AT_ONCE]])
+            for start in range(0, len(users), RANKED_AT_ONCE)
+        ]
+        return np.concatenate(parts, axis=1) if parts else self.dense[:, :0]
+
     def corrected(self, corrections: npt.NDArray[np.float32]) -> SearchResults:
-        """Return the same results with corrections ``[2, n, C]`` added to the dense scores."""
-        return replace(self, dense=self.dense + corrections)
+        """Return the same results with corrections ``[2, n, C]`` added to the dense scores, without the features."""
+        return replace(self, dense=self.dense + corrections, features=self.features[:, :0])
 
     def fit(self) -> Fusion:
         """Return the fusion with the best NDCG@10 (first protocol); ties go to smaller weights, beams alone first."""

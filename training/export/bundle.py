@@ -44,7 +44,7 @@ from safetensors.torch import save
 from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS, NEIGHBOURS, RANKER, VECTORS
 from model_store.bundle.golden import Golden, compare, goldens_to_json
 from model_store.bundle.histories import HISTORIES
-from model_store.bundle.manifest import REQUIRED_FILES, DataSummary, Description
+from model_store.bundle.manifest import OPTIONAL_FILES, REQUIRED_FILES, DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey
@@ -97,6 +97,8 @@ def export_bundle(pipeline: Pipeline, kept: TracedGraphs | None = None) -> None:
 
     with run.timed("export"), pipeline.progress.track("Exporting to ONNX", 4) as bar:
         files = _create_files(pipeline, bar, kept)
+    for name in OPTIONAL_FILES - files.keys():
+        run.remove(f"{BUNDLE}/{name}")  # of an earlier export
     for name, data in files.items():
         run.write_bytes(f"{BUNDLE}/{name}", data)
 
@@ -170,6 +172,8 @@ def _create_files(pipeline: Pipeline, bar: Bar, kept: TracedGraphs | None) -> di
     catalogue = served.catalogue
     bar.advance(1)
 
+    if pipeline.ranker is not None:
+        files[RANKER] = save_arrays(pipeline.ranker.arrays())
     histories = GoldenHistories(pipeline, catalogue)
     goldens = histories.goldens()
     compare(goldens, histories.answers(search))
@@ -186,8 +190,6 @@ def _create_files(pipeline: Pipeline, bar: Bar, kept: TracedGraphs | None) -> di
         **write_report(pipeline, names),
         f"report/{EVALUATION}": (pipeline.run.path / EVALUATION).read_bytes(),
     }
-    if pipeline.ranker is not None:
-        files[RANKER] = save_arrays(pipeline.ranker.arrays())
     if pipeline.config.export.histories:
         files[HISTORIES] = build_histories(pipeline.dataset, pipeline.config.export)
     if listed := served.not_served(pipeline.dataset):

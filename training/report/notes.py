@@ -45,7 +45,7 @@ def search_note(evaluation: Evaluation) -> str:
     share = f", {mean / without:+.1%}" if without else ""
     verdict = "more than chance" if low > 0 else "less than nothing" if high < 0 else "nothing beyond chance"
     return (
-        f"The search adds {verdict}: test {METRIC} {fused:.4f} with its scores, {without:.4f} by dense scores alone"
+        f"The search adds {verdict}: test {METRIC} {fused:.4f} with its scores, {without:.4f} without them"
         f"{share}; the difference is {mean:.4f}, in {CONFIDENCE:.0%} of samples {low:.4f} to {high:.4f}."
     )
 

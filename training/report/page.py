@@ -17,6 +17,8 @@ from training.report.style import Chart, model_name, sort_rows
 from training.report.tree import Branch, top_branches
 from training.run_evaluation import Intervals
 
+NO_RANKER = "There is none: it would gain nothing beyond chance, or dense scores do not count."
+
 PROTOCOLS = {"": "items of the history may be answers", SEEN_EXCLUDED: "items of the history are excluded"}
 
 
@@ -42,7 +44,7 @@ def render_page(contents: Contents, charts: Sequence[tuple[Chart, bytes]]) -> by
         "<h2>What does the search add?</h2>",
         f"<p>{escape(search_note(evaluation) or 'It was not measured.')}</p>",
         "<h2>What does the ranker add?</h2>",
-        f"<p>{escape(ranker_note(evaluation) or 'This version has none: it would gain nothing beyond chance.')}</p>",
+        f"<p>{escape(ranker_note(evaluation) or NO_RANKER)}</p>",
         "<h2>How much of the catalogue is recommended?</h2>",
         f"<p>{escape(coverage_note(evaluation) or 'It was not measured.')}</p>",
         "<h2>What do five users get?</h2>",

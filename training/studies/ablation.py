@@ -207,7 +207,7 @@ class Ablation:
     def _is_finished(self, seed: int, row: Row) -> bool:
         run = RunFolder(self.folder(seed, row), self.config)
         needed = [EVALUATION, "finetune.safetensors"] + ([UNSEEN] if self.unseen_share else [])
-        return all(run.has(name) for name in needed)
+        return all(run.has(name) for name in needed) and "ranker_adds" in run.read_json(EVALUATION)
 
     def _outcome(self, seed: int, row: Row) -> Outcome:
         run = RunFolder(self.folder(seed, row), self.config)

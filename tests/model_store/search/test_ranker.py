@@ -201,7 +201,7 @@ def spoilt(name: str, value: Any) -> dict[str, Any]:
     ("arrays", "problem"),
     [
         ({}, "log_popularity"),
-        (spoilt("log_popularity", np.empty(0, np.float32)), "a number for every trained item"),
+        (spoilt("log_popularity", np.zeros((2, 2), np.float32)), "a number for each trained item"),
         (spoilt("log_popularity", np.array([np.nan], np.float32)), "must be finite"),
         (spoilt("content_dim", [-1]), "content_dim be at least 0"),
         (spoilt("content_dim", [1, 2]), "size 1"),

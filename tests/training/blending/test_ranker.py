@@ -54,7 +54,7 @@ def test_a_feature_that_tells_is_read_though_its_worth_is_no_straight_line() -> 
 
     others = results(1500, "log_popularity", seed=1)
     plain = ndcg(others.ranks(FUSION).all_items, 10)
-    ranked = ndcg(others.corrected(fit.ranker.corrections(others.features)).ranks(FUSION).all_items, 10)
+    ranked = ndcg(others.corrected(others.corrections_by(fit.ranker)).ranks(FUSION).all_items, 10)
     assert ranked - plain == pytest.approx(fit.gain.mean, abs=4 * fit.gain.error)  # the gain was no flattery
     assert ranked > plain + 0.05
 

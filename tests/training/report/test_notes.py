@@ -106,7 +106,7 @@ def test_what_the_search_adds_is_said_with_its_interval(interval: list[float], v
     measured = replace(plain, test=test, search_adds={"mean": 0.002, "interval": interval})
     said = search_note(measured)
     assert said.startswith(f"The search adds {verdict}")
-    assert "test ndcg@10 0.0520 with its scores, 0.0500 by dense scores alone, +4.0%" in said
+    assert "test ndcg@10 0.0520 with its scores, 0.0500 without them, +4.0%" in said
     assert f"in 95% of samples {interval[0]:.4f} to {interval[1]:.4f}" in said
     assert search_note(plain) == ""
 

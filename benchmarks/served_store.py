@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import save
 
 from benchmarks.paper_model import ServedModel, served_model
-from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS
+from model_store.bundle.bundle import CODE_NAMES
 from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.vector_file import EMBEDDINGS
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
 from model_store.network.tokenizer import Tokenizer

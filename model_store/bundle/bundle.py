@@ -22,7 +22,7 @@ from model_store.bundle.histories import HISTORIES, check_histories
 from model_store.bundle.manifest import LIST_HINT, MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
 from model_store.bundle.signature import SIGNATURE, SIGNATURE_LIMIT, Trust, signers
 from model_store.bundle.storage import Entry, Folder
-from model_store.bundle.vector_file import HEADER_LIMIT, VectorFile, read_vector_file
+from model_store.bundle.vector_file import EMBEDDINGS, HEADER_LIMIT, VECTORS, check_vectors, read_vector_file
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
 from model_store.catalogue.growing_rows import GrowingRows
@@ -33,11 +33,8 @@ from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import Ranker
 
 CODE_NAMES = "code_names.parquet"
-EMBEDDINGS = "embeddings.safetensors"
 NEIGHBOURS = "neighbours.safetensors"
 RANKER = "ranker.safetensors"
-VECTORS = "vectors"
-"""Tensor of :data:`EMBEDDINGS` with the unit-length item vectors of dense scores."""
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 Read = Callable[[str], bytes]
@@ -109,7 +106,7 @@ class Bundle:
                 raise _refusal(self.version, f"{EMBEDDINGS}: missing")
             found = read_vector_file(file, seal.size, VECTORS, self.config.tokenizer.embedding_dim)
         check_seal(self.version, EMBEDDINGS, found.seal, seal)
-        return _check_vectors(found, self.config, self.manifest.fusion)
+        return check_vectors(found, self.config, self.manifest.fusion)
 
     def weights(self) -> Tensors:
         """Read the tensors of tokenizer, recommender and heads by parameter name."""
@@ -261,7 +258,7 @@ def read_catalogue(read: Read, config: ModelConfig, fusion: Fusion = GENERATIVE_
     """
     data = read(EMBEDDINGS)
     found = read_vector_file(BytesIO(data), len(data), VECTORS, config.tokenizer.embedding_dim)
-    return _join_catalogue(read, _check_vectors(found, config, fusion), config)
+    return _join_catalogue(read, check_vectors(found, config, fusion), config)
 
 
 def _join_catalogue(read: Read, vectors: GrowingRows | None, config: ModelConfig) -> Catalogue:
@@ -284,27 +281,6 @@ def _join_catalogue(read: Read, vectors: GrowingRows | None, config: ModelConfig
             REFUSED_HINT,
         )
     return catalogue
-
-
-def _check_vectors(found: VectorFile, config: ModelConfig, fusion: Fusion) -> GrowingRows | None:
-    """Return the item vectors ``[items, d_s]`` of histories and dense scores; ``None`` if there are none.
-
-    Raises:
-        BundleRefused: The model needs vectors and there are none, or they are of another type, shape or length.
-    """
-    if found.problem:
-        raise BundleRefused(f"{EMBEDDINGS}: {found.problem}", REFUSED_HINT)
-    if found.vectors is None:
-        _check_vectors_unused(config, fusion)
-    return found.vectors
-
-
-def _check_vectors_unused(config: ModelConfig, fusion: Fusion) -> None:
-    """Raise :class:`BundleRefused` if a model without item vectors needs them."""
-    if fusion.weight:
-        raise BundleRefused(f"{EMBEDDINGS}: lacks {VECTORS}, which fusion.weight {fusion.weight} needs", REFUSED_HINT)
-    if config.recommender.history_tokens == "vector":
-        raise BundleRefused(f"{EMBEDDINGS}: lacks {VECTORS}, which history_tokens 'vector' needs", REFUSED_HINT)
 
 
 def read_neighbours(read: Read, names: Iterable[str], fusion: Fusion) -> Neighbours | None:

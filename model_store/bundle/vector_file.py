@@ -15,8 +15,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from model_store.bundle.manifest import FileSeal
+from model_store.bundle.manifest import REFUSED_HINT, FileSeal
 from model_store.catalogue.growing_rows import GrowingRows
+from model_store.config import ModelConfig
+from model_store.errors import BundleRefused
+from model_store.search.fusion import Fusion
+
+EMBEDDINGS = "embeddings.safetensors"
+VECTORS = "vectors"
+"""Tensor of :data:`EMBEDDINGS` with the unit-length item vectors of dense scores."""
 
 HEADER_LIMIT = 4 << 20
 """Size of the largest header of a safetensors file, in bytes; a tensor takes about a hundred."""
@@ -70,6 +77,27 @@ def read_vector_file(file: BinaryIO, limit: int, tensor: str, width: int) -> Vec
         while pieces.read(_PIECE):
             pass
         return VectorFile(vectors, problem, pieces.seal())
+
+
+def check_vectors(found: VectorFile, config: ModelConfig, fusion: Fusion) -> GrowingRows | None:
+    """Return the item vectors ``[items, d_s]`` of histories and dense scores; ``None`` if there are none.
+
+    Raises:
+        BundleRefused: The model needs vectors and there are none, or they are of another type, shape or length.
+    """
+    if found.problem:
+        raise BundleRefused(f"{EMBEDDINGS}: {found.problem}", REFUSED_HINT)
+    if found.vectors is None:
+        _check_vectors_unused(config, fusion)
+    return found.vectors
+
+
+def _check_vectors_unused(config: ModelConfig, fusion: Fusion) -> None:
+    """Raise :class:`BundleRefused` if a model without item vectors needs them."""
+    if fusion.weight:
+        raise BundleRefused(f"{EMBEDDINGS}: lacks {VECTORS}, which fusion.weight {fusion.weight} needs", REFUSED_HINT)
+    if config.recommender.history_tokens == "vector":
+        raise BundleRefused(f"{EMBEDDINGS}: lacks {VECTORS}, which history_tokens 'vector' needs", REFUSED_HINT)
 
 
 def _read_vectors(pieces: _HashedPieces, tensor: str, width: int) -> GrowingRows | None:

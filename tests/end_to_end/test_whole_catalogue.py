@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 import safetensors.numpy
 
-from model_store.bundle.bundle import VECTORS, Bundle
+from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.vector_file import VECTORS
 from model_store.catalogue.catalogue import Catalogue
 from model_store.new_items.item_encoder import ItemEncoder
 from model_store.new_items.placed_items import place_items

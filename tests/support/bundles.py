@@ -9,12 +9,12 @@ import onnx
 import pyarrow as pa
 import safetensors.numpy
 
-from model_store.bundle.bundle import VECTORS
 from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.histories import histories_to_parquet
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
+from model_store.bundle.vector_file import VECTORS
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
 from model_store.config import ModelConfig, TokenizerConfig

@@ -41,13 +41,14 @@ from pydantic import JsonValue
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from model_store.bundle.bundle import CODE_NAMES, EMBEDDINGS, NEIGHBOURS, RANKER, VECTORS
+from model_store.bundle.bundle import CODE_NAMES, NEIGHBOURS, RANKER
 from model_store.bundle.golden import Golden, compare, goldens_to_json
 from model_store.bundle.histories import HISTORIES
 from model_store.bundle.manifest import OPTIONAL_FILES, REQUIRED_FILES, DataSummary, Description
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey
+from model_store.bundle.vector_file import EMBEDDINGS, VECTORS
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused
 from model_store.new_items.features import extract_features

@@ -13,10 +13,8 @@ import safetensors.numpy
 
 from model_store.bundle.bundle import (
     CODE_NAMES,
-    EMBEDDINGS,
     NEIGHBOURS,
     RANKER,
-    VECTORS,
     Bundle,
     check_contents,
     load_bundle,
@@ -28,6 +26,7 @@ from model_store.bundle.golden import goldens_to_json
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import EVERYONE
+from model_store.bundle.vector_file import EMBEDDINGS, VECTORS
 from model_store.catalogue.code_names import CodeNames
 from model_store.errors import BundleRefused, VersionNotFound
 from model_store.search.fusion import Fusion

@@ -13,6 +13,7 @@ from model_store.network.recommender import Recommender
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, catalogue_inputs, pool_vectors, search_inputs
 from model_store.search.neighbours import Additions, Neighbours, no_additions
+from model_store.search.ranker import FEATURES, CandidateFeatures, Ranker
 from model_store.search.steering import steering_batch
 from model_store.semantic_ids.trie import Trie
 from tests.support.search_reference import Candidate, ReferenceSearch
@@ -214,3 +215,14 @@ def random_additions(rng: np.random.Generator, trie: Trie, batch: int) -> Additi
         leaves[:count] = rng.choice(trie.items, count, replace=False)
         values[:count] = rng.uniform(0, 2, count)
     return added
+
+
+def random_ranker(random: np.random.Generator, features: CandidateFeatures, hidden: int = 7) -> Ranker:
+    """A ranker whose corrections mean nothing, of about the size of cosines."""
+
+    def draw(*shape: int) -> npt.NDArray[np.float32]:
+        return random.normal(size=shape).astype(np.float32)
+
+    width = len(FEATURES)
+    weights = (draw(hidden, width), draw(hidden, hidden), 0.1 * draw(1, hidden))
+    return Ranker(features, draw(width), np.exp(draw(width)), weights, (draw(hidden), draw(hidden), draw(1)))

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from model_store.errors import BundleRefused
@@ -25,6 +24,7 @@ from model_store.search.ranker import (
     corrected,
 )
 from model_store.semantic_ids.trie import Trie
+from tests.support.random_worlds import random_ranker
 
 ITEMS, TRAINED, LEARNED, CONTENT, LEVELS, CODES = 40, 35, 6, 5, 3, 8
 HISTORIES = [[3], [7, 7, 38], list(range(14)), [20, 21, 22, 23]]
@@ -93,17 +93,6 @@ def written_out(inputs: SearchInputs, outputs: SearchOutputs, request: int, plac
     }
 
 
-def random_ranker(seed: int = 4, reader: CandidateFeatures = READER, hidden: int = 7) -> Ranker:
-    random = np.random.default_rng(seed)
-
-    def draw(*shape: int) -> npt.NDArray[np.float32]:
-        return random.normal(size=shape).astype(np.float32)
-
-    width = len(FEATURES)
-    weights = (draw(hidden, width), draw(hidden, hidden), draw(1, hidden))
-    return Ranker(reader, draw(width), np.exp(draw(width)), weights, (draw(hidden), draw(hidden), draw(1)))
-
-
 def test_features_are_what_their_definition_says() -> None:
     inputs, outputs = searched()
     found = READER.of(inputs, outputs, TRIE, VECTORS)
@@ -132,7 +121,7 @@ def test_without_content_and_neighbours_their_features_are_0() -> None:
 
 
 def test_a_correction_is_the_networks_answer_by_hand() -> None:
-    ranker = random_ranker()
+    ranker = random_ranker(np.random.default_rng(4), READER)
     inputs, outputs = searched()
     features = READER.of(inputs, outputs, TRIE, VECTORS)
     found = ranker.corrections(features)
@@ -145,7 +134,7 @@ def test_a_correction_is_the_networks_answer_by_hand() -> None:
 
 
 def test_only_dense_scores_of_candidates_change() -> None:
-    ranker = random_ranker()
+    ranker = random_ranker(np.random.default_rng(4), READER)
     inputs, outputs = searched()
     found = ranker.correct(inputs, outputs, TRIE, VECTORS)
     expected = outputs.dense + ranker.corrections(READER.of(inputs, outputs, TRIE, VECTORS))
@@ -159,7 +148,7 @@ def test_only_dense_scores_of_candidates_change() -> None:
 
 def test_a_score_depends_on_neither_other_candidates_nor_other_requests() -> None:
     """Explanations and boosts search again, among fewer items, and must find the same scores."""
-    ranker = random_ranker()
+    ranker = random_ranker(np.random.default_rng(4), READER)
     inputs, outputs = searched()
     whole = ranker.correct(inputs, outputs, TRIE, VECTORS).dense
 
@@ -182,7 +171,7 @@ def test_a_score_depends_on_neither_other_candidates_nor_other_requests() -> Non
 
 
 def test_arrays_come_back_and_some_rows_are_numbered_anew() -> None:
-    ranker = random_ranker()
+    ranker = random_ranker(np.random.default_rng(4), READER)
     again = Ranker.from_arrays(ranker.arrays())
     assert again.items == TRAINED
     inputs, outputs = searched()
@@ -194,7 +183,7 @@ def test_arrays_come_back_and_some_rows_are_numbered_anew() -> None:
 
 
 def spoilt(name: str, value: Any) -> dict[str, Any]:
-    return {**random_ranker().arrays(), name: np.asarray(value)}
+    return {**random_ranker(np.random.default_rng(4), READER).arrays(), name: np.asarray(value)}
 
 
 @pytest.mark.parametrize(
@@ -219,6 +208,6 @@ def test_arrays_that_are_no_ranker_are_refused(arrays: dict[str, Any], problem: 
 
 
 def test_a_feature_far_from_all_that_was_fitted_is_cut_off() -> None:
-    ranker = replace(random_ranker(), mean=np.zeros(len(FEATURES), np.float32))
+    ranker = replace(random_ranker(np.random.default_rng(4), READER), mean=np.zeros(len(FEATURES), np.float32))
     far = np.full(len(FEATURES), 1e9, dtype=np.float32)
     np.testing.assert_array_equal(ranker.corrections(far), ranker.corrections(LARGEST * ranker.deviation))

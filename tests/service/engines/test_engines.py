@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 from structlog.testing import capture_logs
 
-from model_store.bundle.bundle import NEIGHBOURS, Bundle
+from model_store.bundle.bundle import NEIGHBOURS, RANKER, Bundle
 from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
 from model_store.bundle.publish import publish
@@ -24,6 +24,7 @@ from model_store.errors import BundleRefused
 from model_store.network.recommender import Recommender
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from model_store.search.interface import SearchInputs, SearchOutputs
+from model_store.search.ranker import CandidateFeatures
 from service.engines.base import BoundCatalogues, Engine, SearchRequest
 from service.engines.onnx_engine import EIGHT_BIT_GRAPH, OnnxEngine, usable_cores
 from service.engines.torch_engine import PREFIX, TorchEngine
@@ -32,7 +33,14 @@ from service.models.loading import load_model, open_engine, usual_plan
 from service.models.trial import ProcessTrial
 from service.settings import Settings
 from tests.support.bundles import bundle_files, small_catalogue
-from tests.support.random_worlds import random_neighbours, random_recommender, random_vectors, reference, small_config
+from tests.support.random_worlds import (
+    random_neighbours,
+    random_ranker,
+    random_recommender,
+    random_vectors,
+    reference,
+    small_config,
+)
 from tests.support.search_reference import fuse
 from tests.support.service_harness import fast_settings, loaded_model, serving
 from training.export.int8 import eight_bit_search
@@ -43,19 +51,22 @@ CODED = small_catalogue(items=60, codebook_size=CONFIG.tokenizer.codebook_size)
 CATALOGUE = replace(CODED, vectors=random_vectors(np.random.default_rng(7), CONFIG, 60))
 FUSION = Fusion(weight=3.0, candidates=CONFIG.beam_width)
 NEIGHBOURLY = Fusion(weight=3.0, candidates=CONFIG.beam_width, neighbours=0.5)
+RANKED = Fusion(weight=2.0, candidates=CONFIG.beam_width, neighbours=0.5)
+"""Weights of the version that has a ranker."""
+RANKER_OF_IT = random_ranker(np.random.default_rng(9), CandidateFeatures(np.arange(50, dtype=np.float32) / 10, 0))
 MEMORY = random_neighbours(np.random.default_rng(8), 60)
 NOTHING = np.empty(0, dtype=np.int64)
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[Fusion, Path]:
-    """One network with generative answers, with fused ones, and with fused ones that know neighbours."""
+    """One network with generative answers, with fused ones, with ones that know neighbours, and with ranked ones."""
     folder = tmp_path_factory.mktemp("real")
     network = random_recommender(CONFIG, seed=3)
     graph = export_search(network)
     graphs = {"search.onnx": graph, EIGHT_BIT_GRAPH: eight_bit_search(graph, network)}
     engine = TorchEngine(weights_of(network), CONFIG, "cpu")
-    fusions = GENERATIVE_ALONE, FUSION, NEIGHBOURLY
+    fusions = GENERATIVE_ALONE, FUSION, NEIGHBOURLY, RANKED
     return {fusion: publish_real(folder / str(place), graphs, engine, fusion) for place, fusion in enumerate(fusions)}
 
 
@@ -75,6 +86,8 @@ def publish_real(folder: Path, graphs: dict[str, bytes], engine: TorchEngine, fu
         "golden.json": goldens_to_json(goldens),
         NEIGHBOURS: safetensors.numpy.save(MEMORY.arrays()),
     }
+    if fusion == RANKED:
+        content[RANKER] = safetensors.numpy.save(RANKER_OF_IT.arrays())
     described = Description(config=CONFIG, data=DataSummary(name="random", fingerprint="0" * 64), fusion=fusion)
     opened = ModelStore(folder)
     opened.promote(publish(opened, bundle_files(0, CATALOGUE) | content, described))
@@ -83,8 +96,9 @@ def publish_real(folder: Path, graphs: dict[str, bytes], engine: TorchEngine, fu
 
 def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
     everything = CATALOGUE.trie.everything
+    ranker = RANKER_OF_IT if fusion == RANKED else None
     request = SearchRequest(
-        np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, CATALOGUE, fusion=fusion, neighbours=MEMORY
+        np.array(rows), 10, CONFIG.beam_width, everything, NOTHING, CATALOGUE, None, fusion, MEMORY, ranker
     )
     [found] = engine.answer([request], CATALOGUE)
     return Golden(
@@ -96,7 +110,11 @@ def golden(engine: TorchEngine, rows: list[int], fusion: Fusion) -> Golden:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSION, NEIGHBOURLY], ids=["generative", "fused", "neighbourly"])
+@pytest.mark.parametrize(
+    "fusion",
+    [GENERATIVE_ALONE, FUSION, NEIGHBOURLY, RANKED],
+    ids=["generative", "fused", "neighbourly", "ranked"],
+)
 async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusion, Path], fusion: Fusion) -> None:
     store = stores[fusion]
     asked = [
@@ -119,6 +137,39 @@ async def test_both_engines_serve_the_bundle_and_answer_alike(stores: dict[Fusio
         assert all((each["score"] == each["log_prob"]) == (fusion.weight == 0) for each in onnx)
     by_category = [CATALOGUE.row_of[each] % 3 for each in ids(answers["onnx"][1])]
     assert by_category == [1] * 10
+
+
+@pytest.mark.anyio
+async def test_answers_batches_and_explanations_are_ranked_by_the_ranker(stores: dict[Fusion, Path]) -> None:
+    bundle = ModelStore(stores[RANKED]).bundle()
+    engine = TorchEngine(bundle.weights(), CONFIG, "cpu")
+    history = [3, 9, 27, 44]
+    plain = SearchRequest(
+        np.array(history), 10, CONFIG.beam_width, CATALOGUE.trie.everything, NOTHING, CATALOGUE, None, RANKED, MEMORY
+    )
+    ranked, unranked = engine.answer([replace(plain, ranker=RANKER_OF_IT), plain], CATALOGUE)
+    assert ranked.rows.tolist() == unranked.rows.tolist()  # the first request's ranker is the batch's
+    [unranked] = engine.answer([plain], CATALOGUE)
+    assert ranked.rows.tolist() != unranked.rows.tolist()
+
+    asked = {"history": [CATALOGUE.item_ids[row] for row in history], "k": 10, "exclude_seen": False, "explain": True}
+    async with serving(stores[RANKED], engine="onnx", threads=1) as (client, _):
+        alone = (await client.post("/recommend", json=asked)).json()["items"]
+        [together] = (await client.post("/recommend/batch", json=[asked | {"explain": False}])).json()
+    for answer in (alone, together["items"]):
+        assert ids(answer) == [CATALOGUE.item_ids[row] for row in ranked.rows]
+        assert [each["score"] for each in answer] == pytest.approx(ranked.score.tolist(), abs=1e-4)
+
+    # What an item of the history contributes is what the ranked score loses without it.
+    for left_out in range(len(history)):
+        rest = np.delete(np.array(history), left_out)
+        everywhere = replace(plain, ranker=RANKER_OF_IT, history=rest, k=60)
+        [found] = engine.answer([everywhere], CATALOGUE)
+        known = dict(zip(found.rows.tolist(), found.score.tolist(), strict=True))
+        for place, row in enumerate(ranked.rows.tolist()):
+            if row in known:
+                told = alone[place]["explanation"]["history"][left_out]["contribution"]
+                assert told == pytest.approx(float(ranked.score[place]) - known[row], abs=1e-3)
 
 
 @pytest.mark.anyio

@@ -8,6 +8,9 @@ perceptron to :data:`FEATURES` of the candidate, fitted on validation users (:mo
 in the bundle. It depends on the user and the item alone, never on other candidates, so that an item has the same score
 in every search. It adds no candidates.
 
+Of items that came after training it knows too little: no neighbours tell of them, which means something else than that
+nobody chose them. They all get what the answers get on average, so that the ranker neither favours nor hides them.
+
 Shapes: B requests, C candidates of a request, T history items, A newest of them, F features, N items, d_s width of
 vectors, of which the last c are content.
 """
@@ -15,7 +18,7 @@ vectors, of which the last c are content.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -43,6 +46,8 @@ FEATURES = (
     "log_occurrences",  # ln(1 + times that the item is in it)
 )
 """What the ranker reads of a candidate, in order."""
+
+POPULARITY = FEATURES.index("log_popularity")
 
 AGES = 10
 """A, newest items of a history that candidates are compared with."""
@@ -130,6 +135,7 @@ class Ranker:
         deviation: ``[F]``, standard deviations, above 0.
         weights: Of each layer, ``[outputs, inputs]``; the last one has one output.
         biases: Of each layer, ``[outputs]``.
+        untrained: Correction of items that came after training.
 
     Raises:
         ValueError: The arrays do not describe such a network.
@@ -140,10 +146,11 @@ class Ranker:
     deviation: Float32Array
     weights: tuple[Float32Array, ...]
     biases: tuple[Float32Array, ...]
+    untrained: float
 
     def __post_init__(self) -> None:
         popularity = self.features.log_popularity
-        everything = (popularity, self.mean, self.deviation, *self.weights, *self.biases)
+        everything = (popularity, self.mean, self.deviation, *self.weights, *self.biases, np.array(self.untrained))
         if not all(np.isfinite(array).all() for array in everything):
             raise ValueError("all numbers must be finite")
         if popularity.ndim != 1 or self.features.content_dim < 0:
@@ -167,11 +174,11 @@ class Ranker:
     def corrections(self, features: Float32Array) -> Float32Array:
         """Return the corrections ``[…]`` of candidates with features ``[…, F]``, in units of dense scores."""
         x = np.clip((features - self.mean) / self.deviation, -LARGEST, LARGEST)
-        x = np.nan_to_num(x, copy=False)  # what is not known of an item counts as average
+        x = np.nan_to_num(x, copy=False)  # where the newest item is untrained, its popularity counts as average
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = np.maximum(x @ weight.T + bias, 0)
-        last: Float32Array = x @ self.weights[-1].T + self.biases[-1]
-        return last[..., 0]
+        answer = (x @ self.weights[-1].T + self.biases[-1])[..., 0]
+        return np.where(np.isnan(features[..., POPULARITY]), np.float32(self.untrained), answer)
 
     def correct(self, inputs: SearchInputs, outputs: SearchOutputs, trie: Trie, vectors: Float32Array) -> SearchOutputs:
         """Return the outputs with corrected dense scores; arguments are those of :meth:`CandidateFeatures.of`."""
@@ -181,7 +188,7 @@ class Ranker:
     def for_rows(self, rows: Int64Array) -> Ranker:
         """Return the ranker of some catalogue rows ``[n]``, ascending, numbered anew from 0."""
         kept = CandidateFeatures(self.features.log_popularity[rows[rows < self.items]], self.features.content_dim)
-        return Ranker(kept, self.mean, self.deviation, self.weights, self.biases)
+        return replace(self, features=kept)
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return everything as arrays by name; :meth:`from_arrays` takes them back."""
@@ -192,6 +199,7 @@ class Ranker:
             "content_dim": np.array([self.features.content_dim], dtype=np.int64),
             "mean": self.mean,
             "deviation": self.deviation,
+            "untrained": np.array([self.untrained], dtype=np.float64),
             **layers,
         }
 
@@ -211,6 +219,7 @@ class Ranker:
                 arrays["deviation"].astype(np.float32),
                 tuple(arrays[f"weight_{at}"].astype(np.float32) for at in layers),
                 tuple(arrays[f"bias_{at}"].astype(np.float32) for at in layers),
+                float(arrays["untrained"].astype(np.float64).item()),
             )
         except (KeyError, ValueError) as cause:
             raise BundleRefused(f"ranker: {cause}", _HINT) from cause

@@ -225,4 +225,5 @@ def random_ranker(random: np.random.Generator, features: CandidateFeatures, hidd
 
     width = len(FEATURES)
     weights = (draw(hidden, width), draw(hidden, hidden), 0.1 * draw(1, hidden))
-    return Ranker(features, draw(width), np.exp(draw(width)), weights, (draw(hidden), draw(hidden), draw(1)))
+    biases = draw(hidden), draw(hidden), draw(1)
+    return Ranker(features, draw(width), np.exp(draw(width)), weights, biases, untrained=0.3)

@@ -15,6 +15,7 @@ Shapes: n users, C candidates of each, F features.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -196,4 +197,13 @@ class RankerFitter:
         scale = np.float32(network.log_scale.exp().item())
         weights[-1] /= scale
         biases[-1] /= scale
-        return Ranker(self._features, *self._moments, tuple(weights), tuple(biases))
+        ranker = Ranker(self._features, *self._moments, tuple(weights), tuple(biases), untrained=0.0)
+        return replace(ranker, untrained=self._mean_correction(ranker, scale))
+
+    def _mean_correction(self, ranker: Ranker, scale: np.float32) -> float:
+        """Return the mean correction of what users choose among their candidates, as the ranker sees it."""
+        corrections = self._searched.corrections_by(ranker)[0]
+        has_any = self._is_candidate.any(axis=1)
+        logits = np.where(self._is_candidate, scale * (self._base + corrections), -np.inf)[has_any]
+        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return float((share / share.sum(axis=1, keepdims=True) * corrections[has_any]).sum(axis=1).mean())

@@ -345,7 +345,7 @@ def with_ranker(items: int, content_dim: int = 0) -> Files:
     width = len(FEATURES)
     reader = CandidateFeatures(np.zeros(items, dtype=np.float32), content_dim)
     one, nothing = np.ones(width, dtype=np.float32), np.zeros((1, width), dtype=np.float32)
-    ranker = Ranker(reader, one, one, (nothing,), (np.zeros(1, dtype=np.float32),))
+    ranker = Ranker(reader, one, one, (nothing,), (np.zeros(1, dtype=np.float32),), untrained=0.0)
     return with_vectors(unit_vectors())() | {RANKER: safetensors.numpy.save(ranker.arrays())}
 
 

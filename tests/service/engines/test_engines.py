@@ -53,7 +53,7 @@ FUSION = Fusion(weight=3.0, candidates=CONFIG.beam_width)
 NEIGHBOURLY = Fusion(weight=3.0, candidates=CONFIG.beam_width, neighbours=0.5)
 RANKED = Fusion(weight=2.0, candidates=CONFIG.beam_width, neighbours=0.5)
 """Weights of the version that has a ranker."""
-RANKER_OF_IT = random_ranker(np.random.default_rng(9), CandidateFeatures(np.arange(50, dtype=np.float32) / 10, 0))
+RANKER_OF_IT = random_ranker(np.random.default_rng(9), CandidateFeatures(np.linspace(0, 5, 50, dtype=np.float32), 0))
 MEMORY = random_neighbours(np.random.default_rng(8), 60)
 NOTHING = np.empty(0, dtype=np.int64)
 

@@ -59,6 +59,22 @@ def test_a_feature_that_tells_is_read_though_its_worth_is_no_straight_line() -> 
     assert ranked > plain + 0.05
 
 
+def test_items_that_came_after_training_get_what_answers_get_on_average() -> None:
+    searched = results(1500, "log_popularity")
+    ranker = fitted(searched).ranker
+    assert ranker is not None
+    known = searched.corrected(ranker.corrections(searched.features))
+    order = np.argsort(-(known.log_prob[0] / FUSION.weight + known.dense[0]), axis=1)[:, :3]
+    of_answers = np.take_along_axis(ranker.corrections(searched.features[0]), order, axis=1).mean()
+    of_all = ranker.corrections(searched.features[0]).mean()
+    assert ranker.untrained > of_all + 0.02
+    assert ranker.untrained == pytest.approx(of_answers, abs=0.03)
+
+    new = searched.features[0].copy()
+    new[..., FEATURES.index("log_popularity")] = np.nan
+    assert (ranker.corrections(new) == np.float32(ranker.untrained)).all()
+
+
 def test_where_no_feature_tells_anything_there_is_no_ranker_though_it_would_flatter_its_teachers() -> None:
     searched = results(400, None)
     fit = fitted(searched)

@@ -41,7 +41,7 @@ GROUPS = {
     ),
     "bundle": (
         *("model_store/bundle/bundle.py", "model_store/bundle/manifest.py", "model_store/bundle/golden.py"),
-        *("model_store/bundle/storage.py", "model_store/bundle/onnx_session.py"),
+        *("model_store/bundle/storage.py", "model_store/bundle/onnx_session.py", "model_store/bundle/vector_file.py"),
     ),
     "rules": ("service/ranking/filters.py",),
     "batcher": ("service/scheduling",),

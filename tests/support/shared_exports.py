@@ -74,7 +74,9 @@ class SharedExports:
 
         key = hashlib.sha256(structure(module, example, rest).encode()).hexdigest()
         with FileLock(self._folder / f"{key}.tracing"):
-            return self._export(module, example, *rest, take=partial(TracedGraphs(self._folder / key).take, key))
+            return self._export(
+                module, example, *rest, take=partial(TracedGraphs(self._folder / f"{key}.named").take, key)
+            )
 
     def _traced(self, module: nn.Module, example: Example, *rest: Any) -> tuple[bytes, Arrays]:
         """Return a graph of the same structure with random weights, and those weights."""

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import structlog
 
@@ -65,6 +66,15 @@ async def test_a_good_version_passes_and_the_digest_is_its_manifests(tmp_path: P
     assert tried.digest == manifest.digest
     assert manifest.size < tried.memory_bytes < 1 << 30
     assert await FileCheck(ModelStore(tmp_path))(version) == (manifest.digest, manifest.size)
+
+
+async def test_memory_of_the_process_that_starts_a_trial_is_not_counted(tmp_path: Path) -> None:
+    """A service of many gigabytes would refuse each second model as too large for its memory."""
+    version = live_store(tmp_path)
+    alone = (await trial(tmp_path)(version)).memory_bytes
+    held = np.ones(800 << 20, dtype=np.uint8)
+    assert (await trial(tmp_path)(version)).memory_bytes < alone + (200 << 20)
+    assert held.any()
 
 
 async def test_a_version_that_never_finishes_is_given_up_and_its_process_ends(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Retrainer:
     ):
         monkeypatch.setattr(FakePipeline, name, start, raising=False)
     monkeypatch.setattr(retrain, "Pipeline", FakePipeline)
-    monkeypatch.setattr(retrain, "export_bundle", lambda _: None)
+    monkeypatch.setattr(retrain, "export_bundle", lambda *_: None)
     monkeypatch.setattr(retrain, "compare", compare)
     monkeypatch.setattr(retrain, "publish_run", publish_candidate)
     source = write_cycle(tmp_path / "cycle.txt")

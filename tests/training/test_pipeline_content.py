@@ -56,7 +56,7 @@ def finished(arguments: list[str]) -> Path:
         patch.setattr(SearchResults, "fit", fit)
         patch.setattr(ranker, "CERTAINTY", -np.inf)
         patch.setattr(ranker, "LEAST_USERS", 1)
-        patch.setattr(ranker, "SCALES", np.array([0.5]))  # too small for the scores, so that there is something to learn
+        patch.setattr(ranker, "SCALES", np.array([0.5]))  # too small, so there is something to learn
         assert run(app, "etegrec-train", ["run", *arguments]) == 0
     return Path(arguments[arguments.index("--out") + 1])
 

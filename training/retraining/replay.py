@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model_store.bundle.golden import compare
+from model_store.bundle.golden import Answer, compare
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import GraphRefused
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
-from training.export.goldens import catalogue_feed, open_search, rank_answers
+from training.export.goldens import GOLDEN_ITEMS, catalogue_feed, open_search, rank_answers
 from training.retraining.served_model import ServedModel
 
 ROUNDS = 5
@@ -53,14 +53,18 @@ class _Search:
         """Search a batch."""
         return SearchOutputs(*self._session.run(None, inputs._asdict() | self._fixed))
 
+    def answers(self, inputs: SearchInputs, k: int) -> Sequence[Answer]:
+        """Search a batch, and rank what is found as the service does."""
+        model = self._model
+        return rank_answers(self.run(inputs), inputs, model.catalogue, model.fusion, model.ranker, k)
+
 
 def replay_goldens(model: ServedModel) -> Replay:
     """Ask an exported search for its goldens, as whoever loads the bundle will."""
     goldens = model.goldens()
     search = _Search(model)
     inputs = search.inputs([model.catalogue.rows(golden.history) for golden in goldens])
-    found = search.run(inputs)
-    answers = rank_answers(found, inputs, model.catalogue, model.fusion, model.ranker, len(goldens[0].items))
+    answers = search.answers(inputs, len(goldens[0].items))
     try:
         compare(goldens, answers)
     except GraphRefused as difference:
@@ -98,5 +102,5 @@ def _known(catalogue: Catalogue, histories: Sequence[Sequence[str]]) -> list[npt
 
 def _time(search: _Search, inputs: SearchInputs) -> float:
     started = time.perf_counter()
-    search.run(inputs)
+    search.answers(inputs, GOLDEN_ITEMS)
     return time.perf_counter() - started

@@ -104,7 +104,13 @@ def structure(module: nn.Module, example: Example, rest: tuple[Any, ...]) -> str
         for name, part in module.named_modules()
     ]
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in module.state_dict().items()]
-    return repr((parts, shapes, [tuple(tensor.shape) for tensor in example], rest[:3]))
+    # Only weights are filled in: what a graph looks up in tables of whole numbers stays as it was traced.
+    tables = [
+        hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
+        for tensor in module.state_dict().values()
+        if not tensor.is_floating_point()
+    ]
+    return repr((parts, shapes, tables, [tuple(tensor.shape) for tensor in example], rest[:3]))
 
 
 def described(value: object, plain: tuple[type, ...]) -> bool:

@@ -150,13 +150,9 @@ def search_split(
         features: Computes what a ranker reads of all candidates, if that is wanted; this needs vectors.
     """
     recommender.eval()
-    shape = (2, len(split.targets), beam_width + candidates)
-    log_prob, dense = np.zeros((2, *shape), dtype=np.float32)
     listed = np.empty(0, np.int64) if listed is None else listed
-    items = np.full((len(listed), shape[2]), -1, np.int32)
-    is_target = np.empty(shape, np.bool_)
-    read = np.zeros((*shape, len(FEATURES)) if features is not None else (0, 0, 0, 0), dtype=np.float32)
-    found = SearchResults(is_target, log_prob, dense, beam_width, neighbours_weight, listed, items, read)
+    shape = (2, len(split.targets), beam_width + candidates)
+    found = _no_results(shape, beam_width, neighbours_weight, listed, reads_features=features is not None)
     if not len(split.targets):
         return found  # there may be no item either, of which no trie could be built
 
@@ -175,7 +171,8 @@ def search_split(
             outputs = search(inputs)
             places = slice(protocol, protocol + 1 if seen_excluded else 2), rows
             if features is not None and vectors is not None:
-                read[places] = features.of(inputs, outputs, trie, vectors)
+                found.features[places] = features.of(inputs, outputs, trie, vectors)
+
             outputs = corrected(ranker, inputs, outputs, trie, vectors)
             found.is_target[places] = outputs.leaves == trie.item_leaf[targets][:, None]
             found.log_prob[places] = outputs.log_prob
@@ -184,8 +181,19 @@ def search_split(
         # The last outputs are those of the second protocol, or of the first if there is no other.
         is_listed = np.isin(rows, listed)
         leaves = outputs.leaves[is_listed]
-        items[np.searchsorted(listed, rows[is_listed])] = np.where(leaves >= 0, trie.leaf_item[leaves], -1)
+        found.items[np.searchsorted(listed, rows[is_listed])] = np.where(leaves >= 0, trie.leaf_item[leaves], -1)
     return found
+
+
+def _no_results(
+    shape: tuple[int, int, int], beam_width: int, neighbours_weight: float, listed: Int64Array, reads_features: bool
+) -> SearchResults:
+    """Return results ``[2, n, C]`` that are to be filled in."""
+    log_prob, dense = np.zeros((2, *shape), dtype=np.float32)
+    items = np.full((len(listed), shape[2]), -1, np.int32)
+    features = np.zeros((*shape, len(FEATURES)) if reads_features else (0, 0, 0, 0), dtype=np.float32)
+    is_target = np.empty(shape, np.bool_)
+    return SearchResults(is_target, log_prob, dense, beam_width, neighbours_weight, listed, items, features)
 
 
 def users_by_length(split: Split) -> Iterator[Int64Array]:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion, scores_all_items
+from model_store.search.item_words import ItemWords
 from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import CandidateFeatures, Ranker
 from training.blending.ranker import RankerFit, RankerFitter
 from training.config import TrainingConfig
+from training.content.item_words import fit_item_words
 from training.data.dataset import Dataset, Split
 from training.diagnostics.beam_survival import sampled_codes_kept
 from training.diagnostics.tokenizer_health import tokenizer_health
@@ -110,7 +112,9 @@ class RunEvaluator:
         codes = learner.assignment.codes
         self._dense = DenseHead(learner.recommender, codes, learner.vectors, models.neighbours)
         popularity = np.log1p(data.popularity()).astype(np.float32)
-        self._features = CandidateFeatures(popularity, learner.model.recommender.content_dim)
+        content_dim = learner.model.recommender.content_dim
+        words = fit_item_words(data) if content_dim else ItemWords.nothing(data.n_items)
+        self._features = CandidateFeatures(popularity, content_dim, words)
 
     def evaluate(self) -> tuple[dict[str, Any], UserRanks, Ranker | None]:
         """Return the fields of an :class:`Evaluation` but the seconds, the ranks of all test users, and the ranker."""

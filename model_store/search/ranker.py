@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from model_store.errors import BundleRefused
 from model_store.search.interface import SearchInputs, SearchOutputs
+from model_store.search.item_words import ItemWords
 from model_store.semantic_ids.trie import Trie
 
 Float32Array = npt.NDArray[np.float32]
@@ -38,6 +39,9 @@ FEATURES = (
     "content_mean",  # content similarity with the newest items, weighted by age
     "content_newest",  # with the newest item
     "content_largest",  # the largest among the newest items
+    "words_mean",  # the same three of the items' words (model_store.search.item_words)
+    "words_newest",
+    "words_largest",
     "learned_newest",  # the same of learned vectors
     "learned_largest",
     "log_popularity",  # ln(1 + interactions in training), NaN of untrained items
@@ -70,10 +74,19 @@ class CandidateFeatures:
     Attributes:
         log_popularity: ``[trained]`` float32, of the first rows of the catalogue; later rows are untrained.
         content_dim: c, 0 if items are known by their interactions alone.
+        words: What the same items say.
+
+    Raises:
+        ValueError: Words and popularity are not of the same items.
     """
 
     log_popularity: Float32Array
     content_dim: int
+    words: ItemWords
+
+    def __post_init__(self) -> None:
+        if self.log_popularity.shape != (self.words.items,):
+            raise ValueError(f"log_popularity must hold a number for each of the {self.words.items} items with words")
 
     def of(self, inputs: SearchInputs, outputs: SearchOutputs, trie: Trie, vectors: Float32Array) -> Float32Array:
         """Return the features of all candidates, ``[B, C, F]``; of an empty place they mean nothing.
@@ -96,15 +109,20 @@ class CandidateFeatures:
         said = slice(learned_dim, max(learned_dim, vectors.shape[1] - 1))
         content = _similarities(candidate[..., said], history[..., said])
 
+        words = self.words.similarities(rows, newest)
+
         weight = AGE_DECAY ** np.arange(place.shape[1], dtype=np.float32) * is_item
-        mean = np.einsum("bca,ba->bc", content, weight / weight.sum(axis=1, keepdims=True))
+        weight /= weight.sum(axis=1, keepdims=True)
         features = {
             "log_prob": np.maximum(outputs.log_prob, LEAST_LOG_PROB),
             "dense": outputs.dense,
             "neighbours": _neighbour_scores(inputs, rows, trie),
-            "content_mean": mean,
+            "content_mean": np.einsum("bca,ba->bc", content, weight),
             "content_newest": content[..., 0],
             "content_largest": _largest(content, is_item),
+            "words_mean": np.einsum("bca,ba->bc", words, weight),
+            "words_newest": words[..., 0],
+            "words_largest": _largest(words, is_item),
             "learned_newest": learned[..., 0],
             "learned_largest": _largest(learned, is_item),
             "log_popularity": self._popularity(rows),
@@ -153,8 +171,8 @@ class Ranker:
         everything = (popularity, self.mean, self.deviation, *self.weights, *self.biases, np.array(self.untrained))
         if not all(np.isfinite(array).all() for array in everything):
             raise ValueError("all numbers must be finite")
-        if popularity.ndim != 1 or self.features.content_dim < 0:
-            raise ValueError("log_popularity must hold a number for each trained item, and content_dim be at least 0")
+        if self.features.content_dim < 0:
+            raise ValueError("content_dim must be at least 0")
         if {self.mean.shape, self.deviation.shape} != {(len(FEATURES),)} or (self.deviation <= 0).any():
             raise ValueError(f"mean and deviation must hold {len(FEATURES)} numbers, and deviations be above 0")
 
@@ -187,7 +205,9 @@ class Ranker:
 
     def for_rows(self, rows: Int64Array) -> Ranker:
         """Return the ranker of some catalogue rows ``[n]``, ascending, numbered anew from 0."""
-        kept = CandidateFeatures(self.features.log_popularity[rows[rows < self.items]], self.features.content_dim)
+        trained = rows[rows < self.items]
+        known = self.features
+        kept = replace(known, log_popularity=known.log_popularity[trained], words=known.words.for_rows(trained))
         return replace(self, features=kept)
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -197,6 +217,8 @@ class Ranker:
         return {
             "log_popularity": self.features.log_popularity,
             "content_dim": np.array([self.features.content_dim], dtype=np.int64),
+            "word": self.features.words.word,
+            "word_weight": self.features.words.weight,
             "mean": self.mean,
             "deviation": self.deviation,
             "untrained": np.array([self.untrained], dtype=np.float64),
@@ -213,8 +235,11 @@ class Ranker:
         layers = range(sum(name.startswith("weight_") for name in arrays))
         try:
             popularity = arrays["log_popularity"].astype(np.float32)
+            words = ItemWords(
+                arrays["word"].astype(np.uint16, copy=False), arrays["word_weight"].astype(np.float16, copy=False)
+            )
             return cls(
-                CandidateFeatures(popularity, int(arrays["content_dim"].astype(np.int64).item())),
+                CandidateFeatures(popularity, int(arrays["content_dim"].astype(np.int64).item()), words),
                 arrays["mean"].astype(np.float32),
                 arrays["deviation"].astype(np.float32),
                 tuple(arrays[f"weight_{at}"].astype(np.float32) for at in layers),

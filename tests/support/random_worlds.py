@@ -12,6 +12,7 @@ from model_store.config import ModelConfig, RecommenderConfig, TokenizerConfig
 from model_store.network.recommender import Recommender
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, catalogue_inputs, pool_vectors, search_inputs
+from model_store.search.item_words import MOST_WORDS, ItemWords
 from model_store.search.neighbours import Additions, Neighbours, no_additions
 from model_store.search.ranker import FEATURES, CandidateFeatures, Ranker
 from model_store.search.steering import steering_batch
@@ -215,6 +216,17 @@ def random_additions(rng: np.random.Generator, trie: Trie, batch: int) -> Additi
         leaves[:count] = rng.choice(trie.items, count, replace=False)
         values[:count] = rng.uniform(0, 2, count)
     return added
+
+
+def random_item_words(random: np.random.Generator, items: int, words: int = 12) -> ItemWords:
+    """Words of items that have few of them in common; some items have fewer than others, or none."""
+    found = ItemWords.nothing(items)
+    for row in range(items):
+        chosen = random.permutation(words)[: random.integers(0, MOST_WORDS + 1)]
+        weight = random.uniform(0.1, 1, len(chosen))
+        found.word[row, : len(chosen)] = chosen
+        found.weight[row, : len(chosen)] = weight / np.linalg.norm(weight) if len(chosen) else 0
+    return found
 
 
 def random_ranker(random: np.random.Generator, features: CandidateFeatures, hidden: int = 7) -> Ranker:

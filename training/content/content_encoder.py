@@ -31,7 +31,7 @@ from model_store.new_items.features import Features
 from training.content.own_vectors import predict_vectors, reduce_vectors
 from training.content.principal_directions import SINGULAR_POWER, principal_directions
 from training.content.ridge import Entries
-from training.content.shared_features import entries_of, feature_rarity, shared_features
+from training.content.shared_features import entries_of, feature_rarity, rare_entries, shared_features
 
 _ENTRIES_AT_ONCE = 1 << 18
 
@@ -126,10 +126,8 @@ def _principal_effects(entries: Entries, shape: tuple[int, int], width: int, see
     if not shape[1]:
         return torch.empty(0, width)
     rarity = feature_rarity(entries.column, shape)
-    value = entries.value * rarity[entries.column]
-    length = torch.zeros(shape[0]).index_add_(0, entries.row, value.square()).sqrt()
     indices = torch.stack([entries.row, entries.column])
-    values = value / length[entries.row]
+    values = rare_entries(entries, rarity, shape[0]).value
     matrix = torch.sparse_coo_tensor(indices, values, shape, check_invariants=True).coalesce()
 
     _, singular, right = principal_directions(matrix, width, seed)

@@ -56,3 +56,10 @@ def feature_rarity(column: Tensor, shape: tuple[int, int]) -> Tensor:
     """
     count = torch.bincount(column, minlength=shape[1])
     return torch.log((1 + shape[0]) / (1 + count)) + 1
+
+
+def rare_entries(entries: Entries, rarity: Tensor, items: int) -> Entries:
+    """Return the entries times the rarity ``[M]`` of their features, every item's scaled to unit length (TF-IDF)."""
+    value = entries.value * rarity[entries.column]
+    length = torch.zeros(items).index_add_(0, entries.row, value.square()).sqrt()
+    return entries._replace(value=value / length[entries.row])

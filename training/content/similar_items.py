@@ -8,7 +8,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.new_items.similar_items import SimilarItems
-from training.content.shared_features import entries_of, feature_rarity, item_features, shared_features
+from training.content.shared_features import (
+    entries_of,
+    feature_rarity,
+    item_features,
+    rare_entries,
+    shared_features,
+)
 from training.data.dataset import Dataset
 
 _LARGEST = 127  # of an int8
@@ -27,9 +33,7 @@ def fit_similar_items(data: Dataset, embeddings: Tensor, content_dim: int) -> Si
     entries = entries_of(features, known)
     rarity = feature_rarity(entries.column, (len(features), len(known)))
 
-    value = entries.value * rarity[entries.column]
-    length = torch.zeros(len(features)).index_add_(0, entries.row, value.square()).sqrt()
-    weight = (value / length[entries.row]).clamp(min=torch.finfo(torch.float16).tiny).half()
+    weight = rare_entries(entries, rarity, len(features)).value.clamp(min=torch.finfo(torch.float16).tiny).half()
 
     by_feature = torch.sort(entries.column, stable=True).indices  # entries are ordered by row, and stay so within one
     count = torch.bincount(entries.column, minlength=len(known))

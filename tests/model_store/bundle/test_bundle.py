@@ -31,6 +31,7 @@ from model_store.catalogue.code_names import CodeNames
 from model_store.errors import BundleRefused, VersionNotFound
 from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
+from model_store.search.item_words import ItemWords
 from model_store.search.ranker import FEATURES, CandidateFeatures, Ranker
 from tests.support.bundles import (
     NOON,
@@ -343,7 +344,7 @@ def test_a_memory_of_neighbours_is_read_and_checked() -> None:
 def with_ranker(items: int, content_dim: int = 0) -> Files:
     """A ranker that corrects nothing, of the first items of the catalogue."""
     width = len(FEATURES)
-    reader = CandidateFeatures(np.zeros(items, dtype=np.float32), content_dim)
+    reader = CandidateFeatures(np.zeros(items, dtype=np.float32), content_dim, ItemWords.nothing(items))
     one, nothing = np.ones(width, dtype=np.float32), np.zeros((1, width), dtype=np.float32)
     ranker = Ranker(reader, one, one, (nothing,), (np.zeros(1, dtype=np.float32),), untrained=0.0)
     return with_vectors(unit_vectors())() | {RANKER: safetensors.numpy.save(ranker.arrays())}

@@ -12,6 +12,7 @@ import pytest
 from model_store.errors import BundleRefused
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
+from model_store.search.item_words import ItemWords
 from model_store.search.neighbours import no_additions
 from model_store.search.ranker import (
     AGE_DECAY,
@@ -24,7 +25,7 @@ from model_store.search.ranker import (
     corrected,
 )
 from model_store.semantic_ids.trie import Trie
-from tests.support.random_worlds import random_ranker
+from tests.support.random_worlds import random_item_words, random_ranker
 
 ITEMS, TRAINED, LEARNED, CONTENT, LEVELS, CODES = 40, 35, 6, 5, 3, 8
 HISTORIES = [[3], [7, 7, 38], list(range(14)), [20, 21, 22, 23]]
@@ -40,7 +41,8 @@ def random_trie(seed: int = 0) -> Trie:
 TRIE = random_trie()
 VECTORS = np.random.default_rng(1).normal(size=(ITEMS, LEARNED + CONTENT)).astype(np.float32)
 POPULARITY = np.log1p(np.random.default_rng(2).integers(0, 50, TRAINED)).astype(np.float32)
-READER = CandidateFeatures(POPULARITY, CONTENT)
+WORDS = random_item_words(np.random.default_rng(5), TRAINED)
+READER = CandidateFeatures(POPULARITY, CONTENT, WORDS)
 
 
 def searched(histories: list[list[int]] = HISTORIES, seed: int = 3) -> tuple[SearchInputs, SearchOutputs]:
@@ -75,6 +77,7 @@ def written_out(inputs: SearchInputs, outputs: SearchOutputs, request: int, plac
     item = int(TRIE.leaf_item[outputs.leaves[request, place]])
     learned = [float(VECTORS[item, :LEARNED] @ VECTORS[had, :LEARNED]) for had in newest]
     content = [float(VECTORS[item, LEARNED:-1] @ VECTORS[had, LEARNED:-1]) for had in newest]
+    words = WORDS.similarities(np.array([[item]]), np.array([newest]))[0, 0].tolist()
     weights = [AGE_DECAY**age for age in range(len(newest))]
     near = dict(zip(inputs.neighbours[request].tolist(), inputs.neighbour_scores[request].tolist(), strict=True))
     return {
@@ -84,6 +87,9 @@ def written_out(inputs: SearchInputs, outputs: SearchOutputs, request: int, plac
         "content_mean": sum(w * c for w, c in zip(weights, content, strict=True)) / sum(weights),
         "content_newest": content[0],
         "content_largest": max(content),
+        "words_mean": sum(w * c for w, c in zip(weights, words, strict=True)) / sum(weights),
+        "words_newest": words[0],
+        "words_largest": max(words),
         "learned_newest": learned[0],
         "learned_largest": max(learned),
         "log_popularity": float(POPULARITY[item]) if item < TRAINED else math.nan,
@@ -109,13 +115,14 @@ def test_features_are_what_their_definition_says() -> None:
     assert (found[..., FEATURES.index("log_prob")] == LEAST_LOG_PROB).any()
 
 
-def test_without_content_and_neighbours_their_features_are_0() -> None:
+def test_without_content_words_and_neighbours_their_features_are_0() -> None:
     inputs, outputs = searched()
     nothing = no_additions(len(HISTORIES))
     inputs = inputs._replace(neighbours=nothing.leaves, neighbour_scores=nothing.values)
-    found = CandidateFeatures(POPULARITY, 0).of(inputs, outputs, TRIE, VECTORS)
-    for name in ("neighbours", "content_mean", "content_newest", "content_largest"):
-        assert not found[..., FEATURES.index(name)].any()
+    found = CandidateFeatures(POPULARITY, 0, ItemWords.nothing(TRAINED)).of(inputs, outputs, TRIE, VECTORS)
+    for name in FEATURES:
+        if name.startswith(("neighbours", "content", "words")):
+            assert not found[..., FEATURES.index(name)].any()
     with_all = READER.of(inputs, outputs, TRIE, VECTORS)[..., FEATURES.index("learned_largest")]
     assert (found[..., FEATURES.index("learned_largest")] != with_all).any()  # then all of the vector is learned
 
@@ -182,7 +189,9 @@ def test_arrays_come_back_and_some_rows_are_numbered_anew() -> None:
     np.testing.assert_array_equal(again.corrections(features), ranker.corrections(features))
 
     rows = np.array([0, 4, 34, 35, 39])
-    np.testing.assert_array_equal(ranker.for_rows(rows).features.log_popularity, POPULARITY[[0, 4, 34]])
+    some = ranker.for_rows(rows).features
+    np.testing.assert_array_equal(some.log_popularity, POPULARITY[[0, 4, 34]])
+    np.testing.assert_array_equal(some.words.word, WORDS.word[[0, 4, 34]])
 
 
 def spoilt(name: str, value: Any) -> dict[str, Any]:
@@ -193,10 +202,12 @@ def spoilt(name: str, value: Any) -> dict[str, Any]:
     ("arrays", "problem"),
     [
         ({}, "log_popularity"),
-        (spoilt("log_popularity", np.zeros((2, 2), np.float32)), "a number for each trained item"),
-        (spoilt("log_popularity", np.array([np.nan], np.float32)), "must be finite"),
-        (spoilt("content_dim", [-1]), "content_dim be at least 0"),
+        (spoilt("log_popularity", np.zeros((2, 2), np.float32)), "a number for each of the 35 items"),
+        (spoilt("log_popularity", np.full(TRAINED, np.nan, np.float32)), "must be finite"),
+        (spoilt("content_dim", [-1]), "content_dim must be at least 0"),
         (spoilt("content_dim", [1, 2]), "size 1"),
+        (spoilt("word", WORDS.word[:, :3]), "must hold 8 numbers for every item"),
+        (spoilt("word_weight", -WORDS.weight), "word_weight must be at least 0"),
         (spoilt("mean", np.zeros(3, np.float32)), f"must hold {len(FEATURES)} numbers"),
         (spoilt("deviation", np.zeros(len(FEATURES), np.float32)), "deviations be above 0"),
         (spoilt("untrained", [np.inf]), "must be finite"),

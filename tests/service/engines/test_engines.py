@@ -35,6 +35,7 @@ from service.settings import Settings
 from tests.support.bundles import bundle_files, small_catalogue
 from tests.support.random_worlds import (
     random_neighbours,
+    random_item_words,
     random_ranker,
     random_recommender,
     random_vectors,
@@ -53,7 +54,8 @@ FUSION = Fusion(weight=3.0, candidates=CONFIG.beam_width)
 NEIGHBOURLY = Fusion(weight=3.0, candidates=CONFIG.beam_width, neighbours=0.5)
 RANKED = Fusion(weight=2.0, candidates=CONFIG.beam_width, neighbours=0.5)
 """Weights of the version that has a ranker."""
-RANKER_OF_IT = random_ranker(np.random.default_rng(9), CandidateFeatures(np.linspace(0, 5, 50, dtype=np.float32), 0))
+READER = CandidateFeatures(np.linspace(0, 5, 50, dtype=np.float32), 0, random_item_words(np.random.default_rng(6), 50))
+RANKER_OF_IT = random_ranker(np.random.default_rng(9), READER)
 MEMORY = random_neighbours(np.random.default_rng(8), 60)
 NOTHING = np.empty(0, dtype=np.int64)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from model_store.search.fusion import Fusion
+from model_store.search.item_words import ItemWords
 from model_store.search.ranker import FEATURES, CandidateFeatures
 from training.blending.ranker import LEAST_USERS, RankerFit, RankerFitter
 from training.evaluation.full_ranking import SearchResults
@@ -14,7 +15,7 @@ from training.evaluation.metrics import ndcg
 WIDTH, DENSE = 8, 12
 PLACES = WIDTH + DENSE
 FUSION = Fusion(weight=16.0, candidates=DENSE)
-READER = CandidateFeatures(np.zeros(100, dtype=np.float32), content_dim=0)
+READER = CandidateFeatures(np.zeros(100, dtype=np.float32), 0, ItemWords.nothing(100))
 
 
 def results(users: int, told_by: str | None, seed: int = 0, found: float = 0.8) -> SearchResults:
@@ -108,7 +109,7 @@ def test_a_ranker_that_must_do_without_the_search_reads_nothing_of_it() -> None:
 
 
 def test_the_same_seed_gives_the_same_ranker() -> None:
-    searched = results(300, "log_length")
+    searched = results(600, "log_length")
     one, other = fitted(searched), fitted(searched)
     assert one.ranker is not None
     assert other.ranker is not None

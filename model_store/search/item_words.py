@@ -1,0 +1,93 @@
+"""Item words: the few rare words by which a trained item is told from others, so that two items can be compared by them.
+
+Content vectors are principal directions of what items say, and a truncated decomposition loses the rare words, such as
+brands and lines of products. Here items keep their :data:`MOST_WORDS` weightiest features as they are (words,
+categories, values of attributes: :mod:`model_store.new_items.features`), weighted by their rarity (TF-IDF).
+
+    similarity(i, j) = sum over their common words of weight * weight, at most 1
+
+Shapes: N trained items, W = MOST_WORDS, B requests, C candidates of a request, A history items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+MOST_WORDS = 8
+"""W, words that are kept of an item. More of them tell no more (docs/LOG.md)."""
+
+NO_WORD = (1 << 16) - 1
+"""Number in the place of a word that an item lacks."""
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ItemWords:
+    """The words of all trained items, the first rows of the catalogue.
+
+    Attributes:
+        word: ``[N, W]`` uint16, numbers of words, each once in an item; :data:`NO_WORD` where it has fewer.
+        weight: ``[N, W]`` float16, 0 where there is no word; those of an item have unit length, or are all 0.
+
+    Raises:
+        ValueError: The arrays do not describe such words.
+    """
+
+    word: npt.NDArray[np.uint16]
+    weight: npt.NDArray[np.float16]
+
+    def __post_init__(self) -> None:
+        if self.word.ndim != 2 or self.word.shape[1] != MOST_WORDS or self.weight.shape != self.word.shape:
+            raise ValueError(f"word and word_weight must hold {MOST_WORDS} numbers for every item")
+        if not (np.isfinite(self.weight) & (self.weight >= 0)).all() or self.weight[self.word == NO_WORD].any():
+            raise ValueError("word_weight must be at least 0, and 0 where there is no word")
+
+    @classmethod
+    def nothing(cls, items: int) -> Self:
+        """Return the words of items that say nothing."""
+        shape = (items, MOST_WORDS)
+        return cls(np.full(shape, NO_WORD, dtype=np.uint16), np.zeros(shape, dtype=np.float16))
+
+    @property
+    def items(self) -> int:
+        """N."""
+        return len(self.word)
+
+    def for_rows(self, rows: Int64Array) -> ItemWords:
+        """Return the words of some of the items ``[n]``, numbered anew from 0."""
+        return ItemWords(self.word[rows], self.weight[rows])
+
+    def similarities(self, candidates: Int64Array, history: Int64Array) -> Float32Array:
+        """Return how similar candidates are to history items, ``[B, C, A]``; items that came after training are not.
+
+        Args:
+            candidates: Catalogue rows, ``[B, C]``.
+            history: Catalogue rows, ``[B, A]``.
+        """
+        wanted, weight = self._of(candidates)
+        known, known_weight = self._of(history)
+
+        # For every request and word of its history, one row of the words' weights in the history items: [words, A].
+        words, row = np.unique(known, return_inverse=True)
+        weight_by_item = np.zeros((len(words), history.shape[1]), dtype=np.float32)
+        item = np.broadcast_to(np.arange(history.shape[1])[:, None], known.shape)
+        weight_by_item[row.ravel(), item.ravel()] = known_weight.ravel()
+
+        place = np.minimum(np.searchsorted(words, wanted), len(words) - 1)
+        weight *= words[place] == wanted
+        found: Float32Array = np.matmul(weight[:, :, None], weight_by_item[place])[:, :, 0]
+        return found
+
+    def _of(self, rows: Int64Array) -> tuple[Int64Array, Float32Array]:
+        """Return keys of request and word, and the weights, of items ``[B, n]``: ``[B, n, W]`` each."""
+        is_trained = (rows < self.items)[:, :, None]
+        row = np.minimum(rows, self.items - 1)
+        word = np.where(is_trained, self.word[row].astype(np.int64), NO_WORD)
+        request = np.arange(len(rows), dtype=np.int64)[:, None, None] * (NO_WORD + 1)
+        return word + request, np.where(is_trained, self.weight[row].astype(np.float32), np.float32(0))

@@ -25,7 +25,7 @@ from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
 from training.data.remote import redacted
 from training.data.storage import is_prepared, load_dataset, save_dataset
-from training.evaluation.full_ranking import search_split
+from training.evaluation.full_ranking import SearchedModel, search_split
 from training.loop.progress import Progress
 from training.pipeline import CODES, EVALUATION, UNSEEN, Pipeline
 from training.run_folder import RunFolder
@@ -237,17 +237,17 @@ def _evaluate_unseen(pipeline: Pipeline, unseen: Split) -> Metrics:
     fusion = Fusion(**pipeline.evaluate().fusion)  # fitted on validation users, which training has seen
 
     with pipeline.progress.track("Evaluating unseen users", 1) as bar:
-        found = search_split(
+        model = SearchedModel(
             learner.recommender,
             learner.assignment.codes,
-            unseen,
             pipeline.config.model.beam_width,
             learner.vectors,
             fusion.candidates,
-            neighbours=pipeline.neighbours,
-            neighbours_weight=fusion.neighbours,
-            ranker=pipeline.ranker,
+            pipeline.neighbours,
+            fusion.neighbours,
+            pipeline.ranker,
         )
+        found = search_split(model, unseen)
         bar.advance(1)
 
     return {"generative": found.ranks().summary(), "fused": found.ranks(fusion).summary()}

@@ -22,6 +22,7 @@ from model_store.bundle.registry import ModelStore
 from model_store.catalogue.code_names import CodeNames
 from model_store.console import run
 from tests.support.tiny import CONTENT, ITEMS, set_options, write_cycle
+from training.artefacts import RANKS
 from training.cli import app
 from training.code_names.naming import name_prefixes
 from training.diagnostics.beam_survival import codes_kept, sampled_codes_kept
@@ -40,7 +41,7 @@ from training.report.page import render_page
 from training.report.style import Chart, draw_png, drawable, model_name
 from training.report.tree import NAME_LENGTH, top_branches
 from training.run_folder import RunFolder
-from training.user_ranks import RANKS, UserRanks
+from training.user_ranks import UserRanks
 
 NASTY = '<script>alert("$x^{2$")</script> 映画 & co'
 

@@ -12,10 +12,11 @@ from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey
 from model_store.console import print_json
 from model_store.namespace import configured_namespace, place_of
+from model_store.option_groups import with_option_groups
 from model_store.replication.redis_address import TlsFiles
 from model_store.replication.redis_keys import prefix_of
 from model_store.tracing.interface import Tracing, opened_tracing
-from training.commands.data_options import DataOptions, with_data_options
+from training.commands.data_options import DataOptions
 from training.commands.options import (
     PROGRAM,
     CreateOption,
@@ -38,7 +39,7 @@ from training.retraining.retrain import Retrainer
 from training.retraining.schedule import run_schedule
 
 
-@with_data_options()
+@with_option_groups()
 def retrain(
     source: DataOptions,
     work: WorkOption = Path("runs/retrain"),
@@ -72,7 +73,7 @@ def retrain(
             typer.echo(line)
 
 
-@with_data_options()
+@with_option_groups()
 def schedule(
     source: DataOptions,
     cron: Annotated[str, typer.Option(help="Times of retraining: five cron fields, in UTC.")] = "0 3 * * *",

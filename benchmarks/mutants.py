@@ -56,7 +56,7 @@ _REGISTRY = tuple(f"tests/model_store/bundle/test_registry{aspect}.py" for aspec
 
 _SIGNATURE = ("tests/model_store/bundle/test_signature.py",)
 
-_MANAGER = ("tests/service/models/test_manager.py",)
+_MANAGER = ("tests/service/models/test_manager.py", "tests/service/models/test_manager_snapshots.py")
 
 _TRIAL = ("tests/service/models/test_trial.py",)
 

@@ -56,7 +56,7 @@ _REGISTRY = tuple(f"tests/model_store/bundle/test_registry{aspect}.py" for aspec
 
 _SIGNATURE = ("tests/model_store/bundle/test_signature.py",)
 
-_MANAGER = ("tests/service/models/test_manager.py",)
+_MANAGER = ("tests/service/models/test_manager.py", "tests/service/models/test_manager_snapshots.py")
 
 _TRIAL = ("tests/service/models/test_trial.py",)
 
@@ -92,8 +92,9 @@ class Module:
         source = (ROOT / path).read_text()
         found = make_map.own_tests(ROOT / path)
         if not found:
-            found = make_map.files_by_import(("tests",), "test_*.py").get(make_map.dotted(ROOT / path), [])
-        names = (str(test.relative_to(ROOT)) for test in found[: make_map.MOST_TESTS])
+            importers = make_map.files_by_import(("tests",), "test_*.py").get(make_map.dotted(ROOT / path), [])
+            found = importers[: make_map.MOST_TESTS]
+        names = (str(test.relative_to(ROOT)) for test in found)
         tests = tuple(dict.fromkeys(name for name in (*names, *ALSO.get(path, ())) if name not in SLOW))
         return cls(path, source, tests, mutations_of(source))
 

@@ -1,6 +1,7 @@
 """Draw the two pictures of the README: ``docs/architecture.svg`` and ``docs/results.svg``.
 
-Run it with ``make docs``. The figures are those of benchmarks/RESULTS.md; the same figures give the same bytes.
+Run it with ``make docs``. The figures are those of docs/RESEARCH.md and benchmarks/RESULTS.md; the same figures give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ BEAUTY_NDCG = {  # NDCG@10 of test users, Amazon-2014 Beauty, --preset cpu (docs
     "best published": 0.0614,
     "ours, as served": 0.0706,
 }
-SEARCH_REQ_S = {  # requests a second, batches of 32, make bench-search (benchmarks/RESULTS.md)
+SEARCH_REQ_S = {  # requests a second, batches of 32, make bench-search, the last of six runs
     "Hugging Face generate": 30.1,
     "ours, fp32": 400.1,
     "ours, 8 bits": 685.4,

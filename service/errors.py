@@ -39,38 +39,16 @@ not exist are named, if their names are ordinary ones.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil
 
 from model_store.errors import EtegrecError
-
-_ORDINARY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+from service.field_errors import FieldError
 
 _CLOSE = {"Connection": "close"}  # the rest of the body is not read, so the connection cannot be used again
-
-
-def is_ordinary_name(name: str) -> bool:
-    """Tell whether a name that a client chose looks like one of a field: only then may an error repeat it."""
-    return _ORDINARY_NAME.fullmatch(name) is not None
-
-
-@dataclass(frozen=True)
-class FieldError:
-    """A wrong field and the reason.
-
-    Attributes:
-        field: Path like ``filter.allow.3``, empty for the whole body.
-        message: The reason.
-        expected: What the field takes, in words; empty if the message says it all.
-        limit: The bound that was broken, if one was.
-    """
-
-    field: str
-    message: str
-    expected: str = ""
-    limit: float | None = None
+_SOON = {"Retry-After": "1"}
+_LATER = {"Retry-After": "5"}
+_CHALLENGE = {"WWW-Authenticate": 'ApiKey realm="etegrec"'}
 
 
 class RequestError(EtegrecError):
@@ -79,16 +57,18 @@ class RequestError(EtegrecError):
     Attributes:
         status: HTTP status of the answer.
         slug: Last part of the problem's type, and label of metrics.
-        headers: Headers of the answer.
+        usual_headers: Headers of every answer with an error of this class.
+        headers: Headers of this answer: the usual ones, and those of its own.
         fields: The wrong fields, if fields are the reason.
     """
 
     status = 400
     slug = "bad-request"
+    usual_headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.headers = dict(headers or {})
+        self.headers = {**self.usual_headers, **(headers or {})}
         self.fields: Sequence[FieldError] = ()
 
 
@@ -96,9 +76,7 @@ class BadHttp(RequestError):
     """The bytes are no HTTP/1.1 request that this service takes."""
 
     slug = "bad-http"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers=_CLOSE)
+    usual_headers = _CLOSE
 
 
 class BadJson(RequestError):
@@ -112,12 +90,10 @@ class KeyMissing(RequestError):
 
     status = 401
     slug = "key-missing"
+    usual_headers = _CHALLENGE
 
     def __init__(self, reason: str = "") -> None:
-        super().__init__(
-            reason or "send a valid API key in the header X-API-Key",
-            headers={"WWW-Authenticate": 'ApiKey realm="etegrec"'},
-        )
+        super().__init__(reason or "send a valid API key in the header X-API-Key")
 
 
 class KeyForbidden(RequestError):
@@ -156,11 +132,11 @@ class PlacementsNotRead(RequestError):
 
     status = 503
     slug = "placements-not-read"
+    usual_headers = _SOON
 
     def __init__(self) -> None:
         super().__init__(
-            "the store could not be asked for placements since the start; requests without a placement are answered",
-            headers={"Retry-After": "1"},
+            "the store could not be asked for placements since the start; requests without a placement are answered"
         )
 
 
@@ -186,11 +162,11 @@ class ExperimentsNotRead(RequestError):
 
     status = 503
     slug = "experiments-not-read"
+    usual_headers = _SOON
 
     def __init__(self) -> None:
         super().__init__(
-            "the store could not be asked for experiments since the start; requests are answered without them",
-            headers={"Retry-After": "1"},
+            "the store could not be asked for experiments since the start; requests are answered without them"
         )
 
 
@@ -226,9 +202,10 @@ class BodyTooSlow(RequestError):
 
     status = 408
     slug = "body-too-slow"
+    usual_headers = _CLOSE
 
     def __init__(self, timeout_s: float, setting: str) -> None:
-        super().__init__(f"the body must arrive within {timeout_s:g} s ({setting})", headers=_CLOSE)
+        super().__init__(f"the body must arrive within {timeout_s:g} s ({setting})")
 
 
 class CatalogueIsFull(RequestError):
@@ -248,9 +225,10 @@ class BodyTooLarge(RequestError):
 
     status = 413
     slug = "body-too-large"
+    usual_headers = _CLOSE
 
     def __init__(self, max_bytes: int, setting: str) -> None:
-        super().__init__(f"the body must be at most {max_bytes} bytes long ({setting})", headers=_CLOSE)
+        super().__init__(f"the body must be at most {max_bytes} bytes long ({setting})")
 
 
 class WrongContentType(RequestError):
@@ -258,9 +236,7 @@ class WrongContentType(RequestError):
 
     status = 415
     slug = "wrong-content-type"
-
-    def __init__(self, message: str, *, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message, headers={**(headers or {}), **_CLOSE})
+    usual_headers = _CLOSE
 
 
 class InvalidFields(RequestError):
@@ -336,12 +312,10 @@ class TooManyUploads(RequestError):
 
     status = 429
     slug = "too-many-uploads"
+    usual_headers = _LATER | _CLOSE
 
     def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"{limit} bulk uploads are read already (max_bulk_uploads); try again later",
-            headers={"Retry-After": "5", **_CLOSE},
-        )
+        super().__init__(f"{limit} bulk uploads are read already (max_bulk_uploads); try again later")
 
 
 class TooManyPreviews(RequestError):
@@ -349,9 +323,10 @@ class TooManyPreviews(RequestError):
 
     status = 429
     slug = "too-many-previews"
+    usual_headers = _LATER
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} previews wait for the one that runs; try again later", headers={"Retry-After": "5"})
+        super().__init__(f"{limit} previews wait for the one that runs; try again later")
 
 
 class HeadTooLarge(RequestError):
@@ -359,11 +334,11 @@ class HeadTooLarge(RequestError):
 
     status = 431
     slug = "head-too-large"
+    usual_headers = _CLOSE
 
     def __init__(self, max_bytes: int, max_headers: int) -> None:
         super().__init__(
-            f"request line and headers must have at most {max_bytes} bytes together, and {max_headers} headers",
-            headers=_CLOSE,
+            f"request line and headers must have at most {max_bytes} bytes together, and {max_headers} headers"
         )
 
 
@@ -382,9 +357,7 @@ class NotReady(RequestError):
 
     status = 503
     slug = "not-ready"
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason, headers={"Retry-After": "1"})
+    usual_headers = _SOON
 
 
 class TooManyConnections(RequestError):
@@ -392,11 +365,11 @@ class TooManyConnections(RequestError):
 
     status = 503
     slug = "too-many-connections"
+    usual_headers = _SOON | _CLOSE
 
     def __init__(self) -> None:
         super().__init__(
-            "too many connections are open (max_connections, max_connections_per_address); try again later",
-            headers={"Retry-After": "1", **_CLOSE},
+            "too many connections are open (max_connections, max_connections_per_address); try again later"
         )
 
 

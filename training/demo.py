@@ -26,7 +26,8 @@ from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import EVERYONE
 from model_store.console import new_app, run
 from model_store.errors import EtegrecError
-from training.commands.data_options import DataOptions, with_data_options
+from model_store.option_groups import with_option_groups
+from training.commands.data_options import DataOptions
 from training.commands.evaluation_tables import evaluation_table
 from training.config import TrainingConfig
 from training.data.prepare import MOVIELENS_100K
@@ -51,7 +52,7 @@ console = Console(highlight=False)
 
 
 @app.command()
-@with_data_options(MOVIELENS_100K, "demo")
+@with_option_groups(data=MOVIELENS_100K, preset="demo")
 def demo(
     source: DataOptions,
     folder: Annotated[Path, typer.Option(help="Folder for all files of the demo.")] = Path("demo"),

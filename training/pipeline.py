@@ -12,11 +12,27 @@ import torch
 from torch import Tensor
 
 from model_store.config import ModelConfig
-from model_store.errors import CheckpointError, ConfigError
+from model_store.errors import CheckpointError
 from model_store.network.content_profile import join_content
 from model_store.network.tokenizer import Tokenizer
 from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import Ranker
+from training.artefacts import (
+    ARTEFACTS,
+    BLEND,
+    CODES,
+    CONTENT,
+    EVALUATION,
+    FINETUNE,
+    NEIGHBOURS,
+    RANKER,
+    RANKS,
+    SASREC,
+    TIGER_FINETUNE,
+    TOKENIZER,
+    TRAINED_ON,
+    artefacts_after,
+)
 from training.blending.fit import Blend, fit_blend
 from training.config import TrainingConfig
 from training.content.content_encoder import ContentEncoder, fit_content_encoder
@@ -30,61 +46,12 @@ from training.joint.phase_losses import JointConfig
 from training.joint.training import FinetuneConfig, finetune, train_joint
 from training.loop import distributed
 from training.loop.checkpoint import State, checkpoint_name, seconds_spent
+from training.loop.device import usable_device
 from training.loop.progress import Progress
 from training.run_evaluation import Evaluation, RunEvaluator, TrainedModels
 from training.run_folder import RunFolder
 from training.tokenizer.codebooks import pretrain_tokenizer
 from training.tokenizer.collisions import Codes
-from training.user_ranks import RANKS
-
-NEIGHBOURS = "neighbours.safetensors"
-BLEND = "blend.json"
-EVALUATION = "evaluation.json"
-RANKER = "ranker.safetensors"
-"""File of the ranker, which the evaluation fits; missing if it would gain nothing."""
-UNSEEN = "unseen.json"
-"""File of the metrics for users left out of training, in a run that is a row of an ablation."""
-TRAINED_ON = "trained_on.json"
-"""File of the fingerprint of the data that the run was trained on."""
-BUNDLE = "bundle"
-"""Folder of the run with the files of its bundle."""
-
-ARTEFACTS = (
-    "content.safetensors",
-    "sasrec.safetensors",
-    NEIGHBOURS,
-    BLEND,
-    "tokenizer.safetensors",
-    "joint.safetensors",
-    "finetune.safetensors",
-    "tiger_joint.safetensors",
-    "tiger_finetune.safetensors",
-    RANKS,
-    RANKER,
-    EVALUATION,
-    UNSEEN,
-    f"{BUNDLE}/golden.json",
-)
-"""Artefacts in the order of the stages. Each depends on earlier ones: if one is replaced, later ones are stale."""
-
-
-CODES = "codes"
-"""Name of a tensor that an adopted tokenizer may have: semantic IDs of all items, int16."""
-
-
-def usable_device(name: torch.device | str) -> torch.device:
-    """Return a torch device after putting a tensor on it.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as cause:
-        problem = str(cause).splitlines()[0]
-        raise ConfigError(
-            f"--device {name}: {problem}", "use cpu, or install torch for the device that you have"
-        ) from cause
 
 
 class Pipeline:
@@ -118,15 +85,14 @@ class Pipeline:
     @cached_property
     def content_encoder(self) -> ContentEncoder | None:
         """Stage ``content``: the encoder of what items say; ``None`` if they say nothing, or ``content.dim`` is 0."""
-        artefact = "content.safetensors"
-        if not self._is_done(artefact):
+        if not self._is_done(CONTENT):
             with self.run.timed("content"):
                 fitted = self._fit_content() or ContentEncoder.nothing()
             self._store(
-                artefact, {"known": torch.from_numpy(fitted.known), "effects": fitted.effects, "own": fitted.own}
+                CONTENT, {"known": torch.from_numpy(fitted.known), "effects": fitted.effects, "own": fitted.own}
             )
 
-        tensors = self.run.read_tensors(artefact)
+        tensors = self.run.read_tensors(CONTENT)
         encoder = ContentEncoder(tensors["known"].numpy(), tensors["effects"], tensors["own"])
         return encoder if encoder.width else None
 
@@ -134,16 +100,15 @@ class Pipeline:
     def sasrec(self) -> Sasrec:
         """Stage ``embed``: SASRec, whose item embeddings the tokenizer reads; also the dense baseline."""
         _ = self.content_encoder  # stages are stored in order: each one removes what was stored of those after it
-        artefact = "sasrec.safetensors"
-        if not self._is_done(artefact):
+        if not self._is_done(SASREC):
             _ = self.dataset
-            with self._stage("embed", artefact) as checkpoint:
+            with self._stage("embed", SASREC) as checkpoint:
                 result = self._train_sasrec(checkpoint)
             self.run.write_json("sasrec.json", {"history": result.history})
-            self._store(artefact, result.model.state_dict())
+            self._store(SASREC, result.model.state_dict())
 
         model = Sasrec(self.config.sasrec, self.dataset.n_items)
-        model.load_state_dict(self.run.read_tensors(artefact))
+        model.load_state_dict(self.run.read_tensors(SASREC))
         return model.to(self.device).eval()
 
     @cached_property
@@ -189,16 +154,15 @@ class Pipeline:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Stage ``tokenizer``: the RQ-VAE, trained alone."""
-        artefact = "tokenizer.safetensors"
         shape = self.model.tokenizer
-        if not self._is_done(artefact):
+        if not self._is_done(TOKENIZER):
             embeddings = self.embeddings
-            with self._stage("tokenizer", artefact) as checkpoint:
+            with self._stage("tokenizer", TOKENIZER) as checkpoint:
                 trained = self._train_tokenizer(embeddings, checkpoint)
-            self._store(artefact, trained.state_dict())
+            self._store(TOKENIZER, trained.state_dict())
 
         tokenizer = Tokenizer(shape)
-        tensors = self.run.read_tensors(artefact)
+        tensors = self.run.read_tensors(TOKENIZER)
         tensors.pop(CODES, None)
         tokenizer.load_state_dict(tensors)
         return tokenizer.to(self.device).eval()
@@ -232,11 +196,11 @@ class Pipeline:
 
     def evaluate(self, tiger: bool = False) -> Evaluation:
         """Run stage ``evaluate``: all models on validation and test users, under both protocols."""
-        tiger = tiger or self.run.has("tiger_finetune.safetensors")  # once trained, it stays in the evaluation
-        is_current = all(self.run.has(name) for name in (EVALUATION, RANKS, "finetune.safetensors"))
+        tiger = tiger or self.run.has(TIGER_FINETUNE)  # once trained, it stays in the evaluation
+        is_current = all(self.run.has(name) for name in (EVALUATION, RANKS, FINETUNE))
         stored = self.run.read_json(EVALUATION) if is_current else None
         if stored is None or "ranker_adds" not in stored or (tiger and "tiger" not in stored["test"]):
-            for stale in ARTEFACTS[ARTEFACTS.index(RANKS) :]:
+            for stale in (RANKS, *artefacts_after(RANKS)):
                 self.run.remove(stale)  # the export, too: a new evaluation may rank otherwise
             models = TrainedModels(self.sasrec, self.tiger if tiger else None, self.neighbours, self.learner)
             with self.run.timed("evaluate"):
@@ -329,7 +293,7 @@ class Pipeline:
         self.run.write_json(TRAINED_ON, record)
 
     def _store(self, artefact: str, tensors: Mapping[str, Tensor]) -> None:
-        for stale in ARTEFACTS[ARTEFACTS.index(artefact) + 1 :]:
+        for stale in artefacts_after(artefact):
             self.run.remove(stale)
             self.run.remove(checkpoint_name(stale))
         self.run.write_tensors(artefact, tensors)
@@ -386,7 +350,7 @@ class Pipeline:
 
     def _adopted_codes(self) -> Codes | None:
         """Return the codes of an adopted tokenizer. Usually there are none, and items get their nearest codes."""
-        codes = self.run.read_tensors("tokenizer.safetensors").get(CODES)
+        codes = self.run.read_tensors(TOKENIZER).get(CODES)
         return None if codes is None else codes.numpy()
 
     def _save_learner(self, learner: Learner, stage: str) -> None:

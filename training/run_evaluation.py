@@ -22,7 +22,7 @@ from training.embedding.sasrec import Sasrec, evaluate_sasrec
 from training.evaluation.bootstrap import mean_interval
 from training.evaluation.coverage import K, measure_coverage, sample_users
 from training.evaluation.dense_ranking import DenseHead
-from training.evaluation.full_ranking import SearchResults, generative_ranks, search_split
+from training.evaluation.full_ranking import SearchedModel, SearchResults, generative_ranks, search_split
 from training.evaluation.metrics import SEEN_EXCLUDED, Ranks, gains, ndcg_difference, popularity_ranks
 from training.joint.learner import Learner
 from training.loop.progress import Bar, Progress
@@ -154,19 +154,18 @@ class RunEvaluator:
     def _search(self, split: Split, weight: float, listed: Any = None) -> SearchResults:
         """Search for all users of a split; neighbours count with this weight in the dense scores."""
         learner = self._models.learner
-        return search_split(
+        width = self._config.model.beam_width
+        model = SearchedModel(
             learner.recommender,
             learner.assignment.codes,
-            split,
-            self._config.model.beam_width,
+            width,
             learner.vectors,
-            candidates=self._config.model.beam_width,
-            scores_all=self._scores_all,
+            candidates=width,
             neighbours=self._models.neighbours,
             neighbours_weight=weight,
-            listed=listed,
-            features=self._features,
+            scores_all=self._scores_all,
         )
+        return search_split(model, split, listed=listed, features=self._features)
 
     def _fit_rankers(self, searched: SearchResults, fusion: Fusion) -> tuple[RankerFit, RankerFit]:
         """Fit the ranker of the answers, and the one of the answers without the search's scores: both or neither."""

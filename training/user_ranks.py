@@ -1,4 +1,8 @@
-"""Ranks of every test user, stored by the evaluation so that a report can compare groups of users."""
+"""Ranks of every test user, stored by the evaluation so that a report can compare groups of users.
+
+The file holds int32 arrays: ``rank.<row>.<protocol>`` [test users] for each row of the evaluation, ``beam.users`` [m]
+(positions in the test split) and ``beam.kept`` [m].
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from training.artefacts import RANKS
 from training.evaluation.metrics import Ranks
 from training.run_folder import RunFolder
 
 Int64Array = npt.NDArray[np.int64]
-
-RANKS = "ranks.safetensors"
-"""File of int32 arrays: ``rank.<row>.<protocol>`` [test users] for each row of the evaluation, ``beam.users`` [m]
-(positions in the test split) and ``beam.kept`` [m]."""
 
 
 @dataclass(frozen=True)

@@ -109,20 +109,6 @@ class RawClient:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def read_until_closed(self, timeout_s: float = ANSWER_S) -> tuple[bytes, bool]:
-        """Return all bytes that come, and true if the server closed the connection in time."""
-        assert self._reader is not None
-        received = b""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while data := await self._reader.read(_READ_BYTES):
-                    received += data
-        except TimeoutError:
-            return received, False
-        except OSError:
-            return received, True
-        return received, True
-
     async def close(self) -> None:
         """Close the connection, if there is one."""
         if self._writer is not None:

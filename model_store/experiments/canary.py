@@ -6,7 +6,7 @@ A canary is looked at every second, so each figure is compared by a confidence s
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple
 
 from model_store.experiments.confidence import half_width
 from model_store.experiments.guardrails import MORE_AT_MOST, Figure, Guardrail, Health
@@ -14,7 +14,8 @@ from model_store.experiments.report import Comparison
 
 CLICKED: Final = "clicked"
 CanaryFigure = Figure | Literal["clicked"]
-CANARY_FIGURES: tuple[str, ...] = (*get_args(Figure), CLICKED)
+CANARY_FIGURES: tuple[CanaryFigure, ...] = ("latency_p99_ms", "error_share", "empty_share", CLICKED)
+"""Figures for which a canary is rolled back; answers of the live model instead are judged in experiments alone."""
 
 FEWEST_REQUESTS = 30
 """Requests of the candidate, and of the live version, below which nothing is judged."""

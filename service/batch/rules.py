@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from model_store.errors import ConfigError
+from service.batch.options import RuleOptions
 from service.errors import RequestError
 from service.http.body import parse
 from service.http.limits import check_request, placement_bounds, request_bounds
@@ -21,44 +22,29 @@ RULE_FIELDS = RANKING_FIELDS | {"exploration"}
 OPTIONS_HINT = "correct the option; fields and limits are those of POST /recommend, see docs/API.md"
 
 
-def read_rules(
-    settings: Settings,
-    *,
-    k: int | None = None,
-    filter_: str = "",
-    exclude_seen: str = "",
-    max_per_prefix: int | None = None,
-    placement: str = "",
-    rules: str = "",
-    placement_file: Path | None = None,
-) -> RecommendRequest:
+def read_rules(settings: Settings, given: RuleOptions, placement_file: Path | None = None) -> RecommendRequest:
     """Return what every answer is asked for; options that are not given leave the rule to the placement.
 
     Args:
         settings: Limits of the service.
-        k: Answers wanted.
-        filter_: JSON of a filter; empty: none.
-        exclude_seen: ``true``, ``false``, or types of events, comma-separated; empty: not given.
-        max_per_prefix: Answers that may share their first code.
-        placement: Name of a placement; empty: none.
-        rules: JSON object of exploration and of the rules that change the order; empty: none.
+        given: The options.
         placement_file: JSON file with the rules of a placement that the store need not have.
 
     Raises:
         ConfigError: Names the field that is wrong, and what it takes.
     """
     options = {
-        "k": k,
-        "exclude_seen": _seen(exclude_seen) if exclude_seen else None,
-        "max_per_prefix": max_per_prefix,
-        "placement": placement or None,
+        "k": given.k,
+        "exclude_seen": _seen(given.exclude_seen) if given.exclude_seen else None,
+        "max_per_prefix": given.max_per_prefix,
+        "placement": given.placement or None,
     }
     fields = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in options.items() if value is not None]
-    if filter_:
+    if given.filter_:
         # As written, so that repeated keys and the like are seen by the parser.
-        fields.append(f'"filter": {filter_}')
-    if _has_fields(rules):
-        fields.append(rules.strip()[1:-1])
+        fields.append(f'"filter": {given.filter_}')
+    if _has_fields(given.rules):
+        fields.append(given.rules.strip()[1:-1])
     body = f"{{{', '.join(fields)}}}"
     try:
         request = parse(body.encode(), ONE_REQUEST, request_bounds(settings))

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from model_store.errors import ItemRefused
 from service.catalogue.manager import check_size
-from service.errors import CatalogueIsFull, FieldError, InvalidFields
+from service.errors import CatalogueIsFull, InvalidFields
+from service.field_errors import FieldError
 from service.replication.replicated_catalogue import ReplicatedCatalogue
 from service.schemas.items import StoredItem
 from service.store.change_stream import ItemChange

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from model_store.errors import ItemRefused
 from service.catalogue.updater import CatalogueUpdater
-from service.errors import CatalogueIsFull, FieldError, InvalidFields, InvalidLines, NotFound
+from service.errors import CatalogueIsFull, InvalidFields, InvalidLines, NotFound
+from service.field_errors import FieldError
 from service.models.loaded_model import LoadedModel
 from service.replication.replicated_catalogue import ReplicatedCatalogue
 from service.schemas.items import MAX_PAYLOAD_BYTES, ItemPatch, StoredItem, delete_change, read_payload

@@ -8,7 +8,8 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Protocol
 
-from service.errors import FieldError, InvalidFields, is_ordinary_name
+from service.errors import InvalidFields
+from service.field_errors import FieldError, is_ordinary_name
 from service.models.slot import ModelSlot
 from service.ranking.filters import RuleKey
 from service.schemas.rules import Rules, ViewedNumber

@@ -12,7 +12,8 @@ from service.answers.popular import find_popular
 from service.answers.similar import find_similar
 from service.answers.title_search import MAX_WORDS
 from service.answers.trending import EventCounts
-from service.errors import FieldError, InvalidFields, NotFound, NotReady
+from service.errors import InvalidFields, NotFound, NotReady
+from service.field_errors import FieldError
 from service.http.endpoints import Endpoint, read_id, read_query
 from service.http.limits import check_k
 from service.models.loaded_model import LoadedModel

@@ -14,16 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.access.limits import KeyUsage
 from service.catalogue.manager import SHOWN_LINES, Line
-from service.errors import (
-    BadJson,
-    BodyTooLarge,
-    BodyTooSlow,
-    ClientGone,
-    FieldError,
-    InvalidFields,
-    InvalidLines,
-    WrongContentType,
-)
+from service.errors import BadJson, BodyTooLarge, BodyTooSlow, ClientGone, InvalidFields, InvalidLines, WrongContentType
+from service.field_errors import FieldError
 from service.http.body import content_type, parse
 from service.http.limits import ITEM_BOUNDS
 from service.schemas.items import BULK_ITEM, MAX_PAYLOAD_BYTES

@@ -16,7 +16,8 @@ from starlette.responses import Response
 from model_store.catalogue.catalogue import ID_BYTES
 from service.access.keys import HEADER, Scope
 from service.access.limits import KeyUsage
-from service.errors import FieldError, InvalidFields
+from service.errors import InvalidFields
+from service.field_errors import FieldError
 from service.http.field_problems import invalid_fields, unknown_field
 from service.http.json_answers import encode_answer
 from service.schemas.types import Query

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from service.errors import FieldError, InvalidFields, is_ordinary_name
+from service.errors import InvalidFields
+from service.field_errors import FieldError, is_ordinary_name
 from service.http.expectations import SchemaWalk
 
 SHOWN_FIELDS = 10

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.errors import FieldError, InvalidFields
+from service.errors import InvalidFields
+from service.field_errors import FieldError
 
 _STRUCTURE = b'"[]{},'
 _NO_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from model_store.events.event import Event
-from service.errors import FieldError, InvalidFields
+from service.errors import InvalidFields
+from service.field_errors import FieldError
 from service.http.json_shape import Bounds
 from service.schemas.experiments import MAX_VARIANTS
 from service.schemas.items import MAX_CONTAINERS, MAX_PAYLOAD_BYTES

@@ -8,7 +8,8 @@ import re
 from starlette.requests import Request
 
 from service.access.keys import HEADER
-from service.errors import FieldError, InvalidFields, NoSuchExperiment
+from service.errors import InvalidFields, NoSuchExperiment
+from service.field_errors import FieldError
 from service.http.body import read_json
 from service.http.endpoints import Endpoint, read_query
 from service.http.limits import check_limits, placement_bounds

@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 
 from model_store.errors import StoreError, StoreReadOnly
 from model_store.random_bytes import RandomBytes
-from service.errors import ClientGone, FieldError, RequestError
+from service.errors import ClientGone, RequestError
+from service.field_errors import FieldError
 from service.schemas.types import Nullable
 
 PROBLEM_JSON = "application/problem+json"

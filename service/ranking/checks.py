@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from service.errors import FieldError, InvalidFields
+from service.errors import InvalidFields
+from service.field_errors import FieldError
 from service.ranking.keys import RankingKey
 
 

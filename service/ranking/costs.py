@@ -20,9 +20,6 @@ from service.ranking.ranking import Ranking
 from service.schemas.ranking import RuleCost
 from service.schemas.rules import Rules
 
-SEARCHED_AGAIN = ("filter", "max_per_prefix.1", "steer")
-"""Rules inside the search: only another search tells what they cost."""
-
 
 class Shown(NamedTuple):
     """The items of an answer, best first."""

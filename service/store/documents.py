@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from model_store.errors import StoreError
 from service.async_tasks import Expected, repeat_until_cancelled
-from service.errors import FieldError, InvalidFields, RequestError
+from service.errors import InvalidFields, RequestError
+from service.field_errors import FieldError
 from service.store.client import StoreClient
 from service.store.document_store import (
     MAX_DOCUMENTS,

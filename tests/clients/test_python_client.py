@@ -134,18 +134,6 @@ def test_a_day_of_a_shop(url: str) -> None:
 
         assert [each["item_id"] for each in shop.search_items("slash with")["items"]] == ["a/b c"]
         assert shop.first_codes(limit=1)["total"] >= 40
-        put_at = shop.put_placement("home", {"k": 2, "filter": {"not": {"categories": ["none"]}}}, revision=0)[
-            "revision"
-        ]
-        placed = shop.recommend(user_id=7, placement="home")
-        assert (len(placed["items"]), placed["placement"]) == (2, {"name": "home", "revision": put_at})
-        assert shop.get_placement("home")["rules"]["k"] == 2
-        assert [each["name"] for each in shop.list_placements()["placements"]] == ["home"]
-        with pytest.raises(PlacementConflict):
-            shop.put_placement("home", {"k": 3}, revision=0)
-        assert shop.delete_placement("home", revision=put_at)["revision"] > put_at
-        with pytest.raises(NotFound):
-            shop.recommend(user_id=7, placement="home")
 
         assert len(shop.similar_items("item-3", k=4)["items"]) == 4
         prefix = shop.get_item("item-3")["codes"][:1]
@@ -164,6 +152,23 @@ def test_a_day_of_a_shop(url: str) -> None:
         assert shop.health_live() == {"status": "live"}
         assert shop.health_ready()["status"] == "ready"
         assert shop.delete_user(7) == {"history": 2, "events": 2}
+
+
+def test_placements_of_a_shop(url: str) -> None:
+    with Client(url, key="admin-key") as shop:
+        put_at = shop.put_placement("home", {"k": 2, "filter": {"not": {"categories": ["none"]}}}, revision=0)[
+            "revision"
+        ]
+
+        placed = shop.recommend(history=["item-1"], placement="home")
+        assert (len(placed["items"]), placed["placement"]) == (2, {"name": "home", "revision": put_at})
+        assert shop.get_placement("home")["rules"]["k"] == 2
+        assert [each["name"] for each in shop.list_placements()["placements"]] == ["home"]
+        with pytest.raises(PlacementConflict):
+            shop.put_placement("home", {"k": 3}, revision=0)
+        assert shop.delete_placement("home", revision=put_at)["revision"] > put_at
+        with pytest.raises(NotFound):
+            shop.recommend(history=["item-1"], placement="home")
 
 
 def test_a_day_of_an_asynchronous_shop(url: str) -> None:

@@ -20,6 +20,16 @@ HOST = b"Host: t\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST
 
 
+def get(path: bytes, headers: bytes = HOST, version: bytes = b"1.1") -> bytes:
+    """Return a request without a body."""
+    return b"GET " + path + b" HTTP/" + version + b"\r\n" + headers + b"\r\n"
+
+
+def post(path: bytes, headers: bytes) -> bytes:
+    """Return the head of a request with a body."""
+    return b"POST " + path + b" HTTP/1.1\r\n" + HOST + headers + b"\r\n"
+
+
 class RawAnswer(NamedTuple):
     """One answer of the server."""
 

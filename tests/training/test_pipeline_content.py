@@ -20,7 +20,7 @@ from tests.support.tiny import CONTENT, ITEMS, set_options, write_cycle
 from training.blending import ranker
 from training.cli import app
 from training.content.shared_features import item_features
-from training.evaluation.full_ranking import SearchResults, search_split
+from training.evaluation.full_ranking import SearchedModel, SearchResults, search_split
 from training.loop.progress import SilentProgress
 from training.pipeline import Pipeline
 from training.run_folder import RunFolder
@@ -122,18 +122,17 @@ def test_the_service_and_the_evaluation_correct_scores_alike(finished: Path, bun
     assert json.loads((finished / "evaluation.json").read_text())["ranker_adds"].keys() == {"mean", "interval"}
 
     split, width = pipeline.dataset.test(), pipeline.config.model.beam_width
-    evaluated = search_split(
+    model = SearchedModel(
         pipeline.learner.recommender,
         catalogue.codes,
-        split,
         width,
         catalogue.vectors,
         fusion.candidates,
-        seen_excluded=False,
-        neighbours=bundle.neighbours(),
-        neighbours_weight=fusion.neighbours,
-        ranker=known,
+        bundle.neighbours(),
+        fusion.neighbours,
+        known,
     )
+    evaluated = search_split(model, split, seen_excluded=False)
     expected = scores(evaluated.log_prob[0], evaluated.dense[0], fusion.weight).max(axis=1)
 
     engine = OnnxEngine(bundle.read("search.onnx"), bundle.config)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
-from functools import wraps
+from dataclasses import dataclass, field
 from json import dumps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
@@ -26,8 +23,8 @@ def _text(name: str, help_: str, panel: str = _DATA) -> Any:
 class DataOptions:
     """Data and configuration of a command, as its options give them.
 
-    A command takes one parameter of this type and is decorated with :func:`with_data_options`. The options override
-    the section ``data`` of the configuration; an option that is empty overrides nothing.
+    A command takes one parameter of this type, see :mod:`model_store.option_groups`. The options override the section
+    ``data`` of the configuration; an option that is empty overrides nothing.
     """
 
     data: Annotated[
@@ -103,45 +100,3 @@ class DataOptions:
         given |= {"query": self.query, "items_query": self.items_query}
         mapped = [f"data.{key}={dumps(value)}" for key, value in given.items() if value]
         return load_config(self.preset, [*self.overrides, *mapped])
-
-
-def with_data_options(default_data: str | None = None, preset: str = "cpu") -> Callable[..., Callable[..., None]]:
-    """Give a command one option for each field of :class:`DataOptions`, in the place of its parameter of that type.
-
-    Args:
-        default_data: Default of ``--data``; without one the option is required.
-        preset: Default of ``--preset``.
-    """
-    defaults = {"preset": preset} | ({} if default_data is None else {"data": default_data})
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(command, include_extras=True)
-        own = [each.replace(annotation=hints[each.name]) for each in inspect.signature(command).parameters.values()]
-        place = next(number for number, each in enumerate(own) if each.annotation is DataOptions)
-        name = own[place].name
-        shared = _parameters(defaults)
-
-        @wraps(command)
-        def run(**given: Any) -> None:
-            options = DataOptions(**{each.name: given.pop(each.name) for each in shared})
-            command(**{name: options}, **given)
-
-        parameters = [*own[:place], *shared, *own[place + 1 :]]
-        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
-        return run
-
-    return decorate
-
-
-def _parameters(defaults: dict[str, str]) -> list[inspect.Parameter]:
-    """Return the fields of :class:`DataOptions` as parameters of a command."""
-    hints = get_type_hints(DataOptions, include_extras=True)
-    parameters = []
-    for each in fields(DataOptions):
-        usual = [] if each.default_factory is not MISSING else each.default
-        default = defaults.get(each.name, inspect.Parameter.empty if usual is MISSING else usual)
-        kind = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter(each.name, kind, default=default, annotation=hints[each.name]))
-    return parameters

@@ -23,7 +23,6 @@ CreateOption = Annotated[
     bool, typer.Option("--create-store", help="Begin a new model store if --store names a folder that does not exist.")
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Run folder: the --out of `etegrec-train run`.")]
-WorkOption = Annotated[Path, typer.Option(help="Folder for drained events, runs and reports; kept between passes.")]
 REDIS_VARIABLE = "ETEGREC_REDIS_URL"
 RedisOption = Annotated[
     str | None, typer.Option(envvar=REDIS_VARIABLE, help="Redis with the events. Default: the embedded event log.")
@@ -32,30 +31,6 @@ KeyOption = Annotated[
     Path | None,
     typer.Option("--signing-key", envvar=SIGNING_ENV, help="Private key that signs the version. Default: none."),
 ]
-TracingOption = Annotated[
-    bool, typer.Option("--tracing", envvar="ETEGREC_TRACING", help="Trace passes by OpenTelemetry; see OTEL_*.")
-]
-GainOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Hold a candidate back for a person if its NDCG@10 is more than so many times the live one's; 0: never. "
-        "Short for --set gate.max_gain=…",
-    ),
-]
-PlausibleOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Gain of NDCG@10 up to which no candidate is held back. Short for --set gate.plausible_gain=…",
-    ),
-]
-WarmOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--warm/--full",
-        help="Go on from the live version where it fits, or train from scratch. Short for --set warm.start=…",
-    ),
-]
-EventsOption = Annotated[Path | None, typer.Option(help="Folder of the embedded event log. Default: STORE/events.")]
 DrainedOption = Annotated[
     Path, typer.Option("--events", help="Folder of drained events: WORK/events of `etegrec-train retrain`.")
 ]

@@ -10,7 +10,8 @@ import typer
 
 from model_store.bundle.signature import SigningKey
 from model_store.console import print_json, say
-from training.commands.data_options import DataOptions, with_data_options
+from model_store.option_groups import with_option_groups
+from training.commands.data_options import DataOptions
 from training.commands.evaluation_tables import show_evaluation
 from training.commands.options import (
     CreateOption,
@@ -34,7 +35,7 @@ from training.report.notes import warnings
 from training.run_folder import RunFolder
 
 
-@with_data_options()
+@with_option_groups()
 def prepare(
     source: DataOptions,
     out: Annotated[Path, typer.Option(help="Folder for the prepared data set.")],
@@ -64,7 +65,7 @@ def prepare(
         typer.echo(f"{dataset.name}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
 
 
-@with_data_options("")
+@with_option_groups(data="")
 def validate(
     source: DataOptions,
     interactions: Annotated[str, typer.Argument(metavar="DATA", help="The same as --data.", show_default=False)] = "",
@@ -91,7 +92,7 @@ def validate(
         raise typer.Exit(1)
 
 
-@with_data_options()
+@with_option_groups()
 def run_all(
     source: DataOptions,
     out: Annotated[Path, typer.Option(help="Run folder. An unfinished run with the same configuration is resumed.")],

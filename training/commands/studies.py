@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from model_store.console import print_json, table_console
-from training.commands.data_options import DataOptions, with_data_options
+from model_store.option_groups import with_option_groups
+from training.commands.data_options import DataOptions
 from training.commands.options import DeviceOption, JsonOption
 from training.loop.progress import progress_for
 from training.studies.ablation import Ablation
@@ -16,7 +17,7 @@ from training.studies.ablation_rows import ROWS, chosen_rows
 from training.studies.new_items import NewItems
 
 
-@with_data_options()
+@with_option_groups()
 def ablate(
     source: DataOptions,
     out: Annotated[
@@ -53,7 +54,7 @@ def ablate(
         console.print(table)
 
 
-@with_data_options()
+@with_option_groups()
 def new_items(
     source: DataOptions,
     out: Annotated[

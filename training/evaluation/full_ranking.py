@@ -17,7 +17,7 @@ from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion, ranking
 from model_store.search.history_encoding import encode_histories
-from model_store.search.interface import search_inputs
+from model_store.search.interface import SearchInputs, search_inputs
 from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import FEATURES, CandidateFeatures, Ranker, corrected
 from model_store.semantic_ids.trie import Trie
@@ -115,65 +115,68 @@ class SearchResults:
         return slice(None) if fusion.weight else slice(self.beam_width)
 
 
+@dataclass(frozen=True)
+class SearchedModel:
+    """A model and the width of its search: all that answers depend on but the users.
+
+    Attributes:
+        recommender: The recommender.
+        codes: Semantic IDs of all items, ``[items, L]``.
+        beam_width: W; without dense candidates, ranks of W and more are not seen.
+        vectors: Item vectors of unit length, ``[items, d_s]``, for dense scores and recommenders that read vectors.
+        candidates: Number of dense candidates beside the beams.
+        neighbours: The neighbours of all items, if they are part of dense scores.
+        neighbours_weight: Their weight.
+        ranker: Corrects the dense scores, if given; this needs vectors.
+        scores_all: Whether dense candidates come from all items; default: what is done with so many items.
+    """
+
+    recommender: Recommender
+    codes: npt.NDArray[np.int16]
+    beam_width: int
+    vectors: npt.NDArray[np.float32] | None = None
+    candidates: int = 0
+    neighbours: Neighbours | None = None
+    neighbours_weight: float = 0.0
+    ranker: Ranker | None = None
+    scores_all: bool | None = None
+
+
 def search_split(
-    recommender: Recommender,
-    codes: npt.NDArray[np.int16],
+    model: SearchedModel,
     split: Split,
-    beam_width: int,
-    vectors: npt.NDArray[np.float32] | None = None,
-    candidates: int = 0,
     seen_excluded: bool = True,
-    neighbours: Neighbours | None = None,
-    neighbours_weight: float = 0.0,
     listed: Int64Array | None = None,
-    scores_all: bool | None = None,
-    ranker: Ranker | None = None,
     features: CandidateFeatures | None = None,
 ) -> SearchResults:
-    """Search for every user of a split.
+    """Search for every user of a split; the recommender is in evaluation mode afterwards.
 
     A hit means the same item, not just the same code tuple. The target is not excluded even if its user had it before.
 
     Args:
-        recommender: The recommender; it is in evaluation mode afterwards.
-        codes: Semantic IDs of all items, ``[items, L]``.
+        model: The model that is searched.
         split: Histories and targets of n users; without any there may be no items either.
-        beam_width: W; without dense candidates, ranks of W and more are not seen.
-        vectors: Item vectors of unit length, ``[items, d_s]``, for dense scores and recommenders that read vectors.
-        candidates: Number of dense candidates beside the beams.
         seen_excluded: Whether to search under the second protocol too; if not, it repeats the first.
-        neighbours: The neighbours of all items, if they are part of dense scores.
-        neighbours_weight: Their weight.
         listed: Ascending positions of the users whose answers are kept by item; none if not given.
-        scores_all: Whether dense candidates come from all items; default: what is done with so many items.
-        ranker: Corrects the dense scores, if given; this needs vectors.
         features: Computes what a ranker reads of all candidates, if that is wanted; this needs vectors.
     """
-    recommender.eval()
+    model.recommender.eval()
     listed = np.empty(0, np.int64) if listed is None else listed
-    shape = (2, len(split.targets), beam_width + candidates)
-    found = _no_results(shape, beam_width, neighbours_weight, listed, reads_features=features is not None)
+    found = _no_results(model, len(split.targets), listed, reads_features=features is not None)
     if not len(split.targets):
         return found  # there may be no item either, of which no trie could be built
 
-    trie = Trie.build(codes, recommender.code_embedding.shape[1])
-    search = BoundSearch(BeamSearch(recommender), trie, vectors, scores_all)
+    trie = Trie.build(model.codes, model.recommender.code_embedding.shape[1])
+    search = BoundSearch(BeamSearch(model.recommender), trie, model.vectors, model.scores_all)
     for rows in users_by_length(split):
-        histories = [split.histories[row] for row in rows]
         targets = split.targets[rows]
-        encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
-        added = neighbours.additions(encoded, trie, neighbours_weight) if neighbours and neighbours_weight else None
-        others = [np.unique(seen[seen != target]) for seen, target in zip(histories, targets, strict=True)]
-        for protocol, excluded in enumerate(((), others) if seen_excluded else ((),)):
-            inputs = search_inputs(
-                encoded, trie, beam_width, excluded_items=excluded, candidates=candidates, additions=added
-            )
+        for protocol, inputs in enumerate(_inputs(model, split, rows, trie, seen_excluded)):
             outputs = search(inputs)
             places = slice(protocol, protocol + 1 if seen_excluded else 2), rows
-            if features is not None and vectors is not None:
-                found.features[places] = features.of(inputs, outputs, trie, vectors)
+            if features is not None and model.vectors is not None:
+                found.features[places] = features.of(inputs, outputs, trie, model.vectors)
 
-            outputs = corrected(ranker, inputs, outputs, trie, vectors)
+            outputs = corrected(model.ranker, inputs, outputs, trie, model.vectors)
             found.is_target[places] = outputs.leaves == trie.item_leaf[targets][:, None]
             found.log_prob[places] = outputs.log_prob
             found.dense[places] = outputs.dense
@@ -185,15 +188,29 @@ def search_split(
     return found
 
 
-def _no_results(
-    shape: tuple[int, int, int], beam_width: int, neighbours_weight: float, listed: Int64Array, reads_features: bool
-) -> SearchResults:
-    """Return results ``[2, n, C]`` that are to be filled in."""
+def _inputs(
+    model: SearchedModel, split: Split, rows: Int64Array, trie: Trie, seen_excluded: bool
+) -> Iterator[SearchInputs]:
+    """Yield what is searched for some users of a split: under the first protocol, and the second if it is wanted."""
+    histories = [split.histories[row] for row in rows]
+    encoded = encode_histories(histories, trie.item_leaf, model.recommender.shape.max_history)
+    weight = model.neighbours_weight
+    added = model.neighbours.additions(encoded, trie, weight) if model.neighbours and weight else None
+    others = [np.unique(seen[seen != target]) for seen, target in zip(histories, split.targets[rows], strict=True)]
+    for excluded in ((), others) if seen_excluded else ((),):
+        yield search_inputs(
+            encoded, trie, model.beam_width, excluded_items=excluded, candidates=model.candidates, additions=added
+        )
+
+
+def _no_results(model: SearchedModel, users: int, listed: Int64Array, reads_features: bool) -> SearchResults:
+    """Return results of n users that are to be filled in."""
+    shape = (2, users, model.beam_width + model.candidates)
     log_prob, dense = np.zeros((2, *shape), dtype=np.float32)
     items = np.full((len(listed), shape[2]), -1, np.int32)
     features = np.zeros((*shape, len(FEATURES)) if reads_features else (0, 0, 0, 0), dtype=np.float32)
     is_target = np.empty(shape, np.bool_)
-    return SearchResults(is_target, log_prob, dense, beam_width, neighbours_weight, listed, items, features)
+    return SearchResults(is_target, log_prob, dense, model.beam_width, model.neighbours_weight, listed, items, features)
 
 
 def users_by_length(split: Split) -> Iterator[Int64Array]:
@@ -218,7 +235,8 @@ def generative_ranks(
     seen_excluded: bool = True,
 ) -> Ranks:
     """Return the rank of every target among the answers of the beam search alone; see :func:`search_split`."""
-    return search_split(recommender, codes, split, beam_width, vectors, seen_excluded=seen_excluded).ranks()
+    model = SearchedModel(recommender, codes, beam_width, vectors)
+    return search_split(model, split, seen_excluded).ranks()
 
 
 def sample_split(split: Split, most: int, seed: int) -> Split:

@@ -54,6 +54,7 @@ from model_store.errors import BundleRefused
 from model_store.new_items.features import extract_features
 from model_store.new_items.item_encoder import CONTENT_GRAPH, SIMILAR_ITEMS
 from model_store.search.fusion import Fusion
+from training.artefacts import BUNDLE, EVALUATION
 from training.code_names.naming import name_prefixes
 from training.content.content_model import ContentModel, fit_content, pad_features
 from training.content.similar_items import fit_similar_items
@@ -66,7 +67,7 @@ from training.export.onnx_export import export_content, export_search, export_to
 from training.export.traced_graphs import TracedGraphs
 from training.joint.learner import Learner
 from training.loop.progress import Bar
-from training.pipeline import BUNDLE, EVALUATION, Pipeline
+from training.pipeline import Pipeline
 from training.report.build import write_report
 
 CHECKED_ITEMS = 256

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from model_store.catalogue.code_names import CodeNames
-from training.pipeline import BUNDLE, Pipeline
+from training.artefacts import BUNDLE
+from training.pipeline import Pipeline
 from training.report.accuracy import accuracy_charts
 from training.report.codes import code_charts
 from training.report.contents import Contents, gather

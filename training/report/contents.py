@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from model_store.bundle.bundle import CODE_NAMES
 from model_store.catalogue.code_names import CodeNames
+from training.artefacts import BUNDLE
 from training.code_names.naming import name_prefixes
 from training.code_names.words import item_texts
-from training.pipeline import BUNDLE, Pipeline
+from training.pipeline import Pipeline
 from training.report.examples import Example, find_examples
 from training.run_evaluation import Evaluation
 from training.user_ranks import UserRanks

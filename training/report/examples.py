@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model_store.search.fusion import Fusion, scores_all_items
-from training.evaluation.full_ranking import sample_split, search_split
+from training.evaluation.full_ranking import SearchedModel, sample_split, search_split
 from training.pipeline import Pipeline
 
 USERS = 5
@@ -32,19 +32,18 @@ def find_examples(pipeline: Pipeline) -> list[Example]:
     config = pipeline.config
     split = sample_split(pipeline.dataset.test(), USERS, config.seed)
     fusion = Fusion.model_validate(pipeline.evaluate().fusion)
-    found = search_split(
+    model = SearchedModel(
         learner.recommender,
         learner.assignment.codes,
-        split,
         config.model.beam_width,
         learner.vectors,
         fusion.candidates,
-        scores_all=scores_all_items(pipeline.served_items),
-        neighbours=pipeline.neighbours,
-        neighbours_weight=fusion.neighbours,
-        ranker=pipeline.ranker,
-        listed=np.arange(len(split.targets)),
+        pipeline.neighbours,
+        fusion.neighbours,
+        pipeline.ranker,
+        scores_all_items(pipeline.served_items),
     )
+    found = search_split(model, split, listed=np.arange(len(split.targets)))
     answers = found.top_items(fusion, SHOWN_ANSWERS)
     return [
         Example(

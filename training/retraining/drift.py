@@ -25,7 +25,7 @@ from model_store.catalogue.code_names import CodeNames
 from model_store.search.fusion import scores
 from training.data.dataset import Dataset, Split
 from training.data.numbering import Int32Array, Int64Array
-from training.evaluation.full_ranking import search_split
+from training.evaluation.full_ranking import SearchedModel, search_split
 from training.evaluation.stability import Events, Stability, compare_shares
 from training.retraining.served_model import ServedModel
 
@@ -180,18 +180,17 @@ class _Measures:
         """Return the score of the first answer to each history."""
         model = self._model
         targets = np.array([history[-1] for history in histories], dtype=np.int32)  # the search needs some
-        found = search_split(
+        searched = SearchedModel(
             model.recommender,
             model.catalogue.codes,
-            Split(histories, targets, np.arange(len(histories))),
             model.config.beam_width,
             model.catalogue.vectors,
             model.fusion.candidates,
-            seen_excluded=False,
-            neighbours=model.neighbours,
-            neighbours_weight=model.fusion.neighbours,
-            ranker=model.ranker,
+            model.neighbours,
+            model.fusion.neighbours,
+            model.ranker,
         )
+        found = search_split(searched, Split(histories, targets, np.arange(len(histories))), seen_excluded=False)
         best: npt.NDArray[np.float32] = scores(found.log_prob[0], found.dense[0], model.fusion.weight).max(axis=1)
         return best
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from training.data.dataset import Dataset, Split
 from training.evaluation.calibration import calibration_error
 from training.evaluation.coverage import K, head_share, measure_coverage, sample_users
-from training.evaluation.full_ranking import SearchResults, search_split
+from training.evaluation.full_ranking import SearchedModel, SearchResults, search_split
 from training.evaluation.metrics import Ranks, gains
 from training.retraining.replay import Replay, replay_goldens, time_searches
 from training.retraining.served_model import ServedModel
@@ -70,19 +70,18 @@ class _Searched:
 
         fusion = model.fusion
         catalogue = model.catalogue
-        sample = sample_users(len(targets), seed)
-        self.results: SearchResults = search_split(
+        searched = SearchedModel(
             model.recommender,
             catalogue.codes[ranked],
-            part,
             model.config.beam_width,
             None if catalogue.vectors is None else catalogue.vectors[ranked],
             fusion.candidates,
-            neighbours=None if model.neighbours is None else model.neighbours.for_rows(ranked),
-            neighbours_weight=fusion.neighbours,
-            ranker=None if model.ranker is None else model.ranker.for_rows(ranked),
-            listed=np.flatnonzero(np.isin(judged, sample)),
+            None if model.neighbours is None else model.neighbours.for_rows(ranked),
+            fusion.neighbours,
+            None if model.ranker is None else model.ranker.for_rows(ranked),
         )
+        sample = sample_users(len(targets), seed)
+        self.results: SearchResults = search_split(searched, part, listed=np.flatnonzero(np.isin(judged, sample)))
         self.ranks: Ranks = self.results.ranks(fusion).spread_over(len(targets), judged)
 
         item_of = np.empty(len(ranked), dtype=np.int64)  # place -> row of the data

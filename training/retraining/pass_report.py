@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.pipeline import BUNDLE, Pipeline
+from training.artefacts import BUNDLE
+from training.pipeline import Pipeline
 from training.report.build import FOLDER
 from training.retraining.drift import Drift
 from training.retraining.gate import Judgement

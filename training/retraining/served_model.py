@@ -19,8 +19,9 @@ from model_store.replication.item_payload import ItemContent
 from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import Ranker
+from training.artefacts import BUNDLE
 from training.data.dataset import Dataset
-from training.pipeline import BUNDLE, Pipeline
+from training.pipeline import Pipeline
 
 SEARCH = "search.onnx"
 

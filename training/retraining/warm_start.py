@@ -27,6 +27,7 @@ from model_store.bundle.bundle import Bundle
 from model_store.errors import CheckpointError
 from model_store.network.tokenizer import Tokenizer
 from model_store.search.neighbours import Neighbours
+from training.artefacts import BLEND, BUNDLE, CONTENT, FINETUNE, SASREC
 from training.blending.fit import Blend
 from training.config import TrainingConfig, WarmConfig
 from training.content.content_encoder import ContentEncoder
@@ -38,12 +39,11 @@ from training.joint.phase_losses import JointConfig
 from training.joint.training import FinetuneConfig
 from training.loop.progress import Progress
 from training.neighbours.counts import count_neighbours
-from training.pipeline import BLEND, BUNDLE, Pipeline
+from training.pipeline import Pipeline
 from training.run_folder import RunFolder
 from training.tokenizer.collisions import Codes
 
 WEIGHTS = "weights.safetensors"
-FINAL = "finetune.safetensors"
 ITEM_EMBEDDING = "item_embedding.weight"
 SIMILAR_ITEMS = 10
 """Known items that say the most similar things, between which a new item begins."""
@@ -79,7 +79,7 @@ def find_start(live: Bundle, runs: Path, config: TrainingConfig, data: Dataset) 
         return f"the run of {live.version} is not in {runs}"
     if run.config.fingerprint != config.fingerprint:
         return f"{live.version} was trained with other settings: {_difference(run.config, config)}"
-    if run.read_tensors("content.safetensors")["known"].numel() == 0 and data.has_content and config.content.dim:
+    if run.read_tensors(CONTENT)["known"].numel() == 0 and data.has_content and config.content.dim:
         return f"items say something now, which {live.version} does not read"
 
     catalogue = live.catalogue()
@@ -127,13 +127,13 @@ class WarmPipeline(Pipeline):
         self._is_known = start.row >= 0
 
     def _fit_content(self) -> ContentEncoder | None:
-        tensors = self._start.run.read_tensors("content.safetensors")
+        tensors = self._start.run.read_tensors(CONTENT)
         own = tensors["own"].new_zeros(len(self._start.row), tensors["own"].shape[1])
         own[self._is_known] = tensors["own"][self._start.row[self._is_known]] if len(tensors["own"]) else 0.0
         return ContentEncoder(tensors["known"].numpy(), tensors["effects"], own)
 
     def _train_sasrec(self, checkpoint: Path) -> SasrecResult:
-        weights = self._start.run.read_tensors("sasrec.safetensors")
+        weights = self._start.run.read_tensors(SASREC)
         weights[ITEM_EMBEDDING] = self._begin_items(weights[ITEM_EMBEDDING])
         config = self.config.sasrec
         few = config.model_copy(
@@ -204,5 +204,5 @@ class WarmPipeline(Pipeline):
     def _weights_of(self, network: str) -> dict[str, Tensor]:
         """Return the weights of a network of the live version by their names in it."""
         prefix = f"{network}."
-        tensors = self._start.run.read_tensors(FINAL)
+        tensors = self._start.run.read_tensors(FINETUNE)
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -20,14 +20,15 @@ import torch
 
 from model_store.errors import CheckpointError
 from model_store.search.fusion import Fusion
+from training.artefacts import CODES, CONTENT, EVALUATION, FINETUNE, SASREC, TOKENIZER, UNSEEN
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Split
 from training.data.prepare import open_or_prepare
 from training.data.remote import redacted
 from training.data.storage import is_prepared, load_dataset, save_dataset
-from training.evaluation.full_ranking import search_split
+from training.evaluation.full_ranking import SearchedModel, search_split
 from training.loop.progress import Progress
-from training.pipeline import CODES, EVALUATION, UNSEEN, Pipeline
+from training.pipeline import Pipeline
 from training.run_folder import RunFolder
 from training.studies.ablation_report import AblationReport, Budget, Metrics, Outcome, summarise
 from training.studies.ablation_rows import DEFINITION, FULL, Row, joint_epochs, row_config
@@ -192,21 +193,21 @@ class Ablation:
     def _adopt_stages(self, seed: int, row: Row, pipeline: Pipeline) -> None:
         """Take item vectors and the tokenizer, pretrained or final, from the full row."""
         full = RunFolder.open(self.folder(seed, FULL))
-        tokenizer = full.read_tensors("tokenizer.safetensors")
+        tokenizer = full.read_tensors(TOKENIZER)
 
         if row.tokenizer == "final":
             prefix = "tokenizer."
-            trained = full.read_tensors("finetune.safetensors")
+            trained = full.read_tensors(FINETUNE)
             tokenizer = {key.removeprefix(prefix): trained[key] for key in trained if key.startswith(prefix)}
             tokenizer[CODES] = trained[CODES]
 
-        pipeline.adopt("content.safetensors", full.read_tensors("content.safetensors"))
-        pipeline.adopt("sasrec.safetensors", full.read_tensors("sasrec.safetensors"))
-        pipeline.adopt("tokenizer.safetensors", tokenizer)
+        pipeline.adopt(CONTENT, full.read_tensors(CONTENT))
+        pipeline.adopt(SASREC, full.read_tensors(SASREC))
+        pipeline.adopt(TOKENIZER, tokenizer)
 
     def _is_finished(self, seed: int, row: Row) -> bool:
         run = RunFolder(self.folder(seed, row), self.config)
-        needed = [EVALUATION, "finetune.safetensors"] + ([UNSEEN] if self.unseen_share else [])
+        needed = [EVALUATION, FINETUNE] + ([UNSEEN] if self.unseen_share else [])
         return all(run.has(name) for name in needed) and "ranker_adds" in run.read_json(EVALUATION)
 
     def _outcome(self, seed: int, row: Row) -> Outcome:
@@ -237,17 +238,17 @@ def _evaluate_unseen(pipeline: Pipeline, unseen: Split) -> Metrics:
     fusion = Fusion(**pipeline.evaluate().fusion)  # fitted on validation users, which training has seen
 
     with pipeline.progress.track("Evaluating unseen users", 1) as bar:
-        found = search_split(
+        model = SearchedModel(
             learner.recommender,
             learner.assignment.codes,
-            unseen,
             pipeline.config.model.beam_width,
             learner.vectors,
             fusion.candidates,
-            neighbours=pipeline.neighbours,
-            neighbours_weight=fusion.neighbours,
-            ranker=pipeline.ranker,
+            pipeline.neighbours,
+            fusion.neighbours,
+            pipeline.ranker,
         )
+        found = search_split(model, unseen)
         bar.advance(1)
 
     return {"generative": found.ranks().summary(), "fused": found.ranks(fusion).summary()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_store.experiments.canary import ALPHA, FEWEST_REQUESTS, check_canary, find_failure
+from model_store.experiments.canary import ALPHA, CANARY_FIGURES, CLICKED, FEWEST_REQUESTS, check_canary, find_failure
 from model_store.experiments.confidence import Interval
 from model_store.experiments.guardrails import Guardrail, Health
 from model_store.experiments.report import Comparison
@@ -36,6 +36,11 @@ def test_what_is_clearly_worse_fails(candidate: Health, slow: int, broken: str |
     assert [each.figure for each in found if each.holds is False] == ([broken] if broken else [])
     failure = find_failure(found, None)
     assert (failure and failure.figure) == broken
+
+
+def test_the_figures_of_the_metric_are_those_that_end_canaries() -> None:
+    figures = [each.figure for each in check_canary(HEALTHY, HEALTHY, 0)]
+    assert sorted(CANARY_FIGURES) == sorted([*figures, CLICKED])
 
 
 def test_too_few_requests_are_not_judged() -> None:

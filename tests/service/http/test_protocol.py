@@ -3,80 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import orjson
 import pytest
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from service.http import connections, protocol
 from service.http.protocol import BoundedHttp
 from service.http.request_parser import MAX_HEAD_BYTES, MAX_HEADERS
-from tests.support.raw_http import GET, HOST, RawServer, raw_server, read_answer, send_all, split_answers
+from tests.support.counting_app import BIG, CountingApp
+from tests.support.raw_http import GET, HOST, RawServer, get, post, read_answer, send_all
 from tests.support.service_harness import until
 
 pytestmark = pytest.mark.anyio
 
 CLOSE = b"Connection: close\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
-BIG = b"x" * 20_000_000
-
-running = 0
-most_running = 0
-
-
-async def _app(scope: Scope, receive: Receive, send: Send) -> None:
-    global running, most_running
-    running += 1
-    most_running = max(most_running, running)
-    try:
-        request = Request(scope, receive)
-        await (await _answer(request))(scope, receive, send)
-    except ClientDisconnect:
-        pass
-    finally:
-        running -= 1
-
-
-async def _answer(request: Request) -> PlainTextResponse | StreamingResponse:
-    path = request.url.path
-    if path == "/body":
-        return PlainTextResponse(f"{len(await request.body())} bytes")
-    if path == "/headers":
-        names = [f"{name}={value}" for name, value in request.headers.items()]
-        return PlainTextResponse(f"{await request.body()!r} {names}")
-    if path == "/slow":
-        await asyncio.sleep(0.2)
-    if path == "/big":
-        return PlainTextResponse(BIG)
-    if path == "/pieces":
-        return StreamingResponse(_pieces())
-    return PlainTextResponse(f"answered {path}")
-
-
-async def _pieces() -> AsyncIterator[bytes]:
-    for piece in (b"one", b"", b"three"):
-        yield piece
-
-
-@pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RawServer]:
-    global most_running
-    most_running = 0
-    monkeypatch.setattr(connections, "SWEEP_S", 0.02)
-    monkeypatch.setattr(protocol, "LINGER_S", 0.2)
-    async with raw_server(_app) as server:
-        yield server
-
-
-def get(path: bytes, headers: bytes = HOST, version: bytes = b"1.1") -> bytes:
-    return b"GET " + path + b" HTTP/" + version + b"\r\n" + headers + b"\r\n"
-
-
-def post(path: bytes, headers: bytes) -> bytes:
-    return b"POST " + path + b" HTTP/1.1\r\n" + HOST + headers + b"\r\n"
 
 
 async def old_client(port: int, path: bytes) -> bytes:
@@ -103,13 +44,15 @@ def sized_head(size: int) -> bytes:
 
 
 class TestPipelining:
-    async def test_requests_sent_ahead_are_answered_in_order_and_one_at_a_time(self, server: RawServer) -> None:
+    async def test_requests_sent_ahead_are_answered_in_order_and_one_at_a_time(
+        self, server: RawServer, counting: CountingApp
+    ) -> None:
         requests = [get(b"/%d" % n) for n in range(300)]
         answers = await send_all(server.port, b"".join(requests), get(b"/slow", HOST + CLOSE))
         assert [answer.body.decode() for answer in answers] == [f"answered /{n}" for n in range(300)] + [
             "answered /slow"
         ]
-        assert most_running == 1
+        assert counting.most_running == 1
 
     async def test_nothing_is_read_while_a_request_waits_behind_another(self, server: RawServer) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -291,7 +234,7 @@ class TestAnswers:
         await until(lambda: not server.state.connections)
 
     async def test_a_client_that_does_not_take_its_answer_is_given_up(
-        self, server: RawServer, monkeypatch: pytest.MonkeyPatch
+        self, server: RawServer, counting: CountingApp, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(protocol, "UNREAD_TIMEOUT_S", 0.2)
         for headers in (HOST, HOST + CLOSE):
@@ -300,7 +243,7 @@ class TestAnswers:
             await until(lambda: len(server.state.connections) > 0)
             await until(lambda: not server.state.connections)
             writer.close()
-        assert running == 0
+        assert counting.running == 0
 
     async def test_a_client_that_sends_its_body_but_takes_no_answer_is_given_up(
         self, server: RawServer, monkeypatch: pytest.MonkeyPatch
@@ -352,51 +295,3 @@ class TestAnswers:
         size = 30_000_000
         (answer,) = await send_all(server.port, post(b"/body", b"Content-Length: %d\r\n" % size + CLOSE), b"x" * size)
         assert answer.body == b"30000000 bytes"
-
-
-class TestShutdown:
-    async def test_an_idle_connection_is_told_to_close_by_its_next_answer(
-        self, server: RawServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(protocol, "DRAIN_IDLE_S", 3600.0)
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(get(b"/"))
-        first = await read_answer(reader)
-        (connection,) = server.state.connections
-        connection.shutdown()
-        writer.write(get(b"/"))
-        last = await read_answer(reader)
-        assert ("connection" in first.headers, last.headers["connection"]) == (False, "close")
-        assert await reader.read() == b""
-        writer.close()
-
-    async def test_a_request_under_way_is_answered_and_what_was_sent_ahead_is_not(self, server: RawServer) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(get(b"/slow") + get(b"/"))
-        await until(lambda: len(server.state.tasks) == 1)
-        (connection,) = server.state.connections
-        connection.shutdown()
-        (answer,) = split_answers(await reader.read())
-        assert (answer.body, answer.headers["connection"]) == (b"answered /slow", "close")
-        writer.close()
-
-    async def test_an_idle_connection_ends_soon(self, server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 3600.0)
-        monkeypatch.setattr(protocol, "DRAIN_IDLE_S", 0.05)
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        await until(lambda: len(server.state.connections) == 1)
-        (connection,) = server.state.connections
-        connection.shutdown()
-        async with asyncio.timeout(30):
-            assert await reader.read() == b""
-        writer.close()
-
-    async def test_a_request_that_takes_too_long_gets_an_answer_all_the_same(self, server: RawServer) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(get(b"/slow"))
-        await until(lambda: running == 1)
-        (task,) = server.state.tasks
-        task.cancel()
-        (answer,) = split_answers(await reader.read())
-        assert (answer.status, orjson.loads(answer.body)["detail"]) == (503, "the service is shutting down")
-        writer.close()

@@ -14,7 +14,6 @@ import structlog
 
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
-from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import BundleRefused, LoadTimeout
 from service.app import create_app
 from service.async_tasks import cancel_and_wait
@@ -25,8 +24,6 @@ from service.models.loading import open_engine
 from service.models.manager import ModelManager
 from service.models.trial import Tried
 from service.settings import Settings
-from service.store.change_stream import START, Snapshot
-from service.store.embedded_store import EmbeddedStore
 from tests.support.bundles import publish_small, small_catalogue
 from tests.support.flaky_store import FlakyStore
 from tests.support.service_harness import (
@@ -215,72 +212,6 @@ async def test_an_unreadable_store_counts_and_supersedes_nothing_while_a_version
     assert models.problem == "the model store was not read yet", "a version that nobody wants any more has not failed"
     assert metric(service, "etegrec_model_loads_total", result="failed") == 0
     await models.close()
-
-
-async def test_the_first_replica_saves_the_snapshot_and_the_next_loads_it(tmp_path: Path) -> None:
-    version = live_store(tmp_path)
-    store = EmbeddedStore(tmp_path / "events")
-    service = create_app(fast_settings(tmp_path), store=store).state.service
-    await service.models.poll()
-    await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)
-    saved = await store.catalogue.load_snapshot(version)
-    assert saved is not None
-    assert Catalogue.from_arrays(saved.arrays).digest() == small_catalogue().digest()
-    other = create_app(fast_settings(tmp_path), store=store).state.service
-    await other.models.poll()
-    assert metric(other, "etegrec_snapshots_total", result="loaded") == 1
-    assert other.models.current.lineage == service.models.current.lineage == saved.lineage
-    for each in (service, other):
-        await each.models.close()
-    await store.close()
-
-
-@pytest.mark.parametrize("flaw", ["no catalogue", "another origin"])
-async def test_a_snapshot_of_something_else_is_refused_and_repaired(tmp_path: Path, flaw: str) -> None:
-    version = live_store(tmp_path)
-    origin = ModelStore(tmp_path).bundle(version).manifest.files["catalogue.parquet"].sha256
-    arrays = small_catalogue(items=7).arrays() if flaw != "no catalogue" else {}
-    wrong = Snapshot(START, "a" * 32, origin if flaw == "no catalogue" else "b" * 64, arrays)
-
-    async def make() -> Snapshot:
-        return wrong
-
-    store = EmbeddedStore(tmp_path / "events")
-    await store.catalogue.save_snapshot(version, make)
-    service = create_app(fast_settings(tmp_path), store=store).state.service
-    await service.models.poll()
-    assert len(service.models.current.catalogue) == 40
-    await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)
-    assert metric(service, "etegrec_snapshots_total", result="refused") >= 1
-    repaired = await store.catalogue.load_snapshot(version)
-    assert repaired is not None
-    assert repaired.lineage == service.models.current.lineage != wrong.lineage
-    assert len(Catalogue.from_arrays(repaired.arrays)) == 40
-    await service.models.close()
-    await store.close()
-
-
-async def test_the_first_boot_reads_no_vectors_for_a_snapshot_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    live_store(tmp_path)
-    read: list[object] = []
-    vectors = Bundle.vectors
-
-    def count(bundle: Bundle) -> object:
-        read.append(bundle)
-        return vectors(bundle)
-
-    monkeypatch.setattr(Bundle, "vectors", count)
-    store = EmbeddedStore(tmp_path / "events")
-    for boots in (0, 1):
-        service = create_app(fast_settings(tmp_path), store=store).state.service
-        await service.models.poll()
-        assert len(read) == boots + 1  # with the catalogue as it was trained; later for the snapshot alone
-        if not boots:
-            await until(lambda: metric(service, "etegrec_snapshots_total", result="saved") == 1)  # noqa: B023
-        await service.models.close()
-    await store.close()
 
 
 def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:

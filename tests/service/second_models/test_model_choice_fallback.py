@@ -10,7 +10,8 @@ import pytest
 
 from model_store.experiments.assignment import Assignment
 from service.engines.base import SearchRequest, SearchResult
-from service.errors import DeadlineMissed, FieldError, InvalidFields
+from service.errors import DeadlineMissed, InvalidFields
+from service.field_errors import FieldError
 from service.models.slot import ModelSlot
 from service.schemas.recommend import RecommendRequest
 from service.service import Service

@@ -14,7 +14,7 @@ from tests.support.random_worlds import (
 from training.data.dataset import Split
 from training.evaluation import dense_ranking
 from training.evaluation.dense_ranking import NEIGHBOURS_WEIGHTS, DenseHead
-from training.evaluation.full_ranking import USERS_AT_ONCE, search_split
+from training.evaluation.full_ranking import USERS_AT_ONCE, SearchedModel, search_split
 from training.evaluation.metrics import both_protocols, ndcg
 
 ITEMS = 60
@@ -51,9 +51,7 @@ def test_ranks_equal_the_references(weight: float) -> None:
 
 def test_without_the_searchs_scores_the_answers_are_the_dense_ranking() -> None:
     split = make_split(USERS_AT_ONCE + 9)
-    found = search_split(
-        random_recommender(CONFIG, 3), CODES, split, 8, VECTORS, 12, neighbours=NEIGHBOURS, neighbours_weight=0.3
-    )
+    found = search_split(SearchedModel(random_recommender(CONFIG, 3), CODES, 8, VECTORS, 12, NEIGHBOURS, 0.3), split)
     answered = found.ranks_without_search()
     full = head().ranks(split, 0.3)
     for mine, theirs in zip(answered, full, strict=True):

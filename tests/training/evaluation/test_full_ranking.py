@@ -16,7 +16,14 @@ from tests.support.random_worlds import (
 )
 from tests.support.search_reference import fuse
 from training.data.dataset import Split
-from training.evaluation.full_ranking import USERS_AT_ONCE, SearchResults, generative_ranks, sample_split, search_split
+from training.evaluation.full_ranking import (
+    USERS_AT_ONCE,
+    SearchedModel,
+    SearchResults,
+    generative_ranks,
+    sample_split,
+    search_split,
+)
 from training.evaluation.metrics import Ranks
 
 ITEMS, WIDTH = 60, 8
@@ -69,7 +76,7 @@ def test_fused_ranks_equal_the_references(weight: float) -> None:
     codes, split = random_codes(rng, config, ITEMS), make_split(rng, 20)
     vectors = random_vectors(rng, config, ITEMS)
     judge = reference(config, random_recommender(config, 3), codes, vectors)
-    found = search_split(random_recommender(config, 3), codes, split, WIDTH, vectors, 6)
+    found = search_split(SearchedModel(random_recommender(config, 3), codes, WIDTH, vectors, 6), split)
     ranks = found.ranks(Fusion(weight=weight, candidates=6))
     for row, (history, target) in enumerate(zip(split.histories, split.targets.tolist(), strict=True)):
         for protocol, excluded in enumerate((history[:0], history)):
@@ -90,7 +97,7 @@ def test_answers_of_listed_users_equal_the_references(weight: float) -> None:
     vectors = random_vectors(rng, config, ITEMS)
     judge = reference(config, random_recommender(config, 3), codes, vectors)
     listed = np.array([1, 4, 30, USERS_AT_ONCE + 3])
-    found = search_split(random_recommender(config, 3), codes, split, WIDTH, vectors, 6, listed=listed)
+    found = search_split(SearchedModel(random_recommender(config, 3), codes, WIDTH, vectors, 6), split, listed=listed)
     top = found.top_items(Fusion(weight=weight, candidates=6), 5)
     assert top.shape == (4, 5)
     for row, answers in zip(listed.tolist(), top.tolist(), strict=True):
@@ -109,11 +116,11 @@ def test_answers_that_do_not_exist_are_no_items_and_nobody_is_listed_unasked() -
     codes, split = random_codes(rng, config, 3), make_split(rng, 2)
     small = Split([history % 3 for history in split.histories], split.targets % 3, split.users)
     net = random_recommender(config, 3)
-    found = search_split(net, codes, small, WIDTH, listed=np.array([0, 1]))
+    found = search_split(SearchedModel(net, codes, WIDTH), small, listed=np.array([0, 1]))
     top = found.top_items(GENERATIVE_ALONE, 5)
     for answers, history, target in zip(top, small.histories, small.targets, strict=True):
         assert set(answers.tolist()) - {-1} == {0, 1, 2} - (set(history.tolist()) - {int(target)})
-    assert search_split(net, codes, small, WIDTH).top_items(GENERATIVE_ALONE, 5).shape == (0, 5)
+    assert search_split(SearchedModel(net, codes, WIDTH), small).top_items(GENERATIVE_ALONE, 5).shape == (0, 5)
 
 
 def scored_targets(
@@ -185,7 +192,7 @@ def test_dense_scores_and_candidates_count_neighbours(weight: float) -> None:
     memory = random_neighbours(rng, ITEMS)
     judge = reference(config, random_recommender(config, 3), codes, vectors)
     net = random_recommender(config, 3)
-    found = search_split(net, codes, split, WIDTH, vectors, 6, neighbours=memory, neighbours_weight=weight)
+    found = search_split(SearchedModel(net, codes, WIDTH, vectors, 6, memory, weight), split)
     assert found.log_prob.shape == found.dense.shape == found.is_target.shape == (2, 20, WIDTH + 6)
     assert found.dense_candidates == 6
     assert found.neighbours_weight == weight

@@ -6,127 +6,33 @@ import base64
 import io
 import json
 import re
-from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.patches import Rectangle
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model_store.bundle.registry import ModelStore
-from model_store.catalogue.code_names import CodeNames
-from model_store.console import run
-from tests.support.tiny import CONTENT, ITEMS, set_options, write_cycle
-from training.cli import app
+from tests.support.reported_runs import CHARTS, NASTY, Reader, etegrec_train, rectangles
+from tests.support.tiny import ITEMS
+from training.artefacts import RANKS
 from training.code_names.naming import name_prefixes
 from training.diagnostics.beam_survival import codes_kept, sampled_codes_kept
 from training.evaluation.full_ranking import generative_ranks
 from training.evaluation.metrics import Ranks, recall
-from training.loop.progress import SilentProgress
-from training.loop.tensorboard import TensorboardProgress
 from training.pipeline import Pipeline
 from training.report.accuracy import fate_shares, hits
 from training.report.answers import best_model, tokenizer_state
 from training.report.build import all_charts
-from training.report.contents import Contents, Curve, gather
-from training.report.names import name_counts, names_note
+from training.report.contents import Contents
 from training.report.notes import coverage_note, show_interval
 from training.report.page import render_page
 from training.report.style import Chart, draw_png, drawable, model_name
-from training.report.tree import NAME_LENGTH, top_branches
+from training.report.tree import top_branches
 from training.run_folder import RunFolder
-from training.user_ranks import RANKS, UserRanks
-
-NASTY = '<script>alert("$x^{2$")</script> 映画 & co'
-
-CHARTS = {
-    "recall_by_popularity",
-    "recall_by_history",
-    "beam",
-    "validation",
-    "losses",
-    "code_changes",
-    "seconds",
-    "code_tree",
-    "purity",
-    "codebook_use",
-}
-
-
-def etegrec_train(*arguments: object) -> int:
-    return run(app, "etegrec-train", [str(argument) for argument in arguments])
-
-
-def write_items(path: Path) -> Path:
-    """Titles, some of them hostile, and categories for the items of the cycle."""
-    lines = ["item,title,categories"]
-    for item in range(ITEMS):
-        title = NASTY.replace('"', '""') if item % 3 == 0 else f"Title {item}"
-        lines.append(f'i{item},"{title}",{"low" if item < ITEMS // 2 else "high"}')
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of all stages with both baselines."""
-    folder = tmp_path_factory.mktemp("run")
-    items = write_items(folder / "items.csv")
-    columns = ["data.columns.item=item", "data.columns.title=title", "data.columns.categories=categories"]
-    overrides = [f'data.items_file="{items}"', *columns, f"content.dim={CONTENT}", "tokenizer.epochs=30"]
-    arguments = ("--preset", "demo", "--out", folder / "run", "--baseline", "tiger", "--tensorboard")
-    assert etegrec_train("run", "--data", write_cycle(folder / "cycle.txt"), *arguments, *set_options(overrides)) == 0
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def pipeline(finished: Path) -> Pipeline:
-    return Pipeline(RunFolder.open(finished), SilentProgress())
-
-
-@pytest.fixture(scope="module")
-def contents(pipeline: Pipeline) -> Contents:
-    return gather(pipeline, UserRanks.read(pipeline.run))
-
-
-@pytest.fixture(scope="module")
-def charts(contents: Contents) -> dict[str, Chart]:
-    return {chart.name: chart for chart in all_charts(contents)}
-
-
-class Reader(HTMLParser):
-    """Texts, table rows and attributes of a page, and whether its tags close."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.rows: list[list[str]] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in {"meta", "img"}:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in {"td", "th"}:
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
+from training.user_ranks import UserRanks
 
 
 def test_the_bundle_of_a_run_has_the_report(finished: Path, tmp_path: Path) -> None:
@@ -286,67 +192,6 @@ def test_every_chart_asks_answers_and_names_its_axes(charts: dict[str, Chart]) -
                 assert axes.get_ylabel()
 
 
-def rectangles(chart: Chart) -> list[Rectangle]:
-    """Return the bars or bands of the first axes."""
-    return [patch for patch in chart.figure.axes[0].patches if isinstance(patch, Rectangle)]
-
-
-def test_learning_curves_are_those_of_the_run(finished: Path, contents: Contents, charts: dict[str, Chart]) -> None:
-    history = json.loads((finished / "finetune.json").read_text())["history"]
-    joint = json.loads((finished / "joint.json").read_text())["history"]
-    assert contents.curves["generative"] == Curve(history, finetune_from=len(joint) + 1)
-    expected = [entry["rec"] for entry in history if "rec" in entry]
-    lines = {line.get_label(): line for line in charts["losses"].figure.axes[0].get_lines()}
-    assert lines["ETEGRec"].get_ydata() == pytest.approx(expected)
-    assert np.size(lines["TIGER"].get_xdata()) > 0
-    titles = {axes.get_title().partition(":")[0] for axes in charts["losses"].figure.axes}
-    assert {"L_REC", "L_SQ", "L_SIA", "L_PSA"} <= titles
-    tokenizer = [index for index, entry in enumerate(history, start=1) if entry["tokenizer_phase"]]
-    bands = rectangles(charts["validation"])
-    assert [patch.get_x() + patch.get_width() / 2 for patch in bands] == pytest.approx(tokenizer)
-    best = max(entry.get("valid_ndcg@10", 0) for entry in history)
-    assert f"{best:.4f}" in charts["validation"].answer
-    shown = {line.get_label() for line in charts["validation"].figure.axes[0].get_lines()}
-    assert {"ETEGRec", "TIGER", "SASRec"} <= shown
-    assert all(set(epoch) == {"loss", "valid_ndcg@10"} for epoch in contents.curves["sasrec"].epochs)
-
-
-@pytest.mark.parametrize("stage", ["embed", "tokenizer", "joint", "finetune", "tiger_joint", "tiger_finetune"])
-def test_tensorboard_shows_what_the_run_recorded(finished: Path, stage: str) -> None:
-    shown = scalars(finished / "tensorboard" / stage)
-    assert shown
-    stored = {"embed": "sasrec.json", "tokenizer": "", "tiger_joint": "tiger_joint.json"}.get(stage, f"{stage}.json")
-    if stored:
-        history = json.loads((finished / stored).read_text())["history"]
-        for name, points in shown.items():
-            assert points == pytest.approx({epoch: history[epoch][name] for epoch in points}, rel=1e-6)
-        assert max(max(points) for points in shown.values()) == len(history) - 1
-
-
-def test_epochs_that_are_done_again_show_once(tmp_path: Path) -> None:
-    for first, value in ((0, 1.0), (2, 5.0)):  # killed after epoch 3, saved after epoch 1
-        with TensorboardProgress(SilentProgress(), tmp_path).track("stage", 6) as bar:
-            for epoch in range(first, first + 4):
-                bar.record(epoch, {"loss": value})
-    assert scalars(tmp_path) == {"loss": {0: 1.0, 1: 1.0, 2: 5.0, 3: 5.0, 4: 5.0, 5: 5.0}}
-
-
-def scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """Values by step and name, as TensorBoard reads them; no step may come twice."""
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    found = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
-    assert all(len({point.step for point in points}) == len(points) for points in found.values())
-    return {name: {point.step: point.value for point in points} for name, points in found.items()}
-
-
-def test_code_changes_are_counted_by_tokenizer_epoch(contents: Contents, charts: dict[str, Chart]) -> None:
-    bars = rectangles(charts["code_changes"])
-    changed = contents.evaluation.tokenizer["codes_changed"]
-    assert len(changed) == len(contents.curves["generative"].tokenizer_epochs) > 1
-    assert [bar.get_height() * ITEMS for bar in bars] == pytest.approx(changed)
-
-
 def test_codebook_use_counts_every_item_once_a_level(contents: Contents, charts: dict[str, Chart]) -> None:
     lines = charts["codebook_use"].figure.axes[0].get_lines()[: contents.levels]
     for line, used in zip(lines, contents.evaluation.tokenizer["codes_used"], strict=True):
@@ -429,48 +274,6 @@ def test_the_busiest_branches_come_first_with_their_most_popular_items() -> None
     assert second.prefix == (2,)
     (only,) = top_branches(codes[:, :1][:2], popularity[:2])
     assert (only.examples, only.below) == ([1, 0], [])  # one code an item is no tree to descend
-
-
-def test_prefixes_are_shown_with_their_names_and_purity(contents: Contents) -> None:
-    shared = [prefix for one in name_counts(contents) for prefix in shared_prefixes(contents, one.depth)]
-    padded = [[*prefix, *[-1] * (contents.codes.shape[1] - 1 - len(prefix))] for prefix in shared]
-    texts = {prefix: f"<Name> of {prefix} · γάλα" for prefix in shared[::2]}
-    named = replace(contents, names=CodeNames.of(np.array(padded[::2]), list(texts.values())))
-    charts = all_charts(named)
-    reader = Reader(render_page(named, [(chart, b"") for chart in charts]).decode())
-    assert names_note(named) in reader.texts
-
-    counts = name_counts(named)
-    assert sum(one.named for one in counts) == len(texts)
-    purity = contents.evaluation.tokenizer["purity"]
-    for one, row in zip(counts, purity, strict=True):
-        assert one.shared == len(shared_prefixes(contents, one.depth))
-        cells = [str(one.depth), str(row["prefixes"]), str(one.shared), f"{one.named} ({one.named / one.shared:.0%})"]
-        assert [*cells, f"{row['category_lift']:.1f}", f"{row['together_lift']:.1f}"] in reader.rows
-
-    first_branches = top_branches(named.codes, named.item_popularity)
-    branches = [branch for first in first_branches for branch in (first, *first.below)]
-    assert {branch.prefix in texts for branch in branches} == {True, False}
-    listed = [text.strip() for text in reader.texts]
-    (tree,) = (chart for chart in charts if chart.name == "code_tree")
-    drawn = {text.get_text() for text in tree.figure.axes[0].texts}
-    for branch in branches:
-        name = texts.get(branch.prefix)
-        assert (branch.label if name is None else f"{branch.label}: {name}") in listed
-        assert (branch.label if name is None else f"{branch.label}\n{drawable(name, NAME_LENGTH)}") in drawn
-
-
-def shared_prefixes(contents: Contents, depth: int) -> list[tuple[int, ...]]:
-    """Prefixes of so many codes with at least two items."""
-    counts = Counter(tuple(each) for each in contents.codes[:, :depth].tolist())
-    return [prefix for prefix, items in counts.items() if items > 1]
-
-
-def test_a_shop_without_titles_is_told_once_that_there_are_no_names(contents: Contents) -> None:
-    silent = replace(contents, names=CodeNames.none(), has_texts=False)
-    page = render_page(silent, [(chart, b"") for chart in all_charts(silent)]).decode()
-    assert page.count("no prefix has a name") == 1
-    assert "Named prefixes" not in page
 
 
 def test_text_is_drawn_in_one_line_with_letters_that_the_font_has() -> None:

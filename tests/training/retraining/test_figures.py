@@ -23,7 +23,7 @@ from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from tests.support.bundles import NOON, bundle_files, description, small_catalogue
 from tests.support.random_worlds import random_recommender, random_vectors, small_config
 from training.data.dataset import Dataset, ItemInfo, Split
-from training.evaluation.full_ranking import search_split
+from training.evaluation.full_ranking import SearchedModel, search_split
 from training.evaluation.metrics import Ranks
 from training.retraining import served_model
 from training.retraining.figures import codes_moved, model_metrics
@@ -86,7 +86,7 @@ def test_the_incumbent_ranks_the_newest_interactions_as_it_is_served(tmp_path: P
     part = Split([np.array(items[:-1], dtype=np.int32) for items in rows], targets, np.arange(len(rows)))
     net = load_recommender(bundle)
     codes, vectors = catalogue.codes[ranked], None if catalogue.vectors is None else catalogue.vectors[ranked]
-    found = search_split(net, codes, part, CONFIG.beam_width, vectors, fusion.candidates)
+    found = search_split(SearchedModel(net, codes, CONFIG.beam_width, vectors, fusion.candidates), part)
     missed = np.array([-1, -1])
     expected = Ranks(*(np.concatenate([ranks, missed]) for ranks in found.ranks(fusion))).summary()
     metrics = metrics_of(bundle, dataset(sequences))

@@ -17,7 +17,7 @@ from tests.support.random_worlds import random_recommender, random_vectors, smal
 from training.data.dataset import Dataset, Split
 from training.evaluation.calibration import calibration_error
 from training.evaluation.coverage import K
-from training.evaluation.full_ranking import SearchResults, search_split
+from training.evaluation.full_ranking import SearchedModel, SearchResults, search_split
 from training.evaluation.metrics import gains
 from training.retraining import figures as figures_module
 from training.retraining.figures import Comparison, Figures, compare_models
@@ -124,15 +124,9 @@ def search_by_name(model: ServedModel, data: Dataset) -> Searched:
     codes = model.catalogue.codes[[rows[name] for name in names]]
     vectors = model.catalogue.vectors
     assert vectors is not None
-    found = search_split(
-        model.recommender,
-        codes,
-        split,
-        CONFIG.beam_width,
-        vectors[[rows[name] for name in names]],
-        model.fusion.candidates,
-        listed=np.arange(len(judged)),
-    )
+    known_vectors = vectors[[rows[name] for name in names]]
+    searched = SearchedModel(model.recommender, codes, CONFIG.beam_width, known_vectors, model.fusion.candidates)
+    found = search_split(searched, split, listed=np.arange(len(judged)))
     best = found.top_items(model.fusion, K).tolist()
     return Searched(found, judged, [[names[item] for item in items if item >= 0] for items in best])
 

@@ -36,6 +36,7 @@ from training.artefacts import (
 from training.blending.fit import Blend, fit_blend
 from training.config import TrainingConfig
 from training.content.content_encoder import ContentEncoder, fit_content_encoder
+from training.content.item_words import fit_item_words
 from training.content.shared_features import item_features
 from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
@@ -244,7 +245,8 @@ class Pipeline:
 
     def _fit_blend(self, sasrec: Sasrec) -> tuple[Blend, Neighbours]:
         data = self.dataset
-        return fit_blend(sasrec, self._content, data.training_csr(), data.validation(), self.config.seed)
+        words = None if self._content is None else fit_item_words(data)
+        return fit_blend(sasrec, self._content, words, data.training_csr(), data.validation(), self.config.seed)
 
     def _train_tokenizer(self, embeddings: Tensor, checkpoint: Path) -> Tokenizer:
         config = self.config

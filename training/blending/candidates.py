@@ -54,17 +54,15 @@ class Candidates:
     items: int
 
     def neighbour_scores(self, memory: Neighbours) -> Float32Array:
-        """Return the neighbour scores of all candidates, ``[C]``.
-
-        Args:
-            memory: With no other pairs than the memory by which the candidates were chosen.
-        """
+        """Return the neighbour scores of all candidates by a memory, ``[C]``."""
         key = self.owner * self.items + self.item
         values = np.zeros(len(key), dtype=np.float32)
         for start in range(0, len(self.histories), EVALUATION_USERS):
             found = _score_neighbours(memory, self.histories[start : start + EVALUATION_USERS])
-            place = np.searchsorted(key, (found.owner + start) * self.items + found.row)
-            values[place] = found.value
+            wanted = (found.owner + start) * self.items + found.row
+            place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+            is_candidate = key[place] == wanted
+            values[place[is_candidate]] = found.value[is_candidate]
         return values
 
     def ranks(self, scores: Float32Array) -> Int64Array:

@@ -4,7 +4,7 @@
                   + weight * neighbour score
 
 What one part is worth depends on the others: neighbours who are fitted alone repeat what SASRec knows. So all values
-are chosen together, by coordinate ascent on NDCG@10 over small grids. What a user had resembles itself most, in content
+are chosen together, by coordinate ascent on NDCG@20 over small grids. What a user had resembles itself most, in content
 too, so the penalty is fitted with the share; where items say nothing the share is 0. As in the search, only the newest
 ``sasrec.max_history`` items of a history count. The weight of neighbours is fitted again when the recommender is
 trained (:mod:`training.evaluation.dense_ranking`), because its cosines are others.
@@ -22,12 +22,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from model_store.search.item_words import ItemWords
 from model_store.search.neighbours import Neighbours
 from training.blending.candidates import Candidates, find_candidates
 from training.data.dataset import Sequences, Split
 from training.embedding.sasrec import EVALUATION_USERS, Sasrec
 from training.evaluation.dense_ranking import NEIGHBOURS_WEIGHTS
-from training.evaluation.full_ranking import FIT_CUTOFF, sample_split
+from training.evaluation.full_ranking import sample_split
 from training.evaluation.metrics import ndcg
 from training.neighbours.counts import NeighbourCounts, NeighbourSettings, count_neighbours
 
@@ -38,8 +39,13 @@ PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 OUT_EXPONENTS = (0.3, 0.5, 0.85)
 IN_EXPONENTS = (0.15, 0.3)
 DECAYS = (0.6, 0.7, 0.8)
+LIKENESSES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
 """Values of neighbours that are tried: whether popular items make good neighbours, and for how long an item of the
 history tells what comes next, differ from shop to shop (docs/LOG.md)."""
+
+CUTOFF = 20
+"""Ranks that count. They reach beyond an answer, as the next ones may still come up: by what the search knows of them,
+or by the ranker (:mod:`training.blending.ranker`)."""
 
 MOST_USERS = 4_000
 """Validation users, drawn by seed, that choose the blend, at most."""
@@ -58,7 +64,7 @@ class Blend(NamedTuple):
     repeat_penalty: float = 0.0  # subtracted from the score of an item for each occurrence in the history
     neighbours_weight: float = 0.0
     neighbours: NeighbourSettings = NeighbourSettings()
-    ndcg: float = 0.0  # NDCG@10 of the users that it was chosen by, where all their items may be answers
+    ndcg: float = 0.0  # NDCG@20 of the users that it was chosen by, where all their items may be answers
     ndcg_without_content: float = 0.0  # the same of the best blend found with share 0
 
     def as_dict(self) -> dict[str, object]:
@@ -72,7 +78,7 @@ class Blend(NamedTuple):
 
     def summary(self) -> str:
         """Say in a line what was fitted."""
-        dense = f"Dense scores: NDCG@10 {self.ndcg:.4f} on validation users"
+        dense = f"Dense scores: NDCG@20 {self.ndcg:.4f} on validation users"
         if not self.share:
             return f"{dense}, without content"
         return f"{dense}, {self.ndcg_without_content:.4f} without content (its share is {self.share:g})"
@@ -83,26 +89,28 @@ NO_BLEND = Blend()
 
 
 def fit_blend(
-    model: Sasrec, content: Tensor | None, sequences: Sequences, valid: Split, seed: int
+    model: Sasrec, content: Tensor | None, words: ItemWords | None, sequences: Sequences, valid: Split, seed: int
 ) -> tuple[Blend, Neighbours]:
-    """Return the blend with the best NDCG@10, and its neighbours; items of the history may be answers.
+    """Return the blend with the best NDCG@20, and its neighbours; items of the history may be answers.
 
     Args:
         model: Trained SASRec, in evaluation mode.
         content: Content vectors of all items, ``[N, c]``; ``None`` if they say nothing.
+        words: Words of all items; ``None`` if they say nothing.
         sequences: Item rows of each user in training, oldest first.
         valid: Validation users, at least one.
         seed: Seed of the draw of at most :data:`MOST_USERS` of them.
     """
     items = model.item_embedding.num_embeddings
-    counts = count_neighbours(sequences, items)
+    counts = count_neighbours(sequences, items, words)
 
     sample = sample_split(valid, min(MOST_USERS, max(EVALUATION_USERS, MOST_SCORES // items)), seed)
-    candidates = find_candidates(model, content, counts.memory(NO_BLEND.neighbours), sample)
+    of_all_kinds = NO_BLEND.neighbours._replace(likeness=LIKENESSES[-1])
+    candidates = find_candidates(model, content, counts.memory(of_all_kinds), sample)
     search = _BlendSearch(candidates, counts)
 
-    without = search.ascend(Blend(neighbours_weight=NEIGHBOURS_WEIGHTS[1]), shares=(0.0,))
-    best = without if content is None else search.ascend(without, SHARES)
+    without = search.ascend(Blend(neighbours_weight=NEIGHBOURS_WEIGHTS[1]), shares=(0.0,), likenesses=(0.0,))
+    best = without if content is None else search.ascend(without, SHARES, LIKENESSES if words else (0.0,))
     best = best._replace(ndcg_without_content=without.ndcg)
     return best, counts.memory(best.neighbours)
 
@@ -124,13 +132,13 @@ class _BlendSearch:
         self._counts = counts
         self._scores: dict[NeighbourSettings, npt.NDArray[np.float32]] = {}
 
-    def ascend(self, start: Blend, shares: Iterable[float]) -> Blend:
-        """Return the best blend that is reached from ``start``."""
+    def ascend(self, start: Blend, shares: Iterable[float], likenesses: Iterable[float]) -> Blend:
+        """Return the best blend that is reached from ``start``, with these shares of content and of words."""
         weights = NEIGHBOURS_WEIGHTS
         steps: tuple[Callable[[Blend], Iterable[Blend]], ...] = (
             lambda at: (at._replace(share=s, neighbours_weight=w) for s, w in product(shares, weights)),
             lambda at: (at._replace(repeat_penalty=penalty) for penalty in PENALTIES),
-            lambda at: (at._replace(neighbours=s) for s in self._settings(at.neighbours)),
+            lambda at: (at._replace(neighbours=s) for s in self._settings(at.neighbours, likenesses)),
         )
         best = self._valued(start)
         for _ in range(MOST_ROUNDS):
@@ -141,11 +149,12 @@ class _BlendSearch:
                 break
         return best
 
-    def _settings(self, at: NeighbourSettings) -> Iterable[NeighbourSettings]:
-        """Return the settings that differ from those at hand in one respect: the exponents, the decay, the history."""
+    def _settings(self, at: NeighbourSettings, likenesses: Iterable[float]) -> Iterable[NeighbourSettings]:
+        """Return the settings that differ from those at hand in one respect: exponents, decay, history, likeness."""
         yield from (at._replace(out_exponent=a, in_exponent=b) for a, b in product(OUT_EXPONENTS, IN_EXPONENTS))
         yield from (at._replace(decay=decay) for decay in DECAYS)
         yield at._replace(skips_history=not at.skips_history)
+        yield from (at._replace(likeness=likeness) for likeness in likenesses)
 
     def _valued(self, blend: Blend) -> Blend:
         """Return a blend with its NDCG@10."""
@@ -153,4 +162,4 @@ class _BlendSearch:
             memory = self._counts.memory(blend.neighbours)
             self._scores[blend.neighbours] = self._candidates.neighbour_scores(memory)
         scores = dense_scores(blend, self._candidates, self._scores[blend.neighbours])
-        return blend._replace(ndcg=ndcg(self._candidates.ranks(scores), FIT_CUTOFF))
+        return blend._replace(ndcg=ndcg(self._candidates.ranks(scores), CUTOFF))

@@ -1,12 +1,14 @@
-"""Counts of items that stand close to each other in training sequences, in the neighbourhood of every item.
+"""Neighbours of every item: items that stand close to it in training sequences, and items that say the same.
 
     C(i, j) = sum over places of i and of j, d apart with d <= WINDOW, of DISTANCE_DECAY ** (d - 1),
               times BACKWARD where j comes before i
     strength of j as neighbour of i = C(i, j) / ((out(i) + PSEUDO) ** a * (in(j) + PSEUDO) ** b)
+                                      + likeness * similarity of their words, in units of a strong neighbour
 
 ``out(i)`` sums C over all j, ``in(j)`` over all i. An item is no neighbour of itself. The exponents a and b take off
-what an item owes to its popularity; they are fitted (:mod:`training.blending.fit`), the rest is fixed: on Beauty it is
-a plateau (docs/LOG.md). The result is a :class:`model_store.search.neighbours.Neighbours`.
+what an item owes to its popularity; they and the likeness are fitted (:mod:`training.blending.fit`), the rest is fixed:
+on Beauty it is a plateau (docs/LOG.md). The unit is the mean, over all items that have neighbours by counts, of the
+strength of their strongest one. The result is a :class:`model_store.search.neighbours.Neighbours`.
 
 Shapes: N interactions, P pairs of items.
 """
@@ -20,9 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model_store.search.item_words import ItemWords
 from model_store.search.neighbours import MOST_NEIGHBOURS, Neighbours
 from training.data.dataset import Sequences
 from training.data.numbering import stable_order
+from training.neighbours.alike import find_alike
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
@@ -54,16 +58,18 @@ class NeighbourSettings(NamedTuple):
     in_exponent: float = 0.15  # b
     decay: float = 0.7  # weight of an item of the history relative to the next newer one
     skips_history: bool = False  # whether items of the history get no score
+    likeness: float = 0.0  # what similar words are worth, in units of a strong neighbour
 
 
 @dataclass(frozen=True, eq=False)
 class NeighbourCounts:
-    """Counts of each item's strongest neighbours, as compressed sparse rows, and the degrees of all items.
+    """Each item's strongest neighbours by counts and by words, as compressed sparse rows, and the degrees of all items.
 
     Attributes:
         start: ``[items + 1]``, where each item's neighbours begin.
         neighbour: ``[P]``, item rows, ascending within an item.
-        count: ``[P]``, C.
+        count: ``[P]``, C; 0 of neighbours by words alone.
+        similarity: ``[P]``, of their words; 0 of neighbours by counts alone.
         outgoing: ``[items]``, out.
         incoming: ``[items]``, in.
     """
@@ -71,6 +77,7 @@ class NeighbourCounts:
     start: Int64Array
     neighbour: npt.NDArray[np.int32]
     count: npt.NDArray[np.float32]
+    similarity: npt.NDArray[np.float32]
     outgoing: Float64Array
     incoming: Float64Array
 
@@ -78,9 +85,25 @@ class NeighbourCounts:
         """Return the neighbours with the strengths that follow from the settings."""
         of_item = np.repeat((self.outgoing + PSEUDO) ** -settings.out_exponent, np.diff(self.start))
         of_neighbour = (self.incoming + PSEUDO) ** -settings.in_exponent
-        strength = (self.count * of_item * of_neighbour[self.neighbour]).astype(np.float32)
+        strength = self.count * of_item * of_neighbour[self.neighbour]
+        if settings.likeness and self.similarity.any():
+            strength += settings.likeness * self._strong(strength) * self.similarity
+
         items = len(self.outgoing)
-        return Neighbours(self.start, self.neighbour, strength, settings.decay, items, settings.skips_history)
+        item = np.repeat(np.arange(items), np.diff(self.start))
+        kept = strength > 0
+        is_crowded = kept & (np.bincount(item[kept], minlength=items) > MOST_NEIGHBOURS)[item]
+        kept[is_crowded] = _strongest(item[is_crowded], strength[is_crowded])
+
+        start = np.concatenate([[0], np.cumsum(np.bincount(item[kept], minlength=items))])
+        strength = strength[kept].astype(np.float32)
+        return Neighbours(start, self.neighbour[kept], strength, settings.decay, items, settings.skips_history)
+
+    def _strong(self, strength: Float64Array) -> float:
+        """Return the mean strength of items' strongest neighbours by counts; 1 if nobody had two items together."""
+        begin = self.start[:-1][np.diff(self.start) > 0]
+        strongest = np.maximum.reduceat(strength, begin) if len(begin) else np.empty(0)
+        return float(strongest[strongest > 0].mean()) if (strongest > 0).any() else 1.0
 
 
 class _Places(NamedTuple):
@@ -92,8 +115,8 @@ class _Places(NamedTuple):
     after: npt.NDArray[np.int32]  # [n], and after it
 
 
-def count_neighbours(sequences: Sequences, items: int) -> NeighbourCounts:
-    """Count the neighbours of all items.
+def count_neighbours(sequences: Sequences, items: int, words: ItemWords | None = None) -> NeighbourCounts:
+    """Count the neighbours of all items, and find those that say the same.
 
     The items are taken in blocks, so that memory is bounded however many sequences there are; each interaction is
     visited in the block of its item alone.
@@ -101,6 +124,7 @@ def count_neighbours(sequences: Sequences, items: int) -> NeighbourCounts:
     Args:
         sequences: Item rows of each user, oldest first.
         items: Number of items.
+        words: Their words; ``None`` if they say nothing.
     """
     outgoing, incoming = _degrees(sequences, items)
     importance = (incoming + PSEUDO) ** -SELECTION_EXPONENT
@@ -118,8 +142,17 @@ def count_neighbours(sequences: Sequences, items: int) -> NeighbourCounts:
         neighbours.append(neighbour[kept].astype(np.int32))
         values.append(count[kept].astype(np.float32))
 
-    start = np.cumsum(np.concatenate(counts))
-    return NeighbourCounts(start, np.concatenate(neighbours), np.concatenate(values), outgoing, incoming)
+    item = np.repeat(np.arange(items), np.concatenate(counts)[1:])
+    alike = find_alike(words if words is not None else ItemWords.nothing(items))
+    key = np.concatenate([item * items + np.concatenate(neighbours), alike.item * items + alike.other])
+    pair, place = np.unique(key, return_inverse=True)
+    count, similarity = np.zeros((2, len(pair)), dtype=np.float32)
+    count[place[: len(item)]] = np.concatenate(values)
+    similarity[place[len(item) :]] = alike.similarity
+
+    item, neighbour = np.divmod(pair, max(items, 1))
+    start = np.concatenate([[0], np.cumsum(np.bincount(item, minlength=items))])
+    return NeighbourCounts(start, neighbour.astype(np.int32), count, similarity, outgoing, incoming)
 
 
 def _degrees(sequences: Sequences, items: int) -> tuple[Float64Array, Float64Array]:

@@ -25,8 +25,8 @@ from model_store.bundle.vector_file import EMBEDDINGS, VECTORS
 from model_store.catalogue.code_names import CodeNames
 from model_store.errors import BundleRefused
 from model_store.search.fusion import Fusion
-from model_store.search.neighbours import Neighbours
 from model_store.search.item_words import ItemWords
+from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import FEATURES, CandidateFeatures, Ranker
 from tests.support.bundles import (
     NOON,

@@ -1,4 +1,4 @@
-"""Item words: similarities against their definition written out, for items with few words, none, or from after training."""
+"""Item words: similarities against their definition written out; items that say little, nothing, or came later."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ from service.models.trial import ProcessTrial
 from service.settings import Settings
 from tests.support.bundles import bundle_files, small_catalogue
 from tests.support.random_worlds import (
-    random_neighbours,
     random_item_words,
+    random_neighbours,
     random_ranker,
     random_recommender,
     random_vectors,

@@ -16,7 +16,8 @@ from model_store.search.history_encoding import encode_histories
 from model_store.search.neighbours import Neighbours
 from tests.support.themed_data import CONFIG, CONTENT_DIM, themed, untrained
 from training.blending import fit
-from training.blending.fit import Blend, fit_blend
+from training.blending.fit import CUTOFF, Blend, fit_blend
+from training.content.item_words import fit_item_words
 from training.data.dataset import Dataset, Split
 from training.embedding.sasrec import Sasrec, score_histories
 from training.evaluation.full_ranking import sample_split
@@ -26,13 +27,15 @@ from training.joint.learner import new_learner
 
 def fitted(data: Dataset, with_content: bool = True) -> tuple[Blend, Neighbours]:
     model, content = untrained(data)
-    return fit_blend(model, content if with_content else None, data.training_csr(), data.validation(), seed=1)
+    if not with_content:
+        return fit_blend(model, None, None, data.training_csr(), data.validation(), seed=1)
+    return fit_blend(model, content, fit_item_words(data), data.training_csr(), data.validation(), seed=1)
 
 
 def full_ranking(
     data: Dataset, model: Sasrec, content: torch.Tensor, blend: Blend, memory: Neighbours, split: Split
 ) -> float:
-    """NDCG@10 of a blend by the scores of all items, user by user."""
+    """NDCG of a blend by the scores of all items, user by user."""
     ranks = []
     for history, target in zip(split.histories, split.targets, strict=True):
         read = history[-CONFIG.max_history :]
@@ -44,7 +47,7 @@ def full_ranking(
         found = memory.scores(encoded.leaves, encoded.lengths)
         scores[found.row] += blend.neighbours_weight * found.value
         ranks.append(rank_of_target(scores[None], np.array([target]))[0])
-    return ndcg(np.array(ranks), 10)
+    return ndcg(np.array(ranks), CUTOFF)
 
 
 def test_titles_that_tell_get_a_share_and_help_more_than_titles_that_do_not() -> None:

@@ -27,6 +27,9 @@ and would cost the most."""
 ITEMS_AT_ONCE = 2048
 """Items that are compared with all others together."""
 
+_STEPS = 1 << 20
+_PLACE_BITS = 32
+
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -49,7 +52,7 @@ class _Index(NamedTuple):
 def find_alike(words: ItemWords) -> AlikePairs:
     """Return for every item the :data:`ALIKE` items that are most similar to it; fewer if few share a word with it."""
     index = _index(words)
-    parts = [_most_alike(words, index, first) for first in range(0, words.items, ITEMS_AT_ONCE)]
+    parts = [_most_alike(words, index, first) for first in range(0, max(words.items, 1), ITEMS_AT_ONCE)]
     return AlikePairs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
@@ -80,15 +83,24 @@ def _most_alike(words: ItemWords, index: _Index, first: int) -> AlikePairs:
 
     key, place = np.unique(np.repeat(row, count) * words.items + index.item[entry], return_inverse=True)
     similarity = np.bincount(place, product, len(key))
-    item, other = np.divmod(key, words.items)
-    item += first
-    is_other = item != other
-    return _strongest(AlikePairs(item[is_other], other[is_other], similarity[is_other]))
+    item, other = np.divmod(key, max(words.items, 1))
+    is_other = item + first != other
+    item, other, similarity = item[is_other], other[is_other], similarity[is_other]
+    kept = _strongest(item, similarity)
+    return AlikePairs(item[kept] + first, other[kept], similarity[kept])
 
 
-def _strongest(pairs: AlikePairs) -> AlikePairs:
-    """Return the pairs ``[P]``, sorted by item, that are among the most similar ones of their item."""
-    order = np.lexsort((-pairs.similarity, pairs.item))
-    kept = np.empty(len(order), dtype=np.bool_)
-    kept[order] = np.arange(len(order)) - np.searchsorted(pairs.item, pairs.item) < ALIKE
-    return AlikePairs(*(part[kept] for part in pairs))
+def _strongest(item: Int64Array, similarity: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return a mask of the pairs ``[P]``, sorted by item, that are among the most similar ones of that item.
+
+    Args:
+        item: Numbers below :data:`ITEMS_AT_ONCE`.
+        similarity: From 0 to 1; what differs by less than 2**-20 counts as equal, of which earlier pairs come first.
+    """
+    # One number a pair, each another one, sorts ten times as fast as three keys do, and always the same way.
+    unlikeness = np.clip((1 - similarity) * _STEPS, 0, _STEPS - 1).astype(np.int64)
+    key = np.sort((item * _STEPS + unlikeness) << _PLACE_BITS | np.arange(len(item)))
+    pair = key & ((1 << _PLACE_BITS) - 1)
+    kept = np.empty(len(item), dtype=np.bool_)
+    kept[pair] = np.arange(len(item)) - np.searchsorted(item, item) < ALIKE
+    return kept

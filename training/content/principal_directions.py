@@ -1,7 +1,7 @@
 """Principal directions of a matrix: a truncated singular value decomposition, randomised (Halko et al. 2011).
 
-Subspace iteration on the side of the columns, of which there are at most some ten thousand. To make directions of N rows
-orthogonal costs four times as much as to multiply them by a sparse matrix, so that happens once, at the end.
+Subspace iteration on the side of the columns, of which there are at most some ten thousand. To make directions of N
+rows orthogonal costs four times as much as to multiply them by a sparse matrix, so that happens once, at the end.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from training.content.principal_directions import principal_directions
 def matrix_with(singular: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.linalg.qr(torch.randn(size, len(singular), generator=generator)).Q for size in (rows, columns))
-    return (left * singular) @ right.T
+    matrix: torch.Tensor = (left * singular) @ right.T
+    return matrix
 
 
 @pytest.mark.parametrize("is_sparse", [False, True])

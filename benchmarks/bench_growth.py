@@ -8,7 +8,7 @@ was done. whole_cpu_s: CPU seconds of all units, which in training means one epo
 the process.
 
 exponents: slope of log whole_cpu_s over log size; 1 is linear, 2 quadratic. faster_than_n_log_n: stages whose
-whole_cpu_s grows faster than that from the smallest to the largest size, by more than noise. Up to 200,000 items the
+whole_cpu_s grows faster than that from the smallest to the largest size, by more than noise. Up to 50,000 items the
 losses of ``embedding`` and ``joint`` score all items for every target, which is quadratic; beyond that they score
 samples.
 above_memory: stages that needed more than 20 GiB at any size. A stage that fails or takes longer than

@@ -1,4 +1,8 @@
-"""Principal directions of a matrix: a truncated singular value decomposition, randomised (Halko et al. 2011)."""
+"""Principal directions of a matrix: a truncated singular value decomposition, randomised (Halko et al. 2011).
+
+Subspace iteration on the side of the columns, of which there are at most some ten thousand. To make directions of N
+rows orthogonal costs four times as much as to multiply them by a sparse matrix, so that happens once, at the end.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ OVERSAMPLING = 16
 SMALLEST_SHARE = 1e-4
 """Singular value, relative to the largest, below which a direction is rounding noise, and left out."""
 
-ITERATIONS = 4
-"""Power iterations of the decomposition."""
+ITERATIONS = 5
+"""Multiplications by the matrix and back, which draw the basis towards the largest directions."""
 
 
 def principal_directions(matrix: Tensor, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,8 +34,16 @@ def principal_directions(matrix: Tensor, width: int, seed: int) -> tuple[Tensor,
     Returns:
         ``[N, K]``, ``[K]``, descending, and ``[M, K]``; K may be smaller than ``width``.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        left, singular, right = torch.svd_lowrank(matrix, q=min(width + OVERSAMPLING, *matrix.shape), niter=ITERATIONS)
+    followed = min(width + OVERSAMPLING, *matrix.shape)
+    transposed = matrix.t()
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(matrix.shape[1], followed, generator=generator)
+    for _ in range(ITERATIONS):
+        basis, _ = torch.linalg.qr(transposed @ (matrix @ basis))
+        # The decomposition returns columns; a sparse matrix multiplies rows three times as fast.
+        basis = basis.contiguous()
+
+    rows, triangle = torch.linalg.qr(matrix @ basis)
+    turned, singular, right = torch.linalg.svd(triangle)
     kept = min(width, int((singular > SMALLEST_SHARE * singular[0]).sum()))
-    return left[:, :kept], singular[:kept], right[:, :kept]
+    return rows @ turned[:, :kept], singular[:kept], basis @ right[:kept].T

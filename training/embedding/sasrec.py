@@ -24,10 +24,7 @@ from model_store.network.layers import Dropout
 from model_store.network.repeat_bias import RepeatBias
 from training.data.dataset import Split
 from training.evaluation.metrics import Ranks, both_protocols
-from training.loop.item_softmax import (
-    SAMPLED_ABOVE,
-    Additions,
-)
+from training.loop.item_softmax import NEGATIVES, SAMPLED_ABOVE, Additions
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -60,7 +57,9 @@ class SasrecConfig(Section):
     softmax: Literal["auto", "full", "sampled"] = Field(
         "auto", description=f"loss over all items or sampled ones; auto: sampled above {SAMPLED_ABOVE:,} items"
     )
-    negatives: int = Field(4096, ge=1, description="sampled softmax: items drawn for a batch, besides its own targets")
+    negatives: int = Field(
+        NEGATIVES, ge=1, description="sampled softmax: items drawn for a batch, besides its own targets"
+    )
 
     @property
     def encoder(self) -> EncoderShape:

@@ -20,7 +20,7 @@ from training.embedding.sasrec import Sasrec, SasrecConfig
 from training.joint.code_tree import CodeTree
 from training.loop.checkpoint import State
 from training.loop.compute import FP32, ComputeConfig
-from training.loop.item_softmax import SAMPLED_ABOVE, Proposal
+from training.loop.item_softmax import NEGATIVES, SAMPLED_ABOVE, Proposal
 from training.tokenizer.codebooks import all_latents
 from training.tokenizer.collisions import Assignment, Codes, assign_codes
 
@@ -60,7 +60,7 @@ class Learner:
         """Return the trie of the current codes for the losses; ``interactions`` are the item rows trained on."""
         items = len(self.embeddings)
         size = self.model.tokenizer.codebook_size
-        proposal = Proposal(interactions, items, negatives=0) if items > SAMPLED_ABOVE else None
+        proposal = Proposal(interactions, items, NEGATIVES) if items > SAMPLED_ABOVE else None
         return CodeTree(self.assignment.codes, size, item_vectors(self.embeddings), proposal)
 
     def refresh_codes(self, stickiness: float) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -209,7 +210,9 @@ def _dense_loss(
     value = learner.recommender.dense_repeats(batch.history.shape[1], batch.prefix) / temperature
     if tree.proposal is not None:
         additions = Additions.of_histories(batch.history, batch.prefix, value, batch.real, batch.host.prefix)
-        candidates = tree.proposal.candidates(batch.host.items).to(items.device)
+        # The targets seed the draws, so that they are the same in all processes, and in a resumed run.
+        draws = np.random.default_rng(batch.host.items)
+        candidates = tree.proposal.candidates(batch.host.items, draws).to(items.device)
         loss = sampled_softmax_loss(
             scaled, tree.vectors, items, candidates, batch.all_targets, additions, batch.weights
         )

@@ -25,8 +25,14 @@ from training.loop.batches import ragged_indices
 from training.loop.compute import without_autocast
 from training.loop.device import to_device
 
-SAMPLED_ABOVE = 200_000
-"""Largest number of items of which all are scored in every step."""
+SAMPLED_ABOVE = 50_000
+"""Largest number of items of which all are scored in every step.
+
+Up to here the cost of an epoch grows with the square of the items, from here on it is linear. Here a step with samples
+costs a sixth, and training needs more of them: 1.7 times where that was measured (docs/LOG.md)."""
+
+NEGATIVES = 4096
+"""Items drawn for a batch, besides its own targets, where not all are scored."""
 
 CPU_SLICE = 256
 """Positions at a time on a CPU."""

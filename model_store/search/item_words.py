@@ -1,4 +1,4 @@
-"""Item words: the few rare words by which a trained item is told from others, so that items can be compared by them.
+"""Item words: the few rare words by which a trained item is told from others, to compare items by them.
 
 Content vectors are principal directions of what items say, and a truncated decomposition loses the rare words, such as
 brands and lines of products. Here items keep their :data:`MOST_WORDS` weightiest features as they are (words,

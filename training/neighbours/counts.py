@@ -96,8 +96,8 @@ class NeighbourCounts:
         kept[is_crowded] = _strongest(item[is_crowded], strength[is_crowded])
 
         start = np.concatenate([[0], np.cumsum(np.bincount(item[kept], minlength=items))])
-        strength = strength[kept].astype(np.float32)
-        return Neighbours(start, self.neighbour[kept], strength, settings.decay, items, settings.skips_history)
+        kept_strength = strength[kept].astype(np.float32)
+        return Neighbours(start, self.neighbour[kept], kept_strength, settings.decay, items, settings.skips_history)
 
     def _strong(self, strength: Float64Array) -> float:
         """Return the mean strength of items' strongest neighbours by counts; 1 if nobody had two items together."""
@@ -146,13 +146,13 @@ def count_neighbours(sequences: Sequences, items: int, words: ItemWords | None =
     alike = find_alike(words if words is not None else ItemWords.nothing(items))
     key = np.concatenate([item * items + np.concatenate(neighbours), alike.item * items + alike.other])
     pair, place = np.unique(key, return_inverse=True)
-    count, similarity = np.zeros((2, len(pair)), dtype=np.float32)
-    count[place[: len(item)]] = np.concatenate(values)
+    pair_count, similarity = np.zeros((2, len(pair)), dtype=np.float32)
+    pair_count[place[: len(item)]] = np.concatenate(values)
     similarity[place[len(item) :]] = alike.similarity
 
     item, neighbour = np.divmod(pair, max(items, 1))
     start = np.concatenate([[0], np.cumsum(np.bincount(item, minlength=items))])
-    return NeighbourCounts(start, neighbour.astype(np.int32), count, similarity, outgoing, incoming)
+    return NeighbourCounts(start, neighbour.astype(np.int32), pair_count, similarity, outgoing, incoming)
 
 
 def _degrees(sequences: Sequences, items: int) -> tuple[Float64Array, Float64Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from model_store.search.item_words import ItemWords
@@ -23,9 +24,10 @@ def by_item(found: AlikePairs) -> dict[int, dict[int, float]]:
     return result
 
 
-def all_similarities(words: ItemWords = WORDS) -> np.ndarray:
-    rows = np.arange(words.items)
-    found = words.similarities(np.tile(rows, (words.items, 1)), rows[:, None])[:, :, 0].T  # [item, other]
+def all_similarities() -> npt.NDArray[np.float32]:
+    """Similarities of all pairs, ``[item, other]``."""
+    rows = np.arange(ITEMS)
+    found = WORDS.similarities(np.tile(rows, (ITEMS, 1)), rows[:, None])[:, :, 0].T
     np.fill_diagonal(found, 0)
     return found
 
@@ -67,17 +69,16 @@ def test_words_add_to_what_people_had_together() -> None:
     words.word[1, 0], words.weight[1, 0] = 6, 1
     found = count_neighbours(flat([[0, 1], [0, 1], [2, 1]]), 4, words)
 
-    plain = found.memory(NeighbourSettings(likeness=0.0)).arrays()
-    without = count_neighbours(flat([[0, 1], [0, 1], [2, 1]]), 4).memory(NeighbourSettings(likeness=0.5)).arrays()
-    for name, array in plain.items():
-        np.testing.assert_array_equal(array, without[name])
+    plain = found.memory(NeighbourSettings(likeness=0.0))
+    without = count_neighbours(flat([[0, 1], [0, 1], [2, 1]]), 4).memory(NeighbourSettings(likeness=0.5))
+    for name, array in plain.arrays().items():
+        np.testing.assert_array_equal(array, without.arrays()[name])
 
     memory = found.memory(NeighbourSettings(likeness=0.5))
     assert memory.neighbour[memory.start[0] : memory.start[1]].tolist() == [1, 3]
-    begin = plain["start"][:3]
-    strong = float(np.maximum.reduceat(plain["strength"], begin).mean())  # item 3 has no neighbours by counts
+    strong = float(np.maximum.reduceat(plain.strength, plain.start[:3]).mean())  # item 3 has no neighbours by counts
     assert memory.strength[memory.start[0] + 1] == pytest.approx(0.5 * strong)
-    assert memory.strength[memory.start[0]] == pytest.approx(plain["strength"][0])
+    assert memory.strength[memory.start[0]] == pytest.approx(plain.strength[0])
     assert memory.neighbour[memory.start[3] :].tolist() == [0]
 
 

@@ -58,12 +58,12 @@ class SharedExports:
 
     Args:
         folder: Folder in which all workers of a test session keep traced graphs.
-        export: The exporter.
+        export: The exporter, which is kept as an attribute.
     """
 
     def __init__(self, folder: Path, export: Callable[..., bytes]) -> None:
         self._folder = folder
-        self._export = export
+        self.export = export
 
     def __call__(self, module: nn.Module, example: Example, *rest: Any) -> bytes:
         """Return the graph of a module with its weights."""
@@ -74,8 +74,8 @@ class SharedExports:
 
         key = hashlib.sha256(structure(module, example, rest).encode()).hexdigest()
         with FileLock(self._folder / f"{key}.tracing"):
-            return self._export(
-                module, example, *rest, take=partial(TracedGraphs(self._folder / f"{key}.named").take, key)
+            return self.export(
+                module, example, *rest, take=partial(TracedGraphs(self._folder / f"{key}.named").take, "graph", key)
             )
 
     def _traced(self, module: nn.Module, example: Example, *rest: Any) -> tuple[bytes, Arrays]:
@@ -85,7 +85,7 @@ class SharedExports:
         with FileLock(path.with_suffix(".lock")):
             if not weights.exists():
                 stranger = with_random_weights(module)
-                path.write_bytes(self._export(stranger, example, *rest))
+                path.write_bytes(self.export(stranger, example, *rest))
                 half = weights.with_suffix(".half")
                 save_file(weights_of(stranger), half)
                 half.replace(weights)  # a killed session leaves no half of them to the next one

@@ -76,25 +76,37 @@ def export_search(recommender: Recommender, has_dense: bool = True, kept: Traced
         list(SearchOutputs._fields),
         (*dynamic, tuple({0: Dim.DYNAMIC} for _ in (*catalogue, pool))),
         TRANSLATIONS,
-        None if kept is None else partial(kept.take, structure),
+        None if kept is None else partial(kept.take, "search", structure),
     )
 
 
-def export_tokenizer(tokenizer: Tokenizer) -> bytes:
+def export_tokenizer(tokenizer: Tokenizer, kept: TracedGraphs | None = None) -> bytes:
     """Export the tokenizer: raw ``embeddings [N, d_s]`` in; ``codes``, ``distances`` ``[N, L, K]`` and ``latents`` out.
 
     Codes are sorted by ascending distance on the greedy path. :mod:`model_store.new_items.placement` needs the latents,
     ``[N, d_c]``.
+
+    Args:
+        tokenizer: The tokenizer; it is not changed.
+        kept: Keeps the traced graph for the next export of the same structure, if given.
     """
     example = torch.zeros(2, len(tokenizer.mean))
-    return _export(tokenizer, (example,), ["embeddings"], list(TOKENIZER_OUTPUTS), ({0: Dim.DYNAMIC},))
+    take = None if kept is None else partial(kept.take, "tokenizer", "")  # the shapes of its weights say all
+    outputs = list(TOKENIZER_OUTPUTS)
+    return _export(tokenizer, (example,), ["embeddings"], outputs, ({0: Dim.DYNAMIC},), None, take)
 
 
-def export_content(model: ContentModel) -> bytes:
-    """Export the content model: ``features`` and ``weights`` ``[N, F]`` in, raw ``embeddings [N, d_s]`` out."""
+def export_content(model: ContentModel, kept: TracedGraphs | None = None) -> bytes:
+    """Export the content model: ``features`` and ``weights`` ``[N, F]`` in, raw ``embeddings [N, d_s]`` out.
+
+    Args:
+        model: The content model; it is not changed.
+        kept: Keeps the traced graph for the next export of the same structure, if given.
+    """
     example = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3)
     both = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    return _export(model, example, list(CONTENT_INPUTS), list(CONTENT_OUTPUTS), (both, both))
+    take = None if kept is None else partial(kept.take, "content", f"content_dim={model.content_dim}")
+    return _export(model, example, list(CONTENT_INPUTS), list(CONTENT_OUTPUTS), (both, both), None, take)
 
 
 def _create_example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:

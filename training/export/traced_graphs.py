@@ -28,7 +28,7 @@ SOURCES = (model_store, training.export)
 
 
 class TracedGraphs:
-    """Folder that keeps the newest traced graph.
+    """Folder that keeps the newest traced graph of each kind.
 
     Args:
         folder: The folder, which is made when there is something to keep. One process at a time writes to it.
@@ -37,23 +37,24 @@ class TracedGraphs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def take(self, structure: str, module: nn.Module, trace: Callable[[], bytes]) -> bytes:
+    def take(self, kind: str, structure: str, module: nn.Module, trace: Callable[[], bytes]) -> bytes:
         """Return the traced graph of a module, with its weights.
 
         Args:
+            kind: Name of what is exported, such as ``search``; of each the newest graph is kept.
             structure: Everything but the weights, their shapes and the code that the graph follows from.
             module: What the graph computes.
             trace: Traces the module; called if no graph of this structure and code is kept.
         """
         shapes = [(name, tuple(weight.shape)) for name, weight in module.state_dict().items()]
         key = hashlib.sha256(f"{_code_key()} {structure} {shapes}".encode()).hexdigest()
-        path = self.folder / f"{key}.onnx"
+        path = self.folder / f"{kind}-{key}.onnx"
         if path.exists():
             return fill_weights(path.read_bytes(), module)
 
         graph = trace()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in self.folder.glob("*.onnx"):
+        for stale in self.folder.glob(f"{kind}-*.onnx"):
             stale.unlink()
         write_durably(path, graph)
         return graph

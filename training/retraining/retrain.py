@@ -52,7 +52,7 @@ RUNS = "runs"
 """Folder of the candidates' runs in the work folder."""
 
 GRAPHS = "graphs"
-"""Folder of the traced search in the work folder."""
+"""Folder of the traced graphs in the work folder."""
 
 
 class Retrainer:

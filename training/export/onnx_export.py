@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 import onnx_ir
 import torch
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnxscript import optimizer
 from torch import nn
 from torch.export import Dim
 
@@ -28,7 +30,7 @@ from model_store.search.steering import no_steering
 from model_store.semantic_ids.trie import Trie
 from training.content.content_model import ContentModel
 from training.export.onnx_network import TRANSLATIONS, rewrite_for_onnx
-from training.export.traced_graphs import TracedGraphs
+from training.export.traced_graphs import TracedGraphs, fill_weights, leave_weights_open
 
 OPSET = 23
 
@@ -158,7 +160,8 @@ def _export(
         take: Returns the traced graph of the module from those that are kept, or what the given function traces.
     """
     traced = partial(trace, module, example, inputs, outputs, dynamic, translations)
-    return optimise(traced() if take is None else take(module, traced))
+    graph = traced() if take is None else take(module, traced)
+    return fold_constants(fill_weights(graph, module))
 
 
 def trace(
@@ -169,7 +172,10 @@ def trace(
     dynamic: tuple[object, ...],
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None,
 ) -> bytes:
-    """Trace a module into a graph that is not optimised yet, whose weights have the names that torch gives them."""
+    """Trace a module into a graph whose weights are inputs, with the names that torch gives them.
+
+    It is optimised as far as that does not depend on their values, which is most of the work.
+    """
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
             copy.deepcopy(module).cpu().eval(),  # the graph must not depend on the device of the training
@@ -187,12 +193,17 @@ def trace(
 
     if program is None:
         raise RuntimeError("the ONNX exporter returned nothing")
-    return program.model_proto.SerializeToString()
-
-
-def optimise(graph: bytes) -> bytes:
-    """Return a traced graph as the exporter optimises it: constants folded, operations fused."""
+    leave_weights_open(program.model, module)
     with _quiet_exporter():
-        program = torch.onnx.ONNXProgram(onnx_ir.from_proto(onnx.load_from_string(graph)), None)
         program.optimize()
     return program.model_proto.SerializeToString()
+
+
+def fold_constants(graph: bytes) -> bytes:
+    """Return a graph in which what follows from its weights alone is computed, unless that would make it larger."""
+    model = onnx_ir.from_proto(onnx.load_from_string(graph))
+    with _quiet_exporter():
+        optimizer.fold_constants_ir(model)
+    RemoveUnusedNodesPass()(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return onnx_ir.to_proto(model).SerializeToString()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
@@ -18,10 +17,10 @@ from model_store.config import TokenizerConfig
 from model_store.network.tokenizer import Tokenizer
 from model_store.new_items.features import HASH_BUCKETS
 from tests.support.random_worlds import random_recommender, small_config
-from tests.support.shared_exports import SharedExports
+from tests.support.shared_exports import Arrays, SharedExports
 from training.content.content_model import ContentModel
 from training.export import onnx_export, traced_graphs
-from training.export.onnx_export import export_content, export_search, export_tokenizer, optimise, trace
+from training.export.onnx_export import export_content, export_search, export_tokenizer, fold_constants, trace
 from training.export.traced_graphs import TracedGraphs, fill_weights
 
 OTHER = small_config(history_tokens="vector", encoder_attention="causal", layers=2)
@@ -57,9 +56,10 @@ class Tracer:
         self.traces = 0
 
     def take(self, network: Network, structure: str = "one", kind: str = "network") -> bytes:
-        """Return the optimised graph of a network."""
+        """Return the graph of a network with its weights."""
 
-        return optimise(TracedGraphs(self.folder).take(kind, structure, network, partial(self.trace, network)))
+        graph = TracedGraphs(self.folder).take(kind, structure, network, partial(self.trace, network))
+        return fold_constants(fill_weights(graph, network))
 
     def trace(self, network: Network) -> bytes:
         """Trace a network."""
@@ -83,7 +83,7 @@ def random_content(seed: int) -> ContentModel:
     return ContentModel(known, torch.randn(len(known), WIDTH), torch.randn(WIDTH), torch.rand(()) + 1, 2, 0.5 + seed)
 
 
-def assert_equals_torch(graph: bytes, module: nn.Module, inputs: dict[str, npt.NDArray[Any]]) -> None:
+def assert_equals_torch(graph: bytes, module: nn.Module, inputs: Arrays) -> None:
     found = onnxruntime.InferenceSession(graph).run(None, inputs)
     with torch.no_grad():
         expected = module(*map(torch.from_numpy, inputs.values()))
@@ -161,8 +161,9 @@ def test_tokenizer_and_content_model_are_traced_once_and_compute_what_torch_does
         assert_equals_torch(export_tokenizer(tokenizer, kept), tokenizer, {"embeddings": embeddings})
 
         content = random_content(seed)
-        said = {"features": rng.integers(0, HASH_BUCKETS, (4, 6)), "weights": rng.random((4, 6), dtype=np.float32)}
-        said["features"][:, :3] = KNOWN + seed
+        features = rng.integers(0, HASH_BUCKETS, (4, 6))
+        features[:, :3] = KNOWN + seed
+        said: Arrays = {"features": features, "weights": rng.random((4, 6), dtype=np.float32)}
         assert_equals_torch(export_content(content, kept), content, said)
     assert len(traces) == 2
 

@@ -14,6 +14,8 @@ token_bytes: the longest attribution seen. cpu_share_more: share by which the pr
 against an earlier release without attribution (``--before``, a checkout of it), in turns in one run, with 16 requests
 in flight; ``cpu_share_more_alone``: with one.
 warm_over_cold_s, warm_over_cold_cpu_s, warm_minus_cold_ndcg: as ``make bench-warm``, on interactions of such a shop.
+refused_and_repeated (in ``parts``): requests of the days that the service refused, since its store did not confirm in
+time, and that were asked again.
 worse_rolled_back_s: seconds from the first answer of a worse version, which half of the people get as a canary, until
 nobody gets it any more (:mod:`benchmarks.loop.canary`).
 

@@ -14,6 +14,8 @@ token_bytes: the longest attribution seen. cpu_share_more: share by which the pr
 against an earlier release without attribution (``--before``, a checkout of it), in turns in one run, with 16 requests
 in flight; ``cpu_share_more_alone``: with one.
 warm_over_cold_s, warm_over_cold_cpu_s, warm_minus_cold_ndcg: as ``make bench-warm``, on interactions of such a shop.
+refused_and_repeated (in ``parts``): requests of the days that the service refused, since its store did not confirm in
+time, and that were asked again.
 worse_rolled_back_s: seconds from the first answer of a worse version, which half of the people get as a canary, until
 nobody gets it any more (:mod:`benchmarks.loop.canary`).
 
@@ -33,7 +35,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from etegrec_client import Client
 
 from benchmarks.bench_warm import compare_days
 from benchmarks.loop.canary import roll_back_worse
@@ -43,7 +44,7 @@ from benchmarks.loop.nights import Nights
 from benchmarks.loop.null_experiments import false_alarms
 from benchmarks.loop.off_policy_draws import coverage
 from benchmarks.loop.parts import Parts
-from benchmarks.loop.shop import PATIENCE_MS
+from benchmarks.loop.shop import PATIENCE_MS, patient_client
 from benchmarks.loop.world import World
 from benchmarks.service_process import serving
 from tests.support.redis_server import running_redis
@@ -104,10 +105,7 @@ def simulate(shape: Shape, folder: Path, end: float) -> dict[str, Any]:
         nights.first_model()
         given = {"redis_url": server.url, "threads": 1, "reload_s": 1, "log_level": "warning"}
         given["deadline_ms"] = PATIENCE_MS
-        with (
-            serving(nights.models, **given) as service,
-            Client(f"http://127.0.0.1:{service.port}", timeout_s=60) as client,
-        ):
+        with serving(nights.models, **given) as service, patient_client(service.port) as client:
             set_up(client, world, round(SHARE_PUT_FORWARD * shape.items))
 
             def night(day: int) -> dict[str, Any]:
@@ -116,7 +114,8 @@ def simulate(shape: Shape, folder: Path, end: float) -> dict[str, Any]:
 
             run = run_days(client, world, shape.days, end, night, shape.seed)
             rows = client.get_attribution()["days"]
-    return summary(run) | {"click_through": click_through(rows)}
+            repeated = int(service.metric("etegrec_rejected_total"))
+    return summary(run) | {"click_through": click_through(rows), "refused_and_repeated": repeated}
 
 
 def summary(run: Days) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from training.data.dataset import Dataset
 from training.data.prepare import open_or_prepare
 from training.embedding.sasrec import Sasrec
 from training.embedding.training import SasrecResult, train_sasrec
+from training.evaluation.answers import Answers
 from training.joint.learner import Learner, can_start_from, new_learner
 from training.joint.phase_losses import JointConfig
 from training.joint.training import FinetuneConfig, finetune, train_joint
@@ -56,7 +57,11 @@ from training.tokenizer.collisions import Codes
 
 
 class Pipeline:
-    """Stages of one run as properties. A stage is loaded if its artefact exists, and computed and stored if not."""
+    """Stages of one run as properties. A stage is loaded if its artefact exists, and computed and stored if not.
+
+    Attributes:
+        answers: Answers to the test users, if the run was evaluated by this object.
+    """
 
     def __init__(
         self, run: RunFolder, progress: Progress, device: torch.device | str = "cpu", tensorboard: bool = False
@@ -65,6 +70,7 @@ class Pipeline:
         self.progress = progress
         self.device = usable_device(device)
         self.tensorboard = tensorboard
+        self.answers: Answers | None = None
         if run.config.threads:
             torch.set_num_threads(run.config.threads)
 
@@ -206,7 +212,7 @@ class Pipeline:
             models = TrainedModels(self.sasrec, self.tiger if tiger else None, self.neighbours, self.learner)
             with self.run.timed("evaluate"):
                 evaluator = RunEvaluator(self.config, self.dataset, models, self.served_items, self.progress)
-                stored, ranks, ranker = evaluator.evaluate()
+                stored, ranks, ranker, self.answers = evaluator.evaluate()
             ranks.write(self.run)
             if ranker is not None:
                 self.run.write_tensors(RANKER, {name: torch.from_numpy(each) for name, each in ranker.arrays().items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from training.data.dataset import Dataset, Split
 from training.diagnostics.beam_survival import sampled_codes_kept
 from training.diagnostics.tokenizer_health import tokenizer_health
 from training.embedding.sasrec import Sasrec, evaluate_sasrec
+from training.evaluation.answers import Answers
 from training.evaluation.bootstrap import mean_interval
 from training.evaluation.coverage import K, measure_coverage, sample_users
 from training.evaluation.dense_ranking import DenseHead
@@ -89,6 +90,18 @@ class TrainedModels:
     learner: Learner
 
 
+class Evaluated(NamedTuple):
+    """What an evaluation found."""
+
+    figures: dict[str, Any]
+    """Fields of an :class:`Evaluation` but the seconds."""
+    ranks: UserRanks
+    """Ranks of all test users."""
+    ranker: Ranker | None
+    answers: Answers
+    """Fused answers to the test users; items are known of :func:`sample_users` of them."""
+
+
 class RunEvaluator:
     """Evaluation of the models of one run.
 
@@ -116,8 +129,8 @@ class RunEvaluator:
         words = fit_item_words(data) if content_dim else ItemWords.nothing(data.n_items)
         self._features = CandidateFeatures(popularity, content_dim, words)
 
-    def evaluate(self) -> tuple[dict[str, Any], UserRanks, Ranker | None]:
-        """Return the fields of an :class:`Evaluation` but the seconds, the ranks of all test users, and the ranker."""
+    def evaluate(self) -> Evaluated:
+        """Rank the targets of validation and test users by all models, and fit the fusion and the ranker on the way."""
         valid = self._data.validation()
         test = self._data.test()
         rows = 6 + (self._models.tiger is not None)
@@ -136,7 +149,7 @@ class RunEvaluator:
 
         learner = self._models.learner
         lead = ndcg_difference(on_test["fused"].all_items, on_test["popularity"].all_items, K)
-        answered = measure_coverage(fused.answered.top_items(fusion, K), self._data.n_items)
+        answers = Answers.of(fused.answered, fusion)
         figures = {
             "test": {row: ranks.summary() for row, ranks in on_test.items()},
             "valid": {row: ranks.summary() for row, ranks in on_valid.items()},
@@ -146,10 +159,10 @@ class RunEvaluator:
             "above_popularity": lead._asdict(),
             "search_adds": self._adds(on_test["fused"], on_test["fused_without_search"]),
             "ranker_adds": self._adds(on_test["fused"], searched.ranks(fusion)) if served.ranker else {},
-            "coverage": answered.as_dict(),
+            "coverage": measure_coverage(answers.items, self._data.n_items).as_dict(),
         }
         ranks = UserRanks(on_test, *sampled_codes_kept(learner, test, self._config.seed))
-        return figures, ranks, served.ranker
+        return Evaluated(figures, ranks, served.ranker, answers)
 
     def _search(self, split: Split, weight: float, listed: Any = None) -> SearchResults:
         """Search for all users of a split; neighbours count with this weight in the dense scores."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from etegrec_client import Client
 
-from benchmarks.loop.shop import PATIENCE_MS
+from benchmarks.loop.shop import PATIENCE_MS, patient_client
 from benchmarks.loop.world import examined, item_id, user_id
 from benchmarks.service_process import WITHOUT_NETWORK, serving
 from model_store.bundle.publish import publish
@@ -55,7 +55,7 @@ def roll_back_worse(folder: Path, people: int, limit_s: float, seed: int) -> dic
     histories: list[list[str | int]] = [[item_id(row) for row in each] for each in rows]
     with (
         serving(models, **WITHOUT_NETWORK, deadline_ms=PATIENCE_MS, reload_s=1, log_level="error") as service,
-        Client(f"http://127.0.0.1:{service.port}", timeout_s=60) as client,
+        patient_client(service.port) as client,
     ):
         likes = [{each["item_id"] for each in client.recommend(history=each, k=K)["items"]} for each in histories]
         store.set_alias("candidate", worse, SHARE)

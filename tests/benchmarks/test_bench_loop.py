@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from benchmarks.loop.nights import Nights
 from benchmarks.loop.null_experiments import InProcessExperiment, false_alarms
 from benchmarks.loop.off_policy_draws import coverage
 from benchmarks.loop.parts import Parts
+from benchmarks.loop.shop import patient_client
 from benchmarks.loop.world import World, examined
 from benchmarks.service_process import serving
 from model_store.attribution.keys import AttributionKeys
@@ -109,6 +112,36 @@ def test_days_over_http_find_the_better_variant_and_nothing_else(tmp_path: Path)
         assert report["sample_ratio"]["is_as_designed"]
     assert MAX_CHARACTERS - 4 < found["token_bytes"] <= MAX_CHARACTERS
     assert list(shown.values()) == [pytest.approx(0.1, abs=0.09)]
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Service whose store does not confirm for a while."""
+
+    left = 12
+
+    def do_POST(self) -> None:
+        """Refuse, or record an event."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).left -= 1
+        body = b'{"accepted": 1, "duplicates": 0}'
+        self.send_response(503 if self.left else 200)
+        for name, value in {
+            "Retry-After": "0",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_the_shop_asks_again_while_the_service_refuses() -> None:
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with patient_client(server.server_port) as client:
+            assert client.record_events([{"user_id": "u", "item_id": "i"}])["accepted"] == 1
+        server.shutdown()
+    assert Refusing.left == 0
 
 
 def test_a_night_that_mixes_up_items_is_refused(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ class ContentModel(nn.Module):
     effects: Tensor
     mean: Tensor
     length: Tensor
+    content_length: Tensor
 
     def __init__(
         self,
@@ -99,13 +100,13 @@ class ContentModel(nn.Module):
     ) -> None:
         super().__init__()
         self.content_dim = content_dim
-        self.content_length = content_length
         slots = torch.zeros(HASH_BUCKETS, dtype=torch.int32)
         slots[torch.from_numpy(known)] = torch.arange(1, len(known) + 1, dtype=torch.int32)
         self.register_buffer("slots", slots)
         self.register_buffer("effects", functional.pad(effects, (0, 0, 1, 0)))  # row 0: unknown features
         self.register_buffer("mean", mean)
         self.register_buffer("length", length)
+        self.register_buffer("content_length", torch.tensor(content_length))
 
     def forward(self, features: Tensor, weights: Tensor) -> Tensor:
         """Predict embeddings.

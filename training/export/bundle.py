@@ -87,7 +87,7 @@ def export_bundle(pipeline: Pipeline, kept: TracedGraphs | None = None) -> None:
 
     Args:
         pipeline: The finished run.
-        kept: Keeps the traced search for the next run, if given.
+        kept: Keeps the traced graphs for the next run, if given.
 
     Raises:
         BundleRefused: ONNX Runtime and torch disagree on a golden, or on the codes of an item.
@@ -160,13 +160,13 @@ def _create_files(pipeline: Pipeline, bar: Bar, kept: TracedGraphs | None) -> di
     search = export_search(learner.recommender, has_dense=fusion.weight > 0, kept=kept)
     bar.advance(1)
 
-    tokenizer = export_tokenizer(learner.tokenizer)
+    tokenizer = export_tokenizer(learner.tokenizer, kept)
     check_tokenizer(tokenizer, learner)
     files = {
         "weights.safetensors": save({name: tensor.cpu() for name, tensor in learner.tensors().items()}),
         "search.onnx": search,
         "tokenizer.onnx": tokenizer,
-        **_export_content(pipeline, trained),
+        **_export_content(pipeline, trained, kept),
     }
     bar.advance(1)
 
@@ -270,7 +270,7 @@ def _export_int8(
     return {"search.int8.onnx": graph}
 
 
-def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes]:
+def _export_content(pipeline: Pipeline, catalogue: Catalogue, kept: TracedGraphs | None) -> dict[str, bytes]:
     """Return what places new items by their content, or no file if no item has a title, categories or attributes."""
     if not pipeline.dataset.has_content:
         return {}
@@ -279,7 +279,7 @@ def _export_content(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, bytes
         pipeline.dataset, pipeline.learner.embeddings, pipeline.config.seed, pipeline.content_encoder
     )
     pipeline.run.write_json(CONTENT_FIT, fit.as_dict())
-    graph = export_content(model)
+    graph = export_content(model, kept)
     check_content(graph, model, catalogue)
 
     content_dim = pipeline.model.recommender.content_dim

@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 import onnx_ir
 import torch
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnxscript import optimizer
 from torch import nn
 from torch.export import Dim
 
@@ -28,7 +30,7 @@ from model_store.search.steering import no_steering
 from model_store.semantic_ids.trie import Trie
 from training.content.content_model import ContentModel
 from training.export.onnx_network import TRANSLATIONS, rewrite_for_onnx
-from training.export.traced_graphs import TracedGraphs
+from training.export.traced_graphs import TracedGraphs, fill_weights, leave_weights_open
 
 OPSET = 23
 
@@ -76,25 +78,37 @@ def export_search(recommender: Recommender, has_dense: bool = True, kept: Traced
         list(SearchOutputs._fields),
         (*dynamic, tuple({0: Dim.DYNAMIC} for _ in (*catalogue, pool))),
         TRANSLATIONS,
-        None if kept is None else partial(kept.take, structure),
+        None if kept is None else partial(kept.take, "search", structure),
     )
 
 
-def export_tokenizer(tokenizer: Tokenizer) -> bytes:
+def export_tokenizer(tokenizer: Tokenizer, kept: TracedGraphs | None = None) -> bytes:
     """Export the tokenizer: raw ``embeddings [N, d_s]`` in; ``codes``, ``distances`` ``[N, L, K]`` and ``latents`` out.
 
     Codes are sorted by ascending distance on the greedy path. :mod:`model_store.new_items.placement` needs the latents,
     ``[N, d_c]``.
+
+    Args:
+        tokenizer: The tokenizer; it is not changed.
+        kept: Keeps the traced graph for the next export of the same structure, if given.
     """
     example = torch.zeros(2, len(tokenizer.mean))
-    return _export(tokenizer, (example,), ["embeddings"], list(TOKENIZER_OUTPUTS), ({0: Dim.DYNAMIC},))
+    take = None if kept is None else partial(kept.take, "tokenizer", "")  # the shapes of its weights say all
+    outputs = list(TOKENIZER_OUTPUTS)
+    return _export(tokenizer, (example,), ["embeddings"], outputs, ({0: Dim.DYNAMIC},), None, take)
 
 
-def export_content(model: ContentModel) -> bytes:
-    """Export the content model: ``features`` and ``weights`` ``[N, F]`` in, raw ``embeddings [N, d_s]`` out."""
+def export_content(model: ContentModel, kept: TracedGraphs | None = None) -> bytes:
+    """Export the content model: ``features`` and ``weights`` ``[N, F]`` in, raw ``embeddings [N, d_s]`` out.
+
+    Args:
+        model: The content model; it is not changed.
+        kept: Keeps the traced graph for the next export of the same structure, if given.
+    """
     example = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3)
     both = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    return _export(model, example, list(CONTENT_INPUTS), list(CONTENT_OUTPUTS), (both, both))
+    take = None if kept is None else partial(kept.take, "content", f"content_dim={model.content_dim}")
+    return _export(model, example, list(CONTENT_INPUTS), list(CONTENT_OUTPUTS), (both, both), None, take)
 
 
 def _create_example(levels: int, codebook_size: int) -> tuple[SearchInputs, Trie]:
@@ -146,7 +160,8 @@ def _export(
         take: Returns the traced graph of the module from those that are kept, or what the given function traces.
     """
     traced = partial(trace, module, example, inputs, outputs, dynamic, translations)
-    return optimise(traced() if take is None else take(module, traced))
+    graph = traced() if take is None else take(module, traced)
+    return fold_constants(fill_weights(graph, module))
 
 
 def trace(
@@ -157,7 +172,10 @@ def trace(
     dynamic: tuple[object, ...],
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None,
 ) -> bytes:
-    """Trace a module into a graph that is not optimised yet, whose weights have the names that torch gives them."""
+    """Trace a module into a graph whose weights are inputs, with the names that torch gives them.
+
+    It is optimised as far as that does not depend on their values, which is most of the work.
+    """
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
             copy.deepcopy(module).cpu().eval(),  # the graph must not depend on the device of the training
@@ -175,12 +193,17 @@ def trace(
 
     if program is None:
         raise RuntimeError("the ONNX exporter returned nothing")
-    return program.model_proto.SerializeToString()
-
-
-def optimise(graph: bytes) -> bytes:
-    """Return a traced graph as the exporter optimises it: constants folded, operations fused."""
+    leave_weights_open(program.model, module)
     with _quiet_exporter():
-        program = torch.onnx.ONNXProgram(onnx_ir.from_proto(onnx.load_from_string(graph)), None)
         program.optimize()
     return program.model_proto.SerializeToString()
+
+
+def fold_constants(graph: bytes) -> bytes:
+    """Return a graph in which what follows from its weights alone is computed, unless that would make it larger."""
+    model = onnx_ir.from_proto(onnx.load_from_string(graph))
+    with _quiet_exporter():
+        optimizer.fold_constants_ir(model)
+    RemoveUnusedNodesPass()(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return onnx_ir.to_proto(model).SerializeToString()

@@ -10,16 +10,16 @@ Shapes: N items of the data, n test users, m of them whose answers are counted, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from training.data.dataset import Dataset, Split
-from training.evaluation.calibration import calibration_error
+from training.evaluation.answers import Answers
 from training.evaluation.coverage import K, head_share, measure_coverage, sample_users
-from training.evaluation.full_ranking import SearchedModel, SearchResults, search_split
-from training.evaluation.metrics import Ranks, gains
+from training.evaluation.full_ranking import SearchedModel, search_split
+from training.evaluation.metrics import gains
 from training.retraining.replay import Replay, replay_goldens, time_searches
 from training.retraining.served_model import ServedModel
 
@@ -53,75 +53,75 @@ class Comparison:
     new_targets: int = 0  # test users whose target is new to the live version
 
 
-class _Searched:
-    """Results of a model's search for the test users of a data set."""
+def _answers(model: ServedModel, data: Dataset, row_of: npt.NDArray[np.integer], seed: int) -> Answers:
+    """Return a model's answers to the test users of a data set, among the items of it that the model knows.
 
-    def __init__(self, model: ServedModel, data: Dataset, seed: int) -> None:
-        self.row_of = model.catalogue.row_of.find(data.item_ids)  # [N], -1 where the model lacks the item
-        ranked = np.unique(self.row_of[self.row_of >= 0])
-        place = np.where(self.row_of >= 0, np.searchsorted(ranked, self.row_of), -1)
+    Args:
+        model: The model.
+        data: The data, whose rows the answers name.
+        row_of: Rows of its items in the model's catalogue, ``[N]``; -1 where the model lacks the item.
+        seed: Draws the users whose answers are counted.
+    """
+    if model.answers is not None:
+        return model.answers
 
-        split = data.test()
-        histories = [known[known >= 0] for known in (place[history] for history in split.histories)]
-        targets = place[split.targets]
-        is_judged = [len(history) and target >= 0 for history, target in zip(histories, targets, strict=True)]
-        judged = np.flatnonzero(is_judged)
-        part = Split([histories[user].astype(np.int32) for user in judged], targets[judged].astype(np.int32), judged)
+    ranked = np.unique(row_of[row_of >= 0])
+    place = np.where(row_of >= 0, np.searchsorted(ranked, row_of), -1)
 
-        fusion = model.fusion
-        catalogue = model.catalogue
-        searched = SearchedModel(
-            model.recommender,
-            catalogue.codes[ranked],
-            model.config.beam_width,
-            None if catalogue.vectors is None else catalogue.vectors[ranked],
-            fusion.candidates,
-            None if model.neighbours is None else model.neighbours.for_rows(ranked),
-            fusion.neighbours,
-            None if model.ranker is None else model.ranker.for_rows(ranked),
-        )
-        sample = sample_users(len(targets), seed)
-        self.results: SearchResults = search_split(searched, part, listed=np.flatnonzero(np.isin(judged, sample)))
-        self.ranks: Ranks = self.results.ranks(fusion).spread_over(len(targets), judged)
+    split = data.test()
+    histories = [known[known >= 0] for known in (place[history] for history in split.histories)]
+    targets = place[split.targets]
+    is_judged = [len(history) and target >= 0 for history, target in zip(histories, targets, strict=True)]
+    judged = np.flatnonzero(is_judged)
+    part = Split([histories[user].astype(np.int32) for user in judged], targets[judged].astype(np.int32), judged)
 
-        item_of = np.empty(len(ranked), dtype=np.int64)  # place -> row of the data
-        item_of[place[place >= 0]] = np.flatnonzero(place >= 0)
-        found = self.results.top_items(fusion, K)
-        self.answers = np.where(found >= 0, item_of[found], -1)  # [m, K]
+    fusion = model.fusion
+    catalogue = model.catalogue
+    sample = sample_users(len(targets), seed)
+    searched = SearchedModel(
+        model.recommender,
+        catalogue.codes[ranked],
+        model.config.beam_width,
+        None if catalogue.vectors is None else catalogue.vectors[ranked],
+        fusion.candidates,
+        None if model.neighbours is None else model.neighbours.for_rows(ranked),
+        fusion.neighbours,
+        None if model.ranker is None else model.ranker.for_rows(ranked),
+    )
+    results = search_split(searched, part, listed=np.flatnonzero(np.isin(judged, sample)))
+    found = Answers.of(results, fusion)
 
-    def calibration(self) -> float | None:
-        """Compare the probability of the first K beams with how often the target is among them."""
-        if not self.results.log_prob.shape[1]:
-            return None
-        width = min(K, self.results.beam_width)
-        expected = np.exp(self.results.log_prob[0, :, :width].astype(np.float64)).sum(axis=1)
-        hits = np.asarray(self.results.is_target[0, :, :width].any(axis=1), dtype=np.bool_)
-        return calibration_error(expected, hits)
+    item_of = np.empty(len(ranked), dtype=np.int64)  # place -> row of the data
+    item_of[place[place >= 0]] = np.flatnonzero(place >= 0)
+    items = np.where(found.items >= 0, item_of[found.items], -1)  # [m, K]
+    return replace(found, ranks=found.ranks.spread_over(len(targets), judged), items=items)
 
 
 def compare_models(candidate: ServedModel, incumbent: ServedModel | None, data: Dataset, seed: int) -> Comparison:
     """Measure both models on the test users of a data set; the seed draws those whose answers are counted."""
     goldens = replay_goldens(candidate)
     times = time_searches([candidate] if incumbent is None else [candidate, incumbent])
-    new = _Searched(candidate, data, seed)
+    row_of = candidate.catalogue.row_of.find(data.item_ids)
+    new = _answers(candidate, data, row_of, seed)
     if incumbent is None:
         nothing = np.zeros(data.n_items, dtype=np.bool_)
         return Comparison(candidate=_figures(candidate, new, data, nothing, times[0]), incumbent=None, goldens=goldens)
 
-    old = _Searched(incumbent, data, seed)
-    is_new = (old.row_of < 0) | (old.row_of >= incumbent.trained)
+    old_row_of = incumbent.catalogue.row_of.find(data.item_ids)
+    is_new = (old_row_of < 0) | (old_row_of >= incumbent.trained)
+    old = _answers(incumbent, data, old_row_of, seed)
     return Comparison(
         candidate=_figures(candidate, new, data, is_new, times[0]),
         incumbent=_figures(incumbent, old, data, is_new, times[1]),
         goldens=goldens,
-        codes_moved=codes_moved(candidate, incumbent, new.row_of, np.where(is_new, -1, old.row_of)),
+        codes_moved=codes_moved(candidate, incumbent, row_of, np.where(is_new, -1, old_row_of)),
         new_targets=int(is_new[data.test().targets].sum()),
     )
 
 
 def model_metrics(model: ServedModel, data: Dataset) -> dict[str, float]:
     """Return the test metrics of a model's answers on a data set that may have more items and users."""
-    return _Searched(model, data, seed=0).ranks.summary()
+    return _answers(model, data, model.catalogue.row_of.find(data.item_ids), seed=0).ranks.summary()
 
 
 def codes_moved(
@@ -146,17 +146,17 @@ def codes_moved(
 
 
 def _figures(
-    model: ServedModel, searched: _Searched, data: Dataset, is_new: npt.NDArray[np.bool_], search_ms: float
+    model: ServedModel, answers: Answers, data: Dataset, is_new: npt.NDArray[np.bool_], search_ms: float
 ) -> Figures:
     popularity = data.popularity()
-    answered = searched.answers[searched.answers >= 0]
+    shown = answers.items[answers.items >= 0]
     return Figures(
-        metrics=searched.ranks.summary(),
-        gains=gains(searched.ranks.all_items, K),
-        coverage=measure_coverage(searched.answers, data.n_items).catalogue_share,
-        heads=tuple(head_share(searched.answers, popularity, share) for share in HEADS),
-        new_exposure=float(is_new[answered].mean()) if len(answered) else 0.0,
-        calibration=searched.calibration(),
+        metrics=answers.ranks.summary(),
+        gains=gains(answers.ranks.all_items, K),
+        coverage=measure_coverage(answers.items, data.n_items).catalogue_share,
+        heads=tuple(head_share(answers.items, popularity, share) for share in HEADS),
+        new_exposure=float(is_new[shown].mean()) if len(shown) else 0.0,
+        calibration=answers.calibration,
         collision_rate=model.collision_rate,
         size=model.size,
         search_ms=search_ms,

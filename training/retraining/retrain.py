@@ -52,7 +52,7 @@ RUNS = "runs"
 """Folder of the candidates' runs in the work folder."""
 
 GRAPHS = "graphs"
-"""Folder of the traced search in the work folder."""
+"""Folder of the traced graphs in the work folder."""
 
 
 class Retrainer:
@@ -278,9 +278,9 @@ def compare(candidate: Pipeline, incumbent: Bundle | None, data: Dataset) -> tup
     """Measure an exported candidate and the live version on the same users, and what moved since that was trained."""
     seed = candidate.config.seed
     if incumbent is None:
-        return compare_models(exported_model(candidate), None, data, seed), None
+        return compare_models(exported_model(candidate, data), None, data, seed), None
 
     live = published_model(incumbent, data)
     trained_on = incumbent.manifest.data.counts.get("interactions", 0)
     drift = measure_drift(data, live, trained_on, incumbent.code_names(), seed)
-    return compare_models(exported_model(candidate), live, data, seed), drift
+    return compare_models(exported_model(candidate, data), live, data, seed), drift

@@ -21,6 +21,7 @@ from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import Ranker
 from training.artefacts import BUNDLE
 from training.data.dataset import Dataset
+from training.evaluation.answers import Answers
 from training.pipeline import Pipeline
 
 SEARCH = "search.onnx"
@@ -36,6 +37,7 @@ class ServedModel:
         read: Returns the bytes of a file of its bundle by name.
         size: Bytes of all files together.
         collision_rate: Share of items whose nearest codes are another item's, too; ``None`` in older versions.
+        answers: Its answers to the test users of the data of the pass, by rows of that data, if they are known already.
     """
 
     config: ModelConfig
@@ -48,6 +50,7 @@ class ServedModel:
     read: Read
     size: int
     collision_rate: float | None
+    answers: Answers | None = None
 
     def goldens(self) -> tuple[Golden, ...]:
         """Read the histories with the answers that the model gave when it was exported."""
@@ -77,8 +80,13 @@ def published_model(bundle: Bundle, data: Dataset) -> ServedModel:
     )
 
 
-def exported_model(pipeline: Pipeline) -> ServedModel:
-    """Return the model of a run that has been exported."""
+def exported_model(pipeline: Pipeline, data: Dataset) -> ServedModel:
+    """Return the model of a run that has been exported.
+
+    Args:
+        pipeline: The run.
+        data: Data of the pass; what the run's own evaluation found is kept unless that was on other data.
+    """
     folder = pipeline.run.path / BUNDLE
 
     def read(name: str) -> bytes:
@@ -97,6 +105,7 @@ def exported_model(pipeline: Pipeline) -> ServedModel:
         read=read,
         size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         collision_rate=evaluation.tokenizer["collision_rate"],
+        answers=pipeline.answers if pipeline.dataset.fingerprint == data.fingerprint else None,
     )
 
 

@@ -42,7 +42,7 @@ from training.retraining.gate import Gate
 from training.retraining.pass_report import RetrainReport
 from training.retraining.retrain import Retrainer
 from training.retraining.schedule import parse_cron
-from training.retraining.served_model import published_model, served_catalogue
+from training.retraining.served_model import ServedModel, exported_model, published_model, served_catalogue
 
 
 def events(first: int, count: int, users: str = "u") -> list[Event]:
@@ -162,6 +162,35 @@ def test_a_pass_links_to_the_requests_that_brought_its_events(after_first: Path)
         "etegrec.events": report.events,
     }
     assert traces.parent_of("drain") == "retrain"
+
+
+def test_the_gate_takes_over_what_the_evaluation_of_the_same_data_found(
+    after_first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[tuple[Pipeline, Dataset]] = []
+
+    def exported(pipeline: Pipeline, data: Dataset) -> ServedModel:
+        judged.append((pipeline, data))
+        return exported_model(pipeline, data)
+
+    monkeypatch.setattr(retrain, "exported_model", exported)
+    log = after_first / "models" / "events"
+    record(None, log, events(3, 40))
+    report = retrainer(after_first, log).run_once()
+    [(pipeline, data)] = judged
+
+    model = exported_model(pipeline, data)
+    assert model.answers is not None
+    taken, searched = (
+        compare_models(each, None, data, pipeline.config.seed).candidate
+        for each in (model, replace(model, answers=None))
+    )
+    np.testing.assert_array_equal(taken.gains, searched.gains)
+    assert replace(taken, gains=searched.gains, search_ms=searched.search_ms) == searched
+    assert taken.metrics == report.candidate
+
+    other = load_dataset(after_first / "work" / "base")
+    assert exported_model(pipeline, other).answers is None, "of other data nothing is known"
 
 
 def test_a_worse_candidate_is_not_promoted(after_first: Path) -> None:

@@ -19,7 +19,9 @@ def written_out(one: int, other: int) -> float:
     said, also_said = (
         dict(zip(WORDS.word[row].tolist(), WORDS.weight[row].tolist(), strict=True)) for row in (one, other)
     )
-    return float(sum(weight * also_said[word] for word, weight in said.items() if word in also_said and word != NO_WORD))
+    return float(
+        sum(weight * also_said[word] for word, weight in said.items() if word in also_said and word != NO_WORD)
+    )
 
 
 def test_similarities_are_what_their_definition_says() -> None:

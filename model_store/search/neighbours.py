@@ -1,4 +1,4 @@
-"""Neighbour scores: a sparse memory of items that stood close to each other in sequences of users, or say the same.
+"""Neighbour scores: a sparse memory of items that stood close to each other in histories, or say the same.
 
 The memory stands beside the dense head, whose vectors blur what only few users did. It is an item-based neighbourhood
 model (Sarwar et al., WWW 2001) that minds order and distance, see :mod:`training.neighbours.counts`. The score of an

@@ -50,7 +50,7 @@ from training.loop import distributed
 from training.loop.checkpoint import State, checkpoint_name, seconds_spent
 from training.loop.device import usable_device
 from training.loop.progress import Progress
-from training.run_evaluation import Evaluation, RunEvaluator, TrainedModels
+from training.run_evaluation import Evaluation, RunEvaluator, TrainedModels, is_of_this_release
 from training.run_folder import RunFolder
 from training.tokenizer.codebooks import pretrain_tokenizer
 from training.tokenizer.collisions import Codes
@@ -206,7 +206,7 @@ class Pipeline:
         tiger = tiger or self.run.has(TIGER_FINETUNE)  # once trained, it stays in the evaluation
         is_current = all(self.run.has(name) for name in (EVALUATION, RANKS, FINETUNE))
         stored = self.run.read_json(EVALUATION) if is_current else None
-        if stored is None or "ranker_adds" not in stored or (tiger and "tiger" not in stored["test"]):
+        if stored is None or not is_of_this_release(stored) or (tiger and "tiger" not in stored["test"]):
             for stale in (RANKS, *artefacts_after(RANKS)):
                 self.run.remove(stale)  # the export, too: a new evaluation may rank otherwise
             models = TrainedModels(self.sasrec, self.tiger if tiger else None, self.neighbours, self.learner)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion, scores_all_items
 from model_store.search.item_words import ItemWords
 from model_store.search.neighbours import Neighbours
-from model_store.search.ranker import CandidateFeatures, Ranker
+from model_store.search.ranker import FEATURES, CandidateFeatures, Ranker
 from training.blending.ranker import RankerFit, RankerFitter
 from training.config import TrainingConfig
 from training.content.item_words import fit_item_words
@@ -57,6 +57,8 @@ class Evaluation:
     """NDCG@10 of test users with the search minus that without it: ``mean``, and its bootstrap ``interval``."""
     ranker_adds: dict[str, Any] = field(default_factory=dict)
     """NDCG@10 of test users with the ranker minus that without it, as ``search_adds``; empty without a ranker."""
+    ranker_reads: list[str] = field(default_factory=list)
+    """Features that rankers of the release read (:data:`model_store.search.ranker.FEATURES`)."""
     coverage: dict[str, float] = field(default_factory=dict)
     """Fields of :class:`training.evaluation.coverage.Coverage`, of the fused answers without items of the history."""
 
@@ -70,6 +72,11 @@ class Evaluation:
             for row, found in rows.items():
                 plain[split][row] |= found
         return plain
+
+
+def is_of_this_release(evaluation: Mapping[str, Any]) -> bool:
+    """Tell whether a stored evaluation is current: rankers of an earlier release may have read other features."""
+    return evaluation.get("ranker_reads") == list(FEATURES)
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,7 @@ class RunEvaluator:
             "above_popularity": lead._asdict(),
             "search_adds": self._adds(on_test["fused"], on_test["fused_without_search"]),
             "ranker_adds": self._adds(on_test["fused"], searched.ranks(fusion)) if served.ranker else {},
+            "ranker_reads": list(FEATURES),
             "coverage": measure_coverage(answers.items, self._data.n_items).as_dict(),
         }
         ranks = UserRanks(on_test, *sampled_codes_kept(learner, test, self._config.seed))

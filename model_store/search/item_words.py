@@ -70,6 +70,9 @@ class ItemWords:
             candidates: Catalogue rows, ``[B, C]``.
             history: Catalogue rows, ``[B, A]``.
         """
+        if not self.items:
+            return np.zeros((*candidates.shape, history.shape[1]), dtype=np.float32)
+
         wanted, weight = self._of(candidates)
         known, known_weight = self._of(history)
 

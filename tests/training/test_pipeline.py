@@ -54,7 +54,7 @@ def test_the_report_has_every_row_under_both_protocols(finished: Path, capsys: p
     report = printed(capsys)
     assert list(report) == [
         *("test", "valid", "tokenizer", "fusion", "above_popularity", "search_adds", "ranker_adds"),
-        "coverage",
+        *("ranker_reads", "coverage"),
         *("seconds", "warnings"),
     ]
     rows = ["popularity", "neighbours", "sasrec", "tiger", "dense", "generative", "fused_without_search", "fused"]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import save_file
 
 from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
 from model_store.console import run
 from model_store.search.fusion import Fusion, scores
+from model_store.search.ranker import FEATURES
 from service.engines.base import SearchRequest
 from service.engines.onnx_engine import OnnxEngine
 from service.engines.torch_engine import TorchEngine
@@ -177,3 +180,18 @@ def test_vectors_that_users_bring_reach_the_item_vectors(tmp_path: Path) -> None
     nearest = (content @ content.T - 2 * np.eye(ITEMS)).argmax(axis=1)
     assert pipeline.embeddings.shape == (ITEMS, LEARNED + CONTENT)
     assert (kind[nearest] == kind).mean() > 0.9
+
+
+def test_an_evaluation_whose_ranker_read_other_features_is_made_again(finished: Path, tmp_path: Path) -> None:
+    """Else a run of an earlier release could not be published by this one, which cannot read its ranker."""
+    again = tmp_path / "run"
+    shutil.copytree(finished, again)
+    stored = json.loads((again / "evaluation.json").read_text())
+    assert stored["ranker_reads"] == list(FEATURES)
+    (again / "evaluation.json").write_text(json.dumps(stored | {"ranker_reads": list(FEATURES[:-1])}))
+    save_file({"word": np.zeros(3)}, again / "ranker.safetensors")
+
+    assert run(app, "etegrec-train", ["evaluate", str(again)]) == 0
+    assert json.loads((again / "evaluation.json").read_text())["ranker_reads"] == list(FEATURES)
+    assert not (again / "ranker.safetensors").exists()  # so few users teach none
+    assert not (again / "bundle").exists()  # an export would have had the earlier one

@@ -15,6 +15,7 @@ Shapes: C pairs of user and candidate (:mod:`training.blending.candidates`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple, Self
 
@@ -110,7 +111,8 @@ def fit_blend(
     search = _BlendSearch(candidates, counts)
 
     without = search.ascend(Blend(neighbours_weight=NEIGHBOURS_WEIGHTS[1]), shares=(0.0,), likenesses=(0.0,))
-    best = without if content is None else search.ascend(without, SHARES, LIKENESSES if words else (0.0,))
+    likenesses = LIKENESSES if counts.similarity.any() else (0.0,)
+    best = without if content is None else search.ascend(without, SHARES, likenesses)
     best = best._replace(ndcg_without_content=without.ndcg)
     return best, counts.memory(best.neighbours)
 
@@ -131,6 +133,7 @@ class _BlendSearch:
         self._candidates = candidates
         self._counts = counts
         self._scores: dict[NeighbourSettings, npt.NDArray[np.float32]] = {}
+        self._memory: tuple[NeighbourSettings, Neighbours] | None = None
 
     def ascend(self, start: Blend, shares: Iterable[float], likenesses: Iterable[float]) -> Blend:
         """Return the best blend that is reached from ``start``, with these shares of content and of words."""
@@ -157,9 +160,16 @@ class _BlendSearch:
         yield from (at._replace(likeness=likeness) for likeness in likenesses)
 
     def _valued(self, blend: Blend) -> Blend:
-        """Return a blend with its NDCG@10."""
+        """Return a blend with its NDCG@20."""
         if blend.neighbours not in self._scores:
-            memory = self._counts.memory(blend.neighbours)
+            memory = self._memory_of(blend.neighbours)
             self._scores[blend.neighbours] = self._candidates.neighbour_scores(memory)
         scores = dense_scores(blend, self._candidates, self._scores[blend.neighbours])
         return blend._replace(ndcg=ndcg(self._candidates.ranks(scores), CUTOFF))
+
+    def _memory_of(self, settings: NeighbourSettings) -> Neighbours:
+        """Return the memory of settings; the last one is used again if only the way it is read differs."""
+        as_kept = settings._replace(decay=NO_BLEND.neighbours.decay, skips_history=NO_BLEND.neighbours.skips_history)
+        if self._memory is None or self._memory[0] != as_kept:
+            self._memory = as_kept, self._counts.memory(as_kept)
+        return replace(self._memory[1], decay=settings.decay, skips_history=settings.skips_history)

@@ -18,13 +18,14 @@ import onnx_ir
 from torch import nn
 
 import model_store
+import training.content
 import training.export
 from model_store.durable_files import write_durably
 
 EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
 """Packages that decide what a traced graph looks like."""
 
-SOURCES = (model_store, training.export)
+SOURCES = (model_store, training.content, training.export)
 """Code that does."""
 
 

@@ -211,7 +211,7 @@ def _dense_loss(
     if tree.proposal is not None:
         additions = Additions.of_histories(batch.history, batch.prefix, value, batch.real, batch.host.prefix)
         # The targets seed the draws, so that they are the same in all processes, and in a resumed run.
-        draws = np.random.default_rng(batch.host.items)
+        draws = np.random.default_rng(batch.host.items.astype(np.uint32))
         candidates = tree.proposal.candidates(batch.host.items, draws).to(items.device)
         loss = sampled_softmax_loss(
             scaled, tree.vectors, items, candidates, batch.all_targets, additions, batch.weights

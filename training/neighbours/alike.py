@@ -86,21 +86,31 @@ def _most_alike(words: ItemWords, index: _Index, first: int) -> AlikePairs:
     item, other = np.divmod(key, max(words.items, 1))
     is_other = item + first != other
     item, other, similarity = item[is_other], other[is_other], similarity[is_other]
-    kept = _strongest(item, similarity)
+    kept = _strongest(item, other < item + first, similarity)
     return AlikePairs(item[kept] + first, other[kept], similarity[kept])
 
 
-def _strongest(item: Int64Array, similarity: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Return a mask of the pairs ``[P]``, sorted by item, that are among the most similar ones of that item.
+def _strongest(
+    item: Int64Array, is_before: npt.NDArray[np.bool_], similarity: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Return a mask of the pairs ``[P]``, sorted by both, that are among the most similar ones of their item.
+
+    Of equal similarities the next rows after the item come first, then the lowest ones: where many items say the same,
+    all are some others' neighbours, not the same few everybody's.
 
     Args:
         item: Numbers below :data:`ITEMS_AT_ONCE`.
-        similarity: From 0 to 1; what differs by less than 2**-20 counts as equal, of which earlier pairs come first.
+        is_before: Whether the other item has a lower row.
+        similarity: From 0 to 1; what differs by less than 2**-20 counts as equal.
     """
+    size = np.bincount(item, minlength=1)
+    begin = (np.cumsum(size) - size)[item]
+    place = np.arange(len(item)) - begin
+    turned = begin + (place - np.bincount(item, is_before, len(size)).astype(np.int64)[item]) % size[item]
+
     # One number a pair, each another one, sorts ten times as fast as three keys do, and always the same way.
     unlikeness = np.clip((1 - similarity) * _STEPS, 0, _STEPS - 1).astype(np.int64)
-    key = np.sort((item * _STEPS + unlikeness) << _PLACE_BITS | np.arange(len(item)))
-    pair = key & ((1 << _PLACE_BITS) - 1)
-    kept = np.empty(len(item), dtype=np.bool_)
-    kept[pair] = np.arange(len(item)) - np.searchsorted(item, item) < ALIKE
-    return kept
+    key = np.sort((item * _STEPS + unlikeness) << _PLACE_BITS | turned)
+    is_kept = np.empty(len(item), dtype=np.bool_)  # by turned place
+    is_kept[key & ((1 << _PLACE_BITS) - 1)] = place < ALIKE
+    return is_kept[turned]

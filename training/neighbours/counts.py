@@ -212,8 +212,15 @@ def _places(sequences: Sequences, place: Int64Array) -> _Places:
 
 
 def _strongest(item: Int64Array, strength: Float64Array) -> npt.NDArray[np.bool_]:
-    """Return a mask of the pairs ``[P]``, sorted by item, that are among that item's strongest ones."""
-    order = np.lexsort((-strength, item))
+    """Return a mask of the pairs ``[P]``, sorted by item, that are among that item's strongest ones.
+
+    Args:
+        item: Ascending.
+        strength: At least 0; it counts in 32 bits, and of equal ones the first pairs are the strongest.
+    """
+    # Bits of positive numbers ascend as the numbers do, so one key sorts a third as long as two would.
+    weakness = np.int64(np.iinfo(np.int32).max) - strength.astype(np.float32).view(np.int32)
+    order = np.argsort(item << 32 | weakness, kind="stable")
     first = np.searchsorted(item, item)  # first pair of each pair's item
     kept = np.empty(len(item), dtype=np.bool_)
     kept[order] = np.arange(len(item)) - first < MOST_NEIGHBOURS

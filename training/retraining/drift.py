@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.catalogue.code_names import CodeNames
-from model_store.search.fusion import scores
+from model_store.search.fusion import scores, scores_all_items
 from training.data.dataset import Dataset, Split
 from training.data.numbering import Int32Array, Int64Array
 from training.evaluation.full_ranking import SearchedModel, search_split
@@ -189,6 +189,7 @@ class _Measures:
             model.neighbours,
             model.fusion.neighbours,
             model.ranker,
+            scores_all_items(len(model.catalogue)),
         )
         found = search_split(searched, Split(histories, targets, np.arange(len(histories))), seen_excluded=False)
         best: npt.NDArray[np.float32] = scores(found.log_prob[0], found.dense[0], model.fusion.weight).max(axis=1)

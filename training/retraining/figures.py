@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from model_store.search.fusion import scores_all_items
 from training.data.dataset import Dataset, Split
 from training.evaluation.answers import Answers
 from training.evaluation.coverage import K, head_share, measure_coverage, sample_users
@@ -87,6 +88,7 @@ def _answers(model: ServedModel, data: Dataset, row_of: npt.NDArray[np.integer],
         None if model.neighbours is None else model.neighbours.for_rows(ranked),
         fusion.neighbours,
         None if model.ranker is None else model.ranker.for_rows(ranked),
+        scores_all_items(len(catalogue)),
     )
     results = search_split(searched, part, listed=np.flatnonzero(np.isin(judged, sample)))
     found = Answers.of(results, fusion)

@@ -242,7 +242,12 @@ class Retrainer:
 
     def _load_incumbent(self) -> Bundle | None:
         version = self.store.live()
-        return self.store.bundle(version) if version else None
+        if not version:
+            return None
+        bundle = self.store.bundle(version)
+        bundle.neighbours()  # what this release cannot read is refused here, not after hours of training
+        bundle.ranker()
+        return bundle
 
     def _train_candidate(self, data: Dataset, start: Start | None) -> Pipeline:
         """Return a finished run on the data; a run of the same data, configuration and start is resumed."""

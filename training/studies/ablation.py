@@ -29,6 +29,7 @@ from training.data.storage import is_prepared, load_dataset, save_dataset
 from training.evaluation.full_ranking import SearchedModel, search_split
 from training.loop.progress import Progress
 from training.pipeline import Pipeline
+from training.run_evaluation import is_of_this_release
 from training.run_folder import RunFolder
 from training.studies.ablation_report import AblationReport, Budget, Metrics, Outcome, summarise
 from training.studies.ablation_rows import DEFINITION, FULL, Row, joint_epochs, row_config
@@ -208,7 +209,7 @@ class Ablation:
     def _is_finished(self, seed: int, row: Row) -> bool:
         run = RunFolder(self.folder(seed, row), self.config)
         needed = [EVALUATION, FINETUNE] + ([UNSEEN] if self.unseen_share else [])
-        return all(run.has(name) for name in needed) and "ranker_adds" in run.read_json(EVALUATION)
+        return all(run.has(name) for name in needed) and is_of_this_release(run.read_json(EVALUATION))
 
     def _outcome(self, seed: int, row: Row) -> Outcome:
         run = RunFolder(self.folder(seed, row), self.config)

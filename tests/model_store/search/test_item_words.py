@@ -56,7 +56,10 @@ def test_requests_do_not_share_words() -> None:
 
 def test_items_that_say_nothing_are_like_none() -> None:
     rows = np.arange(4)[None]
-    assert not ItemWords.nothing(4).similarities(rows, rows).any()
+    for items in (4, 0):
+        found = ItemWords.nothing(items).similarities(rows, rows)
+        assert found.shape == (1, 4, 4)
+        assert not found.any()
 
 
 def test_words_of_wrong_shape_or_weight_are_refused() -> None:

@@ -90,3 +90,12 @@ def test_an_item_keeps_its_strongest_neighbours_of_both_kinds(monkeypatch: pytes
     for likeness, expected in ((0.0, [1, 2]), (0.1, [1, 2]), (0.8, [1, 3])):
         memory = found.memory(NeighbourSettings(likeness=likeness))
         assert memory.neighbour[: memory.start[1]].tolist() == expected
+
+
+def test_where_all_say_the_same_nobody_is_everybodys_neighbour() -> None:
+    words = ItemWords.nothing(100)
+    words.word[:, 0], words.weight[:, 0] = 3, 1
+    found = find_alike(words)
+    assert found.other[found.item == 10].tolist() == list(range(11, 11 + alike.ALIKE))
+    assert sorted(found.other[found.item == 90].tolist()) == [*range(23), *range(91, 100)]
+    assert set(np.bincount(found.other).tolist()) == {alike.ALIKE}

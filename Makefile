@@ -28,7 +28,7 @@ test-browser: $(VENV)/installed  ## the console's pages in Chromium, axe-core's 
 		|| { echo "error: no Chromium here, and no right to install it: install the package chromium"; exit 1; }
 	$(BIN)/python -m pytest tests/console/test_app.py tests/console/test_app_accessibility.py
 
-check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers, generated pages
+check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers, generated pages, named mutants
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -37,6 +37,7 @@ check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers,
 	$(BIN)/python docs/make_settings.py --check
 	$(BIN)/python -m deploy.make_prometheus_rule --check
 	$(BIN)/python -m deploy.make_dashboard --check
+	$(BIN)/python -c 'from benchmarks.mutants import read_equivalent; read_equivalent()'
 
 $(VENV)/deploy: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,deploy]'

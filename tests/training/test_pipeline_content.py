@@ -194,4 +194,4 @@ def test_an_evaluation_whose_ranker_read_other_features_is_made_again(finished: 
     assert run(app, "etegrec-train", ["evaluate", str(again)]) == 0
     assert json.loads((again / "evaluation.json").read_text())["ranker_reads"] == list(FEATURES)
     assert not (again / "ranker.safetensors").exists()  # so few users teach none
-    assert not (again / "bundle").exists()  # an export would have had the earlier one
+    assert not (again / "bundle" / "golden.json").exists()  # so the next export is a new one

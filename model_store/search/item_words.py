@@ -21,7 +21,7 @@ MOST_WORDS = 8
 """W, words that are kept of an item. More of them tell no more (docs/LOG.md)."""
 
 NO_WORD = (1 << 16) - 1
-"""Number in the place of a word that an item lacks."""
+"""Number in the place of a word that an item lacks. Words have lower ones: training knows at most 32,768 of them."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]

@@ -27,7 +27,7 @@ and would cost the most."""
 ITEMS_AT_ONCE = 2048
 """Items that are compared with all others together."""
 
-_STEPS = 1 << 20
+_STEPS = 1 << 20  # of similarities in a sort key; with the place and the item's number that makes 63 bits
 _PLACE_BITS = 32
 
 Int64Array = npt.NDArray[np.int64]

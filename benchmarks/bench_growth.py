@@ -1,4 +1,4 @@
-"""How time and memory of every stage grow with the number of items (``make bench-growth``).
+"""Growth of time and memory of every stage with the number of items (``make bench-growth``).
 
 Data are generated for each size (:mod:`benchmarks.growth.data`): ten interactions an item. Every stage runs in a
 process of its own; stages that train do so for ``--minutes`` at most, all others whole. Of each stage and size:

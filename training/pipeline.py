@@ -15,6 +15,7 @@ from model_store.config import ModelConfig
 from model_store.errors import CheckpointError
 from model_store.network.content_profile import join_content
 from model_store.network.tokenizer import Tokenizer
+from model_store.search.item_words import ItemWords
 from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import Ranker
 from training.artefacts import (
@@ -152,6 +153,11 @@ class Pipeline:
         encoder = self.content_encoder
         return None if encoder is None else encoder.trained_vectors(item_features(self.dataset)).to(self.device)
 
+    @cached_property
+    def _words(self) -> ItemWords | None:
+        """Words of all items; ``None`` if they say nothing, or ``content.dim`` is 0."""
+        return None if self.content_encoder is None else fit_item_words(self.dataset)
+
     @property
     def model(self) -> ModelConfig:
         """The model with the width of item vectors that this data set gives."""
@@ -251,8 +257,7 @@ class Pipeline:
 
     def _fit_blend(self, sasrec: Sasrec) -> tuple[Blend, Neighbours]:
         data = self.dataset
-        words = None if self._content is None else fit_item_words(data)
-        return fit_blend(sasrec, self._content, words, data.training_csr(), data.validation(), self.config.seed)
+        return fit_blend(sasrec, self._content, self._words, data.training_csr(), data.validation(), self.config.seed)
 
     def _train_tokenizer(self, embeddings: Tensor, checkpoint: Path) -> Tokenizer:
         config = self.config

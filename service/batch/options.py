@@ -40,7 +40,7 @@ RayOption = Annotated[
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a run is, which version answers, and how the work is divided."""
+    """Options of a run: its place, the version that answers, and how the work is divided."""
 
     out: Annotated[
         Path,
@@ -113,7 +113,7 @@ class UserOptions:
 
 @dataclass(frozen=True)
 class RuleOptions:
-    """What every answer is asked for; an option that is not given leaves the rule to the placement."""
+    """Rules of every answer; an option that is not given leaves the rule to the placement."""
 
     k: KOption = None
     filter_: Annotated[

@@ -31,7 +31,6 @@ from training.artefacts import BLEND, BUNDLE, CONTENT, FINETUNE, SASREC
 from training.blending.fit import Blend
 from training.config import TrainingConfig, WarmConfig
 from training.content.content_encoder import ContentEncoder
-from training.content.item_words import fit_item_words
 from training.data.dataset import Dataset
 from training.embedding.sasrec import Sasrec
 from training.embedding.training import SasrecResult, train_sasrec
@@ -171,8 +170,7 @@ class WarmPipeline(Pipeline):
     def _fit_blend(self, sasrec: Sasrec) -> tuple[Blend, Neighbours]:
         blend = Blend.from_dict(self._start.run.read_json(BLEND))
         data = self.dataset
-        words = None if self._content is None else fit_item_words(data)
-        return blend, count_neighbours(data.training_csr(), data.n_items, words).memory(blend.neighbours)
+        return blend, count_neighbours(data.training_csr(), data.n_items, self._words).memory(blend.neighbours)
 
     def _train_tokenizer(self, embeddings: Tensor, checkpoint: Path) -> Tokenizer:
         tokenizer = Tokenizer(self.model.tokenizer)

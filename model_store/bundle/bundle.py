@@ -7,7 +7,7 @@ are safetensors, tables are Parquet, the rest is JSON or ONNX: no format that ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -26,6 +26,7 @@ from model_store.bundle.vector_file import EMBEDDINGS, HEADER_LIMIT, VECTORS, ch
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
 from model_store.catalogue.growing_rows import GrowingRows
+from model_store.catalogue.resemblances import Resemblances
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused, CatalogueError, VersionNotFound
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
@@ -35,6 +36,7 @@ from model_store.search.ranker import Ranker
 CODE_NAMES = "code_names.parquet"
 NEIGHBOURS = "neighbours.safetensors"
 RANKER = "ranker.safetensors"
+RESEMBLANCES = "resemblances.safetensors"
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 Read = Callable[[str], bytes]
@@ -93,7 +95,7 @@ class Bundle:
 
     def catalogue(self) -> Catalogue:
         """Read the catalogue and check it against the configuration."""
-        return _join_catalogue(self.read, self.vectors(), self.config)
+        return _join_catalogue(self.read, self.manifest.files, self.vectors(), self.config)
 
     def vectors(self) -> GrowingRows | None:
         """Read only the item vectors of the catalogue, ``[items, d_s]``; ``None`` if the version has none.
@@ -192,7 +194,7 @@ def load_bundle(store: Folder | str, version: str, trust: Trust) -> Bundle:
 
 
 def check_contents(
-    read: Read, names: Iterable[str], config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE
+    read: Read, names: Collection[str], config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE
 ) -> Catalogue:
     """Check that files decode and agree with each other; also used before they are published.
 
@@ -208,7 +210,7 @@ def check_contents(
     Raises:
         BundleRefused: Names the first file that is wrong.
     """
-    catalogue = read_catalogue(read, config, fusion)
+    catalogue = read_catalogue(read, names, config, fusion)
     known = catalogue.row_of
 
     known_by = {NEIGHBOURS: read_neighbours(read, names, fusion), RANKER: read_ranker(read, names, config)}
@@ -250,7 +252,9 @@ def check_seal(version: str, name: str, found: FileSeal, seal: FileSeal) -> None
         raise _refusal(version, f"{name}: its SHA-256 is not the sealed one")
 
 
-def read_catalogue(read: Read, config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE) -> Catalogue:
+def read_catalogue(
+    read: Read, names: Container[str], config: ModelConfig, fusion: Fusion = GENERATIVE_ALONE
+) -> Catalogue:
     """Read the catalogue with its vectors, and check codes and vectors against the configuration.
 
     Raises:
@@ -258,14 +262,15 @@ def read_catalogue(read: Read, config: ModelConfig, fusion: Fusion = GENERATIVE_
     """
     data = read(EMBEDDINGS)
     found = read_vector_file(BytesIO(data), len(data), VECTORS, config.tokenizer.embedding_dim)
-    return _join_catalogue(read, check_vectors(found, config, fusion), config)
+    return _join_catalogue(read, names, check_vectors(found, config, fusion), config)
 
 
-def _join_catalogue(read: Read, vectors: GrowingRows | None, config: ModelConfig) -> Catalogue:
+def _join_catalogue(read: Read, names: Container[str], vectors: GrowingRows | None, config: ModelConfig) -> Catalogue:
     """Read the catalogue, give its items their vectors, and check codes against the configuration."""
     name = "catalogue.parquet"
     try:
-        catalogue = Catalogue.from_parquet(read(name))
+        known = Resemblances.from_arrays(read_tensors(read, RESEMBLANCES)) if RESEMBLANCES in names else None
+        catalogue = Catalogue.from_parquet(read(name), known)
         if vectors is not None:
             catalogue = catalogue.with_vectors(vectors)
     except CatalogueError as cause:
@@ -283,7 +288,7 @@ def _join_catalogue(read: Read, vectors: GrowingRows | None, config: ModelConfig
     return catalogue
 
 
-def read_neighbours(read: Read, names: Iterable[str], fusion: Fusion) -> Neighbours | None:
+def read_neighbours(read: Read, names: Container[str], fusion: Fusion) -> Neighbours | None:
     """Read the neighbours of all items; ``None`` if there is no such file.
 
     Raises:
@@ -296,7 +301,7 @@ def read_neighbours(read: Read, names: Iterable[str], fusion: Fusion) -> Neighbo
     return None
 
 
-def read_ranker(read: Read, names: Iterable[str], config: ModelConfig) -> Ranker | None:
+def read_ranker(read: Read, names: Container[str], config: ModelConfig) -> Ranker | None:
     """Read what corrects the dense scores of candidates; ``None`` if there is no such file.
 
     Raises:

@@ -47,6 +47,7 @@ OPTIONAL_FILES = frozenset(
         "search.int8.onnx",  # search.onnx with weights of 8 bits
         "neighbours.safetensors",  # which items stand close to each other
         "ranker.safetensors",  # what corrects the dense scores of candidates
+        "resemblances.safetensors",  # what the items resemble that are served by their content alone
         "similar_items.safetensors",  # which trained items have which words
     }
 )

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_store.catalogue.changes import Change, ItemDelete, ItemPut, merge_changes, rows_of_new_items
+from model_store.catalogue.changes import Change, ItemDelete, ItemPut, merge_changes, resemblances_of, rows_of_new_items
 from model_store.catalogue.columns import Attributes, PackedAttributes, PackedCategories
-from model_store.catalogue.growing_rows import GrowingRows
+from model_store.catalogue.growing_rows import GrowingRows, flip_rows
 from model_store.catalogue.id_index import IdIndex
 from model_store.catalogue.packed import PackedStrings, pack_strings
 from model_store.catalogue.ragged import Arrays, Ragged, Rows
+from model_store.catalogue.resemblances import Resemblances
 from model_store.catalogue.table import CatalogueTable
 from model_store.errors import CatalogueError
 from model_store.semantic_ids.mask_changes import flip_leaves, grow_mask
@@ -57,17 +58,20 @@ class Catalogue:
     vectors: npt.NDArray[np.float32] | None = None  # [items, d_s], unit length, for dense scores
     is_hidden: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=np.bool_))  # [items]
     trained: int = -1  # rows below it were trained, the others are new items; default: all were trained
+    resemblances: Resemblances = field(default_factory=Resemblances)  # of the last rows; default: nothing is known
 
     def __post_init__(self) -> None:
         """Pack columns that are plain sequences, and set the defaults that depend on the number of items."""
         items = len(self.item_ids)
+        trained = items if self.trained < 0 else self.trained
         fields = {
             "item_ids": pack_strings(self.item_ids, "item ids"),
             "titles": pack_strings(self.titles, "titles"),
             "categories": PackedCategories.of(self.categories),
             "attributes": PackedAttributes.of(self.attributes),
             "is_hidden": self.is_hidden if len(self.is_hidden) else np.zeros(items, dtype=np.bool_),
-            "trained": items if self.trained < 0 else self.trained,
+            "trained": trained,
+            "resemblances": Resemblances.unknown(trained, items) if self.resemblances.first < 0 else self.resemblances,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)  # the class is frozen
@@ -168,13 +172,14 @@ class Catalogue:
             new_ids = [_check_id(put.item_id) for put in new]
             ids = PackedStrings.of(self.item_ids).with_rows(np.arange(len(self), len(self) + len(new)), new_ids)
             columns["item_ids"] = ids
+            columns["resemblances"] = self.resemblances.with_rows(resemblances_of(new))
 
             grown = grow_trie(self.trie, added["codes"])
             derived |= {"trie": grown.trie, "row_of": self.row_of.with_ids(ids)}
             growing = {name: growing[name].with_rows(array) for name, array in added.items()}
 
         flipped = [row for row, flag in hidden.items() if growing["is_hidden"].rows[row] != flag]
-        growing = growing | {"is_hidden": _flip(growing["is_hidden"], flipped)}
+        growing = growing | {"is_hidden": flip_rows(growing["is_hidden"], flipped)}
         if "visible" in self.__dict__ and len(hidden) <= _FEW:
             shown = range(len(self), len(self) + len(new))
             derived["visible"] = self._changed_visible(grown, sorted({*shown} ^ {*flipped}))
@@ -254,6 +259,8 @@ class Catalogue:
         lengths = [len(column) for column in columns]
         if len(set(lengths)) != 1:
             raise CatalogueError(f"catalogue columns differ in length: {lengths}")
+        if self.resemblances.end != len(self):
+            raise CatalogueError(f"resemblances end at row {self.resemblances.end}, the catalogue at {len(self)}")
 
     def _check_columns(self) -> None:
         self._check_lengths()
@@ -281,15 +288,19 @@ class Catalogue:
         return table.to_bytes()
 
     @classmethod
-    def from_parquet(cls, data: bytes) -> Catalogue:
+    def from_parquet(cls, data: bytes, resemblances: Resemblances | None = None) -> Catalogue:
         """Read and check the output of :meth:`to_parquet`; vectors are stored elsewhere, see :meth:`with_vectors`.
+
+        Args:
+            data: The table.
+            resemblances: Of its last items; default: none of them is a new one.
 
         Raises:
             CatalogueError: The bytes are not such a table, or its content is inconsistent.
         """
         table = CatalogueTable.from_bytes(data)
         table.attributes.check_integrity()
-        catalogue = cls(**table._asdict())
+        catalogue = cls(**table._asdict(), resemblances=resemblances or Resemblances())
         catalogue._check_columns()
         _ = catalogue.trie  # building it checks the codes
         return catalogue
@@ -309,6 +320,7 @@ class Catalogue:
             **PackedCategories.of(self.categories).arrays(),
             **PackedAttributes.of(self.attributes).texts.ragged.arrays("attributes"),
             **self.trie.arrays(),
+            **self.resemblances.arrays(),
         }
 
         if self.vectors is not None:
@@ -350,6 +362,7 @@ class Catalogue:
             vectors=None if vectors is None else vectors.astype(np.float32, copy=False),
             is_hidden=is_hidden,
             trained=trained,
+            resemblances=Resemblances.from_arrays(arrays),
         )
 
         # Keep what is known already, so that the trie is not built again.
@@ -369,16 +382,6 @@ class Catalogue:
             digest.update(f"{name} {plain.dtype.str} {array.shape}\n".encode())
             digest.update(plain.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
-
-
-def _flip(flags: GrowingRows, rows: Sequence[int]) -> GrowingRows:
-    """Return flags ``[items]`` that are the opposite in these rows."""
-    if not rows:
-        return flags
-
-    copy = flags.rows.copy()
-    copy[rows] = ~copy[rows]
-    return GrowingRows(copy)
 
 
 def _check_id(item_id: str) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from model_store.catalogue.columns import Attributes
 from model_store.catalogue.id_index import IdIndex
 from model_store.catalogue.ragged import Rows
+from model_store.catalogue.resemblances import Records, nothing_known
 from model_store.errors import CatalogueError
 
 
@@ -26,6 +27,8 @@ class ItemPut:
         attributes: A JSON object.
         codes: Semantic ID, int16 ``[L]``. Only read for a new item: a known one keeps its own.
         vector: Unit length, float32 ``[d_s]``. Only read for a new item, and only if the catalogue has vectors.
+        resemblance: One record (:mod:`model_store.catalogue.resemblances`), ``[1]``. Only read for a new item; without
+            one nothing is known of what it resembles.
     """
 
     item_id: str
@@ -34,6 +37,7 @@ class ItemPut:
     attributes: Attributes
     codes: npt.NDArray[np.int16] | None = None
     vector: npt.NDArray[np.float32] | None = None
+    resemblance: Records | None = None
 
 
 @dataclass(frozen=True)
@@ -105,3 +109,9 @@ def rows_of_new_items(new: Sequence[ItemPut], levels: int, width: int | None) ->
     if width is not None:
         rows["vectors"] = np.stack([np.asarray(put.vector, dtype=np.float32) for put in new])
     return rows
+
+
+def resemblances_of(new: Sequence[ItemPut]) -> Records:
+    """Return the records of new items, one each, ``[n]``."""
+    unknown = nothing_known(1)
+    return np.concatenate([unknown if put.resemblance is None else put.resemblance for put in new])

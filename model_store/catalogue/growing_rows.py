@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MIN_SPARE_ROWS", "ROWS_PER_SPARE_ROW", "GrowingRows"]
+__all__ = ["MIN_SPARE_ROWS", "ROWS_PER_SPARE_ROW", "GrowingRows", "flip_rows"]
 
 ROWS_PER_SPARE_ROW = 8
 """Rows for which one spare row is reserved: all copies on the way to n rows add up to about 9n rows."""
@@ -83,6 +83,16 @@ class GrowingRows:
         memory = _room(length, self.rows.shape[1:], self.rows.dtype)
         memory[: len(self.rows)] = self.rows
         return memory
+
+
+def flip_rows(flags: GrowingRows, rows: Sequence[int]) -> GrowingRows:
+    """Return flags ``[items]`` that are the opposite in these rows."""
+    if not rows:
+        return flags
+
+    copy = flags.rows.copy()
+    copy[rows] = ~copy[rows]
+    return GrowingRows(copy)
 
 
 def _room(length: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:

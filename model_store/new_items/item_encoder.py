@@ -26,11 +26,12 @@ import onnxruntime as ort
 from model_store.bundle.bundle import Bundle, Read, read_tensors
 from model_store.bundle.onnx_session import open_session
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.resemblances import Records, nothing_known
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused, GraphRefused, ItemRefused
-from model_store.new_items.features import Features, extract_features
+from model_store.new_items.features import extract_features
 from model_store.new_items.placement import Codebooks, Placement
-from model_store.new_items.similar_items import SimilarItems, at_unit_length
+from model_store.new_items.similar_items import Similar, SimilarItems, at_unit_length
 from model_store.replication.item_payload import NewItem
 
 CONTENT_GRAPH = "content.onnx"
@@ -75,6 +76,14 @@ class EncodedItem(NamedTuple):
 
     vector: Float32Array  # [d_s], unit length, for the catalogue's vectors
     latent: Float32Array  # [d_c], for placement
+    resemblance: Records  # [1], what the catalogue keeps of it beside these
+
+
+class _Embedded(NamedTuple):
+    """What the first graph makes of an item."""
+
+    raw: Float32Array  # [d_s]
+    resemblance: Records  # [1]
 
 
 class ItemEncoder:
@@ -177,20 +186,20 @@ class ItemEncoder:
         """Encode many items, each as :meth:`encode` does; an error takes the place of a refused item."""
         found: list[EncodedItem | ItemRefused] = []
         for start in range(0, len(items), _BLOCK):
-            raw = [self._embed(item) for item in items[start : start + _BLOCK]]
-            encoded = iter(self._tokenize([each for each in raw if not isinstance(each, ItemRefused)]))
-            found += [each if isinstance(each, ItemRefused) else next(encoded) for each in raw]
+            embedded = [self._embed(item) for item in items[start : start + _BLOCK]]
+            encoded = iter(self._tokenize([each for each in embedded if not isinstance(each, ItemRefused)]))
+            found += [each if isinstance(each, ItemRefused) else next(encoded) for each in embedded]
         return found
 
     def placement(self, catalogue: Catalogue) -> Placement:
         """Return a placement that gives encoded items their codes in this catalogue; cheap, for a batch of changes."""
         return Placement(catalogue, self._codebooks, self._config.collisions)
 
-    def _embed(self, item: NewItem) -> Float32Array | ItemRefused:
-        """Return the raw embedding of an item, ``[d_s]``, given or predicted from its content."""
+    def _embed(self, item: NewItem) -> _Embedded | ItemRefused:
+        """Return the raw embedding of an item, given or predicted from its content, and what it resembles."""
         try:
             if item.embedding is not None:
-                return self._check_embedding(item.embedding)
+                return _Embedded(self._check_embedding(item.embedding), nothing_known(1))
             if self._content is None:
                 raise self._no_content_refusal()
         except ItemRefused as refused:
@@ -199,23 +208,28 @@ class ItemEncoder:
         features = extract_features(item.title, item.categories, item.attributes)
         inputs = dict(zip(CONTENT_INPUTS, (features.ids[None], features.weights[None]), strict=True))
         raw: Float32Array = self._content.run(list(CONTENT_OUTPUTS), inputs)[0][0]
-        return raw if self._similar_items is None else _learn_from(self._similar_items, features, raw)
+        if self._similar_items is None:
+            return _Embedded(raw, nothing_known(1))
+        similar = self._similar_items.find(features)
+        resemblance = self._similar_items.resemblance(features, similar)
+        return _Embedded(_learn_from(self._similar_items, similar, raw), resemblance)
 
-    def _tokenize(self, raw: Sequence[Float32Array]) -> list[EncodedItem]:
-        """Encode raw embeddings, ``[d_s]`` each, in batches of a fixed size."""
-        batches = -(-len(raw) // _TOKENIZER_BATCH)
+    def _tokenize(self, embedded: Sequence[_Embedded]) -> list[EncodedItem]:
+        """Encode raw embeddings in batches of a fixed size."""
+        batches = -(-len(embedded) // _TOKENIZER_BATCH)
         rows = np.zeros((batches * _TOKENIZER_BATCH, self._config.tokenizer.embedding_dim), np.float32)
 
         found: list[EncodedItem] = []
-        for start in range(0, len(raw), _TOKENIZER_BATCH):
+        for start in range(0, len(embedded), _TOKENIZER_BATCH):
             part = rows[start : start + _TOKENIZER_BATCH]
-            for row, each in zip(part, raw[start:], strict=False):
-                row[:] = each
+            items = embedded[start : start + _TOKENIZER_BATCH]  # the other rows are padding
+            for row, each in zip(part, items, strict=False):
+                row[:] = each.raw
             [latents] = self._tokenizer.run(["latents"], {"embeddings": part})
             lengths = np.sqrt(np.square(part).sum(axis=1))
-
-            items = min(_TOKENIZER_BATCH, len(raw) - start)  # the other rows are padding
-            found += [EncodedItem(part[row] / lengths[row], latents[row]) for row in range(items)]
+            found += [
+                EncodedItem(part[row] / lengths[row], latents[row], each.resemblance) for row, each in enumerate(items)
+            ]
         return found
 
     def _check_embedding(self, embedding: Sequence[float]) -> Float32Array:
@@ -247,9 +261,8 @@ class ItemEncoder:
         )
 
 
-def _learn_from(index: SimilarItems, features: Features, predicted: Float32Array) -> Float32Array:
+def _learn_from(index: SimilarItems, similar: Similar, predicted: Float32Array) -> Float32Array:
     """Return a predicted embedding ``[d_s]`` with what similar items were learned to be; as it is if there are none."""
-    similar = index.find(features)
     if not len(similar.rows):
         return predicted
 

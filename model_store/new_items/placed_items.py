@@ -57,5 +57,5 @@ def _place(
         except CatalogueFull:
             left_out.append(item_id)
         else:
-            puts.append(ItemPut(item_id, *content, codes, found.vector))
+            puts.append(ItemPut(item_id, *content, codes, found.vector, found.resemblance))
     return puts, left_out

@@ -22,6 +22,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from model_store.catalogue.resemblances import MOST_WORDS, Records, nothing_known
+from model_store.catalogue.resemblances import SIMILAR as RESEMBLED
 from model_store.errors import BundleRefused
 from model_store.new_items.features import Features
 
@@ -166,13 +168,34 @@ class SimilarItems:
         length = np.sqrt((rows * rows).sum(axis=1))  # exact: these are whole numbers
         return at_unit_length(((similar.shares / length)[:, None] * rows).sum(axis=0))
 
-    def _pairs(self, features: Features) -> tuple[Int64Array, Float64Array]:
-        """Return the items that share a feature with an item, one after the other, and what each feature adds."""
+    def resemblance(self, features: Features, similar: Similar) -> Records:
+        """Return what the catalogue keeps of a new item, one record.
+
+        Args:
+            features: Of the item.
+            similar: What :meth:`find` finds of them.
+        """
+        found = nothing_known(1)
+        rows, shares = similar.rows[:RESEMBLED], similar.shares[:RESEMBLED]
+        found["similar"][0, : len(rows)] = rows
+        found["share"][0, : len(rows)] = shares / shares.sum() if len(rows) else 0
+
+        slot, value = self._known_features(features)
+        weightiest = np.argsort(-value, kind="stable")[:MOST_WORDS]
+        found["word"][0, : len(weightiest)] = slot[weightiest]
+        found["word_weight"][0, : len(weightiest)] = at_unit_length(value[weightiest])
+        return found
+
+    def _known_features(self, features: Features) -> tuple[Int64Array, Float64Array]:
+        """Return the numbers of the features that are known, ascending, and their weights times rarity."""
         slot = np.searchsorted(self.known, features.ids)
         is_known = np.append(self.known, -1)[slot] == features.ids
         slot = slot[is_known]
-        value = features.weights[is_known].astype(np.float64) * self.rarity[slot]
+        return slot, features.weights[is_known].astype(np.float64) * self.rarity[slot]
 
+    def _pairs(self, features: Features) -> tuple[Int64Array, Float64Array]:
+        """Return the items that share a feature with an item, one after the other, and what each feature adds."""
+        slot, value = self._known_features(features)
         count = self.start[slot + 1] - self.start[slot]
         rarest = np.argsort(count, kind="stable")
         rarest = rarest[count[rarest].cumsum() <= MOST_PAIRS]

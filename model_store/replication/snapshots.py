@@ -26,7 +26,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 REPAIR_HINT = "delete the catalogue keys of this version: a replica writes them again"
 """Advice for damaged snapshots and change entries."""
 
-SNAPSHOT_FORMAT = 2
+SNAPSHOT_FORMAT = 3
 """Version of the layout. Releases with different formats neither read nor replace each other's snapshots."""
 
 BLOCK_MAGIC = f"ETGSNAP{SNAPSHOT_FORMAT}".encode()

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from model_store.catalogue.resemblances import Resemblances
 from model_store.search.history_encoding import HistoryBatch
 from model_store.search.neighbours import Additions, Neighbours, no_additions
 from model_store.semantic_ids.trie import Trie
@@ -41,17 +42,20 @@ class Fusion(BaseModel):
     )
     neighbours: float = Field(0.0, ge=0, description="weight of neighbour scores in the dense score; 0: not used")
 
-    def additions(self, memory: Neighbours | None, history: HistoryBatch, trie: Trie) -> Additions:
+    def additions(
+        self, memory: Neighbours | None, history: HistoryBatch, trie: Trie, new: Resemblances | None = None
+    ) -> Additions:
         """Return what neighbours add to the dense scores of a batch, for the search; nothing if they are not used.
 
         Args:
             memory: The neighbours of all items; needed unless a weight is 0.
             history: Encoded histories.
             trie: The trie of the catalogue that the search runs on.
+            new: What its new items resemble.
         """
         if memory is None or not self.weight or not self.neighbours:
             return no_additions(len(history.lengths))
-        return memory.additions(history, trie, self.neighbours)
+        return memory.additions(history, trie, self.neighbours, new)
 
 
 GENERATIVE_ALONE = Fusion()

@@ -1,10 +1,12 @@
-"""Item words: the few rare words by which a trained item is told from others, to compare items by them.
+"""Item words: the few rare words by which an item is told from others, to compare items by them.
 
 Content vectors are principal directions of what items say, and a truncated decomposition loses the rare words, such as
 brands and lines of products. Here items keep their :data:`MOST_WORDS` weightiest features as they are (words,
 categories, values of attributes: :mod:`model_store.new_items.features`), weighted by their rarity (TF-IDF).
 
     similarity(i, j) = sum over their common words of weight * weight, at most 1
+
+New items have words, too; the catalogue keeps them (:mod:`model_store.catalogue.resemblances`).
 
 Shapes: N trained items, W = MOST_WORDS, B requests, C candidates of a request, A history items.
 """
@@ -17,11 +19,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-MOST_WORDS = 8
-"""W, words that are kept of an item. More of them tell no more (docs/LOG.md)."""
-
-NO_WORD = (1 << 16) - 1
-"""Number in the place of a word that an item lacks. Words have lower ones: training knows at most 32,768 of them."""
+from model_store.catalogue.resemblances import MOST_WORDS, NO_WORD, Resemblances
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -63,18 +61,21 @@ class ItemWords:
         """Return the words of some of the items ``[n]``, numbered anew from 0."""
         return ItemWords(self.word[rows], self.weight[rows])
 
-    def similarities(self, candidates: Int64Array, history: Int64Array) -> Float32Array:
-        """Return how similar candidates are to history items, ``[B, C, A]``; items that came after training are not.
+    def similarities(
+        self, candidates: Int64Array, history: Int64Array, new: Resemblances | None = None
+    ) -> Float32Array:
+        """Return how similar candidates are to history items, ``[B, C, A]``.
 
         Args:
             candidates: Catalogue rows, ``[B, C]``.
             history: Catalogue rows, ``[B, A]``.
+            new: What is known of new items; without it they are similar to none.
         """
         if not self.items:
             return np.zeros((*candidates.shape, history.shape[1]), dtype=np.float32)
 
-        wanted, weight = self._of(candidates)
-        known, known_weight = self._of(history)
+        wanted, weight = self._of(candidates, new)
+        known, known_weight = self._of(history, new)
 
         # For every request and word of its history, one row of the words' weights in the history items: [words, A].
         words, row = np.unique(known, return_inverse=True)
@@ -87,10 +88,13 @@ class ItemWords:
         found: Float32Array = np.matmul(weight[:, :, None], weight_by_item[place])[:, :, 0]
         return found
 
-    def _of(self, rows: Int64Array) -> tuple[Int64Array, Float32Array]:
+    def _of(self, rows: Int64Array, new: Resemblances | None) -> tuple[Int64Array, Float32Array]:
         """Return keys of request and word, and the weights, of items ``[B, n]``: ``[B, n, W]`` each."""
-        is_trained = (rows < self.items)[:, :, None]
+        is_trained = rows < self.items
         row = np.minimum(rows, self.items - 1)
-        word = np.where(is_trained, self.word[row].astype(np.int64), NO_WORD)
+        word, weight = self.word[row], self.weight[row]
+        if not is_trained.all():
+            others = rows[~is_trained]
+            word[~is_trained], weight[~is_trained] = (Resemblances() if new is None else new).words(others)
         request = np.arange(len(rows), dtype=np.int64)[:, None, None] * (NO_WORD + 1)
-        return word + request, np.where(is_trained, self.weight[row].astype(np.float32), np.float32(0))
+        return word + request, weight.astype(np.float32)

@@ -8,7 +8,8 @@ item is the sum of its strengths as a neighbour of the newest items of the histo
 
 It is divided by its standard deviation over all trained items, of which most score 0, so that one weight suits all
 users. Times that weight (:mod:`model_store.search.fusion`), it is added to the item's dense score inside the search, so
-neighbours come into the answer though no beam and no cosine found them. Items without a strength get 0.
+neighbours come into the answer though no beam and no cosine found them. Items without a strength get 0. New items get
+what the trained items lend them that they resemble (:mod:`model_store.catalogue.resemblances`).
 
 Shapes: B histories, T items of a history, M items of a request that get an addition, P pairs in the memory.
 """
@@ -22,6 +23,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from model_store.catalogue.resemblances import MOST_LENT, Resemblances
 from model_store.errors import BundleRefused
 from model_store.search.history_encoding import HistoryBatch
 from model_store.semantic_ids.trie import Trie
@@ -34,7 +36,7 @@ AGES = 5
 MOST_NEIGHBOURS = 128
 """Maximum number of neighbours of an item."""
 
-ADDITION_SIZES = (0, 32, 128, 320, AGES * MOST_NEIGHBOURS)
+ADDITION_SIZES = (0, 32, 128, 320, AGES * MOST_NEIGHBOURS, AGES * MOST_NEIGHBOURS + MOST_LENT)
 """Numbers of additions that a batch is padded to, so that few distinct shapes reach the engine."""
 
 _HINT = "publish the model again, with the release that serves it"
@@ -172,15 +174,18 @@ class Neighbours:
         deviation = np.sqrt(np.where(variance > 1e-12 * mean**2, variance, np.inf))
         return NeighbourScores(owner, row, total / deviation[owner])
 
-    def additions(self, history: HistoryBatch, trie: Trie, weight: float) -> Additions:
+    def additions(self, history: HistoryBatch, trie: Trie, weight: float, new: Resemblances | None = None) -> Additions:
         """Return what a batch adds to dense scores: the scores times ``weight``, by leaf.
 
         Args:
             history: Encoded histories of B requests.
             trie: The trie that their leaves belong to.
             weight: Weight of neighbours in the dense score.
+            new: What the catalogue's new items resemble; without it they get nothing.
         """
         found = self.scores(trie.leaf_item[history.leaves], history.lengths)
+        if new is not None and len(new):
+            found = _with_lent(found, new)
         counts = np.bincount(found.owner, minlength=len(history.lengths))
         size = next(size for size in ADDITION_SIZES if size >= counts.max(initial=0))
 
@@ -236,3 +241,11 @@ class Neighbours:
 def no_additions(requests: int, size: int = 0) -> Additions:
     """Return additions of a batch that add nothing: padding alone, M of them."""
     return Additions(np.full((requests, size), -1, dtype=np.int64), np.zeros((requests, size), dtype=np.float32))
+
+
+def _with_lent(found: NeighbourScores, new: Resemblances) -> NeighbourScores:
+    """Return scores with those of new items."""
+    lent = new.lent(*found)
+    owner, row, value = (np.concatenate(pair) for pair in zip(found, lent, strict=True))
+    order = np.argsort(owner, kind="stable")  # new items have higher rows than all others
+    return NeighbourScores(owner[order], row[order], value[order])

@@ -8,8 +8,10 @@ perceptron to :data:`FEATURES` of the candidate, fitted on validation users (:mo
 in the bundle. It depends on the user and the item alone, never on other candidates, so that an item has the same score
 in every search. It adds no candidates.
 
-Of items that came after training it knows too little: no neighbours tell of them, which means something else than that
-nobody chose them. They all get what the answers get on average, so that the ranker neither favours nor hides them.
+New items are compared by their words, too, and neighbours lend them scores (:mod:`model_store.catalogue.resemblances`);
+of their popularity nothing is known, so they count as popular as half of the trained items are at most. A new item
+without words, which nobody could know anything of, gets what the answers get on average, so that the ranker neither
+favours nor hides it.
 
 Shapes: B requests, C candidates of a request, T history items, A newest of them, F features, N items, d_s width of
 vectors, of which the last c are content.
@@ -19,11 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from model_store.catalogue.resemblances import Resemblances
 from model_store.errors import BundleRefused
 from model_store.search.interface import SearchInputs, SearchOutputs
 from model_store.search.item_words import ItemWords
@@ -44,7 +48,7 @@ FEATURES = (
     "words_largest",
     "learned_newest",  # the same of learned vectors
     "learned_largest",
-    "log_popularity",  # ln(1 + interactions in training), NaN of untrained items
+    "log_popularity",  # ln(1 + interactions in training), the median of new items, NaN of those without words
     "log_popularity_newest",  # of the newest item of the history
     "log_length",  # of the history that the model reads
     "log_occurrences",  # ln(1 + times that the item is in it)
@@ -88,7 +92,14 @@ class CandidateFeatures:
         if self.log_popularity.shape != (self.words.items,):
             raise ValueError(f"log_popularity must hold a number for each of the {self.words.items} items with words")
 
-    def of(self, inputs: SearchInputs, outputs: SearchOutputs, trie: Trie, vectors: Float32Array) -> Float32Array:
+    def of(
+        self,
+        inputs: SearchInputs,
+        outputs: SearchOutputs,
+        trie: Trie,
+        vectors: Float32Array,
+        new: Resemblances | None = None,
+    ) -> Float32Array:
         """Return the features of all candidates, ``[B, C, F]``; of an empty place they mean nothing.
 
         Args:
@@ -96,6 +107,7 @@ class CandidateFeatures:
             outputs: What was found, before any correction.
             trie: The trie that was searched.
             vectors: Item vectors by catalogue row, ``[N, d_s]``.
+            new: What is known of new items.
         """
         rows = trie.leaf_item[np.maximum(outputs.leaves, 0)].astype(np.int64)
         place = inputs.lengths[:, None] - 1 - np.arange(min(AGES, inputs.history.shape[1]))  # [B, A]
@@ -109,7 +121,7 @@ class CandidateFeatures:
         said = slice(learned_dim, max(learned_dim, vectors.shape[1] - 1))
         content = _similarities(candidate[..., said], history[..., said])
 
-        words = self.words.similarities(rows, newest)
+        words = self.words.similarities(rows, newest, new)
 
         weight = AGE_DECAY ** np.arange(place.shape[1], dtype=np.float32) * is_item
         weight /= weight.sum(axis=1, keepdims=True)
@@ -125,8 +137,8 @@ class CandidateFeatures:
             "words_largest": _largest(words, is_item),
             "learned_newest": learned[..., 0],
             "learned_largest": _largest(learned, is_item),
-            "log_popularity": self._popularity(rows),
-            "log_popularity_newest": self._popularity(newest[:, :1]),
+            "log_popularity": self._popularity(rows, new),
+            "log_popularity_newest": self._popularity(newest[:, :1], new),
             "log_length": np.log(inputs.lengths.astype(np.float32))[:, None],
             "log_occurrences": np.log1p(_occurrences(inputs, outputs.leaves)),
         }
@@ -135,9 +147,15 @@ class CandidateFeatures:
             found[..., at] = features[name]
         return found
 
-    def _popularity(self, rows: Int64Array) -> Float32Array:
-        """Return the logarithms of popularity of rows; NaN of untrained items."""
+    @cached_property
+    def _median_popularity(self) -> float:
+        return float(np.median(self.log_popularity)) if len(self.log_popularity) else 0.0
+
+    def _popularity(self, rows: Int64Array, new: Resemblances | None) -> Float32Array:
+        """Return the logarithms of popularity of rows; NaN of items of which nothing is known."""
         found = np.full(rows.shape, np.nan, dtype=np.float32)
+        if new is not None and len(new):
+            found[new.has_words(rows)] = self._median_popularity
         is_trained = rows < len(self.log_popularity)
         found[is_trained] = self.log_popularity[rows[is_trained]]
         return found
@@ -153,7 +171,7 @@ class Ranker:
         deviation: ``[F]``, standard deviations, above 0.
         weights: Of each layer, ``[outputs, inputs]``; the last one has one output.
         biases: Of each layer, ``[outputs]``.
-        untrained: Correction of items that came after training.
+        untrained: Correction of items of which nothing is known.
 
     Raises:
         ValueError: The arrays do not describe such a network.
@@ -192,15 +210,22 @@ class Ranker:
     def corrections(self, features: Float32Array) -> Float32Array:
         """Return the corrections ``[…]`` of candidates with features ``[…, F]``, in units of dense scores."""
         x = np.clip((features - self.mean) / self.deviation, -LARGEST, LARGEST)
-        x = np.nan_to_num(x, copy=False)  # where the newest item is untrained, its popularity counts as average
+        x = np.nan_to_num(x, copy=False)  # where nothing is known of the newest item, its popularity is average
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = np.maximum(x @ weight.T + bias, 0)
         answer = (x @ self.weights[-1].T + self.biases[-1])[..., 0]
         return np.where(np.isnan(features[..., POPULARITY]), np.float32(self.untrained), answer)
 
-    def correct(self, inputs: SearchInputs, outputs: SearchOutputs, trie: Trie, vectors: Float32Array) -> SearchOutputs:
+    def correct(
+        self,
+        inputs: SearchInputs,
+        outputs: SearchOutputs,
+        trie: Trie,
+        vectors: Float32Array,
+        new: Resemblances | None = None,
+    ) -> SearchOutputs:
         """Return the outputs with corrected dense scores; arguments are those of :meth:`CandidateFeatures.of`."""
-        correction = self.corrections(self.features.of(inputs, outputs, trie, vectors))
+        correction = self.corrections(self.features.of(inputs, outputs, trie, vectors, new))
         return outputs._replace(dense=np.where(outputs.leaves >= 0, outputs.dense + correction, outputs.dense))
 
     def for_rows(self, rows: Int64Array) -> Ranker:
@@ -251,12 +276,17 @@ class Ranker:
 
 
 def corrected(
-    ranker: Ranker | None, inputs: SearchInputs, outputs: SearchOutputs, trie: Trie, vectors: Float32Array | None
+    ranker: Ranker | None,
+    inputs: SearchInputs,
+    outputs: SearchOutputs,
+    trie: Trie,
+    vectors: Float32Array | None,
+    new: Resemblances | None = None,
 ) -> SearchOutputs:
     """Return the outputs with corrected dense scores, or as they are without a ranker or vectors."""
     if ranker is None or vectors is None:
         return outputs
-    return ranker.correct(inputs, outputs, trie, vectors)
+    return ranker.correct(inputs, outputs, trie, vectors, new)
 
 
 def _similarities(candidates: Float32Array, history: Float32Array) -> Float32Array:

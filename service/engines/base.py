@@ -183,7 +183,7 @@ class Engine(ABC):
             excluded_items=[request.excluded for request in requests],
             max_per_prefix=[request.max_per_prefix or width for request in requests],
             candidates=fusion.candidates,
-            additions=fusion.additions(requests[0].neighbours, history, catalogue.trie),
+            additions=fusion.additions(requests[0].neighbours, history, catalogue.trie, catalogue.resemblances),
             steering=steering_batch(catalogue.trie, [request.steer for request in requests]),
         )
 
@@ -223,7 +223,14 @@ class Engine(ABC):
         """
         outputs = outputs.first(len(requests))
         if requests[0].fusion.weight:
-            outputs = corrected(requests[0].ranker, inputs, outputs, catalogue.trie, catalogue.vectors)
+            outputs = corrected(
+                requests[0].ranker,
+                inputs,
+                outputs,
+                catalogue.trie,
+                catalogue.vectors,
+                catalogue.resemblances,
+            )
         found = catalogue.trie.leaf_item[outputs.leaves].astype(np.int64)  # [B, C]
 
         answers = []

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from model_store.bundle.bundle import Bundle
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.resemblances import Records
 from model_store.errors import ItemRefused
 from model_store.replication.item_payload import NewItem
 from service.schemas.items import StoredItem, read_payload
@@ -27,6 +28,10 @@ class Encoded(Protocol):
     @property
     def latent(self) -> npt.NDArray[np.float32]:
         """Latent vector for placement, [d_c]."""
+
+    @property
+    def resemblance(self) -> Records:
+        """What the item resembles, [1]."""
 
 
 class Placer(Protocol):

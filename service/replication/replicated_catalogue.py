@@ -200,7 +200,8 @@ def _place(
         codes = placer.place(encoded.latent)
     except CatalogueFull:
         return None
-    return replace(put, codes=codes, vector=None if replica.catalogue.vectors is None else encoded.vector)
+    vector = None if replica.catalogue.vectors is None else encoded.vector
+    return replace(put, codes=codes, vector=vector, resemblance=encoded.resemblance)
 
 
 def _content(catalogue: Catalogue, row: int) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from model_store.bundle.bundle import Bundle
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.resemblances import Records, nothing_known
 from model_store.errors import ItemRefused
 from model_store.new_items.placement import Codebooks, Placement
 from model_store.replication.item_payload import NewItem
@@ -22,10 +23,11 @@ WIDTH = 4
 
 
 class HashEncoded(NamedTuple):
-    """Vector and latent of an item."""
+    """Vector and latent of an item, of which nothing else is known."""
 
     vector: npt.NDArray[np.float32]
     latent: npt.NDArray[np.float32]
+    resemblance: Records
 
 
 class HashCoder:
@@ -52,7 +54,7 @@ class HashCoder:
         text = json.dumps([item.title, list(item.categories), item.attributes, item.embedding], sort_keys=True)
         random = np.random.default_rng(int.from_bytes(sha256(text.encode()).digest()[:8], "little"))
         latent = random.normal(size=WIDTH).astype(np.float32)
-        return HashEncoded(latent / np.linalg.norm(latent), latent)
+        return HashEncoded(latent / np.linalg.norm(latent), latent, nothing_known(1))
 
     def placement(self, catalogue: Catalogue) -> Placement:
         return Placement(catalogue, self._codebooks, "reassign")

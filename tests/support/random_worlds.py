@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model_store.catalogue.resemblances import MOST_WORDS
 from model_store.config import ModelConfig, RecommenderConfig, TokenizerConfig
 from model_store.network.recommender import Recommender
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, catalogue_inputs, pool_vectors, search_inputs
-from model_store.search.item_words import MOST_WORDS, ItemWords
+from model_store.search.item_words import ItemWords
 from model_store.search.neighbours import Additions, Neighbours, no_additions
 from model_store.search.ranker import FEATURES, CandidateFeatures, Ranker
 from model_store.search.steering import steering_batch

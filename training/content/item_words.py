@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model_store.search.item_words import MOST_WORDS, ItemWords
+from model_store.catalogue.resemblances import MOST_WORDS
+from model_store.search.item_words import ItemWords
 from training.content.shared_features import (
     KNOWN_FEATURES,
     entries_of,

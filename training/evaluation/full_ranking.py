@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from model_store.catalogue.resemblances import Resemblances
 from model_store.network.bound_search import BoundSearch
 from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
@@ -129,6 +130,7 @@ class SearchedModel:
         neighbours_weight: Their weight.
         ranker: Corrects the dense scores, if given; this needs vectors.
         scores_all: Whether dense candidates come from all items; default: what is done with so many items.
+        resemblances: What the last items resemble, if they came after training.
     """
 
     recommender: Recommender
@@ -140,6 +142,7 @@ class SearchedModel:
     neighbours_weight: float = 0.0
     ranker: Ranker | None = None
     scores_all: bool | None = None
+    resemblances: Resemblances | None = None
 
 
 def search_split(
@@ -174,9 +177,9 @@ def search_split(
             outputs = search(inputs)
             places = slice(protocol, protocol + 1 if seen_excluded else 2), rows
             if features is not None and model.vectors is not None:
-                found.features[places] = features.of(inputs, outputs, trie, model.vectors)
+                found.features[places] = features.of(inputs, outputs, trie, model.vectors, model.resemblances)
 
-            outputs = corrected(model.ranker, inputs, outputs, trie, model.vectors)
+            outputs = corrected(model.ranker, inputs, outputs, trie, model.vectors, model.resemblances)
             found.is_target[places] = outputs.leaves == trie.item_leaf[targets][:, None]
             found.log_prob[places] = outputs.log_prob
             found.dense[places] = outputs.dense
@@ -195,7 +198,9 @@ def _inputs(
     histories = [split.histories[row] for row in rows]
     encoded = encode_histories(histories, trie.item_leaf, model.recommender.shape.max_history)
     weight = model.neighbours_weight
-    added = model.neighbours.additions(encoded, trie, weight) if model.neighbours and weight else None
+    added = (
+        model.neighbours.additions(encoded, trie, weight, model.resemblances) if model.neighbours and weight else None
+    )
     others = [np.unique(seen[seen != target]) for seen, target in zip(histories, split.targets[rows], strict=True)]
     for excluded in ((), others) if seen_excluded else ((),):
         yield search_inputs(

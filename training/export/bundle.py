@@ -41,7 +41,7 @@ from pydantic import JsonValue
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from model_store.bundle.bundle import CODE_NAMES, NEIGHBOURS, RANKER
+from model_store.bundle.bundle import CODE_NAMES, NEIGHBOURS, RANKER, RESEMBLANCES
 from model_store.bundle.golden import Golden, compare, goldens_to_json
 from model_store.bundle.histories import HISTORIES
 from model_store.bundle.manifest import OPTIONAL_FILES, REQUIRED_FILES, DataSummary, Description
@@ -174,6 +174,8 @@ def _create_files(pipeline: Pipeline, bar: Bar, kept: TracedGraphs | None) -> di
     catalogue = served.catalogue
     bar.advance(1)
 
+    if len(catalogue.resemblances):
+        files[RESEMBLANCES] = save_arrays(catalogue.resemblances.arrays())
     if pipeline.ranker is not None:
         files[RANKER] = save_arrays(pipeline.ranker.arrays())
     histories = GoldenHistories(pipeline, catalogue)

@@ -51,7 +51,7 @@ class GoldenHistories:
             catalogue.trie,
             model.beam_width,
             candidates=self.fusion.candidates,
-            additions=self.fusion.additions(pipeline.neighbours, encoded, catalogue.trie),
+            additions=self.fusion.additions(pipeline.neighbours, encoded, catalogue.trie, catalogue.resemblances),
         )
 
     def goldens(self) -> list[Golden]:
@@ -115,7 +115,7 @@ def rank_answers(
     outputs: SearchOutputs, inputs: SearchInputs, catalogue: Catalogue, fusion: Fusion, ranker: Ranker | None, k: int
 ) -> list[Answer]:
     """Return the k best fused answers to each request, as the service ranks them."""
-    outputs = corrected(ranker, inputs, outputs, catalogue.trie, catalogue.vectors)
+    outputs = corrected(ranker, inputs, outputs, catalogue.trie, catalogue.vectors, catalogue.resemblances)
     rows = catalogue.trie.leaf_item[outputs.leaves]
     answers = []
     for found, log_prob, dense in zip(rows, outputs.log_prob, outputs.dense, strict=True):

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model_store.search.item_words import NO_WORD, ItemWords
+from model_store.catalogue.resemblances import NO_WORD
+from model_store.search.item_words import ItemWords
 from training.data.numbering import stable_order
 
 ALIKE = 32

@@ -190,6 +190,7 @@ class _Measures:
             model.fusion.neighbours,
             model.ranker,
             scores_all_items(len(model.catalogue)),
+            model.catalogue.resemblances,
         )
         found = search_split(searched, Split(histories, targets, np.arange(len(histories))), seen_excluded=False)
         best: npt.NDArray[np.float32] = scores(found.log_prob[0], found.dense[0], model.fusion.weight).max(axis=1)

@@ -89,6 +89,7 @@ def _answers(model: ServedModel, data: Dataset, row_of: npt.NDArray[np.integer],
         fusion.neighbours,
         None if model.ranker is None else model.ranker.for_rows(ranked),
         scores_all_items(len(catalogue)),
+        catalogue.resemblances.for_rows(ranked),
     )
     results = search_split(searched, part, listed=np.flatnonzero(np.isin(judged, sample)))
     found = Answers.of(results, fusion)

@@ -46,7 +46,7 @@ class _Search:
             trie,
             model.config.beam_width,
             candidates=model.fusion.candidates,
-            additions=model.fusion.additions(model.neighbours, encoded, trie),
+            additions=model.fusion.additions(model.neighbours, encoded, trie, model.catalogue.resemblances),
         )
 
     def run(self, inputs: SearchInputs) -> SearchOutputs:

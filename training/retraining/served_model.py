@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model_store.bundle.bundle import NEIGHBOURS, Bundle, Read, read_catalogue, read_neighbours, read_ranker
+from model_store.bundle.bundle import Bundle, Read, read_catalogue, read_neighbours, read_ranker
 from model_store.bundle.golden import GOLDEN, Golden, goldens_from_json
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
@@ -92,16 +92,17 @@ def exported_model(pipeline: Pipeline, data: Dataset) -> ServedModel:
     def read(name: str) -> bytes:
         return (folder / name).read_bytes()
 
+    names = [path.name for path in folder.iterdir()]
     evaluation = pipeline.evaluate()
     fusion = Fusion.model_validate(evaluation.fusion)
     return ServedModel(
         config=pipeline.model,
         fusion=fusion,
-        catalogue=read_catalogue(read, pipeline.model, fusion),
+        catalogue=read_catalogue(read, names, pipeline.model, fusion),
         trained=pipeline.dataset.n_items,
         recommender=pipeline.learner.recommender.eval(),
-        neighbours=read_neighbours(read, [NEIGHBOURS], fusion),
-        ranker=read_ranker(read, [path.name for path in folder.iterdir()], pipeline.model),
+        neighbours=read_neighbours(read, names, fusion),
+        ranker=read_ranker(read, names, pipeline.model),
         read=read,
         size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         collision_rate=evaluation.tokenizer["collision_rate"],

@@ -179,7 +179,7 @@ class NewItems:
             content = (data.titles[row], data.categories[row], data.attributes[row])
             encoded = encoder.encode(*content)
             codes = places.place(encoded.latent)
-            puts.append(ItemPut(data.item_ids[row], *content, codes, encoded.vector))
+            puts.append(ItemPut(data.item_ids[row], *content, codes, encoded.vector, encoded.resemblance))
         return published.with_changes(puts)
 
     @cached_property
@@ -208,9 +208,9 @@ class NewItems:
             encoded = encode_histories(histories, trie.item_leaf, recommender.shape.max_history)
             seen = [np.unique(history[history != target]) for history, target in zip(histories, targets, strict=True)]
 
-            added = fusion.additions(neighbours, encoded, trie)
+            added = fusion.additions(neighbours, encoded, trie, catalogue.resemblances)
             inputs = search_inputs(encoded, trie, width, rules, (), seen, candidates=fusion.candidates, additions=added)
-            outputs = corrected(ranker, inputs, search(inputs), trie, catalogue.vectors)
+            outputs = corrected(ranker, inputs, search(inputs), trie, catalogue.vectors, catalogue.resemblances)
             found.rows[users] = trie.leaf_item[outputs.leaves]
             found.log_prob[users] = outputs.log_prob
             found.dense[users] = outputs.dense

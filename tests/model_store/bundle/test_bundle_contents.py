@@ -102,10 +102,10 @@ def test_contents_that_contradict_are_refused(make: Callable[[], Files], problem
 def test_vectors_come_with_the_catalogue_and_fused_answers_need_them() -> None:
     fusion, files = Fusion(weight=2.0, candidates=20), with_vectors(unit_vectors())()
     check_contents(files.__getitem__, files, small_config(), fusion)
-    catalogue = read_catalogue(files.__getitem__, small_config(), fusion)
+    catalogue = read_catalogue(files.__getitem__, files, small_config(), fusion)
     np.testing.assert_array_equal(catalogue.vectors, unit_vectors())
     without = bundle_files()
-    assert read_catalogue(without.__getitem__, small_config()).vectors is None
+    assert read_catalogue(without.__getitem__, without, small_config()).vectors is None
     with pytest.raises(BundleRefused, match=r"embeddings\.safetensors: lacks vectors"):
         check_contents(without.__getitem__, without, small_config(), fusion)
     shape = small_config().recommender.model_copy(update={"history_tokens": "vector"})

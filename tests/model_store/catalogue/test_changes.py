@@ -13,16 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store.catalogue.catalogue import Catalogue, Change, ItemDelete, ItemPut
+from model_store.catalogue.resemblances import Resemblances, nothing_known
 from model_store.errors import CatalogueError
 from model_store.semantic_ids.trie import RuleMask, Trie
 from model_store.semantic_ids.trie_growth import grow_trie
 from tests.support.bundles import small_catalogue
+from tests.support.resemblances import random_records
 
 SIZE, LEVELS, ITEMS, WIDTH = 4, 3, 12, 5
 IDS = [f"item-{row}" for row in range(ITEMS)] + [f"new-{row}" for row in range(8)]
 CODES = {
     item_id: np.array(np.unravel_index(place, (SIZE,) * LEVELS), dtype=np.int16)
     for item_id, place in zip(IDS, np.random.default_rng(5).permutation(SIZE**LEVELS - 1)[: len(IDS)], strict=True)
+}
+
+RECORDS = {
+    item_id: random_records(np.random.default_rng(place), ITEMS, 1) for place, item_id in enumerate(IDS, start=1)
 }
 
 FREE = np.array([3, 3, 3], dtype=np.int16)
@@ -44,7 +50,7 @@ def trained(has_vectors: bool = False) -> Catalogue:
 
 puts = st.builds(
     lambda item_id, title, categories, attributes: ItemPut(
-        item_id, title, tuple(categories), attributes, CODES[item_id], vector(item_id)
+        item_id, title, tuple(categories), attributes, CODES[item_id], vector(item_id), RECORDS[item_id]
     ),
     st.sampled_from(IDS),
     st.text(max_size=4),
@@ -91,6 +97,10 @@ class Model:
             vectors=None if self.start.vectors is None else np.stack([vector(item_id) for item_id in ids]),
             is_hidden=np.array([item["hidden"] for item in columns]),
             trained=len(self.start),
+            resemblances=Resemblances.of(
+                len(self.start),
+                np.concatenate([nothing_known(0), *(RECORDS[item_id] for item_id in ids[len(self.start) :])]),
+            ),
         )
 
 
@@ -252,12 +262,16 @@ def test_new_items_need_a_vector_where_the_others_have_one() -> None:
         trained(has_vectors=True).with_changes([ItemPut("x", "", (), {}, FREE, np.ones(4, dtype=np.float32))])
 
 
-ARRAYS = sorted(trained().arrays())
+def grown() -> Catalogue:
+    return trained().with_changes([ItemPut("new-1", "", (), {}, CODES["new-1"], resemblance=RECORDS["new-1"])])
+
+
+ARRAYS = sorted(grown().arrays())
 
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_a_snapshot_that_lacks_an_array_is_refused(name: str) -> None:
-    arrays = trained().arrays()
+    arrays = grown().arrays()
     del arrays[name]
     with pytest.raises(CatalogueError, match="lacks the array"):
         Catalogue.from_arrays(arrays)
@@ -265,16 +279,17 @@ def test_a_snapshot_that_lacks_an_array_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_a_snapshot_with_an_array_cut_short_is_refused(name: str) -> None:
-    arrays = trained().arrays()
+    arrays = grown().arrays()
     with pytest.raises(CatalogueError):
         Catalogue.from_arrays(arrays | {name: arrays[name][:-1]})
 
 
 @pytest.mark.parametrize(
-    "name", ["trained", "leaf_item", "child_start_1", "child_code_2", "categories/values", "item_ids/offsets"]
+    "name",
+    ["trained", "leaf_item", "child_start_1", "child_code_2", "categories/values", "item_ids/offsets", "first_new"],
 )
 def test_a_snapshot_whose_arrays_contradict_each_other_is_refused(name: str) -> None:
-    arrays = trained().arrays()
+    arrays = grown().arrays()
     with pytest.raises(CatalogueError):
         Catalogue.from_arrays(arrays | {name: arrays[name] + 3})
 

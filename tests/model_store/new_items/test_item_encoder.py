@@ -141,8 +141,8 @@ def test_new_items_join_the_catalogue(bundle: Bundle) -> None:
     encoder, catalogue = ItemEncoder.open(bundle), bundle.catalogue()
     places, puts = encoder.placement(catalogue), []
     for number, (title, categories, _) in enumerate([*ITEMS] * 3):  # the same content again: other codes
-        vector, latent = encoder.encode(title, categories, {})
-        puts.append(ItemPut(f"new-{number}", title, categories, {}, places.place(latent), vector))
+        vector, latent, resemblance = encoder.encode(title, categories, {})
+        puts.append(ItemPut(f"new-{number}", title, categories, {}, places.place(latent), vector, resemblance))
     live = catalogue.with_changes(puts)
     live.check_integrity()
     assert (len(live), live.trained) == (len(catalogue) + 12, len(catalogue))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_store.search.item_words import MOST_WORDS, NO_WORD, ItemWords
+from model_store.catalogue.resemblances import MOST_WORDS, NO_WORD, Resemblances
+from model_store.search.item_words import ItemWords
 from tests.support.random_worlds import random_item_words
+from tests.support.resemblances import random_records
 
 ITEMS = 30
 WORDS = random_item_words(np.random.default_rng(0), ITEMS)
@@ -35,6 +37,18 @@ def test_similarities_are_what_their_definition_says() -> None:
     ]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert len(np.unique(found)) > 50
+
+
+def test_new_items_are_compared_by_the_words_that_the_catalogue_keeps() -> None:
+    new = Resemblances.of(ITEMS, random_records(np.random.default_rng(4), ITEMS, 6))
+    both = ItemWords(
+        np.concatenate([WORDS.word, new.records["word"]]), np.concatenate([WORDS.weight, new.records["word_weight"]])
+    )
+    random = np.random.default_rng(2)
+    candidates, history = random.integers(0, ITEMS + 6, (5, 20)), random.integers(0, ITEMS + 6, (5, 7))
+    found = WORDS.similarities(candidates, history, new)
+    np.testing.assert_array_equal(found, both.similarities(candidates, history))
+    assert found[candidates >= ITEMS].any()
 
 
 def test_an_item_is_like_itself_unless_it_says_nothing() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_store.catalogue.resemblances import MOST_LENT, Resemblances, nothing_known
 from model_store.errors import BundleRefused
 from model_store.search.history_encoding import encode_histories
 from model_store.search.neighbours import ADDITION_SIZES, AGES, MOST_NEIGHBOURS, Neighbours, no_additions
@@ -138,8 +139,45 @@ def test_the_largest_history_fits() -> None:
     trie = Trie.build(np.stack(np.unravel_index(np.arange(items), (30, 30)), axis=1).astype(np.int16), 30)
     encoded = encode_histories([np.arange(AGES), np.array([0])], trie.item_leaf, 9)
     added = memory(pairs, items).additions(encoded, trie, 1.0)
-    assert added.leaves.shape == (2, ADDITION_SIZES[-1])
+    assert added.leaves.shape == (2, AGES * MOST_NEIGHBOURS) == (2, ADDITION_SIZES[-2])
     assert (added.leaves >= 0).sum(axis=1).tolist() == [AGES * MOST_NEIGHBOURS, MOST_NEIGHBOURS]
+
+    records = nothing_known(100)
+    records["similar"][:, 0] = items - 1  # a neighbour of the newest item
+    records["share"][:, 0] = 1
+    grown = Trie.build(np.stack(np.unravel_index(np.arange(items + 100), (30, 30)), axis=1).astype(np.int16), 30)
+    encoded = encode_histories([np.arange(AGES), np.array([0])], grown.item_leaf, 9)
+    added = memory(pairs, items).additions(encoded, grown, 1.0, Resemblances.of(items, records))
+    assert added.leaves.shape == (2, ADDITION_SIZES[-1])
+    assert (added.leaves >= 0).sum(axis=1).tolist() == [AGES * MOST_NEIGHBOURS + MOST_LENT, MOST_NEIGHBOURS]
+
+
+def test_new_items_get_what_the_items_lend_that_they_resemble() -> None:
+    trie = Trie.build(np.array([[3], [1], [0], [2], [5], [4]], dtype=np.int16), 6)
+    records = nothing_known(2)
+    records["similar"][:, :2] = [[1, 3], [2, -1]]
+    records["share"][:, :2] = [[0.75, 0.25], [1, 0]]
+    known = memory(STRENGTHS, 4)
+    encoded = encode_histories([np.array([0, 1]), np.array([2]), np.array([3])], trie.item_leaf, 5)
+    without = known.additions(encoded, trie, 0.5)
+    added = known.additions(encoded, trie, 0.5, Resemblances.of(4, records))
+    for request in range(3):
+        trained, everything = (
+            {
+                trie.leaf_item[leaf]: value
+                for leaf, value in zip(one.leaves[request], one.values[request], strict=True)
+                if leaf >= 0
+            }
+            for one in (without, added)
+        )
+        lent = {
+            4: 0.75 * trained.get(1, 0) + 0.25 * trained.get(3, 0),
+            5: trained.get(2, 0),
+        }
+        assert everything == pytest.approx(trained | {row: value for row, value in lent.items() if value})
+    assert trie.item_leaf[4] in added.leaves
+    nothing = known.additions(encoded, trie, 0.5, Resemblances.unknown(4, 6))
+    np.testing.assert_array_equal(nothing.leaves, without.leaves)
 
 
 def test_arrays_come_back() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model_store.catalogue.resemblances import NO_WORD, Resemblances
 from model_store.errors import BundleRefused
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs, search_inputs
@@ -24,8 +25,12 @@ from model_store.search.ranker import (
     Ranker,
     corrected,
 )
+from model_store.search.ranker import (
+    POPULARITY as POPULARITY_COLUMN,
+)
 from model_store.semantic_ids.trie import Trie
 from tests.support.random_worlds import random_item_words, random_ranker
+from tests.support.resemblances import random_records
 
 ITEMS, TRAINED, LEARNED, CONTENT, LEVELS, CODES = 40, 35, 6, 5, 3, 8
 HISTORIES = [[3], [7, 7, 38], list(range(14)), [20, 21, 22, 23]]
@@ -97,6 +102,29 @@ def written_out(inputs: SearchInputs, outputs: SearchOutputs, request: int, plac
         "log_length": math.log(len(history)),
         "log_occurrences": math.log1p(history.count(item)),
     }
+
+
+def test_new_items_are_read_like_others_and_count_as_popular_as_the_median() -> None:
+    inputs, outputs = searched()
+    new = Resemblances.of(TRAINED, random_records(np.random.default_rng(8), TRAINED, ITEMS - TRAINED))
+    without, found = (READER.of(inputs, outputs, TRIE, VECTORS, known) for known in (None, new))
+    rows = TRIE.leaf_item[np.maximum(outputs.leaves, 0)]
+    has_words = (new.records["word"] != NO_WORD).any(axis=1)
+    is_known = (rows >= TRAINED) & has_words[np.maximum(rows - TRAINED, 0)]
+    is_unknown = (rows >= TRAINED) & ~is_known
+    assert is_known.any()
+    assert is_unknown.any()
+
+    popularity = found[..., POPULARITY_COLUMN]
+    assert (popularity[is_known] == np.float32(np.median(POPULARITY))).all()
+    assert np.isnan(popularity[is_unknown]).all()
+    words = [FEATURES.index(name) for name in ("words_mean", "words_newest", "words_largest")]
+    assert (found[..., words][is_known] > without[..., words][is_known]).any()
+
+    ranker = random_ranker(np.random.default_rng(9), READER)
+    corrections = ranker.corrections(found)
+    assert (corrections[is_unknown] == np.float32(ranker.untrained)).all()
+    assert (corrections[is_known] != np.float32(ranker.untrained)).all()
 
 
 def test_features_are_what_their_definition_says() -> None:

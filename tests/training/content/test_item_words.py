@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from model_store.catalogue.resemblances import MOST_WORDS, NO_WORD
 from model_store.new_items.features import extract_features
-from model_store.search.item_words import MOST_WORDS, NO_WORD, ItemWords
+from model_store.search.item_words import ItemWords
 from tests.training.content.test_content_encoder import dataset_of
 from training.content.item_words import fit_item_words
 from training.content.shared_features import item_features, shared_features

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from model_store.catalogue.resemblances import NO_WORD
+from model_store.catalogue.resemblances import SIMILAR as RESEMBLED
 from model_store.new_items.features import extract_features
-from model_store.new_items.similar_items import SimilarItems
+from model_store.new_items.similar_items import SIMILAR, SimilarItems
 from tests.training.content.test_content_encoder import dataset_of
+from training.content.item_words import fit_item_words
 from training.content.shared_features import item_features
 from training.content.similar_items import fit_similar_items
 from training.data.dataset import Dataset, ItemInfo
@@ -49,6 +53,34 @@ def test_a_new_item_finds_those_that_say_the_same_first() -> None:
     assert find(index, "red polish by opi")[0] == 0
     assert find(index, "SHAMPOO, blue!")[0] == 3
     assert find(index, "") == find(index, "something else") == []
+
+
+def test_a_new_item_keeps_what_it_resembles_and_the_words_that_training_knows_it_by() -> None:
+    data, _, index = made()
+    trained = fit_item_words(data)
+    for row, features in enumerate(item_features(data)):
+        similar = index.find(features)
+        [record] = index.resemblance(features, similar)
+        assert record["similar"][: len(similar.rows)].tolist() == similar.rows.tolist()
+        np.testing.assert_allclose(record["share"][: len(similar.rows)], similar.shares, rtol=1e-3)
+        assert (record["similar"][len(similar.rows) :] == -1).all()
+
+        words, known = (
+            {int(word): float(weight) for word, weight in zip(*pair, strict=True) if word != NO_WORD}
+            for pair in ((record["word"], record["word_weight"]), (trained.word[row], trained.weight[row]))
+        )
+        assert words == pytest.approx(known, rel=1e-3)
+
+
+def test_the_most_similar_items_of_many_are_kept_and_their_shares_add_up() -> None:
+    data = dataset_of([ItemInfo("red nail polish") for _ in range(2 * RESEMBLED)])
+    index = fit_similar_items(data, torch.randn(2 * RESEMBLED, 5), 2)
+    features = extract_features("red polish", (), {})
+    similar = index.find(features)
+    assert len(similar.rows) == SIMILAR > RESEMBLED
+    [record] = index.resemblance(features, similar)
+    assert record["similar"].tolist() == similar.rows[:RESEMBLED].tolist()
+    np.testing.assert_allclose(record["share"].astype(np.float64).sum(), 1, rtol=1e-2)
 
 
 def test_vectors_keep_their_direction_and_the_mean_length_of_their_parts() -> None:

@@ -1,0 +1,273 @@
+"""What new items resemble: the trained items that say much the same, and their own weightiest words.
+
+Nobody had a new item yet, so it has no neighbours of its own. The trained items that it resembles have, and lend it
+theirs: what a request finds of them (:mod:`model_store.search.neighbours`) is found of it by shares. Its words are what
+the ranker compares (:mod:`model_store.search.item_words`).
+
+    lent(new) = sum over similar trained items of share * score(similar item)
+
+Each new item is one record of 128 bytes, made once, when it is encoded (:mod:`model_store.new_items.item_encoder`). The
+way back, from a trained item to the new ones that resemble it, is an index of sorted keys in a few segments, so that a
+new item costs no more in a large catalogue than in a small one.
+
+Shapes: n new items, S items that are similar to one, W words of one, P pairs of a request and a trained item.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from model_store.catalogue.growing_rows import GrowingRows
+from model_store.catalogue.ragged import Arrays
+from model_store.errors import CatalogueError
+
+SIMILAR = 16
+"""S, most trained items that a new one resembles. With 32 fewer new items are found, with 8 the others lose more
+(docs/LOG.md)."""
+
+MOST_WORDS = 8
+"""W, words that are kept of an item, trained or new. More of them tell no more (docs/LOG.md)."""
+
+NO_WORD = (1 << 16) - 1
+"""Number in the place of a word that an item lacks. Words have lower ones: training knows at most 32,768 of them."""
+
+RESEMBLANCE = np.dtype(
+    [
+        ("similar", np.int32, SIMILAR),  # rows of trained items, the most similar first; -1 where there are fewer
+        ("share", np.float16, SIMILAR),  # of each of them; their sum is about 1, or 0 if there are none
+        ("word", np.uint16, MOST_WORDS),  # numbers of words, each once; NO_WORD where there are fewer
+        ("word_weight", np.float16, MOST_WORDS),  # 0 where there is no word; unit length, or all 0
+    ]
+)
+"""The record of a new item."""
+
+MOST_BORROWERS = 512
+"""A trained item that more new ones resemble lends nothing: what so many items say tells little."""
+
+MOST_PAIRS = 4_096
+"""Pairs of a trained and a new item that are looked at for a request; the highest scores come first."""
+
+MOST_LENT = 64
+"""New items that a request finds by what is lent to them, at most: those that get the most."""
+
+_NEW_BITS = 31
+_SLOT_BITS = 4
+_ROW_SHIFT = _NEW_BITS + _SLOT_BITS
+_LARGEST_SEGMENT = 1 << 20
+"""Keys above which segments are not merged any more, so that no change waits for a long sort."""
+
+Records = npt.NDArray[np.void]
+Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+
+
+class Lent(NamedTuple):
+    """What new items get in B requests, as pairs sorted by both."""
+
+    owner: Int64Array  # numbers of requests
+    row: Int64Array  # catalogue rows of new items
+    value: Float64Array  # above 0
+
+
+class Words(NamedTuple):
+    """Words of items ``[…]``."""
+
+    word: npt.NDArray[np.uint16]  # [..., W]
+    weight: npt.NDArray[np.float16]  # [..., W]
+
+
+def nothing_known(items: int) -> Records:
+    """Return the records of items of which nothing is known."""
+    records = np.zeros(items, dtype=RESEMBLANCE)
+    records["similar"] = -1
+    records["word"] = NO_WORD
+    return records
+
+
+@dataclass(frozen=True, eq=False)
+class Resemblances:
+    """The records of all new items of a catalogue. Immutable; those of a larger catalogue share the memory.
+
+    Attributes:
+        first: Catalogue row of the first new item; -1 of those that belong to no catalogue yet.
+    """
+
+    first: int = -1
+    _growing: GrowingRows = field(default_factory=lambda: GrowingRows(nothing_known(0)))
+    _segments: tuple[Int64Array, ...] = ()
+
+    @classmethod
+    def of(cls, first: int, records: Records) -> Self:
+        """Return the resemblances of items that follow each other from the row ``first`` on.
+
+        Raises:
+            CatalogueError: A record names an item that is no trained one, or holds no possible numbers.
+        """
+        _check(first, records)
+        return cls(first).with_rows(records)
+
+    @classmethod
+    def unknown(cls, first: int, end: int) -> Self:
+        """Return the resemblances of items of which nothing is known, from a row to before another."""
+        return cls(first).with_rows(nothing_known(max(end - first, 0)))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def records(self) -> Records:
+        """The records ``[n]``, of type :data:`RESEMBLANCE`."""
+        return self._growing.rows
+
+    @property
+    def end(self) -> int:
+        """Catalogue row after the last new item."""
+        return self.first + len(self)
+
+    def with_rows(self, records: Records) -> Self:
+        """Return these followed by the records of further new items."""
+        if not len(records):
+            return self
+        segments = _added(self._segments, _keys(records, len(self)))
+        return type(self)(self.first, self._growing.with_rows(records), segments)
+
+    def for_rows(self, rows: Int64Array) -> Resemblances:
+        """Return the resemblances of some catalogue rows, ascending, numbered anew from 0."""
+        place = np.full(self.first, -1, dtype=np.int32)
+        old = rows[rows < self.first]
+        place[old] = np.arange(len(old))
+        records = self.records[rows[rows >= self.first] - self.first]
+
+        similar = records["similar"]
+        records["similar"] = np.where(similar >= 0, place[similar], -1)
+        records["share"][records["similar"] < 0] = 0
+        return Resemblances.of(len(old), records)
+
+    def words(self, rows: npt.NDArray[np.integer]) -> Words:
+        """Return the words of catalogue rows ``[…]``; none of rows that are no new items."""
+        known, records = self._of(rows)
+        word = np.full((*rows.shape, MOST_WORDS), NO_WORD, dtype=np.uint16)
+        weight = np.zeros(word.shape, dtype=np.float16)
+        word[known] = records["word"]
+        weight[known] = records["word_weight"]
+        return Words(word, weight)
+
+    def has_words(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+        """Return whether catalogue rows ``[…]`` are new items with words."""
+        known, records = self._of(rows)
+        found = np.zeros(rows.shape, dtype=np.bool_)
+        found[known] = records["word"][:, 0] != NO_WORD
+        return found
+
+    def lent(self, owner: Int64Array, row: Int64Array, value: Float64Array) -> Lent:
+        """Return what new items get of scores of trained items, at most :data:`MOST_LENT` items a request.
+
+        Args:
+            owner: Number of the request of each score, ``[P]``.
+            row: Trained item, ``[P]``.
+            value: Score, above 0, ``[P]``.
+        """
+        strongest = np.lexsort((-value, owner))
+        owner, row, value = owner[strongest], row[strongest], value[strongest]
+        begin, count = self._found(owner, row)
+
+        owners, news, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+        for keys, first, size in zip(self._segments, begin, count, strict=True):
+            key = keys[np.repeat(first - (size.cumsum() - size), size) + np.arange(size.sum())]
+            new = key & ((1 << _NEW_BITS) - 1)
+            share = self.records["share"][new, key >> _NEW_BITS & (SIMILAR - 1)]
+            owners.append(np.repeat(owner, size))
+            news.append(new)
+            values.append(np.repeat(value, size) * share)
+
+        pair, place = np.unique(np.concatenate(owners) * len(self) + np.concatenate(news), return_inverse=True)
+        total = np.bincount(place, np.concatenate(values), len(pair)).astype(np.float64)
+        pair_owner, new = np.divmod(pair, max(len(self), 1))
+        kept = _largest(pair_owner, total)
+        return Lent(pair_owner[kept], new[kept] + self.first, total[kept])
+
+    def _found(self, owner: Int64Array, row: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return where each trained item's keys begin in each segment, and how many are looked at, ``[segments, P]``.
+
+        How much that is does not depend on how the keys are divided into segments, which differs between replicas.
+        """
+        bounds = [np.searchsorted(keys, (row + step) << _ROW_SHIFT) for keys in self._segments for step in (0, 1)]
+        begin, end = np.array(bounds, dtype=np.int64).reshape(len(self._segments), 2, len(row)).swapaxes(0, 1)
+        count = end - begin
+        total = count.sum(axis=0)
+        total = np.where(total > MOST_BORROWERS, 0, total)
+        visited = total.cumsum()
+        visited -= (visited - total)[np.searchsorted(owner, owner)]
+        count[:, (total == 0) | (visited > MOST_PAIRS)] = 0
+        return begin, count
+
+    def _of(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.bool_], Records]:
+        """Return which catalogue rows are new items, and the records of those."""
+        known = (rows >= self.first) & (rows < self.end)
+        return known, self.records[rows[known] - self.first]
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return everything as plain arrays by name; :meth:`from_arrays` takes them back."""
+        assert RESEMBLANCE.names is not None
+        columns: dict[str, npt.NDArray[Any]] = {name: self.records[name] for name in RESEMBLANCE.names}
+        return {"first_new": np.array([self.first], dtype=np.int64), **columns}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """Rebuild and check resemblances from :meth:`arrays`.
+
+        Raises:
+            CatalogueError: An array is missing, or they do not describe resemblances.
+        """
+        try:
+            first = int(arrays["first_new"][0])
+            records = nothing_known(len(arrays["similar"]))
+            for name in RESEMBLANCE.names or ():
+                if arrays[name].shape != records[name].shape or arrays[name].dtype != records[name].dtype:
+                    raise CatalogueError(f"resemblances: {name} must be {records[name].shape}, {records[name].dtype}")
+                records[name] = arrays[name]
+        except (KeyError, IndexError) as missing:
+            raise CatalogueError(f"resemblances: lacks the array {missing}") from missing
+        return cls.of(first, records)
+
+
+def _check(first: int, records: Records) -> None:
+    similar, share, weight = (records[name] for name in ("similar", "share", "word_weight"))
+    if first < 0 or similar.min(initial=-1) < -1 or similar.max(initial=-1) >= first:
+        raise CatalogueError(f"resemblances: similar must hold rows of trained items, below {first}, or -1")
+    if not (np.isfinite(share) & (share >= 0)).all() or share[similar < 0].any():
+        raise CatalogueError("resemblances: share must be at least 0, and 0 where there is no item")
+    if not (np.isfinite(weight) & (weight >= 0)).all() or weight[records["word"] == NO_WORD].any():
+        raise CatalogueError("resemblances: word_weight must be at least 0, and 0 where there is no word")
+
+
+def _keys(records: Records, before: int) -> Int64Array:
+    """Return the keys of records, ascending: trained row, place of that among the similar ones, number of the item.
+
+    Args:
+        before: Number of the first of these items.
+    """
+    new, slot = np.nonzero(records["similar"] >= 0)
+    row = records["similar"][new, slot].astype(np.int64)
+    return np.sort(row << _ROW_SHIFT | slot << _NEW_BITS | (new + before))
+
+
+def _added(segments: tuple[Int64Array, ...], keys: Int64Array) -> tuple[Int64Array, ...]:
+    """Return sorted segments with one more, merged while the one before is not much larger: few segments, few sorts."""
+    if not len(keys):
+        return segments
+    while segments and len(segments[-1]) <= 2 * len(keys) and len(segments[-1]) + len(keys) <= _LARGEST_SEGMENT:
+        keys = np.sort(np.concatenate([segments[-1], keys]), kind="stable")  # two sorted runs are merged in one pass
+        segments = segments[:-1]
+    return (*segments, keys)
+
+
+def _largest(owner: Int64Array, value: Float64Array) -> Int64Array:
+    """Return the places of the :data:`MOST_LENT` largest values of each owner, ascending; owners ascend."""
+    order = np.lexsort((-value, owner))
+    rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    return np.sort(order[rank < MOST_LENT])

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -30,7 +31,7 @@ from model_store.new_items.features import Features
 SIMILAR = 32
 """Most items that count as similar to one item."""
 
-_PAIR_BITS = 12
+_PAIR_BITS = 10
 
 MOST_PAIRS = 1 << _PAIR_BITS
 """Most pairs that are visited for one item. The rarest features come first; the rest, which thousands of items have,
@@ -178,18 +179,23 @@ class SimilarItems:
         found = nothing_known(1)
         rows, shares = similar.rows[:RESEMBLED], similar.shares[:RESEMBLED]
         found["similar"][0, : len(rows)] = rows
-        found["share"][0, : len(rows)] = shares / shares.sum() if len(rows) else 0
+        found["share"][0, : len(rows)] = shares / shares.cumsum()[-1:]
 
         slot, value = self._known_features(features)
         weightiest = np.argsort(-value, kind="stable")[:MOST_WORDS]
-        found["word"][0, : len(weightiest)] = slot[weightiest]
-        found["word_weight"][0, : len(weightiest)] = at_unit_length(value[weightiest])
+        value = value[weightiest]
+        found["word"][0, : len(value)] = slot[weightiest]
+        found["word_weight"][0, : len(value)] = value / np.sqrt((value * value).cumsum()[-1:])
         return found
+
+    @cached_property
+    def _known_and_end(self) -> Int64Array:
+        return np.append(self.known, -1)
 
     def _known_features(self, features: Features) -> tuple[Int64Array, Float64Array]:
         """Return the numbers of the features that are known, ascending, and their weights times rarity."""
         slot = np.searchsorted(self.known, features.ids)
-        is_known = np.append(self.known, -1)[slot] == features.ids
+        is_known = self._known_and_end[slot] == features.ids
         slot = slot[is_known]
         return slot, features.weights[is_known].astype(np.float64) * self.rarity[slot]
 

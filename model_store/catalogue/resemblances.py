@@ -10,7 +10,7 @@ Each new item is one record of 128 bytes, made once, when it is encoded (:mod:`m
 way back, from a trained item to the new ones that resemble it, is an index of sorted keys in a few segments, so that a
 new item costs no more in a large catalogue than in a small one.
 
-Shapes: n new items, S items that are similar to one, W words of one, P pairs of a request and a trained item.
+Shapes: n new items, S items that are similar to one, W words of one, B requests.
 """
 
 from __future__ import annotations
@@ -45,16 +45,23 @@ RESEMBLANCE = np.dtype(
 )
 """The record of a new item."""
 
-MOST_BORROWERS = 512
-"""A trained item that more new ones resemble lends nothing: what so many items say tells little."""
+LENDERS = 64
+"""Trained items that lend in a request: those with the highest scores. Others would have little to lend."""
 
-MOST_PAIRS = 4_096
+MOST_PAIRS = 2_048
 """Pairs of a trained and a new item that are looked at for a request; the highest scores come first."""
+
+MOST_BORROWERS = 256
+"""A trained item that more new ones resemble lends nothing: what so many items say tells little."""
 
 MOST_LENT = 64
 """New items that a request finds by what is lent to them, at most: those that get the most."""
 
+_TIE = 1e-12
+"""By how much an equal score counts less with every column further right."""
+
 _NEW_BITS = 31
+_NEW_MASK = (1 << _NEW_BITS) - 1
 _SLOT_BITS = 4
 _ROW_SHIFT = _NEW_BITS + _SLOT_BITS
 _LARGEST_SEGMENT = 1 << 20
@@ -163,46 +170,53 @@ class Resemblances:
         found[known] = records["word"][:, 0] != NO_WORD
         return found
 
-    def lent(self, owner: Int64Array, row: Int64Array, value: Float64Array) -> Lent:
+    def lent(self, rows: Int64Array, scores: Float64Array) -> Lent:
         """Return what new items get of scores of trained items, at most :data:`MOST_LENT` items a request.
 
         Args:
-            owner: Number of the request of each score, ``[P]``.
-            row: Trained item, ``[P]``.
-            value: Score, above 0, ``[P]``.
+            rows: Trained items of B requests, ``[B, m]``; of padding they mean nothing.
+            scores: ``[B, m]``, 0 for padding.
         """
-        strongest = np.lexsort((-value, owner))
-        owner, row, value = owner[strongest], row[strongest], value[strongest]
-        begin, count = self._found(owner, row)
+        # The highest scores come first; of equal ones the first, on every machine.
+        request = np.arange(len(scores))[:, None]
+        key = np.arange(scores.shape[1]) * _TIE - scores
+        if scores.shape[1] > LENDERS:
+            highest = np.argpartition(key, LENDERS - 1, axis=1)[:, :LENDERS]
+            rows, scores, key = rows[request, highest], scores[request, highest], key[request, highest]
+        order = key.argsort(axis=1)
+        rows, scores = rows[request, order], scores[request, order]
+        owner, place = np.nonzero(scores)
+        row, score = rows[owner, place], scores[owner, place]
 
-        owners, news, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+        # An item's keys are in one segment, so its sum does not depend on how the keys are divided among segments.
+        begin, count = self._found(owner, row)
+        pairs, values = [np.empty(0, np.int64)], [np.empty(0)]
         for keys, first, size in zip(self._segments, begin, count, strict=True):
             key = keys[np.repeat(first - (size.cumsum() - size), size) + np.arange(size.sum())]
-            new = key & ((1 << _NEW_BITS) - 1)
-            share = self.records["share"][new, key >> _NEW_BITS & (SIMILAR - 1)]
-            owners.append(np.repeat(owner, size))
-            news.append(new)
-            values.append(np.repeat(value, size) * share)
+            new = key & _NEW_MASK
+            pairs.append(np.repeat(owner * len(self), size) + new)
+            values.append(np.repeat(score, size) * self.records["share"][new, key >> _NEW_BITS & (SIMILAR - 1)])
 
-        pair, place = np.unique(np.concatenate(owners) * len(self) + np.concatenate(news), return_inverse=True)
-        total = np.bincount(place, np.concatenate(values), len(pair)).astype(np.float64)
+        pair, index = np.unique(np.concatenate(pairs), return_inverse=True)
+        total = np.bincount(index, np.concatenate(values), len(pair)).astype(np.float64)
         pair_owner, new = np.divmod(pair, max(len(self), 1))
         kept = _largest(pair_owner, total)
         return Lent(pair_owner[kept], new[kept] + self.first, total[kept])
 
     def _found(self, owner: Int64Array, row: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Return where each trained item's keys begin in each segment, and how many are looked at, ``[segments, P]``.
+        """Return where the keys of trained items begin in each segment, and how many are looked at, ``[segments, P]``.
 
-        How much that is does not depend on how the keys are divided into segments, which differs between replicas.
+        Args:
+            owner: Number of the request, ``[P]``, ascending.
+            row: ``[P]``, of a request those with the highest scores first.
         """
         bounds = [np.searchsorted(keys, (row + step) << _ROW_SHIFT) for keys in self._segments for step in (0, 1)]
         begin, end = np.array(bounds, dtype=np.int64).reshape(len(self._segments), 2, len(row)).swapaxes(0, 1)
         count = end - begin
+        count[:, count.sum(axis=0) > MOST_BORROWERS] = 0
         total = count.sum(axis=0)
-        total = np.where(total > MOST_BORROWERS, 0, total)
         visited = total.cumsum()
-        visited -= (visited - total)[np.searchsorted(owner, owner)]
-        count[:, (total == 0) | (visited > MOST_PAIRS)] = 0
+        count[:, visited - (visited - total)[np.searchsorted(owner, owner)] > MOST_PAIRS] = 0
         return begin, count
 
     def _of(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.bool_], Records]:
@@ -268,6 +282,8 @@ def _added(segments: tuple[Int64Array, ...], keys: Int64Array) -> tuple[Int64Arr
 
 def _largest(owner: Int64Array, value: Float64Array) -> Int64Array:
     """Return the places of the :data:`MOST_LENT` largest values of each owner, ascending; owners ascend."""
+    begin = np.searchsorted(owner, owner)
+    if (np.arange(len(owner)) - begin < MOST_LENT).all():
+        return np.arange(len(owner))
     order = np.lexsort((-value, owner))
-    rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
-    return np.sort(order[rank < MOST_LENT])
+    return np.sort(order[np.arange(len(owner)) - begin < MOST_LENT])

@@ -185,12 +185,11 @@ class Neighbours:
         """
         found = self.scores(trie.leaf_item[history.leaves], history.lengths)
         if new is not None and len(new):
-            found = _with_lent(found, new)
-        counts = np.bincount(found.owner, minlength=len(history.lengths))
-        size = next(size for size in ADDITION_SIZES if size >= counts.max(initial=0))
+            found = _with_lent(found, len(history.lengths), new)
+        place = _places(found.owner, len(history.lengths))
+        size = next(size for size in ADDITION_SIZES if size > place.max(initial=-1))
 
         added = no_additions(len(history.lengths), size)
-        place = np.arange(len(found.owner)) - (np.cumsum(counts) - counts)[found.owner]
         added.leaves[found.owner, place] = trie.item_leaf[found.row]
         added.values[found.owner, place] = weight * found.value
         return added
@@ -243,9 +242,22 @@ def no_additions(requests: int, size: int = 0) -> Additions:
     return Additions(np.full((requests, size), -1, dtype=np.int64), np.zeros((requests, size), dtype=np.float32))
 
 
-def _with_lent(found: NeighbourScores, new: Resemblances) -> NeighbourScores:
-    """Return scores with those of new items."""
-    lent = new.lent(*found)
+def _with_lent(found: NeighbourScores, requests: int, new: Resemblances) -> NeighbourScores:
+    """Return the scores of ``requests`` histories with those of new items."""
+    place = _places(found.owner, requests)
+    rows = np.zeros((requests, int(place.max(initial=-1)) + 1), dtype=np.int64)
+    scores = np.zeros(rows.shape)
+    rows[found.owner, place] = found.row
+    scores[found.owner, place] = found.value
+
+    lent = new.lent(rows, scores)
     owner, row, value = (np.concatenate(pair) for pair in zip(found, lent, strict=True))
     order = np.argsort(owner, kind="stable")  # new items have higher rows than all others
     return NeighbourScores(owner[order], row[order], value[order])
+
+
+def _places(owner: Int64Array, requests: int) -> Int64Array:
+    """Return how many equal numbers are before each in ascending ones ``[n]`` below ``requests``."""
+    counts = np.bincount(owner, minlength=requests)
+    places: Int64Array = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+    return places

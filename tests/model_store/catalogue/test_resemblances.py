@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from model_store.catalogue import resemblances as module
 from model_store.catalogue.resemblances import (
+    LENDERS,
     MOST_BORROWERS,
     MOST_LENT,
     MOST_PAIRS,
@@ -41,9 +42,15 @@ def lent_by_definition(first: int, records: Records, scores: Scores) -> dict[int
 
 
 def lent(known: Resemblances, scores: Scores) -> dict[int, dict[int, float]]:
-    pairs = sorted(scores)
-    owner, row = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    answer = known.lent(owner, row, np.array([scores[pair] for pair in pairs], dtype=np.float64))
+    """What is lent, with the scores of each request at random places."""
+    requests = 1 + max((owner for owner, _ in scores), default=0)
+    width = len(scores) + 3
+    rows = np.zeros((requests, width), dtype=np.int64)
+    values = np.zeros((requests, width))
+    places = np.random.default_rng(3).permutation(width)
+    for place, ((owner, row), value) in zip(places.tolist(), scores.items(), strict=False):
+        rows[owner, place], values[owner, place] = row, value
+    answer = known.lent(rows, values)
 
     keys = answer.owner * (known.end + 1) + answer.row
     assert (np.diff(keys) > 0).all()
@@ -102,7 +109,7 @@ def test_large_segments_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lent(known, {(0, 3): 8.0})[0] == dict.fromkeys(range(TRAINED, TRAINED + 10), 1.0)
 
 
-def test_only_the_largest_are_lent_and_the_highest_scores_lend_first() -> None:
+def test_only_the_largest_are_lent() -> None:
     records = nothing_known(MOST_LENT + 5)
     records["similar"][:, 0] = 1
     records["share"][:, 0] = np.linspace(0.1, 1, len(records))
@@ -113,6 +120,20 @@ def test_only_the_largest_are_lent_and_the_highest_scores_lend_first() -> None:
     assert TRAINED in found[0]  # little of much
     assert TRAINED + 1 not in found[0]
     assert TRAINED + MOST_LENT + 4 in found[0]
+
+
+def test_the_items_with_the_highest_scores_lend_and_of_equal_ones_the_first() -> None:
+    items = 2 * LENDERS
+    records = nothing_known(items)
+    records["similar"][:, 0] = np.arange(items)
+    records["share"][:, 0] = 1
+    known = Resemblances.of(items, records)
+    order = np.random.default_rng(0).permutation(items)
+    scores = np.stack([1.0 + order, np.full(items, 2.5), np.repeat([3.0, 2.0, 1.0], [10, items - 20, 10])])
+    found = known.lent(np.tile(np.arange(items), (3, 1)), scores)
+    lenders = [found.row[found.owner == owner] - items for owner in range(3)]
+    assert lenders[0].tolist() == np.flatnonzero(order >= items - LENDERS).tolist()
+    assert lenders[1].tolist() == lenders[2].tolist() == list(range(LENDERS))
 
 
 def test_what_too_many_resemble_lends_nothing() -> None:
@@ -126,13 +147,20 @@ def test_what_too_many_resemble_lends_nothing() -> None:
         assert len(found[0]) == expected
 
 
-def test_the_work_of_a_request_is_bounded() -> None:
-    lenders = MOST_PAIRS // MOST_BORROWERS + 2
+def test_the_work_of_a_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_LENT", 10**6)
+    lenders = MOST_PAIRS // MOST_BORROWERS + 3
     records = nothing_known(MOST_BORROWERS * lenders)
     records["similar"][:, 0] = np.arange(len(records)) // MOST_BORROWERS
     records["share"][:, 0] = 1
-    found = lent(Resemblances.of(TRAINED, records), {(3, row): 1.0 + row for row in range(lenders)})
-    assert {(new - TRAINED) // MOST_BORROWERS for new in found[3]} == {lenders - 1}  # the highest score
+    known = Resemblances.of(TRAINED, records)
+    rows = np.tile(np.arange(LENDERS + 1), (2, 1))  # more than may lend, so that the highest scores come first
+    scores = np.zeros(rows.shape)
+    scores[:, :lenders] = 1.0 + np.arange(lenders)
+    found = known.lent(rows, scores)
+    for owner in range(2):
+        lending = np.unique((found.row[found.owner == owner] - TRAINED) // MOST_BORROWERS)
+        assert lending.tolist() == list(range(3, lenders))
 
 
 def test_words_are_those_of_the_record() -> None:

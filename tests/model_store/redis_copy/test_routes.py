@@ -13,6 +13,7 @@ from model_store.redis_copy.routes import Routes
 from model_store.replication import redis_keys
 from model_store.replication.redis_keys import ClusterKeys, Keys
 from model_store.replication.redis_values import encode_event
+from model_store.replication.snapshots import SNAPSHOT_FORMAT
 
 PLAIN = Keys("etegrec")
 SHOP = Keys("etegrec-shop")
@@ -50,7 +51,8 @@ def test_all_documented_keys_are_known() -> None:
     names = re.findall(r"^    (\S+)  +(?:list|hash|stream|zset|string) ", table, re.MULTILINE)
     assert len(names) > 20
     for name in names:
-        example = name.replace("<snapshots>", "catalogue:2").replace("<seconds>", "60").replace("<day>", "2026-01-05")
+        example = name.replace("<snapshots>", f"catalogue:{SNAPSHOT_FORMAT}")
+        example = example.replace("<seconds>", "60").replace("<day>", "2026-01-05")
         example = re.sub(r"<[a-z]+>", "x", example)
         assert Routes(PLAIN, SHOP).route(f"etegrec:{example}".encode()) is not None, name
 

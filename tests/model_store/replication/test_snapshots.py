@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.errors import StoreCorrupt
-from model_store.replication.snapshots import ChunkJoiner, SnapshotHead, pack_arrays, split_chunks, unpack_arrays
+from model_store.replication.snapshots import (
+    BLOCK_MAGIC,
+    ChunkJoiner,
+    SnapshotHead,
+    pack_arrays,
+    split_chunks,
+    unpack_arrays,
+)
 
 ARRAYS: dict[str, npt.NDArray[np.generic]] = {
     "empty": np.zeros((0, 3), dtype=np.int16),
@@ -62,7 +69,7 @@ def test_any_flipped_or_missing_byte_is_noticed(data: st.DataObject) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_as_a_snapshot(noise: bytes) -> None:
-    for block in (noise, b"ETGSNAP2" + noise, b"ETGSNAP2" + struct.pack("<I", len(noise)) + noise):
+    for block in (noise, BLOCK_MAGIC + noise, BLOCK_MAGIC + struct.pack("<I", len(noise)) + noise):
         with pytest.raises(StoreCorrupt):
             unpack_arrays(block)
     with pytest.raises(StoreCorrupt):

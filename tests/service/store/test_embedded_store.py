@@ -14,6 +14,7 @@ from model_store.events import event_log
 from model_store.events.event import Event
 from model_store.events.log_writer import LogWriter
 from model_store.replication import redis_keys
+from model_store.replication.snapshots import BLOCK_MAGIC
 from service.store import open_store
 from service.store.base import Recorded
 from service.store.change_stream import Position, RawChange, Snapshot
@@ -297,7 +298,9 @@ async def test_a_snapshot_file_of_another_format_has_no_head_and_is_not_read(tmp
     await save(store, "v", snapshot(4))
     await store.close()
     path = tmp_path / "v.snapshot"
-    path.write_bytes(path.read_bytes().replace(b"\nETGSNAP2", b"\nETGSNAP1"))
+    content = path.read_bytes()
+    assert b"\n" + BLOCK_MAGIC in content
+    path.write_bytes(content.replace(b"\n" + BLOCK_MAGIC, b"\nETGSNAP1"))
     store = EmbeddedStore(tmp_path)
     assert (await store.catalogue.read_tail("v", Position())).head is None
     with pytest.raises(StoreCorrupt):

@@ -227,7 +227,10 @@ class Resemblances:
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return everything as plain arrays by name; :meth:`from_arrays` takes them back."""
         assert RESEMBLANCE.names is not None
-        columns: dict[str, npt.NDArray[Any]] = {name: self.records[name] for name in RESEMBLANCE.names}
+        columns: dict[str, npt.NDArray[Any]] = {
+            name: np.ascontiguousarray(self.records[name])  # writers of safetensors take no other
+            for name in RESEMBLANCE.names
+        }
         return {"first_new": np.array([self.first], dtype=np.int64), **columns}
 
     @classmethod

@@ -18,6 +18,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.new_items.item_encoder import ItemEncoder
 from model_store.new_items.placed_items import place_items
 from model_store.replication.item_payload import ItemContent
+from model_store.search.history_encoding import encode_histories
 from tests.support.service_harness import serving
 from tests.support.tiny import ITEMS, OVERRIDES, write_cycle
 from training.config import load_config
@@ -109,6 +110,25 @@ def test_the_bundle_has_every_item_that_it_can_place(bundle: Bundle) -> None:
     assert neighbours.items == neighbours.trained == ITEMS
 
 
+def test_items_without_sales_are_lent_the_neighbours_of_what_they_resemble(bundle: Bundle) -> None:
+    catalogue = bundle.catalogue()
+    known = catalogue.resemblances
+    assert (known.first, known.end) == (ITEMS, len(catalogue))
+    for row, section in ((catalogue.row("unsold"), 1), (catalogue.row("rare"), 2)):
+        assert row is not None
+        similar = known.records["similar"][row - ITEMS]
+        nearest = [catalogue.item_ids[item] for item in similar[:SECTION]]
+        assert set(nearest) == {f"i{section * SECTION + item}" for item in range(SECTION)}
+
+    memory = bundle.neighbours()
+    assert memory is not None
+    history = encode_histories([catalogue.rows([f"i{SECTION}"])], catalogue.trie.item_leaf, 20)
+    added = memory.additions(history, catalogue.trie, 1.0, known)
+    scores = dict(zip(added.leaves[0].tolist(), added.values[0].tolist(), strict=True))
+    leaf = catalogue.trie.item_leaf
+    assert 0 < scores[int(leaf[catalogue.row_of["unsold"]])] < scores[int(leaf[catalogue.row_of[f"i{SECTION + 1}"]])]
+
+
 def test_what_is_not_served_is_said_and_listed(shop: Path, bundle: Bundle) -> None:
     said = (shop / "said.txt").read_text()
     assert "2 of 34 items had fewer than 5 interactions: served by content" in said
@@ -123,7 +143,7 @@ def test_an_item_without_sales_is_recommended_shown_and_changed(shop: Path) -> N
     async def ask() -> dict[str, Any]:
         async with serving(shop / "models", engine="onnx") as (client, _):
             wanted = {"history": history, "k": 20}
-            # Nothing is a neighbour of an item without sales, so those that are come first.
+            # An item without sales gets less of its neighbours than they do, so many come first.
             found = {"all": (await client.post("/recommend", json={**wanted, "k": ITEMS})).json()}
             section = {**wanted, "filter": {"categories": ["section-1"]}}
             found["section"] = (await client.post("/recommend", json=section)).json()

@@ -13,6 +13,7 @@ from model_store.bundle.bundle import (
     CODE_NAMES,
     NEIGHBOURS,
     RANKER,
+    RESEMBLANCES,
     check_contents,
     read_catalogue,
     read_neighbours,
@@ -23,6 +24,7 @@ from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.vector_file import EMBEDDINGS, VECTORS
 from model_store.catalogue.code_names import CodeNames
+from model_store.catalogue.resemblances import Resemblances
 from model_store.errors import BundleRefused
 from model_store.search.fusion import Fusion
 from model_store.search.item_words import ItemWords
@@ -36,6 +38,7 @@ from tests.support.bundles import (
     small_config,
     small_goldens,
 )
+from tests.support.resemblances import random_records
 
 Files = dict[str, bytes]
 
@@ -163,6 +166,26 @@ def test_a_ranker_is_read_and_checked() -> None:
             check_contents(wrong.__getitem__, wrong, small_config(), fusion)
     without = with_vectors(unit_vectors())()
     assert read_ranker(without.__getitem__, without, small_config()) is None
+
+
+def test_what_untrained_items_resemble_is_read_and_checked() -> None:
+    items = len(unit_vectors())
+    records = random_records(np.random.default_rng(0), items - 3, 3)
+    files = with_vectors(unit_vectors())()
+    tensors = Resemblances.of(items - 3, records).arrays()
+    whole = files | {RESEMBLANCES: safetensors.numpy.save(tensors)}
+    known = check_contents(whole.__getitem__, whole, small_config()).resemblances
+    np.testing.assert_array_equal(known.records, records)
+    assert (known.first, known.end) == (items - 3, items)
+    assert not len(check_contents(files.__getitem__, files, small_config()).resemblances)  # of an earlier release
+
+    for changed, problem in (
+        ({"first_new": np.array([items - 2])}, f"resemblances end at row {items + 1}, the catalogue at {items}"),
+        ({"share": tensors["share"][:2]}, "resemblances: share must be"),
+    ):
+        wrong = files | {RESEMBLANCES: safetensors.numpy.save(tensors | changed)}
+        with pytest.raises(BundleRefused, match=problem):
+            check_contents(wrong.__getitem__, wrong, small_config())
 
 
 def test_a_bundle_gives_its_vectors_and_neighbours(tmp_path: Path) -> None:

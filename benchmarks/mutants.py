@@ -40,7 +40,8 @@ GROUPS = {
         for name in ("registry", "live_file", "version_folders", "writer_lock", "publish", "withheld")
     ),
     "bundle": (
-        *("model_store/bundle/bundle.py", "model_store/bundle/manifest.py", "model_store/bundle/golden.py"),
+        *("model_store/bundle/bundle.py", "model_store/bundle/parts.py", "model_store/bundle/manifest.py"),
+        "model_store/bundle/golden.py",
         *("model_store/bundle/storage.py", "model_store/bundle/onnx_session.py", "model_store/bundle/vector_file.py"),
     ),
     "rules": ("service/ranking/filters.py",),

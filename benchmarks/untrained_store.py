@@ -15,9 +15,9 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
 from benchmarks.large_catalogue import large_catalogue
-from model_store.bundle.bundle import CODE_NAMES
 from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
+from model_store.bundle.parts import CODE_NAMES
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.vector_file import EMBEDDINGS, VECTORS

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save
 
 from benchmarks.served_store import answer_alone, golden_of
-from model_store.bundle.bundle import CODE_NAMES
 from model_store.bundle.golden import goldens_to_json
 from model_store.bundle.key_files import create_keys
 from model_store.bundle.manifest import DataSummary, Description
+from model_store.bundle.parts import CODE_NAMES
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey, Trust

@@ -7,39 +7,39 @@ are safetensors, tables are Parquet, the rest is JSON or ONNX: no format that ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 from io import BytesIO
-
-import numpy as np
-import numpy.typing as npt
-import safetensors.numpy
-from safetensors import SafetensorError
 
 from model_store.bundle.golden import GOLDEN, Golden, goldens_from_json
 from model_store.bundle.graph_check import check_graph
 from model_store.bundle.histories import HISTORIES, check_histories
 from model_store.bundle.manifest import LIST_HINT, MANIFEST, MANIFEST_LIMIT, REFUSED_HINT, VERSION, FileSeal, Manifest
+from model_store.bundle.parts import (
+    CODE_NAMES,
+    NEIGHBOURS,
+    RANKER,
+    RESEMBLANCES,
+    Read,
+    Tensors,
+    read_code_names,
+    read_neighbours,
+    read_ranker,
+    read_resemblances,
+    read_tensors,
+    refusing,
+)
 from model_store.bundle.signature import SIGNATURE, SIGNATURE_LIMIT, Trust, signers
 from model_store.bundle.storage import Entry, Folder
-from model_store.bundle.vector_file import EMBEDDINGS, HEADER_LIMIT, VECTORS, check_vectors, read_vector_file
+from model_store.bundle.vector_file import EMBEDDINGS, VECTORS, check_vectors, read_vector_file
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
 from model_store.catalogue.growing_rows import GrowingRows
-from model_store.catalogue.resemblances import Resemblances
 from model_store.config import ModelConfig
-from model_store.errors import BundleRefused, CatalogueError, VersionNotFound
+from model_store.errors import BundleRefused, VersionNotFound
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
 from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import Ranker
-
-CODE_NAMES = "code_names.parquet"
-NEIGHBOURS = "neighbours.safetensors"
-RANKER = "ranker.safetensors"
-RESEMBLANCES = "resemblances.safetensors"
-
-Tensors = dict[str, npt.NDArray[np.generic]]
-Read = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
@@ -215,13 +215,11 @@ def check_contents(
 
     known_by = {NEIGHBOURS: read_neighbours(read, names, fusion), RANKER: read_ranker(read, names, config)}
     for name, part in known_by.items():
-        if part is not None and part.items > len(known):
-            raise BundleRefused(f"{name}: knows {part.items} items, the catalogue has {len(known)}", REFUSED_HINT)
+        if part is not None:
+            _check_known_items(name, part.items, catalogue)
 
-    try:
+    with refusing(CODE_NAMES):
         read_code_names(read).check_fit(catalogue.codes)
-    except CatalogueError as cause:
-        raise BundleRefused(f"{CODE_NAMES}: {cause}", REFUSED_HINT) from cause
 
     goldens = goldens_from_json(read(GOLDEN))
     for number, golden in enumerate(goldens):
@@ -241,6 +239,14 @@ def check_contents(
         else:
             read(name)
     return catalogue
+
+
+def _check_known_items(name: str, items: int, catalogue: Catalogue) -> None:
+    """Refuse a file that knows more items than the catalogue has, or than it has old ones."""
+    if items > len(catalogue):
+        raise BundleRefused(f"{name}: knows {items} items, the catalogue has {len(catalogue)}", REFUSED_HINT)
+    if items > (first := catalogue.resemblances.first):
+        raise BundleRefused(f"{RESEMBLANCES}: first_new is {first}, but {name} knows {items} items", REFUSED_HINT)
 
 
 def check_seal(version: str, name: str, found: FileSeal, seal: FileSeal) -> None:
@@ -268,13 +274,11 @@ def read_catalogue(
 def _join_catalogue(read: Read, names: Container[str], vectors: GrowingRows | None, config: ModelConfig) -> Catalogue:
     """Read the catalogue, give its items their vectors, and check codes against the configuration."""
     name = "catalogue.parquet"
-    try:
-        known = Resemblances.from_arrays(read_tensors(read, RESEMBLANCES)) if RESEMBLANCES in names else None
+    known = read_resemblances(read, names)
+    with refusing(name):
         catalogue = Catalogue.from_parquet(read(name), known)
         if vectors is not None:
             catalogue = catalogue.with_vectors(vectors)
-    except CatalogueError as cause:
-        raise BundleRefused(f"{name}: {cause}", REFUSED_HINT) from cause
 
     if catalogue.codes.shape[1] != config.code_length:
         raise BundleRefused(
@@ -286,65 +290,6 @@ def _join_catalogue(read: Read, names: Container[str], vectors: GrowingRows | No
             REFUSED_HINT,
         )
     return catalogue
-
-
-def read_neighbours(read: Read, names: Container[str], fusion: Fusion) -> Neighbours | None:
-    """Read the neighbours of all items; ``None`` if there is no such file.
-
-    Raises:
-        BundleRefused: The file is damaged, or missing though the answers use it.
-    """
-    if NEIGHBOURS in names:
-        return Neighbours.from_arrays(read_tensors(read, NEIGHBOURS))
-    if fusion.neighbours:
-        raise BundleRefused(f"{NEIGHBOURS}: missing, which fusion.neighbours {fusion.neighbours} needs", REFUSED_HINT)
-    return None
-
-
-def read_ranker(read: Read, names: Container[str], config: ModelConfig) -> Ranker | None:
-    """Read what corrects the dense scores of candidates; ``None`` if there is no such file.
-
-    Raises:
-        BundleRefused: The file is damaged, or made for vectors with another content.
-    """
-    if RANKER not in names:
-        return None
-    ranker = Ranker.from_arrays(read_tensors(read, RANKER))
-    known, content_dim = ranker.features.content_dim, config.recommender.content_dim
-    if known != content_dim:
-        raise BundleRefused(f"{RANKER}: content_dim is {known}, the config says {content_dim}", REFUSED_HINT)
-    return ranker
-
-
-def read_code_names(read: Read) -> CodeNames:
-    """Read the names of code prefixes.
-
-    Raises:
-        BundleRefused: The file is damaged.
-    """
-    try:
-        return CodeNames.from_parquet(read(CODE_NAMES))
-    except CatalogueError as cause:
-        raise BundleRefused(f"{CODE_NAMES}: {cause}", REFUSED_HINT) from cause
-
-
-def read_tensors(read: Read, name: str) -> Tensors:
-    """Read a safetensors file as arrays, read-only views of the bytes.
-
-    Raises:
-        BundleRefused: The file does not decode, or holds no tensors.
-    """
-    try:
-        data = read(name)
-        header = int.from_bytes(data[:8], "little")
-        if header > HEADER_LIMIT:
-            raise ValueError(f"its header says {header} bytes, at most {HEADER_LIMIT} are allowed")
-        tensors = safetensors.numpy.load(data)
-    except (SafetensorError, KeyError, TypeError, ValueError) as cause:
-        raise BundleRefused(f"{name}: does not decode: {cause}", REFUSED_HINT) from cause
-    if not tensors:
-        raise BundleRefused(f"{name}: holds no tensors", REFUSED_HINT)
-    return dict(tensors)
 
 
 def _read_manifest(folder: Folder, version: str, trust: Trust) -> tuple[Manifest, str]:

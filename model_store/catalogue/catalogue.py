@@ -64,14 +64,16 @@ class Catalogue:
         """Pack columns that are plain sequences, and set the defaults that depend on the number of items."""
         items = len(self.item_ids)
         trained = items if self.trained < 0 else self.trained
+        is_hidden = self.is_hidden if len(self.is_hidden) else np.zeros(items, dtype=np.bool_)
+        known = Resemblances.unknown(trained, items) if self.resemblances.first < 0 else self.resemblances
         fields = {
             "item_ids": pack_strings(self.item_ids, "item ids"),
             "titles": pack_strings(self.titles, "titles"),
             "categories": PackedCategories.of(self.categories),
             "attributes": PackedAttributes.of(self.attributes),
-            "is_hidden": self.is_hidden if len(self.is_hidden) else np.zeros(items, dtype=np.bool_),
+            "is_hidden": is_hidden,
             "trained": trained,
-            "resemblances": Resemblances.unknown(trained, items) if self.resemblances.first < 0 else self.resemblances,
+            "resemblances": known.hiding(is_hidden[known.first :]),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)  # the class is frozen

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from model_store.catalogue.columns import Attributes
 from model_store.catalogue.id_index import IdIndex
 from model_store.catalogue.ragged import Rows
-from model_store.catalogue.resemblances import Records, nothing_known
+from model_store.catalogue.resemblances import RESEMBLANCE, Records, nothing_known
 from model_store.errors import CatalogueError
 
 
@@ -114,4 +114,5 @@ def rows_of_new_items(new: Sequence[ItemPut], levels: int, width: int | None) ->
 def resemblances_of(new: Sequence[ItemPut]) -> Records:
     """Return the records of new items, one each, ``[n]``."""
     unknown = nothing_known(1)
-    return np.concatenate([unknown if put.resemblance is None else put.resemblance for put in new])
+    known = [unknown if put.resemblance is None else put.resemblance for put in new]
+    return np.frombuffer(b"".join(record.tobytes() for record in known), dtype=RESEMBLANCE)  # 200 times concatenate

@@ -15,7 +15,7 @@ Shapes: n new items, S items that are similar to one, W words of one, B requests
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -25,7 +25,7 @@ from model_store.catalogue.growing_rows import GrowingRows
 from model_store.catalogue.ragged import Arrays
 from model_store.errors import CatalogueError
 
-SIMILAR = 16
+RESEMBLED = 16
 """S, most trained items that a new one resembles. With 32 fewer new items are found, with 8 the others lose more
 (docs/LOG.md)."""
 
@@ -37,8 +37,8 @@ NO_WORD = (1 << 16) - 1
 
 RESEMBLANCE = np.dtype(
     [
-        ("similar", np.int32, SIMILAR),  # rows of trained items, the most similar first; -1 where there are fewer
-        ("share", np.float16, SIMILAR),  # of each of them; their sum is about 1, or 0 if there are none
+        ("similar", np.int32, RESEMBLED),  # rows of trained items, the most similar first; -1 where there are fewer
+        ("share", np.float16, RESEMBLED),  # of each of them; their sum is about 1, or 0 if there are none
         ("word", np.uint16, MOST_WORDS),  # numbers of words, each once; NO_WORD where there are fewer
         ("word_weight", np.float16, MOST_WORDS),  # 0 where there is no word; unit length, or all 0
     ]
@@ -48,11 +48,12 @@ RESEMBLANCE = np.dtype(
 LENDERS = 64
 """Trained items that lend in a request: those with the highest scores. Others would have little to lend."""
 
-MOST_PAIRS = 2_048
+MOST_LOANS = 2_048
 """Pairs of a trained and a new item that are looked at for a request; the highest scores come first."""
 
 MOST_BORROWERS = 256
-"""A trained item that more new ones resemble lends nothing: what so many items say tells little."""
+"""A trained item that more new ones resemble lends nothing: what so many items say tells little. Those that are
+withdrawn count, until the next version."""
 
 MOST_LENT = 64
 """New items that a request finds by what is lent to them, at most: those that get the most."""
@@ -101,9 +102,11 @@ class Resemblances:
 
     Attributes:
         first: Catalogue row of the first new item; -1 of those that belong to no catalogue yet.
+        is_hidden: Items that are lent nothing, ``[n]``; empty: none.
     """
 
     first: int = -1
+    is_hidden: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=np.bool_))
     _growing: GrowingRows = field(default_factory=lambda: GrowingRows(nothing_known(0)))
     _segments: tuple[Int64Array, ...] = ()
 
@@ -114,7 +117,6 @@ class Resemblances:
         Raises:
             CatalogueError: A record names an item that is no trained one, or holds no possible numbers.
         """
-        _check(first, records)
         return cls(first).with_rows(records)
 
     @classmethod
@@ -136,11 +138,20 @@ class Resemblances:
         return self.first + len(self)
 
     def with_rows(self, records: Records) -> Self:
-        """Return these followed by the records of further new items."""
+        """Return these followed by the records of further new items, none of them hidden.
+
+        Raises:
+            CatalogueError: See :meth:`of`.
+        """
+        _check(self.first, records)
         if not len(records):
             return self
         segments = _added(self._segments, _keys(records, len(self)))
-        return type(self)(self.first, self._growing.with_rows(records), segments)
+        return type(self)(self.first, _growing=self._growing.with_rows(records), _segments=segments)
+
+    def hiding(self, is_hidden: npt.NDArray[np.bool_]) -> Self:
+        """Return the same with items hidden, ``[n]``; they stay where they are."""
+        return replace(self, is_hidden=is_hidden)
 
     def for_rows(self, rows: Int64Array) -> Resemblances:
         """Return the resemblances of some catalogue rows, ascending, numbered anew from 0."""
@@ -150,7 +161,8 @@ class Resemblances:
         records = self.records[rows[rows >= self.first] - self.first]
 
         similar = records["similar"]
-        records["similar"] = np.where(similar >= 0, place[similar], -1)
+        is_known = similar >= 0
+        similar[is_known] = place[similar[is_known]]
         records["share"][records["similar"] < 0] = 0
         return Resemblances.of(len(old), records)
 
@@ -170,12 +182,13 @@ class Resemblances:
         found[known] = records["word"][:, 0] != NO_WORD
         return found
 
-    def lent(self, rows: Int64Array, scores: Float64Array) -> Lent:
+    def lent(self, rows: Int64Array, scores: Float64Array, closed: npt.NDArray[np.integer] | None = None) -> Lent:
         """Return what new items get of scores of trained items, at most :data:`MOST_LENT` items a request.
 
         Args:
             rows: Trained items of B requests, ``[B, m]``; of padding they mean nothing.
             scores: ``[B, m]``, 0 for padding.
+            closed: Catalogue rows ``[B, t]``, new or not, that get nothing; anything below 0 is padding.
         """
         # The highest scores come first; of equal ones the first, on every machine.
         request = np.arange(len(scores))[:, None]
@@ -190,18 +203,34 @@ class Resemblances:
 
         # An item's keys are in one segment, so its sum does not depend on how the keys are divided among segments.
         begin, count = self._found(owner, row)
-        pairs, values = [np.empty(0, np.int64)], [np.empty(0)]
+        pairs = [np.empty(0, np.int64)]
+        values = [np.empty(0)]
         for keys, first, size in zip(self._segments, begin, count, strict=True):
             key = keys[np.repeat(first - (size.cumsum() - size), size) + np.arange(size.sum())]
             new = key & _NEW_MASK
             pairs.append(np.repeat(owner * len(self), size) + new)
-            values.append(np.repeat(score, size) * self.records["share"][new, key >> _NEW_BITS & (SIMILAR - 1)])
+            values.append(np.repeat(score, size) * self.records["share"][new, key >> _NEW_BITS & (RESEMBLED - 1)])
 
         pair, index = np.unique(np.concatenate(pairs), return_inverse=True)
         total = np.bincount(index, np.concatenate(values), len(pair)).astype(np.float64)
         pair_owner, new = np.divmod(pair, max(len(self), 1))
-        kept = _largest(pair_owner, total)
+        is_open = np.ones(len(pair), dtype=np.bool_)
+        if len(self.is_hidden):
+            is_open &= ~self.is_hidden[new]
+        if closed is not None:
+            is_open &= ~self._is_closed(pair, closed)
+
+        pair_owner, new, total = pair_owner[is_open], new[is_open], total[is_open]
+        kept = _largest(pair_owner, total, len(scores))
         return Lent(pair_owner[kept], new[kept] + self.first, total[kept])
+
+    def _is_closed(self, pair: Int64Array, closed: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+        """Return which pairs of request and new item are among the closed rows ``[B, t]`` of their request."""
+        is_new = closed >= self.first
+        if not is_new.any():
+            return np.zeros(len(pair), dtype=np.bool_)
+        request = np.nonzero(is_new)[0]
+        return np.isin(pair, request * len(self) + closed[is_new] - self.first)
 
     def _found(self, owner: Int64Array, row: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Return where the keys of trained items begin in each segment, and how many are looked at, ``[segments, P]``.
@@ -216,7 +245,7 @@ class Resemblances:
         count[:, count.sum(axis=0) > MOST_BORROWERS] = 0
         total = count.sum(axis=0)
         visited = total.cumsum()
-        count[:, visited - (visited - total)[np.searchsorted(owner, owner)] > MOST_PAIRS] = 0
+        count[:, visited - (visited - total)[np.searchsorted(owner, owner)] > MOST_LOANS] = 0
         return begin, count
 
     def _of(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.bool_], Records]:
@@ -241,25 +270,28 @@ class Resemblances:
             CatalogueError: An array is missing, or they do not describe resemblances.
         """
         try:
-            first = int(arrays["first_new"][0])
-            records = nothing_known(len(arrays["similar"]))
+            first, similar = arrays["first_new"], arrays["similar"]
+            if first.shape != (1,) or first.dtype != np.int64 or not similar.ndim:
+                raise CatalogueError("first_new must be (1,), int64, and similar a table")
+            records = nothing_known(len(similar))
             for name in RESEMBLANCE.names or ():
                 if arrays[name].shape != records[name].shape or arrays[name].dtype != records[name].dtype:
-                    raise CatalogueError(f"resemblances: {name} must be {records[name].shape}, {records[name].dtype}")
+                    raise CatalogueError(f"{name} must be {records[name].shape}, {records[name].dtype}")
                 records[name] = arrays[name]
-        except (KeyError, IndexError) as missing:
-            raise CatalogueError(f"resemblances: lacks the array {missing}") from missing
-        return cls.of(first, records)
+        except KeyError as missing:
+            raise CatalogueError(f"lacks the array {missing}") from missing
+        return cls.of(int(first[0]), records)
 
 
 def _check(first: int, records: Records) -> None:
+    """Raise :class:`CatalogueError` unless records can be of items from the row ``first`` on or later."""
     similar, share, weight = (records[name] for name in ("similar", "share", "word_weight"))
     if first < 0 or similar.min(initial=-1) < -1 or similar.max(initial=-1) >= first:
-        raise CatalogueError(f"resemblances: similar must hold rows of trained items, below {first}, or -1")
+        raise CatalogueError(f"similar must hold rows of trained items, below {first}, or -1")
     if not (np.isfinite(share) & (share >= 0)).all() or share[similar < 0].any():
-        raise CatalogueError("resemblances: share must be at least 0, and 0 where there is no item")
+        raise CatalogueError("share must be at least 0, and 0 where there is no item")
     if not (np.isfinite(weight) & (weight >= 0)).all() or weight[records["word"] == NO_WORD].any():
-        raise CatalogueError("resemblances: word_weight must be at least 0, and 0 where there is no word")
+        raise CatalogueError("word_weight must be at least 0, and 0 where there is no word")
 
 
 def _keys(records: Records, before: int) -> Int64Array:
@@ -268,7 +300,7 @@ def _keys(records: Records, before: int) -> Int64Array:
     Args:
         before: Number of the first of these items.
     """
-    new, slot = np.nonzero(records["similar"] >= 0)
+    new, slot = np.nonzero(records["share"])
     row = records["similar"][new, slot].astype(np.int64)
     return np.sort(row << _ROW_SHIFT | slot << _NEW_BITS | (new + before))
 
@@ -283,10 +315,21 @@ def _added(segments: tuple[Int64Array, ...], keys: Int64Array) -> tuple[Int64Arr
     return (*segments, keys)
 
 
-def _largest(owner: Int64Array, value: Float64Array) -> Int64Array:
-    """Return the places of the :data:`MOST_LENT` largest values of each owner, ascending; owners ascend."""
-    begin = np.searchsorted(owner, owner)
-    if (np.arange(len(owner)) - begin < MOST_LENT).all():
+def _largest(owner: Int64Array, value: Float64Array, requests: int) -> Int64Array:
+    """Return the places of the :data:`MOST_LENT` largest values of each owner, ascending; of equal ones the first.
+
+    Args:
+        owner: Ascending numbers below ``requests``.
+        value: Above 0.
+        requests: Number of owners.
+    """
+    count = np.bincount(owner, minlength=requests)
+    rank = np.arange(len(owner)) - (count.cumsum() - count)[owner]
+    if count.max(initial=0) <= MOST_LENT:
         return np.arange(len(owner))
-    order = np.lexsort((-value, owner))
-    return np.sort(order[np.arange(len(owner)) - begin < MOST_LENT])
+
+    values = np.zeros((requests, int(count.max())))
+    values[owner, rank] = value
+    key = np.arange(values.shape[1]) * _TIE - values
+    limit = np.partition(key, MOST_LENT - 1, axis=1)[:, MOST_LENT - 1]
+    return np.flatnonzero(key[owner, rank] <= limit[owner])

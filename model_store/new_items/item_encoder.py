@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from model_store.bundle.bundle import Bundle, Read, read_tensors
+from model_store.bundle.bundle import Bundle
 from model_store.bundle.onnx_session import open_session
+from model_store.bundle.parts import Read, read_tensors
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.resemblances import Records, nothing_known
 from model_store.config import ModelConfig

@@ -23,8 +23,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from model_store.catalogue.resemblances import MOST_WORDS, Records, nothing_known
-from model_store.catalogue.resemblances import SIMILAR as RESEMBLED
+from model_store.catalogue.resemblances import MOST_WORDS, RESEMBLED, Records, nothing_known
 from model_store.errors import BundleRefused
 from model_store.new_items.features import Features
 
@@ -33,7 +32,7 @@ SIMILAR = 32
 
 _PAIR_BITS = 10
 
-MOST_PAIRS = 1 << _PAIR_BITS
+MOST_VISITED = 1 << _PAIR_BITS
 """Most pairs that are visited for one item. The rarest features come first; the rest, which thousands of items have,
 tell little."""
 
@@ -204,7 +203,7 @@ class SimilarItems:
         slot, value = self._known_features(features)
         count = self.start[slot + 1] - self.start[slot]
         rarest = np.argsort(count, kind="stable")
-        rarest = rarest[count[rarest].cumsum() <= MOST_PAIRS]
+        rarest = rarest[count[rarest].cumsum() <= MOST_VISITED]
         slot = slot[rarest]
         count = count[rarest]
 

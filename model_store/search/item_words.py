@@ -14,6 +14,7 @@ Shapes: N trained items, W = MOST_WORDS, B requests, C candidates of a request, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -56,6 +57,11 @@ class ItemWords:
     def items(self) -> int:
         """N."""
         return len(self.word)
+
+    @cached_property
+    def say_something(self) -> bool:
+        """Whether any item has a word."""
+        return bool(self.weight.any())
 
     def for_rows(self, rows: Int64Array) -> ItemWords:
         """Return the words of some of the items ``[n]``, numbered anew from 0."""

@@ -185,7 +185,10 @@ class Neighbours:
         """
         found = self.scores(trie.leaf_item[history.leaves], history.lengths)
         if new is not None and len(new):
-            found = _with_lent(found, len(history.lengths), new)
+            # As items of the history get no score where nobody comes back, new ones are lent none there.
+            is_item = np.arange(history.leaves.shape[1]) < history.lengths[:, None]
+            had = np.where(is_item, trie.leaf_item[history.leaves], -1) if self.skips_history else None
+            found = _with_lent(found, len(history.lengths), new, had)
         place = _places(found.owner, len(history.lengths))
         size = next(size for size in ADDITION_SIZES if size > place.max(initial=-1))
 
@@ -242,15 +245,17 @@ def no_additions(requests: int, size: int = 0) -> Additions:
     return Additions(np.full((requests, size), -1, dtype=np.int64), np.zeros((requests, size), dtype=np.float32))
 
 
-def _with_lent(found: NeighbourScores, requests: int, new: Resemblances) -> NeighbourScores:
-    """Return the scores of ``requests`` histories with those of new items."""
+def _with_lent(
+    found: NeighbourScores, requests: int, new: Resemblances, closed: npt.NDArray[np.integer] | None
+) -> NeighbourScores:
+    """Return the scores of ``requests`` histories with those of new items but closed rows ``[requests, T]``."""
     place = _places(found.owner, requests)
     rows = np.zeros((requests, int(place.max(initial=-1)) + 1), dtype=np.int64)
     scores = np.zeros(rows.shape)
     rows[found.owner, place] = found.row
     scores[found.owner, place] = found.value
 
-    lent = new.lent(rows, scores)
+    lent = new.lent(rows, scores, closed)
     owner, row, value = (np.concatenate(pair) for pair in zip(found, lent, strict=True))
     order = np.argsort(owner, kind="stable")  # new items have higher rows than all others
     return NeighbourScores(owner[order], row[order], value[order])

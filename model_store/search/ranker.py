@@ -121,6 +121,7 @@ class CandidateFeatures:
         said = slice(learned_dim, max(learned_dim, vectors.shape[1] - 1))
         content = _similarities(candidate[..., said], history[..., said])
 
+        new = new if self.words.say_something else None  # what was never taught must not be read
         words = self.words.similarities(rows, newest, new)
 
         weight = AGE_DECAY ** np.arange(place.shape[1], dtype=np.float32) * is_item

@@ -12,18 +12,22 @@ import numpy.typing as npt
 
 from model_store.bundle.bundle import Bundle
 from model_store.catalogue.catalogue import Catalogue
-from model_store.catalogue.resemblances import Records, nothing_known
+from model_store.catalogue.resemblances import Records
 from model_store.errors import ItemRefused
 from model_store.new_items.placement import Codebooks, Placement
 from model_store.replication.item_payload import NewItem
 from service.replication.catalogue_source import ItemCoder
 from service.settings import Settings
+from tests.support.resemblances import random_records
 
 WIDTH = 4
 
+RESEMBLED_ITEMS = 3
+"""New items resemble some of the first so many trained ones."""
+
 
 class HashEncoded(NamedTuple):
-    """Vector and latent of an item, of which nothing else is known."""
+    """Vector, latent and resemblance of an item."""
 
     vector: npt.NDArray[np.float32]
     latent: npt.NDArray[np.float32]
@@ -54,7 +58,7 @@ class HashCoder:
         text = json.dumps([item.title, list(item.categories), item.attributes, item.embedding], sort_keys=True)
         random = np.random.default_rng(int.from_bytes(sha256(text.encode()).digest()[:8], "little"))
         latent = random.normal(size=WIDTH).astype(np.float32)
-        return HashEncoded(latent / np.linalg.norm(latent), latent, nothing_known(1))
+        return HashEncoded(latent / np.linalg.norm(latent), latent, random_records(random, RESEMBLED_ITEMS, 1))
 
     def placement(self, catalogue: Catalogue) -> Placement:
         return Placement(catalogue, self._codebooks, "reassign")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from model_store.catalogue.resemblances import MOST_WORDS, NO_WORD, SIMILAR, Records, nothing_known
+from model_store.catalogue.resemblances import MOST_WORDS, NO_WORD, RESEMBLED, Records, nothing_known
 
 WORDS = 20
 """Words that any item has."""
 
 
 def random_records(rng: np.random.Generator, trained: int, count: int) -> Records:
-    """Return the records of new items: 0 to :data:`SIMILAR` similar items each, 0 to :data:`MOST_WORDS` words.
+    """Return the records of new items: 0 to :data:`RESEMBLED` similar items each, 0 to :data:`MOST_WORDS` words.
 
     Args:
         rng: Draws them.
@@ -20,7 +20,7 @@ def random_records(rng: np.random.Generator, trained: int, count: int) -> Record
     """
     records = nothing_known(count)
     for record in records:
-        similar = rng.integers(0, min(SIMILAR, trained) + 1)
+        similar = rng.integers(0, min(RESEMBLED, trained) + 1)
         shares = np.sort(rng.random(similar))[::-1]
         record["similar"][:similar] = rng.choice(trained, similar, replace=False)
         record["share"][:similar] = shares / shares.sum() if similar else 0

@@ -41,10 +41,10 @@ from pydantic import JsonValue
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from model_store.bundle.bundle import CODE_NAMES, NEIGHBOURS, RANKER, RESEMBLANCES
 from model_store.bundle.golden import Golden, compare, goldens_to_json
 from model_store.bundle.histories import HISTORIES
 from model_store.bundle.manifest import OPTIONAL_FILES, REQUIRED_FILES, DataSummary, Description
+from model_store.bundle.parts import CODE_NAMES, NEIGHBOURS, RANKER, RESEMBLANCES
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import SigningKey

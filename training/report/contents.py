@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model_store.bundle.bundle import CODE_NAMES
+from model_store.bundle.parts import CODE_NAMES
 from model_store.catalogue.code_names import CodeNames
 from training.artefacts import BUNDLE
 from training.code_names.naming import name_prefixes

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model_store.bundle.bundle import Bundle, Read, read_catalogue, read_neighbours, read_ranker
+from model_store.bundle.bundle import Bundle, read_catalogue
 from model_store.bundle.golden import GOLDEN, Golden, goldens_from_json
+from model_store.bundle.parts import Read, read_neighbours, read_ranker
 from model_store.catalogue.catalogue import Catalogue
 from model_store.config import ModelConfig
 from model_store.errors import GraphRefused

@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from model_store.bundle.bundle import (
-    CODE_NAMES,
-    Bundle,
-    load_bundle,
-)
+from model_store.bundle.bundle import Bundle, load_bundle
+from model_store.bundle.parts import CODE_NAMES
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import EVERYONE
 from model_store.bundle.vector_file import EMBEDDINGS

@@ -14,7 +14,7 @@ from model_store.catalogue.resemblances import (
     LENDERS,
     MOST_BORROWERS,
     MOST_LENT,
-    MOST_PAIRS,
+    MOST_LOANS,
     MOST_WORDS,
     NO_WORD,
     Records,
@@ -136,6 +136,31 @@ def test_the_items_with_the_highest_scores_lend_and_of_equal_ones_the_first() ->
     assert lenders[1].tolist() == lenders[2].tolist() == list(range(LENDERS))
 
 
+def test_hidden_and_closed_items_get_nothing_and_take_no_place() -> None:
+    records = nothing_known(2 * MOST_LENT)
+    records["similar"][:, 0] = 4
+    records["share"][:, 0] = np.linspace(1, 0.5, len(records))
+    known = Resemblances.of(TRAINED, records)
+    rows, scores = np.array([[4], [4]]), np.array([[1.0], [2.0]])
+    is_hidden = np.arange(len(records)) < MOST_LENT
+    found = known.hiding(is_hidden).lent(rows, scores)
+    for owner in range(2):
+        assert found.row[found.owner == owner].tolist() == list(range(TRAINED + MOST_LENT, known.end))
+
+    closed = np.array([[TRAINED, 4, -1], [TRAINED + 1, TRAINED + 2, 0]])
+    found = known.lent(rows, scores, closed)
+    expected = ([*range(1, MOST_LENT + 1)], [0, *range(3, MOST_LENT + 2)])
+    for owner in range(2):
+        assert (found.row[found.owner == owner] - TRAINED).tolist() == expected[owner]
+
+
+def test_shares_that_round_to_nothing_are_left_out() -> None:
+    records = nothing_known(1)
+    records["similar"][0, :2] = [3, 4]
+    records["share"][0, :2] = [1, 1e-9]
+    assert lent(Resemblances.of(TRAINED, records), {(0, 4): 5.0}) == {}
+
+
 def test_what_too_many_resemble_lends_nothing() -> None:
     for borrowers, expected in ((MOST_BORROWERS, MOST_LENT), (MOST_BORROWERS + 1, 1)):
         records = nothing_known(borrowers)
@@ -149,7 +174,7 @@ def test_what_too_many_resemble_lends_nothing() -> None:
 
 def test_the_work_of_a_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_LENT", 10**6)
-    lenders = MOST_PAIRS // MOST_BORROWERS + 3
+    lenders = MOST_LOANS // MOST_BORROWERS + 3
     records = nothing_known(MOST_BORROWERS * lenders)
     records["similar"][:, 0] = np.arange(len(records)) // MOST_BORROWERS
     records["share"][:, 0] = 1
@@ -195,6 +220,7 @@ def test_arrays_lead_back_and_some_rows_keep_what_they_resemble() -> None:
     scores = {(0, row): 1.0 + row for row in range(5, TRAINED)}
     whole = lent(known, scores)[0]
     found = lent(part, {(0, row - 5): value for (_, row), value in scores.items()})[0]
+    assert known.for_rows(np.array([TRAINED, TRAINED + 2])).end == 2  # of which nothing is known any more
     assert found == {int(np.searchsorted(kept, row)): whole[row] for row in kept[-2:].tolist() if row in whole}
 
 
@@ -232,5 +258,10 @@ def test_arrays_of_another_kind_are_refused() -> None:
     arrays = Resemblances.of(TRAINED, nothing_known(3)).arrays()
     with pytest.raises(CatalogueError, match="word must be"):
         Resemblances.from_arrays(arrays | {"word": arrays["word"].astype(np.int32)})
+    for first in (np.array([4.7]), np.array([3, 4]), np.array(3)):
+        with pytest.raises(CatalogueError, match="first_new must be"):
+            Resemblances.from_arrays(arrays | {"first_new": first})
+    with pytest.raises(CatalogueError, match="similar a table"):
+        Resemblances.from_arrays(arrays | {"similar": np.array(1, dtype=np.int32)})
     with pytest.raises(CatalogueError, match="lacks the array 'share'"):
         Resemblances.from_arrays({name: array for name, array in arrays.items() if name != "share"})

@@ -9,7 +9,7 @@ import pytest
 
 from model_store.errors import BundleRefused
 from model_store.new_items.features import Features
-from model_store.new_items.similar_items import MOST_PAIRS, SIMILAR, SimilarItems, at_unit_length
+from model_store.new_items.similar_items import MOST_VISITED, SIMILAR, SimilarItems, at_unit_length
 
 WIDTH = 5
 
@@ -70,7 +70,7 @@ def test_an_item_that_shares_nothing_has_no_similar_items(new: dict[int, float])
 
 def test_features_that_very_many_items_have_give_way_to_rare_ones() -> None:
     """Both features together have more items than are visited, so only the rare one counts."""
-    common = MOST_PAIRS - 1
+    common = MOST_VISITED - 1
     start = np.array([0, common, common + 2], dtype=np.int64)
     item = np.concatenate([np.arange(common), [7, 3_000]]).astype(np.int32)
     weight = np.ones(len(item), dtype=np.float16)

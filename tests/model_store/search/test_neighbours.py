@@ -180,6 +180,19 @@ def test_new_items_get_what_the_items_lend_that_they_resemble() -> None:
     np.testing.assert_array_equal(nothing.leaves, without.leaves)
 
 
+@pytest.mark.parametrize("skips_history", [True, False])
+def test_new_items_of_the_history_are_lent_nothing_where_nobody_comes_back(skips_history: bool) -> None:
+    trie = Trie.build(np.array([[3], [1], [0], [2], [5]], dtype=np.int16), 6)
+    records = nothing_known(1)
+    records["similar"][0, 0] = 1
+    records["share"][0, 0] = 1
+    known = memory(STRENGTHS, 4, skips_history=skips_history)
+    encoded = encode_histories([np.array([4, 0]), np.array([0])], trie.item_leaf, 5)
+    added = known.additions(encoded, trie, 1.0, Resemblances.of(4, records))
+    is_lent = (added.leaves == trie.item_leaf[4]).any(axis=1)
+    assert is_lent.tolist() == [not skips_history, True]
+
+
 def test_arrays_come_back() -> None:
     known = memory(STRENGTHS, 4, decay=0.7, skips_history=True)
     again = Neighbours.from_arrays(known.arrays())

@@ -121,6 +121,12 @@ def test_new_items_are_read_like_others_and_count_as_popular_as_the_median() -> 
     words = [FEATURES.index(name) for name in ("words_mean", "words_newest", "words_largest")]
     assert (found[..., words][is_known] > without[..., words][is_known]).any()
 
+    silent = CandidateFeatures(POPULARITY, CONTENT, ItemWords.nothing(TRAINED))
+    for known in (None, new):  # what the ranker was never taught is not read
+        unread = silent.of(inputs, outputs, TRIE, VECTORS, known)
+        assert not unread[..., words].any()
+        assert np.isnan(unread[..., POPULARITY_COLUMN][rows >= TRAINED]).all()
+
     ranker = random_ranker(np.random.default_rng(9), READER)
     corrections = ranker.corrections(found)
     assert (corrections[is_unknown] == np.float32(ranker.untrained)).all()

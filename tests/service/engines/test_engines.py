@@ -11,9 +11,10 @@ import pytest
 import safetensors.numpy
 from structlog.testing import capture_logs
 
-from model_store.bundle.bundle import NEIGHBOURS, RANKER, Bundle
+from model_store.bundle.bundle import Bundle
 from model_store.bundle.golden import Golden, goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
+from model_store.bundle.parts import NEIGHBOURS, RANKER
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue

@@ -9,9 +9,9 @@ import onnx
 import pytest
 import safetensors.numpy
 
-from model_store.bundle.bundle import NEIGHBOURS
 from model_store.bundle.golden import goldens_to_json
 from model_store.bundle.manifest import DataSummary, Description
+from model_store.bundle.parts import NEIGHBOURS
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.search.fusion import Fusion

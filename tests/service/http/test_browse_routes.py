@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from model_store.bundle.bundle import CODE_NAMES
+from model_store.bundle.parts import CODE_NAMES
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue

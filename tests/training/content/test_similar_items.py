@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_store.catalogue.resemblances import NO_WORD
-from model_store.catalogue.resemblances import SIMILAR as RESEMBLED
+from model_store.catalogue.resemblances import NO_WORD, RESEMBLED
 from model_store.new_items.features import extract_features
 from model_store.new_items.similar_items import SIMILAR, SimilarItems
 from tests.training.content.test_content_encoder import dataset_of

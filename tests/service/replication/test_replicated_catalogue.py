@@ -116,6 +116,18 @@ def test_vectors_come_with_new_items(items: CatalogueSource) -> None:
     assert np.linalg.norm(grown.vectors[40]) == pytest.approx(1)
 
 
+def test_what_a_new_item_resembles_is_what_the_coder_found(items: CatalogueSource) -> None:
+    grown = after(begun(items), [put("new", "first"), put("new", "second"), put("other")]).catalogue
+    [encoded] = items.encode([StoredItem(title="first")])
+    assert not isinstance(encoded, ItemRefused)
+    assert encoded.resemblance["share"].any()
+    known = grown.resemblances
+    assert (known.first, known.end) == (40, 42)
+    np.testing.assert_array_equal(known.records[:1], encoded.resemblance)  # as the vector, it is that of the first put
+    hidden = after(begun(items), [put("new", "first"), delete_change("new")]).catalogue
+    assert hidden.resemblances.is_hidden.tolist() == [True]
+
+
 def test_an_item_encoded_ahead_is_not_encoded_again(items: CatalogueSource) -> None:
     coder = HashCoder()
     fresh = CatalogueSource(items.bundle, coder)

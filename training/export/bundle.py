@@ -14,6 +14,7 @@ similar_items.safetensors  which trained items have which words; left out with i
 embeddings.safetensors     raw item embeddings, and unit vectors for dense scores    :func:`_create_embeddings`
 neighbours.safetensors     which items stand close to each other                     :meth:`Neighbours.arrays`
 ranker.safetensors         what corrects scores; left out if it gains nothing        :meth:`Ranker.arrays`
+resemblances.safetensors   what untrained items resemble; left out without them      :meth:`Resemblances.arrays`
 catalogue.parquet          ids, codes, titles, categories, attributes, popularity    :meth:`Catalogue.to_parquet`
 code_names.parquet         what the items below each prefix of codes have in common  :func:`name_prefixes`
 histories.parquet          newest interactions of the users; left out on request      :func:`build_histories`

@@ -16,6 +16,7 @@ from model_store.bundle.bundle import Bundle
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.resemblances import nothing_known
 from model_store.errors import CatalogueFull, ItemRefused
 from model_store.network.recommender import Recommender
 from model_store.replication.item_payload import NewItem
@@ -67,8 +68,16 @@ def random_sequences() -> dict[str, list[str]]:
     return {f"u{user}": [f"item-{row}" for row in rng.integers(0, 40, 6)] for user in range(30)}
 
 
-@pytest.mark.parametrize("fusion", [GENERATIVE_ALONE, FUSED], ids=["generative", "fused"])
-def test_the_incumbent_ranks_the_newest_interactions_as_it_is_served(tmp_path: Path, fusion: Fusion) -> None:
+@pytest.mark.parametrize(
+    ("fusion", "is_large"),
+    [(GENERATIVE_ALONE, False), (FUSED, False), (FUSED, True)],
+    ids=["generative", "fused", "fused, large catalogue"],
+)
+def test_the_incumbent_ranks_the_newest_interactions_as_it_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fusion: Fusion, is_large: bool
+) -> None:
+    if is_large:  # its catalogue, not the part of it that is ranked
+        monkeypatch.setattr("model_store.search.fusion.DENSE_ITEMS", len(small_catalogue()) - 1)
     bundle = incumbent_in(tmp_path, fusion)
     known = random_sequences()
     sequences = {
@@ -86,12 +95,17 @@ def test_the_incumbent_ranks_the_newest_interactions_as_it_is_served(tmp_path: P
     part = Split([np.array(items[:-1], dtype=np.int32) for items in rows], targets, np.arange(len(rows)))
     net = load_recommender(bundle)
     codes, vectors = catalogue.codes[ranked], None if catalogue.vectors is None else catalogue.vectors[ranked]
-    found = search_split(SearchedModel(net, codes, CONFIG.beam_width, vectors, fusion.candidates), part)
+    model = SearchedModel(net, codes, CONFIG.beam_width, vectors, fusion.candidates, scores_all=not is_large)
+    found = search_split(model, part)
     missed = np.array([-1, -1])
     expected = Ranks(*(np.concatenate([ranks, missed]) for ranks in found.ranks(fusion))).summary()
     metrics = metrics_of(bundle, dataset(sequences))
     assert metrics == pytest.approx(expected)
     assert 0 < metrics["recall@10"] < 1
+    if is_large:
+        small = search_split(replace(model, scores_all=True), part)
+        small_ranks = (np.concatenate([ranks, missed]) for ranks in small.ranks(fusion))
+        assert metrics != pytest.approx(Ranks(*small_ranks).summary())
     if fusion.weight:
         alone = Ranks(*(np.concatenate([ranks, missed]) for ranks in found.ranks())).summary()
         assert metrics != pytest.approx(alone)
@@ -122,8 +136,11 @@ class FakeEncoder:
 
     def encode_all(self, items: list[NewItem]) -> list[SimpleNamespace | ItemRefused]:
         vector = np.eye(1, CONFIG.tokenizer.embedding_dim, dtype=np.float32)[0]
+        unlike = nothing_known(1)
         return [
-            ItemRefused("refused", "no fix") if item.title == "refused" else SimpleNamespace(latent=item, vector=vector)
+            ItemRefused("refused", "no fix")
+            if item.title == "refused"
+            else SimpleNamespace(latent=item, vector=vector, resemblance=unlike)
             for item in items
         ]
 

@@ -1,8 +1,8 @@
 """Assignment of one semantic ID to each item, and resolution of collisions between items with the same codes.
 
-The policy ``reassign`` gives every item the nearest free code tuple. The policy ``token`` appends a code that tells
-collided items apart, at most K of them per tuple. Both are one procedure with a capacity per tuple: 1, or K. No two
-items are ever merged.
+The policy ``reassign`` gives every item the nearest free code tuple, or where hardly any is free the nearest code of
+each level below which there is room. The policy ``token`` appends a code that tells collided items apart, at most K of
+them per tuple. Both are one procedure with a capacity per tuple: 1, or K. No two items are ever merged.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from model_store.errors import CatalogueError
 from model_store.network.tokenizer import squared_distances
 
 Codes = npt.NDArray[np.int16]
+
+NEAREST = 32
+"""Nearest tuples of an item that are tried before it is placed level by level."""
 
 DISTANCES_AT_ONCE = 1 << 24
 """Maximum number of distances in memory at a time, 64 MiB."""
@@ -130,24 +133,67 @@ def _squared_error(latents: Tensor, codebooks: Tensor, codes: Tensor) -> Tensor:
 
 
 def _place_greedily(latents: Tensor, codebooks: Tensor, error: Tensor, first_choice: Codes, capacity: int) -> Codes:
-    """Give each item its first choice or, where that is full, its next-nearest tuple; the search widens as needed."""
+    """Give each item its first choice or, where that is full, another tuple: one of its nearest, or by level.
+
+    An item with many others of the same first choice before it will find none of its nearest tuples free, and is not
+    made to look: thousands of items that say the same would each look at thousands of tuples.
+    """
     order = np.argsort(error.numpy(), kind="stable")
     placed = first_choice.copy()
     occupancy: dict[bytes, int] = {}
-    unplaced = [row for row in order.tolist() if not _claim(occupancy, first_choice[row], capacity)]
+    unplaced = np.array([row for row in order.tolist() if not _claim(occupancy, first_choice[row], capacity)], np.int64)
 
-    width = 32
-    while unplaced:
-        still_unplaced = []
-        for row, options in _nearest_options(latents, codebooks, unplaced, width):
-            found = next((option for option in options if _claim(occupancy, option, capacity)), None)
-            if found is None:
-                still_unplaced.append(row)
-            else:
-                placed[row] = found
-        unplaced = still_unplaced
-        width *= 4
+    is_crowded = _rank_in_group(first_choice[unplaced]) >= NEAREST
+    crowded = np.zeros(len(placed), dtype=np.bool_)
+    crowded[unplaced[is_crowded]] = True
+    for row, options in _nearest_options(latents, codebooks, unplaced[~is_crowded].tolist(), NEAREST):
+        found = next((option for option in options if _claim(occupancy, option, capacity)), None)
+        if found is None:
+            crowded[row] = True
+        else:
+            placed[row] = found
+
+    rest = order[crowded[order]]
+    if len(rest):
+        room = _Room(placed[~crowded], codebooks, capacity)
+        for row, latent in zip(rest.tolist(), latents[torch.from_numpy(rest)].numpy(), strict=True):
+            placed[row] = room.claim(latent)
     return placed
+
+
+class _Room:
+    """The places that are left below each prefix of codes.
+
+    Args:
+        taken: Tuples that are taken, ``[n, levels]``, as often as they are.
+        codebooks: ``[levels, K, d_c]``.
+        capacity: Items that may share a tuple.
+    """
+
+    def __init__(self, taken: Codes, codebooks: Tensor, capacity: int) -> None:
+        self._books = codebooks.numpy()
+        levels, self._size, _ = self._books.shape
+        self._limits = [capacity * self._size ** (levels - depth) for depth in range(1, levels + 1)]
+        self._taken: list[dict[int, int]] = []
+        prefix = np.zeros(len(taken), dtype=np.int64)
+        for level in range(levels):
+            prefix = prefix * self._size + taken[:, level]
+            keys, counts = np.unique(prefix, return_counts=True)
+            self._taken.append(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
+
+    def claim(self, latent: npt.NDArray[np.float32]) -> list[int]:
+        """Take a place, level by level the nearest code below which one is left, and return the codes."""
+        codes = []
+        prefix = 0
+        for book, taken, limit in zip(self._books, self._taken, self._limits, strict=True):
+            first = prefix * self._size
+            nearest = np.square(latent - book).sum(axis=1).argsort(kind="stable").tolist()
+            code = next(each for each in nearest if taken.get(first + each, 0) < limit)
+            prefix = first + code
+            taken[prefix] = taken.get(prefix, 0) + 1
+            latent = latent - book[code]
+            codes.append(code)
+        return codes
 
 
 def _nearest_options(
@@ -174,12 +220,12 @@ def _claim(occupancy: dict[bytes, int], codes: Codes, capacity: int) -> bool:
     return True
 
 
-def _rank_in_group(codes: Codes) -> Codes:
-    """Number rows with equal codes 0, 1, 2 … in row order."""
+def _rank_in_group(codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Number rows with equal codes ``[n, levels]`` 0, 1, 2 … in row order."""
     order = np.lexsort(codes.T[::-1])
     ranked = codes[order]
     is_first = np.append(True, (ranked[1:] != ranked[:-1]).any(axis=1))
     first = np.maximum.accumulate(np.where(is_first, np.arange(len(codes)), 0))
-    rank = np.empty(len(codes), dtype=np.int16)
+    rank = np.empty(len(codes), dtype=np.int64)
     rank[order] = np.arange(len(codes)) - first
     return rank

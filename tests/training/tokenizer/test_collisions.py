@@ -16,7 +16,7 @@ from model_store.config import TokenizerConfig
 from model_store.errors import CatalogueError
 from model_store.network.tokenizer import Tokenizer
 from training.tokenizer import collisions
-from training.tokenizer.collisions import assign_codes, nearest_tuples
+from training.tokenizer.collisions import NEAREST, assign_codes, nearest_tuples
 
 Tuple = tuple[int, ...]
 
@@ -132,6 +132,52 @@ def test_equal_items_fill_the_whole_code_space_and_not_one_more(policy: str, cap
     with pytest.raises(CatalogueError, match=f"{capacity + 1} items do not fit into 3 levels of 4 codes") as refused:
         assign_codes(alike.expand(capacity + 1, 3), codebooks, policy)  # type: ignore[arg-type]
     assert "codebook_size" in refused.value.hint
+
+
+def by_level(latent: Tensor, codebooks: Tensor, used: Counter[Tuple], capacity: int) -> Tuple:
+    """The nearest code of each level below which there is room."""
+    rest = latent.double().numpy()
+    codes: Tuple = ()
+    for level, book in enumerate(codebooks.double().numpy()):
+        below = capacity * len(book) ** (len(codebooks) - level - 1)
+        taken = Counter(each[: level + 1] for each in used.elements())
+        order = ((rest - book) ** 2).sum(axis=1).argsort(kind="stable").tolist()
+        codes = (*codes, next(code for code in order if taken[(*codes, code)] < below))
+        rest = rest - book[codes[-1]]
+    return codes
+
+
+@pytest.mark.parametrize(("policy", "capacity"), [("reassign", 1), ("token", 8)])
+def test_items_behind_many_of_their_kind_are_placed_level_by_level(
+    policy: Literal["reassign", "token"], capacity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, codebooks = world(1, 1, 3, 8)
+    items = capacity + NEAREST * capacity + 60
+    latents = torch.ones(1, 3).expand(items, 3)  # so they choose by row
+    asked: list[int] = []
+    search = collisions.nearest_tuples
+
+    def counted(part: Tensor, books: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        asked.extend([width] * len(part))
+        return search(part, books, width)
+
+    monkeypatch.setattr(collisions, "nearest_tuples", counted)
+    found = as_tuples(assign_codes(latents, codebooks, policy).codes[:, :3])
+    assert asked.count(NEAREST) == NEAREST  # and nobody was asked for more
+    assert set(asked) == {1, NEAREST}
+
+    # One of the nearest tuples is the first choice itself.
+    behind = NEAREST if policy == "reassign" else capacity + NEAREST
+    used = Counter(found[:behind])
+    for row in range(behind, items):
+        expected = by_level(latents[row], codebooks, used, capacity)
+        assert found[row] == expected
+        used[expected] += 1
+
+
+def test_crowds_of_more_than_16_bits_are_counted() -> None:
+    codes = np.zeros((40_000, 2), dtype=np.int64)
+    np.testing.assert_array_equal(collisions._rank_in_group(codes), np.arange(40_000))
 
 
 def test_without_collisions_everyone_keeps_the_tokenizers_codes() -> None:

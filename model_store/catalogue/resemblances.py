@@ -1,4 +1,4 @@
-"""What new items resemble: the trained items that say much the same, and their own weightiest words.
+"""Resemblances of new items: the trained items that say much the same, and their own weightiest words.
 
 Nobody had a new item yet, so it has no neighbours of its own. The trained items that it resembles have, and lend it
 theirs: what a request finds of them (:mod:`model_store.search.neighbours`) is found of it by shares. Its words are what
@@ -74,7 +74,7 @@ Float64Array = npt.NDArray[np.float64]
 
 
 class Lent(NamedTuple):
-    """What new items get in B requests, as pairs sorted by both."""
+    """Scores that new items get in B requests, as pairs sorted by both."""
 
     owner: Int64Array  # numbers of requests
     row: Int64Array  # catalogue rows of new items
@@ -195,11 +195,15 @@ class Resemblances:
         key = np.arange(scores.shape[1]) * _TIE - scores
         if scores.shape[1] > LENDERS:
             highest = np.argpartition(key, LENDERS - 1, axis=1)[:, :LENDERS]
-            rows, scores, key = rows[request, highest], scores[request, highest], key[request, highest]
+            rows = rows[request, highest]
+            scores = scores[request, highest]
+            key = key[request, highest]
         order = key.argsort(axis=1)
-        rows, scores = rows[request, order], scores[request, order]
+        rows = rows[request, order]
+        scores = scores[request, order]
         owner, place = np.nonzero(scores)
-        row, score = rows[owner, place], scores[owner, place]
+        row = rows[owner, place]
+        score = scores[owner, place]
 
         # An item's keys are in one segment, so its sum does not depend on how the keys are divided among segments.
         begin, count = self._found(owner, row)
@@ -220,8 +224,8 @@ class Resemblances:
         if closed is not None:
             is_open &= ~self._is_closed(pair, closed)
 
-        pair_owner, new, total = pair_owner[is_open], new[is_open], total[is_open]
-        kept = _largest(pair_owner, total, len(scores))
+        open_pairs = np.flatnonzero(is_open)
+        kept = open_pairs[_largest(pair_owner[open_pairs], total[open_pairs], len(scores))]
         return Lent(pair_owner[kept], new[kept] + self.first, total[kept])
 
     def _is_closed(self, pair: Int64Array, closed: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:

@@ -81,7 +81,7 @@ class EncodedItem(NamedTuple):
 
 
 class _Embedded(NamedTuple):
-    """What the first graph makes of an item."""
+    """Output of the first graph for an item, and the item's resemblance."""
 
     raw: Float32Array  # [d_s]
     resemblance: Records  # [1]

@@ -31,7 +31,7 @@ class Encoded(Protocol):
 
     @property
     def resemblance(self) -> Records:
-        """What the item resembles, [1]."""
+        """Record of the items that it resembles and of its words, [1]."""
 
 
 class Placer(Protocol):

@@ -31,7 +31,7 @@ Scores = dict[tuple[int, int], float]  # by request and trained row
 
 
 def lent_by_definition(first: int, records: Records, scores: Scores) -> dict[int, dict[int, float]]:
-    """What each request's new items get: the sum of share times score of what they resemble."""
+    """The scores that each request's new items get: the sum of share times score of what they resemble."""
     found: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for (owner, row), value in scores.items():
         for new, record in enumerate(records):

@@ -18,11 +18,9 @@ from model_store.bundle.parts import NEIGHBOURS, RANKER
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
 from model_store.catalogue.catalogue import Catalogue
-from model_store.catalogue.resemblances import Resemblances
 from model_store.errors import BundleRefused
 from model_store.network.recommender import Recommender
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
-from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import SearchInputs, SearchOutputs
 from model_store.search.ranker import CandidateFeatures
 from service.engines.base import Engine, SearchRequest
@@ -42,7 +40,6 @@ from tests.support.random_worlds import (
     reference,
     small_config,
 )
-from tests.support.resemblances import random_records
 from tests.support.search_reference import fuse
 from tests.support.service_harness import fast_settings, loaded_model, serving
 from training.export.int8 import eight_bit_search
@@ -200,41 +197,6 @@ async def test_neighbours_of_the_history_add_to_the_score(stores: dict[Fusion, P
     found = [scores[NEIGHBOURLY][item_id] - scores[FUSION][item_id] for item_id in both]
     assert found == pytest.approx(added, abs=1e-4)
     assert list(scores[FUSION]) != list(scores[NEIGHBOURLY])
-
-
-@pytest.mark.parametrize("fusion", [NEIGHBOURLY, RANKED], ids=["neighbourly", "ranked"])
-def test_new_items_are_answered_by_what_they_resemble(stores: dict[Fusion, Path], fusion: Fusion) -> None:
-    known = Resemblances.of(50, random_records(np.random.default_rng(4), 50, 10))
-    trained = replace(CATALOGUE, trained=50)
-    engine = TorchEngine(ModelStore(stores[fusion]).bundle().weights(), CONFIG, "cpu")
-    memory = random_neighbours(np.random.default_rng(8), 50)
-    scores = {}
-    for name, catalogue in (("blank", trained), ("lent", replace(trained, resemblances=known))):
-        request = SearchRequest(
-            np.array([4, 8, 15]),
-            60,
-            CONFIG.beam_width,
-            catalogue.trie.everything,
-            NOTHING,
-            catalogue,
-            None,
-            fusion,
-            memory,
-            RANKER_OF_IT if fusion == RANKED else None,
-        )
-        [found] = engine.answer([request], catalogue)
-        scores[name] = dict(zip(found.rows.tolist(), found.score.tolist(), strict=True))
-
-    encoded = encode_histories([np.array([4, 8, 15])], trained.trie.item_leaf, 50)
-    added = memory.additions(encoded, trained.trie, fusion.neighbours * fusion.weight, known)
-    lent = dict(zip(trained.trie.leaf_item[added.leaves[0]].tolist(), added.values[0].tolist(), strict=True))
-    both = [row for row in scores["lent"] if row >= 50 and row in scores["blank"]]
-    gained = {row: scores["lent"][row] - scores["blank"][row] for row in both}
-    assert any(gained.values())
-    if fusion == NEIGHBOURLY:
-        assert gained == pytest.approx({row: lent.get(row, 0.0) for row in both}, abs=1e-4)
-    else:  # the ranker reads words as well, and neighbours once more
-        assert gained != pytest.approx({row: lent.get(row, 0.0) for row in both}, abs=1e-4)
 
 
 @pytest.mark.anyio

@@ -7,6 +7,7 @@ weight of neighbours is fitted here, before anything is searched.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from model_store.network.recommender import Recommender
 from model_store.network.search import BeamSearch
 from model_store.search.history_encoding import encode_histories
 from model_store.search.interface import search_inputs
-from model_store.search.neighbours import Neighbours
+from model_store.search.neighbours import Neighbours, NeighbourScores
 from model_store.semantic_ids.trie import Trie
 from training.data.dataset import Split
 from training.evaluation.full_ranking import FIT_CUTOFF, sample_split, users_by_length
@@ -33,6 +34,27 @@ standard deviations."""
 
 MOST_USERS = 4000
 """Validation users by which the weight is chosen, at most."""
+
+
+@dataclass(frozen=True)
+class _DenseScores:
+    """Dense scores of B users, of which neighbours change only some hundreds each.
+
+    Attributes:
+        scores: ``[B, items]``, cosines plus repeats until :meth:`weighted` adds neighbours.
+        neighbours: Their scores, S of them.
+        without: Scores of the same S pairs without neighbours, ``[S]``.
+    """
+
+    scores: Float32Array
+    neighbours: NeighbourScores
+    without: Float32Array
+
+    def weighted(self, weight: float) -> Float32Array:
+        """Return the scores ``[B, items]`` with neighbours of this weight; the next call changes the same array."""
+        added = np.float32(weight) * self.neighbours.value.astype(np.float32)
+        self.scores[self.neighbours.owner, self.neighbours.row] = self.without + added
+        return self.scores
 
 
 class DenseHead:
@@ -63,8 +85,7 @@ class DenseHead:
         found = np.empty((2, len(split.targets)), dtype=np.int64)
         for users in users_by_length(split):
             part = Split([split.histories[user] for user in users], split.targets[users], split.users[users])
-            cosines, neighbours = self._scores(part.histories)
-            found[:, users] = both_protocols(cosines + np.float32(weight) * neighbours, part)
+            found[:, users] = both_protocols(self._scores(part.histories).weighted(weight), part)
         return Ranks(found[0], found[1])
 
     def fit_weight(self, valid: Split, seed: int) -> float:
@@ -77,22 +98,17 @@ class DenseHead:
         sample = sample_split(valid, MOST_USERS, seed)
         ranks = np.empty((len(NEIGHBOURS_WEIGHTS), len(sample.targets)), dtype=np.int64)
         for users in users_by_length(sample):
-            cosines, neighbours = self._scores([sample.histories[user] for user in users])
+            dense = self._scores([sample.histories[user] for user in users])
             for at, weight in enumerate(NEIGHBOURS_WEIGHTS):
-                scores = cosines + np.float32(weight) * neighbours
-                ranks[at, users] = rank_of_target(scores, sample.targets[users])
+                ranks[at, users] = rank_of_target(dense.weighted(weight), sample.targets[users])
         return NEIGHBOURS_WEIGHTS[int(np.argmax([ndcg(each, FIT_CUTOFF) for each in ranks]))]
 
-    def _scores(self, histories: Sequence[npt.NDArray[np.int32]]) -> tuple[Float32Array, Float32Array]:
-        """Return cosines plus repeats, and neighbour scores, ``[B, items]`` each."""
+    def _scores(self, histories: Sequence[npt.NDArray[np.int32]]) -> _DenseScores:
         encoded = encode_histories(histories, self._trie.item_leaf, self._max_history)
         rows = self._trie.leaf_item[encoded.leaves]
         users, repeats = self._search.dense_users(search_inputs(encoded, self._trie, beam_width=1))
 
-        cosines = users @ self._vectors.T
-        np.add.at(cosines, (np.arange(len(rows))[:, None], rows), repeats)
-
-        neighbours = np.zeros_like(cosines)
+        scores = users @ self._vectors.T
+        np.add.at(scores, (np.arange(len(rows))[:, None], rows), repeats)
         found = self._neighbours.scores(rows, encoded.lengths)
-        neighbours[found.owner, found.row] = found.value
-        return cosines, neighbours
+        return _DenseScores(scores, found, scores[found.owner, found.row])

@@ -86,10 +86,11 @@ def find_candidates(model: Sasrec, content: Tensor | None, memory: Neighbours, s
     parts = []
 
     size = users_at_once(items)
+    vectors = model.vectors.detach()
     for start in range(0, len(histories), size):
         some = histories[start : start + size]
         users = np.arange(len(some))
-        learned = score_histories(model, some) * np.float32(model.config.temperature)
+        learned = score_histories(model, some, vectors) * np.float32(model.config.temperature)
         said = np.zeros_like(learned) if content is None else _content_scores(content, some)
         occurrences = np.zeros_like(learned)
         np.add.at(occurrences, (users.repeat([len(history) for history in some]), np.concatenate(some)), 1)

@@ -118,19 +118,20 @@ class Sasrec(nn.Module):
         The items are those of some embeddings ``[C, d_s]``, or all of them.
         """
         items = self.vectors if embeddings is None else functional.normalize(embeddings, dim=-1)
-        return functional.normalize(users, dim=-1) / self.config.temperature, items
+        return self._directions(users), items
 
-    def scores(self, users: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+    def scores(self, users: Tensor, items: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> Tensor:
         """Return the scores of all items ``[B, N]`` for users, the repeat bias of their histories included.
 
         Args:
             users: User vectors, ``[B, d_s]``.
             items: Histories, ``[B, T]``.
             lengths: ``[B]``.
+            vectors: :attr:`vectors`, if they are at hand.
         """
         all_rows = torch.arange(len(items), device=items.device)
         row, item, value, _ = self.additions(items, lengths[:, None], all_rows, lengths.cpu().numpy())
-        scores = functional.linear(*self.score_factors(users))
+        scores = functional.linear(self._directions(users), self.vectors if vectors is None else vectors)
         scores.view(-1).index_add_(0, row * scores.shape[1] + item, value)
         return scores
 
@@ -138,6 +139,10 @@ class Sasrec(nn.Module):
         """Return the repeat bias of histories; arguments are those of :meth:`Additions.of_histories`."""
         value = self.repeat_bias(0, items.shape[1], prefix) / self.config.temperature
         return Additions.of_histories(items, prefix, value, real, host_prefix)
+
+    def _directions(self, users: Tensor) -> Tensor:
+        """Return users ``[..., d_s]`` at unit length, over the temperature."""
+        return functional.normalize(users, dim=-1) / self.config.temperature
 
 
 def users_at_once(items: int) -> int:
@@ -153,23 +158,33 @@ def evaluate_sasrec(model: Sasrec, split: Split) -> Ranks:
     order = np.argsort([len(history) for history in split.histories], kind="stable")
     all_items, seen_excluded = np.empty((2, len(order)), dtype=np.int64)
     size = users_at_once(model.item_embedding.num_embeddings)
+    vectors = model.vectors.detach()
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         part = Split([split.histories[row] for row in rows], split.targets[rows], split.users[rows])
-        ranks = both_protocols(score_histories(model, part.histories), part)
+        ranks = both_protocols(score_histories(model, part.histories, vectors), part)
         all_items[rows], seen_excluded[rows] = ranks
     return Ranks(all_items, seen_excluded)
 
 
 @torch.no_grad()
-def score_histories(model: Sasrec, histories: Sequence[Int32Array]) -> npt.NDArray[np.float32]:
-    """Return the scores of all items after each history, ``[B, N]``: cosine and repeat bias over the temperature."""
+def score_histories(
+    model: Sasrec, histories: Sequence[Int32Array], vectors: Tensor | None = None
+) -> npt.NDArray[np.float32]:
+    """Return the scores of all items after each history, ``[B, N]``: cosine and repeat bias over the temperature.
+
+    Args:
+        model: In evaluation mode.
+        histories: Item rows of each user, oldest first.
+        vectors: The model's :attr:`Sasrec.vectors`; among very many items, to make them takes longer than to score a
+            few histories.
+    """
     device = model.item_embedding.weight.device
     kept = [history[-model.config.max_history :] for history in histories]
     lengths = torch.tensor([len(history) for history in kept], device=device)
     items = pad_rows(kept).to(device)
     users = model(items)[torch.arange(len(kept)), lengths - 1]
-    scores: npt.NDArray[np.float32] = model.scores(users, items, lengths).float().cpu().numpy()
+    scores: npt.NDArray[np.float32] = model.scores(users, items, lengths, vectors).float().cpu().numpy()
     return scores
 
 

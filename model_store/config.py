@@ -49,6 +49,13 @@ class RecommenderConfig(Section):
         "bidirectional",
         description="causal lets all prefixes of a user share one encoder pass in training",
     )
+    low_pass: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of a low-pass filter in how an encoder layer mixes tokens, attention has the rest, beyond "
+        "plain T5",
+    )
     position_buckets: int = Field(32, ge=4, le=256, description="buckets of the relative position bias")
     max_distance: int = Field(128, ge=8, le=4096, description="distance beyond which positions share the last bucket")
     newest_start: bool = Field(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model_store.network.layers import NEGATIVE, EncoderLayer, RelativeBias, RmsNorm
+from model_store.network.layers import NEGATIVE, EncoderLayer, LowPass, RelativeBias, RmsNorm
 
 INPUT_SCALE = 0.3
 """RMS of the entries of a unit vector when it enters the first layer; a normalised state has 1.0."""
@@ -31,15 +31,20 @@ class EncoderShape(NamedTuple):
     position_buckets: int
     max_distance: int
     is_causal: bool
+    low_pass: float
 
 
 class HistoryEncoder(nn.Module):
-    """Pre-norm self-attention layers with bucketed relative positions, normalised at the end."""
+    """Pre-norm self-attention layers with bucketed relative positions, normalised at the end.
+
+    If the shape says so, a low-pass filter mixes tokens beside attention.
+    """
 
     def __init__(self, shape: EncoderShape, dropout: float) -> None:
         super().__init__()
         self.is_causal = shape.is_causal
-        layer = (shape.d_model, shape.d_ff, shape.heads, shape.head_dim, dropout)
+        self.filter = LowPass() if shape.low_pass else None
+        layer = (shape.d_model, shape.d_ff, shape.heads, shape.head_dim, dropout, shape.low_pass)
         self.layers = nn.ModuleList(EncoderLayer(*layer) for _ in range(shape.layers))
         self.norm = RmsNorm(shape.d_model)
         self.bias = RelativeBias(
@@ -58,13 +63,17 @@ class HistoryEncoder(nn.Module):
         position = torch.arange(x.shape[1], device=x.device)
         distance = position[:, None] - position
         bias = self.bias(distance).permute(2, 0, 1)[None]
+        smoothing = None if self.filter is None else self.filter(distance)
         if self.is_causal:
             bias = bias + (distance < 0) * NEGATIVE
+            smoothing = None if smoothing is None else smoothing * (distance >= 0)
         if lengths is not None:
-            bias = bias + (position // tokens_per_item >= lengths[:, None])[:, None, None, :] * NEGATIVE
+            is_padding = (position // tokens_per_item >= lengths[:, None])[:, None, :]
+            bias = bias + is_padding[:, None] * NEGATIVE
+            smoothing = None if smoothing is None else smoothing * ~is_padding
 
         for layer in self.layers:
-            x = layer(x, bias)
+            x = layer(x, bias, smoothing)
         normed: Tensor = self.norm(x)
         return normed
 

@@ -143,21 +143,68 @@ class RelativeBias(nn.Module):
         return sign + torch.where(size < exact, size, far)
 
 
-class EncoderLayer(nn.Module):
-    """Pre-norm self-attention and feed-forward."""
+class LowPass(nn.Module):
+    """Fixed low-pass filter over tokens: the lowest frequencies of a window, none of them learned.
 
-    def __init__(self, d_model: int, d_ff: int, heads: int, head_dim: int, dropout: float) -> None:
+    A window of :data:`WINDOW` tokens keeps its :data:`FREQUENCIES` lowest frequencies, the mean among them. At the newest
+    token that is a weighted sum of the window, and so it is computed at every token (Shin et al., "An Attentive Inductive
+    Bias for Sequential Recommendation beyond the Self-Attention", AAAI 2024, whose filter sees the whole sequence, and
+    returns a learned part of the high frequencies).
+    """
+
+    WINDOW = 50
+    FREQUENCIES = 5
+
+    def __init__(self) -> None:
         super().__init__()
+        turn = 2 * math.pi / self.WINDOW * torch.arange(self.WINDOW)
+        waves = torch.stack([torch.cos(frequency * turn) for frequency in range(1, self.FREQUENCIES)])
+        beyond = torch.zeros(1)
+        self.weight: Tensor
+        weight = torch.cat([(1 + 2 * waves.sum(dim=0)) / self.WINDOW, beyond])
+        self.register_buffer("weight", weight, persistent=False)  # [WINDOW + 1], by distance
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return the weights ``[…]`` of tokens at integer distances ``[…]``, in either direction."""
+        return functional.embedding(distance.abs().clamp(max=self.WINDOW), self.weight[:, None]).squeeze(-1)
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward; beside attention a low-pass filter may have a share of the mixing.
+
+    Args:
+        d_model: d.
+        d_ff: Width of the feed-forward block.
+        heads: H.
+        head_dim: D.
+        dropout: Rate.
+        low_pass: Share of the filter, 0 … 1; attention has the rest.
+    """
+
+    def __init__(
+        self, d_model: int, d_ff: int, heads: int, head_dim: int, dropout: float, low_pass: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.low_pass = low_pass
         self.attention_norm = RmsNorm(d_model)
         self.attention = Attention(d_model, heads, head_dim, dropout)
         self.feed_forward_norm = RmsNorm(d_model)
         self.feed_forward = FeedForward(d_model, d_ff, dropout)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Map ``[B, S, d]`` to the same shape; ``bias`` broadcasts to ``[B, H, S, S]``."""
+    def forward(self, x: Tensor, bias: Tensor, smoothing: Tensor | None = None) -> Tensor:
+        """Map ``[B, S, d]`` to the same shape.
+
+        Args:
+            x: ``[B, S, d]``.
+            bias: Broadcasts to ``[B, H, S, S]``.
+            smoothing: Weights of the filter, broadcast to ``[B, S, S]``; needed if it has a share.
+        """
         normed = self.attention_norm(x)
-        x = x + self.dropout(self.attention(normed, *self.attention.keys_values(normed), bias))
+        mixed = self.attention(normed, *self.attention.keys_values(normed), bias)
+        if smoothing is not None:
+            mixed = self.low_pass * (smoothing @ normed) + (1 - self.low_pass) * mixed
+        x = x + self.dropout(mixed)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 

@@ -73,6 +73,7 @@ def encoder_shape(shape: RecommenderConfig) -> EncoderShape:
         position_buckets=shape.position_buckets,
         max_distance=shape.max_distance,
         is_causal=shape.encoder_attention == "causal",
+        low_pass=shape.low_pass,
     )
 
 

@@ -33,6 +33,7 @@ def small_config(
     layers: int = 2,
     newest_start: bool = False,
     user_encoder: str = "shared",
+    low_pass: float = 0.0,
 ) -> ModelConfig:
     """Return the configuration of a tiny model."""
     return ModelConfig.model_validate(
@@ -52,6 +53,7 @@ def small_config(
                 "recency_bias": recency_bias,
                 "newest_start": newest_start,
                 "user_encoder": user_encoder,
+                "low_pass": low_pass,
             },
         }
     )

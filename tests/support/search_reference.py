@@ -25,6 +25,13 @@ REPEAT_SCALE = 10.0
 """Size of one unit of the weights in ``code_repeat_bias``, in nats."""
 
 
+FILTERED = 50
+"""Tokens that the low-pass filter reads."""
+
+LOWEST_FREQUENCIES = 5
+"""Frequencies of them that it keeps, the mean included."""
+
+
 class Beam(NamedTuple):
     """A decoded prefix and the sum of its log-probabilities."""
 
@@ -215,10 +222,14 @@ class ReferenceSearch:
         if is_causal:
             bias = np.where(distance < 0, -np.inf, bias)
 
+        share = self.shape.low_pass
+        smoothing = _low_pass()[np.minimum(abs(distance), FILTERED)] * ((distance >= 0) | (not is_causal))
+
         for layer in range(self.shape.encoder_layers):
             name = f"{prefix}.layers.{layer}"
             normed = self._norm(x, f"{name}.attention_norm")
-            x = x + self._attend(normed, normed, bias, f"{name}.attention")
+            attended = self._attend(normed, normed, bias, f"{name}.attention")
+            x = x + share * (smoothing @ normed) + (1 - share) * attended
             x = x + self._feed_forward(x, name)
         return self._norm(x, f"{prefix}.norm")
 
@@ -329,6 +340,13 @@ def _build_trie(catalogue: npt.NDArray[np.integer]) -> tuple[dict[Prefix, list[i
             if not known or known[-1] != code:
                 known.append(code)
     return children, rows
+
+
+def _low_pass() -> Array:
+    """Return what the filter makes of a single 1, by distance from it, [FILTERED + 1]; the last one is 0."""
+    spectrum = np.fft.rfft(np.eye(1, FILTERED)[0])
+    spectrum[LOWEST_FREQUENCIES:] = 0
+    return np.append(np.fft.irfft(spectrum, FILTERED), 0.0)
 
 
 def _limit_per_prefix(beams: list[Beam], max_per_prefix: int | None) -> list[Beam]:

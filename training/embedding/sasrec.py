@@ -43,6 +43,12 @@ class SasrecConfig(Section):
     heads: int = Field(4, ge=1, le=64, description="attention heads")
     head_dim: int = Field(32, ge=2, le=256, description="width of one head")
     d_ff: int = Field(512, ge=2, le=8192, description="width of the feed-forward block")
+    low_pass: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of a low-pass filter in how a block mixes positions, attention has the rest",
+    )
     position_buckets: int = Field(32, ge=4, le=256, description="buckets of the relative position bias")
     max_distance: int = Field(128, ge=8, le=4096, description="distance from which positions share the last bucket")
     dropout: float = Field(0.5, ge=0.0, lt=1.0, description="dropout rate while training")
@@ -73,6 +79,7 @@ class SasrecConfig(Section):
             position_buckets=self.position_buckets,
             max_distance=self.max_distance,
             is_causal=True,
+            low_pass=self.low_pass,
         )
 
     def is_sampled(self, n_items: int) -> bool:

@@ -34,6 +34,7 @@ SHAPES = [
         index % 3 > 0,
         newest_start=index % 4 > 1,
         user_encoder=("shared", "own")[index % 5 > 2],
+        low_pass=(0.0, 0.7)[index // 2 % 2],
     )
     for index, (collisions, tokens, attention) in enumerate(
         itertools.product(("reassign", "token"), ("code", "item", "vector"), ("bidirectional", "causal"))

@@ -13,7 +13,12 @@ from training.export.int8 import eight_bit_search
 from training.export.onnx_export import export_search
 
 CONFIG = small_config(
-    history_tokens="vector", encoder_attention="causal", layers=2, newest_start=True, user_encoder="own"
+    history_tokens="vector",
+    encoder_attention="causal",
+    layers=2,
+    newest_start=True,
+    user_encoder="own",
+    low_pass=0.7,
 )
 
 

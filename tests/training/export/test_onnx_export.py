@@ -16,7 +16,12 @@ from training.export.onnx_export import export_search, export_tokenizer
 CONFIGS = {
     "code tokens, bidirectional": small_config(layers=1),
     "vector tokens, own user encoder": small_config(
-        history_tokens="vector", encoder_attention="causal", layers=2, newest_start=True, user_encoder="own"
+        history_tokens="vector",
+        encoder_attention="causal",
+        layers=2,
+        newest_start=True,
+        user_encoder="own",
+        low_pass=0.7,
     ),
 }
 

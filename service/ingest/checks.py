@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import orjson
 from pydantic import TypeAdapter
 
 from model_store.events.event import Event
@@ -116,7 +116,7 @@ class RecordCheck:
             for name in unknown:
                 del given[name]
             self._count_dropped(unknown)
-        return orjson.dumps(given)
+        return json.dumps(given).encode()  # of integers beyond 64 bits as well, about which the schema decides
 
     def _count_dropped(self, names: Sequence[str]) -> None:
         """Count fields by name, while there are few names: a feed could bring a new one with every record."""

@@ -72,6 +72,20 @@ def test_a_record_that_is_too_long_names_the_limit(tmp_path: Path) -> None:
     assert refusal.reason == "must be at most 1024 bytes long (max_body_bytes)"
 
 
+@pytest.mark.parametrize("rules", [FieldRules(), FieldRules(drops_unknown=True), FieldRules({"visitor": "user_id"})])
+def test_a_number_beyond_64_bits_is_judged_by_its_field_alone(tmp_path: Path, rules: FieldRules) -> None:
+    number = b"123456789012345678901234567890"
+    checked = check(tmp_path, rules).check(
+        [
+            record(b'{"user_id":"u","item_id":"i","value":%s}' % number),
+            record(b'{"user_id":"u","item_id":"i","timestamp":%s}' % number),
+            record(b'{"user_id":%s,"item_id":"i"}' % number),
+        ]
+    )
+    assert [refusal.fields for refusal in checked.refused] == [{"value"}, {"timestamp"}]
+    assert [event.user_id for event in checked.events] == [number.decode()]
+
+
 def test_fields_are_renamed_and_dropped_and_the_dropped_are_counted(tmp_path: Path) -> None:
     checker = check(tmp_path, FieldRules({"visitor": "user_id", "sku": "item_id"}, drops_unknown=True))
     raw = {"visitor": "u", "sku": 5, "price": 3, "shop": "north", "timestamp": 9}

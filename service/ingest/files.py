@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from model_store.source_files.formats import JSON_SUFFIXES, format_suffix
 from service.ingest.lines import Line, LineSplitter
 from service.ingest.progress import FileProgress, Progress
 from service.ingest.source import WAIT_S, Batch, Lag, Place, Record, Source, made_id
+from service.ingest.tail import TailReader
 
 log = structlog.get_logger()
 
@@ -36,6 +37,9 @@ SAVE_S = 1.0
 """Seconds between two writes of the progress: what a killed process had recorded since, is found as duplicates."""
 
 CHUNK = 262_144
+
+UNREADABLE = (OSError, EOFError, zlib.error, pa.ArrowException, OverflowError, ValueError, LookupError, TypeError)
+"""Errors of a file that is damaged, or of a value that cannot be JSON, such as a time beyond the year 9999."""
 
 
 class _Found(NamedTuple):
@@ -85,7 +89,7 @@ class FilesSource(Source):
 
         self._waiting: list[_Found] | None = None
         self._batches: Iterator[Batch] | None = None
-        self._failed_at: dict[str, float] = {}  # time.monotonic() of the last attempt, by path
+        self._failed_at: dict[str, float] = {}  # time.monotonic() of the last report, by path
         self._listed_at = -LIST_S
         self._saved_at = 0.0
         self._is_saved = True
@@ -181,54 +185,95 @@ class FilesSource(Source):
             return False
 
         known = self._progress.files.get(found.path)
-        if known is None or known.size < 0:
+        if known is None:
             return True
         is_plain = not found.is_compressed and not found.is_parquet
-        if found.size == known.size:
-            return is_plain and not self._follows and known.offset < found.size  # a line without a line feed
-        if found.size > known.size and is_plain:
-            return True  # lines were appended
+        has_grown = found.size > known.size >= 0
+        if known.is_changed or found.size < known.size or (has_grown and not is_plain):
+            self._leave_out(found, known)
+            return False
 
-        log.warning(
-            "file_changed", file=found.path, fix="write what is new into a file of another name; it is left out"
-        )
-        known.size = found.size
-        return False
+        has_rest = is_plain and not self._follows and known.offset < found.size  # a line without a line feed
+        return known.size < 0 or has_grown or has_rest
+
+    def _leave_out(self, found: _Found, known: FileProgress) -> None:
+        """Read no more of a file that holds something else than what was read, and report it like one that fails.
+
+        Where its new records begin is not known, and ids that are made of lines would take them for the old ones.
+        """
+        if not known.is_changed:
+            self._progress.files[found.path] = known.model_copy(update={"is_changed": True})
+            self._is_saved = False
+        self._note_failure(found)
+        log.warning("file_changed", file=found.path, fix="give it another name, and it is read as a whole")
 
     def _read_file(self, found: _Found, limit: int) -> Iterator[Batch]:
         """Yield the rest of a file. One that cannot be read is reported, and the others go on."""
         progress = self._progress.files.get(found.path) or FileProgress()
-        read = self._read_parquet if found.is_parquet else self._read_lines
+        read = self._read_lines
+        if found.is_parquet:
+            read = self._read_parquet
+        elif found.is_compressed:
+            read = self._read_compressed
         try:
             yield from read(found, progress, limit)
-        except (OSError, EOFError, zlib.error, pa.ArrowException) as cause:
-            self.failures += 1
-            self._failed_at[found.path] = time.monotonic()
-            log.error("file_not_read", file=found.path, cause=str(cause).partition("\n")[0])
+        except UNREADABLE as cause:
+            self._note_failure(found)
+            reason = str(cause).partition("\n")[0]
+            log.error("file_not_read", file=found.path, cause=f"{type(cause).__name__}: {reason}")
+
+    def _note_failure(self, found: _Found) -> None:
+        self.failures += 1
+        self._failed_at[found.path] = time.monotonic()
 
     def _read_lines(self, found: _Found, progress: FileProgress, limit: int) -> Iterator[Batch]:
-        splitter = LineSplitter(self._max_bytes, 0 if found.is_compressed else progress.records, progress.offset)
-        with self._fs.open(found.path, "rb", compression="gzip" if found.is_compressed else None) as file:
-            if not found.is_compressed:
-                file.seek(progress.offset)
-            lines = self._lines(file, splitter)
+        """Yield the rest of a file of lines that only ever grows."""
+        splitter = LineSplitter(self._max_bytes, progress.records, progress.offset)
+        with self._fs.open(found.path, "rb") as file:
+            reader = TailReader(file, progress.offset)
+            if progress.tail and reader.digest(progress.offset) != progress.tail:
+                self._leave_out(found, progress)
+                return
+
+            lines = self._lines(found, reader, splitter)
             while taken := list(islice(lines, limit)):
-                end = 0 if found.is_compressed else taken[-1].end
-                reached = FileProgress(records=taken[-1].number, offset=end)
-                fresh = [line for line in taken if line.number > progress.records]
-                yield Batch(
-                    [self._record(found, line) for line in fresh if _has_content(line)], _Position(found, reached)
-                )
-                progress = reached
+                end = taken[-1].end
+                progress = FileProgress(records=taken[-1].number, offset=end, tail=reader.digest(end))
+                yield Batch(self._records(found, taken), _Position(found, progress))
 
         yield Batch([], _Position(found, progress.model_copy(update={"size": found.size})))
 
-    def _lines(self, file: Any, splitter: LineSplitter) -> Iterator[Line]:
-        while chunk := file.read(CHUNK):
+    def _read_compressed(self, found: _Found, progress: FileProgress, limit: int) -> Iterator[Batch]:
+        """Yield the rest of a compressed file of lines, which must be read from its beginning."""
+        with self._fs.open(found.path, "rb", compression="gzip") as file:
+            lines = _all_lines(file, LineSplitter(self._max_bytes))
+            while taken := list(islice(lines, limit)):
+                fresh = [line for line in taken if line.number > progress.records]
+                progress = FileProgress(records=max(progress.records, taken[-1].number))
+                yield Batch(self._records(found, fresh), _Position(found, progress))
+
+        yield Batch([], _Position(found, progress.model_copy(update={"size": found.size})))
+
+    def _lines(self, found: _Found, reader: TailReader, splitter: LineSplitter) -> Iterator[Line]:
+        """Yield the lines that are complete. Who writes the last one may not be done with it."""
+        while chunk := reader.read(CHUNK):
             yield from splitter.feed(chunk)
+
         rest = splitter.rest()
-        if rest is not None and (not self._follows or _is_whole(rest)):
+        if rest is None or not rest.has_content:
+            return
+        if _is_whole(rest):
             yield rest
+        elif not self._follows:
+            log.warning(
+                "line_not_complete",
+                file=found.path,
+                line=rest.number,
+                fix="nothing, if it is still being written: the next run reads it; otherwise end it with a line feed",
+            )
+
+    def _records(self, found: _Found, lines: Sequence[Line]) -> list[Record]:
+        return [self._record(found, line) for line in lines if line.has_content]
 
     def _record(self, found: _Found, line: Line) -> Record:
         place: Place = {"file": found.path, "line": line.number}
@@ -263,14 +308,18 @@ def _rows(part: Any) -> Iterator[bytes]:
         yield orjson.dumps(filled, default=str, option=orjson.OPT_NAIVE_UTC)
 
 
-def _has_content(line: Line) -> bool:
-    return bool(line.raw.strip())
+def _all_lines(file: Any, splitter: LineSplitter) -> Iterator[Line]:
+    """Yield the lines of a file to which nothing is appended."""
+    while chunk := file.read(CHUNK):
+        yield from splitter.feed(chunk)
+    rest = splitter.rest()
+    if rest is not None:
+        yield rest
 
 
 def _is_whole(line: Line) -> bool:
     """Return whether a line without a line feed is complete: the beginning of a JSON object is none."""
     try:
-        orjson.loads(line.raw)
+        return not line.is_too_long and isinstance(orjson.loads(line.raw), dict)
     except orjson.JSONDecodeError:
         return False
-    return True

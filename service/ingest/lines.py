@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Three bytes that some programs of Windows put in front of UTF-8."""
+
 
 class Line(NamedTuple):
     """One line without its line feed. Of a line that is too long, ``raw`` is the beginning."""
@@ -14,9 +17,16 @@ class Line(NamedTuple):
     end: int  # offset of the next line, in bytes
     is_too_long: bool = False
 
+    @property
+    def has_content(self) -> bool:
+        """Return whether something stands there."""
+        return bool(self.raw.strip())
+
 
 class LineSplitter:
     """Splitter that keeps at most one line in memory, and no more of it than is allowed.
+
+    A byte order mark in front of the first line is left out.
 
     Args:
         max_bytes: Longest line.
@@ -52,7 +62,10 @@ class LineSplitter:
         self._number += 1
         self._end += self._length + line_feed
         is_too_long = self._length > self._max_bytes
-        line = Line(self._number, self._kept[: self._max_bytes], self._end, is_too_long)
+        raw = self._kept[: self._max_bytes]
+        if self._number == 1:
+            raw = raw.removeprefix(BYTE_ORDER_MARK)
+        line = Line(self._number, raw, self._end, is_too_long)
         self._kept = b""
         self._length = 0
         return line

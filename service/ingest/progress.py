@@ -21,6 +21,10 @@ class FileProgress(BaseModel):
     records: int = Field(0, ge=0, description="lines or rows")
     offset: int = Field(0, ge=0, description="bytes of lines; 0 for compressed files and Parquet")
     size: int = Field(-1, ge=-1, description="bytes of the file when it was read to its end; -1: it was not yet")
+    tail: str = Field(
+        "", description="digest of the last bytes before `offset`; empty for compressed files and Parquet"
+    )
+    is_changed: bool = Field(False, description="the file holds something else than what was read, and is left out")
 
 
 class _Document(BaseModel):

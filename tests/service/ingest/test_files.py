@@ -13,9 +13,10 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import structlog
 
 from model_store.errors import ConfigError, DataError
-from service.ingest import files
+from service.ingest import files, tail
 from service.ingest.files import FilesSource
 from service.ingest.progress import Progress
 from service.ingest.source import Record
@@ -146,11 +147,117 @@ def test_a_file_that_is_no_parquet_stops_no_other(folder: Path, tmp_path: Path) 
     assert mended.failures == 0
 
 
-def test_a_file_that_was_replaced_is_left_out(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        pa.array([2**60], pa.timestamp("us")),  # beyond the year 9999
+        pa.array([2**50], pa.timestamp("s", "UTC")),
+        pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]),
+    ],
+    ids=["far time", "farther time", "no UTF-8"],
+)
+def test_a_value_that_cannot_be_read_stops_no_other_file(tmp_path: Path, value: pa.Array) -> None:
+    place = tmp_path / "events"
+    place.mkdir()
+    pq.write_table(pa.table({"user_id": ["u"], "item_id": ["i"], "timestamp": value}), place / "a.parquet")
+    (place / "b.jsonl").write_bytes(line(1))
+    opened = source(tmp_path, place)
+    assert items(read(opened)) == ["i1"]
+    assert opened.failures == 1
+
+
+def test_a_file_that_was_replaced_is_left_out_and_said_in_every_run(folder: Path, tmp_path: Path) -> None:
     read(source(tmp_path, folder))
     parquet(folder / "3.parquet", range(50, 90))
     (folder / "1.jsonl").write_bytes(line(91))
-    assert read(source(tmp_path, folder)) == []
+    for _ in range(2):
+        opened = source(tmp_path, folder)
+        assert read(opened) == []
+        assert opened.failures == 2
+
+    (folder / "1.jsonl").rename(folder / "5.jsonl")
+    (folder / "3.parquet").unlink()
+    opened = source(tmp_path, folder)
+    assert items(read(opened)) == ["i91"]
+    assert opened.failures == 0
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_file_that_shrank_and_grew_again_is_left_out(tmp_path: Path, follows: bool) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(lines(range(3)))
+    read(source(tmp_path, path, follows=follows))
+    path.write_bytes(line(10))
+    read(source(tmp_path, path, follows=follows))
+
+    path.write_bytes(lines(range(10, 15)))
+    opened = source(tmp_path, path, follows=follows)
+    assert read(opened) == []
+    assert opened.failures == 1
+
+
+@pytest.mark.parametrize("batches", [1, None], ids=["interrupted", "at its end"])
+def test_a_file_with_other_content_before_the_position_is_left_out(tmp_path: Path, batches: int | None) -> None:
+    """Nobody saw it shorter: what was read stands there no more."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(lines(range(6)))
+    assert len(read(source(tmp_path, path), batches=batches)) == (4 if batches else 6)
+    path.write_bytes(lines(range(10, 40)))
+    opened = source(tmp_path, path)
+    assert read(opened) == []
+    assert opened.failures == 1
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_appended_lines_are_read_whatever_the_chunks(
+    tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "CHUNK", 50)
+    monkeypatch.setattr(tail, "TAIL_BYTES", 70)
+    path = tmp_path / "log.jsonl"
+    half = b'{"user_id":"' + b"u" * 400
+    found: list[Record] = []
+    for first in range(0, 30, 10):
+        with path.open("ab") as file:
+            file.write(lines(range(first, first + 10)) + half)
+        opened = source(tmp_path, path)
+        found += read(opened, limit)
+        assert opened.failures == 0
+        with path.open("ab") as file:
+            file.write(b'","item_id":"long"}\n')
+    found += read(source(tmp_path, path), limit)
+    assert [item for item in items(found) if item != "long"] == [f"i{number}" for number in range(30)]
+    assert items(found).count("long") == 3
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_half_a_line_is_left_to_the_next_run(tmp_path: Path, follows: bool) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(line(1) + line(2)[:12])
+    with structlog.testing.capture_logs() as said:
+        assert items(read(source(tmp_path, path, follows=follows))) == ["i1"]
+    assert [each["line"] for each in said if each["event"] == "line_not_complete"] == ([] if follows else [2])
+
+    with path.open("ab") as file:
+        file.write(line(2)[12:].rstrip())  # whole, without a line feed
+    opened = source(tmp_path, path, follows=follows)
+    [second] = read(opened)
+    assert (items([second]), second.place["line"], opened.failures) == (["i2"], 2, 0)
+
+
+def test_half_a_line_of_a_compressed_file_is_a_record_for_nothing_follows(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl.gz"
+    path.write_bytes(gzip.compress(line(1) + line(2)[:12]))
+    assert [record.raw for record in read(source(tmp_path, path, follows=True))] == [line(1).rstrip(), line(2)[:12]]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + lines(range(2)))
+    assert [record.raw for record in read(source(tmp_path, path))] == [line(0).rstrip(), line(1).rstrip()]
+    alone = tmp_path / "two.jsonl"
+    alone.write_bytes(b"\xef\xbb\xbf" + line(3).rstrip())
+    assert [record.raw for record in read(source(tmp_path / "other", alone, follows=True))] == [line(3).rstrip()]
 
 
 def test_lines_that_are_too_long_are_marked(tmp_path: Path) -> None:

@@ -182,8 +182,7 @@ def _run(
     try:
         source = open_source(settings)
         try:
-            if metrics_port:
-                start_http_server(metrics_port, registry=metrics.registry)
+            _serve_metrics(metrics_port, metrics)
             with opened_tracing(PROGRAM, is_on=settings.tracing) as tracing:
                 telemetry = Telemetry(tracing)
                 return asyncio.run(_feed(settings, source, rules, letters, metrics, telemetry))
@@ -191,6 +190,23 @@ def _run(
             source.close()
     finally:
         letters.close()
+
+
+def _serve_metrics(port: int, metrics: IngestMetrics) -> None:
+    """Serve the metrics, if there is a port for them.
+
+    Raises:
+        ConfigError: It is taken, or may not be opened.
+    """
+    if not port:
+        return
+    try:
+        start_http_server(port, registry=metrics.registry)
+    except OSError as cause:
+        raise ConfigError(
+            f"the port {port} of --metrics-port cannot be opened: {cause.strerror}",
+            "name a free one with --metrics-port (ETEGREC_INGEST_METRICS_PORT), or 0 for none",
+        ) from cause
 
 
 async def _feed(

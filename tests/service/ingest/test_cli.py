@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +17,9 @@ from typing import Any
 import pytest
 
 from model_store.console import run
+from model_store.errors import DataError
 from service.ingest.cli import PROGRAM, app
+from service.ingest.standard_input import StandardInput
 from service.store import open_store
 from tests.support.service_process import ROOT
 
@@ -92,6 +96,36 @@ def test_standard_input_is_fed_to_its_end(folder: Path) -> None:
     assert piped(folder, b"nonsense").returncode == 4
 
 
+def test_standard_input_that_cannot_be_read_ends_it(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for redirection, message in (("<&-", b"there is no standard input"), ("0> written", b"Bad file descriptor")):
+        command = f'exec "{sys.executable}" -m service.ingest stdin {redirection}'
+        done = subprocess.run(
+            ["sh", "-c", command], capture_output=True, cwd=folder, env=environment, timeout=100, check=False
+        )
+        assert done.returncode == 4, done.stderr
+        assert message in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_lines_before_a_failing_read_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = iter([GOOD + DRIFTED + GOOD[:9]])
+
+    def failing(_: int, __: int) -> bytes:
+        part = next(parts, None)
+        if part is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return part
+
+    monkeypatch.setattr(os, "read", failing)
+    source = StandardInput(1000, descriptor=7)
+    batch = source.read(10)
+    assert batch is not None
+    assert [record.raw for record in batch.records] == [GOOD.rstrip(), DRIFTED.rstrip()]
+    with pytest.raises(DataError, match="Input/output error"):
+        source.read(10)
+
+
 @pytest.mark.parametrize("arguments", [["stdin"], ["files", "events", "--follow"]])
 def test_sigterm_ends_it_in_order(folder: Path, arguments: list[str]) -> None:
     (folder / "events").mkdir()
@@ -123,6 +157,10 @@ def test_mistakes_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "with FIELD one of event_id, user_id" in capsys.readouterr().err
     assert run(app, PROGRAM, ["files", "events.jsonl", "--dead-letters", "no/folder.jsonl"]) == 1
     assert "no/folder.jsonl" in capsys.readouterr().err
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(app, PROGRAM, ["files", "events.jsonl", "--metrics-port", str(port)]) == 3
+        assert f"the port {port} of --metrics-port cannot be opened: Address already in use" in capsys.readouterr().err
 
     store = open_store(None, folder / "log")
     assert run(app, PROGRAM, ["files", "events.jsonl"]) == 7

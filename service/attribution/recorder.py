@@ -45,6 +45,9 @@ class EventRecorder:
         ttl_s: Seconds after an answer for which events count.
         telemetry: Metrics.
         codes: Codes of items; ``None`` where no model is loaded.
+
+    Attributes:
+        attributions: Attributions of recorded events, by result.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class EventRecorder:
         self._ttl_s = ttl_s
         self._telemetry = telemetry
         self._codes = codes
+        self.attributions: Counter[str] = Counter()
 
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Record events; see :meth:`service.store.base.Store.record`.
@@ -101,6 +105,7 @@ class EventRecorder:
 
     def _count(self, checked: Sequence[_Checked]) -> None:
         for result, count in Counter(each.result for each in checked if each.result is not None).items():
+            self.attributions[result] += count
             self._telemetry.attributions.labels(result).inc(count)
         attributed = [_label(each.event.type) for each in checked if each.result in (VALID, OTHER_ITEM)]
         for label, count in Counter(attributed).items():

@@ -253,6 +253,8 @@ def _print(report: FeedReport, as_json: bool) -> None:
         f"{report.accepted:,} events recorded, {report.duplicates:,} were known already,"
         f" {report.refused:,} records refused"
     )
+    if report.ignored_attributions:
+        typer.echo(f"{report.ignored_attributions:,} attributions did not verify and were left out")
 
 
 def _end_unclean(report: FeedReport, dead_letters: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from model_store.attribution.token import Refusal
 from model_store.errors import StoreError
 from model_store.events.event import Event
 from model_store.tracing.interface import Tracing
@@ -21,6 +22,12 @@ from service.ingest.source import Batch, Source
 from service.store.base import Recorded
 
 log = structlog.get_logger()
+
+IGNORED = frozenset(refusal.value for refusal in Refusal)
+"""Results of attributions that do not verify."""
+
+WARN_S = 60.0
+"""Seconds between two warnings of attributions that do not verify."""
 
 FIRST_RETRY_S = 0.2
 LONGEST_RETRY_S = 5.0
@@ -36,6 +43,12 @@ class FeedReport(NamedTuple):
     refused_fields: dict[str, int]  # refused records by the field that is wrong
     dropped_fields: dict[str, int]  # records by the field that was left out
     file_failures: int
+    attributions: dict[str, int]  # attributions of recorded events by result
+
+    @property
+    def ignored_attributions(self) -> int:
+        """Attributions that did not verify; their events are recorded as if they came without."""
+        return sum(count for result, count in self.attributions.items() if result in IGNORED)
 
     @property
     def is_clean(self) -> bool:
@@ -79,6 +92,9 @@ class Feed:
         self._duplicates = 0
         self._refused = 0
         self._refused_fields: Counter[str] = Counter()
+        self._newest: int | None = None  # time of the newest message that was recorded
+        self._unreported: Counter[str] = Counter()  # ignored attributions since the last warning
+        self._warned_at = -WARN_S
 
     def stop(self) -> None:
         """End :meth:`run` after the batch that is under way."""
@@ -100,7 +116,8 @@ class Feed:
                 await self._take(batch)
             elif batch.position is not None:
                 await asyncio.to_thread(self._source.confirm, batch)
-            await asyncio.to_thread(self._show_lag, batch)
+            self._newest = _newest(batch) or self._newest
+            await asyncio.to_thread(self._show_lag, self._newest)
         return self.report()
 
     def report(self) -> FeedReport:
@@ -112,22 +129,25 @@ class Feed:
             dict(self._refused_fields.most_common()),
             dict(self._check.dropped_fields.most_common()),
             self._source.failures,
+            dict(self._recorder.attributions.most_common()),
         )
 
     async def _take(self, batch: Batch) -> None:
         with self._tracing.span("ingest", "consumer") as span:
             span.link(record.traceparent for record in batch.records if record.traceparent)
             dropped = self._check.dropped_fields.total()
+            attributed = self._recorder.attributions.copy()
             checked = await asyncio.to_thread(self._check.check, batch.records)
 
-            recorded = await self._record(checked.events)
+            recorded = await self._record(checked.events, batch)
             await asyncio.to_thread(self._dead_letters.write, checked.refused)
             await asyncio.to_thread(self._source.confirm, batch)
 
         self._metrics.dropped_fields.inc(self._check.dropped_fields.total() - dropped)
         self._count(recorded, checked)
+        self._count_attributions(self._recorder.attributions - attributed)
 
-    async def _record(self, events: Sequence[Event]) -> Recorded:
+    async def _record(self, events: Sequence[Event], batch: Batch) -> Recorded:
         """Record events, however long the store takes nothing; repeating the call records none of them twice.
 
         A value of the store that does not decode is waited for, too: somebody repairs it, and nothing is lost.
@@ -143,6 +163,7 @@ class Feed:
                 if await self._stops_within(wait_s):
                     raise
             await asyncio.to_thread(self._source.keep_alive)
+            await asyncio.to_thread(self._show_lag, self._newest or _oldest(batch))
             wait_s = min(2 * wait_s, LONGEST_RETRY_S)
         return Recorded(0, 0)
 
@@ -176,16 +197,45 @@ class Feed:
                 self._refused_fields[name] += 1
                 self._metrics.refused.labels(name).inc()
 
-    def _show_lag(self, batch: Batch) -> None:
+    def _count_attributions(self, results: Counter[str]) -> None:
+        """Count the attributions of a batch, and warn of those that do not verify, at most once a minute."""
+        for result, count in results.items():
+            self._metrics.attributions.labels(result).inc(count)
+            if result in IGNORED:
+                self._unreported[result] += count
+
+        if self._unreported and time.monotonic() - self._warned_at >= WARN_S:
+            self._warned_at = time.monotonic()
+            log.warning(
+                "attributions_ignored",
+                **self._unreported,
+                fix="forged: give this process the service's ETEGREC_ATTRIBUTION_KEYS and ETEGREC_NAMESPACE",
+            )
+            self._unreported.clear()
+
+    def _show_lag(self, newest: int | None) -> None:
+        """Show what waits.
+
+        Args:
+            newest: Time of the newest message that is recorded; before the first, of the oldest that is to be.
+        """
         lag = self._source.lag()
         self._metrics.lag_records.set(lag.records)
         self._metrics.files_waiting.set(lag.files)
         self._metrics.file_failures.set(self._source.failures)
-        newest = max((each.timestamp for each in batch.records if each.timestamp is not None), default=None)
         if not lag.records:
             self._metrics.lag_seconds.set(0)
         elif newest is not None:
             self._metrics.lag_seconds.set(max(0.0, time.time() - newest))
+
+
+def _newest(batch: Batch) -> int | None:
+    """Return the time of the newest record; ``None`` if none has one."""
+    return max((each.timestamp for each in batch.records if each.timestamp is not None), default=None)
+
+
+def _oldest(batch: Batch) -> int | None:
+    return min((each.timestamp for each in batch.records if each.timestamp is not None), default=None)
 
 
 def _place(place: dict[str, str | int]) -> dict[str, Any]:

@@ -27,6 +27,9 @@ OURS = ("bootstrap.servers", "group.id", "enable.auto.commit", "enable.auto.offs
 
 COMMIT_ATTEMPTS = 3
 
+ASK_S = 1.0
+"""Seconds that a question about a partition may take."""
+
 
 class KafkaSource(Source):
     """A topic, read as a member of a consumer group. Members share its partitions.
@@ -46,6 +49,7 @@ class KafkaSource(Source):
         self._topic = topic
         self._max_bytes = max_bytes
         self._held: list[Any] = []  # messages that came while the feed waited
+        self._unconfirmed = 0  # messages of the batch that is under way
         self._is_paused = False
         self._fatal: KafkaError | None = None
         config: dict[str, Any] = {
@@ -88,10 +92,12 @@ class KafkaSource(Source):
                 continue
             records.append(self._record(message))
             position[message.partition()] = message.offset() + 1
+        self._unconfirmed = len(records)
         return Batch(records, position or None)
 
     def confirm(self, batch: Batch) -> None:
         """Commit the offsets behind a batch. If the group has given the partitions to others, they read it again."""
+        self._unconfirmed = 0
         offsets = [Partition(self._topic, partition, offset) for partition, offset in batch.position.items()]
         for attempt in range(1, COMMIT_ATTEMPTS + 1):
             try:
@@ -114,17 +120,32 @@ class KafkaSource(Source):
             self._held.append(message)
 
     def lag(self) -> Lag:
-        """Count the messages behind the position, as of the client's last look at the brokers."""
-        waiting = 0
+        """Count the messages behind the position, and those under way.
+
+        The client knows the ends of partitions that it consumes. Those that are paused it must ask the brokers for.
+        """
+        waiting = self._unconfirmed + len(self._held)
+        asks = self._is_paused
         for place in self._consumer.position(self._consumer.assignment()):
-            _, high = self._consumer.get_watermark_offsets(place, cached=True)
+            high = self._end(place) if asks else None
+            if high is None:
+                asks = False  # the brokers do not answer: each question would take as long
+                _, high = self._consumer.get_watermark_offsets(place, cached=True)
             if high != OFFSET_INVALID and place.offset >= 0:
                 waiting += max(0, high - place.offset)
-        return Lag(records=waiting + len(self._held))
+        return Lag(records=waiting)
 
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
+
+    def _end(self, place: Partition) -> int | None:
+        """Ask the brokers for the end of a partition; ``None`` if they do not answer."""
+        try:
+            found: tuple[int, int] | None = self._consumer.get_watermark_offsets(place, ASK_S)
+        except KafkaException:
+            return None
+        return None if found is None else found[1]
 
     def _record(self, message: Any) -> Record:
         kind, milliseconds = message.timestamp()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from model_store.attribution.token import Refusal
+
 
 class IngestMetrics:
     """All metrics of one feed. docs/OPERATIONS.md lists every one (a test compares them)."""
@@ -29,6 +31,14 @@ class IngestMetrics:
             "Fields of records that were left out, because events do not have them.",
             registry=registry,
         )
+        self.attributions = Counter(
+            "etegrec_ingest_attributions_total",
+            "Attributions of recorded events, by result (valid, other_item, malformed, forged, expired).",
+            ("result",),
+            registry=registry,
+        )
+        for refusal in Refusal:  # from no number to 1, Prometheus sees no increase
+            self.attributions.labels(refusal.value)
         self.lag_records = Gauge(
             "etegrec_ingest_lag_records", "Messages of Kafka that wait for this process.", registry=registry
         )

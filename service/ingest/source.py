@@ -73,7 +73,7 @@ class Source(ABC):
         """Say that this process lives on; called while it waits for the store."""
 
     def lag(self) -> Lag:
-        """Return what waits."""
+        """Return what waits; what was read and not confirmed waits, too. Called while the feed waits as well."""
         return Lag()
 
     @abstractmethod

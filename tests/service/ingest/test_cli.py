@@ -71,6 +71,7 @@ def test_files_are_fed_once_and_their_dead_letters_can_be_fed_again(
         "refused_fields": {"other": 1},
         "dropped_fields": {},
         "file_failures": 0,
+        "attributions": {},
     }
     assert "error: 1 records were refused, and 0 files could not be read" in errors
     assert '"event": "records_refused"' in errors

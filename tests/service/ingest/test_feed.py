@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 
 import orjson
 import pytest
+import structlog
 
+from model_store.attribution.keys import AttributionKeys
+from model_store.attribution.token import Answered, sign
 from model_store.errors import StoreCorrupt, StoreUnavailable
 from service.attribution.key_ring import KeyRing
 from service.attribution.recorder import EventRecorder
@@ -56,13 +60,13 @@ class Listed(Source):
 class Parts:
     """A feed and all that it is made of."""
 
-    def __init__(self, folder: Path, store: FlakyStore, source: Listed) -> None:
+    def __init__(self, folder: Path, store: FlakyStore, source: Listed, **settings_given: Any) -> None:
         self.traces = KeptTraces()
         self.metrics = IngestMetrics()
         self.letters_file = folder / "dead.jsonl"
         self.letters = DeadLetters(self.letters_file)
         telemetry = Telemetry(self.traces.tracing)
-        settings = fast_settings(folder)
+        settings = fast_settings(folder, **settings_given)
         recorder = EventRecorder(StoreClient(store, telemetry, 1), KeyRing(settings, store.counters), 60, telemetry)
         check = RecordCheck(settings, FieldRules())
         self.feed = Feed(source, recorder, check, self.letters, self.metrics, self.traces.tracing, 100)
@@ -75,9 +79,9 @@ class Parts:
 
 
 @asynccontextmanager
-async def feeding(folder: Path, source: Listed) -> AsyncIterator[tuple[Parts, FlakyStore]]:
+async def feeding(folder: Path, source: Listed, **settings_given: Any) -> AsyncIterator[tuple[Parts, FlakyStore]]:
     store = FlakyStore(folder / "events")
-    parts = Parts(folder, store, source)
+    parts = Parts(folder, store, source, **settings_given)
     try:
         yield parts, store
     finally:
@@ -199,12 +203,51 @@ async def test_lag_is_shown_while_messages_wait(tmp_path: Path) -> None:
     async with feeding(tmp_path, source) as (parts, _):
         first = source.read(1)
         assert first is not None
-        parts.feed._show_lag(first)
+        parts.feed._show_lag(1_700_000_000)
         assert parts.metric("etegrec_ingest_lag_records") == 1
         assert (parts.metric("etegrec_ingest_lag_seconds") or 0) > 1_000
         await parts.feed.run()
         assert parts.metric("etegrec_ingest_lag_records") == 0
         assert parts.metric("etegrec_ingest_lag_seconds") == 0
+
+
+async def test_lag_is_shown_while_the_store_is_away(tmp_path: Path) -> None:
+    source = Listed([good(1, timestamp=1_700_000_000)], [good(2)])
+    async with feeding(tmp_path, source) as (parts, store):
+        store.is_away = True
+        running = asyncio.create_task(parts.feed.run())
+        await until(lambda: parts.metric("etegrec_ingest_lag_records") == 1)
+        assert (parts.metric("etegrec_ingest_lag_seconds") or 0) > 1_000
+        source.left.append([good(3), good(4)])
+        await until(lambda: parts.metric("etegrec_ingest_lag_records") == 3)
+
+        store.is_away = False
+        assert (await running).accepted == 4
+        assert parts.metric("etegrec_ingest_lag_records") == 0
+
+
+async def test_attributions_that_do_not_verify_are_counted_and_said(tmp_path: Path) -> None:
+    answer = Answered(int(time.time()), "", "v", ["item-1"])
+    tokens = {
+        number: sign(answer, AttributionKeys.of([secret], "").signing)
+        for number, secret in ((1, b"a key of this shop"), (2, b"a key that nobody here knows"))
+    }
+    records = [
+        Record(orjson.dumps({"user_id": "u", "item_id": f"item-{number}", "attribution": token}), {"line": number})
+        for number, token in tokens.items()
+    ]
+    source = Listed(records, [records[1]])
+    async with feeding(tmp_path, source, attribution_keys="a key of this shop") as (parts, _):
+        assert parts.metric("etegrec_ingest_attributions_total", result="forged") == 0
+        with structlog.testing.capture_logs() as said:
+            report = await parts.feed.run()
+
+    assert (report.accepted, report.ignored_attributions) == (3, 2)
+    assert report.attributions == {"valid": 1, "forged": 2}
+    assert parts.metric("etegrec_ingest_attributions_total", result="valid") == 1
+    assert parts.metric("etegrec_ingest_attributions_total", result="forged") == 2
+    [warning] = [each for each in said if each["event"] == "attributions_ignored"]  # at most once a minute
+    assert warning["forged"] == 1
 
 
 async def test_a_batch_is_one_span_that_links_to_its_messages(tmp_path: Path) -> None:

@@ -84,6 +84,18 @@ def test_waiting_for_the_store_loses_no_message(cluster: KafkaCluster) -> None:
     source.close()
 
 
+def test_lag_goes_on_while_the_feed_waits_for_the_store(cluster: KafkaCluster) -> None:
+    cluster.send("lags", b"0")
+    source = opened(cluster, "lags")
+    read(source, 1, confirms=False)
+    source.keep_alive()
+    assert source.lag().records == 1  # under way
+    cluster.send("lags", b"1", b"2")
+    source.keep_alive()
+    assert source.lag().records == 3
+    source.close()
+
+
 def test_long_and_empty_messages_are_records_too(cluster: KafkaCluster) -> None:
     cluster.send("odd", b"x" * 5000, b"")
     source = opened(cluster, "odd")

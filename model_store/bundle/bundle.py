@@ -35,6 +35,7 @@ from model_store.bundle.vector_file import EMBEDDINGS, VECTORS, check_vectors, r
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
 from model_store.catalogue.growing_rows import GrowingRows
+from model_store.catalogue.table import FirstCodes
 from model_store.config import ModelConfig
 from model_store.errors import BundleRefused, VersionNotFound
 from model_store.search.fusion import GENERATIVE_ALONE, Fusion
@@ -96,6 +97,12 @@ class Bundle:
     def catalogue(self) -> Catalogue:
         """Read the catalogue and check it against the configuration."""
         return _join_catalogue(self.read, self.manifest.files, self.vectors(), self.config)
+
+    def first_codes(self) -> FirstCodes:
+        """Read only the ids of the catalogue's items and their first codes."""
+        name = "catalogue.parquet"
+        with refusing(name):
+            return FirstCodes.from_bytes(self.read(name))
 
     def vectors(self) -> GrowingRows | None:
         """Read only the item vectors of the catalogue, ``[items, d_s]``; ``None`` if the version has none.

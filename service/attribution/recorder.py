@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from model_store.attribution.code_counters import amounts_of_event_by_code, is_counted
 from model_store.attribution.counters import counts_of_event
@@ -15,7 +15,6 @@ from model_store.attribution.token import Attribution, Refusal, hash_subject, su
 from model_store.events.counts import NO_COUNTS, Counts
 from model_store.events.event import KNOWN_TYPES, OWN_TYPE, Event
 from service.attribution.key_ring import KeyRing
-from service.attribution.loaded_codes import LoadedCodes
 from service.store.base import Recorded
 from service.store.client import StoreClient
 from service.telemetry.telemetry import Telemetry
@@ -36,6 +35,13 @@ class _Checked(NamedTuple):
     result: str | None = None  # None without an attribution
 
 
+class Codes(Protocol):
+    """Codes of items in versions of the model."""
+
+    def first_code(self, version: int, item_id: str) -> int | None:
+        """Return the first code of an item in a version, named by its hash; ``None`` if it is not known."""
+
+
 class EventRecorder:
     """Recorder of events, from whichever way they come.
 
@@ -44,7 +50,7 @@ class EventRecorder:
         keys: Keys of this shop.
         ttl_s: Seconds after an answer for which events count.
         telemetry: Metrics.
-        codes: Codes of items; ``None`` where no model is loaded.
+        codes: Codes of items; ``None`` where none can be known.
 
     Attributes:
         attributions: Attributions of recorded events, by result.
@@ -56,7 +62,7 @@ class EventRecorder:
         keys: KeyRing,
         ttl_s: int,
         telemetry: Telemetry,
-        codes: LoadedCodes | None = None,
+        codes: Codes | None = None,
     ) -> None:
         self._store_client = store_client
         self._keys = keys

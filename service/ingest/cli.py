@@ -13,6 +13,8 @@ import structlog
 import typer
 from prometheus_client import start_http_server
 
+from model_store.bundle.registry import ModelStore
+from model_store.bundle.signature import Trust
 from model_store.console import EXIT_CODES, new_app, print_json, run
 from model_store.errors import ConfigError, DataError, LockHeld
 from model_store.tracing.interface import opened_tracing
@@ -20,6 +22,7 @@ from service.app import open_store_of
 from service.async_tasks import cancel_and_wait
 from service.attribution.key_ring import KeyRing
 from service.attribution.recorder import EventRecorder
+from service.attribution.sealed_codes import SealedCodes
 from service.ingest.checks import FIELDS, FieldRules, RecordCheck
 from service.ingest.dead_letters import DeadLetters
 from service.ingest.feed import Feed, FeedReport
@@ -220,7 +223,8 @@ async def _feed(
     store = _open_store(settings)
     client = StoreClient(store, telemetry, settings.live_check_s)
     check = RecordCheck(settings, rules)
-    recorder = EventRecorder(client, KeyRing(settings, store.counters), settings.attribution_ttl_s, telemetry)
+    keys = KeyRing(settings, store.counters)
+    recorder = EventRecorder(client, keys, settings.attribution_ttl_s, telemetry, _open_codes(settings))
     feed = Feed(source, recorder, check, letters, metrics, telemetry.tracing, settings.max_events)
 
     loop = asyncio.get_running_loop()
@@ -243,6 +247,16 @@ def _open_store(settings: Settings) -> Store:
             f"the service runs and has the embedded store open: {cause}",
             "let both use Redis (ETEGREC_REDIS_URL), stop the service meanwhile, or send POST /events",
         ) from cause
+
+
+def _open_codes(settings: Settings) -> SealedCodes | None:
+    """Return the codes of items; ``None`` where the model store cannot be opened: clicks count without a code then."""
+    try:
+        trust = Trust.at(settings.trusted_keys_file)
+        return SealedCodes(ModelStore(settings.store, trust=trust, namespace=settings.namespace))
+    except ConfigError as cause:
+        log.warning("codes_not_found", cause=str(cause), fix=cause.hint)
+        return None
 
 
 def _print(report: FeedReport, as_json: bool) -> None:

@@ -16,11 +16,18 @@ from typing import Any
 
 import pytest
 
+from model_store.attribution.code_counters import tally_codes
+from model_store.attribution.counters import day_of
+from model_store.attribution.keys import AttributionKeys
+from model_store.attribution.token import Answered, sign
+from model_store.bundle.registry import ModelStore
 from model_store.console import run
 from model_store.errors import DataError
+from model_store.events.counts import codes_of_day
 from service.ingest.cli import PROGRAM, app
 from service.ingest.standard_input import StandardInput
 from service.store import open_store
+from tests.support.service_harness import live_store
 from tests.support.service_process import ROOT
 
 GOOD = b'{"event_id":"1","user_id":"u","item_id":"a","timestamp":1}\n'
@@ -86,6 +93,39 @@ def test_files_are_fed_once_and_their_dead_letters_can_be_fed_again(
 
     code, report, _ = ingest(capsys, "files", "events.jsonl")
     assert (code, report["accepted"]) == (0, 0)
+
+
+def test_clicks_count_by_the_codes_of_the_model_store(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = live_store(folder / "models")
+    monkeypatch.setenv("ETEGREC_STORE", str(folder / "models"))
+    monkeypatch.setenv("ETEGREC_ATTRIBUTION_KEYS", "a key of this shop")
+    now = int(time.time())
+    key = AttributionKeys.of([b"a key of this shop"], "").signing
+    items = ("item-1", "put-later")
+    clicks = [
+        {"user_id": "u", "item_id": item, "attribution": sign(Answered(now, "", version, [item]), key)}
+        for item in items
+    ]
+    (folder / "events.jsonl").write_text("".join(json.dumps(click) + "\n" for click in clicks))
+    code, report, _ = ingest(capsys, "files", "events.jsonl")
+    assert (code, report["attributions"]) == (0, {"valid": 2})
+
+    catalogue = ModelStore(folder / "models").bundle(version).catalogue()
+    row = catalogue.row("item-1")
+    assert row is not None
+    tally = tally_codes(asyncio.run(counters_by_code(folder)), version)
+    assert tally.clicks == {int(catalogue.codes[row, 0]): 1}
+    assert tally.unplaced == 1  # the version was sealed without it
+
+
+async def counters_by_code(folder: Path) -> list[dict[str, float]]:
+    store = open_store(None, folder / "log")
+    try:
+        return await store.counters.read([codes_of_day(day_of(int(time.time())))])
+    finally:
+        await store.close()
 
 
 def test_standard_input_is_fed_to_its_end(folder: Path) -> None:

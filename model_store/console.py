@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 
-from model_store.errors import EtegrecError
+from model_store.errors import ConfigError, EtegrecError
 
 DEBUG_ENV = "ETEGREC_DEBUG"
 """Environment variable that makes errors show their traceback."""
@@ -29,10 +32,29 @@ EXIT_CODES = (
     f" {DEBUG_ENV}=1 shows the traceback of an error."
 )
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_URL_AS_PATH = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/+")
+"""Beginning of a path that was a URL: ``Path("s3://bucket/x")`` is ``s3:/bucket/x``. A drive has one letter."""
+
+
+class _App(typer.Typer):
+    """An application whose commands take no URL for a path."""
+
+    def command(self, *args: Any, **kwargs: Any) -> Callable[[Command], Command]:
+        """Register a command, see :meth:`typer.Typer.command`."""
+        register = super().command(*args, **kwargs)
+
+        def decorate(command: Command) -> Command:
+            register(_refusing_urls(command))
+            return command
+
+        return decorate
+
 
 def new_app(description: str) -> typer.Typer:
     """Create an application with the conventions of this project."""
-    return typer.Typer(
+    return _App(
         help=description,
         epilog=EXIT_CODES,
         no_args_is_help=True,
@@ -85,6 +107,27 @@ def say(message: str) -> None:
 def table_console() -> Console:
     """Create a console on standard output for tables; wide without a terminal, so that pipes get whole lines."""
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
+
+
+def _refusing_urls(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command refuse a URL where it takes a path: it would write into a folder named ``s3:``.
+
+    Options that may be URLs are text.
+    """
+
+    @wraps(command)
+    def run_command(**given: Any) -> None:
+        for value in given.values():
+            if isinstance(value, Path) and (found := _URL_AS_PATH.match(str(value))):
+                slashes = "///" if found[1] == "file" else "//"
+                url = f"{found[1]}:{slashes}{str(value)[found.end() :]}"
+                raise ConfigError(
+                    f"{url} is a URL, and a path on this machine is needed",
+                    "mount the bucket and give the path, or copy: from there before the command, to there after it",
+                )
+        command(**given)
+
+    return run_command
 
 
 def _report(error: Exception, message: str, hint: str) -> None:

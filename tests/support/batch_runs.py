@@ -34,7 +34,7 @@ def walks(users: int, longest: int = 6, items: int = 40) -> dict[str, list[str]]
     }
 
 
-def batch(command: str, store: Path, out: Path, *options: str) -> int:
+def batch(command: str, store: Path, out: Path | str, *options: str) -> int:
     """Run ``etegrec-batch`` in this process, with one process for shards; return its exit code."""
     given = ["--store", str(store), "--out", str(out), "--processes", "1", *options]
     return run(app, "etegrec-batch", [command, *given])

@@ -103,6 +103,18 @@ def test_wrong_options_are_named(
     assert not (tmp_path / "out" / "plan.json").exists()
 
 
+def test_urls_are_no_paths(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    users = write_users(tmp_path / "users.parquet", walks(2))
+    assert batch("recommend", store, "s3://bucket/x", "--users", str(users)) == 3
+    assert "s3://bucket/x is a URL" in capsys.readouterr().err
+    assert batch("recommend", store, tmp_path / "out", "--users", "s3://bucket/users.parquet") == 3
+    assert "s3://bucket/users.parquet is a URL" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "users.parquet"]
+
+
 def test_answers_obey_boosts_pins_and_limits(store: Path, tmp_path: Path) -> None:
     users = write_users(tmp_path / "users.parquet", {**walks(3), "new": []})
     rules = {

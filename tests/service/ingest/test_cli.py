@@ -216,3 +216,12 @@ def test_kafka_says_which_extra_is_missing(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
     assert done.returncode == 3
     assert "pip install 'etegrec[ingest]'" in done.stderr
+
+
+def test_dead_letters_are_not_written_into_a_folder_named_like_a_url(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "events.jsonl").write_bytes(GOOD)
+    assert run(app, PROGRAM, ["files", "events.jsonl", "--dead-letters", "s3://bucket/letters.jsonl"]) == 3
+    assert "s3://bucket/letters.jsonl is a URL" in capsys.readouterr().err
+    assert not (folder / "s3:").exists()

@@ -165,6 +165,11 @@ def _runner(settings: Settings, processes: int, ray: str) -> ShardRunner:
 
 
 def _run(of_run: RunOptions, asked: Asked, users: UsersFile | None, settings: Settings, ray: str = "") -> None:
+    if users is not None and users.path.resolve().is_relative_to(of_run.out.resolve()):
+        raise ConfigError(
+            f"{users.path} lies in the folder of the run, which holds nothing but what the run writes",
+            "give another folder as --out",
+        )
     runner = _runner(settings, of_run.processes, ray)
     folder = RunFolder(of_run.out)
     with folder.lock():

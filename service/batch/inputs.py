@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model_store.durable_files import write_durably
 from service.batch.run_folder import RunFolder, to_parquet
 from service.batch.users import UserHistory
 from service.store.base import History
@@ -58,7 +57,8 @@ class InputWriter:
             [user.history.letters.decode("ascii") for user in users],
         ]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, _COLUMNS, strict=True)]
-        write_durably(self._folder.input_path(self._shards), to_parquet(pa.table(arrays, schema=_COLUMNS)))
+        name = self._folder.input_path(self._shards).name
+        self._folder.write_input(name, to_parquet(pa.table(arrays, schema=_COLUMNS)))
         self._shards += 1
 
 

@@ -72,7 +72,7 @@ def keep_catalogue(folder: RunFolder, replica: ReplicatedCatalogue) -> LiveCatal
     """Write a catalogue that was read from the store into the inputs of a run, for all processes of it."""
     snapshot = replica.to_snapshot()
     data = pack_arrays(snapshot.arrays)
-    (folder.inputs / LIVE_CATALOGUE).write_bytes(data)
+    folder.write_input(LIVE_CATALOGUE, data)
     return LiveCatalogue(
         sha256=hashlib.sha256(data).hexdigest(),
         revision=snapshot.at.revision,

@@ -4,7 +4,7 @@
     manifest.jsonl      one line for each finished shard, appended after its file is complete
     part-00000.parquet  the answers of a shard; only files that the manifest names count
     inputs/             users and their histories, what was read of the store, and the key that signs attributions;
-                        removed when all shards are done
+                        only the owner may read them, and they are removed when all shards are done
 
 Each shard counts exactly once: its file is written under another name and renamed, and then gets its line. A process
 that is killed in between leaves a file without a line, which the next run replaces by the same.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model_store.attribution.keys import AttributionKey
 from model_store.durable_files import sync_folder, write_all, write_durably
 from model_store.errors import ConfigError, DataError, LockHeld
+from model_store.work_folder import WorkFolder
 from service.batch.plan import Plan
 
 PLAN = "plan.json"
@@ -39,10 +39,13 @@ LIVE_CATALOGUE = "catalogue.bin"
 EVENT_COUNTS = "event_counts.json"
 ATTRIBUTION_KEY = "attribution.key"
 
+OWNER_ONLY = 0o600
+"""Mode of files with histories or keys."""
+
 _LOCK = ".lock"
 _STAGED = ".part-"
-_LEFTOVERS = ".*part-*"  # of this module, and of the durable write below it
-_OWN = {PLAN, MANIFEST, INPUTS, _LOCK}
+_LEFTOVERS = (".part-[0-9]*", "..part-[0-9]*.tmp")  # of this module, and of the durable write below it
+_INPUT_NAMES = ("users-*.parquet", LIVE_CATALOGUE, EVENT_COUNTS, ATTRIBUTION_KEY)
 
 
 class FinishedShard(BaseModel):
@@ -63,11 +66,12 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._inputs = WorkFolder(path / INPUTS, _INPUT_NAMES)
 
     @property
     def inputs(self) -> Path:
         """Folder of the inputs."""
-        return self.path / INPUTS
+        return self._inputs.path
 
     def input_path(self, shard: int) -> Path:
         """Return the file with the users of a shard."""
@@ -82,9 +86,12 @@ class RunFolder:
         """Keep other runs out of the folder, which is created if it does not exist.
 
         Raises:
+            ConfigError: The folder holds something that no run has written.
             LockHeld: Another run works in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / PLAN).exists():
+            self._require_own()
         try:
             with FileLock(self.path / _LOCK, timeout=0):
                 yield
@@ -97,11 +104,10 @@ class RunFolder:
         """Return the plan of the run in this folder; ``None`` if none has begun.
 
         Raises:
-            ConfigError: The folder holds something else, or the plan of another release.
+            ConfigError: It is the plan of another release.
         """
         path = self.path / PLAN
         if not path.exists():
-            self._require_empty()
             return None
         try:
             return Plan.model_validate_json(path.read_bytes())
@@ -115,19 +121,22 @@ class RunFolder:
         write_durably(self.path / PLAN, (plan.model_dump_json(indent=2) + "\n").encode())
 
     def clear_inputs(self) -> None:
-        """Make an empty folder for inputs."""
-        self.remove_inputs()
-        self.inputs.mkdir()
+        """Make an empty folder for inputs.
+
+        Raises:
+            ConfigError: There is such a folder, and no run has written it.
+        """
+        self._inputs.make_empty(mode=0o700)
 
     def remove_inputs(self) -> None:
         """Remove the inputs: they hold histories of people, which nobody needs any more."""
-        if self.inputs.exists():
-            shutil.rmtree(self.inputs)
+        self._inputs.remove()
 
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of processes that were killed."""
-        for path in self.path.glob(_LEFTOVERS):
-            path.unlink(missing_ok=True)
+        for pattern in _LEFTOVERS:
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def finished(self) -> dict[int, FinishedShard]:
         """Return the shards of the manifest whose file is there.
@@ -176,13 +185,17 @@ class RunFolder:
         digest = hashlib.sha256(data).hexdigest()
         return FinishedShard(shard=shard, file=path.name, rows=rows, bytes=len(data), sha256=digest, counts=counts)
 
+    def write_input(self, name: str, data: bytes) -> None:
+        """Write a file of the inputs. They hold histories and a key, so only the owner may read them."""
+        write_durably(self.inputs / name, data, mode=OWNER_ONLY)
+
     def write_counts(self, counts: dict[str, float]) -> None:
         """Write the counts of events that rank popular items."""
-        write_durably(self.inputs / EVENT_COUNTS, json.dumps(counts).encode())
+        self.write_input(EVENT_COUNTS, json.dumps(counts).encode())
 
     def write_key(self, key: AttributionKey) -> None:
         """Write the key that signs the attributions of the answers; it is removed with the other inputs."""
-        write_durably(self.inputs / ATTRIBUTION_KEY, key.secret, mode=0o600)
+        self.write_input(ATTRIBUTION_KEY, key.secret)
 
     def read_key(self) -> AttributionKey | None:
         """Return that key; ``None`` if the run has none."""
@@ -194,13 +207,21 @@ class RunFolder:
         found: dict[str, float] = json.loads((self.inputs / EVENT_COUNTS).read_bytes())
         return found
 
-    def _require_empty(self) -> None:
-        """Refuse a folder that holds what no run has written."""
-        other = sorted(path.name for path in self.path.iterdir() if path.name not in _OWN)
-        if other:
-            raise ConfigError(
-                f"{self.path} is not empty and holds no batch run (it has {other[0]})", "give an empty folder as --out"
-            )
+    def _require_own(self) -> None:
+        """Refuse a folder without a plan that holds what no run has written."""
+        for path in sorted(self.path.iterdir()):
+            other = self._inputs.foreign() if path.name == INPUTS else _unless_own(path)
+            if other is not None:
+                raise ConfigError(
+                    f"{self.path} is not empty and holds no batch run (it has {other.relative_to(self.path)})",
+                    "give an empty folder as --out",
+                )
+
+
+def _unless_own(path: Path) -> Path | None:
+    """Return a path unless a run without a plan may have left it: the lock, which is empty, or half a plan."""
+    is_own = path.name == f".{PLAN}.tmp" or (path.name == _LOCK and _size(path) == 0)
+    return None if is_own else path
 
 
 def to_parquet(table: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from model_store.attribution.names import hash_of
 from model_store.attribution.token import Attribution, hash_subject, verify
 from model_store.bundle.publish import publish
 from model_store.bundle.registry import ModelStore
+from service.batch.run_folder import RunFolder
 from tests.support.batch_runs import answers, batch, files, manifest, walks, write_users
 from tests.support.bundles import NOON, bundle_files, description, small_histories
 from tests.support.service_harness import live_store
@@ -208,6 +210,60 @@ def test_a_run_goes_on_only_as_it_began(store: Path, tmp_path: Path, capsys: pyt
     assert "is not empty and holds no batch run (it has thesis.txt)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("with_notes", [False, True])
+def test_a_folder_named_like_that_of_the_inputs_is_kept(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], with_notes: bool
+) -> None:
+    inputs = tmp_path / "shop" / "inputs"
+    inputs.mkdir(parents=True)
+    monkeypatch.chdir(inputs.parent)
+    users = write_users(inputs / "users.parquet", walks(2))
+    if with_notes:
+        (inputs / "notes.txt").write_text("mine")
+    before = files(inputs)
+
+    assert batch("recommend", store, Path(), "--users", "inputs/users.parquet") == 3
+    assert "inputs/users.parquet lies in the folder of the run" in capsys.readouterr().err
+    elsewhere = write_users(tmp_path / "users.parquet", walks(2))
+    assert batch("recommend", store, Path(), "--users", str(elsewhere)) == 3
+    assert f"(it has inputs/{'notes.txt' if with_notes else 'users.parquet'})" in capsys.readouterr().err
+    assert batch("similar", store, Path()) == 3
+
+    # Not even where a run was finished: its own inputs are gone, and this folder came later.
+    users.rename(tmp_path / "own.parquet")
+    (inputs / "notes.txt").unlink(missing_ok=True)
+    inputs.rmdir()
+    assert batch("recommend", store, Path(), "--users", str(elsewhere)) == 0
+    inputs.mkdir()
+    (tmp_path / "own.parquet").rename(users)
+    assert batch("recommend", store, Path(), "--users", str(elsewhere)) == 0
+    assert files(inputs) == before
+
+
+def test_a_foreign_lock_or_manifest_is_no_run(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    users = write_users(tmp_path / "users.parquet", walks(1))
+    for name in (".lock", "manifest.jsonl"):
+        (tmp_path / "out").mkdir()
+        mine = tmp_path / "out" / name
+        mine.write_text("mine")
+        assert batch("recommend", store, tmp_path / "out", "--users", str(users)) == 3
+        assert f"(it has {name})" in capsys.readouterr().err
+        assert mine.read_text() == "mine"
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_run_that_was_killed_while_it_prepared_begins_anew(store: Path, tmp_path: Path) -> None:
+    users = write_users(tmp_path / "users.parquet", walks(3))
+    folder = RunFolder(tmp_path / "out")
+    with folder.lock():
+        folder.clear_inputs()
+        folder.write_input("users-00000.parquet", b"half")
+        (folder.inputs / ".users-00001.parquet.tmp").touch()
+        (folder.path / ".plan.json.tmp").touch()
+    assert batch("recommend", store, folder.path, "--users", str(users)) == 0
+    assert len(answers(folder.path)) == 3
+
+
 def test_a_killed_run_repeats_unfinished_shards_only(store: Path, tmp_path: Path) -> None:
     users = write_users(tmp_path / "users.parquet", walks(400))
     options = ["--users", str(users), "--shard-size", "10"]
@@ -236,8 +292,6 @@ def test_a_killed_run_repeats_unfinished_shards_only(store: Path, tmp_path: Path
 
 
 def test_two_runs_do_not_share_a_folder(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from service.batch.run_folder import RunFolder
-
     users = write_users(tmp_path / "users.parquet", walks(1))
     with RunFolder(tmp_path / "out").lock():
         assert batch("recommend", store, tmp_path / "out", "--users", str(users)) == 7

@@ -11,6 +11,7 @@ import pytest
 
 from model_store.errors import BatchIncomplete, BundleRefused, DataError
 from model_store.shards.runners import ComputeShard, Outcome, ShardFailed, T
+from model_store.work_folder import MARK
 from service.batch.plan import Asked, Plan, deciding_settings
 from service.batch.preparation import prepare
 from service.batch.run import ATTEMPTS, Progress, finish_run
@@ -40,6 +41,13 @@ def prepared(
     run = RunFolder(folder / "out")
     run.path.mkdir()
     return run, asyncio.run(prepare(run, asked, file, settings))
+
+
+def test_only_the_owner_can_read_histories_and_keys(tmp_path: Path) -> None:
+    folder, _ = prepared(tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.inputs.iterdir() if path.name != MARK}
+    assert modes == {"attribution.key": 0o600} | {f"users-{shard:05d}.parquet": 0o600 for shard in range(4)}
+    assert folder.inputs.stat().st_mode & 0o777 == 0o700
 
 
 class Faulty(InThisProcess):

@@ -10,6 +10,9 @@ from model_store.errors import EtegrecError
 
 T = TypeVar("T")
 
+ATTEMPTS = 3
+"""How often callers compute a shard before it counts as failed; the others come first. Runners try once."""
+
 ComputeShard = Callable[[int], T]
 """Computes a shard. It can be sent to another process, and keeps there what it opened for the next shard."""
 

@@ -8,13 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from model_store.errors import BatchIncomplete, ConfigError, DataError, EtegrecError, ModelStoreError
-from model_store.shards.runners import ShardRunner
+from model_store.shards.runners import ATTEMPTS, ShardRunner
 from service.batch.plan import Plan
 from service.batch.run_folder import FinishedShard, RunFolder
 from service.batch.shards import shard_computer
-
-ATTEMPTS = 3
-"""How often a shard is computed before it counts as failed; the others come first."""
 
 SHOWN_FAILURES = 5
 """Failed shards whose reason is shown."""
@@ -86,7 +83,7 @@ def finish_run(folder: RunFolder, plan: Plan, runner: ShardRunner, say: Say) -> 
         say: Takes messages for people.
 
     Raises:
-        BatchIncomplete: Shards failed :data:`ATTEMPTS` times; the others are done.
+        BatchIncomplete: Shards failed :data:`~model_store.shards.runners.ATTEMPTS` times; the others are done.
         DataError: The run was finished, and has lost files since.
         ModelStoreError, ConfigError: The model cannot be opened; no shard was computed.
     """

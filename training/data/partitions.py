@@ -11,7 +11,6 @@ data set is the same, byte for byte. Parts lie in the folder of the prepared dat
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,9 +20,10 @@ from typing import NamedTuple
 import polars as pl
 
 from model_store.errors import ConfigError, DataError
-from model_store.shards.runners import ComputeShard, ShardRunner, T
+from model_store.shards.runners import ATTEMPTS, ComputeShard, Outcome, ShardFailed, ShardRunner, T
 from model_store.source_files.formats import units_per_second
 from model_store.source_files.intake import SKIPPED, Intake
+from model_store.work_folder import WorkFolder
 from training.data.event_types import event_numbers
 from training.data.filters import FilterOptions
 from training.data.numbering import categorical
@@ -34,6 +34,8 @@ from training.data.tables import read_rows
 
 PARTS = "parts"
 """Folder of the parts, inside that of the prepared data; it is removed at the end."""
+
+_PART_NAMES = ("file-*.parquet", "partition-*.parquet", "skipped-*.csv", "converted-*")
 
 _ORDER = ("moment", "file", "place")
 """Columns that order all interactions as a single process does: time in the unit of the files, file, row."""
@@ -110,14 +112,16 @@ def read_on_machines(
         filters: They say which types are left out, and whether repeats are kept.
 
     Raises:
-        DataError: As read_source; or the format is one that is read whole.
+        DataError: As read_source; or the format is one that is read whole, or a source lies in the folder of the parts.
+        ConfigError: The folder of the parts holds something that no preparation wrote.
+        ShardFailed: A process died, or failed for a reason that nobody foresaw, each time that a shard was computed.
     """
-    parts = folder / PARTS
-    shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir(parents=True)
+    parts = WorkFolder(folder / PARTS, _PART_NAMES)
+    _refuse_sources_in(parts.path, path, options)
+    parts.make_empty()
     try:
         files = stream_files(path, options)
-        plan = Plan(parts.resolve(), tuple(file.resolve() for file in files), options, partitions, filters)
+        plan = Plan(parts.path.resolve(), tuple(file.resolve() for file in files), options, partitions, filters)
         found = _run(runner, partial(_read_file, plan), range(len(files)))
         intake = _joined_intake(found, options, folder, plan)
 
@@ -132,19 +136,43 @@ def read_on_machines(
         interactions = _join(plan, has_events)
         raw = read_items_of(path, RawData(path.name.split(".")[0], interactions), options, intake, found[0].item_column)
     finally:
-        shutil.rmtree(parts, ignore_errors=True)
+        parts.remove()
 
     summarise_skipped(intake)
     return replace(raw, notes=tuple(intake.notes), left_out=left_out, repeats=repeats)
 
 
+def _refuse_sources_in(parts: Path, path: Path, options: ReadOptions) -> None:
+    """Refuse to read what is about to be removed.
+
+    Raises:
+        DataError: The source, or the items file, lies in the folder of the parts.
+    """
+    for source in (path, *([Path(options.items_file)] if options.items_file else [])):
+        if source.resolve().is_relative_to(parts.resolve()):
+            raise DataError(
+                f"{source} lies in {parts}, whose files are removed", "move it, or give another folder as --out"
+            )
+
+
 def _run(runner: ShardRunner, compute: ComputeShard[T], shards: Sequence[int]) -> list[T]:
-    """Compute all shards and return their results in order; raise the error of the first shard that failed."""
-    outcomes = sorted(runner.run(compute, shards), key=lambda each: each.shard)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            raise outcome.error
-    return [outcome.result for outcome in outcomes if outcome.result is not None]
+    """Compute all shards and return their results in order.
+
+    A shard whose process died is tried again after all others. What is wrong with the data is so each time, and is
+    raised for the first shard that has it.
+    """
+    done: dict[int, Outcome[T]] = {}
+    missing = list(shards)
+    for _ in range(ATTEMPTS):
+        done |= {outcome.shard: outcome for outcome in runner.run(compute, missing)}
+        errors = {shard: error for shard in shards if (error := done[shard].error) is not None}
+        for error in errors.values():
+            if not isinstance(error, ShardFailed):
+                raise error
+        if not errors:
+            return [outcome.result for shard in shards if (outcome := done[shard]).result is not None]
+        missing = list(errors)
+    raise errors[missing[0]]
 
 
 def _read_file(plan: Plan, file: int) -> FileRead:

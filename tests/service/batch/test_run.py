@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import BatchIncomplete, BundleRefused, DataError
-from model_store.shards.runners import ComputeShard, Outcome, ShardFailed, T
+from model_store.shards.runners import ATTEMPTS, ComputeShard, Outcome, ShardFailed, T
 from model_store.work_folder import MARK
 from service.batch.plan import Asked, Plan, deciding_settings
 from service.batch.preparation import prepare
-from service.batch.run import ATTEMPTS, Progress, finish_run
+from service.batch.run import Progress, finish_run
 from service.batch.run_folder import RunFolder
 from service.batch.users import UsersFile
 from service.schemas.ranking import Exploration

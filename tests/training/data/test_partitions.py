@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from model_store.errors import ConfigError, DataError
-from model_store.shards.runners import ComputeShard, Outcome, T
+from model_store.shards.runners import ATTEMPTS, ComputeShard, Outcome, ShardFailed, T
+from model_store.work_folder import WorkFolder
 from tests.support.shard_runners import InThisProcess
 from training.data import partitions
 from training.data.prepare import Machines, PrepareOptions, prepare
@@ -27,6 +28,23 @@ class Backwards(InThisProcess):
 
     def run(self, compute: ComputeShard[T], shards: Sequence[int]) -> Iterator[Outcome[T]]:
         return super().run(compute, shards[::-1])
+
+
+class Dying(InThisProcess):
+    """Runner in which the process of shard 1 dies so many times."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths = deaths
+        self.tried: list[int] = []
+
+    def run(self, compute: ComputeShard[T], shards: Sequence[int]) -> Iterator[Outcome[T]]:
+        for outcome in super().run(compute, shards):
+            self.tried.append(outcome.shard)
+            if outcome.shard == 1 and self.deaths:
+                self.deaths -= 1
+                yield Outcome(1, None, ShardFailed("WorkerCrashedError: the worker died"))
+            else:
+                yield outcome
 
 
 def write_logs(folder: Path, files: int = 3, rows: int = 300, events: bool = True) -> Path:
@@ -112,6 +130,55 @@ def test_a_bad_line_is_refused_with_the_words_of_a_single_process(tmp_path: Path
     assert refusals[0] == refusals[1]
     assert "part-1.csv line 302: item id is empty" in refusals[0][0]
     assert not (tmp_path / "out" / partitions.PARTS).exists()
+
+
+def test_a_shard_whose_process_dies_is_tried_again_after_the_others(tmp_path: Path) -> None:
+    source = write_logs(tmp_path / "logs")
+    alone = prepared(source, tmp_path / "alone", PrepareOptions())
+    runner = Dying(deaths=ATTEMPTS - 1)
+    assert prepared(source, tmp_path / "together", PrepareOptions(), Machines(runner, 2)) == alone
+    assert runner.tried == [0, 1, 2, 1, 1, 0, 1]
+
+    with pytest.raises(ShardFailed, match="the worker died"):
+        prepared(source, tmp_path / "never", PrepareOptions(), Machines(Dying(deaths=ATTEMPTS), 2))
+
+    # Wrong data are wrong each time: nothing is tried again.
+    with (source / "part-2.csv").open("a") as log:
+        log.write("u1,,1600000000000,view\n")
+    runner = Dying(deaths=ATTEMPTS)
+    with pytest.raises(DataError, match=r"part-2\.csv line 302"):
+        prepared(source, tmp_path / "never", PrepareOptions(), Machines(runner, 2))
+    assert runner.tried == [0, 1, 2]
+
+
+def test_a_source_among_the_parts_is_refused_and_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    source = write_logs(out / partitions.PARTS)
+    before = contents(source)
+    machines = Machines(InThisProcess(), 2)
+    with pytest.raises(DataError, match="whose files are removed"):
+        prepared(source, out, PrepareOptions(), machines)
+    with pytest.raises(DataError, match="whose files are removed"):
+        prepared(source / "part-0.csv", out, PrepareOptions(), machines)
+
+    # Nor is it removed when another source is read, or the items lie there.
+    elsewhere = write_logs(tmp_path / "logs")
+    with pytest.raises(ConfigError, match="would be removed"):
+        prepared(elsewhere, out, PrepareOptions(), machines)
+    with pytest.raises(DataError, match="whose files are removed"):
+        prepared(elsewhere, out, PrepareOptions(items_file=str(source / "part-0.csv")), machines)
+    assert contents(source) == before
+
+
+def test_parts_of_a_preparation_that_was_killed_are_replaced(tmp_path: Path) -> None:
+    source = write_logs(tmp_path / "logs")
+    parts = WorkFolder(tmp_path / "out" / partitions.PARTS, ["file-*.parquet"])
+    parts.make_empty()
+    (parts.path / "file-00000-00000.parquet").write_text("half")
+    (parts.path / "converted-00000").mkdir()
+    together = prepared(source, tmp_path / "out", PrepareOptions(), Machines(InThisProcess(), 2))
+    assert together == prepared(source, tmp_path / "alone", PrepareOptions())
 
 
 def test_a_format_that_is_read_whole_is_refused(tmp_path: Path) -> None:

@@ -34,13 +34,10 @@ class Answer(NamedTuple):
     """The answer to one history, in rows of the model's catalogue."""
 
     found: SearchResult
+    served_by: Literal["model", "popular"]
+    """What answered, in the words of ``POST /recommend``; of an empty answer, what would have."""
     source: FallbackReason | Literal["model"]
-    """Why popular items answered, if they did."""
-
-    @property
-    def served_by(self) -> Literal["model", "popular"]:
-        """What answered, in the words of ``POST /recommend``."""
-        return "model" if self.source == MODEL else "popular"
+    """What answered, or why it was not the model; users are counted by it."""
 
 
 class BatchRecommender:
@@ -95,7 +92,7 @@ class BatchRecommender:
                 answers[place] = self._answer_without_search(query)
 
         for place, each in zip(searched, self._search([queries[place] for place in searched]), strict=True):
-            answers[place] = Answer(each, MODEL)
+            answers[place] = Answer(each, MODEL, MODEL)
         return [answer for answer in answers if answer is not None]
 
     def draw(self, history: History, answer: Answer, answer_id: bytes) -> Drawn:
@@ -137,8 +134,9 @@ class BatchRecommender:
         """Return popular items; where no item obeys the rules, nothing, labelled as what would have answered."""
         found = self._find_popular(query._replace(ranking=self._popular_ranking))
         if query.rule.is_empty:
-            return Answer(found, MODEL if len(query.known) else FallbackReason.EMPTY_RULE)
-        return Answer(found, FallbackReason.UNKNOWN_ITEMS if query.item_ids else FallbackReason.NO_HISTORY)
+            return Answer(found, MODEL if len(query.known) else "popular", FallbackReason.EMPTY_RULE)
+        reason = FallbackReason.UNKNOWN_ITEMS if query.item_ids else FallbackReason.NO_HISTORY
+        return Answer(found, "popular", reason)
 
     def _find_popular(self, query: Query) -> SearchResult:
         catalogue = query.model.catalogue

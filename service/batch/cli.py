@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from model_store.console import EXIT_CODES, new_app, print_json, run, say
-from model_store.errors import ConfigError
+from model_store.errors import ConfigError, DataError
 from model_store.option_groups import with_option_groups
 from model_store.shards.local_processes import LocalProcesses
 from model_store.shards.runners import ShardRunner
@@ -122,7 +122,7 @@ def _ask_for_users(
     if file is None and source != "training":
         raise ConfigError(f"--histories {source} needs --users", "give a Parquet file with one row for each user")
     if file is not None and source == "file" and not file.has_histories:
-        raise ConfigError(
+        raise DataError(
             f"{file.path.name} has no column {HISTORY!r}",
             "add it, a list of item ids for each user, oldest first, or take histories from elsewhere:"
             " --histories store or --histories training",

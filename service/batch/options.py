@@ -16,7 +16,7 @@ ANSWERS = "Answers"
 """Heading in the help of a command for options that decide answers."""
 
 KOption = Annotated[
-    int | None, typer.Option("--k", min=1, help="Answers for each user.", show_default="10", rich_help_panel=ANSWERS)
+    int | None, typer.Option("--k", help="Answers for each user.", show_default="10", rich_help_panel=ANSWERS)
 ]
 PlacementOption = Annotated[
     str,
@@ -68,7 +68,7 @@ class RunOptions:
     shard_size: Annotated[
         int, typer.Option("--shard-size", min=1, help="Users or items of a file.", rich_help_panel=_RUN)
     ] = 10_000
-    """Some twenty seconds of a core, which is what a killed process loses."""
+    """About a minute of a core, which is what a killed process loses."""
     processes: Annotated[
         int,
         typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from model_store.errors import ConfigError
 from service.batch.options import RuleOptions
@@ -41,6 +42,7 @@ def read_rules(settings: Settings, given: RuleOptions, placement_file: Path | No
     }
     fields = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in options.items() if value is not None]
     if given.filter_:
+        _require_json("--filter", given.filter_)
         # As written, so that repeated keys and the like are seen by the parser.
         fields.append(f'"filter": {given.filter_}')
     if _has_fields(given.rules):
@@ -68,17 +70,29 @@ def _has_fields(rules: str) -> bool:
     """Return whether the option has any of its fields; refuse all others."""
     if not rules:
         return False
-    try:
-        fields = json.loads(rules)
-    except ValueError as cause:
-        raise ConfigError("--rules is not JSON", OPTIONS_HINT) from cause
-
+    fields = _require_json("--rules", rules)
     if not isinstance(fields, dict) or not fields.keys() <= RULE_FIELDS:
         raise ConfigError(
             f"--rules must be a JSON object with fields of {', '.join(sorted(RULE_FIELDS))}",
             "give the other rules by their own options",
         )
     return bool(fields)
+
+
+def _require_json(option: str, text: str) -> Any:
+    """Return the value of an option that must be JSON by itself, so that it cannot add fields to the request around it.
+
+    Raises:
+        ConfigError: It is none; says where, in the text of the option.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as cause:
+        raise ConfigError(
+            f"{option} is not JSON: {cause.msg} at line {cause.lineno} column {cause.colno}", OPTIONS_HINT
+        ) from cause
+    except (ValueError, RecursionError) as cause:
+        raise ConfigError(f"{option} is not JSON that can be read: {cause}", OPTIONS_HINT) from cause
 
 
 def _seen(value: str) -> bool | list[str]:

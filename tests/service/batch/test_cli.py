@@ -71,9 +71,15 @@ def test_every_user_gets_one_row(store: Path, tmp_path: Path, capsys: pytest.Cap
     ("options", "code", "words"),
     [
         (["--filter", '{"categorys": ["a"]}'], 3, "filter.categorys: does not exist; did you mean categories?"),
-        (["--filter", "{"], 3, "not JSON"),
+        (["--filter", "nojson"], 3, "--filter is not JSON: Expecting value at line 1 column 1"),
+        (["--filter", '{}, "user_id": "x"'], 3, "--filter is not JSON: Extra data at line 1 column 3"),
+        (["--filter", '{}, "k": 3'], 3, "--filter is not JSON: Extra data"),
+        (["--filter", '{"deny": ["a"], "deny": []}'], 3, "repeats a key"),
+        (["--filter", "[" * 100_000], 3, "--filter is not JSON"),
+        (["--filter", "[]"], 3, "the rules of the run: filter: "),
         (["--filter", '{"attributes": [{"field": "yaer", "gte": 1}]}'], 3, "fields with numbers: year"),
         (["--k", "101"], 3, "k: must be at most 100"),
+        (["--k", "0"], 3, "k: Input should be greater than or equal to 1"),
         (["--exclude-seen", "buy"], 3, "exclude_seen"),
         (["--max-per-prefix", "0"], 3, "max_per_prefix"),
         (["--rules", "{"], 3, "--rules is not JSON"),
@@ -142,18 +148,22 @@ def test_users_are_needed_unless_the_training_data_has_them(
     assert batch("recommend", store, tmp_path / "out") == 3
     assert "--histories file needs --users" in capsys.readouterr().err
     pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "bare.parquet")
-    assert batch("recommend", store, tmp_path / "out", "--users", str(tmp_path / "bare.parquet")) == 3
+    assert batch("recommend", store, tmp_path / "out", "--users", str(tmp_path / "bare.parquet")) == 4
     assert "has no column 'history'" in capsys.readouterr().err
     assert batch("recommend", store, tmp_path / "out", "--histories", "training") == 5
     assert "has no histories.parquet" in capsys.readouterr().err
 
 
 def test_a_filter_that_nothing_passes_is_said(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    users = write_users(tmp_path / "users.parquet", {"u": ["item-1"], "new": []})
+    users = write_users(tmp_path / "users.parquet", {"u": ["item-1"], "new": [], "stranger": ["no-such-item"]})
     options = ["--users", str(users), "--filter", '{"categories": ["catgory-1"]}']
     assert batch("recommend", store, tmp_path / "out", *options) == 0
-    assert "all answers are empty" in capsys.readouterr().err
-    assert [(row["items"], row["served_by"]) for row in answers(tmp_path / "out")] == [([], "popular"), ([], "model")]
+    said = capsys.readouterr()
+    assert "all answers are empty" in said.err
+    assert "nothing, since no item passes the filter: 3" in said.out
+    assert "answered by the model" not in said.out
+    served_by = {row["user"]: (row["items"], row["served_by"]) for row in answers(tmp_path / "out")}
+    assert served_by == {"u": ([], "model"), "new": ([], "popular"), "stranger": ([], "popular")}
 
 
 def test_histories_of_the_training_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from model_store.errors import BatchIncomplete, ConfigError, DataError, EtegrecError, ModelStoreError
 from model_store.shards.runners import ATTEMPTS, ShardRunner
 from service.batch.plan import Plan
+from service.batch.progress import TOLD_EVERY_S, Progress, Say
 from service.batch.run_folder import FinishedShard, RunFolder
 from service.batch.shards import shard_computer
 
 SHOWN_FAILURES = 5
 """Failed shards whose reason is shown."""
-
-SAID_EVERY_S = 5.0
-"""Seconds between two messages about progress."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -34,53 +29,17 @@ class RunResult:
     seconds: float = field(compare=False)
 
 
-class Progress:
-    """Messages about progress, at most one every few seconds.
-
-    Args:
-        rows: Users or items of the whole run.
-        done: Those that are finished already.
-        say: Takes a message.
-        clock: Returns seconds.
-    """
-
-    def __init__(self, rows: int, done: int, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rows = rows
-        self._done = done
-        self._before = done
-        self._say = say
-        self._clock = clock
-        self._started = clock()
-        self._said = self._started
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return self._clock() - self._started
-
-    def add(self, rows: int) -> None:
-        """Count finished users or items, and say how long the rest will take."""
-        self._done += rows
-        now = self._clock()
-        if now - self._said < SAID_EVERY_S:
-            return
-
-        self._said = now
-        rate = (self._done - self._before) / max(self.seconds, 1e-9)
-        left = _duration((self._rows - self._done) / max(rate, 1e-9))
-        self._say(
-            f"{self._done:,} of {self._rows:,} ({self._done / self._rows:.0%}), {rate:,.0f} a second, {left} left"
-        )
-
-
-def finish_run(folder: RunFolder, plan: Plan, runner: ShardRunner, say: Say) -> RunResult:
+def finish_run(
+    folder: RunFolder, plan: Plan, runner: ShardRunner, say: Say, tell_every_s: float = TOLD_EVERY_S
+) -> RunResult:
     """Compute every shard that is not in the manifest yet.
 
     Args:
         folder: The folder of the run.
         plan: Its plan.
         runner: Where shards are computed.
-        say: Takes messages for people.
+        say: Takes messages for people; it may be called from another thread.
+        tell_every_s: Seconds between two messages about progress.
 
     Raises:
         BatchIncomplete: Shards failed :data:`~model_store.shards.runners.ATTEMPTS` times; the others are done.
@@ -100,10 +59,11 @@ def finish_run(folder: RunFolder, plan: Plan, runner: ShardRunner, say: Say) -> 
 
     progress = Progress(plan.rows, sum(each.rows for each in finished.values()), say)
     failed: dict[int, EtegrecError] = {}
-    for _ in range(ATTEMPTS):
-        missing = [shard for shard in range(plan.shards) if shard not in finished]
-        if missing:
-            failed = _compute(folder, runner, missing, finished, progress, say)
+    with progress.told_regularly(tell_every_s):
+        for _ in range(ATTEMPTS):
+            missing = [shard for shard in range(plan.shards) if shard not in finished]
+            if missing:
+                failed = _compute(folder, runner, missing, finished, progress, say)
 
     if failed:
         raise _incomplete(folder, plan, failed)
@@ -146,11 +106,3 @@ def _incomplete(folder: RunFolder, plan: Plan, failed: Mapping[int, EtegrecError
         f"{len(failed):,} of {plan.shards:,} shards failed {ATTEMPTS} times: {shown}",
         f"{hints}; {repeat}" if hints else repeat,
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

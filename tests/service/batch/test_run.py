@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from model_store.shards.runners import ATTEMPTS, ComputeShard, Outcome, ShardFai
 from model_store.work_folder import MARK
 from service.batch.plan import Asked, Plan, deciding_settings
 from service.batch.preparation import prepare
-from service.batch.run import Progress, finish_run
+from service.batch.run import finish_run
 from service.batch.run_folder import RunFolder
 from service.batch.users import UsersFile
 from service.schemas.ranking import Exploration
@@ -74,6 +75,25 @@ def test_a_shard_that_fails_is_tried_again_after_the_others(tmp_path: Path) -> N
     assert runner.tried == [0, 1, 2, 3, 2, 2]
     assert (result.shards, result.rows, result.resumed_shards) == (4, 12, 0)
     assert len(answers(folder.path)) == 12
+
+
+def test_a_long_shard_does_not_look_like_a_hang(tmp_path: Path) -> None:
+    folder, plan = prepared(tmp_path)
+    said: list[str] = []
+    told = threading.Event()
+
+    def say(message: str) -> None:
+        said.append(message)
+        told.set()
+
+    class Slow(InThisProcess):
+        def run(self, compute: ComputeShard[T], shards: Sequence[int]) -> Iterator[Outcome[T]]:
+            assert told.wait(60)
+            return super().run(compute, shards)
+
+    finish_run(folder, plan, Slow(), say, tell_every_s=0.01)
+    assert said[0].startswith("0 of 12 (0%), ")
+    assert said[0].endswith(" so far, no shard has ended yet")
 
 
 def test_a_shard_that_always_fails_is_reported_and_the_rest_finishes(tmp_path: Path) -> None:
@@ -140,20 +160,3 @@ def test_a_resumed_run_leaves_to_chance_what_an_undisturbed_one_does(tmp_path: P
     for shard in range(plan.shards):
         assert other.output_path(shard).read_bytes() == folder.output_path(shard).read_bytes()
     assert len({tuple(row["items"]) for row in answers(folder.path)}) > 6, "chance was at work"
-
-
-def test_progress_says_how_long_the_rest_takes() -> None:
-    now = 100.0
-    said: list[str] = []
-    progress = Progress(1000, 200, said.append, clock=lambda: now)
-    now += 4
-    progress.add(40)
-    assert said == []
-    now += 4
-    progress.add(40)
-    assert said == ["280 of 1,000 (28%), 10 a second, 72 s left"]
-    now += 4
-    progress.add(20)
-    now += 8
-    progress.add(20)
-    assert said[1:] == ["320 of 1,000 (32%), 6 a second, 113 s left"]

@@ -39,3 +39,10 @@ def test_a_run_folder_is_never_a_url(
     assert run(app, PROGRAM, [*command, *data]) == 3
     assert "s3://b/y is a URL, and a path on this machine is needed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_partitions_without_a_cluster_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["prepare", "--data", "none.csv", "--out", str(tmp_path / "out"), "--partitions", "2"]
+    assert run(app, PROGRAM, command) == 3
+    assert "--partitions needs --ray" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ import typer
 
 from model_store.bundle.signature import SigningKey
 from model_store.console import print_json, say
+from model_store.errors import ConfigError
 from model_store.option_groups import with_option_groups
 from training.commands.data_options import DataOptions
 from training.commands.evaluation_tables import show_evaluation
@@ -34,6 +35,9 @@ from training.report.build import write_report
 from training.report.notes import warnings
 from training.run_folder import RunFolder
 
+PARTITIONS = 64
+"""Parts of the users in a preparation on a Ray cluster, unless others are asked for."""
+
 
 @with_option_groups()
 def prepare(
@@ -47,15 +51,21 @@ def prepare(
             "its machines.",
         ),
     ] = "",
-    partitions: Annotated[int, typer.Option(min=1, help="With --ray: parts of the users.")] = 64,
+    partitions: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: parts of the users.", show_default=str(PARTITIONS))
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Read, filter and number interactions; equal input is prepared only once."""
+    if partitions is not None and not ray:
+        raise ConfigError(
+            "--partitions needs --ray: one process does not divide the users", "leave it out, or give both"
+        )
     machines = None
     if ray:
         from model_store.shards.ray_cluster import RayCluster  # importing Ray takes a second
 
-        machines = Machines(RayCluster(ray), partitions)
+        machines = Machines(RayCluster(ray), partitions or PARTITIONS)
     dataset = prepare_data(source.data, out, source.load_config().data, say, fetch_again=True, machines=machines)
     counts = {"users": dataset.users, "items": dataset.n_items, "interactions": dataset.interactions}
     if json:

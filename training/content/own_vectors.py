@@ -24,15 +24,20 @@ def reduce_vectors(vectors: Tensor, width: int, seed: int) -> Tensor:
     """Return the principal components of vectors ``[N, w]`` at unit length, ``[N, o]``; zeros stay zeros.
 
     Args:
-        vectors: Of any length; only directions count.
+        vectors: Of any finite length; only directions count.
         width: o.
         seed: Seed of the decomposition's start.
     """
-    is_given = vectors.square().sum(dim=1) > 0
-    unit = functional.normalize(vectors[is_given], dim=1)
+    reduced = torch.zeros(len(vectors), width)
+    is_given = vectors.any(dim=1)
+    if not is_given.any():
+        return reduced
+
+    # Squares of very small or large numbers are beyond 32 bits, so each vector's largest number becomes 1 first.
+    given = vectors[is_given]
+    unit = functional.normalize(given / given.abs().amax(dim=1, keepdim=True), dim=1)
     left, singular, _ = principal_directions(unit - unit.mean(dim=0), width, seed)
     components = functional.normalize(left * singular**SINGULAR_POWER, dim=1)
-    reduced = torch.zeros(len(vectors), width)
     reduced[is_given, : components.shape[1]] = components
     return reduced
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from model_store.new_items.features import Features, extract_features
@@ -101,3 +102,18 @@ def test_only_directions_count_and_few_items_are_enough() -> None:
     assert reduced.shape == (5, 8)
     torch.testing.assert_close(reduced.norm(dim=1), torch.ones(5))
     assert torch.isfinite(reduced).all()
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-3, 1e30, 1e37])
+def test_numbers_may_be_as_small_or_large_as_32_bits_hold(scale: float) -> None:
+    vectors = torch.randn(40, 12, generator=torch.Generator().manual_seed(2))
+    vectors[3] = 0
+    scaled = (vectors.double() * scale).float()
+    tolerance = 1e-2 if scale < 1e-38 else 1e-4  # numbers below 1e-38 have fewer digits
+    reduced = reduce_vectors(vectors, 6, seed=1)
+    torch.testing.assert_close(reduce_vectors(scaled, 6, seed=1), reduced, atol=tolerance, rtol=0)
+    assert reduced.norm(dim=1).round(decimals=3).tolist() == [1, 1, 1, 0] + 36 * [1]
+
+
+def test_no_vector_at_all_gives_zeros() -> None:
+    assert not reduce_vectors(torch.zeros(5, 12), 6, seed=1).any()

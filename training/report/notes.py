@@ -43,24 +43,28 @@ def search_note(evaluation: Evaluation) -> str:
     fused = evaluation.test["fused"][METRIC]
     without = evaluation.test["fused_without_search"][METRIC]
     share = f", {mean / without:+.1%}" if without else ""
-    verdict = "more than chance" if low > 0 else "less than nothing" if high < 0 else "nothing beyond chance"
     return (
-        f"The search adds {verdict}: test {METRIC} {fused:.4f} with its scores, {without:.4f} without them"
-        f"{share}; the difference is {mean:.4f}, in {CONFIDENCE:.0%} of samples {low:.4f} to {high:.4f}."
+        f"The search adds {_gain_verdict(low, high)}: test {METRIC} {fused:.4f} with its scores, "
+        f"{without:.4f} without them{share}; the difference is {mean:.4f}, in {CONFIDENCE:.0%} of samples "
+        f"{low:.4f} to {high:.4f}."
     )
 
 
 def ranker_note(evaluation: Evaluation) -> str:
-    """Say by how much the ranker raises the accuracy of the answers; empty without one."""
+    """Say by how much the ranker raises the accuracy of the answers, and whether that may be chance.
+
+    Empty without one.
+    """
     if not evaluation.ranker_adds:
         return ""
     mean = evaluation.ranker_adds["mean"]
     low, high = evaluation.ranker_adds["interval"]
     fused = evaluation.test["fused"][METRIC]
-    share = f", {mean / (fused - mean):+.1%}" if fused > mean else ""
+    without = fused - mean
+    share = f", {mean / without:+.1%}" if without > 0 else ""
     return (
-        f"The ranker adds {mean:.4f} to the test {METRIC} of the answers{share}, in {CONFIDENCE:.0%} of samples "
-        f"{low:.4f} to {high:.4f}."
+        f"The ranker adds {_gain_verdict(low, high)}: test {METRIC} {fused:.4f} with it, {without:.4f} without it"
+        f"{share}; the difference is {mean:.4f}, in {CONFIDENCE:.0%} of samples {low:.4f} to {high:.4f}."
     )
 
 
@@ -80,6 +84,13 @@ def coverage_note(evaluation: Evaluation) -> str:
         f"{figures['catalogue_items']:,} items ({figures['catalogue_share']:.1%}); the {K} most recommended items take "
         f"{figures['top_share']:.1%} of the places (items of the history excluded)."
     )
+
+
+def _gain_verdict(low: float, high: float) -> str:
+    """Return what a gain amounts to by its interval."""
+    if low > 0:
+        return "more than chance"
+    return "less than nothing" if high < 0 else "nothing beyond chance"
 
 
 def _popularity_warning(evaluation: Evaluation) -> str:

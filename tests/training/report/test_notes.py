@@ -111,10 +111,19 @@ def test_what_the_search_adds_is_said_with_its_interval(interval: list[float], v
     assert search_note(plain) == ""
 
 
-def test_what_the_ranker_adds_is_said_if_there_is_one() -> None:
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ([0.001, 0.003], "more than chance"),
+        ([-0.0132, 0.0228], "nothing beyond chance"),
+        ([-0.003, -0.001], "less than nothing"),
+    ],
+)
+def test_what_the_ranker_adds_is_said_with_its_interval(interval: list[float], verdict: str) -> None:
     plain = evaluation(0.052)
     assert ranker_note(plain) == ""
-    measured = replace(plain, ranker_adds={"mean": 0.002, "interval": [0.001, 0.003]})
+    measured = replace(plain, ranker_adds={"mean": 0.002, "interval": interval})
     assert ranker_note(measured) == (
-        "The ranker adds 0.0020 to the test ndcg@10 of the answers, +4.0%, in 95% of samples 0.0010 to 0.0030."
+        f"The ranker adds {verdict}: test ndcg@10 0.0520 with it, 0.0500 without it, +4.0%; the difference is 0.0020, "
+        f"in 95% of samples {interval[0]:.4f} to {interval[1]:.4f}."
     )

@@ -10,9 +10,13 @@ import typer
 
 from model_store.errors import ConfigError
 from training.config import PRESETS, TrainingConfig, load_config
+from training.data.prepare import PrepareOptions
 
 _DATA = "Interactions and items"
 _CONFIG = "Configuration"
+
+_ITEM_COLUMNS = ("title", "categories", "attributes", "vector", "items_key")
+"""Columns of the items file."""
 
 
 def _text(name: str, help_: str, panel: str = _DATA) -> Any:
@@ -89,7 +93,7 @@ class DataOptions:
         """Return the configuration: the preset, overridden by ``--set``, overridden by the other options.
 
         Raises:
-            ConfigError: A key or value is not valid.
+            ConfigError: A key or value is not valid, or says how to read an items file that is not named.
         """
         if not self.data:
             raise ConfigError("there are no data", "name a file or folder with --data")
@@ -99,4 +103,21 @@ class DataOptions:
         given |= {"items_file": self.items, "separator": self.separator, "skip_bad": self.skip_bad}
         given |= {"query": self.query, "items_query": self.items_query}
         mapped = [f"data.{key}={dumps(value)}" for key, value in given.items() if value]
-        return load_config(self.preset, [*self.overrides, *mapped])
+        config = load_config(self.preset, [*self.overrides, *mapped])
+        _refuse_without_items(config.data)
+        return config
+
+
+def _refuse_without_items(data: PrepareOptions) -> None:
+    """Refuse options that say how to read an items file if there is none, as they would be ignored."""
+    if data.items_file or data.items_query:
+        return
+    options = {f"--{name.replace('_', '-')}": getattr(data.columns, name) for name in _ITEM_COLUMNS}
+    options["--separator"] = data.separator
+    given = [option for option, value in options.items() if value]
+    if given:
+        names = " and ".join(given)
+        raise ConfigError(
+            f"{names} {'say' if len(given) > 1 else 'says'} how to read an items file, but --items names none",
+            f"name the table with one row per item: --items FILE, or leave {names} out",
+        )

@@ -56,6 +56,33 @@ def test_an_option_may_hold_any_text() -> None:
     assert DataOptions(data="x", user=name, query="select 'x' from y -- \"z\"").load_config().data.columns.user == name
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--vector", "emb"),
+        ("--title", "name"),
+        ("--categories", "genres"),
+        ("--attributes", "price"),
+        ("--items-key", "sku"),
+        ("--separator", ";"),
+    ],
+)
+def test_options_of_an_items_file_need_one(option: str, value: str) -> None:
+    given = {option.removeprefix("--").replace("-", "_"): value}
+    with pytest.raises(ConfigError) as refused:
+        DataOptions(data="x.csv", **given).load_config()  # type: ignore[arg-type]
+    assert option in str(refused.value)
+    assert "--items names none" in str(refused.value)
+    assert "--items FILE" in refused.value.hint
+    DataOptions(data="x.csv", items="items.csv", **given).load_config()  # type: ignore[arg-type]
+    DataOptions(data="sqlite:///x.db", items_query="select 1", **given).load_config()  # type: ignore[arg-type]
+
+
+def test_several_options_of_an_items_file_are_named_together() -> None:
+    with pytest.raises(ConfigError, match="--attributes and --vector say how to read an items file"):
+        DataOptions(data="x.csv", vector="emb", attributes="price").load_config()
+
+
 def test_data_are_needed(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.app, ["validate"])
     assert isinstance(done.exception, ConfigError)

@@ -13,11 +13,17 @@ from training.report.contents import Contents
 from training.report.html_parts import bullets, html_page, table
 from training.report.names import name_counts, names_note
 from training.report.notes import INTERVAL, coverage_note, ranker_note, search_note, show_interval, warnings
-from training.report.style import Chart, model_name, sort_rows
+from training.report.style import Chart, model_name, shortened, sort_rows
 from training.report.tree import Branch, top_branches
 from training.run_evaluation import Intervals
 
 NO_RANKER = "There is none: it would gain nothing beyond chance, or dense scores do not count."
+
+TITLE_LENGTH = 120
+"""Most characters of a title that stand in the page."""
+
+TOOLTIP_LENGTH = 500
+"""Most characters of a title that a tooltip shows."""
 
 PROTOCOLS = {"": "items of the history may be answers", SEEN_EXCLUDED: "items of the history are excluded"}
 
@@ -76,11 +82,18 @@ def section(chart: Chart, image: bytes) -> str:
     )
 
 
+def title_text(title: str) -> str:
+    """Render an item's title; a long one is shortened, and a tooltip shows more of it."""
+    short = shortened(title, TITLE_LENGTH)
+    tooltip = shortened(title, TOOLTIP_LENGTH)
+    return escape(short) if short == tooltip else f'<span title="{escape(tooltip)}">{escape(short)}</span>'
+
+
 def tree_list(contents: Contents, branches: Sequence[Branch]) -> str:
-    """Render branches as a nested list with full titles."""
+    """Render branches as a nested list with the titles of items."""
     lines = []
     for branch in branches:
-        examples = "".join(f"<li>{escape(contents.labels[row])}</li>" for row in branch.examples)
+        examples = "".join(f"<li>{title_text(contents.labels[row])}</li>" for row in branch.examples)
         below = f"<ul>{examples}</ul>" if examples else tree_list(contents, branch.below)
         name = contents.names.name(branch.prefix)
         label = branch.label if name is None else f"{branch.label}: {name}"
@@ -92,7 +105,7 @@ def examples_table(contents: Contents) -> str:
     """Render some test users: history, next choice and recommendations by title; a choice that was found is bold."""
 
     def name(row: int) -> str:
-        return escape(contents.labels[row])
+        return title_text(contents.labels[row])
 
     lines = []
     for number, one in enumerate(contents.examples, start=1):

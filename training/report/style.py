@@ -125,7 +125,12 @@ def draw_png(figure: Figure) -> bytes:
 def drawable(text: str, most: int) -> str:
     """Return text as one line of at most ``most`` characters; those that the charts' font lacks become a box."""
     known = _characters()
-    line = "".join(letter if ord(letter) in known else "□" for letter in " ".join(text.split()))
+    return "".join(letter if ord(letter) in known else "□" for letter in shortened(text, most))
+
+
+def shortened(text: str, most: int) -> str:
+    """Return text as one line of at most ``most`` characters, with an ellipsis where some are missing."""
+    line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -28,7 +28,7 @@ from training.report.answers import best_model, tokenizer_state
 from training.report.build import all_charts
 from training.report.contents import Contents
 from training.report.notes import coverage_note, show_interval
-from training.report.page import render_page
+from training.report.page import render_page, title_text
 from training.report.style import Chart, draw_png, drawable, model_name
 from training.report.tree import top_branches
 from training.run_folder import RunFolder
@@ -280,6 +280,26 @@ def test_text_is_drawn_in_one_line_with_letters_that_the_font_has() -> None:
     assert drawable("a\n b\tc", 10) == "a b c"
     assert drawable("映画 film", 10) == "□□ film"
     assert drawable("x" * 20, 10) == "x" * 9 + "…"
+
+
+def test_a_long_title_is_shortened_and_its_tooltip_shows_more() -> None:
+    assert title_text("Wool <socks>\n& more") == "Wool &lt;socks&gt; &amp; more"
+    html = title_text('"long" words ' * 1000)
+    reader = Reader(html)
+    assert not reader.open
+    [shown] = reader.texts
+    [(tag, name, tooltip)] = reader.attributes
+    assert (tag, name) == ("span", "title")
+    assert (len(shown), len(tooltip)) == (120, 500)
+    assert shown.startswith('"long" words')
+    assert shown.endswith("…")
+    assert tooltip.startswith(shown[:-1])
+
+
+def test_no_title_stands_in_the_page_at_full_length(contents: Contents) -> None:
+    html = render_page(replace(contents, labels=["x" * 10_000 for _ in contents.labels]), []).decode()
+    assert "x" * 119 + "…" in html
+    assert "x" * 500 not in html
 
 
 def test_the_same_figure_gives_the_same_bytes(contents: Contents) -> None:

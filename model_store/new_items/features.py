@@ -79,6 +79,13 @@ def extract_features(title: str, categories: Sequence[str], attributes: Attribut
     return Features(ids, weights)
 
 
+def says_something(title: str, categories: Sequence[str], attributes: Attributes | str) -> bool:
+    """Return whether an item has any feature; mostly a look at the beginning of its title tells."""
+    if _has_word(title) or any(map(_has_word, islice(categories, MAX_FEATURES))):
+        return True
+    return next(_groups("", (), attributes), None) is not None
+
+
 def hash_feature(name: str) -> int:
     """Return the id of a feature: the CRC-32 of its name, cut to the bits of :data:`HASH_BUCKETS`."""
     return zlib.crc32(name.encode("utf-8", "surrogatepass")) % HASH_BUCKETS
@@ -86,14 +93,24 @@ def hash_feature(name: str) -> int:
 
 def split_words(text: str) -> list[str]:
     """Return the distinct words in order, case folded; pairs of characters where a script has no spaces."""
-    folded = unicodedata.normalize("NFKC", text[:MAX_TEXT_LENGTH]).casefold()
     found: dict[str, None] = {}
-    for word in _WORD.findall(folded):
+    for word in _WORD.findall(_fold(text)):
         if _UNSPACED.search(word) and len(word) > 1:
             found.update(dict.fromkeys(one + other for one, other in pairwise(word)))
         else:
             found[word] = None
     return list(found)
+
+
+def _has_word(text: str) -> bool:
+    if text.isascii():
+        return bool(_WORD.search(text, 0, MAX_TEXT_LENGTH))
+    return bool(_WORD.search(_fold(text)))
+
+
+def _fold(text: str) -> str:
+    """Return what is read of a text, in one form of each character, without case."""
+    return unicodedata.normalize("NFKC", text[:MAX_TEXT_LENGTH]).casefold()
 
 
 def _groups(title: str, categories: Sequence[str], attributes: Attributes | str) -> Iterator[list[WeightedName]]:

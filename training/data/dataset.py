@@ -21,6 +21,7 @@ import polars as pl
 
 from model_store.catalogue.catalogue import ID_BYTES
 from model_store.errors import DataError
+from model_store.new_items.features import says_something
 from training.data.event_types import UNKNOWN, Int8Array, event_numbers
 from training.data.filters import UNFILTERED, FilterOptions
 from training.data.numbering import Int32Array, Int64Array, number_ids, stable_order
@@ -155,10 +156,10 @@ class Dataset:
         """Interactions per user-item pair; above 1 only if most interactions repeat earlier ones."""
         return self.interactions / (self.users * self.n_items)
 
-    @property
+    @cached_property
     def has_content(self) -> bool:
-        """True if any trained item has a title, categories or attributes, so that a content model can learn."""
-        return any(self.titles) or any(self.categories) or any(self.attributes)
+        """True if title, categories or attributes of any trained item say something: a content model can learn."""
+        return any(map(says_something, self.titles, self.categories, self.attributes))
 
     @cached_property
     def lengths(self) -> Int64Array:

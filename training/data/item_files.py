@@ -19,6 +19,7 @@ from training.data.attribute_types import typed
 from training.data.dataset import ItemInfo
 from training.data.own_vectors import read_vectors
 from training.data.tables import TableFile, collect, open_table, plain_ids, unreadable
+from training.data.unread_texts import note_unread_texts
 
 _CHUNK = 50_000  # items that are held as Python objects at a time
 _SEPARATORS = ("|", ";", ",")
@@ -51,7 +52,7 @@ def read_items(
     Args:
         path: A table, or a file with one Python literal per line, the format of the Amazon 2014 metadata.
         columns: Names of the columns.
-        intake: Gets notes on types, separators and columns that are not used.
+        intake: Gets notes on types, separators, and columns and texts that are not used.
         separator: Text between the categories of an item; "" to detect it.
         item_column: Name of the item id in the interactions, if it is known.
 
@@ -76,9 +77,10 @@ def read_items(
 
     split = _separator_of(rows, table, separator, path.name, intake)
     infos = _as_infos(rows, table, columns.attributes, split)
+    says = note_unread_texts(path.name, infos.values(), intake)
     if not table.vector:
         return infos
-    vectors = read_vectors(path.name, rows, table.vector, intake)
+    vectors = read_vectors(path.name, rows, table.vector, intake, says)
     return {item: replace(info, vector=vector) for (item, info), vector in zip(infos.items(), vectors, strict=True)}
 
 

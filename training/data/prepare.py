@@ -185,6 +185,8 @@ def build_dataset(raw: RawData, options: PrepareOptions) -> Dataset:
     repeats = raw.repeats + len(raw.interactions) - left_out - len(frame)
     left_out += raw.left_out
     notes = (*raw.notes, *_filter_notes(dataset, options, left_out, repeats), *_split_notes(dataset))
+    if raw.items and not dataset.has_content:
+        notes = (*notes, _unread_note(dataset))
     return replace(dataset, notes=notes)
 
 
@@ -222,6 +224,12 @@ def _filter_notes(dataset: Dataset, options: PrepareOptions, left_out: int, repe
         shown = ", ".join(bare[:SHOWN_ITEMS].to_list())
         rest = f" … all in {NOT_SERVED}" if len(bare) > SHOWN_ITEMS else ""
         yield f"{len(bare):,} of {total:,} items had {few} and no content to be placed by: not served ({shown}{rest})"
+
+
+def _unread_note(dataset: Dataset) -> str:
+    """Say what becomes of items of which none says anything."""
+    rest = "content is not read" if dataset.own_vectors is None else "of content only the vectors are read"
+    return f"no trained item says anything that can be read: {rest}, and new items cannot be placed"
 
 
 def _split_notes(dataset: Dataset) -> tuple[str, ...]:

@@ -244,12 +244,17 @@ def _repeats(logs: Sequence[Log], frame: pl.DataFrame, are_kept: bool) -> Check:
 def _item_checks(file: str, table: ItemTable, interactions: pl.DataFrame) -> Iterator[Check]:
     used = interactions["item"].unique().cast(pl.String).to_frame(ID)
     rows = table.rows.select(LINE, ID)
-    again = rows.filter(~pl.col(ID).is_first_distinct())
-    unused = rows.join(used, on=ID, how="anti", maintain_order="left")
+    has_id = pl.col(ID).is_not_null()
+    dropped = rows.filter(~(has_id & pl.col(ID).is_first_distinct()))
+    unused = rows.filter(has_id).join(used, on=ID, how="anti", maintain_order="left")
     unknown = used.join(rows, on=ID, how="anti").height
 
     yield _item_check(
-        "item file", file, again, f"{len(rows):,} items, each once", "rows repeat an item, the first row counts"
+        "item file",
+        file,
+        dropped,
+        f"{len(rows):,} items, each once",
+        "rows have no item id or repeat an item: dropped, the first row counts",
     )
     good = f"every item of {file} has interactions; {unknown:,} items with interactions are not in it"
     yield _item_check("items with interactions", file, unused, good, f"items of {file} have no interactions")
@@ -257,7 +262,7 @@ def _item_checks(file: str, table: ItemTable, interactions: pl.DataFrame) -> Ite
 
 def _item_check(name: str, file: str, offenders: pl.DataFrame, good: str, bad: str) -> Check:
     shown = offenders.head(EXAMPLES).select(LINE, ID).iter_rows()
-    rows = tuple(f"{file} line {line}: {item!r}" for line, item in shown)
+    rows = tuple(f"{file} line {line}: {'its id is empty' if item is None else repr(item)}" for line, item in shown)
     count = len(offenders)
     return Check(name, count, f"{count:,} {bad}" if count else good, rows, is_handled=True)
 

@@ -16,6 +16,7 @@ from model_store.new_items.features import (
     Attributes,
     extract_features,
     hash_feature,
+    says_something,
     split_words,
 )
 
@@ -136,3 +137,21 @@ def test_work_is_bounded() -> None:
 
 def test_a_lone_surrogate_is_text_too() -> None:
     assert len(extract_features("\ud800", ("\ud800x",), {"\ud800": "\ud800"}).ids) > 0
+
+
+@given(
+    st.text(max_size=5),
+    st.lists(st.text(max_size=3), max_size=2),
+    st.dictionaries(st.text(max_size=2), st.none() | st.booleans() | st.floats() | st.text(max_size=4), max_size=2),
+)
+def test_an_item_says_something_if_it_has_a_feature(
+    title: str, categories: list[str], attributes: dict[str, Any]
+) -> None:
+    has_features = len(extract_features(title, categories, attributes).ids) > 0
+    assert says_something(title, categories, attributes) is has_features
+
+
+@pytest.mark.parametrize("title", ["", "  ", "!!! ---", "\x00\x01\x1b", "😀", "\uff9e", "." * 2000 + "word"])
+def test_what_holds_no_word_says_nothing(title: str) -> None:
+    assert not says_something(title, (title,), {"text": title})
+    assert not says_something("", (), title)

@@ -67,3 +67,22 @@ def test_columns_of_any_name_are_allowed(tmp_path: Path) -> None:
     columns = Columns(items_key="sku", attributes=("id", "line"))
     items, _ = read(tmp_path / "items.csv", "id,line,sku\n1,garden,a\n", columns)
     assert items["a"].attributes == {"id": 1, "line": "garden"}
+
+
+def test_items_that_say_nothing_and_texts_that_are_cut_off_are_counted(tmp_path: Path) -> None:
+    titles = ["Wool socks", "", "!!! ---", "\x01\x02", "word " * 500]
+    rows = [f'i{row},"{title}",,' for row, title in enumerate(titles)]
+    rows += [f"i5,,{'x' * 2001},", "i6,,,3.5"]
+    _, said = read(
+        tmp_path / "items.csv",
+        "item_id,title,genres,price\n" + "\n".join(rows) + "\n",
+        Columns(attributes=("price",)),
+    )
+    assert "items.csv: 3 of 7 items say nothing that can be read" in said
+    assert "items.csv: 2 texts are longer than 2,000 characters, of which the rest is not read" in said
+
+
+def test_items_that_are_read_whole_need_no_words(tmp_path: Path) -> None:
+    _, said = read(tmp_path / "items.csv", "item_id,title\na,Socks\nb,映画\n")
+    assert "can be read" not in said
+    assert "longer" not in said

@@ -42,7 +42,26 @@ def test_items_without_a_vector_are_counted(tmp_path: Path) -> None:
     given = [[1.0, 2.0], None, [0.0, 0.0], [], [3.0, 4.0]]
     vectors, said = read(write_items(tmp_path / "items.parquet", given))
     assert [vector is not None for vector in vectors] == [True, False, False, False, True]
-    assert "3 items have none, or only zeros" in said
+    assert "3 items have none, or only zeros, and no text that can be read: known by interactions alone" in said
+    assert "predicted" not in said
+
+
+@pytest.mark.parametrize(
+    ("titles", "words"),
+    [
+        (["A", "B", "C"], "; 2 items have none, or only zeros: predicted from what they say"),
+        (
+            ["A", "B", "!!!"],
+            "; 2 items have none, or only zeros: 1 predicted from what they say, 1 say nothing, known by interactions "
+            "alone",
+        ),
+    ],
+)
+def test_a_missing_vector_is_predicted_from_what_the_item_says(tmp_path: Path, titles: list[str], words: str) -> None:
+    path = tmp_path / "items.parquet"
+    frame = {"item_id": ["a", "b", "c"], "title": titles, "emb": [[1.0, 2.0], None, [0.0, 0.0]]}
+    pl.DataFrame(frame).write_parquet(path)
+    assert read(path)[1].endswith(f"vectors of 2 numbers in 'emb'{words}")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +75,7 @@ def test_items_without_a_vector_are_counted(tmp_path: Path) -> None:
         ([[1.0]], "has 1 numbers, 2 to 8,192 are allowed"),
         ([[0.5] * (WIDEST + 1)], "has 8193 numbers, 2 to 8,192 are allowed"),
         ([None, []], "column 'emb' holds no vector"),
+        ([[0.0, 0.0], None, [0.0, -0.0]], "column 'emb' holds no vector but zeros, which count as none"),
         (["[1, 2]"], "column 'emb' holds string, not lists of numbers"),
         ([[["1"]]], "not lists of numbers"),
     ],

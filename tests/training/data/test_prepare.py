@@ -105,6 +105,19 @@ def test_content_of_untrained_items_alone_places_nothing() -> None:
     assert dataset.unplaceable_items().to_list() == ["rye", "cod", "fig"]
 
 
+@pytest.mark.parametrize(
+    ("vector", "words"),
+    [(None, "content is not read"), (np.ones(2, dtype=np.float32), "of content only the vectors are read")],
+)
+def test_a_shop_whose_items_say_nothing_is_told_so(vector: np.ndarray | None, words: str) -> None:
+    info = {name: ItemInfo("!!!", (" ",), vector=vector) for name in ("tea", "jam", "rye")}
+    dataset = made(info=info)
+    assert not dataset.has_content
+    said = f"no trained item says anything that can be read: {words}, and new items cannot be placed"
+    assert dataset.notes[-1] == said
+    assert not any("says anything" in note for data in (made(), made(info={})) for note in data.notes)
+
+
 def test_a_shop_may_serve_trained_items_only() -> None:
     options = FEW.model_copy(update={"serve_untrained": False})
     assert (

@@ -103,6 +103,25 @@ def test_items_without_interactions_and_repeated_items(tmp_path: Path) -> None:
     assert checks["items with interactions"].rows == ("items.csv line 4: 'unsold'",)
 
 
+def test_a_row_without_an_item_id_is_no_item_of_that_name(tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("item,title\ni0,A\ni1,B\n,C\n  ,D\n")
+    checks = checked(tmp_path / "c.csv", lines(), items_file=str(items))
+    assert checks["item file"].count == 2
+    assert checks["item file"].rows == ("items.csv line 4: its id is empty", "items.csv line 5: its id is empty")
+    assert checks["item file"].detail.startswith("2 rows have no item id or repeat an item")
+    assert checks["items with interactions"].outcome == "pass"
+    assert not any("None" in row for check in checks.values() for row in check.rows)
+
+
+def test_what_is_not_read_of_items_is_a_note(tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("item,title\n" + "".join(f"i{row},!!!\n" for row in range(5)))
+    checks = checked(tmp_path / "c.csv", lines(), items_file=str(items))
+    assert "items.csv: 5 of 5 items say nothing that can be read" in checks["reading"].rows
+    assert "no trained item says anything that can be read: content is not read" in checks["filters"].detail
+
+
 def test_a_missing_column_ends_the_checks(tmp_path: Path) -> None:
     checks = checked(tmp_path / "c.csv", "user,price,timestamp\nu,1,2\n")
     assert list(checks) == ["columns"]

@@ -20,6 +20,7 @@ from model_store.bundle.bundle import Bundle
 from model_store.bundle.registry import ModelStore
 from model_store.bundle.signature import EVERYONE
 from model_store.catalogue.catalogue import Catalogue, ItemPut
+from model_store.errors import DataError
 from model_store.network.bound_search import BoundSearch
 from model_store.network.search import BeamSearch
 from model_store.new_items.item_encoder import ItemEncoder
@@ -93,8 +94,9 @@ class NewItems:
 
         Raises:
             CheckpointError: The folder holds another study.
-            ItemRefused: The items have nothing but ids.
+            DataError: No item says anything by which a new one could be placed.
         """
+        self._refuse_without_content()
         _ = self.pipeline.dataset  # opened even if the run is finished: changed data must be refused
         users = held_out_targets(self.whole_data, self.held_out)
         other_users = self.pipeline.dataset.test()
@@ -186,6 +188,16 @@ class NewItems:
     def _is_new(self) -> BoolArray:
         """Mask of the new items by row of :attr:`catalogue`."""
         return np.arange(len(self.catalogue)) >= self.catalogue.trained
+
+    def _refuse_without_content(self) -> None:
+        """Refuse data of which new items could not be placed, before anything is trained."""
+        if not self.held_out.dataset.has_content:
+            raise DataError(
+                f"{self.whole_data.name}: no item says anything in title, categories or attributes, by which new items "
+                "are placed",
+                "name a table with them: --items FILE, and --title, --categories or --attributes if its columns have "
+                "unusual names; vectors alone (--vector) are not enough, as new items come without",
+            )
 
     def _search(self, catalogue: Catalogue, split: Split, is_open: BoolArray | None = None) -> Answers:
         """Return candidates for every user. Items of the history are excluded, but never the target."""

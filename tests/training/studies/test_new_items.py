@@ -145,3 +145,23 @@ def test_the_report_holds_together(measured: tuple[Path, NewItems], capsys: pyte
     assert report["recall_among_new"]["model"] == 1
     json.dumps(report, allow_nan=False)
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["no items file", "empty titles", "punctuation", "vectors alone"])
+def test_items_that_say_nothing_are_refused_before_training(tmp_path: Path, kind: str) -> None:
+    write_cycle(tmp_path / "cycle.txt")
+    items = pl.DataFrame({"item_id": [f"i{row}" for row in range(ITEMS)]})
+    if kind == "vectors alone":
+        items = items.with_columns(emb=pl.Series([[float(row), 1.0] for row in range(ITEMS)]))
+    else:
+        items = items.with_columns(title=pl.lit("" if kind == "empty titles" else "!!! ---"))
+    items.write_parquet(tmp_path / "items.parquet")
+
+    data = [] if kind == "no items file" else [f"data.items_file={tmp_path / 'items.parquet'}"]
+    data += ["data.columns.vector=emb"] if kind == "vectors alone" else []
+    config = load_config("demo", [*OVERRIDES, *data])
+    study = NewItems(tmp_path / "out", config, str(tmp_path / "cycle.txt"), SHARE, SilentProgress())
+    with pytest.raises(DataError, match="no item says anything in title, categories or attributes") as refused:
+        study.run()
+    assert "--items FILE" in refused.value.hint
+    assert not (tmp_path / "out" / "run").exists()

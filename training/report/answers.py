@@ -43,6 +43,7 @@ def tokenizer_state(contents: Contents) -> str:
     fewest = min(range(len(used)), key=lambda level: used[level])
     collisions = health["collision_rate"]
 
+    moved = _moved_note(health["moved"])
     doubts = []
     if used[fewest] < FEW_CODES * min(contents.codebook_size, len(contents.codes)):
         doubts.append(f"level {fewest + 1} uses {used[fewest]} of {contents.codebook_size} codes")
@@ -51,8 +52,19 @@ def tokenizer_state(contents: Contents) -> str:
     if health["reconstruction_error"] >= 1:
         doubts.append("codes describe an item no better than the mean of all items")
     if doubts:
-        return f"There are doubts: {'; '.join(doubts)}. The search then tells these items apart by little."
+        return f"There are doubts: {'; '.join(doubts)}. The search then tells these items apart by little.{moved}"
     return (
         f"Yes: each level uses at least {used[fewest]} of {contents.codebook_size} codes, and {collisions:.1%} of the "
-        "items shared their nearest codes with others before each got codes of its own."
+        f"items shared their nearest codes with others before each got codes of its own.{moved}"
+    )
+
+
+def _moved_note(moved: int) -> str:
+    """Say why items have other codes than their nearest; empty if none has."""
+    if not moved:
+        return ""
+    items = "1 item has" if moved == 1 else f"{moved:,} items have"
+    return (
+        f" {items} other codes than the nearest: another item had taken those, or the codes from before were about as "
+        "near or nearer and were kept (joint.stickiness, warm.stickiness)."
     )

@@ -148,7 +148,7 @@ def health_table(contents: Contents) -> str:
     whole = [
         ["items whose nearest code tuple is shared", f"{health['collision_rate']:.2%}"],
         ["items that share the most crowded tuple", f"{health['largest_group']:,}"],
-        ["items moved to another tuple", f"{health['moved']:,}"],
+        ["items with other codes than their nearest tuple", f"{health['moved']:,}"],
         ["reconstruction error (1: no better than the mean)", f"{health['reconstruction_error']:.4f}"],
     ]
     return by_level + "\n" + table("Of all items", ["", "value"], whole)
@@ -165,8 +165,9 @@ def policies_table(contents: Contents) -> str:
         else [escape(name), "no room for all items", "", ""]
         for name, one in policies.items()
     ]
-    heads = ["policy", "codes per item", "items moved", "mean extra squared distance of moved items"]
-    return table("Result of each collision policy", heads, lines)
+    heads = ["policy", "codes per item", "items with other codes than their nearest", "mean extra squared distance"]
+    caption = "Result of each collision policy (the nearest codes are found level by level; others may be nearer still)"
+    return table(caption, heads, lines)
 
 
 def names_table(contents: Contents) -> str:

@@ -80,7 +80,7 @@ def test_the_tables_hold_the_numbers_of_the_evaluation(finished: Path) -> None:
                 assert [model_name(row), *figures, interval] in rows
     health = evaluation["tokenizer"]
     assert ["codes used", *map(str, health["codes_used"])] in rows
-    assert ["items moved to another tuple", str(health["moved"])] in rows
+    assert ["items with other codes than their nearest tuple", str(health["moved"])] in rows
     assert ["token", "3", str(health["policies"]["token"]["moved"])] in [row[:3] for row in rows]
 
 
@@ -157,6 +157,19 @@ def test_what_is_doubtful_about_a_tokenizer_is_said(contents: Contents) -> None:
     assert said(bad).startswith("There are doubts: level 2 uses 1 of ")
     assert "30% of the items" in said(bad)
     assert "no better than the mean" in said(bad)
+
+
+def test_why_items_have_other_codes_than_their_nearest_is_said(contents: Contents) -> None:
+    def said(moved: int) -> str:
+        tokenizer = contents.evaluation.tokenizer | {"collision_rate": 0.0, "moved": moved}
+        return tokenizer_state(replace(contents, evaluation=replace(contents.evaluation, tokenizer=tokenizer)))
+
+    assert "other codes" not in said(0)
+    assert "1 item has other codes than the nearest" in said(1)
+    assert said(2).endswith(
+        "2 items have other codes than the nearest: another item had taken those, or the codes from before were about "
+        "as near or nearer and were kept (joint.stickiness, warm.stickiness)."
+    )
 
 
 def test_the_pictures_decode_and_are_not_blank(finished: Path) -> None:

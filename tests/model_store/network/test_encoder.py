@@ -26,7 +26,7 @@ def encoder(shape: EncoderShape) -> HistoryEncoder:
 
 
 def test_slow_waves_pass_and_quick_ones_do_not() -> None:
-    """At the newest token of a full window the filter is that of a Fourier transform, which keeps frequencies below 5."""
+    """At the newest token of a full window the filter is a Fourier transform's, which keeps frequencies below 5."""
     turn = 2 * np.pi * np.arange(LowPass.WINDOW) / LowPass.WINDOW
     weight = LowPass()(torch.arange(LowPass.WINDOW)).double()  # of the newest token, the one before it, ...
     for frequency in range(LowPass.WINDOW // 2):

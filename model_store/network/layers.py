@@ -146,10 +146,10 @@ class RelativeBias(nn.Module):
 class LowPass(nn.Module):
     """Fixed low-pass filter over tokens: the lowest frequencies of a window, none of them learned.
 
-    A window of :data:`WINDOW` tokens keeps its :data:`FREQUENCIES` lowest frequencies, the mean among them. At the newest
-    token that is a weighted sum of the window, and so it is computed at every token. The idea is that of Shin et al., "An
-    Attentive Inductive Bias for Sequential Recommendation beyond the Self-Attention", AAAI 2024, whose filter sees the
-    whole sequence, and gives back a learned part of the high frequencies.
+    A window of :data:`WINDOW` tokens keeps its :data:`FREQUENCIES` lowest frequencies, the mean among them. At the
+    newest token that is a weighted sum of the window, and so it is computed at every token. The idea is that of Shin et
+    al., "An Attentive Inductive Bias for Sequential Recommendation beyond the Self-Attention", AAAI 2024, whose filter
+    sees the whole sequence, and gives back a learned part of the high frequencies.
     """
 
     WINDOW = 50

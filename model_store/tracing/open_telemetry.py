@@ -6,9 +6,12 @@ are kept (``OTEL_TRACES_SAMPLER``), how many wait (``OTEL_BSP_*``), what this pr
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from threading import Thread
+from urllib.parse import urlsplit
 
 from model_store.errors import ConfigError
 from model_store.tracing.interface import NO_TRACING, Kind, Span, TimedStep, Tracing, Value
@@ -23,6 +26,12 @@ except ModuleNotFoundError as _missing:
     raise ConfigError(
         f"traces need OpenTelemetry, and {_missing.name} is not installed", "pip install 'etegrec[tracing]'"
     ) from _missing
+
+ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""Variables that name the collector. The exporter takes any text, and would drop each span when it is sent."""
+
+LAST_SPANS_S = 2.0
+"""Longest time in seconds that the end of a program waits for the collector; the exporter alone tries for ten."""
 
 _HEADER = "traceparent"
 _KINDS: dict[Kind, trace.SpanKind] = {
@@ -40,6 +49,9 @@ def open_otlp(service_name: str) -> Tracing:
     Raises:
         ConfigError: The exporter is not installed, or a variable is wrong.
     """
+    for variable in ENDPOINT_VARIABLES:
+        _check_endpoint(variable, os.environ.get(variable, ""))
+
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ModuleNotFoundError as missing:
@@ -107,8 +119,10 @@ class OpenTelemetryTracing(Tracing):
         return carrier.get(_HEADER, "")
 
     def close(self) -> None:
-        """Send what is left and end the sender's thread."""
-        self._provider.shutdown()
+        """Send what is left and end the sender's thread; a collector that is away costs the spans, not the time."""
+        sender = Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        sender.start()
+        sender.join(LAST_SPANS_S)
 
     @contextmanager
     def _span(
@@ -150,6 +164,20 @@ class _KeptSpan(Span):
             linked = trace.get_current_span(_PROPAGATOR.extract({_HEADER: traceparent}, context=context.Context()))
             if linked.get_span_context().is_valid:
                 self._span.add_link(linked.get_span_context())
+
+
+def _check_endpoint(variable: str, value: str) -> None:
+    """Raise :class:`ConfigError` if a variable is set and holds no URL of a collector."""
+    try:
+        address = urlsplit(value.strip())
+        is_url = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+    except ValueError:  # such as a port that is no number
+        is_url = False
+    if value and not is_url:
+        raise ConfigError(
+            f"{variable} holds no URL of a collector",
+            "give it as http://HOST:4318, or https://, or unset it; see docs/OPERATIONS.md, Traces",
+        )
 
 
 def _resource(service_name: str) -> Resource:

@@ -13,8 +13,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from model_store.errors import ConfigError
+from model_store.tracing import open_telemetry
 from model_store.tracing.interface import NO_TRACING, TimedStep, open_tracing, opened_tracing
-from model_store.tracing.open_telemetry import OpenTelemetryTracing, open_otlp
+from model_store.tracing.open_telemetry import ENDPOINT_VARIABLES, OpenTelemetryTracing, open_otlp
 from tests.support.traces import CALLER, CALLER_SPAN, CALLER_TRACE, KeptTraces, attributes
 
 
@@ -124,6 +125,40 @@ def test_a_wrong_variable_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")  # less than a batch
     with pytest.raises(ConfigError, match="max_export_batch_size"):
         open_otlp("etegrec-serve")
+
+
+@pytest.mark.parametrize("variable", ENDPOINT_VARIABLES)
+@pytest.mark.parametrize("value", ["garbage", "collector:4318", "ftp://collector", "http://", "http://collector:none"])
+def test_an_endpoint_that_is_no_url_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"{variable} holds no URL") as refused:
+        open_otlp("etegrec-serve")
+    assert "http://HOST:4318" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "value", ["", "http://collector:4318", "https://otlp.example.com/v1/otlp", "http://[::1]:4318"]
+)
+def test_an_endpoint_that_is_a_url_is_taken(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", value)
+    tracing = open_otlp("etegrec-serve")
+    assert tracing.is_on
+    tracing.close()
+
+
+def test_the_end_does_not_wait_for_a_collector_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_away = threading.Event()
+    exporter = InMemorySpanExporter()
+    monkeypatch.setattr(open_telemetry, "LAST_SPANS_S", 0.01)
+    monkeypatch.setattr(exporter, "shutdown", is_away.wait)
+    tracing = OpenTelemetryTracing("etegrec-serve", SimpleSpanProcessor(exporter))
+
+    closing = threading.Thread(target=tracing.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    has_ended = not closing.is_alive()
+    is_away.set()
+    assert has_ended
 
 
 def test_off_costs_no_import_and_missing_packages_are_named() -> None:

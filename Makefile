@@ -37,6 +37,7 @@ check: $(VENV)/installed  ## format, lint, strict types, arrows between drawers,
 	$(BIN)/python docs/make_settings.py --check
 	$(BIN)/python -m deploy.make_prometheus_rule --check
 	$(BIN)/python -m deploy.make_dashboard --check
+	$(BIN)/python -m deploy.make_settings_schema --check
 	$(BIN)/python -c 'from benchmarks.mutants import read_equivalent; read_equivalent()'
 
 $(VENV)/deploy: $(VENV)/installed
@@ -60,11 +61,12 @@ coverage: $(VENV)/installed  ## all tests with coverage, replicas and commands t
 mutants: $(VENV)/installed  ## small bugs put where they cost most, one by one: which do the tests let through? MINUTES, MODULE
 	@$(BIN)/python -m benchmarks.mutants $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MODULE),--module $(MODULE))
 
-docs: $(VENV)/installed  ## rewrite what is generated: the map of files, the settings, the pictures, chart rules, the dashboard
+docs: $(VENV)/installed  ## rewrite what is generated: the map of files, the settings, the pictures, chart rules and settings, the dashboard
 	$(BIN)/python docs/make_map.py
 	$(BIN)/python docs/make_settings.py
 	$(BIN)/python -m deploy.make_prometheus_rule
 	$(BIN)/python -m deploy.make_dashboard
+	$(BIN)/python -m deploy.make_settings_schema
 	$(BIN)/python docs/make_pictures.py
 
 screenshots: $(VENV)/installed  ## pictures of the console for the README, by Chromium; STORE: a model store, else the demo's

@@ -1,9 +1,10 @@
-"""Checks of rendered manifests beyond their schemas: names that lead somewhere, pods without rights."""
+"""Checks of rendered manifests beyond their schemas: names lead somewhere, pods have no rights, parts agree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 Manifest = Mapping[str, Any]
 
@@ -30,6 +31,14 @@ CONTAINER_RULES: dict[str, object] = {
 SECRET_ENDS = ("PASSWORD", "TOKEN", "SECRET", "_KEYS", "REDIS_URL")
 """Ends of the names of variables whose values are secret."""
 
+SHARED_VARIABLES = ("ETEGREC_NAMESPACE", "ETEGREC_HISTORY_CAP", "ETEGREC_ATTRIBUTION_TTL_S", "ETEGREC_REDIS_CA_FILE")
+"""Variables that several programs read: where pods differ, one looks where the other does not write."""
+
+ATTRIBUTION_KEYS = "etegrec_attribution_keys"
+"""File of the keys with which one program signs and others verify."""
+
+COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
 NEEDED_RESOURCES = ("requests.cpu", "requests.memory", "limits.memory")
 
 
@@ -51,6 +60,11 @@ def problems_of(manifests: list[Manifest]) -> list[str]:
         _unknown_mounts,
         _unhardened_pods,
         _literal_secrets,
+        _repeated_variables,
+        _uneven_variables,
+        _missing_attribution_keys,
+        _closed_collectors,
+        _unbounded_batches,
         _short_graces,
     )
     return [problem for check in checks for problem in check(manifests)]
@@ -208,6 +222,65 @@ def _literal_secrets(manifests: list[Manifest]) -> Iterator[str]:
             for variable in container.get("env", []):
                 if variable["name"].endswith(SECRET_ENDS) and "value" in variable:
                     yield f"{pod.owner} has {variable['name']} in the open; take it from a Secret (valueFrom)"
+
+
+def _variables(pod: Pod) -> list[Mapping[str, Any]]:
+    return [variable for container in pod.spec["containers"] for variable in container.get("env", [])]
+
+
+def _repeated_variables(manifests: list[Manifest]) -> Iterator[str]:
+    for pod in pods_of(manifests):
+        names = [variable["name"] for variable in _variables(pod)]
+        yield from (
+            f"{pod.owner} has the variable {name} twice" for name in sorted(set(names)) if names.count(name) > 1
+        )
+
+
+def _uneven_variables(manifests: list[Manifest]) -> Iterator[str]:
+    pods = pods_of(manifests)
+    for name in SHARED_VARIABLES:
+        values = [next((each.get("value") for each in _variables(pod) if each["name"] == name), None) for pod in pods]
+        if len(set(values)) > 1:
+            found = ", ".join(f"{pod.owner}: {value}" for pod, value in zip(pods, values, strict=True))
+            yield f"pods do not agree in {name} ({found})"
+
+
+def _missing_attribution_keys(manifests: list[Manifest]) -> Iterator[str]:
+    """Find pods that would verify by other keys of attributions than those which a Secret may bring to one of them."""
+    files = {pod.owner: dict(_secret_files(pod)) for pod in pods_of(manifests)}
+    shared = {name for secrets in files.values() for name, items in secrets.items() if not items}
+    for owner, secrets in files.items():
+        for name in sorted(shared):
+            if ATTRIBUTION_KEYS not in (secrets.get(name, [""]) or [ATTRIBUTION_KEYS]):
+                yield f"{owner} does not mount {ATTRIBUTION_KEYS} of the Secret {name}"
+
+
+def _secret_files(pod: Pod) -> Iterator[tuple[str, list[str]]]:
+    """Yield the Secrets of projected volumes, each with the files that are mounted; none stands for all."""
+    for volume in pod.spec["volumes"]:
+        for source in volume.get("projected", {}).get("sources", []):
+            if "secret" in source:
+                yield source["secret"]["name"], [item["path"] for item in source["secret"].get("items", [])]
+
+
+def _closed_collectors(manifests: list[Manifest]) -> Iterator[str]:
+    """Find pods that send traces to a port that their network policy closes."""
+    for pod in pods_of(manifests):
+        address = next((each["value"] for each in _variables(pod) if each["name"] == COLLECTOR), "")
+        policies = [each for each in _of_kind(manifests, "NetworkPolicy") if _selects(_selector_of(each), pod.labels)]
+        if address and policies:
+            url = urlsplit(address)
+            port = url.port or {"https": 443}.get(url.scheme, 80)
+            rules = [rule for each in policies for rule in each["spec"].get("egress", [])]
+            if not any(opened["port"] == port for rule in rules for opened in rule["ports"]):
+                yield f"{pod.owner} sends traces to port {port}, which its network policy closes"
+
+
+def _unbounded_batches(manifests: list[Manifest]) -> Iterator[str]:
+    for pod in pods_of(manifests):
+        is_batch = any(container.get("command", [""])[0] == "etegrec-batch" for container in pod.spec["containers"])
+        if is_batch and "ETEGREC_BATCH_PROCESSES" not in [each["name"] for each in _variables(pod)]:
+            yield f"{pod.owner} computes on all cores of its node; set ETEGREC_BATCH_PROCESSES"
 
 
 def _short_graces(manifests: list[Manifest]) -> Iterator[str]:

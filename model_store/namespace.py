@@ -19,7 +19,10 @@ NAMESPACE_ENV = "ETEGREC_NAMESPACE"
 FOLDER = "_namespaces"
 """Folder of the model store with one folder for each shop. No version can have this name, which begins with `_`."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,39}"
+"""Regular expression of a namespace, the whole of it."""
+
+_NAME = re.compile(NAME_PATTERN)
 
 
 def check_namespace(name: str) -> str:

@@ -74,6 +74,7 @@ class RunOptions:
         typer.Option(
             "--processes",
             min=0,
+            envvar="ETEGREC_BATCH_PROCESSES",
             help="Processes; 0: one for each core, or one with the torch engine.",
             rich_help_panel=_RUN,
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import typer
 import yaml
 
 from deploy.check_chart import CHART, KUBERNETES, merged
+from deploy.make_settings_schema import SET_BY_CHART, own_variables, shared_settings
 from deploy.refused_values import MINIMAL, REFUSED, Refused
 from model_store.bundle.signature import SIGNING_ENV, TRUSTED_ENV
+from model_store.namespace import NAMESPACE_ENV
+from service.batch.cli import app as batch_app
 from service.http.routes import ENDPOINTS
 from service.settings import ENV_PREFIX, Settings
 from training.cli import app as train_app
@@ -102,17 +107,41 @@ def test_variables_are_settings() -> None:
     names = set(re.findall(r"ETEGREC_[A-Z0-9_]+", "\n".join(TEMPLATES.values())))
     names |= {name for path in SETS for name in re.findall(r"\bETEGREC_[A-Z0-9_]+", path.read_text(encoding="utf-8"))}
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | {SIGNING_ENV, TRUSTED_ENV}
+    known |= {"ETEGREC_BATCH_PROCESSES"}
     assert names
     assert names <= known
 
 
-def test_the_refused_variables_are_those_that_the_chart_sets() -> None:
-    patterns = re.findall(r"\^ETEGREC_\(([A-Z0-9_|]+)\)\$", json.dumps(SCHEMA))
-    refused = {f"{ENV_PREFIX}{name}" for pattern in patterns for name in pattern.split("|")}
-    fixed = set(re.findall(r"name: (ETEGREC_[A-Z0-9_]+),", "\n".join(TEMPLATES.values())))
+def test_the_refused_settings_are_those_that_the_chart_sets_and_the_secret_ones() -> None:
+    settings = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    fixed = set(re.findall(r'name"?:? "?(ETEGREC_[A-Z0-9_]+)\b', "\n".join(TEMPLATES.values())))
     secret = {f"{ENV_PREFIX}{name.upper()}" for name, field in Settings.model_fields.items() if "Secret" in str(field)}
     assert len(secret) == 5
-    assert refused == fixed | secret
+    assert fixed - settings == {SIGNING_ENV, "ETEGREC_BATCH_PROCESSES"}
+    assert fixed & settings == SET_BY_CHART
+    assert settings - set(shared_settings()) == SET_BY_CHART | secret
+
+
+def test_a_part_may_have_any_setting_of_its_own_but_the_namespace() -> None:
+    assert set(shared_settings()) - set(own_variables()) == {NAMESPACE_ENV}
+    assert not set(own_variables()) & (SET_BY_CHART - {"ETEGREC_TRACING"})
+
+
+def test_the_default_of_every_setting_is_a_value_that_the_schema_takes(validator: Any) -> None:
+    defaults = {f"{ENV_PREFIX}{name.upper()}": field.default for name, field in Settings.model_fields.items()}
+    texts = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in defaults.items()
+        if name in shared_settings() and value is not None
+    }
+    values = with_defaults(yaml.safe_dump({"settings": texts}))
+    assert [error.message for error in validator.iter_errors(values)] == []
+
+
+def test_the_settings_in_the_schema_are_fresh() -> None:
+    command = [sys.executable, "-m", "deploy.make_settings_schema", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_probes_and_metrics_ask_paths_that_are_open() -> None:
@@ -169,6 +198,14 @@ def test_the_trainer_command_is_one_that_etegrec_train_takes() -> None:
     ).read_text(encoding="utf-8")
     assert SCHEMA["properties"]["trainer"]["properties"]["preset"]["enum"] == sorted(PRESETS, key=list(PRESETS).index)
     parse_cron(trainer["schedule"])
+
+
+def test_the_number_of_processes_reaches_every_command_of_a_batch() -> None:
+    group = typer.main.get_command(batch_app)
+    options = {name: {each.name: each.envvar for each in command.params} for name, command in group.commands.items()}  # type: ignore[attr-defined]
+    assert {found["processes"] for found in options.values() if "processes" in found} == {"ETEGREC_BATCH_PROCESSES"}
+    assert "processes" in options["recommend"]
+    assert "- name: ETEGREC_BATCH_PROCESSES" in TEMPLATES["batch.yaml"]
 
 
 def test_files_of_secrets_are_named_as_settings_that_are_secret() -> None:

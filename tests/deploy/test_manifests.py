@@ -163,6 +163,19 @@ def forget_a_mount(made: Manifests) -> None:
     pod_of(made)["volumes"].append({"name": "more", "emptyDir": {}})
 
 
+def give_a_variable_twice(made: Manifests) -> None:
+    container_of(made)["env"] += [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
+
+
+def send_traces_to_a_closed_port(made: Manifests) -> None:
+    container_of(made)["env"].append({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"})
+    made["NetworkPolicy"]["spec"]["egress"] = [{"ports": [{"port": 6379}]}]
+
+
+def compute_on_all_cores(made: Manifests) -> None:
+    container_of(made)["command"] = ["etegrec-batch"]
+
+
 MISTAKES: list[tuple[Callable[[Manifests], None], str]] = [
     (set_grace, "Deployment web is killed 44 s after it was asked to end, but may need 45 s"),
     (make_writable, "Deployment web has securityContext.readOnlyRootFilesystem False, not True"),
@@ -182,6 +195,9 @@ MISTAKES: list[tuple[Callable[[Manifests], None], str]] = [
     (mount_twice, "Deployment web mounts two volumes at /models"),
     (claim_for_nobody, "PersistentVolumeClaim other is mounted by no pod"),
     (forget_a_mount, "Deployment web has the volume more and mounts it nowhere"),
+    (give_a_variable_twice, "Deployment web has the variable A twice"),
+    (send_traces_to_a_closed_port, "Deployment web sends traces to port 4318, which its network policy closes"),
+    (compute_on_all_cores, "Deployment web computes on all cores of its node; set ETEGREC_BATCH_PROCESSES"),
 ]
 
 
@@ -194,6 +210,48 @@ def test_a_mistake_is_found(mistake: Callable[[Manifests], None], sentence: str)
     made: Manifests = {each["kind"]: dict(each) for each in deepcopy(parse(RIGHT))}
     mistake(made)
     assert sentence in problems_of(list(made.values()))
+
+
+def with_feed() -> tuple[Manifests, Manifests]:
+    """Return what is right, and the same for a second part."""
+    web: Manifests = {each["kind"]: dict(each) for each in deepcopy(parse(RIGHT))}
+    feed: Manifests = {each["kind"]: dict(each) for each in deepcopy(parse(RIGHT.replace("web", "feed")))}
+    for each in feed.values():
+        if each["kind"] == "PersistentVolumeClaim":
+            each["metadata"]["name"] = "feed"
+    pod_of(feed)["volumes"][0]["persistentVolumeClaim"]["claimName"] = "feed"
+    return web, feed
+
+
+def test_parts_that_disagree_in_a_shared_setting_are_found() -> None:
+    web, feed = with_feed()
+    assert problems_of([*web.values(), *feed.values()]) == []
+
+    container_of(web)["env"].append({"name": "ETEGREC_NAMESPACE", "value": "shop-a"})
+    found = "pods do not agree in ETEGREC_NAMESPACE (Deployment web: shop-a, Deployment feed: None)"
+    assert problems_of([*web.values(), *feed.values()]) == [found]
+
+
+@pytest.mark.parametrize(
+    ("items", "found"),
+    [
+        ([], []),
+        ([{"path": "etegrec_attribution_keys"}], []),
+        (
+            [{"path": "etegrec_read_keys"}],
+            ["Deployment feed does not mount etegrec_attribution_keys of the Secret keys"],
+        ),
+        (None, ["Deployment feed does not mount etegrec_attribution_keys of the Secret keys"]),
+    ],
+)
+def test_a_part_without_the_keys_of_attributions_is_found(items: list[Any] | None, found: list[str]) -> None:
+    web, feed = with_feed()
+    for made, chosen in ((web, []), (feed, items)):
+        secret = {"name": "keys", **({"items": chosen} if chosen else {})}
+        sources = [] if chosen is None else [{"secret": secret}]
+        pod_of(made)["volumes"].append({"name": "secrets", "projected": {"sources": sources}})
+        container_of(made)["volumeMounts"].append({"name": "secrets", "mountPath": "/secrets"})
+    assert problems_of([*web.values(), *feed.values()]) == found
 
 
 def test_a_name_that_is_there_twice_is_found() -> None:

@@ -129,12 +129,42 @@ securityContext:
 resources: {{- toYaml (index .root.Values .part).resources | nindent 2 }}
 {{- end }}
 
-{{/* Variables that all parts read; secrets come as files. */}}
+{{/* Whether a part leaves traces: "true", or nothing. */}}
+{{- define "etegrec.isTraced" -}}
+{{- if and .root.Values.tracing.endpoint (ne .part "batch") }}true{{ end }}
+{{- end }}
+
+{{/*
+Variables of a part; secrets come as files. The settings are those of all parts: what one writes, others read. What the
+part's own `env` names is left out of the rest, as a name may be there once.
+*/}}
 {{- define "etegrec.env" -}}
+{{- $own := (index .root.Values .part).env }}
+{{- $names := list }}
+{{- range $own }}
+{{- $names = append $names .name }}
+{{- end -}}
 - {name: ETEGREC_STORE, value: {{ include "etegrec.store" .root | quote }}}
 - {name: ETEGREC_SECRETS_DIR, value: /secrets}
 {{- if .root.Values.signing.trustedKeysConfigMap }}
 - {name: ETEGREC_TRUSTED_KEYS_FILE, value: {{ printf "/trusted/%s" .root.Values.signing.trustedKeysFile | quote }}}
+{{- end }}
+{{- range $name, $value := .root.Values.settings }}
+{{- if not (has $name $names) }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+{{- if include "etegrec.isTraced" . }}
+{{- $traced := list (dict "name" "ETEGREC_TRACING" "value" "true") }}
+{{- $traced = append $traced (dict "name" "OTEL_EXPORTER_OTLP_ENDPOINT" "value" .root.Values.tracing.endpoint) }}
+{{- range concat $traced .root.Values.tracing.env }}
+{{- if not (has .name $names) }}
+{{ toYaml (list .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with $own }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
@@ -153,7 +183,7 @@ resources: {{- toYaml (index .root.Values .part).resources | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* The volumes of these mounts; only the service gets the API keys. */}}
+{{/* The volumes of these mounts; only the service gets the API keys, all get the keys of attributions, if there are any. */}}
 {{- define "etegrec.volumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: 1Gi}
@@ -164,9 +194,13 @@ resources: {{- toYaml (index .root.Values .part).resources | nindent 2 }}
       - secret:
           name: {{ .root.Values.redis.existingSecret }}
           items: [{key: {{ .root.Values.redis.key | quote }}, path: etegrec_redis_url}]
-      {{- if and (eq .part "service") (not .root.Values.apiKeys.openToEveryone) }}
+      {{- if not .root.Values.apiKeys.openToEveryone }}
       - secret:
           name: {{ .root.Values.apiKeys.existingSecret }}
+          {{- if ne .part "service" }}
+          optional: true
+          items: [{key: etegrec_attribution_keys, path: etegrec_attribution_keys}]
+          {{- end }}
       {{- end }}
 {{- if not .root.Values.modelStore.url }}
 - name: models

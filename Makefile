@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-browser check check-deploy format coverage mutants docs screenshots first-day lock licences sbom bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults bench-rolling bench-processes bench-batch bench-growth bench-warm bench-loop attack soak clean
+.PHONY: help demo test test-browser test-scale check check-deploy format coverage mutants docs screenshots first-day lock licences sbom bench-train bench-compute bench-prepare bench-search bench-gpu gpu-session bench-http bench-overload bench-catalogue bench-live bench-faults bench-rolling bench-processes bench-batch bench-growth bench-warm bench-loop attack soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -136,6 +136,11 @@ bench-processes: $(VENV)/installed  ## several processes on one machine beside o
 $(VENV)/scale: $(VENV)/benchmarks
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,bench,scale]'
 	touch $@
+
+test-scale: $(VENV)/scale  ## tests on several machines, which make test skips: Ray nodes, two agents of torchrun
+	ETEGREC_TEST_MACHINES=1 $(BIN)/python -m pytest tests/model_store/shards/test_ray_cluster.py \
+		tests/service/batch/test_run_ray.py tests/training/data/test_partitions.py \
+		tests/training/loop/test_distributed_machines.py
 
 bench-batch: $(VENV)/scale  ## users a second and core of a batch run, beside HTTP and generate; three nodes, one killed
 	@$(BIN)/python -m benchmarks.bench_batch $(if $(STORE),--store $(STORE))

@@ -235,7 +235,7 @@ class Recommender:
                 return other, NOTHING
             return other, (await search(serving, other, other.search_request(asked.beam_width), deadline)).found
 
-        explanations = await explain(serving, asked, shown.rows, deadline - time.monotonic())
+        explanations = await explain(serving, asked, shown, deadline - time.monotonic())
         costs = await measure_costs(query, found, shown, ranking, answer_again)
         return Answered(shown, "model", explanations, rule_costs=costs, chance=chance)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 
-from etegrec_client.types import Explanation, RecommendedItem, RecommendResponse
+from etegrec_client.types import Explanation, RecommendedItem, RecommendResponse, ScoreParts
 from nicegui import ui
 
 from console.forms.question import dropped, movement
@@ -124,6 +124,10 @@ def _show_reasons(explanation: Explanation | None) -> None:
         return
 
     with ui.element("div").classes("why"):
+        parts = explanation.get("parts")
+        if parts is not None:
+            _show_parts(parts)
+
         heading(3, "What the history contributed")
         measured = [each for each in explanation["history"] if each.get("contribution") is not None]
         if not measured:
@@ -144,3 +148,22 @@ def _show_reasons(explanation: Explanation | None) -> None:
             if probability is not None:
                 meter(math.exp(probability), share(math.exp(probability)))
         note("How probable each code is after those before it.")
+
+
+def _show_parts(parts: ScoreParts) -> None:
+    heading(3, "What the score is made of")
+    named = (
+        ("Probability of its codes", parts["codes"]),
+        ("Cosine of user and item", parts["cosine"]),
+        ("Neighbours of the newest items", parts["neighbours"]),
+        ("Correction by the ranker", parts["ranker"]),
+        ("Boost of new items", parts["fresh_boost"]),
+        ("Steered prefixes", parts["steer"]),
+        ("Boosts of the rules", parts["boosts"]),
+    )
+    largest = max(abs(value) for _, value in named) or 1
+    for name, value in named:
+        if value:
+            Text("div", name).classes("title")
+            meter(abs(value) / largest, f"{value:+.2f}", is_negative=value < 0)
+    note("Added up, they are the score. Parts that add nothing are left out.")

@@ -1,4 +1,6 @@
-"""Explanations of answers: the score of each code, items below each prefix, contributions of history items.
+"""Explanations of answers: parts of scores, log-probabilities of codes, items below prefixes, history.
+
+The parts of a score are those of the answer itself (:mod:`service.engines.score_parts`): they add up to it.
 
 The contribution of a history item is what the score of the answer loses without it (leave-one-out). The engine repeats
 the search once, and once more without each of the newest items, all in one batch, over a trie in which only the answers
@@ -21,8 +23,10 @@ from model_store.catalogue.code_names import CodeNames
 from model_store.semantic_ids.trie import RuleMask
 from service.async_tasks import gather_or_cancel
 from service.engines.base import SearchRequest, SearchResult
+from service.engines.score_parts import ScoreParts
 from service.models.slot import Serving
 from service.schemas.explanations import CodeReason, Explanation, HistoryReason
+from service.schemas.explanations import ScoreParts as ScorePartsDocument
 from service.schemas.items import ShownItem
 
 LEFT_OUT = 20
@@ -37,6 +41,7 @@ class AnswerScores(NamedTuple):
 
     contributions: npt.NDArray[np.float32] | None  # [t]
     code_log_probs: npt.NDArray[np.float32] | None  # [L]
+    parts: ScoreParts | None  # a number each
 
 
 @dataclass(frozen=True)
@@ -49,22 +54,25 @@ class Explanations:
         contributions: ``[n, t]``, score with all of the history less score without the item; ``None`` where the history
             is that one item.
         code_log_probs: ``[n, L]``, summing up to each answer's log-probability; ``None`` where the engine gives none.
+        parts: Of the answers' scores.
     """
 
     rows: npt.NDArray[np.int64]
     history: npt.NDArray[np.int64]
     contributions: npt.NDArray[np.float32] | None
     code_log_probs: npt.NDArray[np.float32] | None
+    parts: ScoreParts | None = None
 
     def of(self, row: int) -> AnswerScores:
         """Return what was measured of the answer ``row``; nothing is known of a row that is none of ``rows``."""
         places = np.flatnonzero(self.rows == row)[:1]
         if not len(places):
-            return AnswerScores(None, None)
+            return AnswerScores(None, None, None)
 
         contributions = None if self.contributions is None else self.contributions[places[0]]
         by_code = None if self.code_log_probs is None else self.code_log_probs[places[0]]
-        return AnswerScores(contributions, by_code)
+        parts = None if self.parts is None else self.parts.select(places[0])
+        return AnswerScores(contributions, by_code, parts)
 
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
@@ -72,19 +80,20 @@ NO_EXPLANATIONS = Explanations(_NO_ROWS, _NO_ROWS, None, None)
 """Explanations of answers that the model did not give: empty."""
 
 
-async def explain(serving: Serving, asked: SearchRequest, rows: npt.NDArray[np.int64], budget_s: float) -> Explanations:
-    """Measure why the model answered ``rows``, in that order.
+async def explain(serving: Serving, asked: SearchRequest, answers: SearchResult, budget_s: float) -> Explanations:
+    """Measure why the model gave these answers.
 
     Args:
         serving: The model that answered.
         asked: The search that it answered.
-        rows: Its answers, ``[n]``.
+        answers: Its answers, with the parts of their scores.
         budget_s: Seconds from now until the explanations are worthless.
 
     Raises:
         QueueFull, DeadlineMissed, NotReady: See :meth:`~service.scheduling.batcher.Batcher.submit`; one explained
             answer needs up to :data:`LEFT_OUT` + 1 places in the queue.
     """
+    rows = answers.rows
     if not len(rows):
         return NO_EXPLANATIONS
 
@@ -100,7 +109,7 @@ async def explain(serving: Serving, asked: SearchRequest, rows: npt.NDArray[np.i
     contributions = (scores[0] - scores[1:]).T if len(searches) > 1 else None
     log_probs = found[0].log_probs
     by_code = None if log_probs is None else log_probs[places[0]]
-    return Explanations(rows, asked.history[-LEFT_OUT:], contributions, by_code)
+    return Explanations(rows, asked.history[-LEFT_OUT:], contributions, by_code, answers.parts)
 
 
 def leave_one_out(asked: SearchRequest, mask: RuleMask, answers: int) -> list[SearchRequest]:
@@ -114,6 +123,7 @@ def leave_one_out(asked: SearchRequest, mask: RuleMask, answers: int) -> list[Se
         steer=(),  # the same for a score with and without an item of the history
         # Every answer is a beam: no need for dense candidates.
         fusion=asked.fusion.model_copy(update={"candidates": 0}),
+        with_parts=False,
     )
 
     history = asked.history
@@ -174,8 +184,23 @@ def _build_explanation(
     codes = catalogue.codes[row].tolist()
     measured = explanations.of(row)
     return {
+        "parts": _build_parts(measured.parts),
         "codes": _build_code_reasons(catalogue, names, codes, measured.code_log_probs, examples),
         "history": _build_history_reasons(catalogue, explanations.history.tolist(), measured.contributions),
+    }
+
+
+def _build_parts(parts: ScoreParts | None) -> ScorePartsDocument | None:
+    if parts is None:
+        return None
+    return {
+        "codes": float(parts.codes),
+        "cosine": float(parts.cosine),
+        "neighbours": float(parts.neighbours),
+        "ranker": float(parts.ranker),
+        "fresh_boost": float(parts.fresh_boost),
+        "steer": float(parts.steer),
+        "boosts": float(parts.boosts),
     }
 
 

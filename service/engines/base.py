@@ -24,6 +24,7 @@ from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import Ranker, corrected
 from model_store.search.steering import Steer, steering_batch, steering_of
 from model_store.semantic_ids.trie import RuleMask, Trie
+from service.engines.score_parts import ScoreParts, split_scores
 
 HISTORY_BUCKETS = (8, 16, 24, 32, 50)
 """History lengths that batches are padded to, up to the model's own ``max_history``."""
@@ -62,6 +63,7 @@ class SearchRequest:
         ranker: Corrects the dense scores of candidates, if the model has one.
         fresh_boost: Bonus of new items, see :func:`model_store.search.fusion.boost_new_items`.
         steer: Prefixes with their nats, see :mod:`model_store.search.steering`. Only engines that can steer take any.
+        with_parts: Whether the answer tells the parts of its scores.
     """
 
     history: npt.NDArray[np.int64]
@@ -76,6 +78,7 @@ class SearchRequest:
     ranker: Ranker | None = None
     fresh_boost: float = 0.0
     steer: Steer = ()
+    with_parts: bool = False
 
 
 class Shape(NamedTuple):
@@ -109,11 +112,13 @@ class SearchResult(NamedTuple):
     score: npt.NDArray[np.float32]  # [n], the ranking value
     log_prob: npt.NDArray[np.float32]  # [n], of the semantic ID, natural logarithm
     log_probs: npt.NDArray[np.float32] | None = None  # [n, L], of each code; they sum up to log_prob
+    parts: ScoreParts | None = None  # of the scores, if the request asked for them
 
     def select(self, kept: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> SearchResult:
         """Return the answers where a mask ``[n]`` is true, or those at some places, in their order."""
         by_code = None if self.log_probs is None else self.log_probs[kept]
-        return SearchResult(self.rows[kept], self.score[kept], self.log_prob[kept], by_code)
+        parts = None if self.parts is None else self.parts.select(kept)
+        return SearchResult(self.rows[kept], self.score[kept], self.log_prob[kept], by_code, parts)
 
     def first(self, count: int) -> SearchResult:
         """Return the best ``count`` answers."""
@@ -221,12 +226,13 @@ class Engine(ABC):
             requests: What :meth:`prepare` made the inputs of.
             catalogue: The same.
         """
-        outputs = outputs.first(len(requests))
+        searched = outputs.first(len(requests))
+        outputs = searched
         if requests[0].fusion.weight:
             outputs = corrected(
                 requests[0].ranker,
                 inputs,
-                outputs,
+                searched,
                 catalogue.trie,
                 catalogue.vectors,
                 catalogue.resemblances,
@@ -242,11 +248,17 @@ class Engine(ABC):
             first_code = None if request.max_per_prefix is None else catalogue.codes[rows, 0]
 
             raised = boost_new_items(log_prob, rows >= catalogue.trained, request.fresh_boost, weight)
+            parts = split_scores(inputs, searched, dense, raised, at, weight) if request.with_parts else None
             if request.steer:
-                raised += steering_of(catalogue.codes[rows], request.steer)
+                steered = steering_of(catalogue.codes[rows], request.steer)
+                raised += steered
+                parts = None if parts is None else parts._replace(steer=steered.astype(np.float64))
+
             kept = best(raised, dense, weight, request.k, first_code, request.max_per_prefix)
             score = scores(raised[kept], dense[kept], weight)
-            answers.append(SearchResult(rows[kept], score, log_prob[kept], outputs.code_log_prob[at, kept]))
+            by_code = outputs.code_log_prob[at, kept]
+            kept_parts = None if parts is None else parts.select(kept)
+            answers.append(SearchResult(rows[kept], score, log_prob[kept], by_code, kept_parts))
         return answers
 
     def answer(self, requests: Sequence[SearchRequest], catalogue: Catalogue) -> list[SearchResult]:

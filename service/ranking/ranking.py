@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from model_store.catalogue.catalogue import Catalogue
 from service.engines.base import SearchResult
+from service.engines.score_parts import ScoreParts
 from service.ranking.arrangement import Int64Array, PlacedPin, arrange, keep_limits, nodes_at
 from service.ranking.compiler import CompiledRanking
 from service.ranking.filters import CompiledRule, RuleCompiler
@@ -123,8 +124,10 @@ class Ranking:
         return arrange(self.trie, rows, score, self.pins if pins is None else pins, limits, self.k if k is None else k)
 
     def _scored(self, order: Int64Array) -> SearchResult:
-        rows, score, log_prob, log_probs = self.candidates.select(order)
-        return SearchResult(rows, score + self.compiled.nats(rows), log_prob, log_probs)
+        found = self.candidates.select(order)
+        nats = self.compiled.nats(found.rows)
+        parts = None if found.parts is None else found.parts._replace(boosts=nats.astype(np.float64))
+        return found._replace(score=found.score + nats, parts=parts)
 
     def _first_parts(self) -> Sequence[Part]:
         limit = self.compiled.key.first_code_limit
@@ -204,12 +207,14 @@ def _place_pins(
 
 
 def _join(found: Sequence[SearchResult]) -> SearchResult:
-    """Return several results as one; contributions of codes are kept where all have them."""
+    """Return several results as one; contributions of codes and parts of scores are kept where all have them."""
     filled = [each for each in found if len(each.rows)] or [_NOTHING]
     by_code = [each.log_probs for each in filled if each.log_probs is not None]
+    parts = [each.parts for each in filled if each.parts is not None]
     return SearchResult(
         np.concatenate([each.rows for each in filled]),
         np.concatenate([each.score for each in filled]),
         np.concatenate([each.log_prob for each in filled]),
         np.concatenate(by_code) if len(by_code) == len(filled) else None,
+        ScoreParts.join(parts) if len(parts) == len(filled) else None,
     )

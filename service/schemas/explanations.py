@@ -1,4 +1,4 @@
-"""Explanations of recommended items: what each code and each item of the history contributed."""
+"""Explanations of recommended items: what the score is made of, what codes and items of the history contributed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,31 @@ class HistoryReason(ShownItem):
     ]
 
 
+class ScoreParts(TypedDict):
+    """Parts of one item's score, in its units. Their sum is the score, but for the rounding of 32-bit numbers."""
+
+    codes: Annotated[float, Field(description="`log_prob`")]
+    cosine: Annotated[
+        float, Field(description="of the user's vector and the item's, with content and repeats of the history")
+    ]
+    neighbours: Annotated[
+        float, Field(description="from how close the item stood to the newest items of the history in others'")
+    ]
+    ranker: Annotated[float, Field(description="correction by the ranker; 0 if the version has none")]
+    fresh_boost: Annotated[float, Field(description="of items that came after training, by the service's setting")]
+    steer: Annotated[float, Field(description="from the request's steered prefixes")]
+    boosts: Annotated[float, Field(description="from the request's boosts")]
+
+
 class Explanation(TypedDict):
     """Reasons for one recommended item."""
 
+    parts: NotRequired[
+        Annotated[
+            Nullable[ScoreParts],
+            Field(description="what the score is made of; null for popular items"),
+        ]
+    ]
     codes: list[CodeReason]
     history: Annotated[
         list[HistoryReason],

@@ -69,6 +69,7 @@ class Query(NamedTuple):
             ranker=self.model.ranker,
             fresh_boost=self.fresh_boost,
             steer=self.ranking.key.steer,
+            with_parts=self.request.explain,
         )
 
     def start_ranking(self) -> Ranking:

@@ -131,6 +131,9 @@ async def test_a_history_gets_an_answer_with_reasons(tmp_path: Path) -> None:
 
         click(user, "Why?")
         await user.should_see("What the history contributed", retries=PATIENCE)
+        await user.should_see("What the score is made of")
+        await user.should_see("Probability of its codes")
+        await user.should_not_see("Correction by the ranker")
         await user.should_see("The way down the code tree")
 
 

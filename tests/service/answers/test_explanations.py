@@ -46,7 +46,7 @@ async def test_without_the_newest_item_the_fake_engine_answers_from_the_one_befo
         return -STEP * (1 + (int(leaf[row]) - int(leaf[newest]) - 1) % len(catalogue))
 
     for item in explained:
-        assert item["explanation"].keys() == {"codes", "history"}
+        assert item["explanation"].keys() == {"parts", "codes", "history"}
         assert [code["code"] for code in item["explanation"]["codes"]] == item["codes"]
         had = item["explanation"]["history"]
         assert [(each["item_id"], each["title"]) for each in had] == [
@@ -54,6 +54,33 @@ async def test_without_the_newest_item_the_fake_engine_answers_from_the_one_befo
         ]
         lost = log_prob(item["item_id"], newest=30) - log_prob(item["item_id"], newest=9)
         assert [each["contribution"] for each in had] == pytest.approx([0, 0, lost], abs=1e-5)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("explored", [None, {"slots": 2}])
+async def test_parts_of_a_score_include_what_the_request_adds(tmp_path: Path, explored: object) -> None:
+    live_store(tmp_path)
+    catalogue = ModelStore(tmp_path).bundle().catalogue()
+    asked = {
+        "history": ["item-4", "item-9"],
+        "k": 8,
+        "boosts": [{"nats": 2.5, "items": ["item-12", "item-13"]}],
+        "steer": {str(catalogue.codes[20, 0]): 1.25},
+        "pins": [{"position": 1, "item": "item-12"}],
+        "exploration": explored,
+    }
+    async with serving(tmp_path) as (client, _):
+        answers = [(await client.post("/recommend", json=asked | {"explain": True})).json() for _ in range(2)]
+        plain = (await client.post("/recommend", json=asked)).json()
+
+    assert "explanation" not in plain["items"][0]
+    for item in answers[1]["items"]:
+        parts = item["explanation"]["parts"]
+        assert sum(parts.values()) == pytest.approx(item["score"], abs=1e-4)
+        assert parts["codes"] == item["log_prob"]
+        assert parts["boosts"] == (2.5 if item["item_id"] in {"item-12", "item-13"} else 0)
+        assert parts["steer"] == (1.25 if item["codes"][0] == catalogue.codes[20, 0] else 0)
+        assert parts["cosine"] == parts["neighbours"] == parts["ranker"] == parts["fresh_boost"] == 0
 
 
 @pytest.mark.anyio
@@ -73,6 +100,7 @@ async def test_long_short_and_missing_histories_are_explained(tmp_path: Path) ->
     assert [each["item_id"] for each in long["history"]] == [f"item-{n % 40}" for n in range(50, 70)]
     assert alone["history"] == [{"item_id": "item-4", "title": "Title 4", "contribution": None}]
     assert popular["history"] == []
+    assert popular["parts"] is None
     assert nothing["items"] == []
     assert (several.status_code, several.json()["errors"][0]["field"]) == (422, "1.explain")
 

@@ -160,6 +160,12 @@ async def test_answers_batches_and_explanations_are_ranked_by_the_ranker(stores:
         assert ids(answer) == [CATALOGUE.item_ids[row] for row in ranked.rows]
         assert [each["score"] for each in answer] == pytest.approx(ranked.score.tolist(), abs=1e-4)
 
+    for item in alone:
+        parts = item["explanation"]["parts"]
+        assert sum(parts.values()) == pytest.approx(item["score"], abs=1e-4)
+        assert parts["codes"] == item["log_prob"]
+        assert parts["cosine"] != 0 != parts["ranker"]
+
     # What an item of the history contributes is what the ranked score loses without it.
     for left_out in range(len(history)):
         rest = np.delete(np.array(history), left_out)

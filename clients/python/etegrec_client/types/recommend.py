@@ -48,9 +48,22 @@ class HistoryReason(ShownItem):
     contribution: NotRequired[float | None]
 
 
+class ScoreParts(TypedDict):
+    """Parts of one item's score; their sum is the score."""
+
+    codes: float
+    cosine: float
+    neighbours: float
+    ranker: float
+    fresh_boost: float
+    steer: float
+    boosts: float
+
+
 class Explanation(TypedDict):
     """Reasons for one recommended item."""
 
+    parts: NotRequired[ScoreParts | None]
     codes: list[CodeReason]
     history: list[HistoryReason]
 

@@ -62,12 +62,16 @@ Embedding = Annotated[Listed[Annotated[FiniteFloat, AfterValidator(_check_size)]
 
 
 class StoredItem(Body):
-    """Item as the change stream holds it. It may be older than a bound that clients are held to now."""
+    """Item as the change stream holds it, without the bounds that clients are held to.
 
-    title: Title = ""
-    categories: Categories = Field([])
-    attributes: Attributes = Field(default_factory=dict, description="text, or values by key")
-    embedding: Embedding | None = Field(
+    It may be older than a bound, or come from an items file, which has none, and be stored because a client hid it,
+    brought it back or changed another field.
+    """
+
+    title: str = ""
+    categories: list[str] = Field([])
+    attributes: dict[str, JsonValue] | str = Field(default_factory=dict, description="text, or values by key")
+    embedding: list[FiniteFloat] | None = Field(
         None, description="the item's embedding; only where the model was trained on given ones"
     )
 
@@ -110,7 +114,12 @@ GivenAttributes = Annotated[Attributes, AfterValidator(_check_attributes)]
 class ItemBody(StoredItem):
     """Body of `PUT /items/{id}`. It replaces the whole item: fields that are left out become empty."""
 
+    title: Title = ""
+    categories: Categories = Field([])
     attributes: GivenAttributes = Field(default_factory=dict, description="text, or values by key")
+    embedding: Embedding | None = Field(
+        None, description="the item's embedding; only where the model was trained on given ones"
+    )
 
     @model_validator(mode="after")
     def _check_that_something_is_given(self) -> Self:
@@ -118,6 +127,12 @@ class ItemBody(StoredItem):
         if _CONTENT.isdisjoint(self.model_fields_set):
             raise ValueError(f"needs at least one of {', '.join(StoredItem.model_fields)}")
         return self
+
+
+class _Attributes(Body):
+    """Attributes with a patch applied to them. Older values may lie beyond the integers that clients may send now."""
+
+    attributes: Attributes
 
 
 class ItemPatch(Body):
@@ -139,22 +154,20 @@ class ItemPatch(Body):
         return self
 
     def apply(self, item: StoredItem, *, is_hidden: bool) -> tuple[StoredItem, bool]:
-        """Return the patched item, and whether it is hidden.
+        """Return the patched item, and whether it is hidden. Fields that the patch leaves alone are not checked.
 
         Raises:
             ValidationError: The outcome is no valid item: it has too many attributes.
         """
-        content = item.model_dump()
         changed = self.model_dump(exclude_unset=True)
         is_hidden = changed.pop("hidden", is_hidden)
-        for name, value in changed.items():
-            if name == "attributes":
-                content[name] = merge_patch(item.named_attributes, value)
-            else:
-                content[name] = value
+        if changed.get("attributes") is not None:
+            merged = merge_patch(item.named_attributes, changed["attributes"])
+            changed["attributes"] = _Attributes.model_validate({"attributes": merged}).attributes
 
-        kept = {name: value for name, value in content.items() if value is not None}
-        return StoredItem.model_validate(kept), is_hidden
+        empty = StoredItem()
+        given = {name: getattr(empty, name) if value is None else value for name, value in changed.items()}
+        return item.model_copy(update=given), is_hidden
 
 
 def merge_patch(target: JsonValue, patch: JsonValue) -> JsonValue:

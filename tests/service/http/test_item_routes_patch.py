@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model_store.bundle.publish import publish
+from model_store.bundle.registry import ModelStore
 from tests.service.http.test_item_routes import recommended, shop
+from tests.support.bundles import bundle_files, description, small_catalogue
 
 pytestmark = pytest.mark.anyio
 
@@ -89,3 +93,33 @@ async def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
             refused = await client.patch("/items/new", json=patch)
             assert refused.status_code == 422, patch
         assert (await client.get("/items/new")).json()["attributes"]["1"] == 1
+
+
+async def test_an_item_that_is_longer_than_clients_may_send_can_be_hidden_and_brought_back(tmp_path: Path) -> None:
+    plain = small_catalogue()
+    title, text = "long " * 1000, "x" * 70_000
+    catalogue = replace(
+        plain,
+        titles=[title, *list(plain.titles)[1:]],
+        attributes=[{"text": text}, *list(plain.attributes)[1:]],
+    )
+    files = bundle_files() | {"catalogue.parquet": catalogue.to_parquet()}
+    store = ModelStore(tmp_path / "s")
+    store.promote(publish(store, files, description()))
+
+    async with shop(tmp_path / "s") as (client, _):
+        before = (await client.get("/items/item-0")).json()
+        assert (before["title"], before["attributes"]) == (title, {"text": text})
+        assert (await client.delete("/items/item-0")).status_code == 200
+        assert "item-0" not in await recommended(client)
+
+        back = await client.patch("/items/item-0", json={"hidden": False})
+        assert back.status_code == 200, back.text
+        assert content_of(back.json()) == content_of(before)
+        assert "item-0" in await recommended(client)
+
+        shorter = await client.patch("/items/item-0", json={"attributes": {"text": "x" * 66_000}})
+        assert shorter.status_code == 200, shorter.text
+        for patch in ({"title": title}, {"attributes": {"more": "x"}, "hidden": True}):
+            refused = await client.patch("/items/item-0", json=patch)
+            assert refused.status_code == 422, patch

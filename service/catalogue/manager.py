@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from model_store.errors import ItemRefused
+from model_store.new_items.features import says_something
 from service.catalogue.updater import CatalogueUpdater
 from service.errors import CatalogueIsFull, InvalidFields, InvalidLines, NotFound
 from service.field_errors import FieldError
@@ -62,10 +63,14 @@ class Written:
 
 @dataclass(frozen=True)
 class BulkWritten:
-    """Bulk upload that this replica answers with from now on; ``new`` items were not known before."""
+    """Bulk upload that this replica answers with from now on.
+
+    ``new`` items were not known before; nothing could be read of those that ``say_nothing``.
+    """
 
     items: int
     new: int
+    say_nothing: int
     revision: int
     took_ms: float
 
@@ -183,10 +188,10 @@ class CatalogueManager:
             if len(new) > replica.room:
                 raise CatalogueIsFull(replica.room)
 
-            await asyncio.to_thread(_check_lines, replica, lines, new)
+            say_nothing = await asyncio.to_thread(_check_lines, replica, lines, new)
             revision = await self._append_all([line.change for line in lines])
 
-        return BulkWritten(len(lines), len(new), revision, _ms_since(started))
+        return BulkWritten(len(lines), len(new), say_nothing, revision, _ms_since(started))
 
     async def _append_all(self, changes: Sequence[RawChange]) -> int:
         """Append changes part by part and return the last revision.
@@ -265,9 +270,14 @@ def _find_new(model: LoadedModel, lines: Sequence[Line]) -> set[str]:
     return {item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0}
 
 
-def _check_lines(replica: ReplicatedCatalogue, lines: Sequence[Line], new: set[str]) -> None:
-    """Raise :class:`InvalidLines` if some of the items cannot be encoded."""
+def _check_lines(replica: ReplicatedCatalogue, lines: Sequence[Line], new: set[str]) -> int:
+    """Return how many lines of new items say nothing.
+
+    Raises:
+        InvalidLines: Some of the items cannot be encoded.
+    """
     wrong: list[FieldError] = []
+    say_nothing = 0
     for start in range(0, len(lines), _CHECKED):
         bodies: dict[int, StoredItem] = {}
         is_new: set[int] = set()
@@ -281,12 +291,18 @@ def _check_lines(replica: ReplicatedCatalogue, lines: Sequence[Line], new: set[s
                 bodies[line.number] = body
             if item_id in new:
                 is_new.add(line.number)
+                say_nothing += body is not None and _says_nothing(body)
 
         refused = _check_items(replica, bodies, is_new)
         wrong += [FieldError(f"{number}.{each.field}", each.advice) for number, each in refused.items()]
 
     if wrong:
         raise InvalidLines(len(wrong), wrong[:SHOWN_LINES])
+    return say_nothing
+
+
+def _says_nothing(body: StoredItem) -> bool:
+    return body.embedding is None and not says_something(body.title, body.categories, body.attributes)
 
 
 def _check_items(replica: ReplicatedCatalogue, bodies: Mapping[K, StoredItem], new: Set[K]) -> dict[K, ItemRefused]:

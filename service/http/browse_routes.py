@@ -74,6 +74,8 @@ async def similar_items(service: Service, request: Request) -> SimilarResponse:
     if row is None:
         raise NotFound("the catalogue has no item with this id")
 
+    if model.says_nothing(row):
+        return {"model_version": model.version, "items": []}
     found = await service.lookups.run(partial(find_similar, catalogue, row, query.k))
     cosines = [None] * len(found.rows) if found.cosine is None else found.cosine.tolist()
 

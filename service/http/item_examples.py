@@ -30,7 +30,7 @@ ITEM_EXAMPLES: Mapping[str, Example] = {
                 {"item_id": "50", "title": "Star Wars", "categories": ["Action"], "attributes": {"year": 1977}},
             )
         ),
-        answer={"items": 2, "new": 2, "revision": 3, "recommendable_after_ms": 9.25},
+        answer={"items": 2, "new": 2, "say_nothing": 0, "revision": 3, "recommendable_after_ms": 9.25},
     ),
     "put_item": Example(
         path={"item_id": "new-1"},
@@ -41,6 +41,7 @@ ITEM_EXAMPLES: Mapping[str, Example] = {
             "revision": 1,
             "codes": [3, 7, 11],
             "is_new": True,
+            "says_nothing": False,
             "nearest": [TOY_STORY],
             "recommendable_after_ms": 6.125,
         },

@@ -41,7 +41,8 @@ async def put_item(service: Service, request: Request) -> PutResponse:
     written = await service.catalogue.put(item_id, body)
     catalogue = written.model.catalogue
     row = written.row
-    near = await service.lookups.run(partial(find_similar, catalogue, row, NEAREST))
+    is_unread = written.model.says_nothing(row)
+    near = None if is_unread else await service.lookups.run(partial(find_similar, catalogue, row, NEAREST))
 
     return {
         "item_id": item_id,
@@ -49,7 +50,8 @@ async def put_item(service: Service, request: Request) -> PutResponse:
         "revision": written.revision,
         "codes": catalogue.codes[row].tolist(),
         "is_new": row >= catalogue.trained,
-        "nearest": [build_near_item(catalogue, each) for each in near.rows.tolist()],
+        "says_nothing": is_unread,
+        "nearest": [] if near is None else [build_near_item(catalogue, each) for each in near.rows.tolist()],
         "recommendable_after_ms": round(written.took_ms, 3),
     }
 
@@ -93,6 +95,7 @@ async def upload_items(service: Service, request: Request) -> BulkResponse:
     return {
         "items": written.items,
         "new": written.new,
+        "say_nothing": written.say_nothing,
         "revision": written.revision,
         "recommendable_after_ms": round(written.took_ms, 3),
     }

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from model_store.bundle.manifest import Manifest
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.code_names import CodeNames
+from model_store.new_items.features import says_something
 from model_store.search.fusion import Fusion
 from model_store.search.neighbours import Neighbours
 from model_store.search.ranker import Ranker
@@ -65,6 +66,16 @@ class LoadedModel:
     def lineage(self) -> str:
         """Lineage of the catalogue: replicas that share it give the same answers at the same version and revision."""
         return self.replica.lineage if self.replica else ""
+
+    def says_nothing(self, row: int) -> bool:
+        """Tell whether the item in a row is a new one of which nothing can be read, so that it is like no other.
+
+        A published item was placed with all that its version knew of it, and who supplies embeddings says it in these.
+        """
+        catalogue = self.catalogue
+        if row < catalogue.trained or self.manifest.embedding_source == "user":
+            return False
+        return not says_something(catalogue.titles[row], catalogue.categories[row], catalogue.attributes[row])
 
     def with_catalogue(self, replica: ReplicatedCatalogue, rule_entries: int) -> LoadedModel:
         """Return the same model with a newer catalogue, ready to answer. Takes time: not for the event loop."""

@@ -77,9 +77,11 @@ class ItemPreviewer:
                 answer = partial(self._audience.answer, serving, request=RecommendRequest(k=query.k), sample=sample)
                 before = await answer(model)
                 after = await answer(changed)
-                near = await asyncio.to_thread(find_similar, changed.catalogue, row, NEAREST)
+                near = np.empty(0, dtype=np.int64)
+                if not changed.says_nothing(row):
+                    near = (await asyncio.to_thread(find_similar, changed.catalogue, row, NEAREST)).rows
 
-        return PreviewedItem(changed, row, near.rows, sample, _ranks(after, row), _displaced(before, after, row))
+        return PreviewedItem(changed, row, near, sample, _ranks(after, row), _displaced(before, after, row))
 
 
 def _ranks(answers: Sequence[Rows], row: int) -> list[int]:

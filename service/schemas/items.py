@@ -261,7 +261,14 @@ class PutResponse(TypedDict):
     revision: Annotated[int, Field(description="number of this change")]
     codes: Annotated[list[int], Field(description="the item's semantic ID; an update never changes it")]
     is_new: Annotated[bool, Field(description="it came after the version was published")]
-    nearest: Annotated[list[NearItem], Field(description="items most like it, best first")]
+    says_nothing: Annotated[
+        bool,
+        Field(
+            description="true for a new item of which nothing can be read, neither words nor categories nor attributes:"
+            " its codes are a guess"
+        ),
+    ]
+    nearest: Annotated[list[NearItem], Field(description="items most like it, best first; none if it says nothing")]
     recommendable_after_ms: Annotated[
         float, Field(description="from the request until this replica could recommend it")
     ]
@@ -280,6 +287,9 @@ class BulkResponse(TypedDict):
 
     items: Annotated[int, Field(description="lines stored")]
     new: Annotated[int, Field(description="items that the catalogue did not have")]
+    say_nothing: Annotated[
+        int, Field(description="lines of new items of which nothing can be read: their codes are a guess")
+    ]
     revision: Annotated[int, Field(description="number of the last change")]
     recommendable_after_ms: float
 

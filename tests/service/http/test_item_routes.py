@@ -276,3 +276,35 @@ async def test_without_redis_writes_answer_503_and_work_again_afterwards(
         assert (await client.put("/items/new", json={"title": "t"})).status_code == 200
         assert (await client.delete("/items/item-1")).status_code == 200
         assert "item-1" not in await recommended(client, exclude_seen=False)
+
+
+@pytest.mark.parametrize("title", ["", "   ", "\x00\x1f\u200b", "🎁🎉"])
+async def test_a_new_item_of_which_nothing_can_be_read_is_like_no_other(tmp_path: Path, title: str) -> None:
+    async with shop(tmp_path / "s") as (client, _):
+        for item_id in ("x", "y"):
+            put = (await client.put(f"/items/{item_id}", json={"title": title})).json()
+            assert (put["says_nothing"], put["nearest"], len(put["codes"])) == (True, [], 3)
+            assert (await client.get(f"/items/{item_id}/similar")).json()["items"] == []
+
+        for said in ({"categories": ["Gifts"]}, {"attributes": {"price": 5}}, {"attributes": {"new": True}}):
+            put = (await client.put(f"/items/{next(iter(said))}-{len(str(said))}", json={"title": title} | said)).json()
+            assert (put["says_nothing"], len(put["nearest"])) == (False, 5)
+        trained = (await client.put("/items/item-3", json={"title": title})).json()
+        assert (trained["says_nothing"], len(trained["nearest"])) == (False, 5)
+
+        preview = (await client.post("/items/preview?k=5", json={"title": title})).json()
+        assert preview["nearest"] == []
+
+
+async def test_a_bulk_upload_counts_new_items_of_which_nothing_can_be_read(tmp_path: Path) -> None:
+    async with shop(tmp_path / "s") as (client, _):
+        body = lines(
+            {"item_id": "a", "title": "🎁"},
+            {"item_id": "b", "title": "", "categories": ["Gifts"]},
+            {"item_id": "c", "title": "Boots"},
+            {"item_id": "d", "attributes": {"none": None}},
+            {"item_id": "item-1", "title": "🎁"},
+        )
+        headers = {"Content-Type": "application/jsonl"}
+        answer = (await client.post("/items/bulk", content=body, headers=headers)).json()
+    assert (answer["items"], answer["new"], answer["say_nothing"]) == (5, 4, 2)

@@ -59,6 +59,7 @@ class PutResponse(TypedDict):
     revision: int
     codes: list[int]
     is_new: bool
+    says_nothing: bool
     nearest: list[NearItem]
     recommendable_after_ms: float
 
@@ -109,6 +110,7 @@ class BulkResponse(TypedDict):
 
     items: int
     new: int
+    say_nothing: int
     revision: int
     recommendable_after_ms: float
 

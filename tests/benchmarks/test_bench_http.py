@@ -19,7 +19,8 @@ from tests.support.bundles import small_catalogue
 from tests.support.service_harness import live_store
 
 CATALOGUE = small_catalogue()
-EXPECTED = SearchResult(np.array([3, 1, 2]), *[np.array([-1.0, -2.0, -2.0004], dtype=np.float32)] * 2)
+SCORES = np.array([-1.0, -2.0, -2.0004], dtype=np.float32)
+EXPECTED = SearchResult(np.array([3, 1, 2]), SCORES, SCORES)
 
 
 def printed(module: Any, *options: str) -> dict[str, Any]:

@@ -25,13 +25,14 @@ class UploadTotal:
     """Result of the parts sent so far."""
 
     answer: BulkResponse = field(
-        default_factory=lambda: BulkResponse(items=0, new=0, revision=0, recommendable_after_ms=0.0)
+        default_factory=lambda: BulkResponse(items=0, new=0, say_nothing=0, revision=0, recommendable_after_ms=0.0)
     )
 
     def add(self, part: BulkResponse) -> None:
         """Add the answer to one part."""
         self.answer["items"] += part["items"]
         self.answer["new"] += part["new"]
+        self.answer["say_nothing"] += part.get("say_nothing", 0)  # services of earlier releases do not count them
         self.answer["revision"] = part["revision"]
         self.answer["recommendable_after_ms"] += part["recommendable_after_ms"]
 

@@ -108,7 +108,9 @@ def test_a_day_of_a_shop(url: str) -> None:
             types.BulkItem(item_id=1000 + n, categories=["category-1"], attributes={"year": 1995}) for n in range(5)
         ]
         uploaded = shop.upload_items(iter(items), part_items=2)
-        assert (uploaded["items"], uploaded["new"]) == (5, 5)
+        assert (uploaded["items"], uploaded["new"], uploaded["say_nothing"]) == (5, 5, 0)
+        wordless = shop.upload_items([{"item_id": f"wordless-{n}", "title": "🎁"} for n in range(3)], part_items=2)
+        assert (wordless["new"], wordless["say_nothing"]) == (3, 3)
 
         put = shop.put_item("a/b c", title="With a slash", categories=["category-1"])
         assert put["is_new"]

@@ -20,6 +20,7 @@ from service.engines.torch_engine import TorchEngine
 from tests.support.tiny import set_options, write_cycle
 from training.cli import app
 from training.config import PRESETS, load_config
+from training.export import bundle as bundle_export
 from training.export.bundle import check_tokenizer
 from training.loop.progress import SilentProgress
 from training.pipeline import Pipeline
@@ -247,6 +248,25 @@ def test_a_tokenizer_that_encodes_otherwise_is_refused_at_export(finished: Path,
     with torch.no_grad():
         learner.tokenizer.codebooks.copy_(learner.tokenizer.codebooks.flip(1))
     with pytest.raises(BundleRefused, match=r"tokenizer\.onnx gives the item in row \d+ the codes"):
+        check_tokenizer(graph, learner)
+
+
+def test_the_item_that_is_refused_may_lie_in_a_later_part(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etegrec_train("publish", finished, "--store", tmp_path, "--promote")
+    graph = ModelStore(tmp_path).bundle().read("tokenizer.onnx")
+    learner = Pipeline(RunFolder.open(finished), SilentProgress()).learner
+    tokenizer = learner.tokenizer.eval()
+    with torch.no_grad():
+        codes = tokenizer.quantise(tokenizer.latents(learner.embeddings)).codes[:, 0].tolist()
+        *_, one, other = sorted(set(codes), key=codes.index)  # the two codes that occur first in the last rows
+        tokenizer.codebooks[0, [one, other]] = tokenizer.codebooks[0, [other, one]]
+
+    first = codes.index(one)
+    assert first > 0
+    monkeypatch.setattr(bundle_export, "CHECKED_AT_ONCE", first)
+    with pytest.raises(BundleRefused, match=rf"in row {first} the codes \[{one}, "):
         check_tokenizer(graph, learner)
 
 

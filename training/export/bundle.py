@@ -71,6 +71,9 @@ from training.loop.progress import Bar
 from training.pipeline import Pipeline
 from training.report.build import write_report
 
+CHECKED_AT_ONCE = 8192
+"""Items whose codes are compared together."""
+
 CHECKED_ITEMS = 256
 """Items whose predicted embeddings are compared with torch's."""
 
@@ -211,23 +214,26 @@ def check_tokenizer(graph: bytes, learner: Learner) -> None:
         BundleRefused: An item's codes differ; the message names the row of the first one.
     """
     embeddings = learner.embeddings.cpu()
-    ranked, distances = onnxruntime.InferenceSession(graph).run(
-        ["codes", "distances"], {"embeddings": embeddings.numpy()}
-    )
-    with torch.no_grad():
-        tokenizer = copy.deepcopy(learner.tokenizer).cpu().eval()
-        expected = tokenizer.quantise(tokenizer.latents(embeddings)).codes.numpy()
+    tokenizer = copy.deepcopy(learner.tokenizer).cpu().eval()
+    session = onnxruntime.InferenceSession(graph)
 
-    # Rounding may decide between near ties. Levels after a near tie may differ, too: their residual is another one.
-    is_clear = np.logical_and.accumulate(distances[:, :, 1] - distances[:, :, 0] > CLEAR_MARGIN, axis=1)
-    differs = ((ranked[:, :, 0] != expected) & is_clear).any(axis=1)
-    if differs.any():
-        row = int(np.argmax(differs))
-        raise BundleRefused(
-            f"tokenizer.onnx gives the item in row {row} the codes {ranked[row, :, 0].tolist()}, "
-            f"torch gives {expected[row].tolist()}",
-            "check the versions of onnx, onnxscript and onnxruntime against constraints.txt",
-        )
+    # In parts: the graph ranks all codes of every level, 9 KB an item.
+    for start in range(0, len(embeddings), CHECKED_AT_ONCE):
+        some = embeddings[start : start + CHECKED_AT_ONCE]
+        ranked, distances = session.run(["codes", "distances"], {"embeddings": some.numpy()})
+        with torch.no_grad():
+            expected = tokenizer.quantise(tokenizer.latents(some)).codes.numpy()
+
+        # Rounding may decide between near ties. Levels after a near tie may differ, too: their residual is another one.
+        is_clear = np.logical_and.accumulate(distances[:, :, 1] - distances[:, :, 0] > CLEAR_MARGIN, axis=1)
+        differs = ((ranked[:, :, 0] != expected) & is_clear).any(axis=1)
+        if differs.any():
+            row = int(np.argmax(differs))
+            raise BundleRefused(
+                f"tokenizer.onnx gives the item in row {start + row} the codes {ranked[row, :, 0].tolist()}, "
+                f"torch gives {expected[row].tolist()}",
+                "check the versions of onnx, onnxscript and onnxruntime against constraints.txt",
+            )
 
 
 def check_content(graph: bytes, model: ContentModel, catalogue: Catalogue) -> None:

@@ -162,6 +162,7 @@ def _show_parts(parts: ScoreParts) -> None:
         ("Boosts of the rules", parts["boosts"]),
     )
     largest = max(abs(value) for _, value in named) or 1
+
     for name, value in named:
         if value:
             Text("div", name).classes("title")

@@ -49,8 +49,8 @@ CUTOFF = 20
 or by the ranker (:mod:`training.blending.ranker`)."""
 
 MOST_USERS = 16_000
-"""Validation users, drawn by seed, that choose the blend, at most. A quarter of them chose values that cost Beauty's
-answers 2 % of NDCG@10 (docs/LOG.md)."""
+"""Validation users, drawn by seed, that choose the blend, at most. A quarter of them chose other values from one
+SASRec to the next on Beauty (docs/LOG.md)."""
 
 MOST_SCORES = 200_000_000
 """Scores of one part, at most: with many items fewer users choose, but never fewer than are scored at once."""

@@ -157,9 +157,8 @@ def _import(settings: Settings, work: Callable[[Store], Awaitable[ImportResult]]
 def run_service(settings: Settings) -> None:
     """Serve until a signal ends the process; return after an orderly shutdown."""
     set_up_logs(settings.log_level)
-    sys.setswitchinterval(SWITCH_S)
     application = create_app(settings)
-    _collect_garbage_rarely()
+    tune_interpreter()
     _warn_if_exposed(settings.host, is_open=application.state.service.gate.is_open)
     connections = _open_table(settings, application.state.service.telemetry)
 
@@ -182,12 +181,13 @@ def run_service(settings: Settings) -> None:
         server.run(sockets=[listener])
 
 
-def _collect_garbage_rarely() -> None:
-    """Exclude everything created so far from garbage collection for good, and collect the rest less often.
+def tune_interpreter() -> None:
+    """Let threads of this process take turns as a service needs it, and collect its garbage less often.
 
-    A visit of what exists so far takes a tenth of a second, in which no thread runs Python. Models are loaded later,
-    and those that were replaced are collected when their engine closes.
+    Everything created so far is excluded from collection for good: a visit of it takes a tenth of a second, in which no
+    thread runs Python. Models are loaded later, and those that were replaced are collected when their engine closes.
     """
+    sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)

@@ -99,7 +99,7 @@ def _show(state: ItemState, backend: Backend, api: ServiceApi, section: Section[
 
     heading(2, "Items like it")
     if not state.similar["items"]:
-        show_empty("Nothing is like it", "The catalogue has no other visible item.")
+        show_empty("Nothing is like it", "Nothing can be read of it, or the catalogue has no other visible item.")
         return
     similar = [
         (

@@ -14,6 +14,9 @@ from console.views.charts import paired_bars
 FIRST = 10
 """Ranks that users see without asking for more."""
 
+UNREAD = "Nothing can be read of it, neither words nor categories nor attributes: its codes are a guess."
+"""What is said of a new item that says nothing."""
+
 CHARTED = 12
 """Groups that the chart shows, those that change most."""
 
@@ -143,7 +146,10 @@ def show_item_preview(found: ItemPreviewResponse, answered: int) -> None:
         Text(
             "p", "None of them would see it. A boost of its categories raises it; say more of it if little is given."
         ).classes("warn")
-    _show_nearest(found)
+    if found["nearest"]:
+        _show_nearest(found)
+    else:
+        Text("p", UNREAD).classes("warn")
     if found["displaced"]:
         heading(3, "What it would displace").style("margin-top: 1rem")
         rows = [
@@ -154,8 +160,6 @@ def show_item_preview(found: ItemPreviewResponse, answered: int) -> None:
 
 
 def _show_nearest(found: ItemPreviewResponse) -> None:
-    if not found["nearest"]:
-        return
     heading(3, "Most like it").style("margin-top: 1rem")
     rows = [
         (lambda each=each: item_link(each["item_id"], each["title"]), code_path(each["codes"]))

@@ -62,15 +62,11 @@ class HistoryEncoder(nn.Module):
         """
         position = torch.arange(x.shape[1], device=x.device)
         distance = position[:, None] - position
-        bias = self.bias(distance).permute(2, 0, 1)[None]
-        smoothing = None if self.filter is None else self.filter(distance)
-        if self.is_causal:
-            bias = bias + (distance < 0) * NEGATIVE
-            smoothing = None if smoothing is None else smoothing * (distance >= 0)
+        hidden = (distance < 0)[None] if self.is_causal else torch.zeros_like(distance, dtype=torch.bool)[None]
         if lengths is not None:
-            is_padding = (position // tokens_per_item >= lengths[:, None])[:, None, :]
-            bias = bias + is_padding[:, None] * NEGATIVE
-            smoothing = None if smoothing is None else smoothing * ~is_padding
+            hidden = hidden | (position // tokens_per_item >= lengths[:, None])[:, None, :]
+        bias = self.bias(distance).permute(2, 0, 1)[None] + hidden[:, None] * NEGATIVE
+        smoothing = None if self.filter is None else self.filter(distance) * ~hidden
 
         for layer in self.layers:
             x = layer(x, bias, smoothing)

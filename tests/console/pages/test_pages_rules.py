@@ -10,6 +10,7 @@ from nicegui import ui
 from nicegui.elements.mixins.value_element import ValueElement
 from nicegui.testing import User
 
+from console.views.preview import UNREAD
 from tests.support.console_pages import PATIENCE, click, console_of
 from tests.support.service_harness import live_store, until_answered
 
@@ -209,3 +210,18 @@ async def test_the_audience_of_a_new_item_is_shown_before_it_is_added(tmp_path: 
         click(user, "Add the item")
         await user.should_see("Items like it", retries=PATIENCE)
         assert (await client.get("/items/n1")).json()["title"] == "A brand new one"
+
+
+async def test_a_new_item_of_which_nothing_can_be_read_is_told_before_and_after(tmp_path: Path) -> None:
+    live_store(tmp_path)
+    async with console_of(tmp_path, allow_changes=True) as (user, client, _):
+        await user.open("/new-item")
+        fill(user, "Title", "?!")
+        click(user, "See its audience")
+        await user.should_see(UNREAD, retries=PATIENCE)
+        await user.should_not_see("Most like it")
+
+        fill(user, "Id, as your shop names the item", "n1")
+        click(user, "Add the item")
+        await user.should_see("Nothing can be read of it, or", retries=PATIENCE)
+        assert (await client.get("/items/n1")).json()["title"] == "?!"

@@ -9,21 +9,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.batch_runs import batch, files, walks, write_users
-from tests.support.service_harness import live_store
 
 ROOT = Path(__file__).parents[3]
 
 
-def test_three_nodes_one_of_which_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_nodes_one_of_which_is_killed(store: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'etegrec[scale]' (240 MB)")
-    monkeypatch.setenv("ETEGREC_ENGINE", "fake")
-    live_store(tmp_path / "models")
     users = write_users(tmp_path / "users.parquet", walks(400))
     options = ["--users", str(users), "--shard-size", "5", "--k", "20"]
-    assert batch("recommend", tmp_path / "models", tmp_path / "local", *options) == 0
+    assert batch("recommend", store, tmp_path / "local", *options) == 0
 
     # Ray's own threads and warnings stay in a process of their own.
-    arguments = ["--kill", "--store", str(tmp_path / "models"), "--out", str(tmp_path / "ray"), *options]
+    arguments = ["--kill", "--store", str(store), "--out", str(tmp_path / "ray"), *options]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.ray_nodes", *arguments],
         cwd=ROOT,

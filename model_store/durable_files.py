@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,16 +21,35 @@ def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
     Raises:
         OSError: The folder does not exist, or the disk refused.
     """
-    staged = path.with_name(f".{path.name}.tmp")
+    with staged(path) as half, open(half, "wb", opener=partial(os.open, mode=mode)) as file:
+        file.write(data)
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """Create or replace a file with the content of another, as :func:`write_durably` does.
+
+    Raises:
+        OSError: As there, or the other file cannot be read.
+    """
+    with staged(target) as half:
+        shutil.copyfile(source, half)
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield a path beside this one to write a file to, which replaces it durably unless the block fails.
+
+    Raises:
+        OSError: The folder does not exist, or the disk refused.
+    """
+    half = path.with_name(f".{path.name}.tmp")
     try:
-        staged.unlink(missing_ok=True)  # a leftover keeps its own mode
-        with open(staged, "wb", opener=partial(os.open, mode=mode)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    except OSError:
-        staged.unlink(missing_ok=True)
+        half.unlink(missing_ok=True)  # a leftover keeps its own mode
+        yield half
+        _sync(half)
+        half.replace(path)
+    except BaseException:
+        half.unlink(missing_ok=True)
         raise
 
     sync_folder(path.parent)
@@ -42,6 +64,10 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make the created, renamed and deleted names of a folder durable."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from model_store.durable_files import sync_folder, write_durably
+from model_store.durable_files import copy_durably, staged, sync_folder, write_durably
 from model_store.errors import ConfigError, ModelStoreError
 
 _PIECE = 1 << 20
@@ -51,7 +51,7 @@ class Folder:
             fs, path = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as cause:
             raise ConfigError(
-                f"the URL {url!r} of the model store cannot be opened: {cause}",
+                f"a URL of the protocol {url.partition('://')[0]!r} cannot be opened: {cause}",
                 "use a path, or install the fsspec driver of that protocol (s3fs for s3://, gcsfs for gs://)",
             ) from cause
         return cls(fs, path.rstrip("/"))
@@ -145,6 +145,24 @@ class Folder:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_durably(target, data)
 
+    def upload(self, source: Path, name: str) -> None:
+        """Create or replace a file with the content of a local one, as :meth:`write` does, without holding it all."""
+        with self._translate_errors(f"write {name}"):
+            if self.local is None:
+                self.fs.put_file(str(source), self._at(name))
+                return
+
+            target = self.local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_durably(source, target)
+
+    def download(self, name: str, target: Path) -> None:
+        """Create or replace a local file with the content of one here; after a crash it is the old or the new one."""
+        with self._translate_errors(f"read {name}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with staged(target) as half:
+                self.fs.get_file(self._at(name), str(half))
+
     def replace(self, name: str, data: bytes, staging: Folder) -> None:
         """Create or replace a file as :meth:`write` does, without any other file in this folder meanwhile.
 
@@ -209,7 +227,7 @@ class Folder:
         except OSError as cause:
             raise ModelStoreError(
                 f"cannot {action} in {self.path}: {cause.strerror or cause}",
-                "check that the model store exists, has space left, and that this user may access it",
+                "check that it exists, has space left, and that this user may access it",
             ) from cause
 
 

@@ -1,6 +1,7 @@
 """Scripts that train in forked processes: torch is imported once, and each process is a fork of that.
 
 python -m tests.support.training_forks killed FOLDER    # kill a run in every stage, resume it each time
+python -m tests.support.training_forks moved FOLDER     # lose the machine of a mirrored run, resume it on another
 python -m tests.support.training_forks together FOLDER  # the same training in one process and in two
 """
 
@@ -23,7 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model_store.config import ModelConfig
+from model_store.console import say
 from tests.support.tiny import OVERRIDES, write_cycle
+from training import run_mirror
 from training.config import load_config
 from training.data.dataset import Dataset
 from training.embedding.sasrec import SasrecConfig
@@ -101,6 +104,22 @@ def killed(folder: Path) -> None:
         assert wait_for(fork(partial(train, folder / "killed", data, death))) == -signal.SIGKILL, death
         assert (folder / "killed" / f"{death[0]}.checkpoint.safetensors").is_file(), death
     assert wait_for(fork(lambda: train(folder / "killed", data))) == 0
+
+
+def moved(folder: Path) -> None:
+    """Train once undisturbed, and once on two machines: the first dies, the second has nothing but the mirror."""
+    data = write_cycle(folder / "cycle.txt", users=30)
+    assert wait_for(fork(lambda: train(folder / "calm", data))) == 0
+
+    run_mirror.COPY_EVERY_S = 0.01
+
+    def train_mirrored(machine: str, death: tuple[str, int, int] | None) -> None:
+        with run_mirror.mirrored(folder / machine, str(folder / "bucket"), say):
+            train(folder / machine, data, death)
+
+    assert wait_for(fork(lambda: train_mirrored("first", ("joint", 3, 0)))) == -signal.SIGKILL
+    assert (folder / "bucket" / "joint.checkpoint.safetensors").is_file()
+    assert wait_for(fork(lambda: train_mirrored("second", None))) == 0
 
 
 def cyclic() -> Dataset:
@@ -184,4 +203,4 @@ def together(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"killed": killed, "together": together}[sys.argv[1]](Path(sys.argv[2]))
+    {"killed": killed, "moved": moved, "together": together}[sys.argv[1]](Path(sys.argv[2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,7 @@ from training.pipeline import Pipeline
 from training.report.build import write_report
 from training.report.notes import warnings
 from training.run_folder import RunFolder
+from training.run_mirror import mirrored
 
 PARTITIONS = 64
 """Parts of the users in a preparation on a Ray cluster, unless others are asked for."""
@@ -112,6 +114,13 @@ def run_all(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write learning curves to OUT/tensorboard as they come.")
     ] = False,
+    mirror: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Folder in a bucket that keeps a copy of the run; a new machine resumes from it.",
+        ),
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     """Run all stages: prepare, embed, tokenizer, joint, fine-tune, evaluate, export.
@@ -124,21 +133,23 @@ def run_all(
     config = source.load_config()
     tiger = "tiger" in baseline
 
-    with distributed.process_group(device) as place:
-        is_first = distributed.is_first()
-        with distributed.first_then_others():
-            folder = RunFolder.create_or_resume(out, config, source.data, resume if is_first else None)
-        folder.require_shared()
-        pipeline = Pipeline(folder, progress_for(quiet=not is_first), place, tensorboard)
-        _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
-        pipeline.train(tiger)
+    with ExitStack() as until_the_end:
+        with distributed.process_group(device) as place:
+            is_first = distributed.is_first()
+            with distributed.first_then_others():
+                if mirror and is_first:
+                    until_the_end.enter_context(mirrored(out, mirror, say))
+                folder = RunFolder.create_or_resume(out, config, source.data, resume if is_first else None)
+            folder.require_shared()
+            pipeline = Pipeline(folder, progress_for(quiet=not is_first), place, tensorboard)
+            _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
+            pipeline.train(tiger)
 
-    # From here on one process is enough.
-    if not is_first:
-        return
-    pipeline.evaluate(tiger)
-    export_bundle(pipeline)
-    show_evaluation(pipeline.evaluate(), json)
+        # From here on one process is enough.
+        if is_first:
+            pipeline.evaluate(tiger)
+            export_bundle(pipeline)
+            show_evaluation(pipeline.evaluate(), json)
 
 
 def evaluate(run_folder: RunArgument, device: DeviceOption = "cpu", json: JsonOption = False) -> None:

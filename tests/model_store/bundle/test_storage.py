@@ -83,7 +83,7 @@ def test_an_error_of_the_system_names_the_action_and_what_to_check(tmp_path: Pat
     (tmp_path / "file").mkdir()
     with pytest.raises(ModelStoreError, match=r"cannot read file in .*: Is a directory") as caught:
         Folder.at(str(tmp_path)).read("file", limit=1)
-    assert "check that the model store exists" in caught.value.hint
+    assert "check that it exists" in caught.value.hint
 
 
 def test_a_staging_folder_elsewhere_is_not_used(tmp_path: Path) -> None:

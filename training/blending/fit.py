@@ -27,7 +27,7 @@ from model_store.search.item_words import ItemWords
 from model_store.search.neighbours import Neighbours
 from training.blending.candidates import Candidates, find_candidates
 from training.data.dataset import Sequences, Split
-from training.embedding.sasrec import EVALUATION_USERS, Sasrec
+from training.embedding.sasrec import Sasrec
 from training.evaluation.dense_ranking import NEIGHBOURS_WEIGHTS
 from training.evaluation.full_ranking import sample_split
 from training.evaluation.metrics import ndcg
@@ -51,9 +51,6 @@ or by the ranker (:mod:`training.blending.ranker`)."""
 MOST_USERS = 16_000
 """Validation users, drawn by seed, that choose the blend, at most. A quarter of them chose other values from one
 SASRec to the next on Beauty (docs/LOG.md)."""
-
-MOST_SCORES = 200_000_000
-"""Scores of one part, at most: with many items fewer users choose, but never fewer than are scored at once."""
 
 MOST_ROUNDS = 4
 """Rounds over all values, at most. A round that changes nothing is the last."""
@@ -106,7 +103,7 @@ def fit_blend(
     items = model.item_embedding.num_embeddings
     counts = count_neighbours(sequences, items, words)
 
-    sample = sample_split(valid, min(MOST_USERS, max(EVALUATION_USERS, MOST_SCORES // items)), seed)
+    sample = sample_split(valid, MOST_USERS, seed)
     of_all_kinds = NO_BLEND.neighbours._replace(likeness=LIKENESSES[-1])
     candidates = find_candidates(model, content, counts.memory(of_all_kinds), sample)
     search = _BlendSearch(candidates, counts)

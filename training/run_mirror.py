@@ -11,16 +11,23 @@ name there stops copying.
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
+import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from filelock import FileLock, Timeout
 
 from model_store.bundle.storage import Folder
 from model_store.durable_files import write_durably
-from model_store.errors import CheckpointError, ConfigError, EtegrecError, ModelStoreError
+from model_store.errors import CheckpointError, ConfigError, EtegrecError, LockHeld, ModelStoreError
 from training.data.remote import redacted
 from training.run_folder import CONFIG
 
@@ -33,12 +40,16 @@ MARK = "mirror.json"
 STATE = ".mirror.json"
 """File of a run folder that tells which mirror it has, and what was copied."""
 
-NOT_COPIED = ("tensorboard/",)
-"""What only people look at. Files whose names begin with a dot are not copied either."""
+LOCK = ".mirror.lock"
 
+NOT_COPIED = "tensorboard"
+"""Folder that only people look at. Files and folders whose names begin with a dot are not copied either."""
+
+_ONE_SLASH = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/?(?!/)")
 _LONGEST_MARK = 1000  # bytes
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 Changed = tuple[int, int]
 """Time of the last change of a file, in nanoseconds, and its bytes."""
 
@@ -51,48 +62,69 @@ class RunMirror:
         url: Folder of the mirror, by fsspec; it need not exist.
 
     Raises:
-        ConfigError: The protocol is unknown or its driver is not installed.
+        ConfigError: This is no URL, its protocol is unknown, its driver is not installed, or one of the folders lies in
+            the other.
         CheckpointError: The server cannot be reached.
     """
 
     def __init__(self, path: Path, url: str) -> None:
+        if not url or _ONE_SLASH.match(url):
+            raise ConfigError(f"--mirror {url!r} is neither a URL nor a path", "give one such as s3://bucket/run")
         self._path = path
         self._url = redacted(url)
         with self._as_checkpoint_error():
             self._there = Folder.at(url)
+        self._refuse_nested()
         self._writer = secrets.token_hex(8)
         self._writers: list[str] = []  # names that the mirror may have after this process
         self._copied: dict[str, Changed] = {}
 
-    def open(self) -> int:
-        """Take over the mirror; bring what it has into the folder, if that has no run.
+    def bring(self) -> int:
+        """Bring what the mirror has into the folder, if that has no run.
 
         Returns:
             The number of files that were brought.
 
         Raises:
-            ConfigError: One of the folders lies in the other.
-            CheckpointError: The mirror is that of another folder, or is none, or cannot be read or written.
+            CheckpointError: The mirror is none, or cannot be read; or the folder has other files.
         """
-        self._refuse_nested()
         with self._as_checkpoint_error():
             last = self._last_writer()
             if last is None and self._there.entries():
                 raise CheckpointError(
                     f"{self._url} is not empty and no mirror of a run", "give an empty or a new folder as --mirror"
                 )
+            if last is None or (self._path / CONFIG).is_file():
+                return 0
 
-            brought = 0
-            if last is not None and not (self._path / CONFIG).is_file():
-                brought = self._bring()
-            elif last is not None:
+            # What begins with a dot is no file of a run, nor is what leads out of the folder.
+            names = [entry.name for entry in self._there.files() if entry.kind == "file" and _is_copied(entry.name)]
+            names.remove(MARK)
+            others = self._files().keys() - set(names) if self._path.exists() else set()
+            if others:
+                raise CheckpointError(
+                    f"{self._path} has no run and is not empty (it has {min(others)})", "give an empty folder as --out"
+                )
+            self._keep_state([last])
+            for name in sorted(names, key=lambda name: name == CONFIG):  # which makes it a run
+                self._there.download(name, self._path / name)
+            self._copied = self._files()
+            self._keep_state([last])
+        return len(names)
+
+    def take_over(self) -> None:
+        """Become the one that writes the mirror.
+
+        Raises:
+            CheckpointError: Another machine did, or the mirror is that of another run.
+        """
+        with self._as_checkpoint_error():
+            last = self._last_writer()
+            if last is not None:
                 self._go_on_after(last)
-
             # A process that is killed between the two finds its name in the folder whichever the mirror has.
-            self._writers = [self._writer] if last is None else [last, self._writer]
-            self._keep_state()
+            self._keep_state([self._writer] if last is None else [last, self._writer])
             self._there.write(MARK, json.dumps({"writer": self._writer}).encode())
-        return brought
 
     def copy(self) -> int:
         """Copy what changed since the last copy.
@@ -101,23 +133,41 @@ class RunMirror:
             The number of files that were copied.
 
         Raises:
-            CheckpointError: Another machine went on with the run, or the mirror cannot be written.
+            CheckpointError: Another machine went on with the run, the mirror cannot be written, or one of the folders
+                is gone.
         """
         with self._as_checkpoint_error():
-            if self._last_writer() != self._writer:
+            self._require_own_mark()
+            if CONFIG in self._copied and not (self._path / CONFIG).is_file():
                 raise CheckpointError(
-                    f"another machine goes on with the run in {self._url}, so this one copies nothing any more",
-                    f"remove {self._path} and start the command again to go on with what the mirror has",
+                    f"{self._path} is gone, or is no run folder any more, so nothing is copied",
+                    "start the command again: it brings back what the mirror has",
                 )
             found = self._files()
             changed = sorted((at, name) for name, at in found.items() if self._copied.get(name) != at)
             for at, name in changed:
+                self._require_own_mark()  # a machine that slept in the middle of a copy must not go on with it
                 self._upload(name, at)
             for name in self._copied.keys() - found.keys():
+                self._require_own_mark()
                 self._there.remove(name)
                 del self._copied[name]
-            self._keep_state()
+            self._keep_state(self._writers)
         return len(changed)
+
+    def _require_own_mark(self) -> None:
+        writer = self._last_writer()
+        if writer is None:
+            raise CheckpointError(
+                f"{self._url} has no {MARK} any more: it was emptied, or it is another folder now",
+                "see that it is there and empty, and start the command again: it copies everything",
+            )
+        if writer != self._writer:
+            raise CheckpointError(
+                f"another machine goes on with the run in {self._url}, so this one copies nothing any more",
+                f"unless {self._path} is finished and all you want: remove it, and start the command again to go on "
+                "with what the mirror has",
+            )
 
     def _refuse_nested(self) -> None:
         there = self._there.local
@@ -136,7 +186,9 @@ class RunMirror:
                 f"another machine went on with the run in {self._url}, or {self._path} is another run",
                 f"remove {self._path} to go on with what the mirror has, or give another --mirror",
             )
-        self._copied = {name: (changed, size) for name, (changed, size) in state["copied"].items()}
+        sizes = {entry.name: entry.size for entry in self._there.files()}
+        copied: dict[str, Changed] = {name: (at, size) for name, (at, size) in state["copied"].items()}
+        self._copied = {name: at for name, at in copied.items() if sizes.get(name) == at[1]}
 
     def _upload(self, name: str, at: Changed) -> None:
         try:
@@ -147,27 +199,21 @@ class RunMirror:
             raise
         self._copied[name] = at
 
-    def _bring(self) -> int:
-        """Copy all files of the mirror into the folder; its configuration comes last and makes it a run."""
-        names = [entry.name for entry in self._there.files() if entry.name != MARK]
-        for name in sorted(names, key=lambda name: name == CONFIG):
-            self._there.download(name, self._path / name)
-        self._copied = self._files()
-        return len(names)
-
     def _files(self) -> dict[str, Changed]:
         """Return the files of the folder that are copied."""
         found: dict[str, Changed] = {}
-        for path in self._path.rglob("*"):
-            name = path.relative_to(self._path).as_posix()
-            if name.startswith(NOT_COPIED) or any(part.startswith(".") for part in name.split("/")):
-                continue
-            try:
-                status = path.stat()
-            except FileNotFoundError:  # removed meanwhile
-                continue
-            if path.is_file():
-                found[name] = status.st_mtime_ns, status.st_size
+        for folder, _, names in os.walk(self._path, onerror=_reraise, followlinks=True):
+            for name in names:
+                path = Path(folder, name)
+                relative = path.relative_to(self._path).as_posix()
+                if not _is_copied(relative):
+                    continue
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found[relative] = status.st_mtime_ns, status.st_size
         return found
 
     def _last_writer(self) -> str | None:
@@ -183,16 +229,17 @@ class RunMirror:
             ) from cause
 
     def _read_state(self) -> dict[str, Any]:
+        """Return what was kept; nothing if the file is missing or damaged, as then nobody can say whose it was."""
         try:
             found: dict[str, Any] = json.loads((self._path / STATE).read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return {}
         return found
 
-    def _keep_state(self) -> None:
+    def _keep_state(self, writers: list[str]) -> None:
+        self._writers = writers
         self._path.mkdir(parents=True, exist_ok=True)
-        state = {"writers": self._writers, "copied": self._copied}
-        write_durably(self._path / STATE, json.dumps(state).encode())
+        write_durably(self._path / STATE, json.dumps({"writers": writers, "copied": self._copied}).encode())
 
     @contextmanager
     def _as_checkpoint_error(self) -> Iterator[None]:
@@ -210,42 +257,50 @@ class RunMirror:
 
 
 @contextmanager
-def mirrored(path: Path, url: str, say: Say) -> Iterator[None]:
-    """Mirror a run folder for a ``with`` block, at the end of it once more.
+def mirrored(path: Path, url: str, open_run: Callable[[], T], say: Say) -> Iterator[T]:
+    """Mirror a run folder for a ``with`` block, and once more at its end, also if that comes by an error or SIGTERM.
 
     A copy that fails is told and tried again; only at the end it is an error.
 
     Args:
         path: The run folder; what the mirror has is brought into it if it has no run.
         url: Folder of the mirror, by fsspec.
+        open_run: Opens the run in the folder. If it refuses, the mirror stays as it is.
         say: Called with one line of text.
 
+    Yields:
+        What ``open_run`` returned.
+
     Raises:
-        CheckpointError: See :meth:`RunMirror.open` and :meth:`RunMirror.copy`.
+        LockHeld: Another process mirrors the folder.
+        CheckpointError: See the methods of :class:`RunMirror`.
     """
     mirror = RunMirror(path, url)
-    brought = mirror.open()
-    if brought:
-        say(f"{brought} files of the run brought from {redacted(url)}")
+    with _locked(path), _exiting_on_sigterm():
+        brought = mirror.bring()
+        if brought:
+            say(f"{brought} files of the run brought from {redacted(url)}")
+        run = open_run()
+        mirror.take_over()
 
-    is_over = threading.Event()
-
-    def copy_until_over() -> None:
-        while not is_over.wait(COPY_EVERY_S):
+        is_over = threading.Event()
+        thread = threading.Thread(target=_copy_until, args=(is_over, mirror, say), name="run-mirror")
+        thread.start()
+        try:
+            yield run
+        except BaseException:
+            is_over.set()
+            thread.join()
             _try_to_copy(mirror, say)
-
-    thread = threading.Thread(target=copy_until_over, name="run-mirror")
-    thread.start()
-    try:
-        yield
-    except BaseException:
+            raise
         is_over.set()
         thread.join()
+        mirror.copy()
+
+
+def _copy_until(is_over: threading.Event, mirror: RunMirror, say: Say) -> None:
+    while not is_over.wait(COPY_EVERY_S):
         _try_to_copy(mirror, say)
-        raise
-    is_over.set()
-    thread.join()
-    mirror.copy()
 
 
 def _try_to_copy(mirror: RunMirror, say: Say) -> None:
@@ -253,3 +308,38 @@ def _try_to_copy(mirror: RunMirror, say: Say) -> None:
         mirror.copy()
     except CheckpointError as failure:
         say(f"not mirrored: {failure}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(path / LOCK).acquire(timeout=0)
+    except Timeout as cause:
+        raise LockHeld(f"another process mirrors {path}", "wait for it, or give another --out") from cause
+    with lock:
+        yield
+
+
+@contextmanager
+def _exiting_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM, by which machines are told that they end, raise :class:`SystemExit`."""
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _is_copied(name: str) -> bool:
+    """Tell whether a file of the folder, named relative to it, belongs to the mirror."""
+    parts = name.split("/")
+    return parts[0] != NOT_COPIED and not any(part.startswith(".") or not part for part in parts)
+
+
+def _reraise(error: OSError) -> NoReturn:
+    raise error

@@ -114,7 +114,8 @@ def moved(folder: Path) -> None:
     run_mirror.COPY_EVERY_S = 0.01
 
     def train_mirrored(machine: str, death: tuple[str, int, int] | None) -> None:
-        with run_mirror.mirrored(folder / machine, str(folder / "bucket"), say):
+        open_run = partial(RunFolder.create_or_resume, folder / machine, load_config("demo", SHORT), str(data))
+        with run_mirror.mirrored(folder / machine, str(folder / "bucket"), open_run, say):
             train(folder / machine, data, death)
 
     assert wait_for(fork(lambda: train_mirrored("first", ("joint", 3, 0)))) == -signal.SIGKILL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -115,12 +116,12 @@ def run_all(
         bool, typer.Option("--tensorboard", help="Write learning curves to OUT/tensorboard as they come.")
     ] = False,
     mirror: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="URL",
             help="Folder in a bucket that keeps a copy of the run; a new machine resumes from it.",
         ),
-    ] = "",
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Run all stages: prepare, embed, tokenizer, joint, fine-tune, evaluate, export.
@@ -137,9 +138,11 @@ def run_all(
         with distributed.process_group(device) as place:
             is_first = distributed.is_first()
             with distributed.first_then_others():
-                if mirror and is_first:
-                    until_the_end.enter_context(mirrored(out, mirror, say))
-                folder = RunFolder.create_or_resume(out, config, source.data, resume if is_first else None)
+                open_run = partial(RunFolder.create_or_resume, out, config, source.data, resume if is_first else None)
+                if mirror is not None and is_first:
+                    folder = until_the_end.enter_context(mirrored(out, mirror, open_run, say))
+                else:
+                    folder = open_run()
             folder.require_shared()
             pipeline = Pipeline(folder, progress_for(quiet=not is_first), place, tensorboard)
             _ = pipeline.dataset  # opened even if the run is finished: changed data must be refused
